@@ -1,0 +1,75 @@
+/* plan.c - the host scheduler: cuts the list of (tile, page) into parts, as internal.h defines it. */
+#include "internal.h"
+
+static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t pages_of(const fm_problem *problem, int32_t request) {
+  const int64_t capacity = (int64_t)problem->max_blocks * problem->page_size;
+  const int64_t length = problem->cache_seqlens[request];
+  return length <= 0 ? 0 : ceil_div(min64(length, capacity), problem->page_size);
+}
+
+/* Cost of all tiles before tile t. */
+static int64_t cost_at(const fm_tiling *tiling, const int64_t *cost_before, int64_t t) {
+  if (t >= tiling->num_tiles) return cost_before[tiling->num_tiles / tiling->tiles_per_request];
+  const int64_t request = t / tiling->tiles_per_request, within = t % tiling->tiles_per_request;
+  const int64_t tile_cost = (cost_before[request + 1] - cost_before[request]) / tiling->tiles_per_request;
+  return cost_before[request] + within * tile_cost;
+}
+
+static void cut_forced(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts) {
+  for (int32_t w = 0; w < tiling->num_parts; ++w) {
+    const int32_t tile = w / tiling->num_splits, split = w % tiling->num_splits;
+    const int64_t pages = pages_of(problem, tile / tiling->tiles_per_request);
+    cuts[w] = (fm_cut){tile, (int32_t)(split * pages / tiling->num_splits)};
+  }
+}
+
+static void cut_whole_tiles(const fm_tiling *tiling, int64_t tiles_per_part, fm_cut *cuts) {
+  for (int32_t w = 0; w < tiling->num_parts; ++w)
+    cuts[w] = (fm_cut){(int32_t)min64(w * tiles_per_part, tiling->num_tiles), 0};
+}
+
+static void cut_evenly(const fm_tiling *tiling, const int64_t *cost_before, int64_t part_cost, fm_cut *cuts) {
+  const int32_t batch = tiling->num_tiles / tiling->tiles_per_request;
+  int32_t request = 0; /* positions only grow, so the request that holds them does too */
+  for (int32_t w = 0; w < tiling->num_parts; ++w) {
+    const int64_t position = w * part_cost;
+    if (position >= cost_before[batch]) {
+      cuts[w] = (fm_cut){tiling->num_tiles, 0};
+      continue;
+    }
+    while (cost_before[request + 1] <= position) ++request;
+    const int64_t offset = position - cost_before[request];
+    const int64_t tile_cost = (cost_before[request + 1] - cost_before[request]) / tiling->tiles_per_request;
+    const int64_t page = offset % tile_cost - tiling->start_overhead;
+    cuts[w] =
+        (fm_cut){(int32_t)(request * tiling->tiles_per_request + offset / tile_cost), (int32_t)(page > 0 ? page : 0)};
+  }
+}
+
+void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before) {
+  cost_before[0] = 0;
+  for (int32_t i = 0; i < problem->batch; ++i)
+    cost_before[i + 1] = cost_before[i] + tiling->tiles_per_request * (pages_of(problem, i) + tiling->start_overhead);
+
+  cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
+  if (tiling->num_splits > 0) {
+    cut_forced(problem, tiling, cuts);
+    return;
+  }
+  const int64_t tiles_per_part = ceil_div(tiling->num_tiles, tiling->num_parts);
+  const int64_t part_cost = ceil_div(cost_before[problem->batch], tiling->num_parts);
+  int64_t worst = 0; /* cost of the most expensive part of whole tiles */
+  for (int32_t w = 0; w < tiling->num_parts; ++w) {
+    const int64_t cost = cost_at(tiling, cost_before, (w + INT64_C(1)) * tiles_per_part) -
+                         cost_at(tiling, cost_before, w * tiles_per_part);
+    if (cost > worst) worst = cost;
+  }
+  if (worst <= part_cost + tiling->start_overhead + tiling->split_overhead)
+    cut_whole_tiles(tiling, tiles_per_part, cuts);
+  else
+    cut_evenly(tiling, cost_before, part_cost, cuts);
+}

@@ -1,0 +1,99 @@
+/* plan_stamp.c - writes and checks the stamp of a flashmla_plan. */
+#include "plan_stamp.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define FM_PLAN_MAGIC UINT64_C(0x4e414c50414c4d46) /* "FMLAPLAN", little endian */
+enum { FM_PLAN_DENSE_DECODE = 1 };
+
+_Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must fit the opaque plan");
+_Static_assert(sizeof(fm_plan_stamp) == 80, "no padding: a change of the layout needs a new ABI version");
+
+/* The call's side of the comparison; num_splits, num_parts and buffer are the plan's own. */
+static fm_plan_stamp stamp_of(const fm_problem *problem) {
+  return (fm_plan_stamp){.magic = FM_PLAN_MAGIC,
+                         .abi = FLASHMLA_ABI_VERSION,
+                         .operation = FM_PLAN_DENSE_DECODE,
+                         .cuda = problem->cuda,
+                         .device_id = problem->device_id,
+                         .dtype = (int32_t)problem->dtype,
+                         .causal = problem->causal,
+                         .batch = problem->batch,
+                         .s_q = problem->s_q,
+                         .h_q = problem->h_q,
+                         .d_qk = problem->d_qk,
+                         .num_blocks = problem->num_blocks,
+                         .page_size = problem->page_size,
+                         .h_kv = problem->h_kv,
+                         .max_blocks = problem->max_blocks};
+}
+
+void fm_stamp_plan(const fm_problem *problem, const fm_tiling *tiling, void *buffer, flashmla_plan *plan) {
+  fm_plan_stamp stamp = stamp_of(problem);
+  stamp.num_splits = tiling->num_splits;
+  stamp.num_parts = tiling->num_parts;
+  stamp.buffer = (uint64_t)(uintptr_t)buffer;
+  memset(plan, 0, sizeof *plan);
+  memcpy(plan, &stamp, sizeof stamp);
+}
+
+static const char *device_name(int32_t cuda) { return cuda ? "cuda" : "cpu"; }
+
+static const char *dtype_name(int32_t dtype) {
+  static const char *const names[] = {[FM_BF16] = "bfloat16", [FM_FP16] = "float16", [FM_FP32] = "float32"};
+  return names[dtype];
+}
+
+/* Fields compared as numbers, in this order. */
+static const struct {
+  const char *name, *argument;
+  size_t offset;
+} fields[] = {
+    {"causal", "the call's FLASHMLA_CAUSAL", offsetof(fm_plan_stamp, causal)},
+    {"batch", "q.shape[0]", offsetof(fm_plan_stamp, batch)},
+    {"s_q", "q.shape[1]", offsetof(fm_plan_stamp, s_q)},
+    {"h_q", "q.shape[2]", offsetof(fm_plan_stamp, h_q)},
+    {"d_qk", "q.shape[3]", offsetof(fm_plan_stamp, d_qk)},
+    {"num_blocks", "kv_cache.shape[0]", offsetof(fm_plan_stamp, num_blocks)},
+    {"page_size", "kv_cache.shape[1]", offsetof(fm_plan_stamp, page_size)},
+    {"h_kv", "kv_cache.shape[2]", offsetof(fm_plan_stamp, h_kv)},
+    {"max_blocks", "block_table.shape[1]", offsetof(fm_plan_stamp, max_blocks)},
+};
+
+flashmla_status fm_read_plan(const flashmla_plan *plan, const fm_problem *problem, fm_plan_stamp *stamp) {
+  const fm_plan_stamp call = stamp_of(problem);
+  fm_plan_stamp made;
+  memcpy(&made, plan, sizeof made);
+  if (made.magic != call.magic)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made; flashmla_plan_decode must fill it first");
+  if (made.abi != call.abi)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made by a library of ABI %u, this one has ABI %u", made.abi,
+                   call.abi);
+  if (made.operation != call.operation)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for operation %u, dense decode is %u", made.operation,
+                   call.operation);
+  if (made.cuda != call.cuda || made.device_id != call.device_id)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for device %s:%d, q is on %s:%d",
+                   device_name(made.cuda), made.device_id, device_name(call.cuda), call.device_id);
+  if (made.dtype != call.dtype)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for dtype %s, q.dtype is %s", dtype_name(made.dtype),
+                   dtype_name(call.dtype));
+  for (size_t i = 0; i < sizeof fields / sizeof fields[0]; ++i) {
+    int32_t planned, given;
+    memcpy(&planned, (const char *)&made + fields[i].offset, sizeof planned);
+    memcpy(&given, (const char *)&call + fields[i].offset, sizeof given);
+    if (planned != given)
+      return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for %s %d, %s is %d", fields[i].name, planned,
+                     fields[i].argument, given);
+  }
+  *stamp = made;
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_check_plan_parts(const fm_plan_stamp *stamp, const fm_tiling *tiling) {
+  if (stamp->num_parts != tiling->num_parts)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for %d parts, the call has %d on this device",
+                   stamp->num_parts, tiling->num_parts);
+  return FLASHMLA_OK;
+}
