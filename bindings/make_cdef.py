@@ -1,0 +1,38 @@
+"""Makes flashmla/_cdef.py, cffi's out-of-line ABI-mode description, from the one public C header.
+
+The preprocessor expands the header (FLASHMLA_CDEF keeps a system dlpack.h out; the attribute macros become nothing);
+integer `#define`s, which it would swallow, are added back as cffi constants. Needs cffi and a C compiler.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+_CONSTANT = re.compile(r"^#define\s+(FLASHMLA_\w+)\s+(-?\d+|0x[0-9A-Fa-f]+)\s*(?:/\*.*)?$", re.MULTILINE)
+
+
+def declarations(header: Path, include_dir: Path, compiler: str) -> str:
+    """The header as cffi reads it: no directives, no attributes, integer constants kept."""
+    blanked = ["-DFLASHMLA_CDEF", "-DFLASHMLA_API=", "-DFLASHMLA_CHECK="]
+    command = [compiler, "-E", "-P", "-x", "c", *blanked, f"-I{include_dir}", str(header)]
+    expanded = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # System headers are expanded too; cffi knows their integer types, so ours begin at the first DLPack type.
+    start = expanded.index("typedef enum { kDLCPU")
+    constants = "".join(f"#define {name} {value}\n" for name, value in _CONSTANT.findall(header.read_text()))
+    return constants + expanded[start:]
+
+
+def write(header: Path, include_dir: Path, output: Path, compiler: str) -> None:
+    """Writes the module at once or not at all, so that a concurrent import never sees half a file."""
+    from cffi import FFI  # noqa: PLC0415 - the rest of build.py runs where cffi is not installed
+
+    ffi = FFI()
+    ffi.set_source("flashmla._cdef", None)
+    ffi.cdef(declarations(header, include_dir, compiler))
+    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
+        made = Path(scratch) / output.name
+        ffi.emit_python_code(str(made))
+        made.replace(output)

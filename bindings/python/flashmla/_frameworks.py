@@ -1,0 +1,199 @@
+"""What differs between frameworks: exporting a tensor, making one like q, the current stream.
+
+Nothing here imports a framework: whoever passes a tensor of one has imported it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from flashmla import _tensor
+from flashmla._cdef import ffi
+from flashmla.errors import invalid
+
+_DLPACK_VERSION = (1, 0)
+_BFLOAT16: int = ffi.integer_const("kDLBfloat")
+# DLPack's number for CUDA's legacy default stream, which CUDA itself calls 0 (array API, `__dlpack__`).
+_LEGACY_STREAM = 1
+
+
+class Framework:
+    """Any other DLPack exporter: it can be read and written, but no tensor of it can be made."""
+
+    mutable = True
+    """Tensors may be written by others."""
+
+    def export(self, tensor: Any, stream: int, argument: str) -> Any:
+        """A DLPack capsule whose contents are ready for work on `stream`."""
+        try:
+            on_device = tensor.__dlpack_device__()[0] != _tensor.CPU
+        except AttributeError:
+            raise TypeError(
+                f"{argument} is a {type(tensor).__qualname__}: a tensor that supports DLPack is needed"
+            ) from None
+        options: dict[str, Any] = {"stream": stream or _LEGACY_STREAM} if on_device else {}
+        try:
+            return tensor.__dlpack__(max_version=_DLPACK_VERSION, **options)
+        except TypeError:  # an exporter older than DLPack 1.0
+            return tensor.__dlpack__(**options)
+
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+        """A new compact tensor on q's device; `dtype` None is q's own. Its memory may be used by work on `stream`."""
+        del shape, dtype, stream
+        kind = type(q).__qualname__
+        raise TypeError(f"q is a {kind}: outputs are made for torch, CuPy, JAX, NumPy; pass out, lse, workspace")
+
+    def address(self, tensor: Any) -> int:
+        """Address of the first element of a tensor from `empty`."""
+        raise NotImplementedError
+
+    def current_stream(self, q: Any) -> int:
+        """The CUstream that q's framework is using on q's device."""
+        del q
+        return 0
+
+    def finish(self, device_id: int, stream: int) -> None:
+        """Called when work on CUDA outputs that `empty` made was enqueued."""
+
+
+class NumPy(Framework):
+    """NumPy, with the bfloat16 of ml_dtypes, whose arrays refuse DLPack."""
+
+    def export(self, tensor: Any, stream: int, argument: str) -> Any:
+        del stream
+        if tensor.dtype.kind == "V" and tensor.dtype.name == "bfloat16":
+            capsule = tensor.view("uint16").__dlpack__(max_version=_DLPACK_VERSION)
+            _tensor.from_capsule(capsule, argument).c.dtype.code = _BFLOAT16
+            return capsule
+        return tensor.__dlpack__(max_version=_DLPACK_VERSION)
+
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+        del stream
+        return sys.modules["numpy"].empty(shape, dtype or q.dtype)
+
+    def address(self, tensor: Any) -> int:
+        address: int = tensor.__array_interface__["data"][0]
+        return address
+
+
+class Torch(Framework):
+    """PyTorch. Memory comes from its caching allocator, on the stream of the call."""
+
+    def export(self, tensor: Any, stream: int, argument: str) -> Any:
+        if tensor.requires_grad or (tensor.is_cuda and stream != self.current_stream(tensor)):
+            return super().export(tensor, stream, argument)
+        return sys.modules["torch"].utils.dlpack.to_dlpack(tensor)  # 3 us less than __dlpack__, which is Python
+
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+        torch = sys.modules["torch"]
+        on_stream: Any = contextlib.nullcontext()
+        if q.is_cuda and stream != self.current_stream(q):
+            on_stream = torch.cuda.stream(torch.cuda.ExternalStream(stream, q.device))
+        with on_stream:
+            return torch.empty(shape, dtype=getattr(torch, dtype) if dtype else q.dtype, device=q.device)
+
+    def address(self, tensor: Any) -> int:
+        address: int = tensor.data_ptr()
+        return address
+
+    def current_stream(self, q: Any) -> int:
+        stream: int = sys.modules["torch"].cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
+        return stream
+
+
+class CuPy(Framework):
+    """CuPy. Memory comes from its pool, on the stream of the call."""
+
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+        cupy = sys.modules["cupy"]
+        with q.device, cupy.cuda.ExternalStream(stream, q.device.id):
+            return cupy.empty(shape, dtype or q.dtype)
+
+    def address(self, tensor: Any) -> int:
+        address: int = tensor.data.ptr
+        return address
+
+    def current_stream(self, q: Any) -> int:
+        stream: int = sys.modules["cupy"].cuda.get_current_stream(q.device.id).ptr
+        return stream
+
+
+class JAX(Framework):
+    """JAX. Its arrays never change once seen, and it shows no stream.
+
+    Inputs are waited for and only read. Outputs are fresh arrays that nobody has seen: each is made, waited for,
+    written in place, and returned when the stream has finished, so to JAX they have always held the result.
+    """
+
+    mutable = False
+
+    def export(self, tensor: Any, stream: int, argument: str) -> Any:
+        del stream, argument
+        return tensor.block_until_ready().__dlpack__(max_version=_DLPACK_VERSION)
+
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+        del stream
+        jax = sys.modules["jax"]
+        return jax.numpy.empty(shape, dtype or q.dtype, device=q.device).block_until_ready()
+
+    def address(self, tensor: Any) -> int:
+        address: int = tensor.unsafe_buffer_pointer()
+        return address
+
+    def finish(self, device_id: int, stream: int) -> None:
+        from flashmla._library import lib  # noqa: PLC0415
+        from flashmla.errors import check  # noqa: PLC0415
+
+        check(lib, lib.flashmla_stream_synchronize(device_id, ffi.cast("void *", stream)))
+
+
+_OTHER = Framework()
+# By the root of the module and the name of the class that makes a type one of the framework's tensors.
+_KNOWN: dict[tuple[str, str], Framework] = {
+    ("numpy", "ndarray"): NumPy(),
+    ("torch", "Tensor"): Torch(),
+    ("cupy", "ndarray"): CuPy(),
+    ("jaxlib", "ArrayImpl"): JAX(),
+}
+_BY_TYPE: dict[type, Framework] = {}
+
+
+def framework_of(tensor: Any) -> Framework:
+    """The framework of a tensor, or of an object that may turn out to be none."""
+    kind = type(tensor)
+    found = _BY_TYPE.get(kind)
+    if found is None:
+        keys = [(base.__module__.partition(".")[0], base.__qualname__) for base in kind.__mro__]
+        found = next((_KNOWN[key] for key in keys if key in _KNOWN), _OTHER)
+        _BY_TYPE[kind] = found
+    return found
+
+
+def tensor_of(tensor: Any, stream: int, argument: str) -> _tensor.Tensor:
+    """Any tensor as a DLTensor to read. What the exporter says against it is the message."""
+    try:
+        return _tensor.from_capsule(framework_of(tensor).export(tensor, stream, argument), argument)
+    except BufferError as error:
+        raise invalid("FLASHMLA_ERROR_DTYPE", f"{argument}: {error}") from error
+
+
+def output_of(tensor: Any, stream: int, argument: str) -> _tensor.Tensor:
+    """Any tensor as a DLTensor to write."""
+    found = tensor_of(tensor, stream, argument)
+    if found.read_only or not framework_of(tensor).mutable:
+        raise _tensor.read_only(argument)
+    return found
+
+
+def stream_number(stream: Any) -> int:
+    """A given CUDA stream as an integer."""
+    if isinstance(stream, int):
+        return stream
+    if hasattr(stream, "__cuda_stream__"):  # NVIDIA's stream protocol: (version, handle)
+        return int(stream.__cuda_stream__()[1])
+    for attribute in ("cuda_stream", "ptr"):  # torch, CuPy
+        if hasattr(stream, attribute):
+            return int(getattr(stream, attribute))
+    raise TypeError(f"stream is a {type(stream).__qualname__}: an integer CUstream or a stream object is needed")

@@ -1,0 +1,82 @@
+"""What is installed: `flashmla.info()` and its text form, `python -m flashmla info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flashmla._cdef import ffi
+from flashmla._library import ABI_VERSION, PATH, VERSION, lib
+from flashmla.errors import DeviceError, check
+
+
+def _text(characters: Any) -> str:
+    return str(ffi.string(characters).decode())
+
+
+def _dotted(version: int) -> str:
+    """10000 * major + 100 * minor + patch, as major.minor.patch."""
+    return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
+
+
+def _driver() -> tuple[str | None, str | None]:
+    """(CUDA version of the driver, None) or (None, why there is none)."""
+    version = ffi.new("int32_t *")
+    try:
+        check(lib, lib.flashmla_driver_version(version))
+    except DeviceError as error:
+        return None, str(error)
+    return f"{version[0] // 1000}.{version[0] % 1000 // 10}", None
+
+
+def kernels() -> list[dict[str, Any]]:
+    """The kernel table; the fields are those of `flashmla_kernel_info` in flashmla.h."""
+    row = ffi.new("flashmla_kernel_info *")
+    fields = [name for name, _ in ffi.typeof("flashmla_kernel_info").fields]
+    table = []
+    for index in range(lib.flashmla_kernel_count()):
+        check(lib, lib.flashmla_kernel_at(index, row))
+        values = {name: getattr(row, name) for name in fields}
+        table.append({name: _text(v) if isinstance(v, ffi.CData) else v for name, v in values.items()})
+    return table
+
+
+def info() -> dict[str, Any]:
+    """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table."""
+    driver, driver_error = _driver()
+    return {
+        "package_version": VERSION,
+        "library_version": _dotted(lib.flashmla_version()),
+        "abi_version": ABI_VERSION,
+        "library_path": PATH,
+        "library_bytes": Path(PATH).stat().st_size,
+        "cpu_isa": _text(lib.flashmla_cpu_isa()),
+        "driver_version": driver,
+        "driver_error": driver_error,
+        "kernels": kernels(),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows as lines of aligned columns under their names."""
+    if not rows:
+        return []
+    cells = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def report() -> str:
+    """`info()` for people."""
+    facts = info()
+    driver = f"CUDA {facts['driver_version']}" if facts["driver_version"] else f"none: {facts['driver_error']}"
+    return "\n".join(
+        [
+            f"flashmla  {facts['package_version']}, ABI {facts['abi_version']}",
+            f"library   {facts['library_version']}, {facts['library_bytes']:,} bytes, {facts['library_path']}",
+            f"cpu       {facts['cpu_isa']}",
+            f"driver    {driver}",
+            f"kernels   {len(facts['kernels'])}",
+            *(f"  {line}" for line in table(facts["kernels"])),
+        ]
+    )
