@@ -1,0 +1,53 @@
+/* kernels_portable.c - micro-kernels for any CPU: 4 floats a vector, which every x86-64 and AArch64 has. */
+#include <math.h>
+#include <string.h>
+
+#include "cpu.h"
+
+#define KERNELS fm_cpu_portable
+#define ISA "portable"
+#define LANES 4
+#define TILE_TOKENS 4
+#define TILE_VECTORS 2
+#define SUM_ROWS 4
+#define SUM_VECTORS 2
+#define VF_FMA(a, b, c) ((a) * (b) + (c))
+#define VF_MAX(a, b) ((vf)(((vi)(a) & ((a) > (b))) | ((vi)(b) & ~((a) > (b)))))
+#define VF_SUM(a) (((a)[0] + (a)[1]) + ((a)[2] + (a)[3]))
+
+typedef union float_bits {
+  float value;
+  uint32_t bits;
+} float_bits;
+
+static inline void widen_fp16(float *to, const uint16_t *from) {
+  for (int i = 0; i < LANES; i++) {
+    const uint32_t half = from[i];
+    float_bits x = {.bits = (half & 0x7fff) << 13};
+    x.value *= 0x1p112f; /* moves the exponent bias from 15 to 127, subnormals included */
+    if ((half & 0x7c00) == 0x7c00) x.bits |= 0x7f800000; /* infinity, NaN */
+    x.bits |= (half & 0x8000) << 16;
+    to[i] = x.value;
+  }
+}
+
+static inline uint16_t fp16_of(float value) {
+  float_bits x = {.value = value};
+  const uint32_t sign = (x.bits >> 16) & 0x8000;
+  x.bits &= 0x7fffffff;
+  if (x.bits > 0x7f800000) return (uint16_t)(sign | 0x7e00 | ((x.bits >> 13) & 0x3ff)); /* NaN */
+  if (x.value >= 65520.0f) return (uint16_t)(sign | 0x7c00); /* halfway to the power of two above the largest half: infinity */
+  if (x.value < 0x1p-14f) {                                  /* subnormal: the sum's last place is 2^-24, that of a half */
+    x.value += 0.5f;
+    return (uint16_t)(sign | (x.bits - 0x3f000000));
+  }
+  return (uint16_t)(sign | ((x.bits - (112u << 23) + 0xfff + ((x.bits >> 13) & 1)) >> 13));
+}
+
+#define narrow_fp16(to, vector)                             \
+  do {                                                      \
+    const vf halves = (vector);                             \
+    for (int j = 0; j < LANES; j++) (to)[j] = fp16_of(halves[j]); \
+  } while (0)
+
+#include "kernels_template.h"

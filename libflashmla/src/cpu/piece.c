@@ -1,0 +1,104 @@
+/* piece.c - attention of one piece: the rows of a tile over a range of its pages, with an online softmax in float32. */
+#include <math.h>
+#include <string.h>
+
+#include "cpu.h"
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static void load_queries(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows) {
+  const int32_t padded = (rows->count + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+  memset(scratch->queries, 0, sizeof(float) * FM_CPU_D_QK * (size_t)padded);
+  for (int32_t row = 0; row < rows->count; row++) {
+    kernels->widen[problem->dtype](scratch->keys, fm_cpu_query(problem, rows, row), FM_CPU_D_QK); /* keys are not in use yet */
+    kernels->pack_query(scratch->queries, scratch->keys, row, rows->count);
+  }
+  memset(scratch->sums, 0, sizeof(float) * FM_CPU_D_V * (size_t)padded);
+  memset(scratch->row_sum, 0, sizeof(float) * (size_t)padded);
+  for (int32_t row = 0; row < padded; row++) scratch->row_max[row] = -INFINITY;
+}
+
+/* Page of the cache that holds page `page` of the request; NULL: outside the cache, a page of zeros. */
+static const char *page_of(const fm_problem *problem, const fm_cpu_rows *rows, int64_t page) {
+  if (FM_FAULTY(FM_FAULT_LENGTH) && page >= problem->max_blocks) return NULL;
+  if (FM_FAULTY(FM_FAULT_STALE_PAGE) && page > 0 && (page + 1) * problem->page_size >= rows->length) page--;
+  const int32_t block = problem->block_table[rows->request * problem->block_table_stride + page];
+  if (block < 0 || block >= problem->num_blocks) return NULL;
+  const int64_t element = block * problem->kv_stride[0] + rows->kv_head * problem->kv_stride[2];
+  return (const char *)problem->kv + element * fm_cpu_element_bytes(problem->dtype);
+}
+
+static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, float *keys, const fm_cpu_rows *rows, int64_t token, int64_t end) {
+  int64_t stride = problem->kv_stride[1] * fm_cpu_element_bytes(problem->dtype);
+  if (FM_FAULTY(FM_FAULT_STRIDE)) stride = min64(stride, FM_CPU_D_QK * fm_cpu_element_bytes(problem->dtype));
+  while (token < end) {
+    const int64_t page = token / problem->page_size, in_page = token % problem->page_size;
+    const int64_t count = min64(problem->page_size - in_page, end - token);
+    const char *source = page_of(problem, rows, page);
+    for (int64_t i = 0; i < count; i++, keys += FM_CPU_D_QK) {
+      if (source == NULL) memset(keys, 0, sizeof(float) * FM_CPU_D_QK);
+      else kernels->widen[problem->dtype](keys, source + (in_page + i) * stride, FM_CPU_D_QK);
+    }
+    token += count;
+  }
+}
+
+/* One step: tokens [token, token + count) are in scratch->keys. Where a causal bound falls into them, the rows behind it get weight 0 and, since the
+ * slots they do not attend may hold NaN, only the values in front of it. */
+static void attend_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows,
+                        int64_t token, int32_t count, float scale_log2) {
+  kernels->logits(scratch, rows->count, count);
+  const bool all = fm_cpu_bound(problem, rows, rows->first_token) >= token + count;
+  if (all) {
+    kernels->softmax(scratch, rows->count, count, scale_log2);
+    kernels->accumulate(scratch, 0, rows->count, count);
+    return;
+  }
+  int32_t attended[FM_CPU_BLOCK_ROWS]; /* of `count`, by query token */
+  for (int32_t s = 0; s < rows->tokens; s++) {
+    attended[s] = (int32_t)max64(0, min64(count, fm_cpu_bound(problem, rows, rows->first_token + s) - token));
+    for (int32_t t = attended[s]; t < count; t++)
+      for (int32_t h = 0; h < rows->heads; h++) scratch->weights[t * FM_CPU_WEIGHT_STRIDE + s * rows->heads + h] = -INFINITY;
+  }
+  kernels->softmax(scratch, rows->count, count, scale_log2);
+  for (int32_t s = 0; s < rows->tokens; s++)
+    if (attended[s] > 0) kernels->accumulate(scratch, s * rows->heads, rows->heads, FM_FAULTY(FM_FAULT_NAN_V) ? count : attended[s]);
+}
+
+/* The rows' sums become normalised results in out and lse, or in a partial slot. A row that attends to none of the tokens from `begin` is empty. */
+static void write_rows(const fm_run *run, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows, int64_t begin,
+                       int32_t slot) {
+  for (int32_t row = 0; row < rows->count; row++) {
+    const bool empty = fm_cpu_bound(&run->problem, rows, rows->first_token + row / rows->heads) <= begin;
+    const float *sums = scratch->sums + row * FM_CPU_D_V;
+    const float normalise = 1.0f / scratch->row_sum[row];
+    const double lse = (double)scratch->row_max[row] * run->problem.softmax_scale + log(scratch->row_sum[row]);
+    if (slot < 0) {
+      fm_cpu_write_row(&run->problem, kernels, rows, row, empty ? NULL : sums, normalise, lse);
+      continue;
+    }
+    const int64_t at = (int64_t)slot * run->tiling.block_rows + row;
+    run->partial_lse[at] = empty ? -INFINITY : (float)(lse / M_LN2);
+    if (!empty) kernels->narrow[FM_FP32](run->partial + at * FM_CPU_D_V, sums, normalise, FM_CPU_D_V);
+  }
+}
+
+void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, int32_t tile, int32_t first, int32_t last,
+                         int32_t slot) {
+  const fm_problem *problem = &run->problem;
+  const fm_cpu_rows rows = fm_cpu_rows_of(run, tile);
+  /* The largest float keeps 0 * scale = 0; the product is formed in double because it may exceed it. */
+  const float scale_log2 = (float)fmin((double)problem->softmax_scale * M_LOG2E, (double)__FLT_MAX__);
+  const int64_t begin = (int64_t)first * problem->page_size;
+  int64_t end = fm_cpu_bound(problem, &rows, rows.first_token + rows.tokens - 1); /* the last token sees most */
+  if (FM_FAULTY(FM_FAULT_NAN_V)) end = (end + problem->page_size - 1) / problem->page_size * problem->page_size;
+  if (last >= 0) end = min64(end, (int64_t)last * problem->page_size);
+  if (begin < end) load_queries(problem, kernels, scratch, &rows);
+  for (int64_t token = begin; token < end; token += scratch->tokens) {
+    const int32_t count = (int32_t)min64(scratch->tokens, end - token);
+    load_keys(problem, kernels, scratch->keys, &rows, token, token + count);
+    attend_keys(problem, kernels, scratch, &rows, token, count, scale_log2);
+  }
+  write_rows(run, kernels, scratch, &rows, begin, slot);
+}
