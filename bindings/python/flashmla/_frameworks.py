@@ -11,36 +11,43 @@ from typing import Any
 
 from flashmla import _tensor
 from flashmla._cdef import ffi
-from flashmla.errors import invalid
+from flashmla._library import lib
+from flashmla.errors import check, invalid
 
 _DLPACK_VERSION = (1, 0)
 _BFLOAT16: int = ffi.integer_const("kDLBfloat")
-# DLPack's number for CUDA's legacy default stream, which CUDA itself calls 0 (array API, `__dlpack__`).
+# Streams in DLPack (array API standard, `__dlpack__`): 1 is CUDA's legacy default stream, which CUDA calls 0; -1 asks
+# for no synchronisation.
 _LEGACY_STREAM = 1
+_NO_WAIT = -1
 
 
 class Framework:
-    """Any other DLPack exporter: it can be read and written, but no tensor of it can be made."""
+    """Any other DLPack exporter: it can be read and written, but no tensor of it can be made.
+
+    A `stream` of None is the framework's own current one: its tensors are ready there and its memory belongs there.
+    """
 
     mutable = True
     """Tensors may be written by others."""
 
-    def export(self, tensor: Any, stream: int, argument: str) -> Any:
+    def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         """A DLPack capsule whose contents are ready for work on `stream`."""
         try:
             on_device = tensor.__dlpack_device__()[0] != _tensor.CPU
         except AttributeError:
-            raise TypeError(
-                f"{argument} is a {type(tensor).__qualname__}: a tensor that supports DLPack is needed"
-            ) from None
-        options: dict[str, Any] = {"stream": stream or _LEGACY_STREAM} if on_device else {}
+            kind = type(tensor).__qualname__
+            raise TypeError(f"{argument} is a {kind}: a tensor that supports DLPack is needed") from None
+        options: dict[str, Any] = {}
+        if on_device:
+            options["stream"] = _NO_WAIT if stream is None else stream or _LEGACY_STREAM
         try:
             return tensor.__dlpack__(max_version=_DLPACK_VERSION, **options)
         except TypeError:  # an exporter older than DLPack 1.0
             return tensor.__dlpack__(**options)
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
-        """A new compact tensor on q's device; `dtype` None is q's own. Its memory may be used by work on `stream`."""
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
+        """A new compact tensor on q's device for work on `stream`. `dtype` None is q's own."""
         del shape, dtype, stream
         kind = type(q).__qualname__
         raise TypeError(f"q is a {kind}: outputs are made for torch, CuPy, JAX, NumPy; pass out, lse, workspace")
@@ -50,18 +57,18 @@ class Framework:
         raise NotImplementedError
 
     def current_stream(self, q: Any) -> int:
-        """The CUstream that q's framework is using on q's device."""
+        """The CUstream that the framework is using on q's device."""
         del q
         return 0
 
     def finish(self, device_id: int, stream: int) -> None:
-        """Called when work on CUDA outputs that `empty` made was enqueued."""
+        """Called when all work on CUDA tensors from `empty` was enqueued."""
 
 
 class NumPy(Framework):
     """NumPy, with the bfloat16 of ml_dtypes, whose arrays refuse DLPack."""
 
-    def export(self, tensor: Any, stream: int, argument: str) -> Any:
+    def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         del stream
         if tensor.dtype.kind == "V" and tensor.dtype.name == "bfloat16":
             capsule = tensor.view("uint16").__dlpack__(max_version=_DLPACK_VERSION)
@@ -69,7 +76,7 @@ class NumPy(Framework):
             return capsule
         return tensor.__dlpack__(max_version=_DLPACK_VERSION)
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
         del stream
         return sys.modules["numpy"].empty(shape, dtype or q.dtype)
 
@@ -81,15 +88,16 @@ class NumPy(Framework):
 class Torch(Framework):
     """PyTorch. Memory comes from its caching allocator, on the stream of the call."""
 
-    def export(self, tensor: Any, stream: int, argument: str) -> Any:
-        if tensor.requires_grad or (tensor.is_cuda and stream != self.current_stream(tensor)):
-            return super().export(tensor, stream, argument)
-        return sys.modules["torch"].utils.dlpack.to_dlpack(tensor)  # 3 us less than __dlpack__, which is Python
+    def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
+        # to_dlpack is C and saves 3 us, but knows neither streams nor that gradients must not be lost.
+        if tensor.requires_grad or (tensor.is_cuda and stream is not None):
+            return super().export(tensor, argument, stream)
+        return sys.modules["torch"].utils.dlpack.to_dlpack(tensor)
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
         torch = sys.modules["torch"]
         on_stream: Any = contextlib.nullcontext()
-        if q.is_cuda and stream != self.current_stream(q):
+        if q.is_cuda and stream is not None:
             on_stream = torch.cuda.stream(torch.cuda.ExternalStream(stream, q.device))
         with on_stream:
             return torch.empty(shape, dtype=getattr(torch, dtype) if dtype else q.dtype, device=q.device)
@@ -106,9 +114,12 @@ class Torch(Framework):
 class CuPy(Framework):
     """CuPy. Memory comes from its pool, on the stream of the call."""
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
         cupy = sys.modules["cupy"]
-        with q.device, cupy.cuda.ExternalStream(stream, q.device.id):
+        on_stream: Any = contextlib.nullcontext()
+        if stream is not None:
+            on_stream = cupy.cuda.ExternalStream(stream, q.device.id)
+        with q.device, on_stream:
             return cupy.empty(shape, dtype or q.dtype)
 
     def address(self, tensor: Any) -> int:
@@ -129,23 +140,19 @@ class JAX(Framework):
 
     mutable = False
 
-    def export(self, tensor: Any, stream: int, argument: str) -> Any:
-        del stream, argument
+    def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
+        del argument, stream
         return tensor.block_until_ready().__dlpack__(max_version=_DLPACK_VERSION)
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int) -> Any:
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
         del stream
-        jax = sys.modules["jax"]
-        return jax.numpy.empty(shape, dtype or q.dtype, device=q.device).block_until_ready()
+        return sys.modules["jax"].numpy.empty(shape, dtype or q.dtype, device=q.device).block_until_ready()
 
     def address(self, tensor: Any) -> int:
         address: int = tensor.unsafe_buffer_pointer()
         return address
 
     def finish(self, device_id: int, stream: int) -> None:
-        from flashmla._library import lib  # noqa: PLC0415
-        from flashmla.errors import check  # noqa: PLC0415
-
         check(lib, lib.flashmla_stream_synchronize(device_id, ffi.cast("void *", stream)))
 
 
@@ -171,17 +178,21 @@ def framework_of(tensor: Any) -> Framework:
     return found
 
 
-def tensor_of(tensor: Any, stream: int, argument: str) -> _tensor.Tensor:
-    """Any tensor as a DLTensor to read. What the exporter says against it is the message."""
+def tensor_of(tensor: Any, argument: str, stream: int, own: Framework | None) -> _tensor.Tensor:
+    """Any tensor as a DLTensor to read on `stream`, which is the current one of framework `own`, None: of nobody.
+
+    What an exporter says against a tensor is the message.
+    """
+    framework = framework_of(tensor)
     try:
-        return _tensor.from_capsule(framework_of(tensor).export(tensor, stream, argument), argument)
+        return _tensor.from_capsule(framework.export(tensor, argument, None if framework is own else stream), argument)
     except BufferError as error:
         raise invalid("FLASHMLA_ERROR_DTYPE", f"{argument}: {error}") from error
 
 
-def output_of(tensor: Any, stream: int, argument: str) -> _tensor.Tensor:
+def output_of(tensor: Any, argument: str, stream: int, own: Framework | None) -> _tensor.Tensor:
     """Any tensor as a DLTensor to write."""
-    found = tensor_of(tensor, stream, argument)
+    found = tensor_of(tensor, argument, stream, own)
     if found.read_only or not framework_of(tensor).mutable:
         raise _tensor.read_only(argument)
     return found

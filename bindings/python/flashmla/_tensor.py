@@ -75,7 +75,7 @@ def from_capsule(capsule: Any, argument: str) -> Tensor:
 
 
 def described(like: Tensor, shape: tuple[int, ...], dtype: tuple[int, int] | None = None) -> Tensor:
-    """A compact tensor without memory, on the device of `like`. `dtype`: (DLDataTypeCode, bits), None that of `like`."""
+    """A compact tensor without memory, device as `like`. `dtype`: (DLDataTypeCode, bits), None: that of `like`."""
     extents = ffi.new(_EXTENTS, shape)
     c = ffi.new(_DLTENSOR)
     c.device = like.c.device

@@ -22,7 +22,6 @@ _CAUSAL: int = ffi.integer_const("FLASHMLA_CAUSAL")
 _DEFAULT_SCALE: int = ffi.integer_const("FLASHMLA_DEFAULT_SCALE")
 _FLOAT32: tuple[int, int] = ffi.integer_const("kDLFloat"), 32
 _POINTER = ffi.typeof("void *")
-_BYTES = ffi.typeof("uint8_t *")
 _BYTE_COUNT = ffi.typeof("uint64_t *")
 _PLAN = ffi.typeof("flashmla_plan *")
 _DECODE_PARAMS = ffi.typeof("flashmla_dense_decode_params *")
@@ -52,15 +51,16 @@ class Plan:
 class _Inputs:
     """The four input tensors of a call as DLTensors, q's framework and the stream they are ready on."""
 
-    __slots__ = ("block_table", "cache_seqlens", "framework", "kv_cache", "q", "stream")
+    __slots__ = ("block_table", "cache_seqlens", "framework", "kv_cache", "own", "q", "stream")
 
     def __init__(self, q: Any, kv_cache: Any, block_table: Any, cache_seqlens: Any, stream: Any) -> None:
         self.framework = framework_of(q)
-        self.stream = self.framework.current_stream(q) if stream is None else stream_number(stream)
-        self.q = tensor_of(q, self.stream, "q")
-        self.kv_cache = tensor_of(kv_cache, self.stream, "kv_cache")
-        self.block_table = tensor_of(block_table, self.stream, "block_table")
-        self.cache_seqlens = tensor_of(cache_seqlens, self.stream, "cache_seqlens")
+        self.own = self.framework if stream is None else None  # whose current stream it is
+        self.stream = number = self.framework.current_stream(q) if stream is None else stream_number(stream)
+        self.q = tensor_of(q, "q", number, self.own)
+        self.kv_cache = tensor_of(kv_cache, "kv_cache", number, self.own)
+        self.block_table = tensor_of(block_table, "block_table", number, self.own)
+        self.cache_seqlens = tensor_of(cache_seqlens, "cache_seqlens", number, self.own)
 
     def fill(self, params: Any, size: int, flags: int) -> None:
         """Sets the fields that both params structs begin with."""
@@ -72,13 +72,23 @@ class _Inputs:
         params.cache_seqlens = self.cache_seqlens.c
         params.stream = ffi.cast(_POINTER, self.stream)
 
+    def output(self, given: Any, argument: str) -> Tensor:
+        """A caller's tensor to write."""
+        return output_of(given, argument, self.stream, self.own)
+
+    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None) -> tuple[Any, Any]:
+        """A new tensor of q's framework and its address."""
+        made = self.framework.empty(q, shape, dtype, None if self.own else self.stream)
+        return made, ffi.cast(_POINTER, self.framework.address(made))
+
     def scratch(self, q: Any, given: Any, size: int, argument: str) -> tuple[Any, Any, int]:
         """A caller's buffer, or a new one of `size` bytes: (what keeps it alive, address, bytes)."""
         if given is not None:
-            tensor = output_of(given, self.stream, argument)
+            tensor = self.output(given, argument)
             return tensor, *memory(tensor, argument, self.q)
-        made = self.framework.empty(q, (size,), "uint8", self.stream)
-        return made, ffi.cast(_BYTES, self.framework.address(made) if size else 0), size
+        if size == 0:
+            return None, ffi.NULL, 0
+        return *self.empty(q, (size,), "uint8"), size
 
     def finish(self) -> None:
         """Waits, for a framework that must not see unfinished results."""
@@ -153,19 +163,16 @@ def dense_decode(
     params = _decode_params(inputs, softmax_scale, plan, causal=causal)
     params.num_threads = num_threads
     out_shape, lse_shape = _output_shapes(inputs.q)
-    out_tensor = described(inputs.q, out_shape) if out is None else output_of(out, inputs.stream, "out")
-    lse_tensor = described(inputs.q, lse_shape, _FLOAT32) if lse is None else output_of(lse, inputs.stream, "lse")
+    out_tensor = described(inputs.q, out_shape) if out is None else inputs.output(out, "out")
+    lse_tensor = described(inputs.q, lse_shape, _FLOAT32) if lse is None else inputs.output(lse, "lse")
     params.out, params.lse = out_tensor.c, lse_tensor.c
 
     # The size query checks every argument, so nothing is allocated for a call that is refused.
     size = _query(lib.flashmla_dense_decode_workspace_size, params)
-    framework = inputs.framework
     if out is None:
-        out = framework.empty(q, out_shape, None, inputs.stream)
-        out_tensor.c.data = ffi.cast(_POINTER, framework.address(out))
+        out, out_tensor.c.data = inputs.empty(q, out_shape, None)
     if lse is None:
-        lse = framework.empty(q, lse_shape, "float32", inputs.stream)
-        lse_tensor.c.data = ffi.cast(_POINTER, framework.address(lse))
+        lse, lse_tensor.c.data = inputs.empty(q, lse_shape, "float32")
     scratch, params.workspace, params.workspace_size = inputs.scratch(q, workspace, size, "workspace")
     check(lib, lib.flashmla_dense_decode(params))
     inputs.finish()
