@@ -1,0 +1,157 @@
+"""The devices that calls run on, and the frameworks that hold the tensors: data is made in NumPy and moved by an adapter."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from buffers import DTYPES
+
+
+class NumpyAdapter:
+    """Host memory. The buffer is shared, so a write outside a tensor is seen where it happened."""
+
+    name = "numpy"
+
+    def place(self, host: np.ndarray):
+        """The bytes as a buffer of this framework."""
+        return host
+
+    def view(self, buffer, dtype: str, shape, strides, offset: int):
+        """A tensor in the buffer; strides in elements, offset in bytes."""
+        kind = DTYPES[dtype]
+        return as_strided(buffer[offset:].view(kind), shape, [step * kind.itemsize for step in strides])
+
+    def fetch(self, buffer) -> np.ndarray:
+        """The bytes of the buffer, when all work on it is done."""
+        return buffer
+
+    def to_numpy(self, tensor) -> np.ndarray:
+        """The elements of a tensor that the library made."""
+        return np.asarray(tensor)
+
+    def address(self, tensor) -> int:
+        return tensor.ctypes.data
+
+
+class TorchAdapter:
+    """PyTorch tensors of one device."""
+
+    def __init__(self, device: str):
+        self.name, self.device = "torch", device
+
+    def place(self, host: np.ndarray):
+        import torch
+
+        return torch.from_numpy(host).to(self.device)
+
+    def view(self, buffer, dtype: str, shape, strides, offset: int):
+        import torch
+
+        kind = getattr(torch, dtype)
+        return buffer.view(kind).as_strided(shape, strides, offset // kind.itemsize)
+
+    def fetch(self, buffer) -> np.ndarray:
+        return buffer.cpu().numpy()
+
+    def to_numpy(self, tensor) -> np.ndarray:
+        import torch
+
+        if tensor.dtype == torch.bfloat16:
+            return tensor.cpu().contiguous().view(torch.int16).numpy().view(DTYPES["bfloat16"])
+        return tensor.cpu().numpy()
+
+    def address(self, tensor) -> int:
+        return tensor.data_ptr()
+
+
+class CupyAdapter:
+    """CuPy arrays. For float16: not every CuPy knows bfloat16."""
+
+    name = "cupy"
+
+    def place(self, host: np.ndarray):
+        import cupy
+
+        return cupy.asarray(host)
+
+    def view(self, buffer, dtype: str, shape, strides, offset: int):
+        import cupy
+
+        kind = DTYPES[dtype]
+        steps = tuple(step * kind.itemsize for step in strides)
+        return cupy.ndarray(shape, kind, buffer.data + offset, steps)
+
+    def fetch(self, buffer) -> np.ndarray:
+        return buffer.get()
+
+    def to_numpy(self, tensor) -> np.ndarray:
+        return tensor.get()
+
+    def address(self, tensor) -> int:
+        return tensor.data.ptr
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A device of the library with what it supports and the frameworks that reach it."""
+
+    name: str
+    device: tuple[int, int]  # DLPack's device type and number
+    dtypes: tuple[str, ...]
+    page_sizes: tuple[int, ...]
+    adapters: dict[str, object]  # by framework; the first one also serves the C ABI
+
+    def adapter(self, route: str):
+        """The adapter of a case's route."""
+        return self.adapters[route] if route in self.adapters else next(iter(self.adapters.values()))
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        return ("c", *self.adapters)
+
+
+def has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+@cache
+def cpu() -> Backend:
+    adapters: dict[str, object] = {"numpy": NumpyAdapter()}
+    if has("torch"):
+        adapters["torch"] = TorchAdapter("cpu")
+    page_sizes = (64, 1, 2, 7, 16, 53, 128, 256)
+    return Backend("cpu", (1, 0), ("bfloat16", "float16", "float32"), page_sizes, adapters)
+
+
+@cache
+def gpu() -> tuple[Backend | None, str]:
+    """The GPU backend and what it is, or None and why there is none: the library itself has to run on it."""
+    if not has("torch"):
+        return None, "PyTorch, which holds the GPU tensors of these tests, is not installed"
+    import torch
+
+    if not torch.cuda.is_available():
+        return None, "PyTorch finds no CUDA device"
+    import flashmla
+
+    zeros = torch.zeros(1, 64, 1, 576, dtype=torch.bfloat16, device="cuda")
+    ints = torch.zeros(1, 1, dtype=torch.int32, device="cuda")
+    try:
+        flashmla.dense_decode(zeros[:, :1], zeros, ints, ints[0])
+        torch.cuda.synchronize()
+    except flashmla.FlashMLAError as error:
+        return None, str(error)
+    adapters = {"torch": TorchAdapter("cuda")}
+    backend = Backend("gpu", (2, torch.cuda.current_device()), ("bfloat16", "float16"), (64,), adapters)
+    return backend, torch.cuda.get_device_name()
+
+
+def available() -> dict[str, Backend]:
+    """Every backend that can run here, by name."""
+    found, _ = gpu()
+    return {"cpu": cpu()} | ({"gpu": found} if found else {})

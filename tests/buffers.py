@@ -1,0 +1,102 @@
+"""Tensors inside larger poisoned buffers: whatever is written outside a tensor's own elements is seen afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+DTYPES = {
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+    "int32": np.dtype(np.int32),
+    "uint8": np.dtype(np.uint8),
+}
+ALIGNMENT = 16  # bytes: the library's rule for q, kv_cache, out and scratch
+GUARD = 4096  # bytes before and after every tensor: more than three rows of 576 two-byte elements
+POISON = 0xFF  # as a float of any size a NaN, as an int32 -1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the elements of a tensor lie: the memory order of its dimensions, gaps between them, and a first offset.
+
+    A granule is what the library lets a stride be a multiple of: 16 bytes for rows of latents, one element elsewhere.
+    """
+
+    order: tuple[int, ...] = ()  # dimensions from slowest to fastest; those not listed follow in their own order
+    gaps: tuple[int, ...] = ()  # granules left free after each step of a dimension, by dimension; missing ones are 0
+    offset: int = 0  # granules before the first element
+
+    def strides(self, shape: tuple[int, ...], granule: int) -> tuple[int, ...]:
+        """Strides in elements; the innermost dimension of a latent row gets 1."""
+        order = [*self.order, *(d for d in range(len(shape)) if d not in self.order)]
+        strides = [0] * len(shape)
+        step = 1
+        for d in reversed(order):
+            gap = self.gaps[d] if d < len(self.gaps) else 0
+            strides[d] = -(-step // granule) * granule + gap * granule if step > 1 or gap else step
+            step = strides[d] * shape[d]
+        return tuple(strides)
+
+
+COMPACT = Layout()
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+    """`size` poisoned bytes that begin on a 64-byte boundary, like an allocator's."""
+    buffer = np.empty(size + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    buffer = buffer[start : start + size]
+    buffer[:] = POISON
+    return buffer
+
+
+class Guarded:
+    """One tensor on a backend, inside a poisoned buffer, with a copy of what the buffer held at first."""
+
+    def __init__(self, adapter, shape, dtype: str, layout: Layout = COMPACT, granule: int = 1, values=None):
+        self.adapter, self.shape, self.dtype = adapter, tuple(shape), DTYPES[dtype]
+        item = self.dtype.itemsize
+        self.strides = layout.strides(self.shape, granule)
+        self.offset = GUARD + layout.offset * granule * item
+        span = 1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in shape else 0
+        self.nbytes = span * item
+        host = aligned_bytes(-(-(self.offset + self.nbytes + GUARD) // 64) * 64)
+        if values is not None:
+            self._elements(host)[...] = values
+        self.before = host.copy()
+        self.buffer = adapter.place(host)
+        self.tensor = adapter.view(self.buffer, dtype, self.shape, self.strides, self.offset)
+
+    def _elements(self, host: np.ndarray) -> np.ndarray:
+        """The tensor's elements as a view into the bytes of its buffer."""
+        return as_strided(host[self.offset :].view(self.dtype), self.shape, self._byte_strides())
+
+    def values(self) -> np.ndarray:
+        """What the tensor holds now, as a compact array."""
+        return self._elements(self.adapter.fetch(self.buffer)).copy()
+
+    def check_only_elements_written(self, name: str) -> None:
+        """Raises AssertionError if a byte of the buffer that is not the tensor's has changed."""
+        changed = self.adapter.fetch(self.buffer) != self.before
+        self._elements(changed.view(np.uint8))[...] = 0
+        self._report(name, changed)
+
+    def check_unchanged(self, name: str) -> None:
+        """Raises AssertionError if any byte of the buffer has changed."""
+        now = self.adapter.fetch(self.buffer)
+        if not np.array_equal(now, self.before):
+            self._report(name, now != self.before)
+
+    def _byte_strides(self) -> list[int]:
+        return [step * self.dtype.itemsize for step in self.strides]
+
+    def _report(self, name: str, changed: np.ndarray) -> None:
+        if changed.any():
+            at = int(np.flatnonzero(changed)[0]) - self.offset
+            count = np.count_nonzero(changed)
+            raise AssertionError(f"{name}: {count} bytes outside what may be written changed, the first at byte {at}")

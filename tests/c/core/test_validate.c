@@ -1,0 +1,227 @@
+/* Every rule on the arguments: one change to a valid call, the status and the sentence it must bring, nothing run or written. */
+#include <math.h>
+
+#include "check.h"
+#include "fake_backend.h"
+#include "fixture.h"
+
+static void no_run(const fixture *f) {
+  CHECK(fake.cpu_decodes == 0 && fake.cuda_decodes == 0 && fake.cuda_plans == 0);
+  CHECK(fixture_outputs_untouched(f));
+}
+
+#define REFUSED_ON(device, status, part, change)                          \
+  do {                                                                    \
+    fixture f;                                                            \
+    fixture_init(&f, SMALL);                                              \
+    fixture_set_device(&f, device, 0);                                    \
+    change;                                                               \
+    CHECK_STATUS(flashmla_dense_decode(&f.decode), status, part);         \
+    no_run(&f);                                                           \
+    fixture_free(&f);                                                     \
+  } while (0)
+#define REFUSED(status, part, change) REFUSED_ON(kDLCPU, FLASHMLA_ERROR_##status, part, change)
+#define REFUSED_ON_CUDA(status, part, change) REFUSED_ON(kDLCUDA, FLASHMLA_ERROR_##status, part, change)
+/* The CUDA rule does not hold on the CPU. */
+#define ONLY_ON_CUDA(status, part, change) \
+  REFUSED_ON_CUDA(status, part, change);   \
+  ACCEPTED(change)
+
+#define ACCEPTED(change)                         \
+  do {                                           \
+    fixture f;                                   \
+    fixture_init(&f, SMALL);                     \
+    change;                                      \
+    CHECK_OK(flashmla_dense_decode(&f.decode));  \
+    CHECK(fake.cpu_decodes == 1);                \
+    fake.cpu_decodes = 0;                        \
+    fixture_free(&f);                            \
+  } while (0)
+
+/* The plan call is refused and the plan stays as it was. */
+#define PLAN_REFUSED(status, part, change)                                                    \
+  do {                                                                                        \
+    fixture f;                                                                                \
+    fixture_init(&f, SMALL);                                                                  \
+    memset(&f.plan, OUTPUT_FILL, sizeof f.plan);                                              \
+    const flashmla_plan before = f.plan;                                                      \
+    change;                                                                                   \
+    CHECK_STATUS(flashmla_plan_decode(&f.plan_params, &f.plan), FLASHMLA_ERROR_##status, part); \
+    CHECK(memcmp(&before, &f.plan, sizeof before) == 0);                                      \
+    no_run(&f);                                                                               \
+    fixture_free(&f);                                                                         \
+  } while (0)
+
+static void pointers(void) {
+  CHECK_STATUS(flashmla_dense_decode(NULL), FLASHMLA_ERROR_NULL_POINTER, "params is NULL");
+  CHECK_STATUS(flashmla_plan_decode(NULL, NULL), FLASHMLA_ERROR_NULL_POINTER, "plan is NULL");
+  REFUSED(NULL_POINTER, "q is NULL", f.decode.q = NULL);
+  REFUSED(NULL_POINTER, "kv_cache is NULL", f.decode.kv_cache = NULL);
+  REFUSED(NULL_POINTER, "block_table is NULL", f.decode.block_table = NULL);
+  REFUSED(NULL_POINTER, "cache_seqlens is NULL", f.decode.cache_seqlens = NULL);
+  REFUSED(NULL_POINTER, "out is NULL", f.decode.out = NULL);
+  REFUSED(NULL_POINTER, "out.shape is NULL", f.tensor[OUT].shape = NULL);
+  REFUSED(NULL_POINTER, "kv_cache.data is NULL", free(f.tensor[KV_CACHE].data); f.tensor[KV_CACHE].data = NULL);
+  REFUSED(NULL_POINTER, "params.workspace is NULL", free(f.decode.workspace); f.decode.workspace = NULL);
+  ACCEPTED(f.decode.lse = NULL);
+  ACCEPTED(f.tensor[Q].strides = NULL; f.tensor[KV_CACHE].strides = NULL; f.tensor[OUT].strides = NULL;
+           f.tensor[LSE].strides = NULL);
+  PLAN_REFUSED(NULL_POINTER, "cache_seqlens.data is NULL", free(f.tensor[CACHE_SEQLENS].data);
+               f.tensor[CACHE_SEQLENS].data = NULL);
+  PLAN_REFUSED(NULL_POINTER, "params.buffer is NULL", free(f.plan_params.buffer); f.plan_params.buffer = NULL);
+}
+
+static void ranks_and_extents(void) {
+  REFUSED(SHAPE, "q.ndim is 3; it must be 4", f.tensor[Q].ndim = 3);
+  REFUSED(SHAPE, "cache_seqlens.ndim is 2; it must be 1", f.tensor[CACHE_SEQLENS].ndim = 2);
+  REFUSED(SHAPE, "block_table.shape[0] is 3, q.shape[0] (batch) is 4; they must be equal", f.shape[BLOCK_TABLE][0] = 3);
+  REFUSED(SHAPE, "cache_seqlens.shape[0] is 5", f.shape[CACHE_SEQLENS][0] = 5);
+  REFUSED(SHAPE, "kv_cache.shape[3] is 512, q.shape[3] (d_qk) is 576", f.shape[KV_CACHE][3] = 512);
+  REFUSED(SHAPE, "out.shape[1] is 1, q.shape[1] (s_q) is 2", f.shape[OUT][1] = 1);
+  REFUSED(SHAPE, "lse.shape[1] is 2, q.shape[2] (h_q) is 6", f.shape[LSE][1] = 2; f.shape[LSE][2] = 6);
+  REFUSED(SHAPE, "h_q must be a multiple of h_kv", f.shape[KV_CACHE][2] = 4);
+  REFUSED(ZERO_EXTENT, "q.shape[2] (h_q) is 0; it must be >= 1", f.shape[Q][2] = 0);
+  REFUSED(ZERO_EXTENT, "kv_cache.shape[0] (num_blocks) is 0", f.shape[KV_CACHE][0] = 0);
+  REFUSED(ZERO_EXTENT, "block_table.shape[1] (max_blocks) is 0", f.shape[BLOCK_TABLE][1] = 0);
+  REFUSED(ZERO_EXTENT, "q.shape[0] (batch) is -1; it must be >= 0", f.shape[Q][0] = -1);
+  REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 512; supported is 576", f.shape[Q][3] = f.shape[KV_CACHE][3] = 512);
+  REFUSED(UNSUPPORTED, "out.shape[3] (d_v) is 256; supported is 512", f.shape[OUT][3] = 256);
+  ONLY_ON_CUDA(UNSUPPORTED, "kv_cache.shape[1] (page_size) is 32; supported on CUDA is 64", f.shape[KV_CACHE][1] = 32);
+}
+
+static void dtypes(void) {
+  REFUSED(DTYPE, "q.dtype is float64", f.tensor[Q].dtype.code = kDLFloat; f.tensor[Q].dtype.bits = 64);
+  REFUSED(DTYPE, "q.dtype is bfloat16x2", f.tensor[Q].dtype.lanes = 2);
+  REFUSED(DTYPE, "q.dtype is code 99, 16 bits", f.tensor[Q].dtype.code = 99);
+  REFUSED(DTYPE, "kv_cache.dtype is float16, q.dtype is bfloat16; they must be equal", f.tensor[KV_CACHE].dtype = FP16);
+  REFUSED(DTYPE, "out.dtype is float32, q.dtype is bfloat16", f.tensor[OUT].dtype = FP32);
+  REFUSED(DTYPE, "block_table.dtype is int64; it must be int32", f.tensor[BLOCK_TABLE].dtype.bits = 64);
+  REFUSED(DTYPE, "cache_seqlens.dtype is uint32", f.tensor[CACHE_SEQLENS].dtype.code = kDLUInt);
+  REFUSED(DTYPE, "lse.dtype is float16; it must be float32", f.tensor[LSE].dtype = FP16);
+  REFUSED_ON_CUDA(UNSUPPORTED, "q.dtype is float32; supported on CUDA are bfloat16 and float16",
+                  f.tensor[Q].dtype = f.tensor[KV_CACHE].dtype = f.tensor[OUT].dtype = FP32);
+}
+
+static void devices(void) {
+  REFUSED(DEVICE, "q.device.device_type is 10", f.tensor[Q].device.device_type = 10);
+  REFUSED(DEVICE, "out.device.device_type is 3", f.tensor[OUT].device.device_type = 3);
+  REFUSED(MIXED_DEVICES, "kv_cache is on cuda:0, q is on cpu:0", f.tensor[KV_CACHE].device.device_type = kDLCUDA);
+  REFUSED_ON_CUDA(MIXED_DEVICES, "lse is on cuda:1, q is on cuda:0", f.tensor[LSE].device.device_id = 1);
+  REFUSED_ON_CUDA(DEVICE, "q.device.device_id is -1", fixture_set_device(&f, kDLCUDA, -1));
+  REFUSED_ON_CUDA(NO_DRIVER, "no device 8", fixture_set_device(&f, kDLCUDA, 8));
+}
+
+static void strides(void) {
+  REFUSED(STRIDE, "q.strides[3] is 2; the innermost stride must be 1", f.strides[Q][3] = 2);
+  REFUSED(STRIDE, "block_table.strides[1] is 3", f.strides[BLOCK_TABLE][1] = 3);
+  REFUSED(STRIDE, "cache_seqlens.strides[0] is 2", f.strides[CACHE_SEQLENS][0] = 2);
+  REFUSED(STRIDE, "kv_cache.strides[0] is 0; it must be > 0", f.strides[KV_CACHE][0] = 0);
+  REFUSED(STRIDE, "lse.strides[2] is -1; it must be > 0", f.strides[LSE][2] = -1);
+  REFUSED(STRIDE, "out.strides[0] is 3072; it must be > 6143, or the output overlaps itself", f.strides[OUT][0] = 3072);
+  REFUSED(STRIDE, "lse.strides[1] is 1; it must be > 1", f.strides[LSE][1] = 1);
+  ACCEPTED(f.strides[Q][0] = 576); /* inputs may overlap themselves */
+  ACCEPTED(f.strides[KV_CACHE][0] = 576 * 2 * 64 * 3);
+  ACCEPTED(f.strides[LSE][0] = 1; f.strides[LSE][1] = 100; f.strides[LSE][2] = 10); /* any order of axes */
+  REFUSED(OVERFLOW, "kv_cache.strides[0] is 2305843009213693952", f.strides[KV_CACHE][0] = INT64_C(1) << 61);
+  REFUSED(OVERFLOW, "q.strides[0] is", f.strides[Q][0] = INT64_MAX / 8 * 8);
+  REFUSED(OVERFLOW, "kv_cache has more than 2^63 elements",
+          f.tensor[KV_CACHE].strides = NULL; f.shape[KV_CACHE][0] = f.shape[KV_CACHE][1] = INT32_MAX);
+  REFUSED(OVERFLOW, "kv_cache.shape[0] (num_blocks) is 2147483648; it must be < 2^31",
+          f.shape[KV_CACHE][0] = INT64_C(1) << 31);
+  ONLY_ON_CUDA(OVERFLOW, "it must be < 2^40 bytes", f.strides[KV_CACHE][0] = INT64_C(1) << 39);
+}
+
+static void ignored_strides(void) {
+  fixture f;
+  fixture_init(&f, (geometry){1, 1, 2, 1, 1, 1, 1, BF16});
+  for (int i = 0; i < TENSORS; ++i)
+    for (int axis = 0; axis < 4; ++axis)
+      if (f.shape[i][axis] == 1) f.strides[i][axis] = -7;
+  CHECK_OK(flashmla_dense_decode(&f.decode));
+  CHECK(fake.last.problem.q_stride[0] == 576 && fake.last.problem.kv_stride[0] == 576);
+  CHECK(fake.last.problem.q_stride[2] == 576 && fake.last.problem.out_stride[2] == 512);
+  fake.cpu_decodes = 0;
+  fixture_free(&f);
+}
+
+static void alignment(void) {
+  REFUSED(ALIGNMENT, "q.strides[2] is 577 elements (1154 bytes)", f.strides[Q][2] = 577);
+  REFUSED(ALIGNMENT, "out.strides[0] is 10001", f.strides[OUT][0] = 10001);
+  REFUSED(ALIGNMENT, "q starts at address", f.tensor[Q].byte_offset = 8);
+  REFUSED(ALIGNMENT, "kv_cache starts at address", f.tensor[KV_CACHE].byte_offset = 2);
+  REFUSED(ALIGNMENT, "out starts at address", f.tensor[OUT].byte_offset = 4);
+  REFUSED(ALIGNMENT, "block_table starts at address", f.tensor[BLOCK_TABLE].byte_offset = 2);
+  REFUSED(ALIGNMENT, "lse starts at address", f.tensor[LSE].byte_offset = 1);
+  ACCEPTED(f.tensor[BLOCK_TABLE].byte_offset = 4; f.tensor[LSE].byte_offset = 4);
+  ACCEPTED(f.tensor[Q].byte_offset = 16);
+  REFUSED(ALIGNMENT, "params.workspace is", f.decode.workspace = (char *)f.decode.workspace + 8;
+          CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_ALIGNMENT, "multiple of 16");
+          f.decode.workspace = (char *)f.decode.workspace - 8; f.tensor[Q].byte_offset = 8;
+          (void)0 /* the address of q is looked at first */);
+}
+
+static void scalars(void) {
+  REFUSED(FLAGS, "params.flags is 0x4", f.decode.flags = 4);
+  REFUSED(VALUE, "params.softmax_scale is 0", f.decode.softmax_scale = 0.0f);
+  REFUSED(VALUE, "params.softmax_scale is -1", f.decode.softmax_scale = -1.0f);
+  REFUSED(VALUE, "params.softmax_scale is inf", f.decode.softmax_scale = INFINITY);
+  REFUSED(VALUE, "params.softmax_scale is", f.decode.softmax_scale = NAN);
+  REFUSED(VALUE, "params.num_threads is -1; it must be >= 0", f.decode.num_threads = -1);
+  REFUSED(WORKSPACE_TOO_SMALL, "params.workspace_size is", --f.decode.workspace_size);
+  ACCEPTED(f.decode.softmax_scale = 1e-30f);
+  ACCEPTED(f.decode.softmax_scale = 0.0f; f.decode.flags = FLASHMLA_DEFAULT_SCALE);
+  CHECK(fabsf(fake.last.problem.softmax_scale - 1.0f / 24.0f) < 1e-8f);
+  PLAN_REFUSED(FLAGS, "params.flags is 0x80000000", f.plan_params.flags = 1u << 31);
+  PLAN_REFUSED(VALUE, "params.num_splits is -1; it must be in [0, 1024]", f.plan_params.num_splits = -1);
+  PLAN_REFUSED(VALUE, "params.num_splits is 1025", f.plan_params.num_splits = 1025);
+  PLAN_REFUSED(VALUE, "params.reserved is 1; it must be 0", f.plan_params.reserved = 1);
+  PLAN_REFUSED(WORKSPACE_TOO_SMALL, "params.buffer_size is", --f.plan_params.buffer_size);
+}
+
+static void struct_tails(void) {
+  REFUSED(STRUCT_SIZE, "params.struct_size is 0", f.decode.struct_size = 0);
+  REFUSED(STRUCT_SIZE, "params.struct_size is 95", f.decode.struct_size = sizeof f.decode - 1);
+  REFUSED(STRUCT_SIZE, "params.struct_size is 4294967295", f.decode.struct_size = UINT32_MAX);
+  PLAN_REFUSED(STRUCT_SIZE, "params.struct_size is 71", f.plan_params.struct_size = sizeof f.plan_params - 1);
+
+  fixture f;
+  fixture_init(&f, SMALL);
+  struct {
+    flashmla_dense_decode_params known;
+    unsigned char later[24];
+  } bigger = {f.decode, {0}};
+  bigger.known.struct_size = sizeof bigger;
+  CHECK_OK(flashmla_dense_decode(&bigger.known));
+  fake.cpu_decodes = 0;
+  bigger.later[23] = 1;
+  CHECK_STATUS(flashmla_dense_decode(&bigger.known), FLASHMLA_ERROR_STRUCT_SIZE, "is not 0");
+  no_run(&f);
+  fixture_free(&f);
+}
+
+static void plan_looks_at_lengths_alone(void) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  const int memories[] = {Q, KV_CACHE, BLOCK_TABLE};
+  for (int i = 0; i < 3; ++i) {
+    free(f.tensor[memories[i]].data);
+    f.tensor[memories[i]].data = NULL;
+    f.strides[memories[i]][0] = -1;
+  }
+  CHECK_OK(flashmla_plan_decode(&f.plan_params, &f.plan));
+  fixture_free(&f);
+}
+
+int main(void) {
+  pointers();
+  ranks_and_extents();
+  dtypes();
+  devices();
+  strides();
+  ignored_strides();
+  alignment();
+  scalars();
+  struct_tails();
+  plan_looks_at_lengths_alone();
+  return 0;
+}

@@ -1,0 +1,46 @@
+/* fixture.h - a valid dense decode call and the plan call for it, in host memory, for tests to change field by field. */
+#ifndef FIXTURE_H_
+#define FIXTURE_H_
+
+#include <flashmla/flashmla.h>
+
+enum { Q, KV_CACHE, BLOCK_TABLE, CACHE_SEQLENS, OUT, LSE, TENSORS };
+
+typedef struct geometry {
+  int64_t batch, s_q, h_q, h_kv, num_blocks, page_size, max_blocks;
+  DLDataType dtype;
+} geometry;
+
+typedef struct fixture {
+  DLTensor tensor[TENSORS];
+  int64_t shape[TENSORS][4];
+  int64_t strides[TENSORS][4];
+  size_t bytes[TENSORS]; /* of each tensor's memory */
+  flashmla_dense_decode_params decode;
+  flashmla_plan_decode_params plan_params;
+  flashmla_plan plan;
+} fixture;
+
+#define BF16 ((DLDataType){kDLBfloat, 16, 1})
+#define FP16 ((DLDataType){kDLFloat, 16, 1})
+#define FP32 ((DLDataType){kDLFloat, 32, 1})
+/* Four requests of two tokens: every extent that may vary is greater than 1. */
+#define SMALL ((geometry){4, 2, 6, 2, 5, 64, 3, BF16})
+
+/* Compact tensors, explicit strides, inputs zero, page i of the pool in every row of the table, lengths zero, outputs filled with OUTPUT_FILL,
+ * workspace and plan buffer as big as the library asks for. The fixture must not move. */
+void fixture_init(fixture *f, geometry g);
+void fixture_free(fixture *f);
+/* Memory of the size the call needs now. */
+void fixture_allocate_workspace(fixture *f);
+void fixture_allocate_plan_buffer(fixture *f);
+/* Says that every tensor is on this device; nothing moves. */
+void fixture_set_device(fixture *f, int32_t device_type, int32_t device_id);
+/* Makes f->plan and lets the decode call use it. */
+void fixture_use_plan(fixture *f, int32_t num_splits);
+/* No byte of out and lse was written. */
+int fixture_outputs_untouched(const fixture *f);
+
+enum { OUTPUT_FILL = 0xa5 };
+
+#endif /* FIXTURE_H_ */

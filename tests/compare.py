@@ -1,0 +1,92 @@
+"""When a result is right: one table of tolerances by operation and dtype, and the comparison that uses it.
+
+The norm and lse bounds are the accuracy the library promises for N(0, 1) inputs at the default scale. A single wrong row drowns
+in the norm of a large output, so each row and each element is bounded as well. FlashMLA's own tests bound elements by
+2.01 / 128 relative or 1e-3 absolute on N(0, 1) / 10 data; here the absolute part follows the row, so it holds for any data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+D_QK = 576
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds on a result against float64 of the same inputs."""
+
+    norm: float  # ||out - ref|| / ||ref|| over the whole output; a row may have twice that
+    element_relative: float  # of an element, or ...
+    element_of_row: float  # ... this part of the root mean square of its row
+    lse_absolute: float = 1e-5
+    lse_relative: float = 1e-6
+
+    def widened(self, factor: float) -> Tolerance:
+        """The same bounds for a problem whose logits carry `factor` times the rounding error."""
+        return Tolerance(*(factor * bound for bound in vars(self).values()))
+
+
+# element_of_row is 8 times the norm bound: rounding errors are near Gaussian and no row has more than 512 elements.
+TOLERANCES = {
+    ("dense_decode", "bfloat16"): Tolerance(norm=3e-3, element_relative=2.01 / 128, element_of_row=2.4e-2),
+    ("dense_decode", "float16"): Tolerance(norm=5e-4, element_relative=2.01 / 1024, element_of_row=4e-3),
+    ("dense_decode", "float32"): Tolerance(norm=1e-5, element_relative=1e-5, element_of_row=8e-5),
+}
+
+
+def tolerance(operation: str, dtype: str, softmax_scale: float | None = None) -> Tolerance:
+    """Bounds for one call. A logit's float32 rounding error grows with the scale: above the default one, so do the bounds."""
+    ratio = 1.0 if softmax_scale is None else softmax_scale * D_QK**0.5
+    return TOLERANCES[operation, dtype].widened(max(1.0, ratio))
+
+
+def relative_error(result, reference) -> float:
+    """||result - reference|| / ||reference||, 0 for two zeros."""
+    error = np.linalg.norm(np.asarray(result, np.float64) - reference)
+    size = np.linalg.norm(reference)
+    return float(error / size) if size else float(error)
+
+
+def check_out(out, reference, bound: Tolerance) -> None:
+    """Raises AssertionError where out (..., d_v) is not the reference within the bound."""
+    assert out.shape == reference.shape, f"out: shape {out.shape}, expected {reference.shape}"
+    _check_positions("out", out, reference)
+    error = np.abs(out - reference)
+    row_size = np.linalg.norm(reference, axis=-1, keepdims=True)
+    row_error = np.linalg.norm(error, axis=-1, keepdims=True)
+    _check("out: a row's norm", row_error <= 2 * bound.norm * row_size, out, reference)
+    rms = row_size / out.shape[-1] ** 0.5
+    allowed = np.maximum(bound.element_relative * np.abs(reference), bound.element_of_row * rms)
+    _check("out: an element", error <= allowed, out, reference)
+    whole = relative_error(out, reference)
+    assert whole <= bound.norm, f"out: ||out - ref|| / ||ref|| is {whole:.3g}, bound {bound.norm:.3g}"
+
+
+def check_lse(lse, reference, bound: Tolerance) -> None:
+    """Raises AssertionError where lse is not the reference within the bound; +inf only where it belongs."""
+    assert lse.shape == reference.shape, f"lse: shape {lse.shape}, expected {reference.shape}"
+    _check_positions("lse", lse, reference)
+    finite = np.isfinite(reference)
+    expected = np.where(finite, reference, 0.0)
+    error = np.abs(np.where(finite, lse, 0.0) - expected)
+    allowed = np.maximum(bound.lse_absolute, bound.lse_relative * np.abs(expected))
+    _check("lse", error <= allowed, lse, reference)
+
+
+def _check_positions(name: str, result, reference) -> None:
+    """NaN, +inf and -inf exactly where the reference has them."""
+    for what, where in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
+        _check(f"{name}: {what} position", where(result) == where(reference), result, reference)
+
+
+def _check(what: str, good, result, reference) -> None:
+    good = np.broadcast_to(good, result.shape)
+    if not good.all():
+        first = tuple(int(n) for n in np.argwhere(~good)[0])
+        raise AssertionError(
+            f"{what} differs in {np.count_nonzero(~good)} of {good.size} places, "
+            f"first at {first}: {result[first]!r}, expected {reference[first]!r}"
+        )

@@ -1,0 +1,71 @@
+"""Backends, hypothesis profiles and what the header says about them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import backends
+import hypothesis
+import pytest
+
+with contextlib.suppress(ImportError):
+    from benchmarks import digest as kernel_digest
+
+# max_examples is the number of calls of the main property; tests of relations draw a share of it (share()).
+COMMON = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("dev", max_examples=50, **COMMON)
+hypothesis.settings.register_profile(
+    "ci", max_examples=500, derandomize=True, database=None, print_blob=True, **COMMON
+)
+hypothesis.settings.register_profile("nightly", max_examples=10_000, print_blob=True, **COMMON)
+hypothesis.settings.register_profile(
+    "gpu", max_examples=1000, derandomize=True, database=None, print_blob=True, **COMMON
+)
+# One planted fault must be found: shrinking the example would only cost time.
+hypothesis.settings.register_profile(
+    "fault",
+    max_examples=300,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    phases=[hypothesis.Phase.generate],
+    **COMMON,
+)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
+hypothesis.settings.load_profile(PROFILE)
+
+
+@pytest.fixture(scope="session", params=["cpu", "gpu"])
+def backend(request) -> backends.Backend:
+    """Every backend that can run here."""
+    found = backends.available()
+    if request.param not in found:
+        pytest.skip(backends.gpu()[1])
+    return found[request.param]
+
+
+def pytest_report_header(config) -> list[str]:
+    """Which backends run and why another does not; which examples are drawn; whether the kernel record is current."""
+    import flashmla
+
+    facts = flashmla.info()
+    gpu, text = backends.gpu()
+    lines = [
+        f"flashmla: {facts['library']}",
+        f"backend cpu: {facts['cpu_isa']}, tensors of {', '.join(backends.cpu().adapters)}",
+        f"backend gpu: {text}" if gpu else f"backend gpu: not run: {text}",
+        f"hypothesis profile: {PROFILE}, {hypothesis.settings().max_examples} examples of the main property",
+    ]
+    with contextlib.suppress(NameError):
+        lines.append(kernel_digest.header_line())
+    return lines
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """How many calls this process drew."""
+    import calls
+
+    counts = [f"{name}: {kind} {count}" for (name, kind), count in sorted(calls.drawn.items())]
+    if counts:
+        terminalreporter.write_line(f"calls drawn: {', '.join(counts)}")

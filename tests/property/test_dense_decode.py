@@ -1,0 +1,35 @@
+"""The main property: any legal call gives what the mathematics says and touches nothing else."""
+
+from __future__ import annotations
+
+import calls
+import pytest
+import strategies
+from hypothesis import given, note
+from hypothesis import strategies as st
+from shares import share
+
+
+@given(data=st.data())
+def test_any_legal_call_is_the_oracle(backend, data):
+    case = data.draw(strategies.cases(backend))
+    check_and_tell(case, backend)
+
+
+@pytest.mark.parametrize("num_splits", range(1, strategies.MAX_SPLITS + 1))
+def test_every_forced_split_count(backend, num_splits):
+    @share(1 / 50)
+    @given(data=st.data())
+    def any_call(data):
+        check_and_tell(data.draw(strategies.cases(backend, num_splits=num_splits)), backend)
+
+    any_call()
+
+
+def check_and_tell(case, backend):
+    """The case is printed alone on a line if it fails, so that it can be pasted (and test_planted_faults.py reads it)."""
+    try:
+        calls.check(case, backend)
+    except AssertionError:
+        note(f"failing case: {case!r}")
+        raise

@@ -1,0 +1,10 @@
+"""How many examples a test draws: a share of what the chosen hypothesis profile gives the main property."""
+
+from __future__ import annotations
+
+import hypothesis
+
+
+def share(part: float):
+    """Settings for `part` of the profile's examples, at least two."""
+    return hypothesis.settings(max_examples=max(2, round(part * hypothesis.settings().max_examples)))
