@@ -19,6 +19,10 @@ typedef uint16_t vh __attribute__((vector_size(2 * LANES), may_alias));
 typedef float vf_unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t vh_unaligned __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
+/* Head dimensions that a register tile sums before it adds them up: a panel of queries of this depth stays in the level-1 cache while the keys pass
+ * by, and the rounding errors of shorter sums are smaller. */
+enum { TILE_DEPTH = 144 };
+
 #define INLINE static inline __attribute__((always_inline))
 #define SPLAT(x) ((x) - (vf){0})
 #define LOAD(p) (*(const vf *)(p))
@@ -84,11 +88,14 @@ static void pack_query(float *to, const float *from, int32_t row, int32_t rows) 
   for (int32_t d = 0; d < FM_CPU_D_QK; d++) column[d * width] = from[d];
 }
 
-INLINE void logits_tile(float *weights, const float *keys, const float *queries, const int vectors) {
+/* Adds the products of head dimensions [depth, depth + TILE_DEPTH) to the weights; the first stretch sets them. */
+INLINE void logits_tile(float *weights, const float *keys, const float *queries, int32_t depth, const int vectors) {
   vf sum[TILE_TOKENS][TILE_VECTORS];
   for (int t = 0; t < TILE_TOKENS; t++)
     for (int v = 0; v < vectors; v++) sum[t][v] = (vf){0};
-  for (int32_t d = 0; d < FM_CPU_D_QK; d++, queries += vectors * LANES) {
+  keys += depth;
+  queries += depth * vectors * LANES;
+  for (int32_t d = 0; d < TILE_DEPTH; d++, queries += vectors * LANES) {
     vf query[TILE_VECTORS];
     for (int v = 0; v < vectors; v++) query[v] = LOAD(queries + v * LANES);
     for (int t = 0; t < TILE_TOKENS; t++) {
@@ -96,8 +103,12 @@ INLINE void logits_tile(float *weights, const float *keys, const float *queries,
       for (int v = 0; v < vectors; v++) sum[t][v] = VF_FMA(key, query[v], sum[t][v]);
     }
   }
-  for (int t = 0; t < TILE_TOKENS; t++)
-    for (int v = 0; v < vectors; v++) STORE(weights + t * FM_CPU_WEIGHT_STRIDE + v * LANES, sum[t][v]);
+  for (int t = 0; t < TILE_TOKENS; t++) {
+    for (int v = 0; v < vectors; v++) {
+      float *weight = weights + t * FM_CPU_WEIGHT_STRIDE + v * LANES;
+      STORE(weight, (depth == 0 ? (vf){0} : LOAD(weight)) + sum[t][v]);
+    }
+  }
 }
 
 /* One row with TILE_TOKENS tokens, lanes along the head dimension. */
@@ -111,25 +122,32 @@ INLINE void logits_dot(float *weights, const float *keys, const float *query) {
   for (int t = 0; t < TILE_TOKENS; t++) weights[t * FM_CPU_WEIGHT_STRIDE] = VF_SUM(sum[t]);
 }
 
-static void logits(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens) {
-  const int32_t vectors = (rows + LANES - 1) / LANES;
-  const int32_t padded = (tokens + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
-  memset(scratch->keys + tokens * FM_CPU_D_QK, 0, sizeof(float) * FM_CPU_D_QK * (size_t)(padded - tokens));
-  for (int32_t t = 0; t < padded; t += TILE_TOKENS) {
-    const float *keys = scratch->keys + t * FM_CPU_D_QK;
-    float *weights = scratch->weights + t * FM_CPU_WEIGHT_STRIDE;
-    if (few_rows(rows)) {
-      for (int32_t row = 0; row < rows; row++) logits_dot(weights + row, keys, scratch->queries + row * FM_CPU_D_QK);
-      continue;
-    }
-    for (int32_t v = 0, width; v < vectors; v += width) {
-      const float *queries = scratch->queries + v * LANES * FM_CPU_D_QK;
-      width = panel_vectors(v, vectors);
-      if (width == 4) logits_tile(weights + v * LANES, keys, queries, TILE_VECTORS < 4 ? TILE_VECTORS : 4);
-      else if (width == 2) logits_tile(weights + v * LANES, keys, queries, 2);
-      else logits_tile(weights + v * LANES, keys, queries, 1);
+static void logits_many_rows(const fm_cpu_scratch *scratch, int32_t vectors, int32_t tokens) {
+  for (int32_t v = 0, width; v < vectors; v += width) {
+    const float *queries = scratch->queries + v * LANES * FM_CPU_D_QK;
+    width = panel_vectors(v, vectors);
+    for (int32_t depth = 0; depth < FM_CPU_D_QK; depth += TILE_DEPTH) {
+      for (int32_t t = 0; t < tokens; t += TILE_TOKENS) {
+        const float *keys = scratch->keys + t * FM_CPU_D_QK;
+        float *weights = scratch->weights + t * FM_CPU_WEIGHT_STRIDE + v * LANES;
+        if (width == 4) logits_tile(weights, keys, queries, depth, TILE_VECTORS < 4 ? TILE_VECTORS : 4);
+        else if (width == 2) logits_tile(weights, keys, queries, depth, 2);
+        else logits_tile(weights, keys, queries, depth, 1);
+      }
     }
   }
+}
+
+static void logits(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens) {
+  const int32_t padded = (tokens + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
+  memset(scratch->keys + tokens * FM_CPU_D_QK, 0, sizeof(float) * FM_CPU_D_QK * (size_t)(padded - tokens));
+  if (!few_rows(rows)) {
+    logits_many_rows(scratch, (rows + LANES - 1) / LANES, padded);
+    return;
+  }
+  for (int32_t t = 0; t < padded; t += TILE_TOKENS)
+    for (int32_t row = 0; row < rows; row++)
+      logits_dot(scratch->weights + t * FM_CPU_WEIGHT_STRIDE + row, scratch->keys + t * FM_CPU_D_QK, scratch->queries + row * FM_CPU_D_QK);
 }
 
 /* ---- softmax ---- */
