@@ -1,0 +1,100 @@
+/* kernels.c - finds kernels in the table and loads them, each once a process. */
+#include "cuda/kernels.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "cuda/kernel_params.h"
+
+#ifdef FLASHMLA_CPU_ONLY
+const fm_kernel fm_kernels[1];
+const int32_t fm_kernel_count = 0;
+#endif
+
+#define MAX_KERNELS 256
+static CUkernel handles[MAX_KERNELS];
+static uint64_t prepared[MAX_KERNELS]; /* bit per device: attributes are set */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static const fm_param dense_decode_params[] = FM_DENSE_DECODE_PARAMS;
+static const fm_param combine_params[] = FM_COMBINE_PARAMS;
+static const fm_param plan_params[] = FM_PLAN_PARAMS;
+static const struct {
+  const fm_param *params;
+  size_t count;
+} expected[] = {
+    [FM_DENSE_DECODE] = {dense_decode_params, sizeof dense_decode_params / sizeof(fm_param)},
+    [FM_COMBINE] = {combine_params, sizeof combine_params / sizeof(fm_param)},
+    [FM_PLAN] = {plan_params, sizeof plan_params / sizeof(fm_param)},
+};
+
+const fm_kernel *fm_kernel_find(fm_operation operation, int32_t dtype, int32_t cluster, int32_t driver_version) {
+  for (int32_t i = 0; i < fm_kernel_count; i++) {
+    const fm_kernel *k = &fm_kernels[i];
+    bool same_dtype = k->dtype == dtype || k->dtype == FM_ANY_DTYPE;
+    bool same_cluster = cluster == 0 || k->cluster == cluster;
+    if (k->operation == operation && same_dtype && same_cluster && k->min_driver <= driver_version) return k;
+  }
+  return NULL;
+}
+
+/* The compiled parameter list against the struct the launcher fills; drivers before 12.4 cannot tell. */
+static flashmla_status check_params(const fm_driver *driver, const fm_kernel *kernel, CUkernel handle) {
+  if (!driver->kernel_get_param_info) return FLASHMLA_OK;
+  for (size_t i = 0; i < expected[kernel->operation].count; i++) {
+    size_t offset = 0, size = 0;
+    FM_DRIVER_TRY(driver, kernel_get_param_info(handle, i, &offset, &size));
+    const fm_param *want = &expected[kernel->operation].params[i];
+    if (size != want->size || offset != want->offset)
+      return fm_fail(FLASHMLA_ERROR_DRIVER, "%s: parameter %zu is %zu bytes at %zu in the kernel, %u at %u in the launcher",
+                     kernel->name, i, size, offset, want->size, want->offset);
+  }
+  return FLASHMLA_OK;
+}
+
+static flashmla_status load_locked(const fm_driver *driver, const fm_kernel *kernel, CUkernel *handle) {
+  CUlibrary library;
+  FM_DRIVER_TRY(driver, library_load_data(&library, kernel->image, NULL, NULL, 0, NULL, NULL, 0));
+  CUkernel loaded;
+  FM_DRIVER_TRY(driver, library_get_kernel(&loaded, library, kernel->entry));
+  flashmla_status status = check_params(driver, kernel, loaded);
+  if (status == FLASHMLA_OK) *handle = loaded;
+  return status;
+}
+
+flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, int32_t device_id, CUkernel *handle) {
+  size_t row = (size_t)(kernel - fm_kernels);
+  uint64_t bit = 1ull << device_id; /* device_id < FM_MAX_DEVICES == 64 */
+  flashmla_status status = FLASHMLA_OK;
+  pthread_mutex_lock(&lock);
+  if (!handles[row]) status = load_locked(driver, kernel, &handles[row]);
+  if (status == FLASHMLA_OK && !(prepared[row] & bit)) {
+    fm_device device;
+    status = fm_device_get(driver, device_id, &device);
+    CUresult result = 0;
+    if (status == FLASHMLA_OK)
+      result = driver->kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes, handles[row],
+                                            device.handle);
+    if (result != 0) status = fm_driver_fail(driver, "kernel_set_attribute", result);
+    if (status == FLASHMLA_OK) prepared[row] |= bit;
+  }
+  *handle = handles[row];
+  pthread_mutex_unlock(&lock);
+  return status;
+}
+
+int32_t fm_cuda_kernel_count(void) { return fm_kernel_count; }
+
+void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info) {
+  static const char *const operations[] = {[FM_DENSE_DECODE] = "dense_decode", [FM_COMBINE] = "combine", [FM_PLAN] = "plan"};
+  static const char *const dtypes[] = {[FM_BF16] = "bfloat16", [FM_FP16] = "float16", [FM_FP32] = "float32"};
+  const fm_kernel *k = &fm_kernels[index];
+  *info = (flashmla_kernel_info){.name = k->name,
+                                 .operation = operations[k->operation],
+                                 .dtype = k->dtype == FM_ANY_DTYPE ? "any" : dtypes[k->dtype],
+                                 .target = "sm_90a",
+                                 .min_driver = k->min_driver,
+                                 .registers = k->registers,
+                                 .shared_bytes = k->shared_bytes,
+                                 .threads = k->threads};
+}
