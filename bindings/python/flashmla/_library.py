@@ -50,7 +50,7 @@ def load() -> tuple[Any, str]:
         path = mapped_path(name)
         try:
             found = lib.flashmla_abi_version()
-        except AttributeError:
+        except ffi.error:
             failures.append(f"{path}: not libflashmla, flashmla_abi_version is missing")
             continue
         if found != ABI_VERSION:

@@ -103,6 +103,8 @@ def _decode_params(inputs: _Inputs, softmax_scale: float | None, plan: Plan | No
     if softmax_scale is not None:
         params.softmax_scale = softmax_scale
     if plan is not None:
+        if not isinstance(plan, Plan):
+            raise TypeError(f"plan is a {type(plan).__qualname__}: what plan_decode returned is needed")
         params.plan = plan._c  # noqa: SLF001 - opaque to callers, not to this module
     return params
 
@@ -140,7 +142,7 @@ def dense_decode(
     workspace: Any = None,
     stream: Any = None,
     num_threads: int = 0,
-) -> tuple[TensorT, TensorT]:
+) -> tuple[TensorT, Any]:
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`.
 
     q              (batch, s_q, h_q, 576) bfloat16 or float16, on the CPU also float32

@@ -1,0 +1,35 @@
+"""Checked by mypy, never run: what the public functions take and return."""
+
+from typing import Any, assert_type  # type: ignore[attr-defined] # assert_type: Python 3.11
+
+import flashmla
+import numpy as np
+from numpy.typing import NDArray
+
+
+def decode_keeps_the_type_of_q(
+    q: NDArray[np.float16], kv_cache: NDArray[np.float16], table: NDArray[np.int32], lengths: NDArray[np.int32]
+) -> None:
+    plan = flashmla.plan_decode(q, kv_cache, table, lengths, causal=True, num_splits=2)
+    assert_type(plan, flashmla.Plan)
+    out, lse = flashmla.dense_decode(q, kv_cache, table, lengths, softmax_scale=0.1, causal=True, plan=plan)
+    assert_type(out, NDArray[np.float16])
+    assert_type(lse, Any)  # float32, whatever q is
+    flashmla.dense_decode(q, kv_cache, table, lengths, out=out, lse=lse, workspace=lse, stream=0, num_threads=2)
+    assert_type(flashmla.dense_decode_workspace_size(q, kv_cache, table, lengths, plan=plan), int)
+    assert_type(flashmla.plan_decode_size(q, kv_cache, table, lengths), int)
+
+
+def errors_carry_the_status(error: flashmla.FlashMLAError) -> None:
+    assert_type(error.status, int)
+    assert_type(error.status_name, str)
+
+
+def info_is_a_dictionary() -> None:
+    assert_type(flashmla.info(), dict[str, Any])
+
+
+def options_are_keywords_and_inputs_are_tensors(q: NDArray[np.float16]) -> None:
+    flashmla.dense_decode(q, q, q, q, 0.1)  # type: ignore[call-arg]
+    flashmla.dense_decode("q", q, q, q)  # type: ignore[type-var]
+    flashmla.dense_decode(q, q, q, q, plan=1)  # type: ignore[arg-type]

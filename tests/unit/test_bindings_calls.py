@@ -1,0 +1,217 @@
+"""Caller-owned outputs, workspaces and plans, and what an error says."""
+
+import copy
+import gc
+import pickle
+import threading
+
+import flashmla
+import numpy as np
+import pytest
+import small
+from flashmla.errors import error_for
+
+
+def outputs():
+    return np.full((2, 2, 4, 512), np.nan, np.float32), np.full((2, 4, 2), np.nan, np.float32)
+
+
+def test_given_outputs_are_written_and_returned():
+    arrays = small.inputs()
+    out, lse = outputs()
+    returned = flashmla.dense_decode(*arrays, out=out, lse=lse)
+    assert returned[0] is out
+    assert returned[1] is lse
+    small.check(out, lse, arrays)
+    only_lse = flashmla.dense_decode(*arrays, lse=lse)
+    np.testing.assert_array_equal(only_lse[0], out)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float32])
+def test_a_workspace_is_bytes_of_any_contiguous_tensor(dtype):
+    arrays = small.inputs()
+    size = flashmla.dense_decode_workspace_size(*arrays)
+    workspace = np.zeros((1, -(-size // 16), 16 // np.dtype(dtype).itemsize), dtype)
+    out, lse = flashmla.dense_decode(*arrays, workspace=workspace)
+    small.check(out, lse, arrays)
+
+
+def test_a_small_workspace_is_refused_before_anything_is_written():
+    arrays = small.inputs()
+    out, lse = outputs()
+    size = flashmla.dense_decode_workspace_size(*arrays)
+    assert size > 0
+    with pytest.raises(flashmla.InvalidArgumentError, match=f"workspace.*{size}") as caught:
+        flashmla.dense_decode(*arrays, out=out, lse=lse, workspace=np.zeros(size - 16, np.uint8))
+    assert caught.value.status_name == "FLASHMLA_ERROR_WORKSPACE_TOO_SMALL"
+    assert np.isnan(out).all()
+    assert np.isnan(lse).all()
+
+
+def test_scratch_must_be_contiguous():
+    arrays = small.inputs()
+    gaps = np.zeros((1 << 10, 1 << 10), np.uint8)[:, ::2]
+    with pytest.raises(
+        flashmla.InvalidArgumentError, match="workspace is not contiguous: stride 2 of axis 1"
+    ) as caught:
+        flashmla.dense_decode(*arrays, workspace=gaps)
+    assert caught.value.status_name == "FLASHMLA_ERROR_STRIDE"
+    with pytest.raises(flashmla.InvalidArgumentError, match="buffer is not contiguous"):
+        flashmla.plan_decode(*arrays, buffer=gaps)
+
+
+def test_scratch_on_another_device_is_refused():
+    class Elsewhere:
+        """Host memory that says it is on a GPU: only the device is looked at."""
+
+        def __dlpack__(self, **_):
+            capsule = np.zeros(1 << 20, np.uint8).__dlpack__(max_version=(1, 0))
+            from flashmla import _tensor
+
+            _tensor.from_capsule(capsule, "test").c.device.device_type = _tensor.CUDA
+            return capsule
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"workspace is on DLPack device \(2, 0\)") as caught:
+        flashmla.dense_decode(*small.inputs(), workspace=Elsewhere())
+    assert caught.value.status_name == "FLASHMLA_ERROR_MIXED_DEVICES"
+
+
+@pytest.mark.parametrize("num_splits", [0, 1, 3])
+def test_a_plan_serves_many_calls_and_changed_lengths(num_splits):
+    arrays = small.inputs()
+    plan = flashmla.plan_decode(*arrays, num_splits=num_splits)
+    for lengths in ((5, 100), (128, 1), (0, 64), (1000, -3)):
+        arrays[3][:] = lengths
+        out, lse = flashmla.dense_decode(*arrays, plan=plan)
+        small.check(out, lse, arrays)
+
+
+def test_a_plan_keeps_its_buffer():
+    arrays = small.inputs()
+    plan = flashmla.plan_decode(*arrays)
+    twin = copy.copy(plan)
+    del plan
+    gc.collect()
+    reuse = [np.full(flashmla.plan_decode_size(*arrays), 0xFF, np.uint8) for _ in range(64)]
+    out, lse = flashmla.dense_decode(*arrays, plan=twin)
+    small.check(out, lse, arrays)
+    del reuse
+
+
+def test_a_plan_in_a_given_buffer():
+    arrays = small.inputs()
+    size = flashmla.plan_decode_size(*arrays)
+    buffer = np.zeros(size, np.uint8)
+    plan = flashmla.plan_decode(*arrays, buffer=buffer)
+    assert buffer.any()
+    out, lse = flashmla.dense_decode(*arrays, plan=plan)
+    small.check(out, lse, arrays)
+    with pytest.raises(flashmla.InvalidArgumentError) as caught:
+        flashmla.plan_decode(*arrays, buffer=buffer[: size - 16])
+    assert caught.value.status_name == "FLASHMLA_ERROR_WORKSPACE_TOO_SMALL"
+
+
+def test_a_plan_for_another_call_is_refused():
+    arrays = small.inputs()
+    plan = flashmla.plan_decode(*arrays)
+    for options in ({"causal": True}, {}):
+        other = arrays if options else small.inputs(h_q=8)
+        with pytest.raises(flashmla.InvalidArgumentError) as caught:
+            flashmla.dense_decode(*other, plan=plan, **options)
+        assert caught.value.status_name == "FLASHMLA_ERROR_PLAN_MISMATCH"
+    with pytest.raises(TypeError, match="plan is a int"):
+        flashmla.dense_decode(*arrays, plan=1)
+
+
+def test_empty_calls_succeed():
+    q, kv_cache, block_table, cache_seqlens = small.inputs()
+    out, lse = flashmla.dense_decode(q[:0], kv_cache, block_table[:0], cache_seqlens[:0])
+    assert out.shape == (0, 2, 4, 512)
+    assert lse.shape == (0, 4, 2)
+    out, lse = flashmla.dense_decode(q[:, :0], kv_cache, block_table, cache_seqlens)
+    assert out.shape == (2, 0, 4, 512)
+    assert lse.shape == (2, 4, 0)
+
+
+@pytest.mark.parametrize("rank", range(6))
+def test_a_q_of_wrong_rank_is_refused_by_c(rank):
+    _, *rest = small.inputs()
+    if rank == 4:
+        pytest.skip("that is the right rank")
+    with pytest.raises(flashmla.InvalidArgumentError, match=f"q.*{rank}") as caught:
+        flashmla.dense_decode(np.zeros((1,) * rank, np.float32), *rest)
+    assert caught.value.status_name == "FLASHMLA_ERROR_SHAPE"
+
+
+def test_nothing_is_allocated_for_a_refused_call():
+    """A q whose outputs would fill any memory is refused for its strides before outputs are made."""
+    q, *rest = small.inputs()
+    huge = np.lib.stride_tricks.as_strided(q, (2, 1 << 20, 1 << 20, 576), (0, 0, 0, 4))
+    with pytest.raises(flashmla.InvalidArgumentError):
+        flashmla.dense_decode(huge, *rest)
+
+
+def test_scalars():
+    arrays = small.inputs()
+    out, lse = flashmla.dense_decode(*arrays, softmax_scale=0.01, num_threads=1)
+    small.check(out, lse, arrays, softmax_scale=0.01)
+    for scale in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(flashmla.InvalidArgumentError, match="softmax_scale") as caught:
+            flashmla.dense_decode(*arrays, softmax_scale=scale)
+        assert caught.value.status_name == "FLASHMLA_ERROR_VALUE"
+    with pytest.raises(flashmla.InvalidArgumentError, match="num_splits"):
+        flashmla.plan_decode(*arrays, num_splits=-1)
+    with pytest.raises(TypeError, match="stream is a str"):
+        flashmla.dense_decode(*arrays, stream="fast")
+
+
+@pytest.mark.parametrize("attribute", ["cuda_stream", "ptr", "__cuda_stream__"])
+def test_stream_objects(attribute):
+    arrays = small.inputs()
+    value = (lambda: (0, 0)) if attribute == "__cuda_stream__" else 0
+    stream = type("Stream", (), {attribute: value if isinstance(value, int) else staticmethod(value)})()
+    small.check(*flashmla.dense_decode(*arrays, stream=stream), arrays)
+
+
+def test_classes_follow_the_hundreds():
+    classes = {118: flashmla.InvalidArgumentError, 201: flashmla.UnsupportedError, 301: flashmla.DeviceError}
+    for status, kind in classes.items():
+        error = error_for(status, "a sentence")
+        assert type(error) is kind
+        assert isinstance(error, flashmla.FlashMLAError)
+        assert (error.status, str(error)) == (status, "a sentence")
+        assert error.status_name.startswith("FLASHMLA_ERROR_")
+    assert issubclass(flashmla.InvalidArgumentError, ValueError)
+    assert issubclass(flashmla.ABIMismatchError, ImportError)
+    assert error_for(399, "new").status_name == "flashmla_status 399"
+
+
+def test_errors_survive_pickling():
+    error = pickle.loads(pickle.dumps(error_for(111, "q is wrong")))
+    assert type(error) is flashmla.InvalidArgumentError
+    assert (error.status, str(error)) == (111, "q is wrong")
+
+
+def test_each_thread_gets_its_own_sentence():
+    arrays = small.inputs()
+    wrong = {"q": 0, "kv_cache": 1}
+    found = {name: set() for name in wrong}
+
+    def refuse(name):
+        for _ in range(200):
+            changed = list(arrays)
+            changed[wrong[name]] = arrays[wrong[name]][0]
+            try:
+                flashmla.dense_decode(*changed)
+            except flashmla.InvalidArgumentError as error:
+                found[name].add(str(error).partition(".")[0])
+
+    threads = [threading.Thread(target=refuse, args=(name,)) for name in wrong]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {name: {name} for name in wrong}

@@ -1,0 +1,220 @@
+"""What goes in and comes out: tensors of every framework, read-only ones, objects that are none, and their lifetime."""
+
+import ctypes
+import gc
+import sys
+import weakref
+
+import flashmla
+import numpy as np
+import pytest
+import small
+from flashmla import _frameworks, _tensor
+
+
+class Exporter:
+    """A tensor of an unknown framework: DLPack and nothing else, of the generation before versions."""
+
+    def __init__(self, array):
+        self.array = array
+        self.exports = 0
+
+    def __dlpack__(self, stream=None):
+        assert stream is None, "a CPU tensor has no stream"
+        self.exports += 1
+        return self.array.__dlpack__()
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+@pytest.mark.parametrize("dtype", small.DTYPES)
+def test_numpy_gives_numpy(dtype):
+    arrays = small.inputs(dtype)
+    out, lse = flashmla.dense_decode(*arrays, causal=True)
+    assert type(out) is type(lse) is np.ndarray
+    assert out.dtype == arrays[0].dtype
+    small.check(out, lse, arrays, causal=True)
+
+
+@pytest.mark.parametrize("dtype", small.DTYPES)
+def test_torch_gives_torch(dtype):
+    torch = pytest.importorskip("torch")
+    arrays = small.inputs("float32")
+    tensors = [torch.from_numpy(array) for array in arrays]
+    tensors[:2] = [tensor.to(getattr(torch, dtype)) for tensor in tensors[:2]]
+    out, lse = flashmla.dense_decode(*tensors)
+    assert isinstance(out, torch.Tensor)
+    assert (out.dtype, lse.dtype, out.device) == (tensors[0].dtype, torch.float32, tensors[0].device)
+    rounded = [tensor.float().numpy() for tensor in tensors[:2]]
+    small.check(out.float().numpy().astype(small.DTYPES[dtype]), lse.numpy(), (*rounded, *arrays[2:]))
+
+
+@pytest.mark.parametrize("dtype", small.DTYPES)
+def test_jax_gives_jax_and_keeps_inputs(dtype):
+    jnp = pytest.importorskip("jax.numpy")
+    arrays = small.inputs(dtype)
+    tensors = [jnp.asarray(array) for array in arrays]
+    out, lse = flashmla.dense_decode(*tensors)
+    plan = flashmla.plan_decode(*tensors)
+    again, _ = flashmla.dense_decode(*tensors, plan=plan)
+    assert isinstance(out, type(tensors[0]))
+    assert out.dtype == tensors[0].dtype
+    small.check(np.asarray(out), np.asarray(lse), arrays)
+    assert bool((out == again).all())
+    for tensor, array in zip(tensors, arrays, strict=True):
+        np.testing.assert_array_equal(np.asarray(tensor), array)
+
+
+def test_jax_outputs_are_not_shared_with_equal_arrays():
+    jnp = pytest.importorskip("jax.numpy")
+    tensors = [jnp.asarray(array) for array in small.inputs()]
+    before = jnp.empty((2, 2, 4, 512), jnp.float32)
+    seen = np.array(before)
+    first, _ = flashmla.dense_decode(*tensors)
+    kept = np.array(first)
+    second, _ = flashmla.dense_decode(*tensors, softmax_scale=0.5)
+    assert not bool((first == second).all())
+    np.testing.assert_array_equal(np.asarray(first), kept)
+    np.testing.assert_array_equal(np.asarray(before), seen)
+
+
+def test_a_traced_jax_array_is_refused():
+    jax = pytest.importorskip("jax")
+    _, *rest = small.inputs()
+    with pytest.raises(TypeError, match=r"q is a .*Tracer"):
+        jax.jit(lambda q: flashmla.dense_decode(q, *rest))(small.inputs()[0])
+
+
+@pytest.mark.parametrize("owner", ["torch", "jax"])
+def test_frameworks_may_be_mixed_on_one_device(owner):
+    arrays = small.inputs()
+    module = pytest.importorskip(owner)
+    convert = module.from_numpy if owner == "torch" else module.numpy.asarray
+    out, lse = flashmla.dense_decode(arrays[0], convert(arrays[1]), arrays[2], convert(arrays[3]))
+    small.check(out, lse, arrays)
+
+
+def test_any_exporter_can_be_read_and_written_but_not_made():
+    arrays = small.inputs()
+    exporters = [Exporter(array) for array in arrays]
+    out, lse = np.zeros((2, 2, 4, 512), np.float32), np.zeros((2, 4, 2), np.float32)
+    workspace = np.zeros(flashmla.dense_decode_workspace_size(*exporters), np.uint8)
+    given = Exporter(out)
+    returned, _ = flashmla.dense_decode(*exporters, out=given, lse=Exporter(lse), workspace=Exporter(workspace))
+    assert returned is given
+    small.check(out, lse, arrays)
+    with pytest.raises(TypeError, match="q is a Exporter: outputs are made for torch, CuPy, JAX, NumPy"):
+        flashmla.dense_decode(*exporters)
+
+
+@pytest.mark.parametrize("dtype", small.DTYPES)
+def test_read_only_arrays_are_inputs_but_no_outputs(dtype):
+    arrays = small.inputs(dtype)
+    for array in arrays:
+        array.flags.writeable = False
+    out, lse = flashmla.dense_decode(*arrays)
+    small.check(out, lse, arrays)
+    out.flags.writeable = False
+    with pytest.raises(flashmla.InvalidArgumentError, match="out is read-only"):
+        flashmla.dense_decode(*arrays, out=out)
+    frozen = np.zeros(1 << 20, np.uint8)
+    frozen.flags.writeable = False
+    with pytest.raises(flashmla.InvalidArgumentError, match="workspace is read-only"):
+        flashmla.dense_decode(*arrays, workspace=frozen)
+    with pytest.raises(flashmla.InvalidArgumentError, match="buffer is read-only"):
+        flashmla.plan_decode(*arrays, buffer=frozen)
+
+
+@pytest.mark.parametrize("argument", ["out", "lse", "workspace"])
+def test_jax_arrays_are_never_written(argument):
+    jnp = pytest.importorskip("jax.numpy")
+    tensors = [jnp.asarray(array) for array in small.inputs()]
+    with pytest.raises(flashmla.InvalidArgumentError, match=f"{argument} is read-only"):
+        flashmla.dense_decode(*tensors, **{argument: jnp.zeros((2, 2, 4, 512), jnp.float32)})
+
+
+@pytest.mark.parametrize("argument", range(4))
+@pytest.mark.parametrize("wrong", [None, 3.5, "q", [1, 2]])
+def test_an_object_that_is_no_tensor_is_named(argument, wrong):
+    arrays = list(small.inputs())
+    arrays[argument] = wrong
+    name = ("q", "kv_cache", "block_table", "cache_seqlens")[argument]
+    with pytest.raises(TypeError, match=f"^{name} is a {type(wrong).__name__}"):
+        flashmla.dense_decode(*arrays)
+
+
+def test_an_exporter_that_lies_is_refused():
+    class Liar(Exporter):
+        def __dlpack__(self, stream=None):
+            return ctypes.c_int(0)
+
+    q, *rest = small.inputs()
+    with pytest.raises(TypeError, match=r"q\.__dlpack__\(\) returned .* no DLPack capsule"):
+        flashmla.dense_decode(Liar(q), *rest)
+
+
+def test_what_dlpack_cannot_carry_is_an_invalid_argument():
+    torch = pytest.importorskip("torch")
+    q, *rest = small.inputs()
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"^q: .*gradient") as caught:
+        flashmla.dense_decode(torch.from_numpy(q).requires_grad_(), *rest)
+    assert caught.value.status_name == "FLASHMLA_ERROR_DTYPE"
+    for wrong in (q.astype(">f4"), q.astype(object)):
+        with pytest.raises(flashmla.InvalidArgumentError, match=r"^q: "):
+            flashmla.dense_decode(wrong, *rest)
+
+
+def test_views_with_strides_are_read_in_place():
+    q, kv_cache, block_table, cache_seqlens = small.inputs()
+    wide = np.full((2, 2, 8, 640), np.nan, np.float32)
+    wide[:, :, ::2, 32:608] = q
+    view = wide[:, :, ::2, 32:608]
+    out, lse = flashmla.dense_decode(view, kv_cache, block_table, cache_seqlens)
+    small.check(out, lse, (q, kv_cache, block_table, cache_seqlens))
+    bad = np.zeros((2, 2, 4, 1152), np.float32)[..., ::2]
+    with pytest.raises(flashmla.InvalidArgumentError) as caught:
+        flashmla.dense_decode(bad, kv_cache, block_table, cache_seqlens)
+    assert caught.value.status_name == "FLASHMLA_ERROR_STRIDE"
+
+
+def test_inputs_live_through_the_call_and_not_longer():
+    arrays = small.inputs()
+    before = [sys.getrefcount(array) for array in arrays]
+    exporters = [Exporter(array) for array in arrays]
+    q = weakref.ref(exporters[0])
+    workspace = np.zeros(1 << 20, np.uint8)
+    out, lse = np.zeros((2, 2, 4, 512), np.float32), np.zeros((2, 4, 2), np.float32)
+    flashmla.dense_decode(*exporters, out=out, lse=lse, workspace=workspace)
+    plan = flashmla.plan_decode(*exporters, buffer=np.zeros(1 << 16, np.uint8))
+    del exporters
+    gc.collect()
+    assert q() is None, "neither the call nor the plan may keep an input"
+    assert [sys.getrefcount(array) for array in arrays] == before
+    assert "q (2, 2, 4, 576)" in repr(plan)
+
+
+def test_a_refused_call_releases_its_inputs():
+    q, *rest = small.inputs()
+    before = sys.getrefcount(q)
+    with pytest.raises(flashmla.InvalidArgumentError):
+        flashmla.dense_decode(q[0], *rest)
+    gc.collect()
+    assert sys.getrefcount(q) == before
+
+
+def test_bfloat16_arrays_are_read_without_a_copy():
+    q = small.inputs("bfloat16")[0]
+    found = _frameworks.tensor_of(q, "q", 0, None)
+    assert int(_tensor.ffi.cast("uintptr_t", found.c.data)) + found.c.byte_offset == q.ctypes.data
+    assert (found.c.dtype.code, found.c.dtype.bits) == (4, 16)
+    assert found.shape == q.shape
+
+
+def test_a_subclass_belongs_to_its_framework():
+    class Mine(np.ndarray):
+        pass
+
+    arrays = small.inputs()
+    out, lse = flashmla.dense_decode(arrays[0].view(Mine), *arrays[1:])
+    small.check(out, lse, arrays)

@@ -1,0 +1,80 @@
+"""The one-way flow dsl_kernels -> aot -> libflashmla -> bindings, read from the sources: who may import what."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FRAMEWORKS = {"cupy", "jax", "jaxlib", "ml_dtypes", "torch"}
+KERNEL_COMPILER = {"cuda", "cutlass", "nvidia_cutlass_dsl"}
+OURS = {"aot", "benchmarks", "build", "dsl_kernels", "flashmla", "tests"}
+
+
+def imports(path):
+    """Roots of all modules that a file imports, anywhere in it."""
+    roots = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            roots.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            roots.add("." * node.level if node.level else (node.module or "").partition(".")[0])
+    return roots
+
+
+def sources(folder):
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def names(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+BINDINGS = sources("bindings/python/flashmla")
+DSL = sources("dsl_kernels")
+AOT = sources("aot")
+C_ROOT = ROOT / "libflashmla"
+C = sorted(path for path in C_ROOT.rglob("*.[ch]") if "generated" not in path.parts)
+
+
+@pytest.mark.parametrize("path", BINDINGS, ids=names(BINDINGS))
+def test_bindings_import_no_framework_and_no_build_step(path):
+    allowed = set(sys.stdlib_module_names) | {"flashmla", "_cffi_backend"}
+    assert imports(path) <= allowed, "a user's framework is found through sys.modules, never imported"
+
+
+@pytest.mark.parametrize("name", ["variants.py", "budget.py"])
+def test_the_variant_table_needs_the_standard_library_only(name):
+    path = ROOT / "dsl_kernels" / name
+    if not path.exists():
+        pytest.skip(f"no {name}")
+    assert imports(path) <= set(sys.stdlib_module_names) | {"dsl_kernels", "."}
+
+
+@pytest.mark.parametrize("path", DSL, ids=names(DSL))
+def test_kernels_know_nothing_of_what_is_built_from_them(path):
+    assert not imports(path) & (FRAMEWORKS | OURS - {"dsl_kernels"})
+
+
+@pytest.mark.parametrize("path", AOT, ids=names(AOT))
+def test_aot_imports_kernels_and_no_framework(path):
+    assert not imports(path) & (FRAMEWORKS | OURS - {"aot", "dsl_kernels"})
+
+
+@pytest.mark.parametrize("path", C, ids=names(C))
+def test_c_sources_include_no_toolkit_and_no_python(path):
+    included = re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)', path.read_text(), re.MULTILINE)
+    foreign = re.compile(r"^(cuda|cupti|nvrtc|nvToolsExt|cutlass|cute|Python|numpy)")
+    own = {str(header.relative_to(C_ROOT / "src")) for header in C if header.is_relative_to(C_ROOT / "src")}
+    assert not [name for name in included if foreign.match(name) and name not in own]
+
+
+def test_the_oracle_needs_numpy_only():
+    assert imports(ROOT / "tests" / "oracle.py") <= {"__future__", "numpy"}
+
+
+def test_build_starts_with_the_standard_library():
+    imported = imports(ROOT / "build.py")
+    assert imported - set(sys.stdlib_module_names) == {"hatchling"}, "hatchling is there when hatchling asks"
