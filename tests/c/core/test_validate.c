@@ -117,8 +117,8 @@ static void strides(void) {
   REFUSED(STRIDE, "cache_seqlens.strides[0] is 2", f.strides[CACHE_SEQLENS][0] = 2);
   REFUSED(STRIDE, "kv_cache.strides[0] is 0; it must be > 0", f.strides[KV_CACHE][0] = 0);
   REFUSED(STRIDE, "lse.strides[2] is -1; it must be > 0", f.strides[LSE][2] = -1);
-  REFUSED(STRIDE, "out.strides[0] is 3072; it must be > 6143, or the output overlaps itself", f.strides[OUT][0] = 3072);
-  REFUSED(STRIDE, "lse.strides[1] is 1; it must be > 1", f.strides[LSE][1] = 1);
+  REFUSED(STRIDE, "out.strides[0] is 4096; it must be > 6143, or the output overlaps itself", f.strides[OUT][0] = 4096);
+  REFUSED(STRIDE, "lse.strides[2] is 1; it must be > 5", f.strides[LSE][1] = 1);
   ACCEPTED(f.strides[Q][0] = 576); /* inputs may overlap themselves */
   ACCEPTED(f.strides[KV_CACHE][0] = 576 * 2 * 64 * 3);
   ACCEPTED(f.strides[LSE][0] = 1; f.strides[LSE][1] = 100; f.strides[LSE][2] = 10); /* any order of axes */
@@ -154,10 +154,19 @@ static void alignment(void) {
   REFUSED(ALIGNMENT, "lse starts at address", f.tensor[LSE].byte_offset = 1);
   ACCEPTED(f.tensor[BLOCK_TABLE].byte_offset = 4; f.tensor[LSE].byte_offset = 4);
   ACCEPTED(f.tensor[Q].byte_offset = 16);
-  REFUSED(ALIGNMENT, "params.workspace is", f.decode.workspace = (char *)f.decode.workspace + 8;
-          CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_ALIGNMENT, "multiple of 16");
-          f.decode.workspace = (char *)f.decode.workspace - 8; f.tensor[Q].byte_offset = 8;
-          (void)0 /* the address of q is looked at first */);
+}
+
+static void misaligned_scratch(void) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  flashmla_dense_decode_params decode = f.decode;
+  decode.workspace = (char *)decode.workspace + 8;
+  CHECK_STATUS(flashmla_dense_decode(&decode), FLASHMLA_ERROR_ALIGNMENT, "params.workspace is");
+  flashmla_plan_decode_params plan = f.plan_params;
+  plan.buffer = (char *)plan.buffer + 4;
+  CHECK_STATUS(flashmla_plan_decode(&plan, &f.plan), FLASHMLA_ERROR_ALIGNMENT, "params.buffer is");
+  no_run(&f);
+  fixture_free(&f);
 }
 
 static void scalars(void) {
@@ -220,6 +229,7 @@ int main(void) {
   strides();
   ignored_strides();
   alignment();
+  misaligned_scratch();
   scalars();
   struct_tails();
   plan_looks_at_lengths_alone();

@@ -1,0 +1,99 @@
+/* A plan serves the calls it was made for and no others. */
+#include "check.h"
+#include "fake_backend.h"
+#include "fixture.h"
+
+/* A plan for SMALL, then a call that differs in one point. */
+#define MISMATCH(part, change)                                                                       \
+  do {                                                                                               \
+    fixture f, other;                                                                                \
+    fixture_init(&f, SMALL);                                                                         \
+    fixture_use_plan(&f, 0);                                                                         \
+    geometry g = SMALL;                                                                              \
+    change;                                                                                          \
+    fixture_init(&other, g);                                                                         \
+    other.decode.plan = &f.plan;                                                                     \
+    uint64_t bytes;                                                                                  \
+    CHECK_STATUS(flashmla_dense_decode_workspace_size(&other.decode, &bytes), FLASHMLA_ERROR_PLAN_MISMATCH, part); \
+    CHECK_STATUS(flashmla_dense_decode(&other.decode), FLASHMLA_ERROR_PLAN_MISMATCH, part);          \
+    CHECK(fake.cpu_decodes == 0 && fixture_outputs_untouched(&other));                               \
+    fixture_free(&other);                                                                            \
+    fixture_free(&f);                                                                                \
+  } while (0)
+
+static void other_shapes(void) {
+  MISMATCH("plan was made for s_q 2, q.shape[1] is 1", g.s_q = 1);
+  MISMATCH("plan was made for batch 4, q.shape[0] is 5", g.batch = 5);
+  MISMATCH("plan was made for h_q 6, q.shape[2] is 8", g.h_q = 8);
+  MISMATCH("plan was made for h_kv 2, kv_cache.shape[2] is 3", g.h_kv = 3);
+  MISMATCH("plan was made for num_blocks 5, kv_cache.shape[0] is 6", g.num_blocks = 6);
+  MISMATCH("plan was made for page_size 64, kv_cache.shape[1] is 32", g.page_size = 32);
+  MISMATCH("plan was made for max_blocks 3, block_table.shape[1] is 4", g.max_blocks = 4);
+  MISMATCH("plan was made for dtype bfloat16, q.dtype is float16", g.dtype = FP16);
+}
+
+static void other_flags_and_devices(void) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  fixture_use_plan(&f, 0);
+  f.decode.flags = FLASHMLA_CAUSAL;
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for causal 0");
+  f.decode.flags = FLASHMLA_DEFAULT_SCALE; /* the schedule does not depend on the scale */
+  CHECK_OK(flashmla_dense_decode(&f.decode));
+  fixture_set_device(&f, kDLCUDA, 1);
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
+               "plan was made for device cpu:0, q is on cuda:1");
+  CHECK(fake.cpu_decodes == 1 && fake.cuda_decodes == 0);
+  fake.cpu_decodes = 0;
+  fixture_free(&f);
+}
+
+static void never_made(void) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  f.decode.plan = &f.plan;
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made");
+  fixture_use_plan(&f, 0);
+  f.plan.opaque[1] ^= 7; /* its ABI number */
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "library of ABI");
+  fixture_free(&f);
+}
+
+/* The schedule of another machine size would be read beyond its end. */
+static void other_number_of_parts(void) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  fake.limits.workers = 4;
+  fixture_use_plan(&f, 0);
+  fake.limits.workers = 6;
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for 4 parts, the call has 6");
+  fake.limits.workers = 132;
+  fixture_free(&f);
+}
+
+/* A copy works while the buffer lives; the backend gets the plan's buffer and its splits. */
+static void copies(int32_t device_type) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  fixture_set_device(&f, device_type, 0);
+  fixture_use_plan(&f, 7);
+  const flashmla_plan copy = f.plan;
+  memset(&f.plan, 0, sizeof f.plan);
+  f.decode.plan = &copy;
+  CHECK_OK(flashmla_dense_decode(&f.decode));
+  CHECK(fake.last.cuts == f.plan_params.buffer && !fake.last.make_plan);
+  CHECK(fake.last.tiling.num_splits == 7 && fake.last.tiling.num_parts == 7 * fake.last.tiling.num_tiles);
+  CHECK(fake.last.partial == f.decode.workspace);
+  fixture_free(&f);
+}
+
+int main(void) {
+  other_shapes();
+  other_flags_and_devices();
+  never_made();
+  other_number_of_parts();
+  copies(kDLCPU);
+  copies(kDLCUDA);
+  CHECK(fake.cuda_plans == 1 && fake.cuda_decodes == 1 && fake.cpu_decodes == 1);
+  return 0;
+}

@@ -1,0 +1,118 @@
+/* The size queries and the tiling they rest on. */
+#include "check.h"
+#include "fake_backend.h"
+#include "fixture.h"
+
+static fm_tiling tile(geometry g, int32_t num_splits, fm_layout *layout, bool own_plan) {
+  const fm_problem problem = {.batch = (int32_t)g.batch,
+                              .s_q = (int32_t)g.s_q,
+                              .h_q = (int32_t)g.h_q,
+                              .h_kv = (int32_t)g.h_kv,
+                              .d_v = 512,
+                              .page_size = (int32_t)g.page_size,
+                              .max_blocks = (int32_t)g.max_blocks};
+  fm_tiling tiling;
+  CHECK_OK(fm_tile(&problem, num_splits, &tiling));
+  CHECK_OK(fm_lay_out(&problem, &tiling, own_plan, layout));
+  return tiling;
+}
+
+/* Every (token, head) row has a place in a block, and no block is superfluous. */
+static void blocks_cover_the_rows(void) {
+  const int32_t groups[] = {1, 2, 3, 16, 48, 63, 64, 65, 100, 127, 128, 129, 500}, tokens[] = {1, 2, 3, 7, 64, 65, 1000};
+  for (size_t i = 0; i < sizeof groups / sizeof groups[0]; ++i)
+    for (size_t j = 0; j < sizeof tokens / sizeof tokens[0]; ++j) {
+      fm_layout layout;
+      const fm_tiling t = tile((geometry){3, tokens[j], groups[i] * 2, 2, 9, 64, 100, BF16}, 0, &layout, true);
+      CHECK(t.group == groups[i] && t.block_heads * t.block_tokens <= t.block_rows);
+      CHECK(t.head_chunks * t.block_heads >= t.group && (t.head_chunks - 1) * t.block_heads < t.group);
+      CHECK(t.blocks % t.head_chunks == 0);
+      const int32_t token_groups = t.blocks / t.head_chunks;
+      CHECK(token_groups * t.block_tokens >= tokens[j] && (token_groups - 1) * t.block_tokens < tokens[j]);
+      CHECK(t.cluster == (t.blocks > 1 ? 2 : 1) && t.tiles_per_head == (t.blocks + t.cluster - 1) / t.cluster);
+      CHECK(t.tiles_per_request == 2 * t.tiles_per_head && t.num_tiles == 3 * t.tiles_per_request);
+      CHECK(t.num_parts >= 1 && t.num_parts <= 132 / t.cluster);
+    }
+}
+
+static void buffers_do_not_overlap(void) {
+  const int32_t splits[] = {0, 1, 2, 32};
+  for (int own_plan = 0; own_plan < 2; ++own_plan)
+    for (int i = 0; i < 4; ++i) {
+      fm_layout l;
+      const fm_tiling t = tile((geometry){5, 3, 128, 1, 9, 64, 100, BF16}, splits[i], &l, own_plan);
+      CHECK(l.plan_cost_offset >= (uint64_t)(t.num_parts + 1) * sizeof(fm_cut) && l.plan_cost_offset % 16 == 0);
+      CHECK(l.plan_bytes >= l.plan_cost_offset + 6 * sizeof(int64_t) && l.plan_bytes % 16 == 0);
+      CHECK(l.partial_offset == (own_plan ? l.plan_bytes : 0) && l.workspace_bytes % 16 == 0);
+      const uint64_t rows = splits[i] == 1 ? 0 : UINT64_C(2) * t.num_parts * t.cluster * t.block_rows;
+      CHECK(l.partial_lse_offset - l.partial_offset == rows * 512 * 4);
+      CHECK(l.workspace_bytes - l.partial_lse_offset == rows * 4);
+    }
+}
+
+/* One request of one page: no more parts than its cost has units. */
+static void small_work_has_few_parts(void) {
+  fm_layout layout;
+  CHECK(tile((geometry){1, 1, 16, 1, 1, 64, 1, BF16}, 0, &layout, true).num_parts == 1 + fake.limits.start_overhead);
+  fake.limits.workers = 1;
+  CHECK(tile((geometry){1, 1, 128, 1, 9, 64, 100, BF16}, 0, &layout, true).num_parts == 1);
+  CHECK(layout.workspace_bytes == layout.plan_bytes);
+  fake.limits.workers = 132;
+}
+
+static void data_is_not_looked_at(void) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  const uint64_t workspace = f.decode.workspace_size, buffer = f.plan_params.buffer_size;
+  for (int i = 0; i < TENSORS; ++i) {
+    free(f.tensor[i].data);
+    f.tensor[i].data = NULL;
+  }
+  f.decode.softmax_scale = -1.0f;
+  uint64_t bytes = 0;
+  CHECK_OK(flashmla_dense_decode_workspace_size(&f.decode, &bytes));
+  CHECK(bytes == workspace);
+  CHECK_OK(flashmla_plan_decode_size(&f.plan_params, &bytes));
+  CHECK(bytes == buffer);
+  fixture_free(&f);
+}
+
+static void errors_leave_the_result(void) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  uint64_t bytes = 42;
+  CHECK_STATUS(flashmla_dense_decode_workspace_size(&f.decode, NULL), FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL");
+  CHECK_STATUS(flashmla_plan_decode_size(&f.plan_params, NULL), FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL");
+  f.shape[BLOCK_TABLE][0] = 3;
+  CHECK_STATUS(flashmla_dense_decode_workspace_size(&f.decode, &bytes), FLASHMLA_ERROR_SHAPE, "block_table");
+  CHECK_STATUS(flashmla_plan_decode_size(&f.plan_params, &bytes), FLASHMLA_ERROR_SHAPE, "block_table");
+  CHECK(bytes == 42);
+  fixture_free(&f);
+}
+
+/* Tiles and slots are numbered in 32 bits. */
+static void too_much_work(void) {
+  const int64_t most = INT32_MAX;
+  const fm_problem rows = {.batch = 1, .s_q = (int32_t)most, .h_q = 1 << 20, .h_kv = 1, .max_blocks = 1};
+  const fm_problem heads = {.batch = 1, .s_q = 1 << 20, .h_q = 1 << 20, .h_kv = 1 << 20, .max_blocks = 1};
+  const fm_problem requests = {.batch = (int32_t)most, .s_q = 1, .h_q = 512, .h_kv = 1, .max_blocks = 1};
+  const fm_problem splits = {.batch = 1 << 21, .s_q = 1, .h_q = 1, .h_kv = 1, .d_v = 512, .max_blocks = 1};
+  fm_tiling tiling;
+  fm_layout layout;
+  CHECK_STATUS(fm_tile(&rows, 0, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&heads, 0, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&requests, 0, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&splits, 1024, &tiling), FLASHMLA_ERROR_OVERFLOW, "num_splits is 1024");
+  CHECK_OK(fm_tile(&splits, 512, &tiling));
+  CHECK_STATUS(fm_lay_out(&splits, &tiling, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
+}
+
+int main(void) {
+  blocks_cover_the_rows();
+  buffers_do_not_overlap();
+  small_work_has_few_parts();
+  data_is_not_looked_at();
+  errors_leave_the_result();
+  too_much_work();
+  return 0;
+}
