@@ -1,4 +1,4 @@
-"""What the documents say is what the tree does: snippets run, tables match the header and the records, links lead somewhere."""
+"""What the documents say is what the tree does: snippets run, tables match their sources, links lead somewhere."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADER = ROOT / "libflashmla" / "include" / "flashmla" / "flashmla.h"
 README = (ROOT / "README.md").read_text()
 USAGE = (ROOT / "docs" / "usage.md").read_text()
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 PYTHON_CLASSES = {"1": "`InvalidArgumentError`", "2": "`UnsupportedError`", "3": "`DeviceError`"}
 
 
@@ -44,10 +44,8 @@ def test_the_c_snippet_compiles_and_runs(tmp_path):
     source, program = tmp_path / "decode.c", tmp_path / "decode"
     source.write_text(snippet("c"))
     path = library()
-    include = f"-I{HEADER.parents[1]}"
-    compiler = os.environ.get("CC", "gcc")
-    command = [compiler, "-Wall", "-Wextra", "-Werror", source, include, path, f"-Wl,-rpath,{path.parent}", "-o", program]
-    subprocess.run(command, check=True)
+    command = [os.environ.get("CC", "gcc"), "-Wall", "-Wextra", "-Werror", f"-I{HEADER.parents[1]}", source, path]
+    subprocess.run([*command, f"-Wl,-rpath,{path.parent}", "-o", program], check=True)
     assert subprocess.run([program], check=True, capture_output=True, text=True).stdout == "0\n"
 
 
@@ -61,7 +59,8 @@ def test_quickstarts_run_on_the_cpu(name):
 
 
 def test_the_error_table_is_that_of_the_header():
-    enumerators = re.findall(r"^  (FLASHMLA_(?:OK|ERROR_\w+)) = (\d+),?(?: +/\* (.*) \*/)?$", HEADER.read_text(), re.MULTILINE)
+    enumerator = re.compile(r"^  (FLASHMLA_(?:OK|ERROR_\w+)) = (\d+),?(?: +/\* (.*) \*/)?$", re.MULTILINE)
+    enumerators = enumerator.findall(HEADER.read_text())
     assert len(enumerators) > 15
     expected = [
         f"| {number} | `{name}` | {meaning or 'success'} | {PYTHON_CLASSES.get(number[0], '')} |"
@@ -71,10 +70,11 @@ def test_the_error_table_is_that_of_the_header():
 
 
 def test_the_performance_section_is_that_of_the_records():
-    spec = importlib.util.spec_from_file_location("performance", ROOT / "docs" / "performance.py")
-    performance = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(performance)
-    assert performance.parts(README)[1] == performance.section(performance.gpu_records()), "run python docs/performance.py"
+    spec = importlib.util.spec_from_file_location("readme_section", ROOT / "benchmarks" / "readme_section.py")
+    readme_section = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme_section)
+    expected = readme_section.section(readme_section.gpu_records())
+    assert readme_section.parts(README)[1] == expected, "run python benchmarks/readme_section.py"
 
 
 def test_every_environment_variable_is_listed():
@@ -91,6 +91,7 @@ def test_links_and_paths_exist(document):
         if "://" not in target and not target.startswith("#"):
             assert (document.parent / target.partition("#")[0]).exists(), target
     # Paths in backquotes are meant from the root of the tree; generated and ignored ones are left out.
-    for path in re.findall(r"`((?:aot|benchmarks|bindings|docs|dsl_kernels|examples|libflashmla|tests)/[\w./-]+)`", text):
+    folders = "aot|benchmarks|bindings|docs|dsl_kernels|examples|libflashmla|tests"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
         if "generated" not in path:
             assert (ROOT / path).exists(), path

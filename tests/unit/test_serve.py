@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples" / "python"
-sys.path.insert(0, str(EXAMPLES))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples" / "python"))
 
 import serve
 import traffic
@@ -32,15 +31,17 @@ def test_drawn_lengths_follow_the_published_quantiles(name):
         # 20,000 draws place a quantile within 0.01 of its level (three standard errors at the median).
         up_to = np.array([np.mean(np.array(lengths) <= value) for value in published])
         below = np.array([np.mean(np.array(lengths) < value) for value in published])
-        assert np.all(up_to >= np.array(traffic.LEVELS) - 0.011) and np.all(below <= np.array(traffic.LEVELS) + 0.011)
-        assert min(lengths) >= published[0] and max(lengths) <= published[-1]
+        assert np.all(up_to >= np.array(traffic.LEVELS) - 0.011)
+        assert np.all(below <= np.array(traffic.LEVELS) + 0.011)
+        assert published[0] <= min(lengths) <= max(lengths) <= published[-1]
 
 
 @pytest.mark.parametrize("load", [1, 4])
 def test_arrivals_come_at_the_published_rate(load):
     requests = traffic.draw(traffic.SERVICES["conv"], 20_000, load, seed=6)
     arrivals = [r.arrival for r in requests]
-    assert arrivals[0] == 0 and arrivals == sorted(arrivals)
+    assert arrivals[0] == 0
+    assert arrivals == sorted(arrivals)
     assert 20_000 / arrivals[-1] == pytest.approx(load * 19_366 / 3600, rel=0.03)
 
 
@@ -65,7 +66,7 @@ def test_replay_reads_the_published_columns(tmp_path):
 def test_replay_refuses_other_files(tmp_path, text):
     path = tmp_path / "trace.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match="trace.csv"):
+    with pytest.raises(ValueError, match=r"trace\.csv"):
         traffic.replay(path, None, load=1)
 
 
@@ -75,14 +76,17 @@ def test_shortened_keeps_a_token():
 
 def test_the_allocator_keeps_its_promises():
     pool = PageAllocator(4)
-    assert pool.promise(3) and not pool.promise(2)
+    assert pool.promise(3)
+    assert not pool.promise(2)
     pages = [pool.allocate() for _ in range(3)]
-    assert len(set(pages)) == 3 and pool.in_use == pool.peak == 3
+    assert len(set(pages)) == pool.in_use == pool.peak == 3
     with pytest.raises(RuntimeError, match="never promised"):
         pool.allocate()
     assert "3 pages still in use" in pool.leaks()
     pool.release(pages)
-    assert pool.leaks() == "" and pool.promise(4) and "4 still promised" in pool.leaks()
+    assert not pool.leaks()
+    assert pool.promise(4)
+    assert "4 still promised" in pool.leaks()
     with pytest.raises(RuntimeError, match="not in use"):
         pool.release([0])
 
@@ -114,7 +118,9 @@ def test_batching_never_shares_a_page_and_returns_all():
         assert [before[row] for row in came_from] == batcher.running
         steps += 1
         assert steps < 10_000
-    assert batcher.finished == 60 and pool.leaks() == "" and pool.peak <= 12
+    assert batcher.finished == 60
+    assert pool.peak <= 12
+    assert not pool.leaks()
 
 
 SMALL = ["--device=cpu", "--requests=6", "--heads=3", "--layers=2", "--shorten=16", "--max-batch=3", "--check-every=3"]
@@ -126,7 +132,8 @@ def test_a_small_run(framework, capsys):
         pytest.importorskip(framework)
     assert serve.main([*SMALL, f"--framework={framework}"]) == 0
     said = capsys.readouterr().out
-    assert "requests finished     6\n" in said and "FAILED" not in said
+    assert "requests finished     6\n" in said
+    assert "FAILED" not in said
 
 
 def test_a_small_replay_is_repeatable(tmp_path, capsys):

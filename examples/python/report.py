@@ -1,0 +1,106 @@
+"""What the serving demo says: an introduction, a line of progress, the table at the end."""
+
+import argparse
+import dataclasses
+import sys
+import time
+
+from batcher import PAGE_SIZE, Batcher
+from checker import Checker
+from gpu_limits import LimitMeter
+from page_allocator import PageAllocator
+from traffic import Request
+
+
+@dataclasses.dataclass
+class Totals:
+    steps: int = 0
+    tokens: int = 0
+    cached_tokens: int = 0  # read by attention, summed over steps, of one layer
+    decode_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    clock: float = 0.0  # trace time at the end
+    digest: str = ""
+
+
+def introduce(
+    arrays: str,
+    why_not_gpu: str,
+    *,
+    options: argparse.Namespace,
+    scale: object,
+    requests: list[Request],
+    num_pages: int,
+) -> None:
+    if why_not_gpu:
+        print(f"No GPU is used: {why_not_gpu}.")
+    source = options.trace or f"quantiles of the Azure LLM inference trace 2023, {options.service}"
+    context, generated = (
+        sum(getattr(request, name) for request in requests) / len(requests) for name in ("context", "generated")
+    )
+    print(f"Serving with {arrays}: {scale.heads} query heads, {scale.layers} layers, {num_pages} pages a layer.")
+    print(f"Traffic: {source} (Azure/AzurePublicDataset, CC-BY 4.0; Patel et al., ISCA 2024).")
+    print(f"  {len(requests)} requests in {requests[-1].arrival:.0f} s of trace time, arrival rate x {scale.load:g};")
+    shortened = f", after division by {scale.shorten} to suit this machine" if scale.shorten > 1 else ""
+    print(f"  mean context {context:.0f}, generated {generated:.0f} tokens{shortened}.")
+    print(f"  A step counts as {options.step_ms:g} ms of trace time; every {options.check_every}th step is checked.")
+
+
+class Progress:
+    """One line that rewrites itself on a terminal; a plain line every few seconds elsewhere."""
+
+    def __init__(self, requests: int) -> None:
+        self._requests = requests
+        self._terminal = sys.stdout.isatty()
+        self._pause = 0.1 if self._terminal else 2.0  # seconds between lines
+        self._next = 0.0
+
+    def show(self, totals: Totals, batcher: Batcher, allocator: PageAllocator, checker: Checker) -> None:
+        if (now := time.perf_counter()) < self._next:
+            return
+        self._next = now + self._pause
+        line = (
+            f"step {totals.steps:6}  finished {batcher.finished}/{self._requests}  running {len(batcher):3}  "
+            f"waiting {len(batcher.waiting):3}  pages {allocator.in_use}/{allocator.num_pages}  "
+            f"tokens {totals.tokens}  worst error {checker.worst_error:.1e}"
+        )
+        print(f"\r{line:<118}" if self._terminal else line, end="" if self._terminal else "\n", flush=True)
+
+    def end(self) -> None:
+        if self._terminal:
+            print()
+
+
+def conclude(
+    totals: Totals, batcher: Batcher, allocator: PageAllocator, checker: Checker, meter: LimitMeter | None
+) -> int:
+    """Prints the table; returns the exit status."""
+    refused = f", {batcher.refused} refused (longer than the pool)" if batcher.refused else ""
+    steps = max(totals.steps, 1)
+    rows = [
+        ("requests finished", f"{batcher.finished}{refused}"),
+        ("steps", f"{totals.steps} in {totals.clock:.0f} s of trace time"),
+        ("mean batch", f"{totals.tokens / steps:.1f} requests, {totals.cached_tokens / steps:.0f} cached tokens"),
+        ("tokens generated", f"{totals.tokens}"),
+        ("tokens/s", f"{totals.tokens / max(totals.decode_seconds, 1e-9):.0f} (steps alone: no prefill, no checks)"),
+        ("time", f"{totals.decode_seconds:.1f} s in steps, {totals.prefill_seconds:.1f} s filling prompts"),
+        ("pages used", f"{allocator.peak} at most, of {allocator.num_pages} of {PAGE_SIZE} tokens"),
+        ("worst error", f"{checker.worst_error:.2e} relative to float64, bound {checker.tolerance.norm:.0e}"),
+        ("worst lse error", f"{checker.worst_lse_error:.1e}, bound {checker.tolerance.lse_absolute:.0e}"),
+        ("compared", f"{checker.compared} outputs of one request in one layer"),
+        ("digest of the tokens", totals.digest),
+    ]
+    if meter:
+        rows += [
+            ("read bandwidth", f"{meter.bytes_per_second / 1e9:.0f} GB/s, measured in this run"),
+            ("bf16 or fp16 product", f"{meter.flop_per_second / 1e12:.0f} TFLOP/s, measured in this run"),
+            ("share of the limit", f"{meter.share:.0%} (least time for the bytes and FLOP / device time of the calls)"),
+        ]
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+    faults = [checker.complaint, f"page allocator: {leaks}" if (leaks := allocator.leaks()) else ""]
+    for fault in filter(None, faults):
+        print(f"FAILED: {fault}")
+    return 1 if any(faults) else 0

@@ -1,0 +1,207 @@
+"""Serving demo: continuous batching of production traffic over a paged MLA cache, one plan a step for all layers.
+
+    python examples/python/serve.py                     lengths and arrival rate of the Azure LLM inference trace 2023
+    python examples/python/serve.py --trace FILE.csv    replays the published file itself
+
+Real: the traffic, the batching, the page pool and table, the cache, every attention call, the checks. Stand-ins: the
+model around the attention (stand_in_model.py), and time: a step counts as --step-ms of the trace's clock, however long
+it took.
+Ends with exit status 1 when a result missed the error bound or a page was lost.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import pathlib
+import sys
+import time
+
+import flashmla
+import numpy as np
+import report
+import traffic
+from arrays import Array, choose
+from batcher import PAGE_SIZE, Batcher, pages_for
+from checker import Checker
+from gpu_limits import LimitMeter
+from page_allocator import PageAllocator
+from stand_in_model import D_QK, VOCABULARY, StandInModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Default sizes of a run."""
+
+    heads: int
+    layers: int
+    max_batch: int
+    requests: int
+    load: float  # times the published arrival rate
+    shorten: int  # lengths are divided by this
+
+
+GPU_SCALE = Scale(heads=128, layers=4, max_batch=128, requests=1000, load=4, shorten=1)
+CPU_SCALE = Scale(heads=16, layers=2, max_batch=24, requests=140, load=1, shorten=2)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+
+    def positive(text: str) -> int:
+        if (value := int(text)) < 1:
+            raise argparse.ArgumentTypeError(f"{value} is not positive")
+        return value
+
+    add = parser.add_argument
+    add("--service", choices=sorted(traffic.SERVICES), default="conv", help="whose quantiles to draw from")
+    add("--trace", type=pathlib.Path, metavar="FILE", help="replay a published CSV file of the Azure trace instead")
+    add("--requests", type=positive, help="how many (unset: by the machine)")
+    add("--seconds", type=float, help="of the trace: only requests that arrive within them")
+    add("--load", type=float, help="times the published arrival rate (unset: by the machine)")
+    add("--shorten", type=positive, help="divide all lengths by this (unset: by the machine)")
+    add("--heads", type=positive, help="query heads (unset: by the machine)")
+    add("--layers", type=positive, help="attention layers, each with its own cache (unset: by the machine)")
+    add("--max-batch", type=positive, help="requests that run at once (unset: by the machine)")
+    add("--pages", type=positive, help="pages of 64 tokens in the pool (unset: 3/4 of max-batch mean requests)")
+    add("--step-ms", type=float, default=30.0, help="trace time of one step")
+    add("--device", choices=("cpu", "cuda"), help="(unset: the GPU if there is a Hopper one)")
+    add("--framework", choices=("numpy", "torch", "cupy"), help="whose arrays to use (unset: whichever fits)")
+    add("--check-every", type=positive, default=25, help="steps between checks against the float64 reference")
+    add("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if min(options.step_ms, options.load or 1) <= 0:
+        parser.error("--step-ms and --load must be positive")
+    return options
+
+
+class Server:
+    """Runs steps until nothing waits and nothing runs."""
+
+    def __init__(self, arrays: object, batcher: Batcher, num_pages: int, *, layers: int, heads: int, seed: int) -> None:
+        self.arrays, self.batcher = arrays, batcher
+        self.model = StandInModel(arrays, layers, heads, seed)
+        # Slots that no token was written to hold NaN: one that gets into a result shows.
+        shape = (num_pages, PAGE_SIZE, 1, D_QK)
+        self.caches = [arrays.full(shape, float("nan")) for _ in range(layers)]
+        self.tokens = np.zeros(0, np.int64)  # the newest of each running request
+
+    def prefill(self) -> None:
+        """Admits what fits and leaves in the cache what a prefill would."""
+        for row in self.batcher.admit():
+            sequence = self.batcher.running[row]
+            at = np.arange(sequence.request.context)
+            pages = self.arrays.from_host(np.array(sequence.pages)[at // PAGE_SIZE])
+            slots = self.arrays.from_host(at % PAGE_SIZE)
+            for layer, cache in enumerate(self.caches):
+                cache[pages, slots, 0] = self.model.prompt_latents(layer, sequence.request.number, len(at))
+            self.tokens = np.append(self.tokens, sequence.request.number % VOCABULARY)
+
+    def step(self) -> list[tuple[Array, ...]]:
+        """One token for every running request. Returns the arguments and results of each layer's call."""
+        arrays = self.arrays
+        pages, slots = map(arrays.from_host, self.batcher.grow())
+        block_table = arrays.from_host(self.batcher.block_table)
+        cache_seqlens = arrays.from_host(self.batcher.cache_seqlens)
+        hidden = self.model.embed(arrays.from_host(self.tokens))
+        plan = None
+        calls = []
+        for layer, cache in enumerate(self.caches):
+            cache[pages, slots, 0] = self.model.latent(layer, hidden)
+            query = self.model.query(layer, hidden)
+            if plan is None:
+                plan = flashmla.plan_decode(query, cache, block_table, cache_seqlens)
+            out, lse = flashmla.dense_decode(query, cache, block_table, cache_seqlens, plan=plan)
+            calls.append((query, cache, block_table, cache_seqlens, plan, out, lse))
+            hidden = self.model.after_attention(layer, hidden, out)
+        self.tokens = arrays.to_host(self.model.next_token(hidden))
+        return calls
+
+    def retire(self) -> None:
+        self.tokens = self.tokens[self.batcher.retire()]
+
+
+def decode_again(calls: list[tuple[Array, ...]]) -> None:
+    for query, cache, block_table, cache_seqlens, plan, out, lse in calls:
+        flashmla.dense_decode(query, cache, block_table, cache_seqlens, plan=plan, out=out, lse=lse)
+
+
+def read_requests(options: argparse.Namespace, count: int, load: float, shorten: int) -> list[traffic.Request]:
+    if options.trace:
+        requests = traffic.replay(options.trace, count, load)
+    else:
+        requests = traffic.draw(traffic.SERVICES[options.service], count, load, options.seed)
+    if options.seconds is not None:
+        requests = [r for r in requests if r.arrival <= options.seconds]
+    return [r.shortened(shorten) for r in requests]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    arrays, why_not_gpu = choose(options.framework, options.device)
+    scale = CPU_SCALE if arrays.device == "cpu" else GPU_SCALE
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Scale)}
+    scale = dataclasses.replace(scale, **{name: value for name, value in given.items() if value is not None})
+    try:
+        requests = read_requests(options, scale.requests, scale.load, scale.shorten)
+    except (OSError, ValueError) as error:
+        print(f"serve.py: {error}", file=sys.stderr)
+        return 2
+
+    longest = max(pages_for(r.tokens) for r in requests)
+    mean_pages = sum(pages_for(r.tokens) for r in requests) / len(requests)
+    num_pages = options.pages or max(longest, int(scale.max_batch * mean_pages * 3 / 4))
+    allocator = PageAllocator(num_pages)
+    batcher = Batcher(allocator, scale.max_batch, longest)
+    server = Server(arrays, batcher, num_pages, layers=scale.layers, heads=scale.heads, seed=options.seed)
+    checker = Checker(arrays, options.seed)
+    meter = LimitMeter(arrays) if arrays.device == "cuda" else None
+    report.introduce(
+        arrays.describe(), why_not_gpu, options=options, scale=scale, requests=requests, num_pages=num_pages
+    )
+
+    progress = report.Progress(len(requests))
+    totals = report.Totals()
+    digest = hashlib.sha256()
+    arriving = iter(requests)
+    following = next(arriving, None)
+    clock = 0.0
+    while following or batcher.waiting or batcher.running:
+        if not batcher.waiting and not batcher.running:
+            clock = max(clock, following.arrival)  # nothing to do until the next request comes
+        while following and following.arrival <= clock:
+            batcher.submit(following)
+            following = next(arriving, None)
+
+        begin = time.perf_counter()
+        server.prefill()
+        if not batcher.running:  # all that waited was refused
+            continue
+        arrays.synchronize()
+        decode_begin = time.perf_counter()
+        calls = server.step()
+        decode_end = time.perf_counter()
+        totals.prefill_seconds += decode_begin - begin
+        totals.decode_seconds += decode_end - decode_begin
+        totals.steps += 1
+        totals.tokens += len(batcher)
+        totals.cached_tokens += int(batcher.cache_seqlens.sum())
+        digest.update(server.tokens.tobytes())
+
+        if totals.steps % options.check_every == 1 or options.check_every == 1:
+            checker.check(calls)
+            if meter:
+                cached = int(batcher.cache_seqlens.sum())
+                meter.measure(lambda: decode_again(calls), scale.layers, scale.heads, cached)  # noqa: B023 (called at once)
+        server.retire()
+        clock += options.step_ms / 1e3
+        progress.show(totals, batcher, allocator, checker)
+    progress.end()
+
+    totals.clock, totals.digest = clock, digest.hexdigest()[:16]
+    return report.conclude(totals, batcher, allocator, checker, meter)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
