@@ -1,7 +1,8 @@
-/* decode.c - one step of paged MLA decode on the CPU backend, checked against a plain loop. From the root of the source tree, after
- * `python3 build.py lib`:
- *   gcc examples/c/decode.c -Ilibflashmla/include build/libflashmla.so -Wl,-rpath,bindings/python/flashmla -lm -o build/decode
- *   build/decode */
+/* decode.c - one step of paged MLA decode on the CPU backend, checked against a plain loop.
+ * In the root of the source tree, after `python3 build.py lib`:
+ *  gcc examples/c/decode.c -Ilibflashmla/include -Lbuild -lflashmla -Wl,-R,bindings/python/flashmla -lm -o build/decode
+ *  build/decode
+ */
 #include <flashmla/flashmla.h>
 #include <math.h>
 #include <stdio.h>
@@ -19,12 +20,24 @@ int main(void) {
   for (size_t i = 0; i < sizeof q / 4; ++i) (&q[0][0][0][0])[i] = sinf((float)i * 0.37f);
   for (size_t i = 0; i < sizeof kv_cache / 4; ++i) (&kv_cache[0][0][0][0])[i] = cosf((float)i * 0.11f);
 
-  DLTensor tensors[] = {TENSOR(q, 4, kDLFloat, BATCH, 1, HEADS, D_QK), TENSOR(kv_cache, 4, kDLFloat, PAGES, PAGE, 1, D_QK),
-                        TENSOR(block_table, 2, kDLInt, BATCH, MAX_PAGES), TENSOR(cache_seqlens, 1, kDLInt, BATCH),
-                        TENSOR(out, 4, kDLFloat, BATCH, 1, HEADS, D_V), TENSOR(lse, 3, kDLFloat, BATCH, HEADS, 1)};
-  flashmla_dense_decode_params call = {.struct_size = sizeof call, .flags = FLASHMLA_DEFAULT_SCALE,
-                                       .q = &tensors[0], .kv_cache = &tensors[1], .block_table = &tensors[2],
-                                       .cache_seqlens = &tensors[3], .out = &tensors[4], .lse = &tensors[5]};
+  DLTensor tensors[] = {
+      TENSOR(q, 4, kDLFloat, BATCH, 1, HEADS, D_QK),
+      TENSOR(kv_cache, 4, kDLFloat, PAGES, PAGE, 1, D_QK),
+      TENSOR(block_table, 2, kDLInt, BATCH, MAX_PAGES),
+      TENSOR(cache_seqlens, 1, kDLInt, BATCH),
+      TENSOR(out, 4, kDLFloat, BATCH, 1, HEADS, D_V),
+      TENSOR(lse, 3, kDLFloat, BATCH, HEADS, 1),
+  };
+  flashmla_dense_decode_params call = {
+      .struct_size = sizeof call,
+      .flags = FLASHMLA_DEFAULT_SCALE,
+      .q = &tensors[0],
+      .kv_cache = &tensors[1],
+      .block_table = &tensors[2],
+      .cache_seqlens = &tensors[3],
+      .out = &tensors[4],
+      .lse = &tensors[5],
+  };
   flashmla_status status = flashmla_dense_decode_workspace_size(&call, &call.workspace_size);
   if (status == FLASHMLA_OK) {
     call.workspace = aligned_alloc(16, call.workspace_size);

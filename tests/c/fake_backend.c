@@ -1,7 +1,8 @@
 /* fake_backend.c - see fake_backend.h. */
 #include "fake_backend.h"
 
-fake_backend fake = {.limits = {.block_rows = 64, .max_cluster = 2, .workers = 132, .start_overhead = 3, .split_overhead = 2}};
+fake_backend fake = {
+    .limits = {.block_rows = 64, .max_cluster = 2, .workers = 132, .start_overhead = 3, .split_overhead = 2}};
 
 flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *limits) {
   if (problem->device_id > 7) return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "no device %d", problem->device_id);

@@ -1,5 +1,5 @@
-/* fake_backend.h - stands in for both backends: computes nothing, records what it was given. With it the core is tested on its own, CUDA
- * rules included, and a test sees that a refused call launched nothing. */
+/* fake_backend.h - stands in for both backends: computes nothing, records what it was given. With it the core is tested
+ * on its own, CUDA rules included, and a test sees that a refused call launched nothing. */
 #ifndef FAKE_BACKEND_H_
 #define FAKE_BACKEND_H_
 

@@ -1,4 +1,5 @@
-/* fixture.h - a valid dense decode call and the plan call for it, in host memory, for tests to change field by field. */
+/* fixture.h - a valid dense decode call and the plan call for it, in host memory, for tests to change field by field.
+ */
 #ifndef FIXTURE_H_
 #define FIXTURE_H_
 
@@ -27,8 +28,8 @@ typedef struct fixture {
 /* Four requests of two tokens: every extent that may vary is greater than 1. */
 #define SMALL ((geometry){4, 2, 6, 2, 5, 64, 3, BF16})
 
-/* Compact tensors, explicit strides, inputs zero, page i of the pool in every row of the table, lengths zero, outputs filled with OUTPUT_FILL,
- * workspace and plan buffer as big as the library asks for. The fixture must not move. */
+/* Compact tensors, explicit strides, inputs zero, page i of the pool in every row of the table, lengths zero, outputs
+ * filled with OUTPUT_FILL, workspace and plan buffer as big as the library asks for. The fixture must not move. */
 void fixture_init(fixture *f, geometry g);
 void fixture_free(fixture *f);
 /* Memory of the size the call needs now. */

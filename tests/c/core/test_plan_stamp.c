@@ -4,21 +4,21 @@
 #include "fixture.h"
 
 /* A plan for SMALL, then a call that differs in one point. */
-#define MISMATCH(part, change)                                                                       \
-  do {                                                                                               \
-    fixture f, other;                                                                                \
-    fixture_init(&f, SMALL);                                                                         \
-    fixture_use_plan(&f, 0);                                                                         \
-    geometry g = SMALL;                                                                              \
-    change;                                                                                          \
-    fixture_init(&other, g);                                                                         \
-    other.decode.plan = &f.plan;                                                                     \
-    uint64_t bytes;                                                                                  \
+#define MISMATCH(part, change)                                                                                     \
+  do {                                                                                                             \
+    fixture f, other;                                                                                              \
+    fixture_init(&f, SMALL);                                                                                       \
+    fixture_use_plan(&f, 0);                                                                                       \
+    geometry g = SMALL;                                                                                            \
+    change;                                                                                                        \
+    fixture_init(&other, g);                                                                                       \
+    other.decode.plan = &f.plan;                                                                                   \
+    uint64_t bytes;                                                                                                \
     CHECK_STATUS(flashmla_dense_decode_workspace_size(&other.decode, &bytes), FLASHMLA_ERROR_PLAN_MISMATCH, part); \
-    CHECK_STATUS(flashmla_dense_decode(&other.decode), FLASHMLA_ERROR_PLAN_MISMATCH, part);          \
-    CHECK(fake.cpu_decodes == 0 && fixture_outputs_untouched(&other));                               \
-    fixture_free(&other);                                                                            \
-    fixture_free(&f);                                                                                \
+    CHECK_STATUS(flashmla_dense_decode(&other.decode), FLASHMLA_ERROR_PLAN_MISMATCH, part);                        \
+    CHECK(fake.cpu_decodes == 0 && fixture_outputs_untouched(&other));                                             \
+    fixture_free(&other);                                                                                          \
+    fixture_free(&f);                                                                                              \
   } while (0)
 
 static void other_shapes(void) {
@@ -66,7 +66,8 @@ static void other_number_of_parts(void) {
   fake.limits.workers = 4;
   fixture_use_plan(&f, 0);
   fake.limits.workers = 6;
-  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for 4 parts, the call has 6");
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
+               "plan was made for 4 parts, the call has 6");
   fake.limits.workers = 132;
   fixture_free(&f);
 }

@@ -93,8 +93,7 @@ static void pass_through(void) {
   CHECK_STATUS(flashmla_stream_synchronize(3, &version), FLASHMLA_ERROR_DRIVER, "device 3");
   CHECK(strcmp(flashmla_cpu_isa(), "fake") == 0);
   CHECK(flashmla_abi_version() == FLASHMLA_ABI_VERSION);
-  CHECK(flashmla_version() ==
-        FLASHMLA_VERSION_MAJOR * 10000 + FLASHMLA_VERSION_MINOR * 100 + FLASHMLA_VERSION_PATCH);
+  CHECK(flashmla_version() == FLASHMLA_VERSION_MAJOR * 10000 + FLASHMLA_VERSION_MINOR * 100 + FLASHMLA_VERSION_PATCH);
 }
 
 int main(void) {

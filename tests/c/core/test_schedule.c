@@ -102,7 +102,8 @@ static void huge_lengths(void) {
   static fm_cut cuts[64];
   static int64_t cost_before[MAX_BATCH + 1];
   for (int i = 0; i < MAX_BATCH; ++i) lengths[i] = INT32_MAX;
-  fm_problem p = {.batch = MAX_BATCH, .s_q = 1, .h_q = 1 << 25, .h_kv = 1 << 25, .page_size = 1, .max_blocks = INT32_MAX};
+  fm_problem p = {
+      .batch = MAX_BATCH, .s_q = 1, .h_q = 1 << 25, .h_kv = 1 << 25, .page_size = 1, .max_blocks = INT32_MAX};
   p.cache_seqlens = lengths;
   fake.limits = (fm_backend_limits){.block_rows = 64, .max_cluster = 1, .workers = 63, .start_overhead = 4};
   fm_tiling t;

@@ -19,7 +19,8 @@ static fm_tiling tile(geometry g, int32_t num_splits, fm_layout *layout, bool ow
 
 /* Every (token, head) row has a place in a block, and no block is superfluous. */
 static void blocks_cover_the_rows(void) {
-  const int32_t groups[] = {1, 2, 3, 16, 48, 63, 64, 65, 100, 127, 128, 129, 500}, tokens[] = {1, 2, 3, 7, 64, 65, 1000};
+  const int32_t groups[] = {1, 2, 3, 16, 48, 63, 64, 65, 100, 127, 128, 129, 500},
+                tokens[] = {1, 2, 3, 7, 64, 65, 1000};
   for (size_t i = 0; i < sizeof groups / sizeof groups[0]; ++i)
     for (size_t j = 0; j < sizeof tokens / sizeof tokens[0]; ++j) {
       fm_layout layout;

@@ -1,4 +1,5 @@
-/* Every rule on the arguments: one change to a valid call, the status and the sentence it must bring, nothing run or written. */
+/* Every rule on the arguments: one change to a valid call, the status and the sentence it must bring, nothing run or
+ * written. */
 #include <math.h>
 
 #include "check.h"
@@ -10,15 +11,15 @@ static void no_run(const fixture *f) {
   CHECK(fixture_outputs_untouched(f));
 }
 
-#define REFUSED_ON(device, status, part, change)                          \
-  do {                                                                    \
-    fixture f;                                                            \
-    fixture_init(&f, SMALL);                                              \
-    fixture_set_device(&f, device, 0);                                    \
-    change;                                                               \
-    CHECK_STATUS(flashmla_dense_decode(&f.decode), status, part);         \
-    no_run(&f);                                                           \
-    fixture_free(&f);                                                     \
+#define REFUSED_ON(device, status, part, change)                  \
+  do {                                                            \
+    fixture f;                                                    \
+    fixture_init(&f, SMALL);                                      \
+    fixture_set_device(&f, device, 0);                            \
+    change;                                                       \
+    CHECK_STATUS(flashmla_dense_decode(&f.decode), status, part); \
+    no_run(&f);                                                   \
+    fixture_free(&f);                                             \
   } while (0)
 #define REFUSED(status, part, change) REFUSED_ON(kDLCPU, FLASHMLA_ERROR_##status, part, change)
 #define REFUSED_ON_CUDA(status, part, change) REFUSED_ON(kDLCUDA, FLASHMLA_ERROR_##status, part, change)
@@ -27,29 +28,29 @@ static void no_run(const fixture *f) {
   REFUSED_ON_CUDA(status, part, change);   \
   ACCEPTED(change)
 
-#define ACCEPTED(change)                         \
-  do {                                           \
-    fixture f;                                   \
-    fixture_init(&f, SMALL);                     \
-    change;                                      \
-    CHECK_OK(flashmla_dense_decode(&f.decode));  \
-    CHECK(fake.cpu_decodes == 1);                \
-    fake.cpu_decodes = 0;                        \
-    fixture_free(&f);                            \
+#define ACCEPTED(change)                        \
+  do {                                          \
+    fixture f;                                  \
+    fixture_init(&f, SMALL);                    \
+    change;                                     \
+    CHECK_OK(flashmla_dense_decode(&f.decode)); \
+    CHECK(fake.cpu_decodes == 1);               \
+    fake.cpu_decodes = 0;                       \
+    fixture_free(&f);                           \
   } while (0)
 
 /* The plan call is refused and the plan stays as it was. */
-#define PLAN_REFUSED(status, part, change)                                                    \
-  do {                                                                                        \
-    fixture f;                                                                                \
-    fixture_init(&f, SMALL);                                                                  \
-    memset(&f.plan, OUTPUT_FILL, sizeof f.plan);                                              \
-    const flashmla_plan before = f.plan;                                                      \
-    change;                                                                                   \
+#define PLAN_REFUSED(status, part, change)                                                      \
+  do {                                                                                          \
+    fixture f;                                                                                  \
+    fixture_init(&f, SMALL);                                                                    \
+    memset(&f.plan, OUTPUT_FILL, sizeof f.plan);                                                \
+    const flashmla_plan before = f.plan;                                                        \
+    change;                                                                                     \
     CHECK_STATUS(flashmla_plan_decode(&f.plan_params, &f.plan), FLASHMLA_ERROR_##status, part); \
-    CHECK(memcmp(&before, &f.plan, sizeof before) == 0);                                      \
-    no_run(&f);                                                                               \
-    fixture_free(&f);                                                                         \
+    CHECK(memcmp(&before, &f.plan, sizeof before) == 0);                                        \
+    no_run(&f);                                                                                 \
+    fixture_free(&f);                                                                           \
   } while (0)
 
 static void pointers(void) {
@@ -124,8 +125,8 @@ static void strides(void) {
   ACCEPTED(f.strides[LSE][0] = 1; f.strides[LSE][1] = 100; f.strides[LSE][2] = 10); /* any order of axes */
   REFUSED(OVERFLOW, "kv_cache.strides[0] is 2305843009213693952", f.strides[KV_CACHE][0] = INT64_C(1) << 61);
   REFUSED(OVERFLOW, "q.strides[0] is", f.strides[Q][0] = INT64_MAX / 8 * 8);
-  REFUSED(OVERFLOW, "kv_cache has more than 2^63 elements",
-          f.tensor[KV_CACHE].strides = NULL; f.shape[KV_CACHE][0] = f.shape[KV_CACHE][1] = INT32_MAX);
+  REFUSED(OVERFLOW, "kv_cache has more than 2^63 elements", f.tensor[KV_CACHE].strides = NULL;
+          f.shape[KV_CACHE][0] = f.shape[KV_CACHE][1] = INT32_MAX);
   REFUSED(OVERFLOW, "kv_cache.shape[0] (num_blocks) is 2147483648; it must be < 2^31",
           f.shape[KV_CACHE][0] = INT64_C(1) << 31);
   ONLY_ON_CUDA(OVERFLOW, "it must be < 2^40 bytes", f.strides[KV_CACHE][0] = INT64_C(1) << 39);

@@ -1,5 +1,5 @@
-/* The CPU backend through the C ABI against plain float64 loops. Tensors are heap blocks of just their size, so that AddressSanitizer sees any
- * access outside them, whatever lengths and page numbers say. */
+/* The CPU backend through the C ABI against plain float64 loops. Tensors are heap blocks of just their size, so that
+ * AddressSanitizer sees any access outside them, whatever lengths and page numbers say. */
 #include <math.h>
 
 #include "check.h"
@@ -51,7 +51,8 @@ static row attend(const fixture *f, int64_t request, int64_t token, int64_t head
     const size_t k = exists ? (size_t)(((page * page_size + t % page_size) * h_kv + head / (h_q / h_kv)) * 576) : 0;
     const size_t q = (size_t)(((request * s_q + token) * h_q + head) * 576);
     double x = 0;
-    for (size_t d = 0; exists && d < 576; ++d) x += (double)load(&f->tensor[Q], q + d) * load(&f->tensor[KV_CACHE], k + d);
+    for (size_t d = 0; exists && d < 576; ++d)
+      x += (double)load(&f->tensor[Q], q + d) * load(&f->tensor[KV_CACHE], k + d);
     const double weight = exp(x * (double)f->decode.softmax_scale);
     sum += weight;
     for (size_t d = 0; exists && d < 512; ++d) r.out[d] += weight * load(&f->tensor[KV_CACHE], k + d);

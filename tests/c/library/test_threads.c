@@ -1,4 +1,5 @@
-/* Calls from several threads at once, on shared inputs and a shared plan, agree bit for bit; so does a call in a forked child. */
+/* Calls from several threads at once, on shared inputs and a shared plan, agree bit for bit; so does a call in a forked
+ * child. */
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,0 +1,69 @@
+"""Compiles and runs the C tests: the core with a stand-in backend, and the whole library, each under sanitizers.
+
+`core/test_*.c` link the sources of libflashmla/src itself with fake_backend.c; `library/test_*.c` link every source but
+the GPU kernels. Objects are cached like those of the library.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import build
+
+HERE = Path(__file__).parent
+CORE = sorted(build.SOURCE.glob("*.c"))
+WHOLE = sorted(build.SOURCE.rglob("*.c"))
+ADDRESS = build.compile_flags(fault=0, sanitize=True, debug=False, kernels=False)
+THREAD = [*build.compile_flags(fault=0, sanitize=False, debug=True, kernels=False), "-fsanitize=thread"]
+PROGRAMS = [
+    *((path, [*CORE, HERE / "fake_backend.c"], ADDRESS) for path in sorted((HERE / "core").glob("test_*.c"))),
+    (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c"], THREAD),
+    *((path, WHOLE, ADDRESS) for path in sorted((HERE / "library").glob("test_*.c"))),
+    (HERE / "library" / "test_threads.c", WHOLE, THREAD),
+]
+
+
+def program_id(program) -> str:
+    return f"{program[0].stem}-{'thread' if program[2] is THREAD else 'address'}"
+
+
+def compile_program(path: Path, sources: list[Path], flags: list[str], made: Path) -> None:
+    flags = [*flags, f"-I{HERE}"]
+    headers = [*build.INCLUDE.rglob("*.h"), *build.SOURCE.rglob("*.h"), *build.SOURCE.rglob("*.inc"), *HERE.glob("*.h")]
+    shared = build.digest(*sorted(headers))
+    folder = build.BUILD / "objects" / build.digest(*flags)[:12]
+    with build.one_build_at_a_time():
+        folder.mkdir(parents=True, exist_ok=True)
+        objects = [
+            build.compile_one(source, flags, shared, folder)[0] for source in [path, HERE / "fixture.c", *sources]
+        ]
+        sanitizers = [flag for flag in flags if flag.startswith("-fsanitize")]
+        subprocess.run([build.compiler(), *sanitizers, "-o", made, *objects, *build.LIBRARIES], check=True)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=program_id)
+def test_program(program, tmp_path):
+    made = tmp_path / program[0].stem
+    compile_program(*program, made)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLASHMLA_")}
+    ran = subprocess.run(
+        [made], env={**environment, "ASAN_OPTIONS": "detect_leaks=1"}, capture_output=True, text=True, check=False
+    )
+    if "ThreadSanitizer: unexpected memory mapping" in ran.stderr:
+        pytest.skip("this kernel's address randomisation is too wide for the compiler's ThreadSanitizer")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_example_builds_with_the_line_it_states():
+    source = build.ROOT / "examples" / "c" / "decode.c"
+    comment = source.read_text().split("*/")[0]
+    lines = re.findall(r"^ \*  (\S.*)$", comment, re.MULTILINE)
+    assert lines[0].startswith("gcc examples/c/decode.c ")
+    output = ""
+    for line in lines:
+        output = subprocess.run(shlex.split(line), cwd=build.ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"worst difference from the plain loop \d\.\de-\d\d", output)
