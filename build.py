@@ -134,7 +134,10 @@ def compile_library(out: Path, *, fault: int, sanitize: bool, debug: bool, kerne
 
     made = out / SONAME
     stamp = BUILD / "links" / digest(str(made.resolve()))[:12]
-    link = [*LINK_FLAGS, *(SANITIZERS if sanitize else [])]
+    link = [
+        *LINK_FLAGS,
+        *(SANITIZERS if sanitize else ["-Wl,-z,defs"]),
+    ]  # a sanitizer's own symbols come from the program
     key = digest(EXPORTS, *link, *(key for _, key in objects))
     if not (made.exists() and stamp.exists() and stamp.read_text() == key):
         say(f"ld {os.path.relpath(made, ROOT)}")
@@ -266,7 +269,7 @@ def ensure_kernels() -> None:
     try:
         importlib.metadata.version("nvidia-cutlass-dsl")
     except importlib.metadata.PackageNotFoundError:
-        say("nvidia-cutlass-dsl is not installed (extra [aot]): the GPU kernels are not compiled")
+        say("nvidia-cutlass-dsl is not installed (extra [aot]): the GPU kernels are not compiled anew")
         return
     run([sys.executable, "-m", "aot", "build"])
 

@@ -2,9 +2,10 @@
 
 from typing import Any, assert_type  # type: ignore[attr-defined] # assert_type: Python 3.11
 
-import flashmla
 import numpy as np
 from numpy.typing import NDArray
+
+import flashmla
 
 
 def decode_keeps_the_type_of_q(

@@ -1,8 +1,9 @@
 """One small decode call as NumPy arrays, for tests of the layer around the kernels."""
 
-import compare
 import ml_dtypes
 import numpy as np
+
+import compare
 import oracle
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

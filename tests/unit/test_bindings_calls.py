@@ -5,9 +5,10 @@ import gc
 import pickle
 import threading
 
-import flashmla
 import numpy as np
 import pytest
+
+import flashmla
 import small
 from flashmla.errors import error_for
 
@@ -136,11 +137,9 @@ def test_empty_calls_succeed():
     assert lse.shape == (2, 4, 0)
 
 
-@pytest.mark.parametrize("rank", range(6))
+@pytest.mark.parametrize("rank", [0, 1, 2, 3, 5])
 def test_a_q_of_wrong_rank_is_refused_by_c(rank):
     _, *rest = small.inputs()
-    if rank == 4:
-        pytest.skip("that is the right rank")
     with pytest.raises(flashmla.InvalidArgumentError, match=f"q.*{rank}") as caught:
         flashmla.dense_decode(np.zeros((1,) * rank, np.float32), *rest)
     assert caught.value.status_name == "FLASHMLA_ERROR_SHAPE"

@@ -5,9 +5,10 @@ import gc
 import sys
 import weakref
 
-import flashmla
 import numpy as np
 import pytest
+
+import flashmla
 import small
 from flashmla import _frameworks, _tensor
 
