@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import importlib.metadata
@@ -290,8 +291,16 @@ def command_lib(options: argparse.Namespace) -> None:
     print(library)
 
 
+def has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def command_demo(options: argparse.Namespace) -> None:
-    enter_venv(extras("aot"))
+    enter_venv(extras("aot", "demo", *(["demo-gpu"] if has_driver() else [])))
     ensure_kernels()
     build_library()
     run([sys.executable, "examples/python/serve.py", *options.rest])
