@@ -58,6 +58,19 @@ def test_quickstarts_run_on_the_cpu(name):
     subprocess.run([sys.executable, script], check=True, capture_output=True, env=environment)
 
 
+def test_the_support_matrix_is_that_of_the_kernel_tables():
+    import flashmla
+    from dsl_kernels.variants import VARIANTS
+
+    short = {"bfloat16": "bf16", "float16": "fp16", "float32": "float32"}
+    on_gpu = {short[variant.dtype] for variant in VARIANTS if variant.operation == "dense_decode"}
+    on_cpu = {short[kernel["dtype"]] for kernel in flashmla.info()["kernels"] if kernel["target"] == "cpu"}
+    row = next(line for line in README.splitlines() if line.startswith("| `dense_decode`"))
+    gpu_cell, cpu_cell = row.split("|")[2:4]
+    assert set(re.findall(r"bf16|fp16|float32", gpu_cell)) == on_gpu
+    assert set(re.findall(r"bf16|fp16|float32", cpu_cell)) == on_cpu
+
+
 def test_the_error_table_is_that_of_the_header():
     enumerator = re.compile(r"^  (FLASHMLA_(?:OK|ERROR_\w+)) = (\d+),?(?: +/\* (.*) \*/)?$", re.MULTILINE)
     enumerators = enumerator.findall(HEADER.read_text())
