@@ -12,13 +12,13 @@ enum {
   FM_CPU_BLOCK_ROWS = 128, /* query rows that share one conversion of the KV rows: all heads of DeepSeek V3 */
   /* Floats between two tokens of a weight tile: room for a block's rows, and not a multiple of 4 KiB / 12 ways, which would make the lines of
    * one column of the tile evict each other from a level-1 cache. */
-  FM_CPU_WEIGHT_STRIDE = FM_CPU_BLOCK_ROWS + 16,
-  FM_CPU_PARTS = 64 /* pieces the work is cut into. A constant: results must not depend on the number of threads */
+  FM_CPU_WEIGHT_STRIDE = FM_CPU_BLOCK_ROWS + 16
 };
 
 /* Buffers of one thread, all 64-byte aligned. `tokens` is the capacity of keys and weights. */
 typedef struct fm_cpu_scratch {
   int32_t tokens;
+  int32_t tile;   /* whose queries are packed; -1: none yet */
   float *queries; /* packed by the micro-kernels: [padded rows][FM_CPU_D_QK] in some order */
   float *keys;    /* [tokens][FM_CPU_D_QK]; values are the first FM_CPU_D_V columns */
   float *weights; /* [tokens][FM_CPU_WEIGHT_STRIDE]: logits <q, k>, then exp of them, row by row in the columns */
@@ -76,7 +76,7 @@ static inline int32_t fm_cpu_element_bytes(fm_dtype dtype) { return dtype == FM_
 
 /* piece.c: pages [first, last) of a tile; last < 0: to the current end. slot < 0: the tile is whole and goes to out and lse, else to that
  * partial slot. */
-void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, int32_t tile, int32_t first, int32_t last,
+void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile, int32_t first, int32_t last,
                          int32_t slot);
 
 /* merge.c: joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row + rows) of it. */

@@ -1,4 +1,5 @@
 /* decode.c - one dense decode call on host memory: schedule, attend the parts with several threads, merge. */
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -6,22 +7,29 @@
 #include "cpu.h"
 
 enum {
+  /* Into how many parts the work is cut follows from the shapes, never from the number of threads: results must not depend on that. A part costs a
+   * partial result in memory, so where the page tables are short there are few; 128 busy threads are the most. */
+  TOKENS_PER_PART = 512,
+  LEAST_PARTS = 8,
+  MOST_PARTS = 128,
   FLOP_PER_THREAD = 4 << 20, /* a further thread is started for each 4 MFLOP: about the 30 us that starting one takes */
   MERGE_ROWS = 16,           /* rows of one merge task */
   MANY_ROWS = 32,            /* from here on the keys of a step are used so often that a level-2 cache serves them */
-  TOKENS_MANY_ROWS = 96,     /* tokens of a step. Multiples of 12, see fm_cpu_kernels.logits. Fits level 2 with 128 query rows */
-  TOKENS_FEW_ROWS = 24       /* fits level 1 */
+  TOKENS_MANY_ROWS = 72,     /* tokens of a step. Multiples of 12, see fm_cpu_kernels.logits. Fits level 2 with 128 query rows */
+  TOKENS_FEW_ROWS = 12       /* fits level 1 */
 };
 
 static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
 
 void fm_cpu_limits(const fm_problem *problem, fm_backend_limits *limits) {
-  const int64_t rows = (int64_t)problem->s_q * (problem->h_q / problem->h_kv);
   const int32_t page = problem->page_size;
+  const double rows = (double)problem->s_q * (problem->h_q / problem->h_kv);
+  const double tiles = (double)problem->batch * problem->h_kv * ceil(rows / FM_CPU_BLOCK_ROWS);
+  const double parts = tiles * problem->max_blocks * page / TOKENS_PER_PART;
   *limits = (fm_backend_limits){
       .block_rows = rows < FM_CPU_BLOCK_ROWS ? (int32_t)rows : FM_CPU_BLOCK_ROWS,
       .max_cluster = 1,
-      .workers = FM_CPU_PARTS,
+      .workers = parts < LEAST_PARTS ? LEAST_PARTS : parts > MOST_PARTS ? MOST_PARTS : (int32_t)parts,
       /* In tokens: packing the queries and writing the result costs about as much as attending 16 tokens, a partial result and its merge as 64. */
       .start_overhead = (16 + page - 1) / page,
       .split_overhead = (64 + page - 1) / page,
@@ -31,14 +39,14 @@ void fm_cpu_limits(const fm_problem *problem, fm_backend_limits *limits) {
 typedef struct job {
   const fm_run *run;
   const fm_cpu_kernels *kernels;
-  const fm_cpu_scratch *scratch; /* one per thread */
-  atomic_int next_part, next_merge;
+  fm_cpu_scratch *scratch; /* one per thread */
+  atomic_llong next_part, next_merge;
   pthread_mutex_t lock;
   pthread_cond_t all_attended;
   int32_t attended; /* parts; under lock */
 } job;
 
-static void attend_part(const fm_run *run, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, int32_t part) {
+static void attend_part(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t part) {
   const fm_cut from = run->cuts[part], to = run->cuts[part + 1];
   for (int32_t tile = from.tile; tile < to.tile || (tile == to.tile && to.page > 0); tile++) {
     const int32_t first = tile == from.tile ? from.page : 0;
@@ -56,17 +64,17 @@ static void work(void *context, int32_t thread) {
   const fm_run *run = job->run;
   const int32_t parts = run->tiling.num_parts;
   int32_t done = 0;
-  for (int32_t part; (part = atomic_fetch_add(&job->next_part, 1)) < parts; done++)
-    attend_part(run, job->kernels, &job->scratch[thread], part);
+  for (int64_t part; (part = atomic_fetch_add(&job->next_part, 1)) < parts; done++)
+    attend_part(run, job->kernels, &job->scratch[thread], (int32_t)part);
   if (run->partial == NULL) return;
   pthread_mutex_lock(&job->lock);
   job->attended += done;
   if (job->attended == parts) pthread_cond_broadcast(&job->all_attended);
   while (job->attended < parts) pthread_cond_wait(&job->all_attended, &job->lock);
   pthread_mutex_unlock(&job->lock);
-  const int32_t tasks_per_part = (run->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
-  for (int32_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;)
-    fm_cpu_merge(run, job->kernels, task / tasks_per_part, task % tasks_per_part * MERGE_ROWS, MERGE_ROWS);
+  const int64_t tasks_per_part = (run->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
+  for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;)
+    fm_cpu_merge(run, job->kernels, (int32_t)(task / tasks_per_part), (int32_t)(task % tasks_per_part) * MERGE_ROWS, MERGE_ROWS);
 }
 
 static int32_t choose_threads(const fm_run *run) {
@@ -86,6 +94,7 @@ static size_t lay_out_scratch(fm_cpu_scratch *scratch, char *memory, int32_t row
   if (memory != NULL) {
     float *at = (float *)memory;
     scratch->tokens = tokens;
+    scratch->tile = -1;
     scratch->queries = at;
     scratch->keys = at += queries;
     scratch->weights = at += keys;

@@ -19,6 +19,7 @@
 #define VF_FMA(a, b, c) ((vf)_mm256_fmadd_ps((a), (b), (c)))
 #define VF_MAX(a, b) ((vf)_mm256_max_ps((a), (b)))
 #define VF_SUM(a) sum_lanes(a)
+#define VU_OF_U16(p) ((vu)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))))
 
 static inline float sum_lanes(__m256 a) {
   __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -7,13 +7,14 @@
 #define KERNELS fm_cpu_portable
 #define ISA "portable"
 #define LANES 4
-#define TILE_TOKENS 4
+#define TILE_TOKENS 6
 #define TILE_VECTORS 2
-#define SUM_ROWS 4
+#define SUM_ROWS 6
 #define SUM_VECTORS 2
 #define VF_FMA(a, b, c) ((a) * (b) + (c))
 #define VF_MAX(a, b) ((vf)(((vi)(a) & ((a) > (b))) | ((vi)(b) & ~((a) > (b)))))
 #define VF_SUM(a) (((a)[0] + (a)[1]) + ((a)[2] + (a)[3]))
+#define VU_OF_U16(p) __builtin_convertvector(*(const vh_unaligned *)(p), vu)
 
 typedef union float_bits {
   float value;

@@ -1,10 +1,11 @@
 /* kernels_template.h - the micro-kernels, written once over a vector type. Included by kernels_<isa>.c, which defines
  *   LANES           floats in a vector
- *   TILE_TOKENS     tokens x TILE_VECTORS vectors of rows: the register tile of logits; TILE_TOKENS divides 12
+ *   TILE_TOKENS     tokens x TILE_VECTORS vectors of rows: the register tile of logits, with fewer vectors of twice the tokens; divides 6
  *   TILE_VECTORS
  *   SUM_ROWS        rows x SUM_VECTORS vectors of value columns: the register tile of accumulate
  *   SUM_VECTORS
  *   VF_FMA(a, b, c) a * b + c        VF_MAX(a, b) a > b ? a : b (b where a is NaN or b is)        VF_SUM(a) sum of the lanes
+ *   VU_OF_U16(from) LANES 16-bit integers as 32-bit ones
  *   widen_fp16(to, from), narrow_fp16(to, vector): LANES elements
  *   KERNELS, ISA    the table to define and its name
  *
@@ -32,8 +33,7 @@ enum { TILE_DEPTH = 144 };
 
 static void widen_from_bf16(float *to, const void *from, int32_t count) {
   for (int32_t i = 0; i < count; i += LANES) {
-    vh bits = *(const vh_unaligned *)((const uint16_t *)from + i);
-    STORE(to + i, (vf)(__builtin_convertvector(bits, vu) << 16));
+    STORE(to + i, (vf)(VU_OF_U16((const uint16_t *)from + i) << 16));
   }
 }
 
@@ -89,21 +89,21 @@ static void pack_query(float *to, const float *from, int32_t row, int32_t rows) 
 }
 
 /* Adds the products of head dimensions [depth, depth + TILE_DEPTH) to the weights; the first stretch sets them. */
-INLINE void logits_tile(float *weights, const float *keys, const float *queries, int32_t depth, const int vectors) {
-  vf sum[TILE_TOKENS][TILE_VECTORS];
-  for (int t = 0; t < TILE_TOKENS; t++)
+INLINE void logits_tile(float *weights, const float *keys, const float *queries, int32_t depth, const int tokens, const int vectors) {
+  vf sum[2 * TILE_TOKENS][TILE_VECTORS];
+  for (int t = 0; t < tokens; t++)
     for (int v = 0; v < vectors; v++) sum[t][v] = (vf){0};
   keys += depth;
   queries += depth * vectors * LANES;
   for (int32_t d = 0; d < TILE_DEPTH; d++, queries += vectors * LANES) {
     vf query[TILE_VECTORS];
     for (int v = 0; v < vectors; v++) query[v] = LOAD(queries + v * LANES);
-    for (int t = 0; t < TILE_TOKENS; t++) {
+    for (int t = 0; t < tokens; t++) {
       vf key = SPLAT(keys[t * FM_CPU_D_QK + d]);
       for (int v = 0; v < vectors; v++) sum[t][v] = VF_FMA(key, query[v], sum[t][v]);
     }
   }
-  for (int t = 0; t < TILE_TOKENS; t++) {
+  for (int t = 0; t < tokens; t++) {
     for (int v = 0; v < vectors; v++) {
       float *weight = weights + t * FM_CPU_WEIGHT_STRIDE + v * LANES;
       STORE(weight, (depth == 0 ? (vf){0} : LOAD(weight)) + sum[t][v]);
@@ -127,19 +127,20 @@ static void logits_many_rows(const fm_cpu_scratch *scratch, int32_t vectors, int
     const float *queries = scratch->queries + v * LANES * FM_CPU_D_QK;
     width = panel_vectors(v, vectors);
     for (int32_t depth = 0; depth < FM_CPU_D_QK; depth += TILE_DEPTH) {
-      for (int32_t t = 0; t < tokens; t += TILE_TOKENS) {
+      for (int32_t t = 0, step; t < tokens; t += step) {
         const float *keys = scratch->keys + t * FM_CPU_D_QK;
         float *weights = scratch->weights + t * FM_CPU_WEIGHT_STRIDE + v * LANES;
-        if (width == 4) logits_tile(weights, keys, queries, depth, TILE_VECTORS < 4 ? TILE_VECTORS : 4);
-        else if (width == 2) logits_tile(weights, keys, queries, depth, 2);
-        else logits_tile(weights, keys, queries, depth, 1);
+        step = width == TILE_VECTORS ? TILE_TOKENS : 2 * TILE_TOKENS;
+        if (width == TILE_VECTORS) logits_tile(weights, keys, queries, depth, TILE_TOKENS, TILE_VECTORS);
+        else if (width == 2) logits_tile(weights, keys, queries, depth, 2 * TILE_TOKENS, TILE_VECTORS < 2 ? TILE_VECTORS : 2);
+        else logits_tile(weights, keys, queries, depth, 2 * TILE_TOKENS, 1);
       }
     }
   }
 }
 
 static void logits(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens) {
-  const int32_t padded = (tokens + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
+  const int32_t padded = (tokens + 2 * TILE_TOKENS - 1) / (2 * TILE_TOKENS) * (2 * TILE_TOKENS);
   memset(scratch->keys + tokens * FM_CPU_D_QK, 0, sizeof(float) * FM_CPU_D_QK * (size_t)(padded - tokens));
   if (!few_rows(rows)) {
     logits_many_rows(scratch, (rows + LANES - 1) / LANES, padded);

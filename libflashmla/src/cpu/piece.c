@@ -4,16 +4,26 @@
 
 #include "cpu.h"
 
+enum { AHEAD = 6 }; /* tokens between fetching a KV row into the cache and using it: 7 KB in 16-bit types */
+
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
+static int32_t padded_rows(const fm_cpu_kernels *kernels, const fm_cpu_rows *rows) {
+  return (rows->count + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+}
+
 static void load_queries(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows) {
-  const int32_t padded = (rows->count + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+  const int32_t padded = padded_rows(kernels, rows);
   memset(scratch->queries, 0, sizeof(float) * FM_CPU_D_QK * (size_t)padded);
   for (int32_t row = 0; row < rows->count; row++) {
     kernels->widen[problem->dtype](scratch->keys, fm_cpu_query(problem, rows, row), FM_CPU_D_QK); /* keys are not in use yet */
     kernels->pack_query(scratch->queries, scratch->keys, row, rows->count);
   }
+}
+
+static void reset_sums(const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows) {
+  const int32_t padded = padded_rows(kernels, rows);
   memset(scratch->sums, 0, sizeof(float) * FM_CPU_D_V * (size_t)padded);
   memset(scratch->row_sum, 0, sizeof(float) * (size_t)padded);
   for (int32_t row = 0; row < padded; row++) scratch->row_max[row] = -INFINITY;
@@ -29,18 +39,41 @@ static const char *page_of(const fm_problem *problem, const fm_cpu_rows *rows, i
   return (const char *)problem->kv + element * fm_cpu_element_bytes(problem->dtype);
 }
 
-static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, float *keys, const fm_cpu_rows *rows, int64_t token, int64_t end) {
+/* Walks over the KV rows of a request in token order. */
+typedef struct key_cursor {
+  int64_t token, in_page;
+  const char *page;
+} key_cursor;
+
+static key_cursor cursor_at(const fm_problem *problem, const fm_cpu_rows *rows, int64_t token, int64_t end) {
+  const bool inside = token < end;
+  return (key_cursor){token, token % problem->page_size, inside ? page_of(problem, rows, token / problem->page_size) : NULL};
+}
+
+/* The row at the cursor, which moves on; NULL: zeros. Looks no page up at or beyond `end`. */
+static inline const char *next_key(const fm_problem *problem, const fm_cpu_rows *rows, key_cursor *cursor, int64_t stride, int64_t end) {
+  const char *row = cursor->page == NULL ? NULL : cursor->page + cursor->in_page * stride;
+  cursor->token++;
+  if (++cursor->in_page == problem->page_size) *cursor = cursor_at(problem, rows, cursor->token, end);
+  return row;
+}
+
+/* Tokens [token, token + count) to scratch->keys. Rows a few tokens ahead, up to `end`, are fetched into the cache on the way: the hardware does
+ * not see that page and row strides continue beyond a 4 KiB page of memory. */
+static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows,
+                      int64_t token, int32_t count, int64_t end) {
+  const int32_t bytes = FM_CPU_D_QK * fm_cpu_element_bytes(problem->dtype);
   int64_t stride = problem->kv_stride[1] * fm_cpu_element_bytes(problem->dtype);
-  if (FM_FAULTY(FM_FAULT_STRIDE)) stride = min64(stride, FM_CPU_D_QK * fm_cpu_element_bytes(problem->dtype));
-  while (token < end) {
-    const int64_t page = token / problem->page_size, in_page = token % problem->page_size;
-    const int64_t count = min64(problem->page_size - in_page, end - token);
-    const char *source = page_of(problem, rows, page);
-    for (int64_t i = 0; i < count; i++, keys += FM_CPU_D_QK) {
-      if (source == NULL) memset(keys, 0, sizeof(float) * FM_CPU_D_QK);
-      else kernels->widen[problem->dtype](keys, source + (in_page + i) * stride, FM_CPU_D_QK);
+  if (FM_FAULTY(FM_FAULT_STRIDE)) stride = min64(stride, bytes);
+  key_cursor here = cursor_at(problem, rows, token, end), ahead = cursor_at(problem, rows, token + AHEAD, end);
+  for (float *keys = scratch->keys; keys < scratch->keys + count * FM_CPU_D_QK; keys += FM_CPU_D_QK) {
+    if (ahead.token < end) {
+      const char *soon = next_key(problem, rows, &ahead, stride, end);
+      for (int32_t i = 0; soon != NULL && i < bytes; i += 64) __builtin_prefetch(soon + i, 0, 3);
     }
-    token += count;
+    const char *row = next_key(problem, rows, &here, stride, end);
+    if (row == NULL) memset(keys, 0, sizeof(float) * FM_CPU_D_QK);
+    else kernels->widen[problem->dtype](keys, row, FM_CPU_D_QK);
   }
 }
 
@@ -84,7 +117,7 @@ static void write_rows(const fm_run *run, const fm_cpu_kernels *kernels, const f
   }
 }
 
-void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, int32_t tile, int32_t first, int32_t last,
+void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile, int32_t first, int32_t last,
                          int32_t slot) {
   const fm_problem *problem = &run->problem;
   const fm_cpu_rows rows = fm_cpu_rows_of(run, tile);
@@ -94,10 +127,14 @@ void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, const
   int64_t end = fm_cpu_bound(problem, &rows, rows.first_token + rows.tokens - 1); /* the last token sees most */
   if (FM_FAULTY(FM_FAULT_NAN_V)) end = (end + problem->page_size - 1) / problem->page_size * problem->page_size;
   if (last >= 0) end = min64(end, (int64_t)last * problem->page_size);
-  if (begin < end) load_queries(problem, kernels, scratch, &rows);
+  if (begin < end) {
+    if (scratch->tile != tile) load_queries(problem, kernels, scratch, &rows); /* a thread often takes several pieces of a tile */
+    scratch->tile = tile;
+    reset_sums(kernels, scratch, &rows);
+  }
   for (int64_t token = begin; token < end; token += scratch->tokens) {
     const int32_t count = (int32_t)min64(scratch->tokens, end - token);
-    load_keys(problem, kernels, scratch->keys, &rows, token, token + count);
+    load_keys(problem, kernels, scratch, &rows, token, count, end);
     attend_keys(problem, kernels, scratch, &rows, token, count, scale_log2);
   }
   write_rows(run, kernels, scratch, &rows, begin, slot);
