@@ -198,11 +198,23 @@ def version() -> str:
     return ".".join(number[1] for number in numbers if number)
 
 
-def filled(template: Path, output: Path) -> Path:
-    """A .in file with its @NAMES@ replaced."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(template.read_text().replace("@VERSION@", version()))
-    return output
+def files_for_c_users() -> dict[str, str]:
+    """Source -> place in the wheel of header, pkg-config file and CMake files; `flashmla/` is their prefix."""
+    files = {str(HEADER): "flashmla/include/flashmla/flashmla.h"}
+    for template, place in [
+        ("flashmla.pc.in", "lib/pkgconfig/flashmla.pc"),
+        ("cmake/flashmla-config.cmake.in", "lib/cmake/flashmla/flashmla-config.cmake"),
+        ("cmake/flashmla-config-version.cmake.in", "lib/cmake/flashmla/flashmla-config-version.cmake"),
+    ]:
+        prefix = "/".join([".."] * place.count("/"))
+        text = (ROOT / "libflashmla" / template).read_text()
+        for name, value in {"VERSION": version(), "LIBDIR": prefix, "INCLUDEDIR": f"{prefix}/include"}.items():
+            text = text.replace(f"@{name}@", value)
+        made = BUILD / "wheel" / Path(place).name
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text(text)
+        files[str(made)] = f"flashmla/{place}"
+    return files
 
 
 def get_build_hook() -> type[Any]:
@@ -220,7 +232,7 @@ def get_build_hook() -> type[Any]:
             build_library()
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{re.sub(r'[-.]', '_', sysconfig.get_platform())}"
-            build_data["force_include"][str(HEADER)] = "flashmla/include/flashmla/flashmla.h"
+            build_data["force_include"].update(files_for_c_users())
 
     return LibraryHook
 
@@ -315,7 +327,7 @@ def command_test(options: argparse.Namespace) -> None:
     build_library()
     profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
     workers = ["-n", str(min(CORES, 4))] if CORES > 1 else []
-    run([sys.executable, "-m", "pytest", *workers, *(options.rest or ["tests"])], HYPOTHESIS_PROFILE=profile)
+    run([sys.executable, "-m", "pytest", *workers, *options.rest], HYPOTHESIS_PROFILE=profile)
 
 
 def command_wheel(options: argparse.Namespace) -> None:
