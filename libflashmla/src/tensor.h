@@ -39,8 +39,8 @@ typedef struct fm_argument {
   bool optional;       /* NULL: not given, no rule applies */
 } fm_argument;
 
-/* Where a checked tensor lies: byte_offset applied; strides in elements, that of an extent <= 1 set to the innermost
- * extent, so that it is as aligned as the others and may be handed to a tensor map. */
+/* Where a checked tensor lies: byte_offset applied; strides in elements, that of an extent of 1 set to the innermost
+ * extent, so that it is as aligned as the others and may be handed to a tensor map. All zero without elements. */
 typedef struct fm_view {
   void *data;
   int64_t stride[FM_MAX_RANK];

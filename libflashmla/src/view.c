@@ -24,7 +24,7 @@ static flashmla_status check_strides(const fm_argument *argument, const DLTensor
   const bool tensor_map = (int32_t)tensor->device.device_type == kDLCUDA && argument->alignment == FM_VECTOR_BYTES;
   int64_t bytes = 0; /* an upper bound of the tensor's span */
   for (int32_t axis = 0; axis < argument->rank; ++axis) {
-    if (tensor->shape[axis] <= 1) continue;
+    if (tensor->shape[axis] == 1) continue;
     const bool innermost = axis == argument->rank - 1;
     if (innermost && !argument->free_innermost && stride[axis] != 1)
       return fm_fail(FLASHMLA_ERROR_STRIDE, "%s.strides[%d] is %lld; the innermost stride must be 1", argument->name,
@@ -56,7 +56,7 @@ static flashmla_status check_strides(const fm_argument *argument, const DLTensor
 static flashmla_status check_overlap(const fm_argument *argument, const DLTensor *tensor, const int64_t *stride) {
   int32_t order[FM_MAX_RANK], used = 0; /* axes longer than 1, by increasing stride */
   for (int32_t axis = 0; axis < argument->rank; ++axis) {
-    if (tensor->shape[axis] <= 1) continue;
+    if (tensor->shape[axis] == 1) continue;
     int32_t at = used++;
     for (; at > 0 && stride[order[at - 1]] > stride[axis]; --at) order[at] = order[at - 1];
     order[at] = axis;
@@ -72,12 +72,22 @@ static flashmla_status check_overlap(const fm_argument *argument, const DLTensor
   return FLASHMLA_OK;
 }
 
+static bool has_elements(const fm_argument *argument, const DLTensor *tensor) {
+  for (int32_t axis = 0; axis < argument->rank; ++axis)
+    if (tensor->shape[axis] == 0) return false;
+  return true;
+}
+
 flashmla_status fm_view_tensor(const fm_argument *argument, const DLTensor *tensor, bool empty, fm_view *view) {
+  if (!has_elements(argument, tensor)) { /* frameworks give such tensors any strides, 0 among them, and any address */
+    *view = (fm_view){.data = NULL};
+    return FLASHMLA_OK;
+  }
   FM_TRY(read_strides(argument, tensor, view->stride));
   FM_TRY(check_strides(argument, tensor, view->stride));
   if (argument->written) FM_TRY(check_overlap(argument, tensor, view->stride));
   for (int32_t axis = 0; axis < argument->rank; ++axis)
-    if (tensor->shape[axis] <= 1) view->stride[axis] = tensor->shape[argument->rank - 1];
+    if (tensor->shape[axis] == 1) view->stride[axis] = tensor->shape[argument->rank - 1];
 
   if (tensor->data == NULL) {
     if (!empty)
