@@ -43,9 +43,7 @@ class Tensors:
         """One tensor of the case in a guarded buffer."""
         dtype = {"block_table": "int32", "cache_seqlens": "int32", "lse": "float32"}.get(name, self.case.dtype)
         granule = self.case.granule if name in {"q", "kv_cache", "out"} else 1
-        return Guarded(
-            self.adapter, self.case.shapes()[name], dtype, getattr(self.case.layouts, name), granule, values
-        )
+        return Guarded(self.adapter, self.case.shapes()[name], dtype, getattr(self.case.layouts, name), granule, values)
 
     def scratch(self, size: int) -> Guarded:
         """`size` bytes for a workspace or a plan."""
@@ -69,9 +67,7 @@ class Tensors:
         scale = self.case.softmax_scale
         flags = c_abi.constant("CAUSAL") if self.case.causal else 0
         fields: dict[str, object] = {"flags": flags}
-        if operation == "plan_decode":
-            fields["num_splits"] = self.case.num_splits
-        else:
+        if operation == "dense_decode":
             fields["num_threads"] = self.case.num_threads
             if scale is None:
                 fields["flags"] = flags | c_abi.constant("DEFAULT_SCALE")
@@ -91,19 +87,21 @@ class Plan:
     buffer: Guarded | None
 
 
-def make_plan(tensors: Tensors, lengths=None) -> Plan:
-    """Makes a plan for the case's call, with its lengths or with other ones."""
+def make_plan(tensors: Tensors, lengths=None, num_splits: int | None = None) -> Plan:
+    """Makes a plan for the case's call, with its lengths and number of splits or with other ones."""
     case = tensors.case
+    num_splits = case.num_splits if num_splits is None else num_splits
     other = {} if lengths is None else {"cache_seqlens": tensors.place("cache_seqlens", lengths)}
     if case.route != "c":
         inputs = [(tensors.guarded | other)[name].tensor for name in INPUTS]
-        options = {"causal": case.causal, "num_splits": case.num_splits}
+        options = {"causal": case.causal, "num_splits": num_splits}
         buffer = None
         if "plan_buffer" in case.given:
             buffer = tensors.scratch(flashmla.plan_decode_size(*inputs, **options))
         handle = flashmla.plan_decode(*inputs, **options, buffer=buffer and buffer.tensor)
     else:
         call = tensors.c_call("plan_decode", **other)
+        call.fields["num_splits"] = num_splits
         status, size = call.size()
         assert status == 0, c_abi.last_error()
         buffer = tensors.scratch(size)
@@ -112,7 +110,7 @@ def make_plan(tensors: Tensors, lengths=None) -> Plan:
         assert call.run(handle) == 0, c_abi.last_error()
     if buffer is not None:
         buffer.check_only_elements_written("plan buffer")
-        buffer.before = tensors.adapter.fetch(buffer.buffer).copy()
+        buffer.remember()
     return Plan(handle, buffer)
 
 

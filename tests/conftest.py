@@ -15,9 +15,7 @@ with contextlib.suppress(ImportError):
 # max_examples is the number of calls of the main property; tests of relations draw a share of it (share()).
 COMMON = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("dev", max_examples=50, **COMMON)
-hypothesis.settings.register_profile(
-    "ci", max_examples=500, derandomize=True, database=None, print_blob=True, **COMMON
-)
+hypothesis.settings.register_profile("ci", max_examples=500, derandomize=True, database=None, print_blob=True, **COMMON)
 hypothesis.settings.register_profile("nightly", max_examples=10_000, print_blob=True, **COMMON)
 hypothesis.settings.register_profile(
     "gpu", max_examples=1000, derandomize=True, database=None, print_blob=True, **COMMON
@@ -36,13 +34,10 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
 hypothesis.settings.load_profile(PROFILE)
 
 
-@pytest.fixture(scope="session", params=["cpu", "gpu"])
+@pytest.fixture(scope="session", params=list(backends.available()))
 def backend(request) -> backends.Backend:
-    """Every backend that can run here."""
-    found = backends.available()
-    if request.param not in found:
-        pytest.skip(backends.gpu()[1])
-    return found[request.param]
+    """Every backend that can run here; the header says why one cannot."""
+    return backends.available()[request.param]
 
 
 def pytest_report_header(config) -> list[str]:

@@ -54,19 +54,33 @@ def lengths(page_size: int, capacity: int, s_q: int):
 
 
 @st.composite
-def cases(draw, backend, *, num_splits: int | None = None, small: bool = False, **fixed):
-    """A legal call on the backend. `num_splits` forces a plan with that many; `small`: about a page; `fixed`: fields."""
-    h_q = draw(HEADS) if not small else draw(st.sampled_from((1, 2, 6, 16)))
-    s_q = draw(QUERY_TOKENS) if not small else draw(st.sampled_from((1, 2, 3)))
-    divisors = [n for n in range(1, h_q + 1) if h_q % n == 0]
-    h_kv = draw(st.one_of(st.just(1), st.just(1), st.sampled_from(divisors)))
+def extents(draw, backend):
+    """Shapes of a case, within the limits above."""
+    h_q, s_q = draw(HEADS), draw(QUERY_TOKENS)
+    h_kv = draw(st.one_of(st.just(1), st.just(1), st.sampled_from([n for n in range(1, h_q + 1) if h_q % n == 0])))
     page_size = draw(st.sampled_from(backend.page_sizes))
-    scores = MAX_SCORES if not small else 4096
-    tokens = min(scores // (h_q * s_q), MAX_CACHE_ELEMENTS // (D_QK * h_kv))
+    tokens = min(MAX_SCORES // (h_q * s_q), MAX_CACHE_ELEMENTS // (D_QK * h_kv))
     pages = max(1, tokens // page_size)
     batch = draw(st.integers(1, min(MAX_BATCH, pages)))
     max_blocks = draw(st.integers(1, min(MAX_BLOCKS, max(1, pages // batch))))
     num_blocks = draw(st.integers(1, min(batch * max_blocks + 2, pages)))
+    return batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks
+
+
+@st.composite
+def small_extents(draw, backend):
+    """Shapes for calls that are refused, so every extent but h_kv is at least 2: then strides count everywhere."""
+    h_q = draw(st.sampled_from((2, 6, 16)))
+    page_size = draw(st.sampled_from([n for n in backend.page_sizes if 1 < n <= 64]))
+    two = st.integers(2, 3)
+    return draw(two), draw(two), h_q, draw(st.sampled_from((1, 2))), page_size, draw(two), draw(two)
+
+
+@st.composite
+def cases(draw, backend, *, num_splits: int | None = None, small: bool = False, **fixed):
+    """A legal call on the backend. `num_splits`: through a plan with that many; `fixed`: fields as they must be."""
+    shapes = small_extents(backend) if small else extents(backend)
+    batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks = draw(shapes)
     plan = draw(st.sampled_from(("none", "fresh", "stale")))
     if num_splits is None:
         splits = draw(st.one_of(st.just(0), st.integers(1, MAX_SPLITS))) if plan != "none" else 0

@@ -1,0 +1,224 @@
+"""What must hold between calls: relations that need no tolerance, or that the oracle alone would not pin down."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import calls
+import compare
+import numpy as np
+import pytest
+import strategies
+from buffers import DTYPES
+from calls import Tensors, decode, make_plan
+from cases import INT32_MAX, INT32_MIN, Case, make_data
+from hypothesis import given
+from hypothesis import strategies as st
+from shares import share
+
+FEW = 1 / 25  # of the main property's examples
+# Two requests of several pages, more query rows than one tile holds, two KV heads.
+STEP = Case(s_q=2, h_q=48, h_kv=2, num_blocks=12, max_blocks=6, lengths=(300, 71), causal=True, given=("lse",), seed=7)
+
+
+def same_bits(first, second) -> None:
+    assert first.bits() == second.bits(), "results differ in some bit"
+
+
+def close(case, first, second) -> None:
+    """Two results of one problem, each within the tolerance of the truth."""
+    bound = compare.tolerance("dense_decode", case.dtype, case.softmax_scale).widened(2)
+    compare.check_lse(first.lse.astype(np.float64), second.lse.astype(np.float64), bound)
+    compare.check_out(first.out.astype(np.float64), second.out.astype(np.float64), bound)
+
+
+@share(FEW)
+@given(data=st.data())
+def test_pages_may_lie_anywhere(backend, data):
+    case = data.draw(strategies.cases(backend, given=("lse",)))
+    numbers = make_data(case)
+    places = np.random.default_rng(case.seed + 1).permutation(case.num_blocks).astype(np.int32)
+    moved = dataclasses.replace(
+        numbers, kv_cache=np.empty_like(numbers.kv_cache), block_table=numbers.block_table.copy()
+    )
+    moved.kv_cache[places] = numbers.kv_cache
+    inside = (numbers.block_table >= 0) & (numbers.block_table < case.num_blocks)
+    moved.block_table[inside] = places[numbers.block_table[inside]]
+    same_bits(calls.run(case, backend, numbers), calls.run(case, backend, moved))
+
+
+@share(FEW)
+@given(data=st.data())
+def test_requests_do_not_see_each_other(backend, data):
+    case = data.draw(strategies.cases(backend, num_splits=0, plan="none", given=("lse",)))
+    numbers = make_data(case)
+    together = calls.run(case, backend, numbers)
+    i = data.draw(st.integers(0, case.batch - 1))
+    one = slice(i, i + 1)
+    lone_numbers = dataclasses.replace(
+        numbers,
+        q=numbers.q[one],
+        block_table=numbers.block_table[one],
+        cache_seqlens=numbers.cache_seqlens[one],
+        stale_seqlens=numbers.stale_seqlens[one],
+    )
+    alone = calls.run(case.but(lengths=case.lengths[one]), backend, lone_numbers)
+    close(case, calls.Result(together.out[one], together.lse[one]), alone)
+
+
+@share(FEW)
+@given(data=st.data())
+def test_splits_change_rounding_only(backend, data):
+    case = data.draw(strategies.cases(backend, num_splits=1, given=("lse",)))
+    numbers = make_data(case)
+    whole = calls.run(case, backend, numbers)
+    parts = calls.run(case.but(num_splits=data.draw(st.integers(2, 1024))), backend, numbers)
+    close(case, parts, whole)
+
+
+@share(FEW)
+@given(data=st.data())
+def test_a_plan_gives_the_bits_of_the_calls_own_schedule(backend, data):
+    case = data.draw(strategies.cases(backend, num_splits=0, plan="none", given=("lse",)))
+    numbers = make_data(case)
+    same_bits(calls.run(case, backend, numbers), calls.run(case.but(plan="fresh"), backend, numbers))
+
+
+@share(FEW)
+@given(data=st.data())
+def test_rows_are_right_while_lengths_grow_under_one_plan(backend, data):
+    case = data.draw(strategies.cases(backend, plan="fresh", bad_pages=False, given=("lse",)))
+    longest = case.but(lengths=(case.capacity,) * case.batch)
+    numbers = make_data(longest)
+    plan = None
+    for grown in range(4):
+        numbers.cache_seqlens = np.array(case.lengths, np.int64).clip(0, case.capacity - 3).astype(np.int32) + grown
+        tensors = Tensors(longest, backend, numbers)
+        plan = plan or make_plan(tensors)
+        calls.check_result(longest, numbers, decode(tensors, plan))
+
+
+@share(FEW)
+@given(data=st.data())
+def test_number_of_threads_does_not_show(backend, data):
+    case = data.draw(strategies.cases(backend, num_threads=1, given=("lse",)))
+    numbers = make_data(case)
+    alone = calls.run(case, backend, numbers)
+    for threads in (2, 3, 64):
+        same_bits(alone, calls.run(case.but(num_threads=threads), backend, numbers))
+
+
+@share(FEW)
+@given(data=st.data())
+def test_values_scale_with_their_latents(backend, data):
+    """Doubling what q does not look at doubles out and leaves lse: powers of two are exact in every dtype."""
+    case = data.draw(strategies.cases(backend, dtype="bfloat16", bad_pages=False, given=("lse",)))
+    numbers = make_data(case)
+    numbers.q[..., :512] = 0  # the logits come from the RoPE part alone
+    doubled = dataclasses.replace(numbers, kv_cache=numbers.kv_cache.copy())
+    doubled.kv_cache[..., :512] *= DTYPES["bfloat16"].type(2)
+    once, twice = calls.run(case, backend, numbers), calls.run(case, backend, doubled)
+    assert np.array_equal(twice.out, once.out * DTYPES["bfloat16"].type(2))
+    assert np.array_equal(twice.lse, once.lse)
+
+
+@pytest.mark.parametrize("softmax_scale", [1e-30, 1.0, 1e4])
+def test_logits_of_any_size(backend, softmax_scale):
+    """One-hot queries against whole numbers: every logit is exact, so large ones are no excuse."""
+    case = STEP.but(softmax_scale=softmax_scale, num_splits=3, plan="fresh", causal=False)
+    numbers = make_data(case)
+    numbers.q[...] = 0
+    numbers.q[..., 575] = 1
+    live = ~np.isnan(numbers.kv_cache[..., 575].astype(np.float32))
+    order = np.random.default_rng(1).permutation(live.size).reshape(live.shape) % 200 - 150
+    numbers.kv_cache[..., 575] = np.where(live, order.astype(np.float32), np.float32(np.nan))
+    result = calls.run(case, backend, numbers)
+    out, lse = calls.reference(case, numbers)
+    bound = compare.tolerance("dense_decode", case.dtype)  # not widened: the logits carry no rounding error
+    compare.check_lse(result.lse.astype(np.float64), lse, bound)
+    compare.check_out(result.out.astype(np.float64), out, bound)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("num_splits", [0, 5])
+def test_a_hundred_repeats_are_equal_bit_for_bit(backend, dtype, num_splits):
+    if dtype not in backend.dtypes:
+        pytest.skip(f"no {dtype} on this backend")
+    case = STEP.but(dtype=dtype, plan="fresh", num_splits=num_splits)
+    numbers = make_data(case)
+    tensors = Tensors(case, backend, numbers)
+    plan = make_plan(tensors)
+    first = decode(tensors, plan)
+    calls.check_result(case, numbers, first)
+    for _ in range(99):
+        same_bits(first, decode(tensors, plan))
+
+
+def test_threads_of_the_application_do_not_disturb_each_other(backend):
+    cases = [STEP.but(seed=seed, num_threads=2) for seed in range(4)]
+    results: dict[int, list[calls.Result]] = {case.seed: [] for case in cases}
+
+    def work(case):
+        tensors = Tensors(case, backend)
+        results[case.seed] += [decode(tensors) for _ in range(10)]
+
+    threads = [threading.Thread(target=work, args=(case,)) for case in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for case in cases:
+        assert len(results[case.seed]) == 10
+        calls.check_result(case, make_data(case), results[case.seed][0])
+        for result in results[case.seed]:
+            same_bits(results[case.seed][0], result)
+
+
+@pytest.mark.parametrize(("batch", "s_q"), [(0, 1), (2, 0), (0, 0)])
+@pytest.mark.parametrize("plan", ["none", "fresh"])
+def test_an_empty_call_succeeds_and_writes_nothing(backend, batch, s_q, plan):
+    for route in backend.routes:
+        case = Case(
+            s_q=s_q,
+            h_q=4,
+            lengths=(5,) * batch,
+            plan=plan,
+            route=route,
+            given=("out", "lse", "workspace", "plan_buffer"),
+        )
+        result = calls.run(case, backend)
+        assert result.out.size == 0
+        assert result.lse.size == 0
+
+
+@pytest.mark.parametrize("length", [INT32_MIN, -1, 0, 6 * 64, 6 * 64 + 1, INT32_MAX])
+def test_a_length_is_clamped_before_the_causal_bound_is_formed(backend, length):
+    case = STEP.but(lengths=(length, 100))
+    calls.check(case, backend)
+    clamped = case.but(lengths=(min(max(length, 0), case.capacity), 100))
+    same_bits(calls.run(case, backend), calls.run(clamped, backend))
+
+
+@pytest.mark.parametrize("page", [-1, 12, 13, INT32_MIN, INT32_MAX])
+def test_a_page_outside_the_cache_is_a_page_of_zeros_that_takes_part(backend, page):
+    numbers = make_data(STEP)
+    numbers.block_table[0, 1] = page
+    calls.check_result(STEP, numbers, calls.run(STEP, backend, numbers))
+    nothing = make_data(STEP)
+    nothing.block_table[:] = page
+    result = calls.run(STEP, backend, nothing)
+    assert not result.out.any()
+    attended = np.array(STEP.lengths)[:, None] - np.array([1, 0])
+    assert result.lse == pytest.approx(np.broadcast_to(np.log(attended)[:, None, :], result.lse.shape), rel=1e-6)
+
+
+def test_rows_before_the_first_token_are_empty(backend):
+    """Causal with fewer tokens than query tokens: the first rows attend to nothing."""
+    case = STEP.but(s_q=5, lengths=(2, 0))
+    result = calls.run(case, backend)
+    calls.check_result(case, make_data(case), result)
+    assert not result.out[0, :3].any()
+    assert np.isposinf(result.lse[0, :, :3]).all()
+    assert np.isfinite(result.lse[0, :, 3:]).all()
+    assert np.isposinf(result.lse[1]).all()

@@ -1,0 +1,196 @@
+"""Ways to spoil a legal CCall. Each makes a function of (call, draw, tensors) that changes the call.
+
+`draw` chooses among several wrong values; `tensors` are those of the case the call was made from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import c_abi
+import calls
+from hypothesis import strategies as st
+
+
+def field(name: str, *values):
+    """Sets a field of the params struct to one of the values."""
+
+    def spoil(call, draw, _tensors):
+        call.fields[name] = draw(st.sampled_from(values))
+
+    return spoil
+
+
+def attribute(tensor: str, attribute: str, *values):
+    """Sets an attribute of a DLTensor to one of the values."""
+
+    def spoil(call, draw, _tensors):
+        setattr(call.tensors[tensor], attribute, draw(st.sampled_from(values)))
+
+    return spoil
+
+
+def extent(tensor: str, axis: int, change: Callable[[int], int]):
+    """Changes one extent, keeping the strides that the old one had."""
+
+    def spoil(call, _draw, _tensors):
+        explicit_strides(call.tensors[tensor])
+        call.tensors[tensor].shape[axis] = change(call.tensors[tensor].shape[axis])
+
+    return spoil
+
+
+def explicit_strides(tensor) -> None:
+    if tensor.strides is None:
+        tensor.strides = [math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
+
+
+def stride(tensor: str, axis: int, *values: int):
+    """Sets a stride. It counts: every extent of a small case is at least 2."""
+
+    def spoil(call, draw, _tensors):
+        spoiled = call.tensors[tensor]
+        explicit_strides(spoiled)
+        spoiled.strides[axis] = draw(st.sampled_from(values))
+
+    return spoil
+
+
+def plan_of(**changes):
+    """Gives the call a plan that was made for a case that differs."""
+
+    def spoil(call, _draw, tensors):
+        case = tensors.case
+        values = {name: change(getattr(case, name)) for name, change in changes.items()}
+        call.fields["plan"] = calls.make_plan(calls.Tensors(case.but(plan="fresh", **values), tensors.backend)).handle
+
+    return spoil
+
+
+def never_made(call, _draw, _tensors):
+    call.fields["plan"] = c_abi.new_plan()
+
+
+def no_params(call, _draw, _tensors):
+    call.null_params = True
+
+
+def no_tensor(name: str):
+    def spoil(call, _draw, _tensors):
+        call.tensors[name] = None
+
+    return spoil
+
+
+def struct_size(*sizes: int):
+    """An absolute struct_size, or with a negative one that many bytes less than the struct has."""
+
+    def spoil(call, draw, _tensors):
+        size = draw(st.sampled_from(sizes))
+        call.struct_size = size if size >= 0 else call.sizeof + size
+
+    return spoil
+
+
+def tail(call, draw, _tensors):
+    tail = bytearray(draw(st.sampled_from((8, 16, 64))))
+    tail[draw(st.integers(0, len(tail) - 1))] = draw(st.integers(1, 255))
+    call.tail = bytes(tail)
+
+
+def dtype_of(name: str, *wrong: str | tuple[int, int, int]):
+    codes = [c_abi.DTYPE_CODES[dtype] if isinstance(dtype, str) else dtype for dtype in wrong]
+
+    def spoil(call, draw, _tensors):
+        tensor = call.tensors[name]
+        tensor.dtype = draw(st.sampled_from([code for code in codes if code != tensor.dtype]))
+
+    return spoil
+
+
+def other_device(name: str):
+    """Another device type, or another device of the same type."""
+
+    def spoil(call, draw, _tensors):
+        kind, number = call.tensors[name].device
+        call.tensors[name].device = draw(st.sampled_from(((3 - kind, 0), (kind, number + 1))))
+
+    return spoil
+
+
+def everywhere(attribute: str, value):
+    def spoil(call, _draw, _tensors):
+        for tensor in call.tensors.values():
+            setattr(tensor, attribute, value)
+
+    return spoil
+
+
+def latent_extent(value: int):
+    """Another d_qk, in both tensors that have it."""
+
+    def spoil(call, _draw, _tensors):
+        for name in ("q", "kv_cache"):
+            explicit_strides(call.tensors[name])
+            call.tensors[name].shape[3] = value
+
+    return spoil
+
+
+def h_kv_that_does_not_divide(call, _draw, _tensors):
+    explicit_strides(call.tensors["kv_cache"])
+    call.tensors["kv_cache"].shape[2] = call.tensors["q"].shape[2] + 1
+
+
+def overlap(name: str, axis: int):
+    """An axis with the stride of another one."""
+
+    def spoil(call, _draw, _tensors):
+        tensor = call.tensors[name]
+        explicit_strides(tensor)
+        tensor.strides[axis] = tensor.strides[axis - 1]
+
+    return spoil
+
+
+def misplaced(name: str, *by: int):
+    """An address a few bytes off."""
+
+    def spoil(call, draw, _tensors):
+        call.tensors[name].byte_offset += draw(st.sampled_from(by))
+
+    return spoil
+
+
+def scratch_off(name: str):
+    def spoil(call, draw, _tensors):
+        call.fields[name] += draw(st.sampled_from((1, 4, 8)))
+
+    return spoil
+
+
+def scratch_small(name: str):
+    def spoil(call, draw, _tensors):
+        size = call.fields[name]
+        call.fields[name] = draw(st.sampled_from((0, size // 2, size - 1)))
+
+    return spoil
+
+
+def bad_scale(call, draw, _tensors):
+    call.fields["flags"] &= ~c_abi.constant("DEFAULT_SCALE")
+    call.fields["softmax_scale"] = draw(st.sampled_from((0.0, -0.0, -1.0, math.nan, math.inf, -math.inf)))
+
+
+def null_shape(name: str):
+    def spoil(call, _draw, _tensors):
+        tensor = call.tensors[name]
+        tensor.ndim, tensor.shape, tensor.strides = len(tensor.shape), None, None
+
+    return spoil
+
+
+def all_float32(call, _draw, _tensors):
+    for name in ("q", "kv_cache", "out"):
+        call.tensors[name].dtype = c_abi.DTYPE_CODES["float32"]
