@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shutil
 import sys
 import time
 
@@ -60,11 +61,15 @@ class Progress:
             return
         self._next = now + self._pause
         line = (
-            f"step {totals.steps:6}  finished {batcher.finished}/{self._requests}  running {len(batcher):3}  "
-            f"waiting {len(batcher.waiting):3}  pages {allocator.in_use}/{allocator.num_pages}  "
-            f"tokens {totals.tokens}  worst error {checker.worst_error:.1e}"
+            f"finished {batcher.finished}/{self._requests}  running {len(batcher)}  waiting {len(batcher.waiting)}  "
+            f"pages {allocator.in_use}/{allocator.num_pages}  step {totals.steps}  tokens {totals.tokens}  "
+            f"worst error {checker.worst_error:.1e}"
         )
-        print(f"\r{line:<118}" if self._terminal else line, end="" if self._terminal else "\n", flush=True)
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1  # a longer line would wrap and could not be rewritten
+            print(f"\r{line[:width]:<{width}}", end="", flush=True)
+        else:
+            print(line, flush=True)
 
     def end(self) -> None:
         if self._terminal:
