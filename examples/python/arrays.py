@@ -7,8 +7,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import flashmla
 import numpy as np
+
+import flashmla
 
 Array = Any  # an array of the framework at hand
 

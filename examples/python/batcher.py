@@ -4,6 +4,7 @@ import collections
 import dataclasses
 
 import numpy as np
+
 from page_allocator import PageAllocator
 from traffic import Request
 

@@ -4,6 +4,7 @@ import pathlib
 import sys
 
 import numpy as np
+
 from arrays import Array
 from batcher import PAGE_SIZE, pages_for
 

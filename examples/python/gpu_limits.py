@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
 from stand_in_model import D_QK, D_V
 
 REPLAYS = 20

@@ -1,6 +1,7 @@
 """One decode step with CuPy on a Hopper GPU, on a stream of its own."""
 
 import cupy
+
 import flashmla
 
 batch, heads, num_blocks = 4, 16, 64

@@ -4,9 +4,10 @@ JAX arrays never change once seen, so inputs are only read, outputs are new arra
 It is an eager call: it cannot be traced by jax.jit.
 """
 
-import flashmla
 import jax
 import jax.numpy as jnp
+
+import flashmla
 
 batch, heads, num_blocks = 4, 16, 64
 key_q, key_kv = jax.random.split(jax.random.key(0))

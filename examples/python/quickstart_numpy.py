@@ -1,7 +1,8 @@
 """One decode step with NumPy arrays on the CPU: two requests of different length over a paged cache."""
 
-import flashmla
 import numpy as np
+
+import flashmla
 
 rng = np.random.default_rng(0)
 num_blocks, page_size, heads = 16, 64, 8

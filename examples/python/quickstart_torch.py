@@ -3,8 +3,9 @@
 Runs on a Hopper GPU, else on the CPU backend without the graph.
 """
 
-import flashmla
 import torch
+
+import flashmla
 
 on_gpu = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 device = "cuda" if on_gpu else "cpu"

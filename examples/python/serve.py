@@ -16,8 +16,9 @@ import pathlib
 import sys
 import time
 
-import flashmla
 import numpy as np
+
+import flashmla
 import report
 import traffic
 from arrays import Array, choose

@@ -6,6 +6,7 @@ DeepSeek's: a latent of 512 + 64 numbers (NoPE and RoPE part), whose first 512 a
 """
 
 import numpy as np
+
 from arrays import Array
 
 D_QK = 576
