@@ -2,8 +2,9 @@
 #include "tensor.h"
 #include "try.h"
 
-/* A tensor map holds strides below 2^40 bytes (CUDA driver API, cuTensorMapEncodeTiled, globalStrides). */
-#define FM_TENSOR_MAP_STRIDE_LIMIT (INT64_C(1) << 40)
+/* A tensor map holds strides below 2^40 bytes (CUDA driver API, cuTensorMapEncodeTiled, globalStrides). Maps also step
+ * by several elements of an axis, a group of heads, so the bound is put on what the whole axis spans. */
+#define FM_TENSOR_MAP_SPAN (INT64_C(1) << 40)
 /* Tensors with this alignment are read through tensor maps on CUDA, and by 16-byte vectors elsewhere. */
 enum { FM_VECTOR_BYTES = 16 };
 
@@ -43,10 +44,11 @@ static flashmla_status check_strides(const fm_argument *argument, const DLTensor
       return fm_fail(FLASHMLA_ERROR_ALIGNMENT,
                      "%s.strides[%d] is %lld elements (%lld bytes); it must be a multiple of %u bytes", argument->name,
                      axis, (long long)stride[axis], (long long)stride_bytes, argument->alignment);
-    if (tensor_map && stride_bytes >= FM_TENSOR_MAP_STRIDE_LIMIT)
+    if (tensor_map && axis_bytes >= FM_TENSOR_MAP_SPAN)
       return fm_fail(FLASHMLA_ERROR_OVERFLOW,
-                     "%s.strides[%d] is %lld elements (%lld bytes); on CUDA it must be < 2^40 bytes", argument->name,
-                     axis, (long long)stride[axis], (long long)stride_bytes);
+                     "%s.strides[%d] is %lld over %lld elements (%lld bytes); on CUDA it must be < 2^40 bytes",
+                     argument->name, axis, (long long)stride[axis], (long long)tensor->shape[axis],
+                     (long long)axis_bytes);
   }
   return FLASHMLA_OK;
 }
