@@ -56,6 +56,8 @@ static void never_made(void) {
   fixture_use_plan(&f, 0);
   f.plan.opaque[1] ^= 7; /* its ABI number */
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "library of ABI");
+  f.plan.opaque[1] ^= 7 | UINT64_C(1) << 32; /* its operation */
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for operation 0");
   fixture_free(&f);
 }
 
