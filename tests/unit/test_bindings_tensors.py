@@ -1,5 +1,6 @@
 """What goes in and comes out: tensors of every framework, read-only ones, objects that are none, and their lifetime."""
 
+import contextlib
 import ctypes
 import gc
 import sys
@@ -27,6 +28,32 @@ class Exporter:
 
     def __dlpack_device__(self):
         return self.array.__dlpack_device__()
+
+
+class OnGPU(Exporter):
+    """Host memory that says it is on a GPU, and remembers the streams that it was asked to be ready for."""
+
+    def __init__(self, array):
+        super().__init__(array)
+        self.streams = []
+
+    def __dlpack__(self, stream=None, max_version=None):
+        self.streams.append(stream)
+        capsule = self.array.__dlpack__(max_version=max_version)
+        _tensor.from_capsule(capsule, "test").c.device.device_type = _tensor.CUDA
+        return capsule
+
+    def __dlpack_device__(self):
+        return (_tensor.CUDA, 0)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 1), (0, 1), (1, 1), (4096, 4096)])
+def test_exporters_wait_for_the_stream_of_the_call(given, expected):
+    """DLPack calls CUDA's default stream 1. Sizes need no driver, or say that there is none: exports come first."""
+    exporters = [OnGPU(array) for array in small.inputs()]
+    with contextlib.suppress(flashmla.FlashMLAError, TypeError):
+        flashmla.plan_decode(*exporters, stream=given)
+    assert [exporter.streams for exporter in exporters] == [[expected]] * 4
 
 
 @pytest.mark.parametrize("dtype", small.DTYPES)

@@ -56,10 +56,10 @@ class Framework:
         """Address of the first element of a tensor from `empty`."""
         raise NotImplementedError
 
-    def current_stream(self, q: Any) -> int:
-        """The CUstream that the framework is using on q's device."""
+    def current_stream(self, q: Any) -> int | None:
+        """The CUstream that the framework is using on q's device; None if it does not tell."""
         del q
-        return 0
+        return None
 
     def finish(self, device_id: int, stream: int) -> None:
         """Called when all work on CUDA tensors from `empty` was enqueued."""

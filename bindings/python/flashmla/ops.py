@@ -55,8 +55,10 @@ class _Inputs:
 
     def __init__(self, q: Any, kv_cache: Any, block_table: Any, cache_seqlens: Any, stream: Any) -> None:
         self.framework = framework_of(q)
-        self.own = self.framework if stream is None else None  # whose current stream it is
-        self.stream = number = self.framework.current_stream(q) if stream is None else stream_number(stream)
+        current = self.framework.current_stream(q) if stream is None else None
+        self.own = None if current is None else self.framework  # whose current stream it is
+        # CUDA's legacy default stream, 0, where nobody named one: exporters make it wait for their work.
+        self.stream = number = (0 if stream is None else stream_number(stream)) if current is None else current
         self.q = tensor_of(q, "q", number, self.own)
         self.kv_cache = tensor_of(kv_cache, "kv_cache", number, self.own)
         self.block_table = tensor_of(block_table, "block_table", number, self.own)
@@ -78,7 +80,7 @@ class _Inputs:
 
     def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None) -> tuple[Any, Any]:
         """A new tensor of q's framework and its address."""
-        made = self.framework.empty(q, shape, dtype, None if self.own else self.stream)
+        made = self.framework.empty(q, shape, dtype, self.stream if self.own is None else None)
         return made, ffi.cast(_POINTER, self.framework.address(made))
 
     def scratch(self, q: Any, given: Any, size: int, argument: str) -> tuple[Any, Any, int]:
