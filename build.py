@@ -57,9 +57,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(command: Sequence[str | Path], **environment: str) -> None:
-    """Runs a command in the root of the tree and stops the build if it fails."""
-    say(f"$ {shlex.join(map(str, command))}")
+def run(command: Sequence[str | Path], *, title: str | None = None, **environment: str) -> None:
+    """Runs a command in the root of the tree and stops the build if it fails; `title` is shown instead of it."""
+    say(title or f"$ {shlex.join(map(str, command))}")
     status = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
     if status != 0:
         raise SystemExit(status)
@@ -110,9 +110,8 @@ def compile_one(source: Path, flags: list[str], shared: str, folder: Path) -> tu
     made, stamp = folder / f"{name}.o", folder / f"{name}.key"
     key = digest(shared, source, *flags)
     if not (made.exists() and stamp.exists() and stamp.read_text() == key):
-        say(f"cc {source.relative_to(ROOT)}")
         stamp.unlink(missing_ok=True)
-        subprocess.run([compiler(), *flags, "-c", source, "-o", made], check=True, cwd=ROOT)
+        run([compiler(), *flags, "-c", source, "-o", made], title=f"cc {source.relative_to(ROOT)}")
         stamp.write_text(key)
     return made, key
 
@@ -135,15 +134,13 @@ def compile_library(out: Path, *, fault: int, sanitize: bool, debug: bool, kerne
 
     made = out / SONAME
     stamp = BUILD / "links" / digest(str(made.resolve()))[:12]
-    link = [
-        *LINK_FLAGS,
-        *(SANITIZERS if sanitize else ["-Wl,-z,defs"]),
-    ]  # a sanitizer's own symbols come from the program
+    # A sanitizer's own symbols come from the program that loads the library: then some stay undefined.
+    link = [*LINK_FLAGS, *(SANITIZERS if sanitize else ["-Wl,-z,defs"])]
     key = digest(EXPORTS, *link, *(key for _, key in objects))
     if not (made.exists() and stamp.exists() and stamp.read_text() == key):
-        say(f"ld {os.path.relpath(made, ROOT)}")
         fresh = made.with_suffix(f".{os.getpid()}")  # renamed at the end: a process may have the old file mapped
-        subprocess.run([compiler(), *link, "-o", fresh, *(o for o, _ in objects), *LIBRARIES], check=True, cwd=ROOT)
+        command = [compiler(), *link, "-o", fresh, *(o for o, _ in objects), *LIBRARIES]
+        run(command, title=f"ld {os.path.relpath(made, ROOT)}")
         fresh.replace(made)
         stamp.parent.mkdir(exist_ok=True)
         stamp.write_text(key)
@@ -158,8 +155,7 @@ def make_cdef() -> None:
     if output.exists() and stamp.exists() and stamp.read_text() == key:
         return
     spec = importlib.util.spec_from_file_location("make_cdef", maker)
-    assert spec is not None
-    assert spec.loader is not None
+    assert spec is not None and spec.loader is not None  # noqa: PT018 - for mypy
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.write(HEADER, INCLUDE, output, compiler())
@@ -304,6 +300,7 @@ def command_lib(options: argparse.Namespace) -> None:
 
 
 def has_driver() -> bool:
+    """A CUDA driver is installed."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
