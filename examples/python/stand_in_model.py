@@ -23,10 +23,14 @@ class StandInModel:
         def normal(*shape: int) -> Array:
             return arrays.from_host(rng.standard_normal(shape, np.float32))
 
+        def signs(*shape: int) -> Array:
+            return arrays.from_host(rng.choice(np.array([-1, 1], np.float32), shape))
+
         self._embedding = normal(VOCABULARY, D_QK)
         self._unembedding = normal(D_V, VOCABULARY)
-        self._latent_weight = [normal(D_QK) for _ in range(layers)]
-        self._query_weight = [normal(heads, D_QK) for _ in range(layers)]
+        # Signs, so that queries and latents keep the unit variance of the hidden state: error bounds are for that.
+        self._latent_weight = [signs(D_QK) for _ in range(layers)]
+        self._query_weight = [signs(heads, D_QK) for _ in range(layers)]
         self._head_weight = [normal(heads, 1) for _ in range(layers)]
         self._prompt_bank = [arrays.cast(normal(BANK_TOKENS, D_QK)) for _ in range(layers)]
 
