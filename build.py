@@ -139,8 +139,8 @@ def compile_library(out: Path, *, fault: int, sanitize: bool, debug: bool, kerne
     key = digest(EXPORTS, *link, *(key for _, key in objects))
     if not (made.exists() and stamp.exists() and stamp.read_text() == key):
         fresh = made.with_suffix(f".{os.getpid()}")  # renamed at the end: a process may have the old file mapped
-        command = [compiler(), *link, "-o", fresh, *(o for o, _ in objects), *LIBRARIES]
-        run(command, title=f"ld {os.path.relpath(made, ROOT)}")
+        files = [str(file) for file, _ in objects]
+        run([compiler(), *link, "-o", fresh, *files, *LIBRARIES], title=f"ld {os.path.relpath(made, ROOT)}")
         fresh.replace(made)
         stamp.parent.mkdir(exist_ok=True)
         stamp.write_text(key)
