@@ -1,4 +1,7 @@
-"""The devices that calls run on, and the frameworks that hold the tensors: data is made in NumPy and moved by an adapter."""
+"""The devices that calls run on and the frameworks that hold their tensors.
+
+Data is made in NumPy and moved by an adapter, so that one test runs on all of them.
+"""
 
 from __future__ import annotations
 

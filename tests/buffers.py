@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import mmap
+import os
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -18,6 +21,8 @@ DTYPES = {
 }
 ALIGNMENT = 16  # bytes: the library's rule for q, kv_cache, out and scratch
 GUARD = 4096  # bytes before and after every tensor: more than three rows of 576 two-byte elements
+# Set by test_reads_outside.py in its subprocesses: a fence that no read survives takes the place of the guard behind.
+FENCED = "FLASHMLA_TEST_FENCE" in os.environ
 POISON = 0xFF  # as a float of any size a NaN, as an int32 -1
 
 
@@ -56,6 +61,19 @@ def aligned_bytes(size: int) -> np.ndarray:
     return buffer
 
 
+def fenced_bytes(size: int) -> np.ndarray:
+    """`size` poisoned bytes with a page behind them that kills the process which touches it."""
+    used = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    region = np.frombuffer(mmap.mmap(-1, used + mmap.PAGESIZE), np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    no_access = 0  # PROT_NONE; the mmap module does not export it
+    if libc.mprotect(ctypes.c_void_p(region.ctypes.data + used), mmap.PAGESIZE, no_access):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    buffer = region[used - size : used]
+    buffer[:] = POISON
+    return buffer
+
+
 class Guarded:
     """One tensor on a backend, inside a poisoned buffer, with a copy of what the buffer held at first."""
 
@@ -68,7 +86,10 @@ class Guarded:
             1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in shape else 0
         )
         self.nbytes = span * item
-        host = aligned_bytes(-(-(self.offset + self.nbytes + GUARD) // 64) * 64)
+        if FENCED:
+            host = fenced_bytes(self.offset + self.nbytes)
+        else:
+            host = aligned_bytes(-(-(self.offset + self.nbytes + GUARD) // 64) * 64)
         if values is not None:
             self._elements(host)[...] = values
         self.before = None if values is None else host.copy()  # None: poison everywhere

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import flashmla
 import numpy as np
 
 import c_abi
 import compare
+import flashmla
 import oracle
 from buffers import COMPACT, Guarded
 from cases import Case, Data, make_data

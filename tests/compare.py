@@ -1,8 +1,9 @@
 """When a result is right: one table of tolerances by operation and dtype, and the comparison that uses it.
 
-The norm and lse bounds are the accuracy the library promises for N(0, 1) inputs at the default scale. A single wrong row drowns
-in the norm of a large output, so each row and each element is bounded as well. FlashMLA's own tests bound elements by
-2.01 / 128 relative or 1e-3 absolute on N(0, 1) / 10 data; here the absolute part follows the row, so it holds for any data.
+The norm and lse bounds are the accuracy the library promises for N(0, 1) inputs at the default scale. A single wrong
+row drowns in the norm of a large output, so each row and each element is bounded as well. FlashMLA's own tests bound
+elements by 2.01 / 128 relative or 1e-3 absolute on N(0, 1) / 10 data; here the absolute part follows the row, so it
+holds for any data.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ TOLERANCES = {
 
 
 def tolerance(operation: str, dtype: str, softmax_scale: float | None = None) -> Tolerance:
-    """Bounds for one call. A logit's float32 rounding error grows with the scale: above the default one, so do the bounds."""
+    """Bounds for one call. A logit's float32 rounding error grows with the scale, and beyond the default so do they."""
     ratio = 1.0 if softmax_scale is None else softmax_scale * D_QK**0.5
     return TOLERANCES[operation, dtype].widened(max(1.0, ratio))
 

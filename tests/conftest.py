@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 
-import backends
 import hypothesis
 import pytest
 
-with contextlib.suppress(ImportError):
+import backends
+
+with contextlib.suppress(ImportError):  # the kernel record is optional
     from benchmarks import digest as kernel_digest
 
 # max_examples is the number of calls of the main property; tests of relations draw a share of it (share()).
@@ -20,10 +21,10 @@ hypothesis.settings.register_profile("nightly", max_examples=10_000, print_blob=
 hypothesis.settings.register_profile(
     "gpu", max_examples=1000, derandomize=True, database=None, print_blob=True, **COMMON
 )
-# One planted fault must be found: shrinking the example would only cost time.
+# For the subprocesses of test_planted_faults.py and test_reads_outside.py: finding is enough, shrinking costs time.
 hypothesis.settings.register_profile(
-    "fault",
-    max_examples=300,
+    "find",
+    max_examples=100,
     derandomize=True,
     database=None,
     report_multiple_bugs=False,
@@ -40,14 +41,14 @@ def backend(request) -> backends.Backend:
     return backends.available()[request.param]
 
 
-def pytest_report_header(config) -> list[str]:
+def pytest_report_header() -> list[str]:
     """Which backends run and why another does not; which examples are drawn; whether the kernel record is current."""
     import flashmla
 
     facts = flashmla.info()
     gpu, text = backends.gpu()
     lines = [
-        f"flashmla: {facts['library']}",
+        f"flashmla: {facts['library_path']}",
         f"backend cpu: {facts['cpu_isa']}, tensors of {', '.join(backends.cpu().adapters)}",
         f"backend gpu: {text}" if gpu else f"backend gpu: not run: {text}",
         f"hypothesis profile: {PROFILE}, {hypothesis.settings().max_examples} examples of the main property",

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from hypothesis import strategies as st
+
 import c_abi
 import calls
-from hypothesis import strategies as st
 
 
 def field(name: str, *values):

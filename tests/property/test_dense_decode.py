@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import calls
 import pytest
-import strategies
 from hypothesis import given, note
 from hypothesis import strategies as st
+
+import calls
+import strategies
 from shares import share
 
 
@@ -27,7 +28,7 @@ def test_every_forced_split_count(backend, num_splits):
 
 
 def check_and_tell(case, backend):
-    """The case is printed alone on a line if it fails, so that it can be pasted (and test_planted_faults.py reads it)."""
+    """A case that fails is printed alone on a line, to be pasted; test_planted_faults.py reads it."""
     try:
         calls.check(case, backend)
     except AssertionError:

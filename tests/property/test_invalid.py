@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 import c_abi
 import calls
 import mutations
-import pytest
 import strategies
-from hypothesis import given
-from hypothesis import strategies as st
 from shares import share
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import threading
 
-import calls
-import compare
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import calls
+import compare
 import strategies
 from buffers import DTYPES
 from calls import Tensors, decode, make_plan
 from cases import INT32_MAX, INT32_MIN, Case, make_data
-from hypothesis import given
-from hypothesis import strategies as st
 from shares import share
 
 FEW = 1 / 25  # of the main property's examples

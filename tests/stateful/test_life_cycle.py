@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import c_abi
-import calls
 import numpy as np
-import strategies
-from cases import Case, make_data
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+import c_abi
+import calls
+import strategies
+from cases import Case, make_data
 from shares import share
 
 STEPS = 12

@@ -11,16 +11,17 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
-import oracle
 import pytest
+
+import oracle
 
 LN3 = math.log(3)
 NAN = math.nan
 INF = math.inf
 
 # (what it shows, s_q, heads, causal, page table, length, expected out[s][h], expected lse[h][s])
-# Pages of two tokens, two KV heads. Logits by page and token: [[0, ln 3], [ln 3, dead], [0, 0]] on head 0, all 0 on head 1.
-# Values by page and token: [[4, 8], [1, dead], [5, 7]] on head 0, ten times that on head 1.
+# Three pages of two tokens, two KV heads; the second token of page 1 is dead. Logits by page and token are
+# [[0, ln 3], [ln 3, dead], [0, 0]] on head 0 and 0 on head 1; values [[4, 8], [1, dead], [5, 7]] and ten times that.
 CASES = {
     "one token": (1, 2, False, [0, 9], 1, [[4, 40]], [[0], [0]]),
     "weights 1 : 3": (1, 2, False, [0, 9], 2, [[7, 60]], [[math.log(4)], [math.log(2)]]),
@@ -85,6 +86,11 @@ def check(module, case) -> None:
         np.testing.assert_allclose(result[1][0], lse, rtol=1e-12, atol=1e-12)
 
 
+def check_all(module) -> None:
+    for case in CASES.values():
+        check(module, case)
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_worked_case(case):
     check(oracle, case)
@@ -97,8 +103,7 @@ def test_wrong_oracle_is_caught(change):
     wrong: dict = {"__name__": "wrong_oracle"}
     exec(compile(right.replace(*change), "wrong_oracle", "exec"), wrong)
     with np.errstate(all="ignore"), pytest.raises((AssertionError, IndexError, ValueError)):
-        for case in CASES.values():
-            check(SimpleNamespace(**wrong), case)
+        check_all(SimpleNamespace(**wrong))
 
 
 def test_softmax_scale_is_taken_as_float32():
