@@ -258,8 +258,8 @@ def ensure_venv(name: str, requirements: Sequence[str]) -> Path:
         run([sys.executable, "-m", "venv", *(() if has_pip else ("--without-pip",)), folder])
     pip: list[str | Path] = [python, "-m", "pip"] if has_pip else [sys.executable, "-m", "pip", "--python", python]
     run([*pip, "install", "--disable-pip-version-check", *requirements])
-    libraries = sysconfig.get_path("purelib", "posix_prefix", {"base": str(folder)})  # of the same Python version
-    (Path(libraries) / "flashmla-checkout.pth").write_text(f"{PACKAGE.parent}\n")
+    for libraries in folder.glob("lib/python3.*/site-packages"):
+        (libraries / "flashmla-checkout.pth").write_text(f"{PACKAGE.parent}\n")
     stamp.write_text("\n".join(requirements) + "\n")
     return python
 
