@@ -6,8 +6,10 @@ integer `#define`s, which it would swallow, are added back as cffi constants. Ne
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,5 +36,6 @@ def write(header: Path, include_dir: Path, output: Path, compiler: str) -> None:
     ffi.cdef(declarations(header, include_dir, compiler))
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         made = Path(scratch) / output.name
-        ffi.emit_python_code(str(made))
+        with contextlib.redirect_stdout(sys.stderr):  # it reports what it writes
+            ffi.emit_python_code(str(made))
         made.replace(output)

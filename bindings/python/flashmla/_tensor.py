@@ -18,10 +18,9 @@ CUDA: int = ffi.integer_const("kDLCUDA")
 _DLTENSOR = ffi.typeof("DLTensor *")
 _EXTENTS = ffi.typeof("int64_t[]")
 _BYTES = ffi.typeof("uint8_t *")
+_FLAGS = ffi.typeof("uint64_t *")
 
-_is_capsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_IsValid", ctypes.pythonapi)
-)
+_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
 _pointer = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
@@ -65,12 +64,16 @@ class Tensor:
 
 def from_capsule(capsule: Any, argument: str) -> Tensor:
     """The tensor in a DLPack capsule of either generation."""
-    if _is_capsule(capsule, b"dltensor_versioned"):
-        address = _pointer(capsule, b"dltensor_versioned")
-        flags = ffi.cast("uint64_t *", address + _VERSIONED_FLAGS)[0]
+    try:
+        name = _name(capsule)
+    except ValueError:  # no capsule at all
+        name = None
+    if name == b"dltensor_versioned":
+        address = _pointer(capsule, name)
+        flags = ffi.cast(_FLAGS, address + _VERSIONED_FLAGS)[0]
         return Tensor(ffi.cast(_DLTENSOR, address + _VERSIONED_TENSOR), capsule, read_only=bool(flags & _READ_ONLY))
-    if _is_capsule(capsule, b"dltensor"):
-        return Tensor(ffi.cast(_DLTENSOR, _pointer(capsule, b"dltensor")), capsule)
+    if name == b"dltensor":
+        return Tensor(ffi.cast(_DLTENSOR, _pointer(capsule, name)), capsule)
     raise TypeError(f"{argument}.__dlpack__() returned {capsule!r}, which is no DLPack capsule")
 
 
