@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Times the CPU backend beside the same attention written with PyTorch float32 matrix products.
 
-Both get the same bfloat16 tensors, page table and threads, in alternating rounds; medians are shown. PyTorch gathers the pages, converts them
-to float32 and does matmul, softmax, matmul. With --record the figures go to results/cpu.jsonl, one JSON object a line. Needs the extra `bench`.
+Both get the same bfloat16 tensors, page table and threads, in alternating rounds; medians are shown. PyTorch gathers the
+pages, converts them to float32 and does matmul, softmax, matmul. With --record the figures go to results/cpu.jsonl, one
+JSON object a line. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ sys.path.insert(0, str(ROOT / "bindings" / "python"))
 import torch  # noqa: E402
 
 import flashmla  # noqa: E402
-from flashmla._library import PATH, ffi, lib  # noqa: E402
+from flashmla._library import ffi, lib  # noqa: E402
 
 D_QK, D_V, PAGE = 576, 512, 64
-CASES = ((4, 1, 128, 4096), (1, 1, 128, 4096), (16, 1, 16, 4096), (4, 2, 128, 1024), (4, 1, 1, 8192))  # b, s_q, h_q, tokens
+# b, s_q, h_q, tokens
+CASES = ((4, 1, 128, 4096), (1, 1, 128, 4096), (16, 1, 16, 4096), (4, 2, 128, 1024), (4, 1, 1, 8192))
 
 
 def make_inputs(case, seed=0):
@@ -42,11 +44,12 @@ def make_inputs(case, seed=0):
 
 
 def attend_with_torch(q, kv_cache, block_table, cache_seqlens, dtype=torch.float32):
-    """The same attention, all requests of one length, h_kv 1."""
+    """The same attention, for requests of one length and one KV head."""
     b, s_q, h_q, _ = q.shape
     keys = kv_cache[block_table.long()].view(b, -1, D_QK)[:, : int(cache_seqlens[0])].to(dtype)
     logits = q.to(dtype).view(b, s_q * h_q, D_QK) @ keys.transpose(1, 2) * D_QK**-0.5
-    return (logits.softmax(-1) @ keys[..., :D_V]).to(q.dtype if dtype == torch.float32 else dtype).view(b, s_q, h_q, D_V)
+    out = logits.softmax(-1) @ keys[..., :D_V]
+    return out.view(b, s_q, h_q, D_V).to(q.dtype if dtype == torch.float32 else dtype)
 
 
 def median_times(functions, rounds):
@@ -110,7 +113,9 @@ def main():
     parser.add_argument("--record", action="store_true", help="append the figures to results/cpu.jsonl")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
     machine = {
         "cpu": cpu_name(),
         "threads": arguments.threads,
@@ -126,7 +131,7 @@ def main():
         result = measure(case, arguments.threads, arguments.rounds)
         theirs = result["peers"]["torch_float32"]
         print(
-            f"{str(case):24}{result['us'] / 1e3:10.2f}{theirs / 1e3:10.2f}{theirs / result['us']:8.2f}"
+            f"{case!s:24}{result['us'] / 1e3:10.2f}{theirs / 1e3:10.2f}{theirs / result['us']:8.2f}"
             f"{result['gflops']:9.0f}{result['rel_err']:10.1e}"
         )
         if arguments.record:

@@ -1,0 +1,104 @@
+"""The CPU backend's instruction sets: each can be forced and is right; the choice falls back to what the machine has."""
+
+import os
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import flashmla
+import small
+from flashmla._library import ffi, lib
+
+ISAS = ("portable", "avx2", "avx512")  # lowest first
+
+
+def chosen():
+    return ffi.string(lib.flashmla_cpu_isa()).decode()
+
+
+@pytest.fixture
+def best(monkeypatch):
+    monkeypatch.delenv("FLASHMLA_CPU_ISA", raising=False)
+    return chosen()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", small.DTYPES)
+# Row counts on both sides of every register tile and of a row block: 128 rows are one, 129 two.
+@pytest.mark.parametrize(
+    ("s_q", "h_q"), [(1, 1), (1, 3), (1, 8), (3, 3), (1, 16), (1, 23), (2, 37), (1, 128), (1, 129)]
+)
+def test_forced_set_is_right(isa, dtype, s_q, h_q, best, monkeypatch):
+    monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
+    assert chosen() == min(isa, best, key=ISAS.index)
+    arrays = small.inputs(dtype, lengths=(1, 128), s_q=s_q, h_q=h_q)
+    small.check(*flashmla.dense_decode(*arrays, causal=True), arrays, causal=True)
+
+
+def test_unknown_name_means_the_best(best, monkeypatch):
+    monkeypatch.setenv("FLASHMLA_CPU_ISA", "sse9")
+    assert chosen() == best
+
+
+def test_name_is_read_when_the_process_sets_it():
+    code = "import flashmla; print(flashmla.info()['cpu_isa'])"
+    environment = os.environ | {"FLASHMLA_CPU_ISA": "portable"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["portable"]
+
+
+def round_trip(values, dtype):
+    """The values as one token's latent: attention over one token returns its first 512 components."""
+    cache = np.zeros((1, 1, 1, 576), dtype)
+    cache[0, 0, 0, : values.size] = values
+    table = np.zeros((1, 1), np.int32)
+    q = np.zeros((1, 1, 1, 576), dtype)
+    return flashmla.dense_decode(q, cache, table, np.ones(1, np.int32))[0].reshape(-1)[: values.size]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_every_finite_16_bit_number_survives(isa, dtype, monkeypatch):
+    monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
+    numbers = np.arange(2**16, dtype=np.uint16).view(dtype)
+    numbers = numbers[np.isfinite(numbers.astype(np.float32))]
+    for part in np.array_split(numbers, numbers.size // 512 + 1):
+        np.testing.assert_array_equal(round_trip(part, dtype).astype(np.float32), part.astype(np.float32))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_rounding_is_to_nearest_even(isa, dtype, monkeypatch):
+    """Two tokens of equal weight: the result is the mean of neighbours, which lies halfway between two numbers."""
+    monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
+    # Sums of weights times values are float32: values whose sum overflows it are out of reach, and bfloat16 has some.
+    largest = np.finfo(np.float16).max if dtype == np.float16 else np.float32(2.0**126)
+    last = int(np.array(largest, dtype).view(np.uint16))
+    low = np.random.default_rng(0).integers(0, last, 512).astype(np.uint16)
+    low[:3] = 0, 1, last - 1
+    pair = np.stack([low, low + 1]).view(dtype)
+    cache = np.zeros((1, 2, 1, 576), dtype)
+    cache[0, :, 0, :512] = pair
+    q = np.zeros((1, 1, 1, 576), dtype)
+    out, _ = flashmla.dense_decode(q, cache, np.zeros((1, 1), np.int32), np.full(1, 2, np.int32))
+    mean = pair.astype(np.float64).mean(0)
+    np.testing.assert_array_equal(out.reshape(-1).astype(np.float64), mean.astype(dtype).astype(np.float64))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", small.DTYPES.values())
+def test_nan_that_is_attended_stays_nan(isa, dtype, monkeypatch):
+    monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
+    assert np.isnan(round_trip(np.array([np.nan], dtype), dtype).astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e4, 1e30])
+def test_logits_of_any_magnitude(isa, scale, monkeypatch):
+    """Tiny scales give the mean, huge ones the value of the token with the largest logit."""
+    monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
+    arrays = small.inputs("float32", lengths=(100,), s_q=1, h_q=20)
+    small.check(*flashmla.dense_decode(*arrays, softmax_scale=scale), arrays, softmax_scale=scale)
