@@ -74,7 +74,7 @@ for variable, argument, cpus, granted in json.loads(sys.argv[2]):
 
 
 def run_scenarios(folder, scenarios):
-    """(threads started beside the caller's, result unchanged) of each scenario, in a process that counts its threads."""
+    """(threads started beside the caller's, result unchanged) of each scenario, in a process that counts them."""
     shim = folder / "counter.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", shim, "-ldl"], input=COUNTER, text=True, check=True)
     preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(shim)]))
