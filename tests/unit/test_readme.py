@@ -49,6 +49,28 @@ def test_the_c_snippet_compiles_and_runs(tmp_path):
     assert subprocess.run([program], check=True, capture_output=True, text=True).stdout == "0\n"
 
 
+def snippets_of_usage(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", USAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_python_snippets_of_the_usage_page_run():
+    names: dict = {"layers": 2}
+    exec(compile(snippet("python"), "README.md", "exec"), names)
+    names |= {"qs": [names["q"]] * 2, "kv_caches": [names["kv_cache"]] * 2}
+    on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text]
+    assert len(on_numpy) == 2
+    for text in on_numpy:
+        exec(compile(text, "usage.md", "exec"), names)
+
+
+def test_the_c_snippet_of_the_usage_page_compiles():
+    (text,) = snippets_of_usage("c")
+    given = "const DLTensor q, kv, table, lengths; int layers; flashmla_dense_decode_params call[2];"
+    program = f"#include <flashmla/flashmla.h>\n{given}\nvoid step_of(void) {{\n{text}}}\n"
+    compiler = [os.environ.get("CC", "gcc"), "-Wno-unused-result", "-fsyntax-only", f"-I{HEADER.parents[1]}"]
+    subprocess.run([*compiler, "-x", "c", "-"], input=program, text=True, check=True)
+
+
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_quickstarts_run_on_the_cpu(name):
     if importlib.util.find_spec(name) is None:
@@ -101,8 +123,13 @@ def test_every_environment_variable_is_listed():
 def test_links_and_paths_exist(document):
     text = document.read_text()
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        if "://" not in target and not target.startswith("#"):
-            assert (document.parent / target.partition("#")[0]).exists(), target
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        assert (document.parent / name).exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", (document.parent / (name or document.name)).read_text(), re.MULTILINE)
+            assert heading in [h.lower().replace(" ", "-") for h in headings], target
     # Paths in backquotes are meant from the root of the tree; generated and ignored ones are left out.
     folders = "aot|benchmarks|bindings|docs|dsl_kernels|examples|libflashmla|tests"
     for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
