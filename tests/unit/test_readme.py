@@ -24,12 +24,6 @@ def snippet(language: str) -> str:
     return found[1]
 
 
-def library() -> pathlib.Path:
-    import flashmla
-
-    return pathlib.Path(flashmla.info()["library_path"])
-
-
 def test_the_python_snippet_runs():
     import flashmla
 
@@ -40,12 +34,13 @@ def test_the_python_snippet_runs():
     assert names["flashmla"] is flashmla
 
 
-def test_the_c_snippet_compiles_and_runs(tmp_path):
+def test_the_c_snippet_builds_with_the_line_below_it_and_runs(tmp_path):
     source, program = tmp_path / "decode.c", tmp_path / "decode"
     source.write_text(snippet("c"))
-    path = library()
-    command = [os.environ.get("CC", "gcc"), "-Wall", "-Wextra", "-Werror", f"-I{HEADER.parents[1]}", source, path]
-    subprocess.run([*command, f"-Wl,-rpath,{path.parent}", "-o", program], check=True)
+    line = re.search(r"^gcc (decode\.c .*) -o decode$", README, re.MULTILINE)
+    arguments = line[1].replace("decode.c", str(source)).replace("$PWD", str(ROOT)).split()
+    compiler = [os.environ.get("CC", "gcc"), "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*compiler, *arguments, "-o", program], check=True, cwd=ROOT)
     assert subprocess.run([program], check=True, capture_output=True, text=True).stdout == "0\n"
 
 
