@@ -6,19 +6,26 @@ Data is made in NumPy and moved by an adapter, so that one test runs on all of t
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from buffers import DTYPES
+from buffers import DTYPES, POISON, host_bytes
 
 
 class NumpyAdapter:
     """Host memory. The buffer is shared, so a write outside a tensor is seen where it happened."""
 
     name = "numpy"
+    dtypes = tuple(DTYPES)
+    writable = True  # the library may write into tensors that the caller made
+
+    def poisoned(self, size: int):
+        """A buffer of poison."""
+        return host_bytes(size)
 
     def place(self, host: np.ndarray):
         """The bytes as a buffer of this framework."""
@@ -44,8 +51,19 @@ class NumpyAdapter:
 class TorchAdapter:
     """PyTorch tensors of one device."""
 
+    name = "torch"
+    dtypes = tuple(DTYPES)
+    writable = True
+
     def __init__(self, device: str):
-        self.name, self.device = "torch", device
+        self.device = device
+
+    def poisoned(self, size: int):
+        import torch
+
+        if self.device == "cpu":
+            return torch.from_numpy(host_bytes(size))
+        return torch.full((size,), POISON, dtype=torch.uint8, device=self.device)
 
     def place(self, host: np.ndarray):
         import torch
@@ -73,9 +91,16 @@ class TorchAdapter:
 
 
 class CupyAdapter:
-    """CuPy arrays. For float16: not every CuPy knows bfloat16."""
+    """CuPy arrays, of float16: not every CuPy knows bfloat16."""
 
     name = "cupy"
+    dtypes = ("float16",)
+    writable = True
+
+    def poisoned(self, size: int):
+        import cupy
+
+        return cupy.full(size, POISON, cupy.uint8)
 
     def place(self, host: np.ndarray):
         import cupy
@@ -97,6 +122,35 @@ class CupyAdapter:
 
     def address(self, tensor) -> int:
         return tensor.data.ptr
+
+
+class JaxAdapter:
+    """JAX arrays of one platform: immutable and compact. Inputs are copies; outputs and scratch are the library's."""
+
+    name = "jax"
+    dtypes = tuple(DTYPES)
+    writable = False
+
+    def __init__(self, platform: str):
+        self.platform = platform
+
+    def poisoned(self, size: int):
+        return host_bytes(size)
+
+    def place(self, host: np.ndarray):
+        return host
+
+    def view(self, buffer, dtype: str, shape, strides, offset: int):
+        import jax
+
+        elements = NumpyAdapter().view(buffer, dtype, shape, strides, offset)
+        return jax.device_put(elements.copy(), jax.devices(self.platform)[0])
+
+    def fetch(self, buffer) -> np.ndarray:
+        return buffer
+
+    def to_numpy(self, tensor) -> np.ndarray:
+        return np.asarray(tensor)
 
 
 @dataclass(frozen=True)
@@ -127,6 +181,8 @@ def cpu() -> Backend:
     adapters: dict[str, object] = {"numpy": NumpyAdapter()}
     if has("torch"):
         adapters["torch"] = TorchAdapter("cpu")
+    if has("jax"):
+        adapters["jax"] = JaxAdapter("cpu")
     page_sizes = (64, 1, 2, 7, 16, 53, 128, 256)
     return Backend("cpu", (1, 0), ("bfloat16", "float16", "float32"), page_sizes, adapters)
 
@@ -149,9 +205,21 @@ def gpu() -> tuple[Backend | None, str]:
         torch.cuda.synchronize()
     except flashmla.FlashMLAError as error:
         return None, str(error)
-    adapters = {"torch": TorchAdapter("cuda")}
+    adapters: dict[str, object] = {"torch": TorchAdapter("cuda")}
+    if has("cupy"):
+        adapters["cupy"] = CupyAdapter()
+    if has("jax") and jax_has_gpu():
+        adapters["jax"] = JaxAdapter("gpu")
     backend = Backend("gpu", (2, torch.cuda.current_device()), ("bfloat16", "float16"), (64,), adapters)
     return backend, torch.cuda.get_device_name()
+
+
+def jax_has_gpu() -> bool:
+    """JAX is installed with GPU support. It would take most of the memory at once, so it is told not to."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    return any(device.platform == "gpu" for device in jax.devices())
 
 
 def available() -> dict[str, Backend]:

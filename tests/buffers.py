@@ -52,6 +52,11 @@ class Layout:
 COMPACT = Layout()
 
 
+def host_bytes(size: int) -> np.ndarray:
+    """`size` poisoned bytes of host memory."""
+    return fenced_bytes(size) if FENCED else aligned_bytes(size)
+
+
 def aligned_bytes(size: int) -> np.ndarray:
     """`size` poisoned bytes that begin on a 64-byte boundary, like an allocator's."""
     buffer = np.empty(size + 64, np.uint8)
@@ -86,14 +91,15 @@ class Guarded:
             1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in shape else 0
         )
         self.nbytes = span * item
-        if FENCED:
-            host = fenced_bytes(self.offset + self.nbytes)
+        size = self.offset + self.nbytes if FENCED else -(-(self.offset + self.nbytes + GUARD) // 64) * 64
+        self.before = None  # poison everywhere
+        if values is None:
+            self.buffer = adapter.poisoned(size)
         else:
-            host = aligned_bytes(-(-(self.offset + self.nbytes + GUARD) // 64) * 64)
-        if values is not None:
+            host = host_bytes(size)
             self._elements(host)[...] = values
-        self.before = None if values is None else host.copy()  # None: poison everywhere
-        self.buffer = adapter.place(host)
+            self.before = host.copy()
+            self.buffer = adapter.place(host)
         self.tensor = adapter.view(self.buffer, dtype, self.shape, self.strides, self.offset)
 
     def _elements(self, host: np.ndarray) -> np.ndarray:
@@ -106,13 +112,12 @@ class Guarded:
 
     def check_only_elements_written(self, name: str) -> None:
         """Raises AssertionError if a byte of the buffer that is not the tensor's has lost its poison."""
-        now = self.adapter.fetch(self.buffer)
         end = self.offset + self.nbytes
-        outside = [now[: self.offset], now[end:]]
+        outside = [self.adapter.fetch(part) for part in (self.buffer[: self.offset], self.buffer[end:])]
         if self.nbytes > self.dtype.itemsize * math.prod(self.shape):
-            inside = now.copy()
-            self._elements(inside)[...] = np.frombuffer(bytes([POISON]) * self.dtype.itemsize, self.dtype)
-            outside.append(inside[self.offset : end])
+            gaps = self.adapter.fetch(self.buffer).copy()
+            self._elements(gaps)[...] = np.frombuffer(bytes([POISON]) * self.dtype.itemsize, self.dtype)
+            outside.append(gaps[self.offset : end])
         changed = sum(np.count_nonzero(part != POISON) for part in outside)
         assert not changed, f"{name}: {changed} bytes beside its elements were written"
 

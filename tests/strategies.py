@@ -77,8 +77,11 @@ def small_extents(draw, backend):
 
 
 @st.composite
-def cases(draw, backend, *, num_splits: int | None = None, small: bool = False, **fixed):
-    """A legal call on the backend. `num_splits`: through a plan with that many; `fixed`: fields as they must be."""
+def cases(draw, backend, *, num_splits: int | None = None, small: bool = False, with_lse: bool = False, **fixed):
+    """A legal call on the backend. `num_splits`: through a plan with that many; `fixed`: fields as they must be.
+
+    `with_lse`: lse is wanted on every route (the C ABI alone can leave it out).
+    """
     shapes = small_extents(backend) if small else extents(backend)
     batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks = draw(shapes)
     plan = draw(st.sampled_from(("none", "fresh", "stale")))
@@ -86,8 +89,14 @@ def cases(draw, backend, *, num_splits: int | None = None, small: bool = False, 
         splits = draw(st.one_of(st.just(0), st.integers(1, MAX_SPLITS))) if plan != "none" else 0
     else:
         plan, splits = ("fresh" if plan == "none" else plan), num_splits
+    dtypes = [fixed["dtype"]] if "dtype" in fixed else backend.dtypes
+    routes = [route for route in backend.routes if set(dtypes) & set(backend.adapter(route).dtypes)]
+    route = fixed.get("route") or draw(st.sampled_from(routes))
+    adapter = backend.adapter(route)
+    given = [name for name in ("out", "lse", "workspace", "plan_buffer") if draw(st.booleans())]
+    given += ["lse"] if with_lse and "lse" not in given else []
     drawn = {
-        "dtype": draw(st.sampled_from(backend.dtypes)),
+        "dtype": draw(st.sampled_from([dtype for dtype in dtypes if dtype in adapter.dtypes])),
         "s_q": s_q,
         "h_q": h_q,
         "h_kv": h_kv,
@@ -100,9 +109,9 @@ def cases(draw, backend, *, num_splits: int | None = None, small: bool = False, 
         "bad_pages": draw(st.sampled_from((False, False, True))),
         "plan": plan,
         "num_splits": splits,
-        "given": tuple(n for n in ("out", "lse", "workspace", "plan_buffer") if draw(st.booleans())),
+        "given": tuple(given) if adapter.writable else (),
         "num_threads": draw(st.sampled_from((0, 1, 2, 5))),
-        "route": draw(st.sampled_from(backend.routes)),
+        "route": route,
         "layouts": draw(all_layouts()),
         "seed": draw(SEEDS),
     }

@@ -51,7 +51,7 @@ class LifeCycle(RuleBasedStateMachine):
     @rule(target=problems, data=st.data())
     def new_problem(self, data):
         return Problem(
-            data.draw(strategies.cases(self.backend, small=True, num_splits=0, route="c", given=("lse",))), self.backend
+            data.draw(strategies.cases(self.backend, small=True, num_splits=0, route="c", with_lse=True)), self.backend
         )
 
     @rule(target=problems, problem=problems)
