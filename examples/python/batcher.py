@@ -32,7 +32,7 @@ class Batcher:
         self.running: list[Sequence] = []
         self.finished = 0
         self.refused = 0
-        self._allocator = allocator
+        self.allocator = allocator
         self._max_batch = max_batch
         # -1 is outside every cache: an entry used by mistake reads zeros, and the check against the reference sees it.
         self._table = np.full((max_batch, max_blocks), -1, np.int32)
@@ -51,7 +51,7 @@ class Batcher:
 
     def submit(self, request: Request) -> None:
         """Queues a request, or refuses one that could never run."""
-        if pages_for(request.tokens) > min(self._allocator.num_pages, self._table.shape[1]):
+        if pages_for(request.tokens) > min(self.allocator.num_pages, self._table.shape[1]):
             self.refused += 1
         else:
             self.waiting.append(request)
@@ -64,11 +64,11 @@ class Batcher:
         rows = []
         while self.waiting and len(self) < self._max_batch:
             request = self.waiting[0]
-            if not self._allocator.promise(pages_for(request.tokens)):
+            if not self.allocator.promise(pages_for(request.tokens)):
                 break
             self.waiting.popleft()
             row = len(self)
-            pages = [self._allocator.allocate() for _ in range(pages_for(request.context))]
+            pages = [self.allocator.allocate() for _ in range(pages_for(request.context))]
             self.running.append(Sequence(request, pages))
             self._table[row, : len(pages)] = pages
             self._lengths[row] = request.context
@@ -80,7 +80,7 @@ class Batcher:
         for row, sequence in enumerate(self.running):
             length = int(self._lengths[row])
             if length == len(sequence.pages) * PAGE_SIZE:
-                self._table[row, len(sequence.pages)] = page = self._allocator.allocate()
+                self._table[row, len(sequence.pages)] = page = self.allocator.allocate()
                 sequence.pages.append(page)
             self._lengths[row] = length + 1
             sequence.generated += 1
@@ -98,7 +98,7 @@ class Batcher:
             if sequence.generated < sequence.request.generated:
                 continue
             never_taken = pages_for(sequence.request.tokens) - len(sequence.pages)
-            self._allocator.release(sequence.pages, never_taken)
+            self.allocator.release(sequence.pages, never_taken)
             self.finished += 1
             last = len(self) - 1
             self.running[row], before[row] = self.running[last], before[last]

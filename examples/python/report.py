@@ -9,7 +9,6 @@ import time
 from batcher import PAGE_SIZE, Batcher
 from checker import Checker
 from gpu_limits import LimitMeter
-from page_allocator import PageAllocator
 from traffic import Request
 
 
@@ -23,28 +22,30 @@ class Totals:
     clock: float = 0.0  # trace time at the end
     digest: str = ""
 
+    def add_step(self, batch: int, cached_tokens: int, prefill_seconds: float, decode_seconds: float) -> None:
+        self.steps += 1
+        self.tokens += batch
+        self.cached_tokens += cached_tokens
+        self.prefill_seconds += prefill_seconds
+        self.decode_seconds += decode_seconds
 
-def introduce(
-    arrays: str,
-    why_not_gpu: str,
-    *,
-    options: argparse.Namespace,
-    scale: object,
-    requests: list[Request],
-    num_pages: int,
-) -> None:
+
+def introduce(arrays: str, why_not_gpu: str, options: argparse.Namespace, scale: object) -> None:
     if why_not_gpu:
         print(f"No GPU is used: {why_not_gpu}.")
+    print(f"Serving with {arrays}: {scale.heads} query heads, {scale.layers} layers.")
+    print(f"A step counts as {options.step_ms:g} ms of trace time; every {options.check_every}th step is checked.")
+
+
+def describe_traffic(requests: list[Request], options: argparse.Namespace, scale: object) -> None:
     source = options.trace or f"quantiles of the Azure LLM inference trace 2023, {options.service}"
     context, generated = (
         sum(getattr(request, name) for request in requests) / len(requests) for name in ("context", "generated")
     )
-    print(f"Serving with {arrays}: {scale.heads} query heads, {scale.layers} layers, {num_pages} pages a layer.")
     print(f"Traffic: {source} (Azure/AzurePublicDataset, CC-BY 4.0; Patel et al., ISCA 2024).")
     print(f"  {len(requests)} requests in {requests[-1].arrival:.0f} s of trace time, arrival rate x {scale.load:g};")
     shortened = f", after division by {scale.shorten} to suit this machine" if scale.shorten > 1 else ""
     print(f"  mean context {context:.0f}, generated {generated:.0f} tokens{shortened}.")
-    print(f"  A step counts as {options.step_ms:g} ms of trace time; every {options.check_every}th step is checked.")
 
 
 class Progress:
@@ -56,14 +57,14 @@ class Progress:
         self._pause = 0.1 if self._terminal else 2.0  # seconds between lines
         self._next = 0.0
 
-    def show(self, totals: Totals, batcher: Batcher, allocator: PageAllocator, checker: Checker) -> None:
+    def show(self, totals: Totals, batcher: Batcher, checker: Checker) -> None:
         if (now := time.perf_counter()) < self._next:
             return
         self._next = now + self._pause
+        pages = f"{batcher.allocator.in_use}/{batcher.allocator.num_pages}"
         line = (
             f"finished {batcher.finished}/{self._requests}  running {len(batcher)}  waiting {len(batcher.waiting)}  "
-            f"pages {allocator.in_use}/{allocator.num_pages}  step {totals.steps}  tokens {totals.tokens}  "
-            f"worst error {checker.worst_error:.1e}"
+            f"pages {pages}  step {totals.steps}  tokens {totals.tokens}  worst error {checker.worst_error:.1e}"
         )
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1  # a longer line would wrap and could not be rewritten
@@ -76,10 +77,9 @@ class Progress:
             print()
 
 
-def conclude(
-    totals: Totals, batcher: Batcher, allocator: PageAllocator, checker: Checker, meter: LimitMeter | None
-) -> int:
+def conclude(totals: Totals, batcher: Batcher, checker: Checker, meter: LimitMeter | None) -> int:
     """Prints the table; returns the exit status."""
+    allocator = batcher.allocator
     refused = f", {batcher.refused} refused (longer than the pool)" if batcher.refused else ""
     steps = max(totals.steps, 1)
     bound = checker.tolerance

@@ -10,7 +10,9 @@ Ends with exit status 1 when a result missed the error bound or a page was lost.
 """
 
 import argparse
+import collections
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import sys
@@ -72,19 +74,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--check-every", type=positive, default=25, help="steps between checks against the float64 reference")
     add("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    if min(options.step_ms, options.load or 1) <= 0:
-        parser.error("--step-ms and --load must be positive")
+    for name in ("step_ms", "load", "seconds"):
+        if (value := getattr(options, name)) is not None and value <= 0:
+            parser.error(f"--{name.replace('_', '-')} {value:g} is not positive")
     return options
 
 
 class Server:
     """Runs steps until nothing waits and nothing runs."""
 
-    def __init__(self, arrays: object, batcher: Batcher, num_pages: int, *, layers: int, heads: int, seed: int) -> None:
-        self.arrays, self.batcher = arrays, batcher
+    def __init__(self, arrays: object, batcher: Batcher, *, layers: int, heads: int, seed: int) -> None:
+        self.arrays, self.batcher, self.heads = arrays, batcher, heads
         self.model = StandInModel(arrays, layers, heads, seed)
         # Slots that no token was written to hold NaN: one that gets into a result shows.
-        shape = (num_pages, PAGE_SIZE, 1, D_QK)
+        shape = (batcher.allocator.num_pages, PAGE_SIZE, 1, D_QK)
         self.caches = [arrays.full(shape, float("nan")) for _ in range(layers)]
         self.tokens = np.zeros(0, np.int64)  # the newest of each running request
 
@@ -128,14 +131,61 @@ def decode_again(calls: list[tuple[Array, ...]]) -> None:
         flashmla.dense_decode(query, cache, block_table, cache_seqlens, plan=plan, out=out, lse=lse)
 
 
-def read_requests(options: argparse.Namespace, count: int, load: float, shorten: int) -> list[traffic.Request]:
+def read_requests(options: argparse.Namespace, scale: Scale) -> list[traffic.Request]:
+    """What will arrive: the first `requests` of the trace, those of its first `seconds`, or both limits."""
+    count = options.requests or (None if options.seconds else scale.requests)
     if options.trace:
-        requests = traffic.replay(options.trace, count, load)
+        requests = traffic.replay(options.trace, count, scale.load)
     else:
-        requests = traffic.draw(traffic.SERVICES[options.service], count, load, options.seed)
-    if options.seconds is not None:
+        service = traffic.SERVICES[options.service]
+        requests = traffic.draw(
+            service, count or service.enough_for(options.seconds, scale.load), scale.load, options.seed
+        )
+    if options.seconds:
         requests = [r for r in requests if r.arrival <= options.seconds]
-    return [r.shortened(shorten) for r in requests]
+    return [r.shortened(scale.shorten) for r in requests]
+
+
+def serve(
+    server: Server,
+    requests: list[traffic.Request],
+    checker: Checker,
+    meter: LimitMeter | None,
+    options: argparse.Namespace,
+) -> report.Totals:
+    """Serves all requests; every so many steps the calls are checked and, on a GPU, timed again."""
+    batcher = server.batcher
+    progress, totals, digest = report.Progress(len(requests)), report.Totals(), hashlib.sha256()
+    arriving = collections.deque(requests)
+    clock = 0.0
+    while arriving or batcher.waiting or batcher.running:
+        if not batcher.waiting and not batcher.running:
+            clock = max(clock, arriving[0].arrival)  # nothing to do until the next request comes
+        while arriving and arriving[0].arrival <= clock:
+            batcher.submit(arriving.popleft())
+
+        begin = time.perf_counter()
+        server.prefill()
+        if not batcher.running:  # all that waited was refused
+            continue
+        server.arrays.synchronize()
+        decode_begin = time.perf_counter()
+        calls = server.step()
+        decode_end = time.perf_counter()
+
+        cached_tokens = int(batcher.cache_seqlens.sum())
+        totals.add_step(len(batcher), cached_tokens, decode_begin - begin, decode_end - decode_begin)
+        digest.update(server.tokens.tobytes())
+        if (totals.steps - 1) % options.check_every == 0:
+            checker.check(calls)
+            if meter:
+                meter.measure(functools.partial(decode_again, calls), len(calls), server.heads, cached_tokens)
+        server.retire()
+        clock += options.step_ms / 1e3
+        progress.show(totals, batcher, checker)
+    progress.end()
+    totals.clock, totals.digest = clock, digest.hexdigest()[:16]
+    return totals
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -145,63 +195,22 @@ def main(arguments: list[str] | None = None) -> int:
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Scale)}
     scale = dataclasses.replace(scale, **{name: value for name, value in given.items() if value is not None})
     try:
-        requests = read_requests(options, scale.requests, scale.load, scale.shorten)
+        requests = read_requests(options, scale)
     except (OSError, ValueError) as error:
         print(f"serve.py: {error}", file=sys.stderr)
         return 2
 
     longest = max(pages_for(r.tokens) for r in requests)
     mean_pages = sum(pages_for(r.tokens) for r in requests) / len(requests)
-    num_pages = options.pages or max(longest, int(scale.max_batch * mean_pages * 3 / 4))
-    allocator = PageAllocator(num_pages)
+    allocator = PageAllocator(options.pages or max(longest, int(scale.max_batch * mean_pages * 3 / 4)))
     batcher = Batcher(allocator, scale.max_batch, longest)
-    server = Server(arrays, batcher, num_pages, layers=scale.layers, heads=scale.heads, seed=options.seed)
+    server = Server(arrays, batcher, layers=scale.layers, heads=scale.heads, seed=options.seed)
     checker = Checker(arrays, options.seed)
     meter = LimitMeter(arrays) if arrays.device == "cuda" else None
-    report.introduce(
-        arrays.describe(), why_not_gpu, options=options, scale=scale, requests=requests, num_pages=num_pages
-    )
-
-    progress = report.Progress(len(requests))
-    totals = report.Totals()
-    digest = hashlib.sha256()
-    arriving = iter(requests)
-    following = next(arriving, None)
-    clock = 0.0
-    while following or batcher.waiting or batcher.running:
-        if not batcher.waiting and not batcher.running:
-            clock = max(clock, following.arrival)  # nothing to do until the next request comes
-        while following and following.arrival <= clock:
-            batcher.submit(following)
-            following = next(arriving, None)
-
-        begin = time.perf_counter()
-        server.prefill()
-        if not batcher.running:  # all that waited was refused
-            continue
-        arrays.synchronize()
-        decode_begin = time.perf_counter()
-        calls = server.step()
-        decode_end = time.perf_counter()
-        totals.prefill_seconds += decode_begin - begin
-        totals.decode_seconds += decode_end - decode_begin
-        totals.steps += 1
-        totals.tokens += len(batcher)
-        totals.cached_tokens += int(batcher.cache_seqlens.sum())
-        digest.update(server.tokens.tobytes())
-
-        if totals.steps % options.check_every == 1 or options.check_every == 1:
-            checker.check(calls)
-            if meter:
-                cached = int(batcher.cache_seqlens.sum())
-                meter.measure(lambda: decode_again(calls), scale.layers, scale.heads, cached)  # noqa: B023 (called at once)
-        server.retire()
-        clock += options.step_ms / 1e3
-        progress.show(totals, batcher, allocator, checker)
-    progress.end()
-
-    totals.clock, totals.digest = clock, digest.hexdigest()[:16]
-    return report.conclude(totals, batcher, allocator, checker, meter)
+    report.introduce(arrays.describe(), why_not_gpu, options, scale)
+    report.describe_traffic(requests, options, scale)
+    totals = serve(server, requests, checker, meter, options)
+    return report.conclude(totals, batcher, checker, meter)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,15 @@ class Service:
     context: tuple[int, ...]
     generated: tuple[int, ...]
 
+    def rate(self, load: float) -> float:
+        """Mean arrivals a second at `load` times the published number."""
+        return load * self.requests / TRACE_SECONDS
+
+    def enough_for(self, seconds: float, load: float) -> int:
+        """More requests than will come in `seconds`: six standard deviations above the mean, and one."""
+        mean = self.rate(load) * seconds
+        return math.ceil(mean + 6 * math.sqrt(mean)) + 1
+
 
 TRACE_SECONDS = 3600.0
 LEVELS = (0, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1)
@@ -65,8 +74,7 @@ def draw(service: Service, count: int, load: float, seed: int) -> list[Request]:
     hundredth spans 249 to 1,899 tokens, a third above.
     """
     rng = np.random.default_rng(seed)
-    rate = load * service.requests / TRACE_SECONDS
-    arrivals = np.cumsum(rng.exponential(1 / rate, count))
+    arrivals = np.cumsum(rng.exponential(1 / service.rate(load), count))
     context, generated = (
         np.rint(np.interp(rng.random(count), LEVELS, values)).astype(int)
         for values in (service.context, service.generated)

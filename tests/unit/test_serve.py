@@ -45,6 +45,13 @@ def test_arrivals_come_at_the_published_rate(load):
     assert 20_000 / arrivals[-1] == pytest.approx(load * 19_366 / 3600, rel=0.03)
 
 
+def test_a_limit_in_seconds_draws_all_that_arrive_within_it():
+    conv = traffic.SERVICES["conv"]
+    requests = traffic.draw(conv, conv.enough_for(60.0, 2), 2, seed=7)
+    assert requests[-1].arrival > 60.0
+    assert len(requests) < 1.6 * conv.rate(2) * 60.0
+
+
 def test_a_draw_is_repeatable():
     code = traffic.SERVICES["code"]
     assert traffic.draw(code, 50, 1, seed=1) == traffic.draw(code, 50, 1, seed=1)
