@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples" 
 
 import serve
 import traffic
+from arrays import NumPyArrays
 from batcher import PAGE_SIZE, Batcher, pages_for
+from gpu_limits import LimitMeter
 from page_allocator import PageAllocator
 
 CSV = """TIMESTAMP,ContextTokens,GeneratedTokens
@@ -141,6 +144,29 @@ def test_a_small_run(framework, capsys):
     said = capsys.readouterr().out
     assert "requests finished     6\n" in said
     assert "FAILED" not in said
+
+
+def test_a_step_decoded_again_gives_the_same_bits():
+    batcher = Batcher(PageAllocator(8), max_batch=2, max_blocks=4)
+    for number, context in enumerate((70, 200)):
+        batcher.submit(traffic.Request(number, 0.0, context, 5))
+    server = serve.Server(NumPyArrays(), batcher, layers=2, heads=3, seed=0)
+    server.prefill()
+    calls = server.step()
+    before = [array.tobytes() for call in calls for array in call[-2:]]
+    serve.decode_again(calls)
+    assert [array.tobytes() for call in calls for array in call[-2:]] == before
+
+
+# Two layers, 1,152 bytes and heads * 2 * (576 + 512) FLOP a token; few heads are limited by bytes, many by FLOP.
+@pytest.mark.parametrize(("heads", "least_seconds"), [(1, 2 * 1152e6 / 1e12), (128, 2 * 128 * 2 * 1088e6 / 1e14)])
+def test_the_share_of_the_limit(monkeypatch, heads, least_seconds):
+    monkeypatch.setattr(LimitMeter, "_read_bandwidth", lambda _: 1e12)
+    monkeypatch.setattr(LimitMeter, "_matmul_rate", lambda _: 1e14)
+    arrays = types.SimpleNamespace(captured=lambda work: work, seconds=lambda _work, _repeats: 0.01)
+    meter = LimitMeter(arrays)
+    meter.measure(lambda: None, layers=2, heads=heads, tokens=1_000_000)
+    assert meter.share == pytest.approx(least_seconds / 0.01)
 
 
 def test_a_small_replay_is_repeatable(tmp_path, capsys):
