@@ -1,17 +1,20 @@
-/* cpu.h - what the files of the CPU backend share. Flow of a call:
- * decode.c takes the parts of the schedule with several threads (threads.c); piece.c attends one piece of a tile with the micro-kernels of the
- * instruction set that isa.c chose; merge.c joins the partial results of tiles that were cut; rows.c knows which rows a tile has. */
+/* cpu.h - what the files of the CPU backend share.
+ * Flow of a call: decode.c takes the parts of the schedule with several threads (threads.c); piece.c attends one piece
+ * of a tile with the micro-kernels of the instruction set that isa.c chose; merge.c joins the partial results of tiles
+ * that were cut; rows.c knows which rows a tile has. */
 #ifndef FLASHMLA_CPU_H_
 #define FLASHMLA_CPU_H_
 
 #include "internal.h"
 
 enum {
-  FM_CPU_D_QK = 576, /* the only head dimensions the argument rules let through; constants, so that the micro-kernels have fixed strides */
+  /* The only head dimensions the argument rules let through; constants, so that the micro-kernels have fixed strides.
+   */
+  FM_CPU_D_QK = 576,
   FM_CPU_D_V = 512,
   FM_CPU_BLOCK_ROWS = 128, /* query rows that share one conversion of the KV rows: all heads of DeepSeek V3 */
-  /* Floats between two tokens of a weight tile: room for a block's rows, and not a multiple of 4 KiB / 12 ways, which would make the lines of
-   * one column of the tile evict each other from a level-1 cache. */
+  /* Floats between two tokens of a weight tile: room for a block's rows, and not a multiple of 4 KiB / 12 ways, which
+   * would make the lines of one column of the tile evict each other from a level-1 cache. */
   FM_CPU_WEIGHT_STRIDE = FM_CPU_BLOCK_ROWS + 16
 };
 
@@ -32,14 +35,15 @@ typedef struct fm_cpu_scratch {
 typedef struct fm_cpu_kernels {
   const char *isa;
   int32_t lanes; /* floats in a vector */
-  /* `count` (a multiple of 16) elements of fm_dtype to float32; float32 * scale to elements, to nearest even, NaN kept. */
+  /* `count` (a multiple of 16) elements of an fm_dtype to float32; float32 * scale back, to nearest even, NaN kept. */
   void (*widen[3])(float *to, const void *from, int32_t count);
   void (*narrow[3])(void *to, const float *from, float scale, int32_t count);
-  /* Puts row-major queries [rows][FM_CPU_D_QK] in the order that `logits` reads. `from` and `to` do not overlap. */
+  /* Puts query `row` of `rows` where `logits` reads it. The padding must be zero before. */
   void (*pack_query)(float *to, const float *from, int32_t row, int32_t rows);
-  /* weights[t][r] = <query r, key t>. Keys are readable, and overwritten with zeros, up to the next multiple of 12 tokens. */
+  /* weights[t][r] = <query r, key t>. Keys from `tokens` up to the next multiple of 12 are set to zeros. */
   void (*logits)(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens);
-  /* One step of the online softmax over `tokens` columns: weights become 2^((logit - row_max) * scale_log2), row_max, row_sum, rescale follow. */
+  /* One step of the online softmax over `tokens` columns: weights become 2^((logit - row_max) * scale_log2), row_max,
+   * row_sum, rescale follow. */
   void (*softmax)(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens, float scale_log2);
   /* sums[r] = rescale[r] * sums[r] + sum over t of weights[t][r] * values[t], for rows [row, row + rows). */
   void (*accumulate)(const fm_cpu_scratch *scratch, int32_t row, int32_t rows, int32_t tokens);
@@ -51,10 +55,12 @@ extern const fm_cpu_kernels fm_cpu_avx2;
 extern const fm_cpu_kernels fm_cpu_avx512;
 #endif
 
-/* isa.c: the best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. Read at each call, so a test can change it. */
+/* isa.c: the best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. Read at each call, so a test can
+ * change it. */
 const fm_cpu_kernels *fm_cpu_select(void);
 
-/* rows.c: the query rows of one tile (a tile is one row block on the CPU). Row r is token first_token + r / heads, head first_head + r % heads. */
+/* rows.c: the query rows of one tile (a tile is one row block on the CPU). Row r is token first_token + r / heads, head
+ * first_head + r % heads. */
 typedef struct fm_cpu_rows {
   int32_t request, kv_head;
   int32_t first_token, tokens;
@@ -70,22 +76,23 @@ int64_t fm_cpu_length(const fm_problem *problem, int32_t request);
 int64_t fm_cpu_bound(const fm_problem *problem, const fm_cpu_rows *rows, int32_t token);
 const void *fm_cpu_query(const fm_problem *problem, const fm_cpu_rows *rows, int32_t row);
 /* Writes values * scale and the natural log-sum-exp of a row to out and lse. NULL values: an empty row. */
-void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_rows *rows, int32_t row, const float *values,
-                      float scale, double lse);
+void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_rows *rows, int32_t row,
+                      const float *values, float scale, double lse);
 static inline int32_t fm_cpu_element_bytes(fm_dtype dtype) { return dtype == FM_FP32 ? 4 : 2; }
 
-/* piece.c: pages [first, last) of a tile; last < 0: to the current end. slot < 0: the tile is whole and goes to out and lse, else to that
- * partial slot. */
-void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile, int32_t first, int32_t last,
-                         int32_t slot);
+/* piece.c: pages [first, last) of a tile; last < 0: to the current end. slot < 0: the tile is whole and goes to out and
+ * lse, else to that partial slot. */
+void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile,
+                         int32_t first, int32_t last, int32_t slot);
 
-/* merge.c: joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row + rows) of it. */
+/* merge.c: joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row +
+ * rows) of it. */
 void fm_cpu_merge(const fm_run *run, const fm_cpu_kernels *kernels, int32_t part, int32_t row, int32_t rows);
 
 /* threads.c: `requested` if > 0, else FLASHMLA_NUM_THREADS, else the CPUs of the affinity mask. */
 int32_t fm_cpu_num_threads(int32_t requested);
-/* Calls work(context, 0 ... threads - 1) at the same time and returns when all are done. Where the system refuses threads, the higher indices
- * are never called: work must not depend on them. */
+/* Calls work(context, 0 ... threads - 1) at the same time and returns when all are done. Where the system refuses
+ * threads, the higher indices are never called: work must not depend on them. */
 void fm_cpu_parallel(int32_t threads, void (*work)(void *context, int32_t thread), void *context);
 
 #endif /* FLASHMLA_CPU_H_ */

@@ -7,16 +7,17 @@
 #include "cpu.h"
 
 enum {
-  /* Into how many parts the work is cut follows from the shapes, never from the number of threads: results must not depend on that. A part costs a
-   * partial result in memory, so where the page tables are short there are few; 128 busy threads are the most. */
+  /* The number of parts follows from the shapes, never from the number of threads: results must not depend on that. A
+   * part costs a partial result in memory, so short page tables make few. */
   TOKENS_PER_PART = 512,
   LEAST_PARTS = 8,
-  MOST_PARTS = 128,
-  FLOP_PER_THREAD = 4 << 20, /* a further thread is started for each 4 MFLOP: about the 30 us that starting one takes */
+  MOST_PARTS = 128,          /* and threads */
+  FLOP_PER_THREAD = 4 << 20, /* each further thread needs 4 MFLOP to do: about the 30 us that starting it takes */
   MERGE_ROWS = 16,           /* rows of one merge task */
-  MANY_ROWS = 32,            /* from here on the keys of a step are used so often that a level-2 cache serves them */
-  TOKENS_MANY_ROWS = 72,     /* tokens of a step. Multiples of 12, see fm_cpu_kernels.logits. Fits level 2 with 128 query rows */
-  TOKENS_FEW_ROWS = 12       /* fits level 1 */
+  MANY_ROWS = 32,            /* more rows use the keys of a step so often that they may lie in level 2 */
+  /* Tokens of a step, multiples of 12 (see fm_cpu_kernels.logits): with 128 query rows all fits 1 MB of level 2. */
+  TOKENS_MANY_ROWS = 72,
+  TOKENS_FEW_ROWS = 12 /* and the keys alone fit level 1 */
 };
 
 static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -29,10 +30,13 @@ void fm_cpu_limits(const fm_problem *problem, fm_backend_limits *limits) {
   *limits = (fm_backend_limits){
       .block_rows = rows < FM_CPU_BLOCK_ROWS ? (int32_t)rows : FM_CPU_BLOCK_ROWS,
       .max_cluster = 1,
-      .workers = parts < LEAST_PARTS ? LEAST_PARTS : parts > MOST_PARTS ? MOST_PARTS : (int32_t)parts,
-      /* In tokens: packing the queries and writing the result costs about as much as attending 16 tokens, a partial result and its merge as 64. */
-      .start_overhead = (16 + page - 1) / page,
-      .split_overhead = (64 + page - 1) / page,
+      .workers = parts < LEAST_PARTS  ? LEAST_PARTS
+                 : parts > MOST_PARTS ? MOST_PARTS
+                                      : (int32_t)parts,
+      /* In pages: packing queries and writing results takes as long as attending 16 tokens, a partial result and its
+       * merge as 64. */
+      .start_overhead = 1 + (16 - 1) / page,
+      .split_overhead = 1 + (64 - 1) / page,
   };
 }
 
@@ -57,8 +61,8 @@ static void attend_part(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu
   }
 }
 
-/* Every thread attends parts until none is left, waits for those still at work elsewhere, and takes merge tasks. Nobody waits for a thread that
- * may not exist: the thread that takes a part finishes it. */
+/* Every thread attends parts until none is left, waits for those still at work elsewhere, and takes merge tasks. Nobody
+ * waits for a thread that may not exist: the thread that takes a part finishes it. */
 static void work(void *context, int32_t thread) {
   job *job = context;
   const fm_run *run = job->run;
@@ -74,7 +78,8 @@ static void work(void *context, int32_t thread) {
   pthread_mutex_unlock(&job->lock);
   const int64_t tasks_per_part = (run->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
   for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;)
-    fm_cpu_merge(run, job->kernels, (int32_t)(task / tasks_per_part), (int32_t)(task % tasks_per_part) * MERGE_ROWS, MERGE_ROWS);
+    fm_cpu_merge(run, job->kernels, (int32_t)(task / tasks_per_part), (int32_t)(task % tasks_per_part) * MERGE_ROWS,
+                 MERGE_ROWS);
 }
 
 static int32_t choose_threads(const fm_run *run) {
@@ -82,7 +87,7 @@ static int32_t choose_threads(const fm_run *run) {
   double flop = 0;
   for (int32_t i = 0; i < problem->batch; i++)
     flop += (double)fm_cpu_length(problem, i) * problem->s_q * problem->h_q * 2 * (FM_CPU_D_QK + FM_CPU_D_V);
-  const int32_t most = min32(fm_cpu_num_threads(problem->num_threads), run->tiling.num_parts);
+  const int32_t most = min32(fm_cpu_num_threads(problem->num_threads), min32(run->tiling.num_parts, MOST_PARTS));
   return flop / FLOP_PER_THREAD < most ? 1 + min32((int32_t)(flop / FLOP_PER_THREAD), most - 1) : most;
 }
 
@@ -119,7 +124,8 @@ flashmla_status fm_cpu_dense_decode(const fm_run *run) {
     if (memory != NULL) break;
     free(scratch);
     if (threads == 1)
-      return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for %d query rows (%zu bytes) could not be allocated", (int)rows, bytes);
+      return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for %d query rows (%zu bytes) could not be allocated",
+                     (int)rows, bytes);
   }
   for (int32_t i = 0; i < threads; i++) lay_out_scratch(&scratch[i], memory + bytes * (size_t)i, rows, tokens);
 

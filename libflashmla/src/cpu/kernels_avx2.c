@@ -27,7 +27,9 @@ static inline float sum_lanes(__m256 a) {
   return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
 
-static inline void widen_fp16(float *to, const uint16_t *from) { _mm256_store_ps(to, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from))); }
+static inline void widen_fp16(float *to, const uint16_t *from) {
+  _mm256_store_ps(to, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from)));
+}
 
 static inline void narrow_fp16(uint16_t *to, __m256 value) {
   _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

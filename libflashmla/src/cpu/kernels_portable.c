@@ -14,7 +14,7 @@
 #define VF_FMA(a, b, c) ((a) * (b) + (c))
 #define VF_MAX(a, b) ((vf)(((vi)(a) & ((a) > (b))) | ((vi)(b) & ~((a) > (b)))))
 #define VF_SUM(a) (((a)[0] + (a)[1]) + ((a)[2] + (a)[3]))
-#define VU_OF_U16(p) __builtin_convertvector(*(const vh_unaligned *)(p), vu)
+#define VU_OF_U16(p) __builtin_convertvector(*(const vh *)(p), vu)
 
 typedef union float_bits {
   float value;
@@ -37,18 +37,17 @@ static inline uint16_t fp16_of(float value) {
   const uint32_t sign = (x.bits >> 16) & 0x8000;
   x.bits &= 0x7fffffff;
   if (x.bits > 0x7f800000) return (uint16_t)(sign | 0x7e00 | ((x.bits >> 13) & 0x3ff)); /* NaN */
-  if (x.value >= 65520.0f) return (uint16_t)(sign | 0x7c00); /* halfway to the power of two above the largest half: infinity */
-  if (x.value < 0x1p-14f) {                                  /* subnormal: the sum's last place is 2^-24, that of a half */
+  if (x.value >= 65520.0f)
+    return (uint16_t)(sign | 0x7c00); /* halfway to the power of two above the largest half: infinity */
+  if (x.value < 0x1p-14f) {           /* subnormal: the sum's last place is 2^-24, that of a half */
     x.value += 0.5f;
     return (uint16_t)(sign | (x.bits - 0x3f000000));
   }
   return (uint16_t)(sign | ((x.bits - (112u << 23) + 0xfff + ((x.bits >> 13) & 1)) >> 13));
 }
 
-#define narrow_fp16(to, vector)                             \
-  do {                                                      \
-    const vf halves = (vector);                             \
-    for (int j = 0; j < LANES; j++) (to)[j] = fp16_of(halves[j]); \
-  } while (0)
+static inline void narrow_fp16(uint16_t *to, __attribute__((vector_size(4 * LANES))) float value) {
+  for (int i = 0; i < LANES; i++) to[i] = fp16_of(value[i]);
+}
 
 #include "kernels_template.h"

@@ -1,27 +1,29 @@
 /* kernels_template.h - the micro-kernels, written once over a vector type. Included by kernels_<isa>.c, which defines
+ *   KERNELS, ISA    the table to define and its name
  *   LANES           floats in a vector
- *   TILE_TOKENS     tokens x TILE_VECTORS vectors of rows: the register tile of logits, with fewer vectors of twice the tokens; divides 6
- *   TILE_VECTORS
- *   SUM_ROWS        rows x SUM_VECTORS vectors of value columns: the register tile of accumulate
+ *   TILE_TOKENS     x TILE_VECTORS: tokens and vectors of rows in the register tile of logits. It divides 6, because
+ *   TILE_VECTORS    panels with fewer vectors take twice the tokens and steps have multiples of 12
+ *   SUM_ROWS        x SUM_VECTORS: rows and vectors of value columns in the register tile of accumulate
  *   SUM_VECTORS
- *   VF_FMA(a, b, c) a * b + c        VF_MAX(a, b) a > b ? a : b (b where a is NaN or b is)        VF_SUM(a) sum of the lanes
+ *   VF_FMA(a, b, c) a * b + c
+ *   VF_MAX(a, b)    a > b ? a : b, so b where one of them is NaN
+ *   VF_SUM(a)       sum of the lanes
  *   VU_OF_U16(from) LANES 16-bit integers as 32-bit ones
  *   widen_fp16(to, from), narrow_fp16(to, vector): LANES elements
- *   KERNELS, ISA    the table to define and its name
  *
- * Logits keep rows in the lanes: a packed query vector is multiplied by one broadcast key element. So keys are used as they lie in the cache, both
- * as K and as V, the softmax over tokens is vertical, and nothing but the queries is transposed (once a piece). With so few rows that
- * most lanes would be padding, lanes run along the head dimension instead. */
+ * Logits keep rows in the lanes: a packed query vector is multiplied by one broadcast key element. So keys are used as
+ * they lie in the cache, both as K and as V, the softmax over tokens is vertical, and nothing but the queries is
+ * transposed, once for a tile. With so few rows that most lanes would be padding, lanes run along the head dimension.
+ */
 
 typedef float vf __attribute__((vector_size(4 * LANES), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * LANES), may_alias));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES), may_alias));
-typedef uint16_t vh __attribute__((vector_size(2 * LANES), may_alias));
 typedef float vf_unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef uint16_t vh_unaligned __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
-/* Head dimensions that a register tile sums before it adds them up: a panel of queries of this depth stays in the level-1 cache while the keys pass
- * by, and the rounding errors of shorter sums are smaller. */
+/* Head dimensions that a register tile sums before it adds them up: a panel of queries of this depth stays in the
+ * level-1 cache while the keys pass by, and the rounding errors of shorter sums are smaller. */
 enum { TILE_DEPTH = 144 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -32,16 +34,16 @@ enum { TILE_DEPTH = 144 };
 /* ---- conversions ---- */
 
 static void widen_from_bf16(float *to, const void *from, int32_t count) {
-  for (int32_t i = 0; i < count; i += LANES) {
-    STORE(to + i, (vf)(VU_OF_U16((const uint16_t *)from + i) << 16));
-  }
+  for (int32_t i = 0; i < count; i += LANES) STORE(to + i, (vf)(VU_OF_U16((const uint16_t *)from + i) << 16));
 }
 
 static void widen_from_fp16(float *to, const void *from, int32_t count) {
   for (int32_t i = 0; i < count; i += LANES) widen_fp16(to + i, (const uint16_t *)from + i);
 }
 
-static void widen_from_fp32(float *to, const void *from, int32_t count) { memcpy(to, from, sizeof(float) * (size_t)count); }
+static void widen_from_fp32(float *to, const void *from, int32_t count) {
+  memcpy(to, from, sizeof(float) * (size_t)count);
+}
 
 static void narrow_to_bf16(void *to, const float *from, float scale, int32_t count) {
   for (int32_t i = 0; i < count; i += LANES) {
@@ -50,7 +52,7 @@ static void narrow_to_bf16(void *to, const float *from, float scale, int32_t cou
     vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; /* to nearest, ties to even */
     vu quiet_nan = (bits >> 16) | 0x40;                      /* rounding could carry a NaN's payload into infinity */
     vu is_nan = (vu)(value != value);
-    *(vh_unaligned *)((uint16_t *)to + i) = __builtin_convertvector((rounded & ~is_nan) | (quiet_nan & is_nan), vh);
+    *(vh *)((uint16_t *)to + i) = __builtin_convertvector((rounded & ~is_nan) | (quiet_nan & is_nan), vh);
   }
 }
 
@@ -64,8 +66,8 @@ static void narrow_to_fp32(void *to, const float *from, float scale, int32_t cou
 
 /* ---- logits ---- */
 
-/* Both layouts cost rows * FM_CPU_D_QK / LANES multiplications a token when the lanes are full; along the head dimension none is wasted, but the
- * lanes must be summed at the end. */
+/* Both layouts cost rows * FM_CPU_D_QK / LANES multiplications a token when the lanes are full; along the head
+ * dimension none is wasted, but the lanes must be summed at the end. */
 INLINE int few_rows(int32_t rows) { return rows <= LANES / 2; }
 
 /* Vectors of rows in the panel that begins at vector `v` of `vectors`: TILE_VECTORS, then halves of it. */
@@ -89,7 +91,8 @@ static void pack_query(float *to, const float *from, int32_t row, int32_t rows) 
 }
 
 /* Adds the products of head dimensions [depth, depth + TILE_DEPTH) to the weights; the first stretch sets them. */
-INLINE void logits_tile(float *weights, const float *keys, const float *queries, int32_t depth, const int tokens, const int vectors) {
+INLINE void logits_tile(float *weights, const float *keys, const float *queries, int32_t depth, const int tokens,
+                        const int vectors) {
   vf sum[2 * TILE_TOKENS][TILE_VECTORS];
   for (int t = 0; t < tokens; t++)
     for (int v = 0; v < vectors; v++) sum[t][v] = (vf){0};
@@ -131,9 +134,12 @@ static void logits_many_rows(const fm_cpu_scratch *scratch, int32_t vectors, int
         const float *keys = scratch->keys + t * FM_CPU_D_QK;
         float *weights = scratch->weights + t * FM_CPU_WEIGHT_STRIDE + v * LANES;
         step = width == TILE_VECTORS ? TILE_TOKENS : 2 * TILE_TOKENS;
-        if (width == TILE_VECTORS) logits_tile(weights, keys, queries, depth, TILE_TOKENS, TILE_VECTORS);
-        else if (width == 2) logits_tile(weights, keys, queries, depth, 2 * TILE_TOKENS, TILE_VECTORS < 2 ? TILE_VECTORS : 2);
-        else logits_tile(weights, keys, queries, depth, 2 * TILE_TOKENS, 1);
+        if (width == TILE_VECTORS)
+          logits_tile(weights, keys, queries, depth, TILE_TOKENS, TILE_VECTORS);
+        else if (width == 2)
+          logits_tile(weights, keys, queries, depth, 2 * TILE_TOKENS, TILE_VECTORS < 2 ? TILE_VECTORS : 2);
+        else
+          logits_tile(weights, keys, queries, depth, 2 * TILE_TOKENS, 1);
       }
     }
   }
@@ -148,7 +154,8 @@ static void logits(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens) 
   }
   for (int32_t t = 0; t < padded; t += TILE_TOKENS)
     for (int32_t row = 0; row < rows; row++)
-      logits_dot(scratch->weights + t * FM_CPU_WEIGHT_STRIDE + row, scratch->keys + t * FM_CPU_D_QK, scratch->queries + row * FM_CPU_D_QK);
+      logits_dot(scratch->weights + t * FM_CPU_WEIGHT_STRIDE + row, scratch->keys + t * FM_CPU_D_QK,
+                 scratch->queries + row * FM_CPU_D_QK);
 }
 
 /* ---- softmax ---- */
@@ -198,7 +205,8 @@ static void softmax(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens,
 
 /* ---- weighted sum of values ---- */
 
-INLINE void accumulate_tile(float *sums, const float *weights, const float *values, const float *rescale, int32_t tokens, const int rows) {
+INLINE void accumulate_tile(float *sums, const float *weights, const float *values, const float *rescale,
+                            int32_t tokens, const int rows) {
   vf sum[SUM_ROWS][SUM_VECTORS];
   for (int r = 0; r < rows; r++)
     for (int v = 0; v < SUM_VECTORS; v++) sum[r][v] = LOAD(sums + r * FM_CPU_D_V + v * LANES) * rescale[r];
@@ -221,10 +229,14 @@ static void accumulate(const fm_cpu_scratch *scratch, int32_t row, int32_t rows,
       float *sums = scratch->sums + r * FM_CPU_D_V + c;
       const float *weights = scratch->weights + r, *rescale = scratch->rescale + r;
       step = left >= SUM_ROWS ? SUM_ROWS : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-      if (step == SUM_ROWS) accumulate_tile(sums, weights, values, rescale, tokens, SUM_ROWS);
-      else if (step == 4) accumulate_tile(sums, weights, values, rescale, tokens, SUM_ROWS < 4 ? SUM_ROWS : 4);
-      else if (step == 2) accumulate_tile(sums, weights, values, rescale, tokens, 2);
-      else accumulate_tile(sums, weights, values, rescale, tokens, 1);
+      if (step == SUM_ROWS)
+        accumulate_tile(sums, weights, values, rescale, tokens, SUM_ROWS);
+      else if (step == 4)
+        accumulate_tile(sums, weights, values, rescale, tokens, SUM_ROWS < 4 ? SUM_ROWS : 4);
+      else if (step == 2)
+        accumulate_tile(sums, weights, values, rescale, tokens, 2);
+      else
+        accumulate_tile(sums, weights, values, rescale, tokens, 1);
     }
   }
 }

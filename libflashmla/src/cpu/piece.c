@@ -13,11 +13,13 @@ static int32_t padded_rows(const fm_cpu_kernels *kernels, const fm_cpu_rows *row
   return (rows->count + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
 }
 
-static void load_queries(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows) {
+static void load_queries(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
+                         const fm_cpu_rows *rows) {
   const int32_t padded = padded_rows(kernels, rows);
   memset(scratch->queries, 0, sizeof(float) * FM_CPU_D_QK * (size_t)padded);
   for (int32_t row = 0; row < rows->count; row++) {
-    kernels->widen[problem->dtype](scratch->keys, fm_cpu_query(problem, rows, row), FM_CPU_D_QK); /* keys are not in use yet */
+    /* The buffer of keys is not in use yet. */
+    kernels->widen[problem->dtype](scratch->keys, fm_cpu_query(problem, rows, row), FM_CPU_D_QK);
     kernels->pack_query(scratch->queries, scratch->keys, row, rows->count);
   }
 }
@@ -47,21 +49,23 @@ typedef struct key_cursor {
 
 static key_cursor cursor_at(const fm_problem *problem, const fm_cpu_rows *rows, int64_t token, int64_t end) {
   const bool inside = token < end;
-  return (key_cursor){token, token % problem->page_size, inside ? page_of(problem, rows, token / problem->page_size) : NULL};
+  return (key_cursor){token, token % problem->page_size,
+                      inside ? page_of(problem, rows, token / problem->page_size) : NULL};
 }
 
 /* The row at the cursor, which moves on; NULL: zeros. Looks no page up at or beyond `end`. */
-static inline const char *next_key(const fm_problem *problem, const fm_cpu_rows *rows, key_cursor *cursor, int64_t stride, int64_t end) {
+static inline const char *next_key(const fm_problem *problem, const fm_cpu_rows *rows, key_cursor *cursor,
+                                   int64_t stride, int64_t end) {
   const char *row = cursor->page == NULL ? NULL : cursor->page + cursor->in_page * stride;
   cursor->token++;
   if (++cursor->in_page == problem->page_size) *cursor = cursor_at(problem, rows, cursor->token, end);
   return row;
 }
 
-/* Tokens [token, token + count) to scratch->keys. Rows a few tokens ahead, up to `end`, are fetched into the cache on the way: the hardware does
- * not see that page and row strides continue beyond a 4 KiB page of memory. */
-static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows,
-                      int64_t token, int32_t count, int64_t end) {
+/* Tokens [token, token + count) to scratch->keys. Rows a few tokens ahead, up to `end`, are fetched into the cache on
+ * the way: the hardware does not see that page and row strides continue beyond a 4 KiB page of memory. */
+static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
+                      const fm_cpu_rows *rows, int64_t token, int32_t count, int64_t end) {
   const int32_t bytes = FM_CPU_D_QK * fm_cpu_element_bytes(problem->dtype);
   int64_t stride = problem->kv_stride[1] * fm_cpu_element_bytes(problem->dtype);
   if (FM_FAULTY(FM_FAULT_STRIDE)) stride = min64(stride, bytes);
@@ -72,15 +76,17 @@ static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, 
       for (int32_t i = 0; soon != NULL && i < bytes; i += 64) __builtin_prefetch(soon + i, 0, 3);
     }
     const char *row = next_key(problem, rows, &here, stride, end);
-    if (row == NULL) memset(keys, 0, sizeof(float) * FM_CPU_D_QK);
-    else kernels->widen[problem->dtype](keys, row, FM_CPU_D_QK);
+    if (row == NULL)
+      memset(keys, 0, sizeof(float) * FM_CPU_D_QK);
+    else
+      kernels->widen[problem->dtype](keys, row, FM_CPU_D_QK);
   }
 }
 
-/* One step: tokens [token, token + count) are in scratch->keys. Where a causal bound falls into them, the rows behind it get weight 0 and, since the
- * slots they do not attend may hold NaN, only the values in front of it. */
-static void attend_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows,
-                        int64_t token, int32_t count, float scale_log2) {
+/* One step: tokens [token, token + count) are in scratch->keys. Where a causal bound falls into them, the rows behind
+ * it get weight 0 and, since the slots they do not attend may hold NaN, only the values in front of it. */
+static void attend_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
+                        const fm_cpu_rows *rows, int64_t token, int32_t count, float scale_log2) {
   kernels->logits(scratch, rows->count, count);
   const bool all = fm_cpu_bound(problem, rows, rows->first_token) >= token + count;
   if (all) {
@@ -92,33 +98,37 @@ static void attend_keys(const fm_problem *problem, const fm_cpu_kernels *kernels
   for (int32_t s = 0; s < rows->tokens; s++) {
     attended[s] = (int32_t)max64(0, min64(count, fm_cpu_bound(problem, rows, rows->first_token + s) - token));
     for (int32_t t = attended[s]; t < count; t++)
-      for (int32_t h = 0; h < rows->heads; h++) scratch->weights[t * FM_CPU_WEIGHT_STRIDE + s * rows->heads + h] = -INFINITY;
+      for (int32_t h = 0; h < rows->heads; h++)
+        scratch->weights[t * FM_CPU_WEIGHT_STRIDE + s * rows->heads + h] = -INFINITY;
   }
   kernels->softmax(scratch, rows->count, count, scale_log2);
   for (int32_t s = 0; s < rows->tokens; s++)
-    if (attended[s] > 0) kernels->accumulate(scratch, s * rows->heads, rows->heads, FM_FAULTY(FM_FAULT_NAN_V) ? count : attended[s]);
+    if (attended[s] > 0)
+      kernels->accumulate(scratch, s * rows->heads, rows->heads, FM_FAULTY(FM_FAULT_NAN_V) ? count : attended[s]);
 }
 
-/* The rows' sums become normalised results in out and lse, or in a partial slot. A row that attends to none of the tokens from `begin` is empty. */
-static void write_rows(const fm_run *run, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows, int64_t begin,
-                       int32_t slot) {
+/* The rows' sums become normalised results in out and lse, or in a partial slot. A row that attends to none of the
+ * tokens from `begin` is empty. */
+static void write_rows(const fm_run *run, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
+                       const fm_cpu_rows *rows, int64_t begin, int32_t slot) {
   for (int32_t row = 0; row < rows->count; row++) {
     const bool empty = fm_cpu_bound(&run->problem, rows, rows->first_token + row / rows->heads) <= begin;
-    const float *sums = scratch->sums + row * FM_CPU_D_V;
-    const float normalise = 1.0f / scratch->row_sum[row];
-    const double lse = (double)scratch->row_max[row] * run->problem.softmax_scale + log(scratch->row_sum[row]);
+    const float *sums = empty ? NULL : scratch->sums + row * FM_CPU_D_V;
+    const float normalise = empty ? 0 : 1.0f / scratch->row_sum[row];
+    const double lse =
+        empty ? -INFINITY : (double)scratch->row_max[row] * run->problem.softmax_scale + log(scratch->row_sum[row]);
     if (slot < 0) {
-      fm_cpu_write_row(&run->problem, kernels, rows, row, empty ? NULL : sums, normalise, lse);
+      fm_cpu_write_row(&run->problem, kernels, rows, row, sums, normalise, lse);
       continue;
     }
     const int64_t at = (int64_t)slot * run->tiling.block_rows + row;
-    run->partial_lse[at] = empty ? -INFINITY : (float)(lse / M_LN2);
+    run->partial_lse[at] = (float)(lse / M_LN2);
     if (!empty) kernels->narrow[FM_FP32](run->partial + at * FM_CPU_D_V, sums, normalise, FM_CPU_D_V);
   }
 }
 
-void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile, int32_t first, int32_t last,
-                         int32_t slot) {
+void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile,
+                         int32_t first, int32_t last, int32_t slot) {
   const fm_problem *problem = &run->problem;
   const fm_cpu_rows rows = fm_cpu_rows_of(run, tile);
   /* The largest float keeps 0 * scale = 0; the product is formed in double because it may exceed it. */
@@ -128,7 +138,8 @@ void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cp
   if (FM_FAULTY(FM_FAULT_NAN_V)) end = (end + problem->page_size - 1) / problem->page_size * problem->page_size;
   if (last >= 0) end = min64(end, (int64_t)last * problem->page_size);
   if (begin < end) {
-    if (scratch->tile != tile) load_queries(problem, kernels, scratch, &rows); /* a thread often takes several pieces of a tile */
+    /* A thread often takes several pieces of a tile. */
+    if (scratch->tile != tile) load_queries(problem, kernels, scratch, &rows);
     scratch->tile = tile;
     reset_sums(kernels, scratch, &rows);
   }

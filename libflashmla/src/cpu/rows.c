@@ -16,10 +16,10 @@ int64_t fm_cpu_length(const fm_problem *problem, int32_t request) {
 
 fm_cpu_rows fm_cpu_rows_of(const fm_run *run, int32_t tile) {
   const fm_tiling *tiling = &run->tiling;
-  const int32_t pair = tile / tiling->tiles_per_head, block = tile % tiling->tiles_per_head;
+  const int32_t column = tile / run->problem.batch, block = column % tiling->tiles_per_head;
   fm_cpu_rows rows = {
-      .request = pair / run->problem.h_kv,
-      .kv_head = pair % run->problem.h_kv,
+      .request = tile % run->problem.batch,
+      .kv_head = column / tiling->tiles_per_head,
       .first_token = block / tiling->head_chunks * tiling->block_tokens,
       .first_head = block % tiling->head_chunks * tiling->block_heads,
   };
@@ -51,16 +51,20 @@ const void *fm_cpu_query(const fm_problem *problem, const fm_cpu_rows *rows, int
   return (const char *)problem->q + element * fm_cpu_element_bytes(problem->dtype);
 }
 
-void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_rows *rows, int32_t row, const float *values,
-                      float scale, double lse) {
+void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_rows *rows, int32_t row,
+                      const float *values, float scale, double lse) {
   if (FM_FAULTY(FM_FAULT_EMPTY_ROW) && values == NULL) return;
   const int32_t token = token_of(rows, row), head = head_of(problem, rows, row);
-  const int64_t element = rows->request * problem->out_stride[0] + token * problem->out_stride[1] + head * problem->out_stride[2];
+  const int64_t element =
+      rows->request * problem->out_stride[0] + token * problem->out_stride[1] + head * problem->out_stride[2];
   char *out = (char *)problem->out + element * fm_cpu_element_bytes(problem->dtype);
-  if (values == NULL) memset(out, 0, (size_t)FM_CPU_D_V * (size_t)fm_cpu_element_bytes(problem->dtype));
-  else kernels->narrow[problem->dtype](out, values, scale, FM_CPU_D_V);
+  if (values == NULL)
+    memset(out, 0, (size_t)FM_CPU_D_V * (size_t)fm_cpu_element_bytes(problem->dtype));
+  else
+    kernels->narrow[problem->dtype](out, values, scale, FM_CPU_D_V);
   if (problem->lse == NULL) return;
   if (FM_FAULTY(FM_FAULT_LSE_BASE)) lse /= M_LN2;
-  problem->lse[rows->request * problem->lse_stride[0] + head * problem->lse_stride[1] + token * problem->lse_stride[2]] =
-      values == NULL ? INFINITY : (float)lse;
+  const int64_t *stride = problem->lse_stride;
+  float *row_lse = problem->lse + rows->request * stride[0] + head * stride[1] + token * stride[2];
+  *row_lse = values == NULL ? INFINITY : (float)lse;
 }

@@ -1,5 +1,5 @@
-/* threads.c - how many threads, and a parallel call. Threads live for one call: there is no state that a fork could break or an
- * unload could leak, calls from several threads need no coordination, and starting them costs about 1 % of the smallest call that gets a second one. */
+/* threads.c - how many threads, and a parallel call. Threads live for one call: there is no state that a fork could
+ * break or an unload could leak, and calls from several threads need no coordination. */
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
