@@ -49,7 +49,8 @@ CPU_SCALE = Scale(heads=16, layers=2, max_batch=24, requests=140, load=1, shorte
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=__doc__.split("
+")[0], epilog="Defaults marked * depend on the device; what they are is said at the start."
     )
 
     def positive(text: str) -> int:
@@ -58,21 +59,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         return value
 
     add = parser.add_argument
-    add("--service", choices=sorted(traffic.SERVICES), default="conv", help="whose quantiles to draw from")
+    add("--service", choices=sorted(traffic.SERVICES), default="conv", help="whose quantiles to draw from (%(default)s)")
     add("--trace", type=pathlib.Path, metavar="FILE", help="replay a published CSV file of the Azure trace instead")
-    add("--requests", type=positive, help="how many (unset: by the machine)")
-    add("--seconds", type=float, help="of the trace: only requests that arrive within them")
-    add("--load", type=float, help="times the published arrival rate (unset: by the machine)")
-    add("--shorten", type=positive, help="divide all lengths by this (unset: by the machine)")
-    add("--heads", type=positive, help="query heads (unset: by the machine)")
-    add("--layers", type=positive, help="attention layers, each with its own cache (unset: by the machine)")
-    add("--max-batch", type=positive, help="requests that run at once (unset: by the machine)")
-    add("--pages", type=positive, help="pages of 64 tokens in the pool (unset: 3/4 of max-batch mean requests)")
-    add("--step-ms", type=float, default=30.0, help="trace time of one step")
-    add("--device", choices=("cpu", "cuda"), help="(unset: the GPU if there is a Hopper one)")
-    add("--framework", choices=("numpy", "torch", "cupy"), help="whose arrays to use (unset: whichever fits)")
-    add("--check-every", type=positive, default=25, help="steps between checks against the float64 reference")
-    add("--seed", type=int, default=0)
+    add("--requests", type=positive, help="how many (*)")
+    add("--seconds", type=float, help="of trace time: only requests that arrive within them")
+    add("--load", type=float, help="times the published arrival rate (*)")
+    add("--shorten", type=positive, help="divide all lengths by this (*)")
+    add("--heads", type=positive, help="query heads (*)")
+    add("--layers", type=positive, help="attention layers, each with its own cache (*)")
+    add("--max-batch", type=positive, help="requests that run at once (*)")
+    add("--pages", type=positive, help="pages of 64 tokens in the pool (enough for 3/4 of a full batch)")
+    add("--step-ms", type=float, default=30.0, help="trace time of one step (%(default)s)")
+    add("--device", choices=("cpu", "cuda"), help="where to serve (a Hopper GPU if there is one)")
+    add("--framework", choices=("numpy", "torch", "cupy"), help="whose arrays to use (the first that fits)")
+    add("--check-every", type=positive, default=25, help="steps between checks (%(default)s)")
+    add("--seed", type=int, default=0, help="of traffic and numbers (%(default)s)")
     options = parser.parse_args(arguments)
     for name in ("step_ms", "load", "seconds"):
         if (value := getattr(options, name)) is not None and value <= 0:
