@@ -49,8 +49,8 @@ CPU_SCALE = Scale(heads=16, layers=2, max_batch=24, requests=140, load=1, shorte
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("
-")[0], epilog="Defaults marked * depend on the device; what they are is said at the start."
+        description="Continuous batching of production traffic over a paged MLA cache.",
+        epilog="Defaults marked * depend on the device; what they are is said at the start.",
     )
 
     def positive(text: str) -> int:
@@ -59,7 +59,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         return value
 
     add = parser.add_argument
-    add("--service", choices=sorted(traffic.SERVICES), default="conv", help="whose quantiles to draw from (%(default)s)")
+    add("--service", choices=sorted(traffic.SERVICES), default="conv", help="whose lengths to draw (%(default)s)")
     add("--trace", type=pathlib.Path, metavar="FILE", help="replay a published CSV file of the Azure trace instead")
     add("--requests", type=positive, help="how many (*)")
     add("--seconds", type=float, help="of trace time: only requests that arrive within them")
