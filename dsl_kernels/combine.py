@@ -1,115 +1,200 @@
 """Merges the partial results of split tiles into the output (FlashDecoding's reduction, in base 2).
 
-Grid (part, row group): the CTAs of part w look whether w begins a tile that it does not end; if so the tile's pieces are those of w and of
-the parts behind it that start inside the same tile. A warp merges one row: lanes first read one log-sum-exp each, 32 pieces a round, then all
-lanes read the rows, 16 columns each. Partials: libflashmla/src/internal.h, fm_cut.
+Every CTA looks through the schedule for parts that begin a tile they do not end; the rows of those tiles are dealt out over the grid, so the work
+is balanced however the tiles were split. With many rows a warp merges one; with few rows, which have many pieces then, the whole CTA does: four groups
+of 128 threads sum every fourth piece, and their sums are added. Partials: libflashmla/src/internal.h, fm_cut.
 """
 
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Float16, Float32, Int32, Int64, min
+from cutlass import BFloat16, Boolean, Float16, Float32, Int32, Int64, min
 
 from . import params
 from .components import schedule
 from .variants import Variant
 
 D_V = 512
-WARPS = 4
-COLUMNS = D_V // 32  # of a lane, as 4 groups of 4
+THREADS = 512
+GROUPS = THREADS // (D_V // 4)
+WARPS = THREADS // 32
+MAX_PIECES = 1024  # of one tile: the most splits a plan can be forced to, and more than there are SMs
 LN2 = 0.6931471805599453
+ROWS_FOR_WARPS = 2  # more rows than this for each CTA: a warp a row
 
 
 class Combine:
     def __init__(self, variant: Variant):
         self.dtype = {"bfloat16": BFloat16, "float16": Float16}[variant.dtype]
-        self.threads = 32 * WARPS
-        self.shared_bytes = 0
+        self.threads = THREADS
         self.cluster = 1
 
     @cute.jit
     def __call__(self, args: tuple, stream: cuda.CUstream):
-        self.kernel(args).launch(grid=(1, 1, 1), block=(self.threads, 1, 1), stream=stream)
+        @cute.struct
+        class Storage:
+            sums: cute.struct.Align[cute.struct.MemRange[Float32, (GROUPS - 1) * D_V], 16]
+            weights: cute.struct.MemRange[Float32, MAX_PIECES]
+            begins: cute.struct.MemRange[Int32, THREADS]
+            counts: cute.struct.MemRange[Int32, WARPS]
+
+        self.storage = Storage
+        self.shared_bytes = Storage.size_in_bytes()
+        self.kernel(args).launch(grid=(1, 1, 1), block=(self.threads, 1, 1), stream=stream, min_blocks_per_mp=1)
 
     @cute.kernel
     def kernel(self, args: tuple):
         self.a = a = params.Named(params.COMBINE, args)
-        tidx, _, _ = cute.arch.thread_idx()
-        w, row_group, _ = cute.arch.block_idx()
-        lane = tidx % 32
-        row = row_group * WARPS + tidx // 32
-        t = schedule.cut(a, w + 1, 0)
-        begin = schedule.cut(a, w, 1) if schedule.cut(a, w, 0) == t else Int32(0)
-        if (begin == 0) and (schedule.cut(a, w + 1, 1) > 0) and (t < a.num_tiles):
-            b, head, k = schedule.tile_place(a, t)
-            valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64)
-            if valid:
-                self.merge_row(w, t, row, lane, b, token, head * a.group + h)
+        tid, _, _ = cute.arch.thread_idx()
+        bid, _, _ = cute.arch.block_idx()
+        grid, _, _ = cute.arch.grid_dim()
+        st = cutlass.memory.SmemAllocator().allocate(self.storage)
+        self.sSums = st.sums.get_tensor(cute.make_layout((4, D_V // 4, GROUPS - 1)))
+        self.sWeights = st.weights.get_tensor(cute.make_layout(MAX_PIECES))
+        begins, counts = st.begins.get_tensor(cute.make_layout(THREADS)), st.counts.get_tensor(cute.make_layout(WARPS))
+        cute.arch.griddepcontrol_launch_dependents()
+        cute.arch.griddepcontrol_wait()  # the partials are written
+        rows = 64 * a.cluster
+        for base in cutlass.range(0, a.num_parts, THREADS, unroll=1):
+            found = self.list_split_tiles(base, tid, begins, counts)
+            if found * rows > ROWS_FOR_WARPS * grid:
+                for r in cutlass.range(bid + tid // 32 * grid, found * rows, WARPS * grid, unroll=1):
+                    self.merge_row_by_warp(begins[r // rows], r % rows, tid % 32)
+            else:
+                for r in cutlass.range(bid, found * rows, grid, unroll=1):
+                    self.merge_row_by_block(begins[r // rows], r % rows, tid)
+            cute.arch.sync_threads()
+
+    @cute.jit
+    def list_split_tiles(self, base, tid, begins: cute.Tensor, counts: cute.Tensor):
+        """Of the parts base ... base + THREADS - 1, those that begin a tile they do not end, in order; returns how many."""
+        w = min(base + tid, self.a.num_parts - 1)
+        t, last = schedule.cut(self.a, w, 0), schedule.cut(self.a, w + 1, 0)
+        begins_here = (t != last) or (schedule.cut(self.a, w, 1) == 0)
+        split = (base + tid < self.a.num_parts) and begins_here and (schedule.cut(self.a, w + 1, 1) > 0) and (last < self.a.num_tiles)
+        votes = cute.arch.vote_ballot_sync(split)
+        warp, lane = tid // 32, tid % 32
+        counts[warp] = cute.arch.popc(votes)
+        cute.arch.sync_threads()
+        before, total = Int32(0), Int32(0)
+        for i in cutlass.range_constexpr(WARPS):
+            before += counts[i] if i < warp else Int32(0)
+            total += counts[i]
+        if split:
+            begins[before + cute.arch.popc(votes & ((1 << lane) - 1))] = w
+        cute.arch.sync_threads()
+        return total
 
     @cute.jit
     def piece(self, w, t, j, row):
-        """Piece j of tile t begun by part w: (is one, its slot, its log-sum-exp; -inf when it is empty)."""
+        """Piece j of tile t begun by part w: (is there one, its log-sum-exp; -inf when it is empty)."""
         a = self.a
         v = min(w + j, a.num_parts - 1)
-        inside = (j == 0) or ((w + j < a.num_parts) and (schedule.cut(a, v, 0) == t))
+        exists = (j < MAX_PIECES) and ((j == 0) or ((w + j < a.num_parts) and (schedule.cut(a, v, 0) == t)))
         empty = (schedule.cut(a, v, 0) == schedule.cut(a, v + 1, 0)) and (schedule.cut(a, v, 1) == schedule.cut(a, v + 1, 1))
-        slot = 2 * v + 1 if j == 0 else 2 * v
         lse = -Float32.inf
-        if inside and not empty:
-            lse = cute.make_tensor(a.partial_lse + Int64(slot) * (64 * a.cluster), cute.make_layout(2**30))[row]
-        return inside, slot, lse
+        if exists and not empty:
+            lse = cute.make_tensor(a.partial_lse + Int64(slot_of(w, j)) * (64 * a.cluster), cute.make_layout(2**30))[row]
+        return exists, lse
 
     @cute.jit
-    def merge_row(self, w, t, row, lane, b, token, head):
-        a = self.a
-        # log-sum-exp over all pieces
-        top, total, base, more = -Float32.inf, Float32(0.0), Int32(0), Int32(1)
-        while more != 0:
-            inside, _, lse = self.piece(w, t, base + lane, row)
+    def row_lse(self, w, t, row, lane):
+        """One warp: (number of pieces, base-2 log-sum-exp over them; -inf when no token was attended)."""
+        top, total, count, more = -Float32.inf, Float32(0.0), Int32(0), Boolean(True)
+        while more:
+            exists, lse = self.piece(w, t, count + lane, row)
             new = cute.arch.fmax(top, warp_reduce(lse, cute.arch.fmax))
             shift = 0.0 if new == -Float32.inf else new
-            total = total * cute.math.exp2(top - shift, fastmath=True) + warp_reduce(
-                cute.math.exp2(lse - shift, fastmath=True), lambda x, y: x + y
-            )
+            here = warp_reduce(cute.math.exp2(lse - shift, fastmath=True), lambda x, y: x + y)
+            total = total * cute.math.exp2(top - shift, fastmath=True) + here
             top = new
-            more = Int32(1) if cute.arch.vote_all_sync(inside) else Int32(0)
-            base += 32
-        attended = total > 0.0
-        lse2 = top + cute.math.log2(total)
-        # weighted sum of the rows
-        acc = cute.make_rmem_tensor((COLUMNS,), Float32)
-        acc.fill(0.0)
-        base, more = Int32(0), Int32(1) if attended else Int32(0)
-        while more != 0:
-            inside, slot, lse = self.piece(w, t, base + lane, row)
-            weight = cute.math.exp2(lse - lse2, fastmath=True)
-            count = cute.arch.popc(cute.arch.vote_ballot_sync(inside))
-            for j in cutlass.range(count, unroll=4):
-                weight_j = cute.arch.shuffle_sync(weight, j)
-                # a piece of no weight may not have been written: read the first one's row instead
-                slot_j = cute.arch.shuffle_sync(slot, j) if weight_j != 0.0 else 2 * w + 1
-                rows = cute.make_tensor(
-                    a.partial + cute.assume((Int64(slot_j) * (64 * a.cluster) + row) * D_V, divby=4), cute.make_layout(D_V)
-                )
-                part = cute.make_rmem_tensor((4, 4), Float32)
-                for g in cutlass.range_constexpr(4):
-                    cute.autovec_copy(cute.local_tile(rows, (4,), (32 * g + lane,)), part[None, g])
-                for g in cutlass.range_constexpr(4):
-                    for c in cutlass.range_constexpr(4):
-                        acc[4 * g + c] += part[c, g] * weight_j
-            more = Int32(1) if count == 32 else Int32(0)
-            base += 32
-        where = schedule.out_offset(a, b, token, head)
-        out = cute.make_tensor(a.out + cute.assume(where, divby=8), cute.make_layout(D_V))
-        for g in cutlass.range_constexpr(4):
-            four = cute.make_rmem_tensor((4,), self.dtype)
-            for c in cutlass.range_constexpr(4):
-                four[c] = acc[4 * g + c].to(self.dtype)
-            cute.autovec_copy(four, cute.local_tile(out, (4,), (32 * g + lane,)))
-        wanted = a.lse.toint() != 0
-        if wanted and (lane == 0):
+            found = cute.arch.popc(cute.arch.vote_ballot_sync(exists))
+            count += found
+            more = found == 32
+        return count, top + cute.math.log2(total)
+
+    @cute.jit
+    def weight(self, w, t, j, row, lse2):
+        _, lse = self.piece(w, t, j, row)
+        return cute.math.exp2(lse - lse2, fastmath=True) if lse > -Float32.inf else Float32(0.0)
+
+    @cute.jit
+    def add_piece(self, acc: cute.Tensor, w, j, row, chunk, weight):
+        """Adds four columns of piece j. A piece of no weight may not have been written, so its values are not used."""
+        rows = self.a.partial + cute.assume((Int64(slot_of(w, j)) * (64 * self.a.cluster) + row) * D_V, divby=4)
+        part = cute.make_rmem_tensor((4,), Float32)
+        cute.autovec_copy(cute.local_tile(cute.make_tensor(rows, cute.make_layout(D_V)), (4,), (chunk,)), part)
+        for c in cutlass.range_constexpr(4):
+            acc[c] += part[c] * weight if weight > 0.0 else Float32(0.0)
+
+    @cute.jit
+    def store(self, acc: cute.Tensor, where, chunk):
+        """Four columns of an output row."""
+        rounded = cute.make_rmem_tensor((4,), self.dtype)
+        rounded.store(acc.load().to(self.dtype))
+        out = cute.make_tensor(self.a.out + cute.assume(where, divby=8), cute.make_layout(D_V))
+        cute.autovec_copy(rounded, cute.local_tile(out, (4,), (chunk,)))
+
+    @cute.jit
+    def store_lse(self, lse2, b, token, head):
+        a, wanted = self.a, self.a.lse.toint() != 0
+        if wanted:
             dst = cute.make_tensor(a.lse + schedule.lse_offset(a, b, token, head), cute.make_layout(1))
-            dst[0] = lse2 * LN2 if attended else Float32.inf
+            dst[0] = lse2 * LN2 if lse2 > -Float32.inf else Float32.inf
+
+    @cute.jit
+    def merge_row_by_warp(self, w, row, lane):
+        a = self.a
+        t = schedule.cut(a, w + 1, 0)
+        b, kv_head, k = schedule.tile_place(a, t)
+        valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64)
+        if valid:
+            count, lse2 = self.row_lse(w, t, row, lane)
+            acc = cute.make_rmem_tensor(cute.make_layout((4, D_V // 128)), Float32)
+            acc.fill(0.0)
+            for base in cutlass.range(0, count, 32, unroll=1):
+                weights = self.weight(w, t, base + lane, row, lse2)
+                for j in cutlass.range(min(count - base, 32), unroll=4):
+                    weight = cute.arch.shuffle_sync(weights, j)
+                    for g in cutlass.range_constexpr(D_V // 128):
+                        self.add_piece(acc[None, g], w, base + j, row, 32 * g + lane, weight)
+            where = schedule.out_offset(a, b, token, kv_head * a.group + h)
+            for g in cutlass.range_constexpr(D_V // 128):
+                self.store(acc[None, g], where, 32 * g + lane)
+            if lane == 0:
+                self.store_lse(lse2, b, token, kv_head * a.group + h)
+
+    @cute.jit
+    def merge_row_by_block(self, w, row, tid):
+        a, sWeights, sSums = self.a, self.sWeights, self.sSums
+        t = schedule.cut(a, w + 1, 0)
+        b, kv_head, k = schedule.tile_place(a, t)
+        valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64)
+        if valid:
+            count, lse2 = self.row_lse(w, t, row, tid % 32)  # every warp for itself
+            for j in cutlass.range(tid, count, THREADS, unroll=1):
+                sWeights[j] = self.weight(w, t, j, row, lse2)
+            cute.arch.sync_threads()
+            group, chunk = tid // (D_V // 4), tid % (D_V // 4)
+            acc = cute.make_rmem_tensor((4,), Float32)
+            acc.fill(0.0)
+            for j in cutlass.range(group, count, GROUPS, unroll=8):
+                self.add_piece(acc, w, j, row, chunk, sWeights[j])
+            if group > 0:
+                cute.autovec_copy(acc, sSums[None, chunk, group - 1])
+            cute.arch.sync_threads()
+            if group == 0:
+                for g in cutlass.range_constexpr(GROUPS - 1):
+                    for c in cutlass.range_constexpr(4):
+                        acc[c] += sSums[c, chunk, g]
+                self.store(acc, schedule.out_offset(a, b, token, kv_head * a.group + h), chunk)
+            if tid == 0:
+                self.store_lse(lse2, b, token, kv_head * a.group + h)
+
+
+def slot_of(w, j):
+    """Partial slot of piece j of the tile that part w begins."""
+    return 2 * (w + j) + 1 - min(j, 1)
 
 
 def warp_reduce(value, op):

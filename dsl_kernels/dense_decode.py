@@ -22,7 +22,7 @@ import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
 import cutlass.utils.hopper_helpers as sm90
-from cutlass import BFloat16, Float16, Float32, Int16, Int32, Int64, const_expr, max
+from cutlass import BFloat16, Float16, Float32, Int16, Int32, Int64, const_expr, max, min
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
 
 from . import params
@@ -34,6 +34,7 @@ from .variants import Variant
 PAGE, D_QK, D_V = 64, 576, 512
 SLICES = D_QK // 64  # of a slot; slice 8 is the RoPE part
 ROPE = SLICES - 1
+EVICT_FIRST = 0x12F0000000000000  # L2 policy: the line is the first to go
 LN2 = 0.6931471805599453
 LAZY_LOG2 = 8.0  # a row maximum may be this much too small (log2) before the output is rescaled: P <= 2^8 is exact enough in bf16 and fp16
 
@@ -146,6 +147,9 @@ class DenseDecode:
         else:
             cute.arch.sync_threads()
 
+        cute.arch.griddepcontrol_launch_dependents()
+        cute.arch.griddepcontrol_wait()  # what came before in the stream is done and visible
+
         if role == 0:
             cute.arch.setmaxregister_increase(self.regs_qk)
             self.qk(first, warp)
@@ -257,13 +261,20 @@ class DenseDecode:
             while n > 0:
                 slot, phase = self.slot_phase(it)
                 rS = cute.make_rmem_tensor(thr_rs.partition_shape_C((64, PAGE)), Float32)
-                cute.arch.mbarrier_wait(bars + self.FULL + slot, phase)
+                # When the page is not there yet the tensor cores are free: the page before goes to PV at once.
+                early = cute.arch.mbarrier_try_wait(bars + self.FULL + slot, phase) == False  # noqa: E712 - a run-time value
+                if early:
+                    self.hand_over(it - 1)
+                    if warp == 0:
+                        self.arrive(bars + self.QKDONE + (it - 1) % self.slots)
+                    cute.arch.mbarrier_wait(bars + self.FULL + slot, phase)
                 warpgroup.fence()
                 # The warps stall in the issue of a long chain, so: four k-steps, the hand-over of the page before, then the rest. The last
                 # `lead` + 4 k-steps are a group of their own, so that PV is told to go a little before S is done.
                 sB = rK[None, None, None, slot]
                 self.gemm(mma_rs, rS, rQ, sB, (0, 4), True)
-                self.hand_over(it - 1)
+                if not early:
+                    self.hand_over(it - 1)
                 cute.arch.mbarrier_wait(bars + self.LEMPTY, parity)  # the last tile's 1 / row sum was read (long ago)
                 self.gemm(mma_rs, rS, rQ, sB, (4, self.q_steps - self.lead), False)
                 warpgroup.commit_group()
@@ -272,7 +283,7 @@ class DenseDecode:
                 self.gemm(mma_ss, rS, rQrope, rKrope[None, None, None, SLICES * slot + ROPE], (0, 4), False)
                 warpgroup.commit_group()
                 warpgroup.wait_group(1)
-                if warp == 0:
+                if (warp == 0) and not early:
                     self.arrive(bars + self.QKDONE + (it - 1) % self.slots)
                 warpgroup.wait_group(0)
                 n -= 1
@@ -388,6 +399,7 @@ class DenseDecode:
             if half == 1:
                 cute.arch.mbarrier_wait(bars + self.EMPTY + 2 * slot + 1, phase ^ 1)
             if index == Q_ITEM:
+                page = self.page_number(b, schedule.first_page(a, w, t))
                 _, _, k = schedule.tile_place(a, t)
                 block = k * self.cluster + self.rank
                 chunk, token = block % a.head_chunks, (block // a.head_chunks) * a.block_tokens
@@ -408,21 +420,27 @@ class DenseDecode:
                 if half == 1:
                     self.copy_kv(tma_kv, tKg[None, 0, ROPE, head, page], tKs[None, dst + 4], bar)
                 index += 1
+                page = self.page_number(b, index)
             if index >= end:
                 w, t = schedule.seek(a, w, t + 1, self.step)
                 b, head, _ = schedule.tile_place(a, t)
                 index = Int32(Q_ITEM)
             self.write_cursor(half, w, t, index, end, b, head)
-            if index != Q_ITEM:
-                page = cute.make_tensor(a.block_table + Int64(b) * a.block_table_stride, cute.make_layout(2**30))[index]
         return page
 
     @cute.jit
+    def page_number(self, b, index):
+        """Entry of the block table, read ahead: behind the last page of a tile it is any entry, and not used."""
+        a = self.a
+        return cute.make_tensor(a.block_table + Int64(b) * a.block_table_stride, cute.make_layout(2**30))[min(index, a.max_blocks - 1)]
+
+    @cute.jit
     def copy_kv(self, tma, src, dst, bar):
+        """A slice of a page. Without a cluster nobody else wants the page soon (1 % faster); with multicast the hint cost 4-10 %."""
         if const_expr(self.cluster > 1):
             cute.copy(tma, src, dst, tma_bar_ptr=bar, mcast_mask=Int16((1 << self.cluster) - 1))
         else:
-            cute.copy(tma, src, dst, tma_bar_ptr=bar)
+            cute.copy(tma, src, dst, tma_bar_ptr=bar, cache_policy=Int64(EVICT_FIRST))
 
     @cute.jit
     def pv(self, first, half, warp, tma_q, mQ, tma_kv, mKV):
@@ -517,7 +535,8 @@ class DenseDecode:
         for r in cutlass.range_constexpr(2):
             row = (tn // 32) * 16 + (tn % 32) // 4 + 8 * r
             inv = i0 if r == 0 else i1
-            if partial >= 0:
+            valid, token, h = schedule.row_place(a, k * self.cluster + self.rank, row)
+            if (partial >= 0) and valid:
                 where = ((Int64(partial) * self.cluster + self.rank) * 64 + row) * D_V + half * 256
                 dst = cute.make_tensor(a.partial + cute.assume(where, divby=4), cute.make_layout(256))
                 for j in cutlass.range_constexpr(32):
@@ -525,8 +544,7 @@ class DenseDecode:
                     pair[0] = o_rows[r, 2 * j] * inv
                     pair[1] = o_rows[r, 2 * j + 1] * inv
                     cute.autovec_copy(pair, cute.local_tile(dst, (2,), (4 * j + quad,)))
-            else:
-                valid, token, h = schedule.row_place(a, k * self.cluster + self.rank, row)
+            if partial < 0:
                 where = schedule.out_offset(a, b, token, head * a.group + h) + half * 256
                 dst = cute.make_tensor(cute.recast_ptr(a.out + cute.assume(where, divby=8), dtype=Int32), cute.make_layout(128))
                 for j in cutlass.range_constexpr(8):

@@ -46,7 +46,7 @@ _TILING = (
     Param("block_tokens", "int32_t", "query tokens of a row block"),
     Param("head_chunks", "int32_t", "row blocks of a token group"),
     Param("tiles_per_head", "int32_t", "tiles of one (request, KV head)"),
-    Param("tiles_per_request", "int32_t", "tiles of a request"),
+    Param("batch", "int32_t", "requests"),
     Param("num_tiles", "int32_t", "tiles in all"),
     Param("num_parts", "int32_t", "parts of the schedule"),
 )

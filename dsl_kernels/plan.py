@@ -13,7 +13,8 @@ from . import params
 from .components import schedule
 from .variants import Variant
 
-THREADS = 1024
+LOG2_THREADS = 8
+THREADS = 1 << LOG2_THREADS
 
 
 class Plan:
@@ -39,6 +40,9 @@ class Plan:
         self.before = before = cute.make_tensor(a.cost_before, cute.make_layout(2**30))
         self.cuts = cuts = cute.make_tensor(a.cuts, cute.make_layout(2**30))
 
+        cute.arch.griddepcontrol_launch_dependents()
+        cute.arch.griddepcontrol_wait()  # the lengths are written, and nobody reads the old schedule any more
+
         # prefix sums of the cost: each thread a run of requests
         run = (a.batch + (THREADS - 1)) // THREADS
         begin = min(tid * run, a.batch)
@@ -46,13 +50,14 @@ class Plan:
         own = Int64(0)
         for i in cutlass.range(begin, end, unroll=1):
             own += self.request_cost(i)
-        total = self.scan_add(scan, tid, own)
+        column = self.scan_add(scan, tid, own)  # cost of a column of tiles
+        total = column * a.tiles_per_request
         running = scan[tid] - own
         for i in cutlass.range(begin, end, unroll=1):
             before[i] = running
             running += self.request_cost(i)
         if tid == 0:
-            before[a.batch] = total
+            before[a.batch] = column
             cuts[2 * a.num_parts] = a.num_tiles
             cuts[2 * a.num_parts + 1] = Int32(0)
         cute.arch.sync_threads()
@@ -60,14 +65,14 @@ class Plan:
         if a.num_splits > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 t = w // a.num_splits
-                pages = self.pages(t // a.tiles_per_request)
+                pages = self.pages(t % a.batch)
                 cuts[2 * w] = t
                 cuts[2 * w + 1] = Int32(Int64(w - t * a.num_splits) * Int64(pages) // Int64(a.num_splits))
         else:
             per_part = (Int64(a.num_tiles) + a.num_parts - 1) // Int64(a.num_parts)
             worst = Int64(0)
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                worst = max(worst, self.position((w + 1) * per_part, total) - self.position(w * per_part, total))
+                worst = max(worst, self.position((w + 1) * per_part, column) - self.position(w * per_part, column))
             worst = self.reduce_max(scan, tid, worst)
             share = (total + a.num_parts - 1) // Int64(a.num_parts)
             whole = worst <= share + a.start_overhead + a.split_overhead
@@ -76,7 +81,7 @@ class Plan:
                 if whole:
                     tile = Int32(min(w * per_part, Int64(a.num_tiles)))
                 else:
-                    tile, page = self.cut_at(w * share, total)
+                    tile, page = self.cut_at(w * share, column)
                 cuts[2 * w] = tile
                 cuts[2 * w + 1] = page
 
@@ -86,35 +91,33 @@ class Plan:
 
     @cute.jit
     def request_cost(self, i):
-        return Int64(self.a.tiles_per_request) * Int64(self.pages(i) + self.a.start_overhead)
+        return Int64(self.pages(i) + self.a.start_overhead)
 
     @cute.jit
-    def position(self, tile, total):
+    def position(self, tile, column_cost):
         """Cost before a tile (Int64, any number >= 0)."""
-        a, where = self.a, total
+        a, where = self.a, column_cost * self.a.tiles_per_request
         if tile < a.num_tiles:
-            i = Int32(tile) // a.tiles_per_request
-            cost = Int64(self.pages(i) + a.start_overhead)
-            where = self.before[i] + (tile - Int64(i) * a.tiles_per_request) * cost
+            column = Int32(tile) // a.batch
+            where = column * column_cost + self.before[Int32(tile) - column * a.batch]
         return where
 
     @cute.jit
-    def cut_at(self, where, total):
+    def cut_at(self, where, column_cost):
         """The (tile, page) at which the cost before reaches `where`."""
         a = self.a
         tile, page = a.num_tiles, Int32(0)
-        if where < total:
+        column = where // column_cost
+        if column < a.tiles_per_request:
+            rest = where - column * column_cost
             low, high = Int32(0), a.batch
             while high - low > 1:
                 middle = low + (high - low) // 2
-                below = self.before[middle] <= where
+                below = self.before[middle] <= rest
                 low = middle if below else low
                 high = high if below else middle
-            cost = Int64(self.pages(low) + a.start_overhead)
-            rest = where - self.before[low]
-            tiles = rest // cost
-            tile = low * a.tiles_per_request + Int32(tiles)
-            page = Int32(max(rest - tiles * cost - a.start_overhead, Int64(0)))
+            tile = Int32(column) * a.batch + low
+            page = Int32(max(rest - self.before[low] - a.start_overhead, Int64(0)))
         return tile, page
 
     @cute.jit
@@ -122,7 +125,7 @@ class Plan:
         """Inclusive prefix sums over the block into `scan`; returns the total."""
         scan[tid] = value
         cute.arch.sync_threads()
-        for step in cutlass.range_constexpr(10):
+        for step in cutlass.range_constexpr(LOG2_THREADS):
             left = scan[max(tid - (1 << step), 0)] if tid >= (1 << step) else Int64(0)
             cute.arch.sync_threads()
             scan[tid] = scan[tid] + left
@@ -134,8 +137,8 @@ class Plan:
         cute.arch.sync_threads()
         scan[tid] = value
         cute.arch.sync_threads()
-        for step in cutlass.range_constexpr(10):
-            if tid < (512 >> step):
-                scan[tid] = max(scan[tid], scan[tid + (512 >> step)])
+        for step in cutlass.range_constexpr(LOG2_THREADS):
+            if tid < (THREADS >> (step + 1)):
+                scan[tid] = max(scan[tid], scan[tid + (THREADS >> (step + 1))])
             cute.arch.sync_threads()
         return scan[0]

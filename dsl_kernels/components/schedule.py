@@ -37,9 +37,15 @@ def seek(a, w, t, step):
 
 
 @cute.jit
+def first_page(a, w, t):
+    """Where the piece of tile t in part w begins, by the schedule."""
+    return cut(a, w, 1) if t == cut(a, w, 0) else Int32(0)
+
+
+@cute.jit
 def piece_pages(a, w, t, pages):
     """Pages [lo, hi) of the piece of tile t in part w, of a sequence that has `pages` pages now."""
-    lo = cut(a, w, 1) if t == cut(a, w, 0) else Int32(0)
+    lo = first_page(a, w, t)
     hi = min(cut(a, w + 1, 1), pages) if t == cut(a, w + 1, 0) else pages
     return min(lo, hi), hi
 
@@ -56,10 +62,9 @@ def partial_slot(a, w, t):
 @cute.jit
 def tile_place(a, t):
     """(request, KV head, tile within them)."""
-    b = t // a.tiles_per_request
-    r = t - b * a.tiles_per_request
-    head = r // a.tiles_per_head
-    return b, head, r - head * a.tiles_per_head
+    column = t // a.batch
+    head = column // a.tiles_per_head
+    return t - column * a.batch, head, column - head * a.tiles_per_head
 
 
 @cute.jit

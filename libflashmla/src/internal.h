@@ -37,8 +37,10 @@ typedef struct fm_problem {
 
 /* How the query rows become tiles. The `group` = h_q / h_kv heads of one KV head and the s_q tokens make group * s_q query rows, packed
  * token major. A row block holds at most `block_rows` of them: `block_tokens` tokens x `block_heads` heads. A tile is `cluster` consecutive
- * blocks of one (request, KV head) that share the KV stream. Tiles are numbered request major, then KV head, then blocks:
- *     tile = (request * h_kv + kv_head) * tiles_per_head + k;   blocks k * cluster ... k * cluster + cluster - 1
+ * blocks of one (request, KV head) that share the KV stream. The tiles of a request are its columns, and tiles are numbered column major:
+ *     tile = column * batch + request;  column = kv_head * tiles_per_head + k;  blocks k * cluster ... k * cluster + cluster - 1
+ * Every column has the same costs, so the parts that work on the same request in different columns run at the same time and read its KV
+ * from L2 (measured on an H200 at batch 128, s_q 2, h_q 128: 8 % faster than request-major numbering).
  *     block = token_group * head_chunks + head_chunk */
 typedef struct fm_tiling {
   int32_t block_rows;  /* row capacity of a block: 64 on CUDA */
@@ -49,7 +51,7 @@ typedef struct fm_tiling {
   int32_t head_chunks;    /* ceil(group / block_heads) */
   int32_t blocks;         /* row blocks per (request, KV head) */
   int32_t tiles_per_head; /* ceil(blocks / cluster) */
-  int32_t tiles_per_request;
+  int32_t tiles_per_request; /* columns: h_kv * tiles_per_head */
   int32_t num_tiles; /* batch * tiles_per_request */
   int32_t num_parts; /* length of the work list: pieces of equal cost, one per worker, or num_tiles * num_splits when forced */
   int32_t num_splits;     /* 0, or forced */
@@ -66,8 +68,9 @@ typedef struct fm_tiling {
  * cut[v] == cut[v + 1] has no piece. Since hi of the last piece is the current end, rows are right with lengths that changed after planning.
  *
  * Scheduling, in exact integers (plan.c on the host, dsl_kernels/plan.py on the device, equal bit for bit):
- *     n_i = ceil(clamp(length_i, 0, max_blocks * page_size) / page_size);  cost_i = n_i + start_overhead;  T = tiles_per_request
- *     before_i = sum_{k < i} T * cost_k;   total = before_batch;   tile t of request i starts at  at(t) = before_i + (t - i * T) * cost_i
+ *     n_i = ceil(clamp(length_i, 0, max_blocks * page_size) / page_size);  cost_i = n_i + start_overhead
+ *     before_i = sum_{k < i} cost_k;   tile t = column * batch + i starts at  at(t) = column * before_batch + before_i;
+ *     total = tiles_per_request * before_batch
  *   forced (num_splits > 0): part w -> tile t = w / num_splits, page = floor((w % num_splits) * n_i / num_splits).
  *   whole tiles: K = ceil(num_tiles / num_parts);  cut[w] = (min(w * K, num_tiles), 0);  cost = max_w at((w + 1) K) - at(w K).
  *   even:        S = ceil(total / num_parts);  cut[w] = position w * S: in tile t, o = w * S - at(t), page = max(0, o - start_overhead),

@@ -13,16 +13,15 @@ static int64_t pages_of(const fm_problem *problem, int32_t request) {
 
 /* Cost of all tiles before tile t. */
 static int64_t cost_at(const fm_tiling *tiling, const int64_t *cost_before, int64_t t) {
-  if (t >= tiling->num_tiles) return cost_before[tiling->num_tiles / tiling->tiles_per_request];
-  const int64_t request = t / tiling->tiles_per_request, within = t % tiling->tiles_per_request;
-  const int64_t tile_cost = (cost_before[request + 1] - cost_before[request]) / tiling->tiles_per_request;
-  return cost_before[request] + within * tile_cost;
+  const int32_t batch = tiling->num_tiles / tiling->tiles_per_request;
+  if (t >= tiling->num_tiles) return tiling->tiles_per_request * cost_before[batch];
+  return t / batch * cost_before[batch] + cost_before[t % batch];
 }
 
 static void cut_forced(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts) {
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
     const int32_t tile = w / tiling->num_splits, split = w % tiling->num_splits;
-    const int64_t pages = pages_of(problem, tile / tiling->tiles_per_request);
+    const int64_t pages = pages_of(problem, tile % problem->batch);
     cuts[w] = (fm_cut){tile, (int32_t)(split * pages / tiling->num_splits)};
   }
 }
@@ -34,26 +33,27 @@ static void cut_whole_tiles(const fm_tiling *tiling, int64_t tiles_per_part, fm_
 
 static void cut_evenly(const fm_tiling *tiling, const int64_t *cost_before, int64_t part_cost, fm_cut *cuts) {
   const int32_t batch = tiling->num_tiles / tiling->tiles_per_request;
-  int32_t request = 0; /* positions only grow, so the request that holds them does too */
+  const int64_t column_cost = cost_before[batch];
+  int64_t column = 0; /* positions only grow, so the tile that holds them does too */
+  int32_t request = 0;
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
     const int64_t position = w * part_cost;
-    if (position >= cost_before[batch]) {
+    for (; column < position / column_cost; ++column) request = 0;
+    if (column >= tiling->tiles_per_request) {
       cuts[w] = (fm_cut){tiling->num_tiles, 0};
       continue;
     }
-    while (cost_before[request + 1] <= position) ++request;
-    const int64_t offset = position - cost_before[request];
-    const int64_t tile_cost = (cost_before[request + 1] - cost_before[request]) / tiling->tiles_per_request;
-    const int64_t page = offset % tile_cost - tiling->start_overhead;
-    cuts[w] =
-        (fm_cut){(int32_t)(request * tiling->tiles_per_request + offset / tile_cost), (int32_t)(page > 0 ? page : 0)};
+    const int64_t offset = position - column * column_cost;
+    while (cost_before[request + 1] <= offset) ++request;
+    const int64_t page = offset - cost_before[request] - tiling->start_overhead;
+    cuts[w] = (fm_cut){(int32_t)(column * batch + request), (int32_t)(page > 0 ? page : 0)};
   }
 }
 
 void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before) {
   cost_before[0] = 0;
   for (int32_t i = 0; i < problem->batch; ++i)
-    cost_before[i + 1] = cost_before[i] + tiling->tiles_per_request * (pages_of(problem, i) + tiling->start_overhead);
+    cost_before[i + 1] = cost_before[i] + pages_of(problem, i) + tiling->start_overhead;
 
   cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
   if (tiling->num_splits > 0) {
@@ -61,7 +61,7 @@ void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_
     return;
   }
   const int64_t tiles_per_part = ceil_div(tiling->num_tiles, tiling->num_parts);
-  const int64_t part_cost = ceil_div(cost_before[problem->batch], tiling->num_parts);
+  const int64_t part_cost = ceil_div(tiling->tiles_per_request * cost_before[problem->batch], tiling->num_parts);
   int64_t worst = 0; /* cost of the most expensive part of whole tiles */
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
     const int64_t cost = cost_at(tiling, cost_before, (w + INT64_C(1)) * tiles_per_part) -

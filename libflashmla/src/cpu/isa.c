@@ -1,4 +1,5 @@
-/* isa.c - which micro-kernels this machine runs, and the backend's rows of the kernel table. */
+/* isa.c - which micro-kernels this machine runs, and the backend's rows of the kernel table.
+ * FLASHMLA_CPU_ISA is "portable", "avx2" or "avx512". One that the machine lacks, or another word, means the best. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -6,8 +6,12 @@
 
 #include "cpu.h"
 
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
+#endif
 
 #define KERNELS fm_cpu_avx2
 #define ISA "avx2"
@@ -37,5 +41,9 @@ static inline void narrow_fp16(uint16_t *to, __m256 value) {
 
 #include "kernels_template.h"
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #endif

@@ -37,7 +37,7 @@ typedef struct fm_dense_decode_kernel_params {
   int32_t block_tokens; /* query tokens of a row block */
   int32_t head_chunks; /* row blocks of a token group */
   int32_t tiles_per_head; /* tiles of one (request, KV head) */
-  int32_t tiles_per_request; /* tiles of a request */
+  int32_t batch; /* requests */
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
 } fm_dense_decode_kernel_params;
@@ -68,7 +68,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, block_tokens), 4}, \
     {offsetof(fm_dense_decode_kernel_params, head_chunks), 4}, \
     {offsetof(fm_dense_decode_kernel_params, tiles_per_head), 4}, \
-    {offsetof(fm_dense_decode_kernel_params, tiles_per_request), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, batch), 4}, \
     {offsetof(fm_dense_decode_kernel_params, num_tiles), 4}, \
     {offsetof(fm_dense_decode_kernel_params, num_parts), 4}, \
   }
@@ -91,7 +91,7 @@ typedef struct fm_combine_kernel_params {
   int32_t block_tokens; /* query tokens of a row block */
   int32_t head_chunks; /* row blocks of a token group */
   int32_t tiles_per_head; /* tiles of one (request, KV head) */
-  int32_t tiles_per_request; /* tiles of a request */
+  int32_t batch; /* requests */
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
   int32_t cluster; /* row blocks of a tile */
@@ -115,7 +115,7 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, block_tokens), 4}, \
     {offsetof(fm_combine_kernel_params, head_chunks), 4}, \
     {offsetof(fm_combine_kernel_params, tiles_per_head), 4}, \
-    {offsetof(fm_combine_kernel_params, tiles_per_request), 4}, \
+    {offsetof(fm_combine_kernel_params, batch), 4}, \
     {offsetof(fm_combine_kernel_params, num_tiles), 4}, \
     {offsetof(fm_combine_kernel_params, num_parts), 4}, \
     {offsetof(fm_combine_kernel_params, cluster), 4}, \

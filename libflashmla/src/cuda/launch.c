@@ -8,14 +8,15 @@
 #define BLOCK_ROWS 64
 #define MAX_CLUSTER 2
 #define START_OVERHEAD 4 /* pages: a tile's Q load, pipeline fill and output take about as long as 4 pages */
-#define SPLIT_OVERHEAD 3 /* pages: partial rows and their merge */
+#define SPLIT_OVERHEAD 8 /* pages: partial rows and their merge */
 #define HOPPER 90
-#define COMBINE_ROWS 4 /* rows of a combine block, one a warp */
+#define PDL_IN_GRAPHS 12030 /* first driver that captures programmatic dependent launches in CUDA graphs */
 
 /* What every launch of one call shares. */
 typedef struct session {
   const fm_driver *driver;
   const fm_run *run;
+  fm_device device;
   int driver_version;
   bool pushed;
 } session;
@@ -25,6 +26,8 @@ static flashmla_status begin(session *s, const fm_run *run) {
   *s = (session){.run = run, .driver = fm_driver_open(&status)};
   if (!s->driver) return status;
   FM_DRIVER_TRY(s->driver, driver_get_version(&s->driver_version));
+  status = fm_device_get(s->driver, run->problem.device_id, &s->device);
+  if (status != FLASHMLA_OK) return status;
   return fm_device_enter(s->driver, run->problem.device_id, &s->pushed);
 }
 
@@ -49,8 +52,7 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *lim
 }
 
 /* Launches the table row for (operation, dtype, cluster); `params` is its struct of kernel_params.h, `list` the offsets in it. */
-static flashmla_status launch(const session *s, fm_operation operation, int32_t cluster, unsigned grid_x, unsigned grid_y, void *params,
-                              const fm_param *list, size_t count) {
+static flashmla_status launch(const session *s, fm_operation operation, int32_t cluster, unsigned grid, void *params, const fm_param *list, size_t count) {
   const fm_problem *p = &s->run->problem;
   const fm_kernel *kernel = fm_kernel_find(operation, (int32_t)p->dtype, cluster, s->driver_version);
   if (!kernel)
@@ -60,25 +62,28 @@ static flashmla_status launch(const session *s, fm_operation operation, int32_t 
   if (status != FLASHMLA_OK) return status;
   void *pointers[64];
   for (size_t i = 0; i < count; i++) pointers[i] = (char *)params + list[i].offset;
-  CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION};
-  attribute.value.clusterDim.x = (unsigned)kernel->cluster;
-  attribute.value.clusterDim.y = attribute.value.clusterDim.z = 1;
-  CUlaunchConfig config = {.gridDimX = grid_x,
-                           .gridDimY = grid_y,
+  CUlaunchAttribute attributes[2] = {{.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION},
+                                     {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION}};
+  attributes[0].value.clusterDim.x = (unsigned)kernel->cluster;
+  attributes[0].value.clusterDim.y = attributes[0].value.clusterDim.z = 1;
+  /* The kernels wait for what is before them in the stream themselves, so their launch may overlap its end. */
+  attributes[1].value.programmaticStreamSerializationAllowed = 1;
+  CUlaunchConfig config = {.gridDimX = grid,
+                           .gridDimY = 1,
                            .gridDimZ = 1,
                            .blockDimX = (unsigned)kernel->threads,
                            .blockDimY = 1,
                            .blockDimZ = 1,
                            .sharedMemBytes = (unsigned)kernel->shared_bytes,
                            .hStream = (CUstream)p->stream,
-                           .attrs = &attribute,
-                           .numAttrs = kernel->cluster > 1};
+                           .attrs = attributes,
+                           .numAttrs = s->driver_version >= PDL_IN_GRAPHS ? 2 : 1};
   FM_DRIVER_TRY(s->driver, launch_kernel_ex(&config, (CUfunction)handle, pointers, NULL));
   if (operation == FM_DENSE_DECODE) fm_set_last_kernel(kernel->name);
   return FLASHMLA_OK;
 }
-#define LAUNCH(session, operation, cluster, grid_x, grid_y, params, list) \
-  launch(session, operation, cluster, grid_x, grid_y, &(params), list, sizeof(list) / sizeof *(list))
+#define LAUNCH(session, operation, cluster, grid, params, list) \
+  launch(session, operation, cluster, grid, &(params), list, sizeof(list) / sizeof *(list))
 
 /* Strides of the outer dimensions in bytes; where the extent is 1 any legal value will do. */
 static void set_stride(uint64_t *strides, const uint64_t *extents, int dimension, int64_t elements) {
@@ -91,7 +96,7 @@ static flashmla_status encode(const session *s, CUtensorMap *map, const void *ad
   int dtype = s->run->problem.dtype == FM_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   FM_DRIVER_TRY(s->driver, tensor_map_encode_tiled(map, dtype, rank, (void *)(uintptr_t)address, extents, strides, box, element_strides,
                                                    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+                                                   CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
   return FLASHMLA_OK;
 }
 
@@ -134,7 +139,7 @@ static flashmla_status launch_plan(const session *s) {
                                   .num_splits = t->num_splits,
                                   .start_overhead = t->start_overhead,
                                   .split_overhead = t->split_overhead};
-  return LAUNCH(s, FM_PLAN, 0, 1, 1, params, list);
+  return LAUNCH(s, FM_PLAN, 0, 1, params, list);
 }
 
 /* The fields that dense_decode and combine have in common. */
@@ -145,7 +150,7 @@ static flashmla_status launch_plan(const session *s) {
   .lse_stride_h = (run)->problem.lse_stride[1], .lse_stride_s = (run)->problem.lse_stride[2], .s_q = (run)->problem.s_q,    \
   .group = (run)->tiling.group, .block_heads = (run)->tiling.block_heads, .block_tokens = (run)->tiling.block_tokens,       \
   .head_chunks = (run)->tiling.head_chunks, .tiles_per_head = (run)->tiling.tiles_per_head,                                 \
-  .tiles_per_request = (run)->tiling.tiles_per_request, .num_tiles = (run)->tiling.num_tiles, .num_parts = (run)->tiling.num_parts
+  .batch = (run)->problem.batch, .num_tiles = (run)->tiling.num_tiles, .num_parts = (run)->tiling.num_parts
 
 static flashmla_status launch_dense_decode(const session *s) {
   static const fm_param list[] = FM_DENSE_DECODE_PARAMS;
@@ -161,20 +166,16 @@ static flashmla_status launch_dense_decode(const session *s) {
   flashmla_status status = encode_q(s, &params.tma_q);
   if (status == FLASHMLA_OK) status = encode_kv(s, &params.tma_kv);
   if (status != FLASHMLA_OK) return status;
-  fm_device device;
-  status = fm_device_get(s->driver, p->device_id, &device);
-  if (status != FLASHMLA_OK) return status;
   /* persistent: clusters take parts in turn, so there are never more than run at once */
-  int32_t clusters = device.processors / t->cluster;
+  int32_t clusters = s->device.processors / t->cluster;
   if (clusters > t->num_parts) clusters = t->num_parts;
-  return LAUNCH(s, FM_DENSE_DECODE, t->cluster, (unsigned)(clusters * t->cluster), 1, params, list);
+  return LAUNCH(s, FM_DENSE_DECODE, t->cluster, (unsigned)(clusters * t->cluster), params, list);
 }
 
 static flashmla_status launch_combine(const session *s) {
   static const fm_param list[] = FM_COMBINE_PARAMS;
-  const fm_tiling *t = &s->run->tiling;
-  fm_combine_kernel_params params = {TILE_FIELDS(s->run), .cluster = t->cluster};
-  return LAUNCH(s, FM_COMBINE, 0, (unsigned)t->num_parts, (unsigned)(t->cluster * BLOCK_ROWS / COMBINE_ROWS), params, list);
+  fm_combine_kernel_params params = {TILE_FIELDS(s->run), .cluster = s->run->tiling.cluster};
+  return LAUNCH(s, FM_COMBINE, 0, (unsigned)s->device.processors, params, list);
 }
 
 flashmla_status fm_cuda_plan(const fm_run *run) {

@@ -20,10 +20,10 @@ typedef struct work {
 
 static work list_tiles(const fm_problem *p, const fm_tiling *t) {
   work w = {.tiles = 0};
-  for (int32_t i = 0; i < p->batch; ++i) {
-    int64_t length = p->cache_seqlens[i], capacity = (int64_t)p->max_blocks * p->page_size;
-    length = length < 0 ? 0 : length > capacity ? capacity : length;
-    for (int32_t k = 0; k < t->tiles_per_request; ++k) {
+  for (int32_t column = 0; column < t->tiles_per_request; ++column) {
+    for (int32_t i = 0; i < p->batch; ++i) {
+      int64_t length = p->cache_seqlens[i], capacity = (int64_t)p->max_blocks * p->page_size;
+      length = length < 0 ? 0 : length > capacity ? capacity : length;
       w.pages[w.tiles] = (length + p->page_size - 1) / p->page_size;
       w.at[w.tiles + 1] = w.at[w.tiles] + w.pages[w.tiles] + t->start_overhead;
       ++w.tiles;
@@ -91,7 +91,7 @@ static void one_case(void) {
   if (t.num_tiles > MAX_TILES || t.num_parts > MAX_PARTS) return;
   fm_schedule_on_host(&p, &t, cuts, cost_before);
   const work w = list_tiles(&p, &t);
-  for (int32_t i = 0; i <= p.batch; ++i) CHECK(cost_before[i] == w.at[i * t.tiles_per_request]);
+  for (int32_t i = 0; i <= p.batch; ++i) CHECK(cost_before[i] == w.at[i]);
   check_definition(&t, &w, cuts);
   check_order(&t, &w, cuts);
 }
@@ -109,10 +109,10 @@ static void huge_lengths(void) {
   fm_tiling t;
   CHECK_OK(fm_tile(&p, 0, &t));
   fm_schedule_on_host(&p, &t, cuts, cost_before);
-  CHECK(cost_before[MAX_BATCH] == (INT64_C(1) << 25) * MAX_BATCH * (INT64_C(4) + INT32_MAX));
+  CHECK(cost_before[MAX_BATCH] == MAX_BATCH * (INT64_C(4) + INT32_MAX));
   p.page_size = p.max_blocks = 1 << 30;
   fm_schedule_on_host(&p, &t, cuts, cost_before);
-  CHECK(cost_before[1] == (INT64_C(1) << 25) * (4 + 2));
+  CHECK(cost_before[1] == 4 + 2);
 }
 
 int main(void) {
