@@ -1,8 +1,7 @@
 """The performance section of README.md from the records in benchmarks/results.
 
-`python benchmarks/readme_section.py` writes it.
-
-A test compares the section with the records, so a figure in the README is always one that was measured.
+`python benchmarks/readme_section.py` writes it. A test compares the section with the records, so a figure in the README is
+always one that was measured.
 """
 
 import json
@@ -14,16 +13,25 @@ BEGIN = "<!-- performance: made by benchmarks/readme_section.py -->\n"
 END = "<!-- end of performance -->\n"
 
 
-def gpu_records() -> list[dict]:
-    """One record a (GPU, operation, case, dtype): the last one written."""
-    newest = {}
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.jsonl")):
+def machine_of(record: dict) -> str:
+    """What the records of one table have in common; '' for a record that is no timing."""
+    if "us" not in record:
+        return ""
+    if "gpu" in record:
+        return f"{record['gpu']}, driver {record['driver']}"
+    return f"{record['cpu']}, {record['threads']} threads, {record['isa']}"
+
+
+def read_records(folder: pathlib.Path) -> dict[str, list[dict]]:
+    """By machine: the last record of each operation, dtype and case."""
+    newest: dict[str, dict[tuple, dict]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines():
             record = json.loads(line)
-            if "gpu" in record and "us" in record:
-                key = (record["gpu"], record["op"], record.get("dtype"), tuple(record["case"]))
-                newest[key] = record
-    return list(newest.values())
+            if machine := machine_of(record):
+                key = (record["op"], record.get("dtype"), tuple(record["case"]))
+                newest.setdefault(machine, {})[key] = record
+    return {machine: list(records.values()) for machine, records in newest.items()}
 
 
 def table_row(*cells: str) -> str:
@@ -31,38 +39,46 @@ def table_row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def section(records: list[dict]) -> str:
-    """Markdown between the two markers."""
-    if not records:
-        return "No GPU record is committed yet; `benchmarks/` makes one.\n"
-    lines = []
-    for gpu in sorted({record["gpu"] for record in records}):
-        of_gpu = [record for record in records if record["gpu"] == gpu]
-        peers = sorted({name for record in of_gpu for name in record["peers"]})
-        drivers = ", ".join(sorted({str(record["driver"]) for record in of_gpu}))
-        lines += [
-            f"{gpu}, driver {drivers}. Microseconds: median of CUDA-graph replays over caches larger than L2;",
-            "*cold* is one call after L2 was flushed, launch included. *limit*: the larger of KV bytes / measured read",
-            "bandwidth and FLOP / measured bf16 rate. Peers ran in the same process.",
-            "",
-            table_row("operation", "batch, s_q, h_q, tokens", "us", *peers, "limit", "limit / us", "cold", "error"),
-            "|---" * (7 + len(peers)) + "|",
+def table(records: list[dict]) -> list[str]:
+    """A line a record. Only GPU records know a limit and a cold call."""
+    on_gpu = "gpu" in records[0]
+    peers = sorted({name for record in records for name in record["peers"]})
+    names = ["operation", "batch, s_q, h_q, tokens", "us", *peers, *(["limit", "limit / us", "cold"] if on_gpu else [])]
+    lines = [table_row(*names, "error"), "|---" * (len(names) + 1) + "|"]
+    for record in records:
+        cells = [
+            f"`{record['op']}` {record.get('dtype', '')}".rstrip(),
+            ", ".join(map(str, record["case"])),
+            f"{record['us']:.1f}",
+            *(f"{record['peers'][peer]:.1f}" if peer in record["peers"] else "-" for peer in peers),
         ]
-        for record in of_gpu:
-            lines.append(
-                table_row(
-                    f"`{record['op']}` {record.get('dtype', '')}".rstrip(),
-                    ", ".join(map(str, record["case"])),
-                    f"{record['us']:.1f}",
-                    *(f"{record['peers'][peer]:.1f}" if peer in record["peers"] else "-" for peer in peers),
-                    f"{record['limit_us']:.1f}",
-                    f"{record['limit_us'] / record['us']:.2f}",
-                    f"{record['us_cold']:.1f}",
-                    f"{record['rel_err']:.1e}",
-                )
-            )
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+        if on_gpu:
+            share = record["limit_us"] / record["us"]
+            cells += [f"{record['limit_us']:.1f}", f"{share:.2f}", f"{record['us_cold']:.1f}"]
+        lines.append(table_row(*cells, f"{record['rel_err']:.1e}"))
+    return lines
+
+
+def section(by_machine: dict[str, list[dict]]) -> str:
+    """Markdown between the two markers."""
+    if not by_machine:
+        return "No record is committed yet; `benchmarks/` makes them.\n"
+    lines = [
+        "Median microseconds a call; peers ran in the same process. *error*: ||out - ref|| / ||ref|| against float64."
+    ]
+    if any("gpu" in records[0] for records in by_machine.values()):
+        lines += [
+            "On GPUs: CUDA-graph replays over caches larger than L2; *cold*: single calls after L2 was flushed, launch",
+            "included; *limit*: the larger of KV bytes / read bandwidth and FLOP / bf16 rate, both measured in that run.",
+        ]
+    for machine, records in sorted(by_machine.items()):
+        lines += ["", f"{machine}:", "", *table(records)]
+    return "\n".join(lines) + "\n"
+
+
+def current() -> str:
+    """The section that the committed records make."""
+    return section(read_records(ROOT / "benchmarks" / "results"))
 
 
 def parts(readme: str) -> tuple[str, str, str]:
@@ -74,4 +90,4 @@ def parts(readme: str) -> tuple[str, str, str]:
 
 if __name__ == "__main__":
     before, _, after = parts(README.read_text())
-    README.write_text(before + BEGIN + section(gpu_records()) + END + after)
+    README.write_text(before + BEGIN + current() + END + after)
