@@ -2,8 +2,8 @@
 """Times the CPU backend beside the same attention written with PyTorch float32 matrix products.
 
 Both get the same bfloat16 tensors, page table and threads, in alternating rounds; medians are shown. PyTorch gathers
-the pages, converts them to float32 and does matmul, softmax, matmul. With --record the figures go to results/cpu.jsonl, one
-JSON object a line. Needs the extra `bench`.
+the pages, converts them to float32 and does matmul, softmax, matmul. With --record the figures go to
+results/cpu.jsonl, one JSON object a line. Needs the extra `bench`.
 """
 
 from __future__ import annotations
