@@ -1,7 +1,7 @@
 """The performance section of README.md from the records in benchmarks/results.
 
-`python benchmarks/readme_section.py` writes it. A test compares the section with the records, so a figure in the README is
-always one that was measured.
+`python benchmarks/readme_section.py` writes it. A test compares the section with the records, so a figure in the README
+is always one that was measured.
 """
 
 import json
@@ -69,7 +69,7 @@ def section(by_machine: dict[str, list[dict]]) -> str:
     if any("gpu" in records[0] for records in by_machine.values()):
         lines += [
             "On GPUs: CUDA-graph replays over caches larger than L2; *cold*: single calls after L2 was flushed, launch",
-            "included; *limit*: the larger of KV bytes / read bandwidth and FLOP / bf16 rate, both measured in that run.",
+            "included; *limit*: the larger of KV bytes / read bandwidth and FLOP / bf16 rate, measured in that run.",
         ]
     for machine, records in sorted(by_machine.items()):
         lines += ["", f"{machine}:", "", *table(records)]
