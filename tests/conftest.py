@@ -8,6 +8,9 @@ import os
 import hypothesis
 import pytest
 
+# Set before NumPy is loaded: the products of the oracle are small, and threads of several test workers fight for cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import backends
 
 with contextlib.suppress(ImportError):  # the kernel record is optional

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from buffers import COMPACT, Layout
 from cases import D_QK, INT32_MAX, INT32_MIN, Case, Layouts
 
-# Limits that keep a case near 10 ms for the float64 oracle on one core and below 16 MB of cache.
+# Limits that keep a case near 10 ms for the float64 oracle on one core, and below 16 MB of cache and 64 MB of partials.
 MAX_SCORES = 300_000  # query rows x tokens
 MAX_CACHE_ELEMENTS = 3_000_000
+MAX_PARTIAL_ROWS = 16_384  # query rows x splits; a single large request may pass it
 MAX_BATCH, MAX_BLOCKS, MAX_SPLITS = 5, 40, 32
 
 HEADS = st.one_of(st.sampled_from((1, 2, 16, 63, 64, 65, 127, 128)), st.integers(1, 128))
@@ -54,14 +55,15 @@ def lengths(page_size: int, capacity: int, s_q: int):
 
 
 @st.composite
-def extents(draw, backend):
-    """Shapes of a case, within the limits above."""
+def extents(draw, backend, num_splits: int):
+    """Shapes of a case with that many splits, within the limits above."""
     h_q, s_q = draw(HEADS), draw(QUERY_TOKENS)
     h_kv = draw(st.one_of(st.just(1), st.just(1), st.sampled_from([n for n in range(1, h_q + 1) if h_q % n == 0])))
     page_size = draw(st.sampled_from(backend.page_sizes))
     tokens = min(MAX_SCORES // (h_q * s_q), MAX_CACHE_ELEMENTS // (D_QK * h_kv))
     pages = max(1, tokens // page_size)
-    batch = draw(st.integers(1, min(MAX_BATCH, pages)))
+    partial_rows = h_q * s_q * max(1, num_splits)
+    batch = draw(st.integers(1, max(1, min(MAX_BATCH, pages, MAX_PARTIAL_ROWS // partial_rows))))
     max_blocks = draw(st.integers(1, min(MAX_BLOCKS, max(1, pages // batch))))
     num_blocks = draw(st.integers(1, min(batch * max_blocks + 2, pages)))
     return batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks
@@ -82,13 +84,13 @@ def cases(draw, backend, *, num_splits: int | None = None, small: bool = False, 
 
     `with_lse`: lse is wanted on every route (the C ABI alone can leave it out).
     """
-    shapes = small_extents(backend) if small else extents(backend)
-    batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks = draw(shapes)
     plan = draw(st.sampled_from(("none", "fresh", "stale")))
     if num_splits is None:
         splits = draw(st.one_of(st.just(0), st.integers(1, MAX_SPLITS))) if plan != "none" else 0
     else:
         plan, splits = ("fresh" if plan == "none" else plan), num_splits
+    shapes = small_extents(backend) if small else extents(backend, splits)
+    batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks = draw(shapes)
     dtypes = [fixed["dtype"]] if "dtype" in fixed else backend.dtypes
     routes = [route for route in backend.routes if set(dtypes) & set(backend.adapter(route).dtypes)]
     route = fixed.get("route") or draw(st.sampled_from(routes))

@@ -71,11 +71,15 @@ def test_requests_do_not_see_each_other(backend, data):
 @share(FEW)
 @given(data=st.data())
 def test_splits_change_rounding_only(backend, data):
-    case = data.draw(strategies.cases(backend, num_splits=1, with_lse=True))
+    case = data.draw(strategies.cases(backend, num_splits=strategies.MAX_SPLITS, with_lse=True))
     numbers = make_data(case)
-    whole = calls.run(case, backend, numbers)
-    parts = calls.run(case.but(num_splits=data.draw(st.integers(2, 1024))), backend, numbers)
+    whole = calls.run(case.but(num_splits=1), backend, numbers)
+    parts = calls.run(case.but(num_splits=data.draw(st.integers(2, strategies.MAX_SPLITS))), backend, numbers)
     close(case, parts, whole)
+
+
+def test_more_splits_than_tokens(backend):
+    calls.check(Case(lengths=(70, 0, 1), num_blocks=4, max_blocks=3, plan="fresh", num_splits=1024), backend)
 
 
 @share(FEW)
