@@ -57,6 +57,7 @@ def median_times(functions, rounds):
     times = [[] for _ in functions]
     for _ in range(rounds):
         for function, record in zip(functions, times, strict=True):
+            time.sleep(0.02)  # the OpenMP threads of the one before spin for some milliseconds
             start = time.perf_counter()
             function()
             record.append(time.perf_counter() - start)
@@ -120,6 +121,7 @@ def main():
         "cpu": cpu_name(),
         "threads": arguments.threads,
         "isa": ffi.string(lib.flashmla_cpu_isa()).decode(),
+        "load": round(os.getloadavg()[0], 2),  # of the last minute: other processes take cores from both sides
         "peak_gflops": round(peak_gflops(arguments.threads), 1),
         "torch": torch.__version__,
         "commit": commit,
