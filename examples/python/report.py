@@ -33,8 +33,8 @@ class Totals:
 def introduce(arrays: str, why_not_gpu: str, options: argparse.Namespace, scale: object) -> None:
     if why_not_gpu:
         print(f"No GPU is used: {why_not_gpu}.")
-    print(f"Serving with {arrays}: {scale.heads} query heads, {scale.layers} layers,")
-    print(f"  at most {scale.max_batch} requests at once.")
+    print(f"Serving with {arrays}: {scale.heads} query heads, {scale.layers} layers")
+    print(f"  (DeepSeek V3 has 128 and 61), at most {scale.max_batch} requests at once.")
     print(f"A step counts as {options.step_ms:g} ms of trace time; every {options.check_every}th step is checked.")
 
 

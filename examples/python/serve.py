@@ -44,7 +44,7 @@ class Scale:
 
 
 GPU_SCALE = Scale(heads=128, layers=4, max_batch=128, requests=1000, load=4, shorten=1)
-CPU_SCALE = Scale(heads=16, layers=2, max_batch=24, requests=140, load=1, shorten=2)
+CPU_SCALE = Scale(heads=16, layers=2, max_batch=24, requests=80, load=1, shorten=1)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
