@@ -15,6 +15,7 @@ from buffers import COMPACT, Guarded
 from cases import Case, Data, make_data
 
 INPUTS = ("q", "kv_cache", "block_table", "cache_seqlens")
+IGNORED = -12345  # a stride where the extent is 1
 drawn: Counter[tuple[str, str]] = Counter()  # calls made so far by (backend, "valid" or "invalid")
 
 
@@ -50,15 +51,19 @@ class Tensors:
         return Guarded(self.adapter, (size,), "uint8", self.case.layouts.scratch, 16)
 
     def c_tensor(self, name: str, guarded: Guarded) -> c_abi.CTensor:
-        """The DLTensor of a guarded tensor."""
+        """The DLTensor of a guarded tensor; where it is not compact, with the liberties that DLPack allows."""
         dtype = {"block_table": "int32", "cache_seqlens": "int32", "lse": "float32"}.get(name, self.case.dtype)
         compact = getattr(self.case.layouts, name) == COMPACT
+        byte_offset = 0 if compact else guarded.offset
         return c_abi.CTensor(
-            data=self.adapter.address(guarded.tensor),
+            data=self.adapter.address(guarded.tensor) - byte_offset,
+            byte_offset=byte_offset,
             device=self.backend.device,
             dtype=c_abi.DTYPE_CODES[dtype],
             shape=list(guarded.shape),
-            strides=None if compact else list(guarded.strides),
+            strides=None
+            if compact
+            else [step if n > 1 else IGNORED for n, step in zip(guarded.shape, guarded.strides, strict=True)],
         )
 
     def c_call(self, operation: str, **more: Guarded) -> c_abi.CCall:
