@@ -48,7 +48,7 @@ def table(records: list[dict]) -> list[str]:
     for record in records:
         cells = [
             f"`{record['op']}` {record.get('dtype', '')}".rstrip(),
-            ", ".join(map(str, record["case"][:4])) + (", varying" if any(record["case"][4:]) else ""),
+            ", ".join(map(str, record["case"])),
             f"{record['us']:.1f}",
             *(f"{record['peers'][peer]:.1f}" if peer in record["peers"] else "-" for peer in peers),
         ]
