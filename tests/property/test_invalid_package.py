@@ -1,4 +1,4 @@
-"""The package raises what the C library says: its sentence, its number, the class of its hundred; nothing is written."""
+"""The package raises what C says: its sentence, its number, the class of its hundred; and nothing is written."""
 
 from __future__ import annotations
 
