@@ -7,13 +7,13 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 from dsl_kernels.budget import fits
-from dsl_kernels.variants import VARIANTS
+from dsl_kernels.variants import VARIANTS, Variant
 
-from . import checks, compile, embed, paths
+from . import checks, compiling, embed, paths
 
 
 def build(jobs: int) -> list[dict[str, Any]]:
@@ -21,34 +21,36 @@ def build(jobs: int) -> list[dict[str, Any]]:
     misfits = [v.name for v in VARIANTS if not fits(v)]
     if misfits:
         raise SystemExit(f"over the budget of an SM (dsl_kernels/budget.py): {', '.join(misfits)}")
-    source, compiler = compile.source_digest(), compile.compiler_version()
-    keys = [compile.key_of(v, source, compiler) for v in VARIANTS]
-    fresh = [not (paths.CACHE / f"{k}.json").exists() for k in keys]
-    start = time.monotonic()
-    if any(fresh):
-        print(f"kernels: compiling {sum(fresh)} of {len(keys)} with {compiler}", flush=True)
-    kernels = []
-    with ProcessPoolExecutor(max_workers=jobs) as pool:
-        results = pool.map(compile.compile_variant, VARIANTS, keys, [paths.CACHE] * len(keys)) if any(fresh) else (
-            compile.compile_variant(v, k, paths.CACHE) for v, k in zip(VARIANTS, keys, strict=True)
-        )
-        for done, facts in enumerate(results, 1):
-            kernels.append(facts)
-            if fresh[done - 1]:
-                print(f"kernels: {done}/{len(keys)} {facts['name']} ({facts['bytes'] // 1024} KB)", flush=True)
-    if any(fresh):
-        print(f"kernels: {time.monotonic() - start:.0f} s", flush=True)
+    source, compiler = compiling.source_digest(), compiling.compiler_version()
+    keys = [compiling.key_of(v, source, compiler) for v in VARIANTS]
+    stale = [(v, k) for v, k in zip(VARIANTS, keys, strict=True) if not compiling.cached(k, paths.CACHE)]
+    if stale:
+        print(f"kernels: compiling {len(stale)} of {len(keys)} with {compiler}", flush=True)
+        compile_all(stale, jobs)
+    kernels = [compiling.read_facts(k, paths.CACHE) for k in keys]
     embed.embed(kernels, paths.CACHE, keys)
     manifest = {"compiler": compiler, "source": source, "kernels": kernels}
-    text = json.dumps(manifest, indent=1) + "\n"
-    (paths.GENERATED / "kernels.json").write_text(text)
+    paths.MANIFEST.write_text(json.dumps(manifest, indent=1) + "\n")
     return kernels
+
+
+def compile_all(stale: list[tuple[Variant, str]], jobs: int) -> None:
+    """In parallel; says what is done."""
+    start = time.monotonic()
+    with ProcessPoolExecutor(max_workers=jobs) as pool:
+        waiting = {pool.submit(compiling.compile_variant, v, k, paths.CACHE): v for v, k in stale}
+        for done, future in enumerate(as_completed(waiting), 1):
+            facts = future.result()
+            print(f"kernels: {done}/{len(stale)} {facts['name']} ({facts['bytes'] // 1024} KB)", flush=True)
+    print(f"kernels: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m aot", description=__doc__)
     parser.add_argument("command", choices=["build", "list", "params", "check"])
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compiler processes (310 MB each)")
+    parser.add_argument(
+        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compiler processes (310 MB each)"
+    )
     args = parser.parse_args()
     if args.command == "list":
         for v in VARIANTS:

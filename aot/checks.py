@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# wgmma groups that dense_decode waits for: two in QK, one in PV. More means that ptxas serialised the wgmma chain (warning C7512),
-# which it does as soon as one register is spilled.
+# wgmma groups that dense_decode waits for: two in QK, one in PV. More means that ptxas serialised the wgmma chain
+# (warning C7512), which it does as soon as one register is spilled.
 DENSE_DECODE_WAITS = 3
 DENSE_DECODE_HGMMA = 40  # 36 k-steps of QK and 4 of PV
 CUDA_12_ELF_ABI = 7
@@ -15,23 +15,32 @@ def problems(kernels: list[dict[str, Any]]) -> list[str]:
     """One sentence per broken rule."""
     found = []
     for k in kernels:
-        name, count = k["name"], k.get("instructions")
-        if count is None:
-            found.append(f"{name}: not inspected, the disassembler (extra [aot]) is missing")
+        if "instructions" not in k:
+            found.append(f"{k['name']}: not inspected, the disassembler (extra [aot]) is missing")
             continue
-        for what in ("stack", "local"):
-            if k[what]:
-                found.append(f"{name}: {k[what]} bytes of {what} memory")
-        for what in ("LDL", "STL"):
-            if count[what]:
-                found.append(f"{name}: {count[what]} {what} instructions (spills)")
-        if k["elf_abi"] > CUDA_12_ELF_ABI:
-            found.append(f"{name}: ELF ABI version {k['elf_abi']}, CUDA-12 drivers load up to {CUDA_12_ELF_ABI}")
+        facts = _portable_and_clean(k)
         if k["operation"] == "dense_decode":
-            if count["HGMMA"] != DENSE_DECODE_HGMMA:
-                found.append(f"{name}: {count['HGMMA']} HGMMA, expected {DENSE_DECODE_HGMMA}")
-            if count["UTMALDG"] == 0:
-                found.append(f"{name}: no UTMALDG")
-            if count["WARPGROUP.DEPBAR"] != DENSE_DECODE_WAITS:
-                found.append(f"{name}: {count['WARPGROUP.DEPBAR']} WARPGROUP.DEPBAR, expected {DENSE_DECODE_WAITS}: serialised wgmma")
+            facts += _on_the_fast_path(k["instructions"])
+        found += [f"{k['name']}: {fact}" for fact in facts]
+    return found
+
+
+def _portable_and_clean(k: dict[str, Any]) -> list[str]:
+    found = [f"{k[what]} bytes of {what} memory" for what in ("stack", "local") if k[what]]
+    spills = [(what, k["instructions"][what]) for what in ("LDL", "STL")]
+    found += [f"{count} {what} instructions (spills)" for what, count in spills if count]
+    if k["elf_abi"] > CUDA_12_ELF_ABI:
+        found.append(f"ELF ABI version {k['elf_abi']}, CUDA-12 drivers load up to {CUDA_12_ELF_ABI}")
+    return found
+
+
+def _on_the_fast_path(count: dict[str, int]) -> list[str]:
+    found = []
+    if count["HGMMA"] != DENSE_DECODE_HGMMA:
+        found.append(f"{count['HGMMA']} HGMMA, expected {DENSE_DECODE_HGMMA}")
+    if count["UTMALDG"] == 0:
+        found.append("no UTMALDG")
+    if count["WARPGROUP.DEPBAR"] != DENSE_DECODE_WAITS:
+        waits = count["WARPGROUP.DEPBAR"]
+        found.append(f"{waits} WARPGROUP.DEPBAR, expected {DENSE_DECODE_WAITS}: serialised wgmma")
     return found

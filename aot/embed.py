@@ -1,4 +1,4 @@
-"""Cubins and facts -> what the C library compiles: generated/kernels.S, generated/kernel_table.c, and src/cuda/kernel_params.h."""
+"""Cubins and facts -> what the C library compiles: kernels.S, kernel_table.c (generated), src/cuda/kernel_params.h."""
 
 from __future__ import annotations
 
@@ -31,7 +31,14 @@ def _assembly(kernels: list[dict[str, Any]]) -> str:
     for k in kernels:
         symbol = f"fm_cubin_{k['name']}"
         where = (paths.GENERATED / f"{k['name']}.cubin").relative_to(paths.ROOT)
-        lines += [f".hidden {symbol}", f".globl {symbol}", ".balign 64", f"{symbol}:", f'.incbin "{where}"', f"/* sha256 {k['sha256']} */"]
+        lines += [
+            f".hidden {symbol}",
+            f".globl {symbol}",
+            ".balign 64",
+            f"{symbol}:",
+            f'.incbin "{where}"',
+            f"/* sha256 {k['sha256']} */",
+        ]
     return "\n".join([*lines, '.section .note.GNU-stack,"",@progbits', ""])
 
 
@@ -42,8 +49,8 @@ def _table(kernels: list[dict[str, Any]]) -> str:
     for k in kernels:
         lines.append(
             f'    {{.name = "{k["name"]}", .operation = FM_{k["operation"].upper()}, .dtype = {C_DTYPES[k["dtype"]]}, '
-            f".cluster = {k['cluster']}, .min_driver = {MIN_DRIVERS[k['elf_abi']]}, .registers = {k.get('registers', 0)}, "
-            f".shared_bytes = {k['shared_bytes']}, .threads = {k['threads']},\n"
+            f".cluster = {k['cluster']}, .min_driver = {MIN_DRIVERS[k['elf_abi']]},\n"
+            f"     .registers = {k.get('registers', 0)}, .shared_bytes = {k['shared_bytes']}, .threads = {k['threads']},\n"
             f'     .entry = "{k["entry"]}", .image = fm_cubin_{k["name"]}}},'
         )
     return "\n".join([*lines, "};", f"const int32_t fm_kernel_count = {len(kernels)};", ""])
@@ -69,7 +76,11 @@ def params_header() -> str:
         name = f"fm_{operation}_kernel_params"
         lines += ["", f"typedef struct {name} {{"]
         for p in listed:
-            ctype = "CUtensorMap" if p.ctype == "tensormap" else p.ctype.replace("T*", "void*").replace("*", " *").replace("  ", " ")
+            ctype = (
+                "CUtensorMap"
+                if p.ctype == "tensormap"
+                else p.ctype.replace("T*", "void*").replace("*", " *").replace("  ", " ")
+            )
             gap = "" if ctype.endswith("*") else " "
             lines.append(f"  {_const(p.name, ctype)}{gap}{p.name}; /* {p.meaning} */")
         lines += [f"}} {name};", f"#define FM_{operation.upper()}_PARAMS \\", "  { \\"]

@@ -1,6 +1,7 @@
-"""What a cubin says of itself: ELF ABI version, and registers, stack and instruction counts through NVIDIA's disassembler wheels.
+"""What a cubin says of itself: ELF ABI version; registers, stack and instruction counts through NVIDIA's disassembler.
 
-The disassembler (extra `[aot]`: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm) is optional for a build; the checks need it.
+The disassembler (extra `[aot]`: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm) is optional for a build, the checks need
+it.
 """
 
 from __future__ import annotations

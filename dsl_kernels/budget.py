@@ -1,4 +1,4 @@
-"""What a dense_decode variant costs of an SM: shared memory, registers, threads. Plain arithmetic, needs no GPU and no DSL."""
+"""What a dense_decode variant costs of an SM: shared memory, registers. Plain arithmetic, needs no GPU and no DSL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def registers(v: Variant) -> int:
 
 
 def q_registers(v: Variant) -> int:
-    """Registers that hold Q in a thread of the QK warpgroup: a k-step of 64 x 16 two-byte values over 128 threads is 4."""
+    """Registers of Q in a thread of the QK warpgroup: a k-step of 64 x 16 two-byte values over 128 threads is 4."""
     return 4 * v.q_steps_in_registers
 
 

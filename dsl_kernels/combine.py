@@ -1,8 +1,9 @@
 """Merges the partial results of split tiles into the output (FlashDecoding's reduction, in base 2).
 
-Every CTA looks through the schedule for parts that begin a tile they do not end; the rows of those tiles are dealt out over the grid, so the work
-is balanced however the tiles were split. With many rows a warp merges one; with few rows, which have many pieces then, the whole CTA does: four groups
-of 128 threads sum every fourth piece, and their sums are added. Partials: libflashmla/src/internal.h, fm_cut.
+Every CTA looks through the schedule for parts that begin a tile they do not end; the rows of those tiles are dealt out
+over the grid, so the work is balanced however the tiles were split. With many rows a warp merges one; with few rows,
+which have many pieces then, the whole CTA does: four groups of 128 threads sum every fourth piece, and their sums are
+added. Partials: libflashmla/src/internal.h, fm_cut.
 """
 
 import cuda.bindings.driver as cuda
@@ -67,11 +68,16 @@ class Combine:
 
     @cute.jit
     def list_split_tiles(self, base, tid, begins: cute.Tensor, counts: cute.Tensor):
-        """Of the parts base ... base + THREADS - 1, those that begin a tile they do not end, in order; returns how many."""
+        """Of the parts from base on, those that begin a tile they do not end, in order; returns how many."""
         w = min(base + tid, self.a.num_parts - 1)
         t, last = schedule.cut(self.a, w, 0), schedule.cut(self.a, w + 1, 0)
         begins_here = (t != last) or (schedule.cut(self.a, w, 1) == 0)
-        split = (base + tid < self.a.num_parts) and begins_here and (schedule.cut(self.a, w + 1, 1) > 0) and (last < self.a.num_tiles)
+        split = (
+            (base + tid < self.a.num_parts)
+            and begins_here
+            and (schedule.cut(self.a, w + 1, 1) > 0)
+            and (last < self.a.num_tiles)
+        )
         votes = cute.arch.vote_ballot_sync(split)
         warp, lane = tid // 32, tid % 32
         counts[warp] = cute.arch.popc(votes)
@@ -91,10 +97,14 @@ class Combine:
         a = self.a
         v = min(w + j, a.num_parts - 1)
         exists = (j < MAX_PIECES) and ((j == 0) or ((w + j < a.num_parts) and (schedule.cut(a, v, 0) == t)))
-        empty = (schedule.cut(a, v, 0) == schedule.cut(a, v + 1, 0)) and (schedule.cut(a, v, 1) == schedule.cut(a, v + 1, 1))
+        empty = (schedule.cut(a, v, 0) == schedule.cut(a, v + 1, 0)) and (
+            schedule.cut(a, v, 1) == schedule.cut(a, v + 1, 1)
+        )
         lse = -Float32.inf
         if exists and not empty:
-            lse = cute.make_tensor(a.partial_lse + Int64(slot_of(w, j)) * (64 * a.cluster), cute.make_layout(2**30))[row]
+            lse = cute.make_tensor(a.partial_lse + Int64(slot_of(w, j)) * (64 * a.cluster), cute.make_layout(2**30))[
+                row
+            ]
         return exists, lse
 
     @cute.jit

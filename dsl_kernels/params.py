@@ -1,7 +1,7 @@
 """Parameter lists of the kernels: the order in which the launcher passes them. Standard library only.
 
-From one list come the kernel's signature (a tuple in this order, read by name through `Named`), the C struct of the launcher
-(aot/embed.py) and the layout check of the compiled entry (aot/compile.py).
+From one list come the kernel's signature (a tuple in this order, read by name through `Named`), the C struct of the
+launcher (aot/embed.py) and the layout check of the compiled entry (aot/compiling.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 @dataclass(frozen=True)
 class Param:
     name: str
-    ctype: str  # "tensormap", "T*" (the variant's dtype), "int32_t*", "int64_t*", "float*", "int32_t", "int64_t", "float"
+    ctype: (
+        str  # "tensormap", "T*" (the variant's dtype), "int32_t*", "int64_t*", "float*", "int32_t", "int64_t", "float"
+    )
     meaning: str
     align: int = 4  # of what a pointer points to, bytes
 
@@ -94,7 +96,7 @@ BY_OPERATION: dict[str, tuple[Param, ...]] = {"dense_decode": DENSE_DECODE, "com
 
 
 class Named:
-    """The run-time values of a kernel by name. Read-only, and opaque to the compiler's tracing of loop-carried values."""
+    """The run-time values of a kernel by name. Read-only, and opaque to the tracing of loop-carried values."""
 
     __slots__ = ("_values",)
 

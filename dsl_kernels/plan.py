@@ -1,7 +1,8 @@
 """The scheduler: sequence lengths -> cuts of the work list, in one CTA on the device, without host synchronisation.
 
-The algorithm, in exact integers, is stated in libflashmla/src/internal.h (fm_cut) and done on the host by libflashmla/src/plan.c; the results are equal bit for bit.
-A thread sums the costs of its run of requests, the block scans the sums, then threads place cuts independently by binary search.
+The algorithm, in exact integers, is stated in libflashmla/src/internal.h (fm_cut) and done on the host by
+libflashmla/src/plan.c; the results are equal bit for bit. A thread sums the costs of its run of requests, the block
+scans the sums, then threads place cuts independently by binary search.
 """
 
 import cuda.bindings.driver as cuda
@@ -18,7 +19,7 @@ THREADS = 1 << LOG2_THREADS
 
 
 class Plan:
-    def __init__(self, variant: Variant):
+    def __init__(self, _: Variant):
         self.threads = THREADS
         self.cluster = 1
 

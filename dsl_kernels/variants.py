@@ -1,7 +1,7 @@
 """The table of kernels: one line each. Standard library only.
 
-From it come the cubins, the launcher's table, the manifest, the support matrix and the test ids. To add a kernel, add a line (and, for a new
-algorithm, its class beside this file); `budget.py` says whether it fits the chip.
+From it come the cubins, the launcher's table, the manifest, the support matrix and the test ids. To add a kernel, add a
+line (and, for a new algorithm, its class beside this file); `budget.py` says whether it fits the chip.
 """
 
 from __future__ import annotations

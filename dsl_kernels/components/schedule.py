@@ -1,7 +1,7 @@
 """Device view of the schedule: parts, tiles, pieces and row limits, as defined in libflashmla/src/internal.h.
 
-`a` is the kernel's parameter namespace. Everything read from device memory is clamped: cuts to the tile range, lengths to the
-capacity of the block table, so that no value can lead outside the caller's tensors.
+`a` is the kernel's parameter namespace. Everything read from device memory is clamped: cuts to the tile range, lengths
+to the capacity of the block table, so that no value can lead outside the caller's tensors.
 """
 
 import cutlass.cute as cute
@@ -26,7 +26,9 @@ def part_tiles(a, w):
 
 @cute.jit
 def seek(a, w, t, step):
-    """The first piece at or after tile t of part w, going on with part w + step: (part, tile). part >= num_parts: no more work."""
+    """The first piece at or after tile t of part w, going on with part w + step: (part, tile); a part >= num_parts is
+    the end of the work.
+    """
     first, end = part_tiles(a, min(w, a.num_parts - 1))
     t = max(t, first)
     while (w < a.num_parts) and (t >= end):

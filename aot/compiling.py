@@ -1,7 +1,7 @@
 """One variant -> cubin and launch facts, cached by a hash of source, configuration and compiler version.
 
-The result for a key is build/kernels/KEY.cubin with KEY.json: entry name, parameter layout, shared bytes, threads, registers, instruction
-counts. A cached pair is used as it is, so a second build takes no time.
+The result for a key is build/kernels/KEY.cubin with KEY.json: entry name, parameter layout, shared bytes, threads,
+registers, instruction counts. A cached pair is used as it is, so a second build takes no time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PTX_SIZES = {"f32": 4, "u32": 4, "u64": 8}
 
 
 def compiler_version() -> str:
-    """Version of the DSL and of the part that emits code: which part is installed decides which drivers load the cubins."""
+    """Version of the DSL and of the part that emits code, which decides which drivers load the cubins."""
     parts = [f"{COMPILER} {importlib.metadata.version(COMPILER)}"]
     for flavour in ("cu12", "cu13"):
         try:
@@ -52,12 +52,17 @@ def key_of(variant: Variant, source: str, compiler: str) -> str:
     return f"{variant.name}-{hashlib.sha256(config.encode()).hexdigest()[:16]}"
 
 
+def cached(key: str, cache: Path) -> bool:
+    return (cache / f"{key}.cubin").exists() and (cache / f"{key}.json").exists()
+
+
+def read_facts(key: str, cache: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((cache / f"{key}.json").read_text())
+    return facts
+
+
 def compile_variant(variant: Variant, key: str, cache: Path) -> dict[str, Any]:
-    """Compiles unless cached; returns the facts."""
-    cubin_path, facts_path = cache / f"{key}.cubin", cache / f"{key}.json"
-    if cubin_path.exists() and facts_path.exists():
-        facts: dict[str, Any] = json.loads(facts_path.read_text())
-        return facts
+    """Compiles, stores cubin and facts under the key, returns the facts."""
     cubin, ptx, kernel = _compile(variant)
     facts = {
         "name": variant.name,
@@ -73,8 +78,8 @@ def compile_variant(variant: Variant, key: str, cache: Path) -> dict[str, Any]:
         **inspect_cubin.facts(cubin),
     }
     cache.mkdir(parents=True, exist_ok=True)
-    cubin_path.write_bytes(cubin)
-    facts_path.write_text(json.dumps(facts, indent=1) + "\n")
+    (cache / f"{key}.cubin").write_bytes(cubin)
+    (cache / f"{key}.json").write_text(json.dumps(facts, indent=1) + "\n")
     return facts
 
 
@@ -108,11 +113,15 @@ def _entry_facts(ptx: str, variant: Variant) -> dict[str, Any]:
     """Entry name, and the check that its parameters are those of params.py, in order and size."""
     head = ptx[ptx.index(".entry") :]
     head = head[: head.index("{")]
-    found = re.findall(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)(?:\s+\.ptr[\w\s.]*?\.align\s+\d+)?\s+\w+?(?:\[(\d+)\])?\s*[,)\n]", head)
+    found = re.findall(
+        r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)(?:\s+\.ptr[\w\s.]*?\.align\s+\d+)?\s+\w+?(?:\[(\d+)\])?\s*[,)\n]", head
+    )
     sizes = [int(count) if count else PTX_SIZES[kind] for kind, count in found]
     expected = [p.size for p in params.BY_OPERATION[variant.operation]]
     if sizes != expected:
-        raise RuntimeError(f"{variant.name}: the compiled entry takes parameters of {sizes} bytes, params.py lists {expected}")
+        raise RuntimeError(
+            f"{variant.name}: the compiled entry takes parameters of {sizes} bytes, params.py lists {expected}"
+        )
     match = re.search(r"\.entry\s+(\w+)", head)
     assert match is not None
     return {"entry": match.group(1), "params": sizes}

@@ -1,0 +1,51 @@
+"""The two ceilings of the machine, measured: read bandwidth and the rate of a large bf16 matrix product."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import timing
+import torch
+import triton
+import triton.language as tl
+
+READ_BYTES = 2 << 30
+PRODUCT = 8192
+
+
+@triton.jit
+def _read(source, sink, BLOCK: tl.constexpr, PER: tl.constexpr):
+    program = tl.program_id(0).to(tl.int64)
+    total = tl.zeros((BLOCK,), tl.int32)
+    for i in range(PER):
+        total ^= tl.load(source + (program * PER + i) * BLOCK + tl.arange(0, BLOCK))
+    tl.store(sink + program, tl.xor_sum(total, 0))
+
+
+def read_bandwidth() -> float:
+    """Bytes a second of the fastest of a few read-only kernels over 2 GiB of random data."""
+    words = READ_BYTES // 4
+    source = torch.randint(-(2**31), 2**31 - 1, (words,), dtype=torch.int32, device="cuda")
+    best = float("inf")
+    for block, warps, per in ((4096, 8, 8), (8192, 8, 8), (8192, 4, 16), (16384, 8, 4)):
+        grid = words // (block * per)
+        sink = torch.empty(grid, dtype=torch.int32, device="cuda")
+
+        def call(block=block, warps=warps, per=per, grid=grid, sink=sink):
+            _read[(grid,)](source, sink, BLOCK=block, PER=per, num_warps=warps)
+
+        call()
+        best = min(best, statistics.median(timing.Replays([call], 700.0).time() for _ in range(3)))
+    return READ_BYTES / best * 1e6
+
+
+def product_rate() -> float:
+    """FLOP a second of an 8192^3 bf16 product on random data: the median of calls so spaced that power is no limit."""
+    a, b = (torch.randn(PRODUCT, PRODUCT, device="cuda").bfloat16() for _ in range(2))
+    c = torch.empty_like(a)
+    times = []
+    for _ in range(12):
+        time.sleep(0.02)
+        times.append(timing.event_us(lambda: torch.matmul(a, b, out=c)))
+    return 2 * PRODUCT**3 / statistics.median(times[2:]) * 1e6
