@@ -13,6 +13,8 @@ ADDRESSES = {
         ("q", "kv_cache", "block_table", "cache_seqlens", "out", "lse", "workspace", "buffer")
     )
 }
+# Several tiles of two row blocks, more pages than processors.
+STEP = Case(s_q=2, h_q=128, num_blocks=100, max_blocks=40, lengths=(1,) * 8, given=("lse",))
 INPUTS = ("q", "kv_cache", "block_table", "cache_seqlens")
 
 

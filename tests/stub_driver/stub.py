@@ -1,0 +1,106 @@
+"""Builds the stub driver, runs a test's code in a process that finds it, and reads what the library called."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import build
+
+HERE = Path(__file__).parent
+# The driver functions that the library needs, and the CUDA version each appeared in (CUDA Driver API release notes).
+SINCE = {
+    "cuInit": "2.0",
+    "cuDriverGetVersion": "2.2",
+    "cuGetErrorString": "6.0",
+    "cuDeviceGet": "2.0",
+    "cuDeviceGetAttribute": "2.0",
+    "cuDeviceGetName": "2.0",
+    "cuDevicePrimaryCtxRetain": "7.0",
+    "cuCtxGetCurrent": "4.0",
+    "cuCtxGetDevice": "2.0",
+    "cuCtxPushCurrent_v2": "4.0",
+    "cuCtxPopCurrent_v2": "4.0",
+    "cuStreamSynchronize": "2.0",
+    "cuLibraryLoadData": "12.0",
+    "cuLibraryGetKernel": "12.0",
+    "cuKernelSetAttribute": "12.0",
+    "cuLaunchKernelEx": "11.8",
+    "cuTensorMapEncodeTiled": "12.0",
+}
+OPTIONAL = {"cuKernelGetParamInfo": "12.4"}
+
+
+def compile_stub(folder: Path, exports: set[str]) -> Path:
+    """libcuda.so.1 in `folder`, exporting these functions alone."""
+    folder.mkdir()
+    names = "; ".join(sorted(exports | {"stub_fail", "stub_depth"}))
+    script = folder / "exports.map"
+    script.write_text(f"{{ global: {names}; local: *; }};\n")
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+    made = folder / "libcuda.so.1"
+    link = ["-Wl,-soname,libcuda.so.1", f"-Wl,--version-script={script}", "-o", made, "-lpthread"]
+    includes = [f"-I{build.SOURCE}", f"-I{build.INCLUDE}"]
+    subprocess.run([build.compiler(), *flags, *includes, HERE / "libcuda.c", *link], check=True)
+    return made
+
+
+@dataclass
+class Ran:
+    """A process that has ended: what it told, in order, and every driver call."""
+
+    told: list
+    calls: list[dict]
+
+    def of(self, *names: str) -> list[dict]:
+        """The calls of these functions."""
+        return [call for call in self.calls if call["call"] in names]
+
+    def names(self) -> list[str]:
+        return [call["call"] for call in self.calls]
+
+    def launches(self) -> list[dict]:
+        return self.of("cuLaunchKernelEx")
+
+
+def operation(kernel: str) -> str:
+    """The operation in an entry's name."""
+    return re.match(r"flashmla_(dense_decode|combine|plan)", kernel)[1]
+
+
+@dataclass
+class Stub:
+    """A compiled stub driver."""
+
+    library: Path
+    folder: Path  # for logs
+
+    def run(self, code: str, *, flashmla_library: Path | None = None, **settings: object) -> Ran:
+        """Runs Python `code` with the names of host.py; `settings`: STUB_ variables."""
+        log = self.folder / f"calls-{len(list(self.folder.iterdir()))}.jsonl"
+        log.touch()
+        paths = os.pathsep.join([str(HERE.parent), *sys.path])
+        forced = {"FLASHMLA_LIBRARY": str(flashmla_library)} if flashmla_library else {}
+        done = subprocess.run(
+            [sys.executable, "-c", f"from stub_driver.host import *\n{code}"],
+            env={
+                **os.environ,
+                "PYTHONPATH": paths,
+                "LD_LIBRARY_PATH": str(self.library.parent),
+                "STUB_LOG": str(log),
+                **{f"STUB_{name.upper()}": str(value) for name, value in settings.items()},
+                **forced,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        return Ran(told, [json.loads(line) for line in log.read_text().splitlines()])

@@ -1,0 +1,193 @@
+"""What dense_decode and plan_decode ask the driver to launch, against the contract, on a stub of CUDA 12.0."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from buffers import Layout
+from cases import Case, Layouts
+from made_up import STEP
+from stub_driver import expected
+from stub_driver.stub import operation
+
+PROCESSORS = 132
+# Nothing else may be called by plan_decode and dense_decode: no allocation, no synchronisation, nothing that a stream
+# capture forbids.
+QUIET = {
+    *("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain"),
+    *("cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
+    *("cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelSetAttribute", "cuTensorMapEncodeTiled", "cuLaunchKernelEx"),
+}
+
+
+def same(found: dict, wanted: dict) -> None:
+    """Every wanted parameter is there; floats to a rounding."""
+    for name, value in wanted.items():
+        assert found[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+
+
+def check_call(case: Case, launches: list[dict], maps: dict[int, dict], *, own_plan: bool, processors=PROCESSORS) -> None:
+    """The launches of one dense_decode."""
+    tiling = expected.tiling_of(case, processors)
+    split = case.num_splits != 1 and tiling.num_parts > 1
+    decode = launches[1 if own_plan else 0]
+    assert [operation(launch["kernel"]) for launch in launches] == [
+        *(["plan"] if own_plan else []),
+        "dense_decode",
+        *(["combine"] if split else []),
+    ]
+    short = {"bfloat16": "bf16", "float16": "fp16"}[case.dtype]
+    assert decode["kernel"].startswith(f"flashmla_dense_decode_{short}_cluster{tiling.cluster}_")
+    clusters = min(processors // tiling.cluster, tiling.num_parts)
+    assert decode["grid"] == [clusters * tiling.cluster, 1, 1]
+    assert decode["attributes"][expected.CLUSTER] == tiling.cluster
+    found = expected.decoded(decode)
+    same(found, expected.decode_params(case, processors, own_plan=own_plan))
+    q_map, kv_map = maps[found["tma_q"]], maps[found["tma_kv"]]
+    same(q_map, expected.q_map(case, processors))
+    same(kv_map, expected.kv_map(case, processors))
+    if own_plan:
+        check_plan(case, launches[0], own_plan=True, processors=processors)
+    if split:
+        combine = launches[-1]
+        assert combine["kernel"].startswith(f"flashmla_combine_{short}_")
+        assert combine["grid"] == [processors, 1, 1]
+        assert combine["attributes"][expected.CLUSTER] == 1
+        same(expected.decoded(combine), expected.combine_params(case, processors, own_plan=own_plan))
+
+
+def check_plan(case: Case, launch: dict, *, own_plan: bool, processors=PROCESSORS) -> None:
+    """The launch of the scheduler."""
+    assert operation(launch["kernel"]) == "plan"
+    assert launch["grid"] == [1, 1, 1]
+    same(expected.decoded(launch), expected.plan_params(case, processors, own_plan=own_plan))
+
+
+def random_case(draw: random.Random) -> Case:
+    """Shapes at the edges of tiles and clusters, extents of 1 among them, and tensors that are not compact."""
+    h_kv = draw.choice((1, 1, 2, 3))
+    batch, s_q, group = draw.choice((1, 2, 7, 150)), draw.choice((1, 2, 3, 70)), draw.choice((1, 3, 16, 63, 64, 65, 128))
+    gaps = [tuple(draw.choice((0, 0, 1, 3)) for _ in range(3)) for _ in range(4)]
+    orders = [(*draw.sample(range(3), 3), 3) for _ in range(3)]
+    return Case(
+        dtype=draw.choice(("bfloat16", "float16")),
+        s_q=s_q,
+        h_q=group * h_kv,
+        h_kv=h_kv,
+        num_blocks=draw.choice((1, 2, 5000)),
+        max_blocks=draw.choice((1, 2, 300)),
+        lengths=(1,) * batch,
+        causal=draw.random() < 0.5,
+        softmax_scale=draw.choice((None, 0.1)),
+        given=draw.choice(((), ("lse",))),
+        num_splits=draw.choice((0, 0, 1, 2, 32)),
+        layouts=Layouts(
+            q=Layout(orders[0], gaps[0]),
+            kv_cache=Layout(orders[1], gaps[1]),
+            out=Layout(orders[2], gaps[2]),
+            block_table=Layout((), gaps[3][:1]),
+            lse=Layout(tuple(draw.sample(range(3), 3)), gaps[3]),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn(cuda_12_0):
+    """Many calls in one process: with a plan of their own, or with one that was made before."""
+    draw = random.Random(0)
+    cases = [random_case(draw) for _ in range(150)]
+    code = f"for case in {cases!r}:\n  decode(case, plan=plan(case)) if case.num_splits else decode(case)\n"
+    ran = cuda_12_0.run(code)
+    assert {tuple(line[:3]) for line in ran.told} == {(0, "", 0)}
+    return cases, ran
+
+
+def test_every_drawn_call_launches_what_the_contract_says(drawn):
+    cases, ran = drawn
+    maps = {call["map"]: call for call in ran.of("cuTensorMapEncodeTiled")}
+    launches = iter(ran.launches())
+    for case in cases:
+        own_plan = not case.num_splits
+        if not own_plan:
+            check_plan(case, next(launches), own_plan=False)
+        split = case.num_splits != 1 and expected.tiling_of(case, PROCESSORS).num_parts > 1
+        made = [next(launches) for _ in range(own_plan + 1 + split)]
+        check_call(case, made, maps, own_plan=own_plan)
+    assert next(launches, None) is None
+
+
+def test_every_drawn_call_is_quiet_and_leaves_the_context_stack_as_it_was(drawn):
+    _, ran = drawn
+    assert set(ran.names()) <= QUIET
+    assert all(call["result"] == 0 for call in ran.calls)
+    pushed = ran.names().count("cuCtxPushCurrent_v2")
+    assert pushed == ran.names().count("cuCtxPopCurrent_v2") > 0
+
+
+def test_each_kernel_is_loaded_once_and_made_for_cuda_12(drawn):
+    _, ran = drawn
+    loads = ran.of("cuLibraryLoadData")
+    images = [call["image"] for call in loads]
+    assert len(images) == len(set(images)) == len(ran.of("cuLibraryGetKernel")) == 7
+    assert {call["elf_abi"] for call in loads} == {7}
+    assert len(ran.of("cuKernelSetAttribute")) == 7
+
+
+def test_blocks_are_as_the_kernels_were_compiled(drawn):
+    _, ran = drawn
+    allowed = {call["kernel"]: call["value"] for call in ran.of("cuKernelSetAttribute")}
+    for launch in ran.launches():
+        assert launch["block"] == [expected.BLOCK_THREADS[operation(launch["kernel"])], 1, 1]
+        assert launch["shared_bytes"] == allowed[launch["kernel"]]
+
+
+@pytest.mark.parametrize("h_q", [1, 64, 65, 128])
+@pytest.mark.parametrize("processors", [1, 78, 132])
+def test_the_grid_follows_the_processors(cuda_12_0, h_q, processors):
+    case = STEP.but(h_q=h_q)
+    ran = cuda_12_0.run(f"decode({case!r})", processors=processors)
+    maps = {call["map"]: call for call in ran.of("cuTensorMapEncodeTiled")}
+    check_call(case, ran.launches(), maps, own_plan=True, processors=processors)
+
+
+@pytest.mark.parametrize(("version", "dependent"), [(12000, False), (12020, False), (12030, True), (13000, True)])
+def test_launches_overlap_only_where_graphs_can_hold_that(cuda_12_0, version, dependent):
+    """Capture of programmatic dependent launches came with driver 12.3."""
+    ran = cuda_12_0.run("decode(plan=plan()); decode()", version=version)
+    assert len(ran.launches()) == 6
+    for launch in ran.launches():
+        assert launch["attributes"].get(expected.DEPENDENT_LAUNCH) == (1 if dependent else None)
+
+
+def test_work_goes_to_the_given_stream(cuda_12_0):
+    ran = cuda_12_0.run("decode(plan=plan(stream=7), stream=7); decode()")
+    assert [launch["stream"] for launch in ran.launches()] == [7, 7, 7, 0, 0, 0]
+
+
+def test_the_kernel_that_ran_is_named(cuda_12_0):
+    ran = cuda_12_0.run("decode(); decode(STEP.but(dtype='float16', s_q=1, h_q=16))")
+    assert [line[3] for line in ran.told] == ["dense_decode_bf16_cluster2", "dense_decode_fp16_cluster1"]
+
+
+@pytest.mark.parametrize("case", [STEP.but(lengths=()), STEP.but(s_q=0)], ids=["batch 0", "s_q 0"])
+def test_an_empty_call_needs_no_driver(cuda_12_0, case):
+    ran = cuda_12_0.run(f"decode({case!r}, plan=plan({case!r}))")
+    assert [line[:3] for line in ran.told] == [[0, "", 0]] * 2
+    assert ran.calls == []
+
+
+def test_a_newer_driver_is_asked_for_the_parameters(cuda_12_4):
+    ran = cuda_12_4.run("decode()", version=12040)
+    assert ran.told[0][0] == 0
+    asked = ran.of("cuKernelGetParamInfo")
+    assert len(asked) == sum(len(launch["params"]) for launch in ran.launches())
+
+
+def test_a_kernel_with_other_parameters_is_not_launched(cuda_12_4):
+    ran = cuda_12_4.run("decode()", version=12040, parameter_too_large=4)
+    status, sentence, depth, _ = ran.told[0]
+    assert (status, depth) == (301, 0)
+    assert sentence == "plan: parameter 0 is 12 bytes in the kernel, 8 in the launcher"
+    assert ran.launches() == []
