@@ -48,8 +48,8 @@ def _table(kernels: list[dict[str, Any]]) -> str:
     lines += ["", "const fm_kernel fm_kernels[] = {"]
     for k in kernels:
         lines.append(
-            f'    {{.name = "{k["name"]}", .operation = FM_{k["operation"].upper()}, .dtype = {C_DTYPES[k["dtype"]]}, '
-            f".cluster = {k['cluster']}, .min_driver = {MIN_DRIVERS[k['elf_abi']]},\n"
+            f'    {{.name = "{k["name"]}", .operation = FM_{k["operation"].upper()}, .dtype = {C_DTYPES[k["dtype"]]},\n'
+            f"     .cluster = {k['cluster']}, .min_driver = {MIN_DRIVERS[k['elf_abi']]},\n"
             f"     .registers = {k.get('registers', 0)}, .shared_bytes = {k['shared_bytes']}, .threads = {k['threads']},\n"
             f'     .entry = "{k["entry"]}", .image = fm_cubin_{k["name"]}}},'
         )

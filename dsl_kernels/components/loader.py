@@ -22,7 +22,7 @@ Q_ITEM = -1  # page index of the item that carries Q
 
 
 class Loader:
-    """Both halves' loaders; `half` (0: slices 0-3, 1: slices 4-8) is a run-time value. tma_*: (atom, source, slices)."""
+    """Both halves' loaders; `half` (0: slices 0-3, 1: 4-8) is a run-time value. tma_*: (atom, source, slices)."""
 
     def __init__(self, kernel, tma_q, tma_kv):
         self.k, self.a = kernel, kernel.a
