@@ -31,17 +31,14 @@ def tensor(case: Case, name: str, device: tuple[int, int]) -> c_abi.CTensor:
 
 
 def plan_call(case: Case, device: tuple[int, int] = (CUDA, 0), **fields) -> c_abi.CCall:
-    """plan_decode of the case, with a buffer of the size it asks for where the query succeeds."""
+    """plan_decode of the case, but for its buffer."""
     tensors = {name: tensor(case, name, device) for name in INPUTS}
     flags = c_abi.constant("CAUSAL") if case.causal else 0
-    call = c_abi.CCall("plan_decode", tensors, {"flags": flags, "num_splits": case.num_splits})
-    _, size = call.size()
-    call.fields |= {"buffer": ADDRESSES["buffer"], "buffer_size": size} | fields
-    return call
+    return c_abi.CCall("plan_decode", tensors, {"flags": flags, "num_splits": case.num_splits} | fields)
 
 
 def decode_call(case: Case, device: tuple[int, int] = (CUDA, 0), plan=None, **fields) -> c_abi.CCall:
-    """dense_decode of the case likewise; lse is given if the case gives it."""
+    """dense_decode of the case, but for its workspace; lse is given if the case gives it."""
     names = (*INPUTS, "out", *(["lse"] if "lse" in case.given else []))
     call = c_abi.CCall("dense_decode", {name: tensor(case, name, device) for name in names})
     call.fields["flags"] = (c_abi.constant("CAUSAL") if case.causal else 0) | (
@@ -51,6 +48,15 @@ def decode_call(case: Case, device: tuple[int, int] = (CUDA, 0), plan=None, **fi
         call.fields["softmax_scale"] = case.softmax_scale
     if plan is not None:
         call.fields["plan"] = plan
-    _, size = call.size()
-    call.fields |= {"workspace": ADDRESSES["workspace"], "workspace_size": size} | fields
+    call.fields |= fields
     return call
+
+
+def run(call: c_abi.CCall, *outputs) -> int:
+    """Asks for the size of the scratch, gives as much, and runs: the first status that is a failure."""
+    status, size = call.size()
+    if status:
+        return status
+    name = "workspace" if call.operation == "dense_decode" else "buffer"
+    call.fields |= {name: ADDRESSES[name], f"{name}_size": size}
+    return call.run(*outputs)

@@ -18,8 +18,9 @@ def host_cuts(case, lengths, tiling):
     call = made_up.plan_call(case, (made_up.CPU, 0))
     lengths = lengths.astype(np.int32)
     call.tensors["cache_seqlens"].data = lengths.ctypes.data
-    buffer = aligned_bytes(call.fields["buffer_size"])
-    call.fields["buffer"] = buffer.ctypes.data
+    _, size = call.size()
+    buffer = aligned_bytes(size)
+    call.fields |= {"buffer": buffer.ctypes.data, "buffer_size": size}
     assert call.run(c_abi.new_plan()) == 0, c_abi.last_error()
     return schedule.read(buffer, tiling, case.batch)
 

@@ -1,0 +1,113 @@
+"""What the GPU backend says when the driver, the device or the kernels are not there, and what it leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+
+import c_abi
+from stub_driver import stub
+
+NO_KERNELS, ARCHITECTURE, NO_DRIVER, DRIVER, DEVICE = (
+    c_abi.constant(f"ERROR_{name}") for name in ("NO_KERNELS", "ARCHITECTURE", "NO_DRIVER", "DRIVER", "DEVICE")
+)
+# Functions that a first dense_decode calls, but for cuInit and cuDeviceGet, whose failures have sentences of their own.
+CALLED = sorted(set(stub.SINCE) - {"cuInit", "cuDeviceGet", "cuGetErrorString", "cuDeviceGetName"})
+NOT_BY_DECODE = {"cuStreamSynchronize", "cuCtxGetDevice", "cuCtxPopCurrent_v2"}
+
+
+@pytest.mark.parametrize(("architecture", "name"), [(80, "sm_80"), (89, "sm_89"), (100, "sm_100"), (120, "sm_120")])
+def test_another_architecture_is_named(cuda_12_0, architecture, name):
+    ran = cuda_12_0.run("decode(); plan(); decode()", architecture=architecture)
+    for status, sentence, depth, *_ in ran.told:
+        assert (status, depth) == (ARCHITECTURE, 0)
+        assert sentence == (
+            f"CUDA device 0 is of architecture {name}; this library has kernels for sm_90a (Hopper) only"
+        )
+    assert not ran.of("cuLibraryLoadData", "cuLaunchKernelEx", "cuCtxPushCurrent_v2")
+
+
+@pytest.mark.parametrize("symbol", sorted(stub.SINCE))
+def test_a_missing_symbol_is_named(compile_stub, gpu_kernels, symbol):
+    ran = compile_stub(set(stub.SINCE) - {symbol}).run("decode(); decode()")
+    for status, sentence, *_ in ran.told:
+        assert status == NO_DRIVER
+        assert sentence == f"the CUDA driver lacks {symbol}; version 12.0 or newer is needed"
+
+
+def test_a_driver_that_does_not_start_is_quoted(cuda_12_0):
+    ran = cuda_12_0.run("decode(); decode()", devices=0)
+    for status, sentence, *_ in ran.told:
+        assert status == NO_DRIVER
+        assert sentence == "the CUDA driver does not start: the driver's words for 100 (100)"
+
+
+def test_a_driver_that_starts_later_is_used(cuda_12_0):
+    ran = cuda_12_0.run("fail('cuInit', 3); decode(); decode()")
+    assert [line[0] for line in ran.told] == [NO_DRIVER, 0]
+
+
+def test_a_device_that_is_not_there(cuda_12_0):
+    ran = cuda_12_0.run("decode(device=1); decode(device=64); decode()", devices=1)
+    assert [line[0] for line in ran.told] == [DRIVER, DEVICE, 0]
+    assert "no CUDA device 1" in ran.told[0][1]
+    assert "device_id is 64" in ran.told[1][1]
+
+
+@pytest.mark.parametrize("symbol", sorted(set(CALLED) - NOT_BY_DECODE))
+def test_a_driver_call_that_fails_is_quoted_and_leaves_no_context(cuda_12_0, symbol):
+    """And the next call is right: nothing half done is kept."""
+    ran = cuda_12_0.run(f"fail('{symbol}', 719); decode(); decode(); decode()")
+    status, sentence, depth, _ = ran.told[0]
+    assert status == DRIVER
+    assert sentence.startswith("CUDA driver: ")
+    assert sentence.endswith(": the driver's words for 719 (719)")
+    assert depth == 0
+    assert [line[:3] for line in ran.told[1:]] == [[0, "", 0]] * 2
+    assert len({call["image"] for call in ran.of("cuLibraryLoadData")}) == 3
+
+
+@pytest.mark.parametrize("symbol", ["cuCtxGetDevice", "cuLaunchKernelEx", "cuTensorMapEncodeTiled"])
+def test_a_failure_keeps_the_callers_context(cuda_12_0, symbol):
+    ran = cuda_12_0.run(f"enter(1); fail('{symbol}'); decode(); decode()", devices=2)
+    assert [(line[0], line[2]) for line in ran.told] == [(DRIVER, 1), (0, 1)]
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_later_launch_of_a_call_may_fail(cuda_12_0, nth):
+    """The scheduler or dense_decode was launched already: still a status, its words and no context."""
+    fixed_plan = "made = plan()\n"
+    code = fixed_plan + "decode(plan=made)\nfail('cuLaunchKernelEx', 2)\n" + ("decode()" if nth == 1 else "decode(plan=made)")
+    ran = cuda_12_0.run(code)
+    assert ran.told[-1][:3] == [DRIVER, ran.told[-1][1], 0]
+    assert "launch_kernel_ex" in ran.told[-1][1]
+    assert ran.told[-1][3] == "dense_decode_bf16_cluster2", "the last operation that succeeded"
+
+
+@pytest.mark.parametrize("version", [11080, 11040])
+def test_a_driver_older_than_every_kernel(cuda_12_0, version):
+    ran = cuda_12_0.run("decode()", version=version)
+    status, sentence, depth, _ = ran.told[0]
+    assert (status, depth) == (c_abi.constant("ERROR_UNSUPPORTED"), 0)
+    assert str(version) in sentence
+
+
+def test_a_library_without_kernels_says_so(compile_stub, cpu_only_library):
+    driver = compile_stub(stub.SINCE)
+    ran = driver.run("decode(); plan()", flashmla_library=cpu_only_library)
+    for status, sentence, *_ in ran.told:
+        assert status == NO_KERNELS
+        assert sentence == "q is on a CUDA device, but this library was built without GPU kernels"
+    assert ran.calls == [], "and it does not touch the driver"
+
+
+def test_synchronising_quotes_the_driver(cuda_12_0):
+    code = "fail('cuStreamSynchronize', 700)\nfor _ in 1, 2: tell(lib.flashmla_stream_synchronize(0, ffi.NULL), last_error())"
+    ran = cuda_12_0.run(code)
+    assert [line[0] for line in ran.told] == [DRIVER, 0]
+    assert "the driver's words for 700" in ran.told[0][1]
+
+
+@pytest.mark.parametrize("version", [12000, 13020])
+def test_the_driver_version_is_told(cuda_12_0, version):
+    code = "found = ffi.new('int32_t *'); tell(lib.flashmla_driver_version(found), found[0])"
+    assert cuda_12_0.run(code, version=version).told == [[0, version]]
