@@ -389,7 +389,7 @@ class DenseDecode:
                     o_rows[0, None].store(o_rows[0, None].load() * scale0)
                     o_rows[1, None].store(o_rows[1, None].load() * scale1)
                 cute.arch.mbarrier_wait(bars + self.FULL + slot, phase)
-                if left < PAGE:
+                if self.shared_left(left) < PAGE:
                     self.clear_dead_rows(half, slot, left)
                 left -= PAGE
                 n -= 1
@@ -414,15 +414,27 @@ class DenseDecode:
 
     @cute.jit
     def clear_dead_rows(self, half, slot, left):
-        """Zeroes this half of the V rows that no row of the block attends: they may hold NaN, and 0 * NaN is NaN.
+        """Clears this half of the V rows that not every row of the block attends, because 0 * NaN is NaN.
 
-        Each warp clears every fourth row, a lane one 16-byte chunk of one of the four slices.
+        Rows that none attends become zeros. In rows that some attend, NaN and infinities become zeros: a row that
+        attends them has NaN from its logits anyway, since V is part of K. Each warp takes every fourth row, a lane one
+        16-byte chunk of one of the four slices.
         """
-        thread = epilogue.thread_now()
-        zero = cute.make_rmem_tensor((4,), Int32)
-        zero.fill(0)
-        for dead in cutlass.range(max(left, 0) + thread // 32, PAGE, 4, unroll=1):
-            which = SLICES * slot + 4 * half + (thread % 32) // 8
-            cute.autovec_copy(zero, self.sWords[None, thread % 8, dead, which])
+        sWords, thread = self.sWords, epilogue.thread_now()
+        exponent = 0x7F80 if const_expr(self.dtype is BFloat16) else 0x7C00  # all ones: NaN or infinity
+        which = SLICES * slot + 4 * half + (thread % 32) // 8
+        words = cute.make_rmem_tensor((4,), Int32)
+        for row in cutlass.range(max(self.shared_left(left), 0) + thread // 32, PAGE, 4, unroll=1):
+            chunk = sWords[None, thread % 8, row, which]
+            cute.autovec_copy(chunk, words)
+            for i in cutlass.range_constexpr(4):
+                low = 0 if (words[i] & exponent) == exponent else words[i] & 0xFFFF
+                high = 0 if ((words[i] >> 16) & exponent) == exponent else words[i] & -0x10000
+                words[i] = low | high if row < left else 0
+            cute.autovec_copy(words, chunk)
         cute.arch.fence_proxy("async.shared", space="cta")
         cute.arch.barrier(barrier_id=NamedBarrier.PV_LEFT + half, number_of_threads=128)
+
+    def shared_left(self, left):
+        """Of the `left` tokens that the block's last row attends from here on, as many as all its rows do, or fewer."""
+        return left - self.a.causal * (self.a.block_tokens - 1)

@@ -1,5 +1,5 @@
 /* internal.h - what the units of the library share. Flow of a call:
- * api.c -> validate.c (DLTensor -> fm_problem) -> tiling.c, workspace.c -> plan.c -> dispatch.c -> cuda/launch.c or cpu/.
+ * api.c -> validate.c (DLTensor -> fm_problem) -> tiling.c, workspace.c -> plan.c -> cuda/launch.c or cpu/decode.c.
  * Nothing behind validate.c sees a DLTensor. */
 #ifndef FLASHMLA_INTERNAL_H_
 #define FLASHMLA_INTERNAL_H_
@@ -11,7 +11,8 @@
 
 typedef enum fm_dtype { FM_BF16 = 0, FM_FP16 = 1, FM_FP32 = 2 } fm_dtype;
 
-/* One checked call: extents, flat pointers (byte_offset applied) and strides in elements. The innermost stride of q, kv, block_table and out is 1. */
+/* One checked call: extents, flat pointers (byte_offset applied) and strides in elements. The innermost stride of q,
+ * kv, block_table and out is 1. */
 typedef struct fm_problem {
   fm_dtype dtype;
   bool causal;
@@ -35,47 +36,58 @@ typedef struct fm_problem {
   void *stream;
 } fm_problem;
 
-/* How the query rows become tiles. The `group` = h_q / h_kv heads of one KV head and the s_q tokens make group * s_q query rows, packed
- * token major. A row block holds at most `block_rows` of them: `block_tokens` tokens x `block_heads` heads. A tile is `cluster` consecutive
- * blocks of one (request, KV head) that share the KV stream. The tiles of a request are its columns, and tiles are numbered column major:
- *     tile = column * batch + request;  column = kv_head * tiles_per_head + k;  blocks k * cluster ... k * cluster + cluster - 1
- * Every column has the same costs, so the parts that work on the same request in different columns run at the same time and read its KV
- * from L2 (measured on an H200 at batch 128, s_q 2, h_q 128: 8 % faster than request-major numbering).
- *     block = token_group * head_chunks + head_chunk */
+/* How the query rows become tiles. The `group` = h_q / h_kv heads of one KV head and the s_q tokens make group * s_q
+ * query rows, packed token major. A row block holds at most `block_rows` of them: `block_tokens` tokens x `block_heads`
+ * heads. A tile is `cluster` consecutive blocks of one (request, KV head) that share the KV stream. The tiles of a
+ * request are its columns, and tiles are numbered column major:
+ *
+ *     tile   = column * batch + request
+ *     column = kv_head * tiles_per_head + k,   blocks k * cluster ... k * cluster + cluster - 1
+ *     block  = token_group * head_chunks + head_chunk
+ *
+ * Every column has the same costs, so the parts that work on the same request in different columns run at the same time
+ * and read its KV from L2 (on an H200 at batch 128, s_q 2, h_q 128: 8 % faster than request-major numbering). */
 typedef struct fm_tiling {
   int32_t block_rows;  /* row capacity of a block: 64 on CUDA */
   int32_t cluster;     /* blocks a tile */
   int32_t group;       /* h_q / h_kv */
   int32_t block_heads; /* min(group, block_rows) */
   int32_t block_tokens;
-  int32_t head_chunks;    /* ceil(group / block_heads) */
-  int32_t blocks;         /* row blocks per (request, KV head) */
-  int32_t tiles_per_head; /* ceil(blocks / cluster) */
+  int32_t head_chunks;       /* ceil(group / block_heads) */
+  int32_t blocks;            /* row blocks per (request, KV head) */
+  int32_t tiles_per_head;    /* ceil(blocks / cluster) */
   int32_t tiles_per_request; /* columns: h_kv * tiles_per_head */
-  int32_t num_tiles; /* batch * tiles_per_request */
-  int32_t num_parts; /* length of the work list: pieces of equal cost, one per worker, or num_tiles * num_splits when forced */
-  int32_t num_splits;     /* 0, or forced */
-  int32_t start_overhead; /* cost of beginning a tile, in pages */
-  int32_t split_overhead; /* extra cost of a split work list (partials, merge), in pages */
+  int32_t num_tiles;         /* batch * tiles_per_request */
+  int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits when forced */
+  int32_t num_splits;        /* 0, or forced */
+  int32_t start_overhead;    /* cost of beginning a tile, in pages */
+  int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in pages */
 } fm_tiling;
 
-/* The schedule buffer: `fm_cut cut[num_parts + 1]`, padding to 16 bytes, `int64_t cost_before[batch + 1]` (scratch of the scheduler).
+/* The schedule buffer: `fm_cut cut[num_parts + 1]`, padding to 16 bytes, `int64_t cost_before[batch + 1]` (scratch of
+ * the scheduler).
  *
- * Part w works from cut[w] up to cut[w + 1] in the order (tile, page). For each tile in that range the piece is [lo, hi) pages: lo is the cut's page in
- * the first tile, else 0; hi is the cut's page in the last tile, else "to the current end". A tile that begins and ends in one part is written
- * straight to out and lse. Other pieces go to partial slot 2 * w + (lo == 0), normalised float32 rows and base-2 log-sum-exp (-inf: empty, rows not
- * written); combine merges the slots of such a tile: 2 * w + 1 of the part that begins it, then 2 * v of the parts v that follow, up to the one that ends it. A part with
- * cut[v] == cut[v + 1] has no piece. Since hi of the last piece is the current end, rows are right with lengths that changed after planning.
+ * Part w works from cut[w] up to cut[w + 1] in the order (tile, page). For each tile in that range the piece is pages
+ * lo <= page < hi: lo is the cut's page in the first tile, else 0; hi is the cut's page in the last tile, else the
+ * current end of the sequence. A tile that begins and ends in one part is written straight to out and lse. Other pieces
+ * go to partial slot 2 * w + (lo == 0): normalised float32 rows and base-2 log-sum-exp (-inf: empty, rows not written).
+ * Combine merges the slots of such a tile: 2 * w + 1 of the part that begins it, then 2 * v of the parts v that follow,
+ * up to the one that ends it. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the
+ * current end, rows are right with lengths that changed after planning.
  *
  * Scheduling, in exact integers (plan.c on the host, dsl_kernels/plan.py on the device, equal bit for bit):
- *     n_i = ceil(clamp(length_i, 0, max_blocks * page_size) / page_size);  cost_i = n_i + start_overhead
- *     before_i = sum_{k < i} cost_k;   tile t = column * batch + i starts at  at(t) = column * before_batch + before_i;
- *     total = tiles_per_request * before_batch
- *   forced (num_splits > 0): part w -> tile t = w / num_splits, page = floor((w % num_splits) * n_i / num_splits).
- *   whole tiles: K = ceil(num_tiles / num_parts);  cut[w] = (min(w * K, num_tiles), 0);  cost = max_w at((w + 1) K) - at(w K).
- *   even:        S = ceil(total / num_parts);  cut[w] = position w * S: in tile t, o = w * S - at(t), page = max(0, o - start_overhead),
- *                or (num_tiles, 0) when w * S >= total.
- *   Whole tiles are taken if their cost <= S + start_overhead + split_overhead. cut[num_parts] = (num_tiles, 0) always. */
+ *
+ *     n_i = ceil(clamp(length_i, 0, max_blocks * page_size) / page_size)
+ *     cost_i = n_i + start_overhead;   before_i = sum_{k < i} cost_k;   total = tiles_per_request * before_batch
+ *     tile t = column * batch + i starts at  at(t) = column * before_batch + before_i
+ *
+ *   forced (num_splits > 0): part w begins at tile t = w / num_splits, page floor((w % num_splits) * n_i / num_splits).
+ *   whole tiles: K = ceil(num_tiles / num_parts);   cut[w] = (min(w * K, num_tiles), 0);
+ *                cost = max_w (at((w + 1) * K) - at(w * K)).
+ *   even: S = ceil(total / num_parts);   cut[w] = the position w * S: in tile t with o = w * S - at(t),
+ *         page = max(0, o - start_overhead), or (num_tiles, 0) when w * S >= total.
+ *
+ * Whole tiles are taken if their cost <= S + start_overhead + split_overhead. Always cut[num_parts] = (num_tiles, 0). */
 typedef struct fm_cut {
   int32_t tile, page;
 } fm_cut;
@@ -106,8 +118,9 @@ flashmla_status fm_fail(flashmla_status status, const char *format, ...) __attri
 /* Remembers the kernel name for flashmla_last_kernel; `name` must be static. */
 void fm_set_last_kernel(const char *name);
 
-/* validate.c: every rule on the arguments, once. `need_outputs`: decode (out, lse, scale) or plan. Pointers in *problem may be NULL where
- * `sizes_only` (the size queries look at shapes, dtypes and devices alone). An empty call (batch or s_q 0) is FLASHMLA_OK with batch * s_q == 0. */
+/* validate.c: every rule on the arguments, once. `need_outputs`: decode (out, lse, scale) or plan. Pointers in *problem
+ * may be NULL where `sizes_only` (the size queries look at shapes, dtypes and devices alone). An empty call (batch or
+ * s_q 0) is FLASHMLA_OK with batch * s_q == 0. */
 flashmla_status fm_check_decode(const flashmla_dense_decode_params *params, bool sizes_only, fm_problem *problem);
 flashmla_status fm_check_plan(const flashmla_plan_decode_params *params, bool sizes_only, fm_problem *problem);
 
@@ -125,7 +138,8 @@ flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, b
 void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before);
 
 /* cuda/: GPU backend. All functions fail with a clear status on a machine without driver, kernels or a fitting GPU. */
-flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *limits); /* also: device exists and is of a supported architecture */
+flashmla_status fm_cuda_limits(const fm_problem *problem,
+                               fm_backend_limits *limits); /* also: device exists and is of a supported architecture */
 flashmla_status fm_cuda_plan(const fm_run *run);
 flashmla_status fm_cuda_dense_decode(const fm_run *run);
 flashmla_status fm_cuda_driver_version(int32_t *version);
@@ -140,7 +154,8 @@ int32_t fm_cpu_kernel_count(void);
 void fm_cpu_kernel_at(int32_t index, flashmla_kernel_info *info);
 const char *fm_cpu_isa(void);
 
-/* Planted faults (tests/test_planted_faults.py): a test library built with -DFLASHMLA_FAULT=n misbehaves in one way; 0 in every other build. */
+/* Planted faults (tests/test_planted_faults.py): a test library built with -DFLASHMLA_FAULT=n misbehaves in one way; 0
+ * in every other build. */
 #ifndef FLASHMLA_FAULT
 #define FLASHMLA_FAULT 0
 #endif

@@ -1,8 +1,8 @@
 /* flashmla.h - Multi-head Latent Attention (MLA) kernels behind a plain C ABI.
  *
  * The library computes paged MLA decode attention (DeepSeek V2 / V3 / V3.2 style) on NVIDIA Hopper GPUs, with kernels
- * compiled ahead of time, and on any x86-64 or AArch64 CPU through the same entry points. It needs the C library only: the CUDA
- * driver is opened when the first CUDA tensor arrives, and never needed for CPU tensors.
+ * compiled ahead of time, and on any x86-64 or AArch64 CPU through the same entry points. It needs the C library only:
+ * the CUDA driver is opened when the first CUDA tensor arrives, and never needed for CPU tensors.
  *
  * How a call works
  *   1. Describe your tensors as DLTensor (DLPack). The library never owns, copies or resizes them.
@@ -12,13 +12,14 @@
  * Rules that hold for every function
  *   - It returns a flashmla_status. On failure flashmla_last_error() is one sentence for this thread that names the
  *     argument, its value and the rule it breaks; nothing was written and nothing was launched.
- *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates device
- *     memory, and may be captured in a CUDA graph. On CPU tensors it returns when the result is there.
- *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they are
- *     clamped as documented and never cause an access outside the given tensors.
- *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or outputs.
- *   - Every extent is > 0 except that batch == 0 and s_q == 0 succeed and write nothing. Strides count elements, must be > 0
- *     where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means compact row-major.
+ *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates
+ *     device memory, and may be captured in a CUDA graph. On CPU tensors it returns when the result is there.
+ *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
+ *     are clamped as documented and never cause an access outside the given tensors.
+ *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
+ *     outputs.
+ *   - Every extent is > 0 except that batch == 0 and s_q == 0 succeed and write nothing. Strides count elements, must
+ *     be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means compact row-major.
  */
 #ifndef FLASHMLA_H_
 #define FLASHMLA_H_
@@ -50,7 +51,8 @@ extern "C" {
 #define FLASHMLA_CHECK __attribute__((warn_unused_result))
 #endif
 
-/* DLPack's tensor description, binary-identical to <dlpack/dlpack.h> (https://dmlc.github.io/dlpack), which is used when found. */
+/* DLPack's tensor description, binary-identical to <dlpack/dlpack.h> (https://dmlc.github.io/dlpack), which is used
+ * when found. */
 #ifndef DLPACK_DLPACK_H_
 typedef enum { kDLCPU = 1, kDLCUDA = 2 } DLDeviceType;
 typedef struct {
@@ -78,15 +80,15 @@ typedef struct {
  * 1xx: the call is wrong. 2xx: the call is legal, this build or device cannot do it. 3xx: the machine failed. */
 typedef enum flashmla_status {
   FLASHMLA_OK = 0,
-  FLASHMLA_ERROR_NULL_POINTER = 100,        /* a required pointer is NULL */
-  FLASHMLA_ERROR_STRUCT_SIZE = 101,         /* struct_size too small, or unknown trailing fields are not zero */
-  FLASHMLA_ERROR_FLAGS = 102,               /* unknown flag bits */
-  FLASHMLA_ERROR_DTYPE = 110,               /* dtype not allowed here, or differs from q's */
-  FLASHMLA_ERROR_SHAPE = 111,               /* rank or extent does not fit the other arguments */
-  FLASHMLA_ERROR_ZERO_EXTENT = 112,         /* an extent that must be > 0 is not */
-  FLASHMLA_ERROR_STRIDE = 113,              /* stride not allowed: innermost not 1, not positive, or outputs overlap themselves */
-  FLASHMLA_ERROR_ALIGNMENT = 114,           /* address or stride is not a multiple of 16 bytes */
-  FLASHMLA_ERROR_DEVICE = 115,              /* device type not supported */
+  FLASHMLA_ERROR_NULL_POINTER = 100, /* a required pointer is NULL */
+  FLASHMLA_ERROR_STRUCT_SIZE = 101,  /* struct_size too small, or unknown trailing fields are not zero */
+  FLASHMLA_ERROR_FLAGS = 102,        /* unknown flag bits */
+  FLASHMLA_ERROR_DTYPE = 110,        /* dtype not allowed here, or differs from q's */
+  FLASHMLA_ERROR_SHAPE = 111,        /* rank or extent does not fit the other arguments */
+  FLASHMLA_ERROR_ZERO_EXTENT = 112,  /* an extent that must be > 0 is not */
+  FLASHMLA_ERROR_STRIDE = 113,    /* stride not allowed: innermost not 1, not positive, or outputs overlap themselves */
+  FLASHMLA_ERROR_ALIGNMENT = 114, /* address or stride is not a multiple of 16 bytes */
+  FLASHMLA_ERROR_DEVICE = 115,    /* device type not supported */
   FLASHMLA_ERROR_MIXED_DEVICES = 116,       /* tensors live on different devices */
   FLASHMLA_ERROR_OVERFLOW = 117,            /* sizes whose product does not fit the arithmetic */
   FLASHMLA_ERROR_VALUE = 118,               /* a scalar is out of its range */
@@ -106,8 +108,8 @@ typedef enum flashmla_flags {
   FLASHMLA_DEFAULT_SCALE = 2 /* softmax_scale is d_qk^-0.5; the field is then ignored */
 } flashmla_flags;
 
-/* A plan: the split-KV schedule of one decode step, shared by the layers of that step. Opaque; made by flashmla_plan_decode.
- * It names the buffer it was made in, so it may be copied by value while that buffer lives. */
+/* A plan: the split-KV schedule of one decode step, shared by the layers of that step. Opaque; made by
+ * flashmla_plan_decode. It names the buffer it was made in, so it may be copied by value while that buffer lives. */
 typedef struct flashmla_plan {
   uint64_t opaque[32];
 } flashmla_plan;
@@ -132,24 +134,31 @@ typedef struct flashmla_plan_decode_params {
  * h / (h_q / h_kv), with k_t = kv_cache[block_table[i, t / page_size], t % page_size]:
  *     x_t = softmax_scale * <q, k_t>;   lse = ln(sum_t exp(x_t));   out = sum_t exp(x_t - lse) * k_t[0 : d_v]
  * Attended are t < L, or with FLASHMLA_CAUSAL t < L - (s_q - 1 - s), where L is cache_seqlens[i] clamped to
- * [0, max_blocks * page_size]. No attended token: out = 0, lse = +inf. A page number outside [0, num_blocks) within L stands for a page
- * of zeros that takes part. Slots at or beyond L may hold NaN and table entries there anything: they are not used.
+ * [0, max_blocks * page_size]. No attended token: out = 0, lse = +inf. A page number outside [0, num_blocks) within L
+ * stands for a page of zeros that takes part. A slot that a row does not attend never influences the row, even when it
+ * holds NaN; table entries of pages at or beyond L may be anything.
  * Source: DeepSeek-V2, arXiv 2405.04434, section 2.1 (MLA with absorbed projections); FlashMLA's dense decode. */
 typedef struct flashmla_dense_decode_params {
-  uint32_t struct_size;          /* sizeof(flashmla_dense_decode_params) */
-  uint32_t flags;                /* flashmla_flags */
-  const DLTensor *q;             /* (batch, s_q, h_q, d_qk) bf16 or fp16, on CPU also float32; d_qk 576; strides multiples of 16 bytes */
-  const DLTensor *kv_cache;      /* (num_blocks, page_size, h_kv, d_qk) dtype of q; page_size 64 on CUDA, any on CPU; strides as q */
+  uint32_t struct_size; /* sizeof(flashmla_dense_decode_params) */
+  uint32_t flags;       /* flashmla_flags */
+  /* (batch, s_q, h_q, d_qk) bf16 or fp16, on CPU also float32; d_qk 576; innermost stride 1, the others and the address
+   * multiples of 16 bytes */
+  const DLTensor *q;
+  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; page_size 64 on CUDA, any on CPU; strides as q */
+  const DLTensor *kv_cache;
   const DLTensor *block_table;   /* (batch, max_blocks) int32, innermost stride 1 */
   const DLTensor *cache_seqlens; /* (batch) int32, contiguous; tokens */
   const DLTensor *out;           /* (batch, s_q, h_q, d_v) dtype of q, written; d_v 512; strides as q */
-  const DLTensor *lse;           /* (batch, h_q, s_q) float32, any strides, written: natural log-sum-exp; NULL: not wanted */
-  float softmax_scale;           /* finite and > 0; see FLASHMLA_DEFAULT_SCALE */
-  int32_t num_threads;           /* CPU tensors: threads to use; 0: FLASHMLA_NUM_THREADS, else the affinity mask. Results never differ */
-  const flashmla_plan *plan;     /* NULL: the call makes its own schedule. Rows are right with any plan of the same shapes */
-  void *workspace;               /* scratch on q's device, 16-byte aligned */
-  uint64_t workspace_size;       /* bytes; at least what flashmla_dense_decode_workspace_size says */
-  void *stream;                  /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
+  /* (batch, h_q, s_q) float32, any strides, written: natural log-sum-exp; NULL: not wanted */
+  const DLTensor *lse;
+  float softmax_scale; /* finite and > 0; see FLASHMLA_DEFAULT_SCALE */
+  /* CPU tensors: threads to use; 0: FLASHMLA_NUM_THREADS, else the affinity mask. Results never differ. */
+  int32_t num_threads;
+  /* NULL: the call makes its own schedule. Rows are right with any plan of the same shapes. */
+  const flashmla_plan *plan;
+  void *workspace;         /* scratch on q's device, 16-byte aligned */
+  uint64_t workspace_size; /* bytes; at least what flashmla_dense_decode_workspace_size says */
+  void *stream;            /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
 } flashmla_dense_decode_params;
 
 /* A row of the kernel table: what this build can run. */
@@ -170,31 +179,38 @@ FLASHMLA_API int32_t flashmla_version(void);
 FLASHMLA_API int32_t flashmla_abi_version(void);
 /* Static text for a status, never NULL: "shape", "workspace too small", ... */
 FLASHMLA_API const char *flashmla_status_string(flashmla_status status);
-/* The sentence about the last failure on this thread; "" before the first. Valid until this thread's next failing call. */
+/* The sentence about the last failure on this thread, valid until its next failing call; "" before the first. */
 FLASHMLA_API const char *flashmla_last_error(void);
 /* Name of the main kernel that this thread's last successful operation ran (see flashmla_kernel_at); "" if none. */
 FLASHMLA_API const char *flashmla_last_kernel(void);
 
-/* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and stream are not looked at. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params, uint64_t *bytes);
+/* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
+ * stream are not looked at. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params,
+                                                                      uint64_t *bytes);
 /* Makes a plan: checks, fills *plan on the host and enqueues the scheduling on the device (no synchronisation). */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params, flashmla_plan *plan);
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params,
+                                                                 flashmla_plan *plan);
 
-/* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from lengths; data,
- * workspace and stream are not looked at. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes);
+/* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from
+ * lengths; data, workspace and stream are not looked at. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes);
 /* Runs the attention described at flashmla_dense_decode_params. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params);
 
-/* Waits until `stream` of CUDA device `device_id` has done all its work: for callers whose framework has no streams of its own. */
+/* Waits until `stream` of CUDA device `device_id` has done all its work: for callers whose framework has no streams of
+ * its own. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream);
 
 /* Number of rows of the kernel table, and one row; an index out of range is FLASHMLA_ERROR_VALUE. */
 FLASHMLA_API int32_t flashmla_kernel_count(void);
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_kernel_at(int32_t index, flashmla_kernel_info *info);
-/* CUDA driver version as 1000 * major + 10 * minor, or why there is none (FLASHMLA_ERROR_NO_DRIVER and the last error). */
+/* CUDA driver version as 1000 * major + 10 * minor, or why there is none (FLASHMLA_ERROR_NO_DRIVER and the last error).
+ */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_driver_version(int32_t *version);
-/* Instruction set the CPU backend uses on this machine: "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower one. */
+/* Instruction set the CPU backend uses on this machine: "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower
+ * one. */
 FLASHMLA_API const char *flashmla_cpu_isa(void);
 
 #ifdef __cplusplus

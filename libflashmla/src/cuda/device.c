@@ -9,7 +9,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static flashmla_status read_locked(const fm_driver *driver, int32_t device_id) {
   CUresult result = driver->device_get(&devices[device_id].handle, device_id);
-  if (result != 0) return fm_fail(FLASHMLA_ERROR_DRIVER, "there is no CUDA device %d (driver error %d)", device_id, result);
+  if (result != 0)
+    return fm_fail(FLASHMLA_ERROR_DRIVER, "there is no CUDA device %d (driver error %d)", device_id, result);
   CUdevice handle = devices[device_id].handle;
   int processors = 0, major = 0, minor = 0;
   FM_DRIVER_TRY(driver, device_get_attribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, handle));
@@ -31,7 +32,8 @@ flashmla_status fm_device_get(const fm_driver *driver, int32_t device_id, fm_dev
   return status;
 }
 
-/* The primary context is retained once and kept: frameworks use it too, and releasing it at exit would race with theirs. */
+/* The primary context is retained once and kept: frameworks use it too, and releasing it at exit would race with
+ * theirs. */
 static flashmla_status primary_context(const fm_driver *driver, int32_t device_id, CUcontext *context) {
   flashmla_status status = FLASHMLA_OK;
   pthread_mutex_lock(&lock);

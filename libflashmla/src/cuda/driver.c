@@ -24,7 +24,8 @@ static flashmla_status open_locked(void) {
     void *address = dlsym(library, symbols[i].name);
     if (!address && !symbols[i].optional) {
       dlclose(library);
-      return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "the CUDA driver lacks %s; version 12.0 or newer is needed", symbols[i].name);
+      return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "the CUDA driver lacks %s; version 12.0 or newer is needed",
+                     symbols[i].name);
     }
     *(void **)((char *)&table + symbols[i].offset) = address;
   }
@@ -32,7 +33,8 @@ static flashmla_status open_locked(void) {
   if (result != 0) {
     const char *text = NULL;
     table.get_error_string(result, &text);
-    flashmla_status status = fm_fail(FLASHMLA_ERROR_NO_DRIVER, "the CUDA driver does not start: %s (%d)", text ? text : "unknown error", result);
+    flashmla_status status = fm_fail(FLASHMLA_ERROR_NO_DRIVER, "the CUDA driver does not start: %s (%d)",
+                                     text ? text : "unknown error", result);
     dlclose(library);
     return status;
   }

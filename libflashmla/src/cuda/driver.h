@@ -5,33 +5,35 @@
 #include "cuda/driver_types.h"
 #include "internal.h"
 
-/* The driver symbols this library looks up: all of them are in CUDA 12.0, none allocates device memory. X(member, symbol, parameters) */
-#define FM_DRIVER_SYMBOLS(X)                                                                                           \
-  X(init, cuInit, (unsigned flags))                                                                                    \
-  X(driver_get_version, cuDriverGetVersion, (int *version))                                                            \
-  X(get_error_string, cuGetErrorString, (CUresult error, const char **text))                                           \
-  X(device_get, cuDeviceGet, (CUdevice * device, int ordinal))                                                         \
-  X(device_get_attribute, cuDeviceGetAttribute, (int *value, int attribute, CUdevice device))                          \
-  X(device_get_name, cuDeviceGetName, (char *name, int length, CUdevice device))                                       \
-  X(primary_context_retain, cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device))                          \
-  X(context_get_current, cuCtxGetCurrent, (CUcontext * context))                                                       \
-  X(context_get_device, cuCtxGetDevice, (CUdevice * device))                                                           \
-  X(context_push_current, cuCtxPushCurrent_v2, (CUcontext context))                                                    \
-  X(context_pop_current, cuCtxPopCurrent_v2, (CUcontext * context))                                                    \
-  X(stream_synchronize, cuStreamSynchronize, (CUstream stream))                                                        \
-  X(library_load_data, cuLibraryLoadData,                                                                              \
-    (CUlibrary * library, const void *image, void *jit_options, void *jit_values, unsigned jit_count, void *options,   \
-     void *values, unsigned count))                                                                                    \
-  X(library_get_kernel, cuLibraryGetKernel, (CUkernel * kernel, CUlibrary library, const char *name))                  \
-  X(kernel_set_attribute, cuKernelSetAttribute, (int attribute, int value, CUkernel kernel, CUdevice device))          \
-  X(launch_kernel_ex, cuLaunchKernelEx,                                                                                \
-    (const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra))                              \
-  X(tensor_map_encode_tiled, cuTensorMapEncodeTiled,                                                                   \
-    (CUtensorMap * map, int dtype, uint32_t rank, void *address, const uint64_t *extents, const uint64_t *strides,     \
-     const uint32_t *box, const uint32_t *element_strides, int interleave, int swizzle, int l2_promotion, int oob_fill))
+/* The driver symbols this library looks up, as X(member, symbol, parameters): all of them are in CUDA 12.0, none
+ * allocates device memory. */
+#define FM_DRIVER_SYMBOLS(X)                                                                                         \
+  X(init, cuInit, (unsigned flags))                                                                                  \
+  X(driver_get_version, cuDriverGetVersion, (int *version))                                                          \
+  X(get_error_string, cuGetErrorString, (CUresult error, const char **text))                                         \
+  X(device_get, cuDeviceGet, (CUdevice * device, int ordinal))                                                       \
+  X(device_get_attribute, cuDeviceGetAttribute, (int *value, int attribute, CUdevice device))                        \
+  X(primary_context_retain, cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device))                        \
+  X(context_get_current, cuCtxGetCurrent, (CUcontext * context))                                                     \
+  X(context_get_device, cuCtxGetDevice, (CUdevice * device))                                                         \
+  X(context_push_current, cuCtxPushCurrent_v2, (CUcontext context))                                                  \
+  X(context_pop_current, cuCtxPopCurrent_v2, (CUcontext * context))                                                  \
+  X(stream_synchronize, cuStreamSynchronize, (CUstream stream))                                                      \
+  X(library_load_data, cuLibraryLoadData,                                                                            \
+    (CUlibrary * library, const void *image, void *jit_options, void *jit_values, unsigned jit_count, void *options, \
+     void *values, unsigned count))                                                                                  \
+  X(library_get_kernel, cuLibraryGetKernel, (CUkernel * kernel, CUlibrary library, const char *name))                \
+  X(kernel_set_attribute, cuKernelSetAttribute, (int attribute, int value, CUkernel kernel, CUdevice device))        \
+  X(launch_kernel_ex, cuLaunchKernelEx,                                                                              \
+    (const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra))                            \
+  X(tensor_map_encode_tiled, cuTensorMapEncodeTiled,                                                                 \
+    (CUtensorMap * map, int dtype, uint32_t rank, void *address, const uint64_t *extents, const uint64_t *strides,   \
+     const uint32_t *box, const uint32_t *element_strides, int interleave, int swizzle, int l2_promotion,            \
+     int oob_fill))
 /* Symbols newer than 12.0: NULL where the driver lacks them. */
-#define FM_OPTIONAL_DRIVER_SYMBOLS(X)                                                                                  \
-  X(kernel_get_param_info, cuKernelGetParamInfo, (CUkernel kernel, size_t index, size_t *offset, size_t *size)) /* 12.4 */
+#define FM_OPTIONAL_DRIVER_SYMBOLS(X)            \
+  X(kernel_get_param_info, cuKernelGetParamInfo, \
+    (CUkernel kernel, size_t index, size_t *offset, size_t *size)) /* 12.4 */
 
 typedef struct fm_driver {
 #define FM_MEMBER(member, symbol, parameters) CUresult(*member) parameters;
@@ -40,14 +42,15 @@ typedef struct fm_driver {
 #undef FM_MEMBER
 } fm_driver;
 
-/* The opened driver, or NULL with the reason stored by fm_fail (FLASHMLA_ERROR_NO_DRIVER) and put in *status. A failed try is repeated by the next call. */
+/* The opened driver, or NULL with the reason stored by fm_fail (FLASHMLA_ERROR_NO_DRIVER) and put in *status. A failed
+ * try is repeated by the next call. */
 const fm_driver *fm_driver_open(flashmla_status *status);
 /* Status for a failed driver call `what`, with the driver's own words. */
 flashmla_status fm_driver_fail(const fm_driver *driver, const char *what, CUresult result);
-#define FM_DRIVER_TRY(driver, call)                                        \
-  do {                                                                     \
-    CUresult result_ = (driver)->call;                                     \
-    if (result_ != 0) return fm_driver_fail((driver), #call, result_);     \
+#define FM_DRIVER_TRY(driver, call)                                    \
+  do {                                                                 \
+    CUresult result_ = (driver)->call;                                 \
+    if (result_ != 0) return fm_driver_fail((driver), #call, result_); \
   } while (0)
 
 /* device.c: facts about one device, read once. */
@@ -59,7 +62,8 @@ typedef struct fm_device {
   int32_t architecture; /* 10 * major + minor */
 } fm_device;
 flashmla_status fm_device_get(const fm_driver *driver, int32_t device_id, fm_device *device);
-/* Makes a context of the device current, if the current one is of another device or none is; *pushed tells fm_device_leave. */
+/* Makes a context of the device current, if the current one is of another device or none is; *pushed tells
+ * fm_device_leave. */
 flashmla_status fm_device_enter(const fm_driver *driver, int32_t device_id, bool *pushed);
 void fm_device_leave(const fm_driver *driver, bool pushed);
 

@@ -1,5 +1,5 @@
-/* driver_types.h - the few types of the CUDA driver API that the launcher uses, binary-identical to cuda.h of CUDA 12.0, so that no CUDA
- * toolkit is needed to build. Names and values are NVIDIA's (CUDA Driver API reference). */
+/* driver_types.h - the few types of the CUDA driver API that the launcher uses, binary-identical to cuda.h of
+ * CUDA 12.0, so that no CUDA toolkit is needed to build. Names and values are NVIDIA's (CUDA Driver API reference). */
 #ifndef FLASHMLA_CUDA_DRIVER_TYPES_H_
 #define FLASHMLA_CUDA_DRIVER_TYPES_H_
 

@@ -38,8 +38,8 @@ const fm_kernel *fm_kernel_find(fm_operation operation, int32_t dtype, int32_t c
   return NULL;
 }
 
-/* The compiled parameter list against the struct the launcher fills; drivers before 12.4 cannot tell. Offsets are not compared: the driver
- * counts them from a base of its own. */
+/* The compiled parameter list against the struct the launcher fills; drivers before 12.4 cannot tell. Offsets are not
+ * compared: the driver counts them from a base of its own. */
 static flashmla_status check_params(const fm_driver *driver, const fm_kernel *kernel, CUkernel handle) {
   if (!driver->kernel_get_param_info) return FLASHMLA_OK;
   for (size_t i = 0; i < expected[kernel->operation].count; i++) {
@@ -47,7 +47,8 @@ static flashmla_status check_params(const fm_driver *driver, const fm_kernel *ke
     FM_DRIVER_TRY(driver, kernel_get_param_info(handle, i, &offset, &size));
     size_t want = expected[kernel->operation].params[i].size;
     if (size != want)
-      return fm_fail(FLASHMLA_ERROR_DRIVER, "%s: parameter %zu is %zu bytes in the kernel, %zu in the launcher", kernel->name, i, size, want);
+      return fm_fail(FLASHMLA_ERROR_DRIVER, "%s: parameter %zu is %zu bytes in the kernel, %zu in the launcher",
+                     kernel->name, i, size, want);
   }
   return FLASHMLA_OK;
 }
@@ -73,8 +74,8 @@ flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel,
     status = fm_device_get(driver, device_id, &device);
     CUresult result = 0;
     if (status == FLASHMLA_OK)
-      result = driver->kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes, handles[row],
-                                            device.handle);
+      result = driver->kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes,
+                                            handles[row], device.handle);
     if (result != 0) status = fm_driver_fail(driver, "kernel_set_attribute", result);
     if (status == FLASHMLA_OK) prepared[row] |= bit;
   }
@@ -86,7 +87,8 @@ flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel,
 int32_t fm_cuda_kernel_count(void) { return fm_kernel_count; }
 
 void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info) {
-  static const char *const operations[] = {[FM_DENSE_DECODE] = "dense_decode", [FM_COMBINE] = "combine", [FM_PLAN] = "plan"};
+  static const char *const operations[] = {
+      [FM_DENSE_DECODE] = "dense_decode", [FM_COMBINE] = "combine", [FM_PLAN] = "plan"};
   static const char *const dtypes[] = {[FM_BF16] = "bfloat16", [FM_FP16] = "float16", [FM_FP32] = "float32"};
   const fm_kernel *k = &fm_kernels[index];
   *info = (flashmla_kernel_info){.name = k->name,

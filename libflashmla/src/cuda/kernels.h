@@ -10,8 +10,8 @@ enum { FM_ANY_DTYPE = -1 }; /* fm_kernel.dtype of a kernel that touches no eleme
 typedef struct fm_kernel {
   const char *name;
   fm_operation operation;
-  int32_t dtype;   /* fm_dtype or FM_ANY_DTYPE */
-  int32_t cluster; /* row blocks a tile; 1 where it has no meaning */
+  int32_t dtype;      /* fm_dtype or FM_ANY_DTYPE */
+  int32_t cluster;    /* row blocks a tile; 1 where it has no meaning */
   int32_t min_driver; /* as flashmla_kernel_info */
   int32_t registers, shared_bytes, threads;
   const char *entry;

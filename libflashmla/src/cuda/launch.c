@@ -41,7 +41,8 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *lim
   status = fm_device_get(driver, problem->device_id, &device);
   if (status != FLASHMLA_OK) return status;
   if (device.architecture != HOPPER)
-    return fm_fail(FLASHMLA_ERROR_ARCHITECTURE, "CUDA device %d is of architecture sm_%d; this library has kernels for sm_90a (Hopper) only",
+    return fm_fail(FLASHMLA_ERROR_ARCHITECTURE,
+                   "CUDA device %d is of architecture sm_%d; this library has kernels for sm_90a (Hopper) only",
                    problem->device_id, device.architecture);
   *limits = (fm_backend_limits){.block_rows = BLOCK_ROWS,
                                 .max_cluster = MAX_CLUSTER,
@@ -51,12 +52,15 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *lim
   return FLASHMLA_OK;
 }
 
-/* Launches the table row for (operation, dtype, cluster); `params` is its struct of kernel_params.h, `list` the offsets in it. */
-static flashmla_status launch(const session *s, fm_operation operation, int32_t cluster, unsigned grid, void *params, const fm_param *list, size_t count) {
+/* Launches the table row for (operation, dtype, cluster); `params` is its struct of kernel_params.h, `list` the offsets
+ * in it. */
+static flashmla_status launch(const session *s, fm_operation operation, int32_t cluster, unsigned grid, void *params,
+                              const fm_param *list, size_t count) {
   const fm_problem *p = &s->run->problem;
   const fm_kernel *kernel = fm_kernel_find(operation, (int32_t)p->dtype, cluster, s->driver_version);
   if (!kernel)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "no kernel of this library fits the call on driver version %d", s->driver_version);
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "no kernel of this library fits the call on driver version %d",
+                   s->driver_version);
   CUkernel handle;
   flashmla_status status = fm_kernel_load(s->driver, kernel, p->device_id, &handle);
   if (status != FLASHMLA_OK) return status;
@@ -90,13 +94,14 @@ static void set_stride(uint64_t *strides, const uint64_t *extents, int dimension
   strides[dimension - 1] = extents[dimension] > 1 ? (uint64_t)elements * 2 : 16;
 }
 
-static flashmla_status encode(const session *s, CUtensorMap *map, const void *address, uint32_t rank, const uint64_t *extents,
-                              const uint64_t *strides, const uint32_t *box) {
+static flashmla_status encode(const session *s, CUtensorMap *map, const void *address, uint32_t rank,
+                              const uint64_t *extents, const uint64_t *strides, const uint32_t *box) {
   static const uint32_t element_strides[5] = {1, 1, 1, 1, 1};
   int dtype = s->run->problem.dtype == FM_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  FM_DRIVER_TRY(s->driver, tensor_map_encode_tiled(map, dtype, rank, (void *)(uintptr_t)address, extents, strides, box, element_strides,
-                                                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                                   CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+  FM_DRIVER_TRY(s->driver,
+                tensor_map_encode_tiled(map, dtype, rank, (void *)(uintptr_t)address, extents, strides, box,
+                                        element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                        CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
   return FLASHMLA_OK;
 }
 
@@ -104,7 +109,9 @@ static flashmla_status encode(const session *s, CUtensorMap *map, const void *ad
 static flashmla_status encode_q(const session *s, CUtensorMap *map) {
   const fm_problem *p = &s->run->problem;
   const fm_tiling *t = &s->run->tiling;
-  uint64_t extents[5] = {(uint64_t)p->d_qk, (uint64_t)t->group, (uint64_t)p->s_q, (uint64_t)p->h_kv, (uint64_t)p->batch}, strides[4];
+  uint64_t extents[5] = {(uint64_t)p->d_qk, (uint64_t)t->group, (uint64_t)p->s_q, (uint64_t)p->h_kv,
+                         (uint64_t)p->batch},
+           strides[4];
   set_stride(strides, extents, 1, p->q_stride[2]);
   set_stride(strides, extents, 2, p->q_stride[1]);
   set_stride(strides, extents, 3, p->q_stride[2] * t->group);
@@ -113,10 +120,12 @@ static flashmla_status encode_q(const session *s, CUtensorMap *map) {
   return encode(s, map, p->q, 5, extents, strides, box);
 }
 
-/* kv_cache as (d, row, head, block). A page number outside [0, num_blocks) reads as zeros: the hardware checks the bounds. */
+/* kv_cache as (d, row, head, block). A page number outside [0, num_blocks) reads as zeros: the hardware checks the
+ * bounds. */
 static flashmla_status encode_kv(const session *s, CUtensorMap *map) {
   const fm_problem *p = &s->run->problem;
-  uint64_t extents[4] = {(uint64_t)p->d_qk, (uint64_t)p->page_size, (uint64_t)p->h_kv, (uint64_t)p->num_blocks}, strides[3];
+  uint64_t extents[4] = {(uint64_t)p->d_qk, (uint64_t)p->page_size, (uint64_t)p->h_kv, (uint64_t)p->num_blocks},
+           strides[3];
   set_stride(strides, extents, 1, p->kv_stride[1]);
   set_stride(strides, extents, 2, p->kv_stride[2]);
   set_stride(strides, extents, 3, p->kv_stride[0]);
@@ -143,13 +152,14 @@ static flashmla_status launch_plan(const session *s) {
 }
 
 /* The fields that dense_decode and combine have in common. */
-#define TILE_FIELDS(run)                                                                                                    \
-  .cuts = &(run)->cuts->tile, .partial = (run)->partial, .partial_lse = (run)->partial_lse, .out = (run)->problem.out,      \
-  .lse = (run)->problem.lse, .out_stride_b = (run)->problem.out_stride[0], .out_stride_s = (run)->problem.out_stride[1],    \
-  .out_stride_h = (run)->problem.out_stride[2], .lse_stride_b = (run)->problem.lse_stride[0],                               \
-  .lse_stride_h = (run)->problem.lse_stride[1], .lse_stride_s = (run)->problem.lse_stride[2], .s_q = (run)->problem.s_q,    \
-  .group = (run)->tiling.group, .block_heads = (run)->tiling.block_heads, .block_tokens = (run)->tiling.block_tokens,       \
-  .head_chunks = (run)->tiling.head_chunks, .tiles_per_head = (run)->tiling.tiles_per_head,                                 \
+#define TILE_FIELDS(run)                                                                                               \
+  .cuts = &(run)->cuts->tile, .partial = (run)->partial, .partial_lse = (run)->partial_lse, .out = (run)->problem.out, \
+  .lse = (run)->problem.lse, .out_stride_b = (run)->problem.out_stride[0],                                             \
+  .out_stride_s = (run)->problem.out_stride[1], .out_stride_h = (run)->problem.out_stride[2],                          \
+  .lse_stride_b = (run)->problem.lse_stride[0], .lse_stride_h = (run)->problem.lse_stride[1],                          \
+  .lse_stride_s = (run)->problem.lse_stride[2], .s_q = (run)->problem.s_q, .group = (run)->tiling.group,               \
+  .block_heads = (run)->tiling.block_heads, .block_tokens = (run)->tiling.block_tokens,                                \
+  .head_chunks = (run)->tiling.head_chunks, .tiles_per_head = (run)->tiling.tiles_per_head,                            \
   .batch = (run)->problem.batch, .num_tiles = (run)->tiling.num_tiles, .num_parts = (run)->tiling.num_parts
 
 static flashmla_status launch_dense_decode(const session *s) {
