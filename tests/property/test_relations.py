@@ -221,3 +221,22 @@ def test_rows_before_the_first_token_are_empty(backend):
     assert np.isposinf(result.lse[0, :, :3]).all()
     assert np.isfinite(result.lse[0, :, 3:]).all()
     assert np.isposinf(result.lse[1]).all()
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("s_q", "h_q", "h_kv"), [(2, 48, 2), (3, 16, 1), (4, 1, 1), (2, 128, 1), (5, 20, 1), (9, 130, 2)]
+)
+def test_a_token_that_only_the_last_row_attends(backend, s_q, h_q, h_kv, poison):
+    case = STEP.but(s_q=s_q, h_q=h_q, h_kv=h_kv, lengths=(300, 64, s_q))
+    numbers = make_data(case)
+    clean = calls.run(case, backend, numbers)
+    spoiled = dataclasses.replace(numbers, kv_cache=numbers.kv_cache.copy())
+    for i, length in enumerate(case.lengths):
+        page = numbers.block_table[i, (length - 1) // case.page_size]
+        spoiled.kv_cache[page, (length - 1) % case.page_size] = poison
+    result = calls.run(case, backend, spoiled)
+    before = calls.Result(result.out[:, :-1], result.lse[:, :, :-1])
+    same_bits(before, calls.Result(clean.out[:, :-1], clean.lse[:, :, :-1]))
+    if np.isnan(poison):
+        assert np.isnan(result.out[:, -1].astype(np.float64)).all()
