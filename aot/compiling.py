@@ -57,7 +57,11 @@ def cached(key: str, cache: Path) -> bool:
 
 
 def read_facts(key: str, cache: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((cache / f"{key}.json").read_text())
+    path = cache / f"{key}.json"
+    facts: dict[str, Any] = json.loads(path.read_text())
+    if "instructions" not in facts and inspect_cubin.tools():  # compiled before the disassembler was installed
+        facts |= inspect_cubin.facts((cache / f"{key}.cubin").read_bytes())
+        path.write_text(json.dumps(facts, indent=1) + "\n")
     return facts
 
 

@@ -21,9 +21,10 @@ INSTRUCTIONS = ("HGMMA", "UTMALDG", "WARPGROUP.DEPBAR", "LDL", "STL")
 
 def facts(cubin: bytes) -> dict[str, Any]:
     result: dict[str, Any] = {"elf_abi": cubin[8]}
-    cuobjdump, nvdisasm = _tool("cuobjdump"), _tool("nvdisasm")
-    if cuobjdump is None or nvdisasm is None:
+    found = tools()
+    if found is None:
         return result
+    cuobjdump, nvdisasm = found
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(cubin)
         f.flush()
@@ -35,6 +36,12 @@ def facts(cubin: bytes) -> dict[str, Any]:
         result[name] = int(match.group(1))
     result["instructions"] = {name: len(re.findall(rf"\b{re.escape(name)}\b", sass)) for name in INSTRUCTIONS}
     return result
+
+
+def tools() -> tuple[str, str] | None:
+    """Paths of cuobjdump and nvdisasm, if both are installed."""
+    cuobjdump, nvdisasm = _tool("cuobjdump"), _tool("nvdisasm")
+    return (cuobjdump, nvdisasm) if cuobjdump and nvdisasm else None
 
 
 def _tool(name: str) -> str | None:

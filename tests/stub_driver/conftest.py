@@ -9,7 +9,7 @@ import flashmla
 from stub_driver import stub
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def gpu_kernels() -> None:
     """Skips where the library was built without GPU kernels."""
     if not any(kernel["target"] == "sm_90a" for kernel in flashmla.info()["kernels"]):
@@ -29,12 +29,12 @@ def compile_stub(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def cuda_12_0(compile_stub, gpu_kernels) -> stub.Stub:
+def cuda_12_0(compile_stub) -> stub.Stub:
     return compile_stub(stub.SINCE)
 
 
 @pytest.fixture(scope="session")
-def cuda_12_4(compile_stub, gpu_kernels) -> stub.Stub:
+def cuda_12_4(compile_stub) -> stub.Stub:
     return compile_stub(stub.SINCE | stub.OPTIONAL)
 
 

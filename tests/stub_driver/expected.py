@@ -1,4 +1,4 @@
-"""The launches that a call must make, from the case and the contract: libflashmla/src/internal.h, dsl_kernels/params.py."""
+"""The launches that a call must make, from the case and from libflashmla/src/internal.h and dsl_kernels/params.py."""
 
 from __future__ import annotations
 

@@ -123,11 +123,6 @@ int cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
   return plain_line("cuDeviceGetAttribute", *value < 0 ? INVALID_VALUE : 0);
 }
 
-int cuDeviceGetName(char *name, int length, CUdevice device) {
-  snprintf(name, (size_t)length, "stub %d", device);
-  return plain_line("cuDeviceGetName", 0);
-}
-
 int cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
   contexts[device].device = device;
   *context = &contexts[device];

@@ -20,7 +20,6 @@ SINCE = {
     "cuGetErrorString": "6.0",
     "cuDeviceGet": "2.0",
     "cuDeviceGetAttribute": "2.0",
-    "cuDeviceGetName": "2.0",
     "cuDevicePrimaryCtxRetain": "7.0",
     "cuCtxGetCurrent": "4.0",
     "cuCtxGetDevice": "2.0",

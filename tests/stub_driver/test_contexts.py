@@ -1,4 +1,4 @@
-"""Devices, contexts and threads: every call runs in a context of its tensors' device and leaves the caller's as it was."""
+"""Devices, contexts and threads: a call runs in a context of its tensors' device and keeps the caller's as it was."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def test_the_callers_context_of_the_device_is_used(cuda_12_0):
 @pytest.mark.parametrize("device", [0, 1])
 def test_work_runs_on_the_device_of_the_tensors(cuda_12_0, current, device):
     enter = "" if current is None else f"enter({current})\n"
-    ran = cuda_12_0.run(f"{enter}decode(device={device}); decode(device={device}, plan=plan(device={device}))", devices=2)
+    ran = cuda_12_0.run(
+        f"{enter}decode(device={device}); decode(device={device}, plan=plan(device={device}))", devices=2
+    )
     depth = 0 if current is None else 1
     assert [line[0] for line in ran.told] == [0, 0, 0]
     assert {line[2] for line in ran.told} == {depth}

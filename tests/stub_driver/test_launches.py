@@ -28,7 +28,9 @@ def same(found: dict, wanted: dict) -> None:
         assert found[name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
 
 
-def check_call(case: Case, launches: list[dict], maps: dict[int, dict], *, own_plan: bool, processors=PROCESSORS) -> None:
+def check_call(
+    case: Case, launches: list[dict], maps: dict[int, dict], *, own_plan: bool, processors=PROCESSORS
+) -> None:
     """The launches of one dense_decode."""
     tiling = expected.tiling_of(case, processors)
     split = case.num_splits != 1 and tiling.num_parts > 1
@@ -68,7 +70,11 @@ def check_plan(case: Case, launch: dict, *, own_plan: bool, processors=PROCESSOR
 def random_case(draw: random.Random) -> Case:
     """Shapes at the edges of tiles and clusters, extents of 1 among them, and tensors that are not compact."""
     h_kv = draw.choice((1, 1, 2, 3))
-    batch, s_q, group = draw.choice((1, 2, 7, 150)), draw.choice((1, 2, 3, 70)), draw.choice((1, 3, 16, 63, 64, 65, 128))
+    batch, s_q, group = (
+        draw.choice((1, 2, 7, 150)),
+        draw.choice((1, 2, 3, 70)),
+        draw.choice((1, 3, 16, 63, 64, 65, 128)),
+    )
     gaps = [tuple(draw.choice((0, 0, 1, 3)) for _ in range(3)) for _ in range(4)]
     orders = [(*draw.sample(range(3), 3), 3) for _ in range(3)]
     return Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import build
 import flashmla
@@ -16,8 +17,8 @@ def table() -> dict[str, bool]:
     """The library's table of driver symbols: name -> optional."""
     text = (build.SOURCE / "cuda" / "driver.h").read_text()
     required, _, optional = text.partition("#define FM_OPTIONAL_DRIVER_SYMBOLS")
-    names = {name: False for name in re.findall(r"X\(\w+, (cu\w+),", required)}
-    return names | {name: True for name in re.findall(r"X\(\w+, (cu\w+),", optional.partition("typedef")[0])}
+    names = dict.fromkeys(re.findall(r"X\(\w+, (cu\w+),", required), False)
+    return names | dict.fromkeys(re.findall(r"X\(\w+, (cu\w+),", optional.partition("typedef")[0]), True)
 
 
 def test_every_required_function_is_in_cuda_12_0():
@@ -36,9 +37,9 @@ def test_no_function_of_the_table_allocates_or_waits_for_everything():
         assert not BLOCKS.match(name.encode()), name
 
 
-def test_the_library_holds_no_other_name_of_a_driver_function(gpu_kernels):
+def test_the_library_holds_no_other_name_of_a_driver_function():
     """Read from its bytes: what is not in the table cannot be looked up."""
-    binary = open(flashmla.info()["library_path"], "rb").read()
+    binary = Path(flashmla.info()["library_path"]).read_bytes()
     for image in sorted(build.GENERATED.glob("*.cubin")):
         binary = binary.replace(image.read_bytes(), b"")
     names = {name.decode() for name in re.findall(rb"\0(cu[A-Z]\w+)(?=\0)", binary)}
