@@ -108,6 +108,27 @@ def reference_error(p: Problem, out: torch.Tensor, table: torch.Tensor) -> float
     return (error / norm) ** 0.5
 
 
+def host_costs(pool: torch.Tensor) -> dict:
+    """Host microseconds of asynchronous calls on a problem so small that the device keeps up."""
+    p = Problem((1, 1, 16, 64), torch.bfloat16, pool)
+    args = (p.q, p.kv_cache, p.tables[0], p.cache_seqlens)
+    plan = flashmla.plan_decode(*args)
+    out, lse = flashmla.dense_decode(*args, plan=plan)
+    workspace = torch.empty(flashmla.dense_decode_workspace_size(*args), dtype=torch.uint8, device="cuda")
+    found = {
+        "planned, all buffers given": lambda: flashmla.dense_decode(
+            *args, plan=plan, out=out, lse=lse, workspace=workspace
+        ),
+        "nothing given": lambda: flashmla.dense_decode(*args),
+        "plan_decode": lambda: flashmla.plan_decode(*args),
+    }
+    for name, make in peers.ALL.items():
+        calls = make(p)
+        if calls:
+            found[name] = calls[0]
+    return {name: round(timing.host_us(call), 2) for name, call in found.items()}
+
+
 def measure(p: Problem, rounds: int, bandwidth: float, rate: float) -> dict:
     b, s_q, h_q, *_ = p.case
     out = torch.full((b, s_q, h_q, D_V), torch.nan, dtype=p.dtype, device="cuda")
@@ -172,6 +193,11 @@ def main() -> int:
     pool = torch.empty(17_000, PAGE, D_QK, dtype=dtype, device="cuda")
     for chunk in pool.split(1000):
         chunk.normal_()
+    costs = host_costs(pool) if dtype == torch.bfloat16 else {}
+    print("host us of a call:", costs, flush=True)
+    if args.record and costs:
+        with args.record.open("a") as f:
+            f.write(json.dumps({**facts, "op": "dense_decode", "host_us": costs}) + "\n")
     for case in args.case or CASES:
         found = measure(Problem(case, dtype, pool), args.rounds, bandwidth, rate)
         record = {**facts, "op": "dense_decode", "dtype": args.dtype, "case": list(case), **found, **ceilings}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -50,6 +51,19 @@ def cold_us(calls: Sequence[Call], repeats: int = 11) -> float:
         flush.zero_()  # long enough to hide the host's share of the call
         times.append(event_us(calls[i % len(calls)]))
     return statistics.median(times[2:])
+
+
+def host_us(call: Call, count: int = 200, rounds: int = 7) -> float:
+    """Median host time of an asynchronous call."""
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        times.append((time.perf_counter() - start) / count * 1e6)
+    torch.cuda.synchronize()
+    return statistics.median(times)
 
 
 def alternate(
