@@ -49,8 +49,8 @@ def _table(kernels: list[dict[str, Any]]) -> str:
     for k in kernels:
         lines.append(
             f'    {{.name = "{k["name"]}", .operation = FM_{k["operation"].upper()}, .dtype = {C_DTYPES[k["dtype"]]},\n'
-            f"     .cluster = {k['cluster']}, .min_driver = {MIN_DRIVERS[k['elf_abi']]},\n"
-            f"     .registers = {k.get('registers', 0)}, .shared_bytes = {k['shared_bytes']}, .threads = {k['threads']},\n"
+            f"     .cluster = {k['cluster']}, .min_driver = {MIN_DRIVERS[k['elf_abi']]}, .threads = {k['threads']},\n"
+            f"     .registers = {k.get('registers', 0)}, .shared_bytes = {k['shared_bytes']},\n"
             f'     .entry = "{k["entry"]}", .image = fm_cubin_{k["name"]}}},'
         )
     return "\n".join([*lines, "};", f"const int32_t fm_kernel_count = {len(kernels)};", ""])
