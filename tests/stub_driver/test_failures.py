@@ -53,11 +53,14 @@ def test_a_device_that_is_not_there(cuda_12_0):
     assert "device_id is 64" in ran.told[1][1]
 
 
+@pytest.mark.parametrize("operation", ["decode", "plan"])
 @pytest.mark.parametrize("symbol", sorted(set(CALLED) - NOT_BY_DECODE))
-def test_a_driver_call_that_fails_is_quoted_and_leaves_no_context(cuda_12_0, symbol):
+def test_a_driver_call_that_fails_is_quoted_and_leaves_no_context(cuda_12_0, symbol, operation):
     """And the next call is right: nothing half done is kept."""
-    ran = cuda_12_0.run(f"fail('{symbol}', 719); decode(); decode(); decode()")
-    status, sentence, depth, _ = ran.told[0]
+    if operation == "plan" and symbol == "cuTensorMapEncodeTiled":
+        pytest.skip("a plan needs no tensor map")
+    ran = cuda_12_0.run(f"fail('{symbol}', 719); {operation}(); decode(); decode()")
+    status, sentence, depth, *_ = ran.told[0]
     assert status == DRIVER
     assert sentence.startswith("CUDA driver: ")
     assert sentence.endswith(": the driver's words for 719 (719)")
