@@ -10,11 +10,19 @@ mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 status=0
 
+suite() { # name, pytest arguments...
+  local name=$1
+  shift
+  HYPOTHESIS_PROFILE=gpu timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -q -rs "$@" > "$out/$name.log" 2>&1 || status=1
+  { echo "== pytest $*"
+    grep -E "^(flashmla|backend|kernel|hypothesis)|^(FAILED|ERROR|SKIPPED)|calls drawn|^  ?figure|passed|failed" "$out/$name.log" | sort -u
+    echo; } >> "$out/gpu-tests.txt"
+}
+
 run_tests() {
-  HYPOTHESIS_PROFILE=gpu timeout -k 5 "${TEST_LIMIT:-400}" python3 -m pytest -p no:cacheprovider -q -rs -n "${WORKERS:-6}" --timeout 120 \
-    tests/gpu tests/property tests/stateful -k gpu > "$out/gpu-tests.log" 2>&1 || status=1
-  { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader; head -20 "$out/gpu-tests.log" | grep -E "flashmla|backend|kernel|hypothesis"
-    grep -E "^(FAILED|ERROR|SKIPPED|calls drawn)|passed|failed" "$out/gpu-tests.log"; } > "$out/gpu-tests.txt"
+  nvidia-smi --query-gpu=name,driver_version --format=csv,noheader > "$out/gpu-tests.txt"
+  suite tests-gpu tests/gpu
+  suite tests-property -n "${WORKERS:-8}" --timeout 120 tests/property tests/stateful -k gpu
   cat "$out/gpu-tests.txt"
 }
 
