@@ -34,14 +34,13 @@ def gpu() -> backends.Backend:
 
 @pytest.fixture
 def figure(record_property):
-    """Reports a measured figure: in the log, and in the summary of a run without parallel workers."""
+    """Puts a measured figure (name, text) into the summary of the run."""
+    return record_property
 
-    def tell(name: str, value: str) -> None:
-        record_property(name, value)
-        figures.append(f"{name}: {value}")
-        print(f"{name}: {value}")
 
-    return tell
+def pytest_runtest_logreport(report) -> None:
+    if report.when == "call":  # parallel workers send their reports here
+        figures.extend(f"figure: {name}: {value}" for name, value in report.user_properties)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
