@@ -10,7 +10,7 @@ from stub_driver import stub
 NO_KERNELS, ARCHITECTURE, NO_DRIVER, DRIVER, DEVICE = (
     c_abi.constant(f"ERROR_{name}") for name in ("NO_KERNELS", "ARCHITECTURE", "NO_DRIVER", "DRIVER", "DEVICE")
 )
-# What a first dense_decode calls and may fail, but for cuInit and cuDeviceGet, whose failures have sentences of their own.
+# What a first dense_decode calls and may fail. The failures of cuInit and cuDeviceGet have sentences of their own.
 BY_DECODE = sorted(
     set(stub.SINCE)
     - {"cuInit", "cuDeviceGet", "cuGetErrorString", "cuStreamSynchronize", "cuCtxGetDevice", "cuCtxPopCurrent_v2"}
