@@ -20,9 +20,9 @@ Order on the tensor cores: PV of a page starts when S of the next page is nearly
 S has the tensor cores to itself; when the next page is late, PV starts at once.
 
 Barriers, one per slot unless said: FULL (2 loaders + bytes), EMPTY x2 (left, right half; 4 warps of each CTA of the
-cluster), PFULL (P and scale written, 4 warps of QK), QKDONE (go signal for PV of the item before, warp 0 of QK),
-LFULL / LEMPTY (1 / row sum, one a tile; 4 warps of QK, 8 of PV). Every item, Q included, passes each of FULL,
-EMPTY, PFULL, QKDONE once, so the phase is (item / slots) & 1 everywhere.
+cluster), PFULL (P and scale written, every fourth thread of QK), QKDONE (go signal for PV of the item before, warp 0
+of QK), LFULL / LEMPTY (1 / row sum, one a tile; every fourth thread of QK, 8 warps of PV). Every item, Q included,
+passes each of FULL, EMPTY, PFULL, QKDONE once, so the phase is (item / slots) & 1 everywhere.
 """
 
 import cuda.bindings.driver as cuda
@@ -161,9 +161,9 @@ class DenseDecode:
                 cute.arch.mbarrier_init(bars + self.FULL + i, 2)
                 cute.arch.mbarrier_init(bars + self.EMPTY + 2 * i, 4 * self.cluster)
                 cute.arch.mbarrier_init(bars + self.EMPTY + 2 * i + 1, 4 * self.cluster)
-                cute.arch.mbarrier_init(bars + self.PFULL + i, 4)
+                cute.arch.mbarrier_init(bars + self.PFULL + i, 32)
                 cute.arch.mbarrier_init(bars + self.QKDONE + i, 1)
-            cute.arch.mbarrier_init(bars + self.LFULL, 4)
+            cute.arch.mbarrier_init(bars + self.LFULL, 32)
             cute.arch.mbarrier_init(bars + self.LEMPTY, 8)
 
     def make_loader(self, tma_q, mQ, tma_kv, mKV):
@@ -200,6 +200,7 @@ class DenseDecode:
     @cute.jit
     def release(self, bar):
         """One arrival of this warp, on this barrier in every CTA of the cluster."""
+        cute.arch.sync_warp()
         with cute.arch.elect_one():
             if const_expr(self.cluster > 1):
                 for c in cutlass.range_constexpr(self.cluster):
@@ -213,11 +214,18 @@ class DenseDecode:
             cute.arch.mbarrier_arrive(bar)
 
     @cute.jit
+    def arrive_quads(self, bar):
+        """One arrival of every fourth lane: those that write the scales of their rows."""
+        tid, _, _ = cute.arch.thread_idx()
+        cute.arch.sync_warp()
+        if tid % 4 == 0:
+            cute.arch.mbarrier_arrive(bar)
+
+    @cute.jit
     def hand_over(self, item):
         """P and scale of the item were written with ordinary stores: shows them to the tensor cores and says so."""
         cute.arch.fence_proxy("async.shared", space="cta")
-        cute.arch.sync_warp()
-        self.arrive(self.bars + self.PFULL + item % self.slots)
+        self.arrive_quads(self.bars + self.PFULL + item % self.slots)
 
     @cute.jit
     def go(self, item, warp):
@@ -317,8 +325,7 @@ class DenseDecode:
             cute.arch.mbarrier_wait(bars + self.EMPTY + 2 * slot, phase ^ 1)
             cute.arch.mbarrier_wait(bars + self.EMPTY + 2 * slot + 1, phase ^ 1)
             epilogue.finish_rows(a, self.cluster, self.rank, w, t, row_max, row_sum, sScale[None, slot])
-            cute.arch.sync_warp()
-            self.arrive(bars + self.LFULL)
+            self.arrive_quads(bars + self.LFULL)
             parity ^= 1
             w, t = schedule.seek(a, w, t + 1, self.step)
 
@@ -379,6 +386,9 @@ class DenseDecode:
             left = schedule.last_token_limit(a, length, block + self.rank) - lo * PAGE
             if lead:  # into the slot of Q
                 page = self.loader.fetch(half, it + self.slots, page)
+            slot, phase = self.slot_phase(it)  # nothing to do for Q but to see its phases pass
+            cute.arch.mbarrier_wait(bars + self.PFULL + slot, phase)
+            cute.arch.mbarrier_wait(bars + self.QKDONE + slot, phase)
             it += 1
             rO.fill(0.0)
             while n > 0:

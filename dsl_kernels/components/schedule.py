@@ -54,11 +54,14 @@ def piece_pages(a, w, t, pages):
 
 @cute.jit
 def partial_slot(a, w, t):
-    """Slot of the partial result, or -1 when the piece is a whole tile and goes straight to the output."""
+    """Slot of the partial result, or -1 when the piece is a whole tile and goes straight to the output.
+
+    Without room for partials there are only whole tiles, whatever the cuts say.
+    """
     begins = (t != cut(a, w, 0)) or (cut(a, w, 1) == 0)
     ends = t != cut(a, w + 1, 0)
     slot = 2 * w + 1 if begins else 2 * w
-    return Int32(-1) if begins and ends else slot
+    return Int32(-1) if (begins and ends) or (a.partial.toint() == 0) else slot
 
 
 @cute.jit

@@ -111,7 +111,9 @@ flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params
                 .partial = partials ? (float *)(workspace + layout->partial_offset) : NULL,
                 .partial_lse = partials ? (float *)(workspace + layout->partial_lse_offset) : NULL};
   use_schedule(&call, own_plan ? workspace : (char *)(uintptr_t)call.stamp.buffer, &run);
-  return call.problem.cuda ? fm_cuda_dense_decode(&run) : fm_cpu_dense_decode(&run);
+  if (call.problem.cuda) return fm_cuda_dense_decode(&run);
+  if (!own_plan) FM_TRY(fm_check_schedule(&run.tiling, run.cuts, partials));
+  return fm_cpu_dense_decode(&run);
 }
 
 flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream) {

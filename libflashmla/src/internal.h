@@ -136,6 +136,9 @@ flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, b
 
 /* plan.c: the host scheduler, and the stamp that a flashmla_plan carries. */
 void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before);
+/* Whether the cuts in a caller's host buffer are still a schedule; `partials`: there is room for split tiles. Kernels on
+ * a device clamp what they read instead. */
+flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, bool partials);
 
 /* cuda/: GPU backend. All functions fail with a clear status on a machine without driver, kernels or a fitting GPU. */
 flashmla_status fm_cuda_limits(const fm_problem *problem,

@@ -73,3 +73,19 @@ void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_
   else
     cut_evenly(tiling, cost_before, part_cost, cuts);
 }
+
+static bool is_before(fm_cut a, fm_cut b) { return a.tile < b.tile || (a.tile == b.tile && a.page < b.page); }
+
+flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, bool partials) {
+  const fm_cut begin = {0, 0}, end = {tiling->num_tiles, 0};
+  for (int32_t w = 0; w <= tiling->num_parts; ++w) {
+    const fm_cut cut = cuts[w], before = w > 0 ? cuts[w - 1] : begin;
+    const bool in_order = cut.page >= 0 && !is_before(cut, before) && !is_before(end, cut);
+    const bool complete = (w > 0 || !is_before(begin, cut)) && (w < tiling->num_parts || !is_before(cut, end));
+    if (!in_order || !complete || (cut.page != 0 && !partials))
+      return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
+                     "the plan's buffer no longer holds its schedule: entry %d of %d is (tile %d, page %d)", w,
+                     tiling->num_parts + 1, cut.tile, cut.page);
+  }
+  return FLASHMLA_OK;
+}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import calls
 import compare
+import flashmla
 import strategies
 from buffers import DTYPES
 from calls import Tensors, decode, make_plan
@@ -240,3 +241,26 @@ def test_a_token_that_only_the_last_row_attends(backend, s_q, h_q, h_kv, poison)
     same_bits(before, calls.Result(clean.out[:, :-1], clean.lse[:, :, :-1]))
     if np.isnan(poison):
         assert np.isnan(result.out[:, -1].astype(np.float64)).all()
+
+
+def test_a_plan_whose_host_buffer_was_overwritten(backend):
+    if backend.name != "cpu":
+        pytest.skip("kernels clamp what they read: tests/gpu/garbage_plans.py")
+    draw = np.random.default_rng(0)
+    for num_splits in (0, 1, 3):
+        case = STEP.but(
+            route="numpy", dtype="float32", plan="fresh", num_splits=num_splits, given=("plan_buffer", "out")
+        )
+        tensors = Tensors(case, backend)
+        plan = make_plan(tensors)
+        words = plan.buffer.tensor.view(np.int32)
+        kept = words.copy()
+        for low, high in ((INT32_MIN, INT32_MAX), (-3, 20)):
+            words[:] = draw.integers(low, high, words.size)
+            plan.buffer.remember()
+            with pytest.raises(flashmla.InvalidArgumentError, match="no longer holds its schedule") as refusal:
+                decode(tensors, plan)
+            assert refusal.value.status_name == "FLASHMLA_ERROR_PLAN_MISMATCH"
+        words[:] = kept
+        plan.buffer.remember()
+        decode(tensors, plan)

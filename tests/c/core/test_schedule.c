@@ -71,6 +71,26 @@ static void check_order(const fm_tiling *t, const work *w, const fm_cut *cuts) {
   }
 }
 
+/* A schedule is taken for one; with one of its entries spoiled it is not. */
+static void check_recognised(const fm_tiling *t, fm_cut *cuts) {
+  const bool partials = t->num_splits != 1 && t->num_parts > 1;
+  CHECK_OK(fm_check_schedule(t, cuts, partials));
+  const int32_t which = draw(0, t->num_parts);
+  const fm_cut kept = cuts[which];
+  const fm_cut spoiled[] = {
+      {-1, 0}, {kept.tile, -1}, {t->num_tiles, 1}, {t->num_tiles + 1, 0}, {INT32_MIN, INT32_MAX}, {INT32_MAX, 0}};
+  for (size_t i = 0; i < sizeof spoiled / sizeof *spoiled; ++i) {
+    cuts[which] = spoiled[i];
+    CHECK(fm_check_schedule(t, cuts, partials) == FLASHMLA_ERROR_PLAN_MISMATCH);
+  }
+  cuts[which] = kept;
+  for (int32_t w = 0; w <= t->num_parts; ++w)
+    if (cuts[w].page > 0) {
+      CHECK(fm_check_schedule(t, cuts, false) == FLASHMLA_ERROR_PLAN_MISMATCH);
+      break;
+    }
+}
+
 static void one_case(void) {
   static fm_cut cuts[MAX_PARTS + 1];
   static int64_t cost_before[MAX_BATCH + 1];
@@ -94,6 +114,7 @@ static void one_case(void) {
   for (int32_t i = 0; i <= p.batch; ++i) CHECK(cost_before[i] == w.at[i]);
   check_definition(&t, &w, cuts);
   check_order(&t, &w, cuts);
+  check_recognised(&t, cuts);
 }
 
 /* The largest numbers stay inside 64 bits (UBSan watches): every request at a capacity beyond int32. */
