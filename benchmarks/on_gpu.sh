@@ -13,9 +13,9 @@ status=0
 suite() { # name, pytest arguments...
   local name=$1
   shift
-  HYPOTHESIS_PROFILE=gpu timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -q -rs "$@" > "$out/$name.log" 2>&1 || status=1
+  HYPOTHESIS_PROFILE=gpu timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -rs "$@" > "$out/$name.log" 2>&1 || status=1
   { echo "== pytest $*"
-    grep -E "^(flashmla|backend|kernel|hypothesis)|^(FAILED|ERROR|SKIPPED)|calls drawn|^  ?figure|passed|failed" "$out/$name.log" | sort -u
+    grep -E "^(flashmla|backend|kernel|hypothesis|figure|FAILED|ERROR|SKIPPED|calls drawn)| passed| failed" "$out/$name.log" | sort -u
     echo; } >> "$out/gpu-tests.txt"
 }
 
