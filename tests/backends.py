@@ -205,13 +205,14 @@ def gpu() -> tuple[Backend | None, str]:
         torch.cuda.synchronize()
     except flashmla.FlashMLAError as error:
         return None, str(error)
-    adapters: dict[str, object] = {"torch": TorchAdapter("cuda")}
+    index = zeros.device.index  # now: initialising JAX may change the current device
+    adapters: dict[str, object] = {"torch": TorchAdapter(f"cuda:{index}")}
     if has("cupy"):
         adapters["cupy"] = CupyAdapter()
     if has("jax") and jax_has_gpu():
         adapters["jax"] = JaxAdapter("gpu")
-    backend = Backend("gpu", (2, torch.cuda.current_device()), ("bfloat16", "float16"), (64,), adapters)
-    return backend, torch.cuda.get_device_name()
+    backend = Backend("gpu", (2, index), ("bfloat16", "float16"), (64,), adapters)
+    return backend, torch.cuda.get_device_name(index)
 
 
 def jax_has_gpu() -> bool:
