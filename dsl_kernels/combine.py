@@ -54,10 +54,12 @@ class Combine:
         self.sWeights = st.weights.get_tensor(cute.make_layout(MAX_PIECES))
         begins, counts = st.begins.get_tensor(cute.make_layout(THREADS)), st.counts.get_tensor(cute.make_layout(WARPS))
         cute.arch.griddepcontrol_launch_dependents()
-        cute.arch.griddepcontrol_wait()  # the partials are written
         rows = 64 * a.cluster
         for base in cutlass.range(0, a.num_parts, THREADS, unroll=1):
+            # dense_decode began, so the schedule is there; its partials are only after the wait
             found = self.list_split_tiles(base, tid, begins, counts)
+            if base == 0:
+                cute.arch.griddepcontrol_wait()
             if found * rows > ROWS_FOR_WARPS * grid:
                 for r in cutlass.range(bid + tid // 32 * grid, found * rows, WARPS * grid, unroll=1):
                     self.merge_row_by_warp(begins[r // rows], r % rows, tid % 32)

@@ -117,8 +117,8 @@ class DenseDecode:
             cute.arch.cluster_wait()
         else:
             cute.arch.sync_threads()
-        cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()  # what came before in the stream is done and visible
+        cute.arch.griddepcontrol_launch_dependents()  # only now: combine looks at the schedule before its own wait
 
         if role == 0:
             cute.arch.setmaxregister_increase(self.regs_qk)

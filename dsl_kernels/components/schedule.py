@@ -19,8 +19,9 @@ def cut(a, w, field):
 def part_tiles(a, w):
     """First tile and end tile (exclusive) of part w."""
     first, last = cut(a, w, 0), cut(a, w + 1, 0)
-    begin = cut(a, w, 1) if first == last else Int32(0)
-    end = last + 1 if cut(a, w + 1, 1) > begin else last
+    first_page, last_page = cut(a, w, 1), cut(a, w + 1, 1)  # loaded with the others, wanted or not
+    begin = first_page if first == last else Int32(0)
+    end = last + 1 if last_page > begin else last
     return first, min(end, a.num_tiles)
 
 
