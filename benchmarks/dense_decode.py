@@ -11,7 +11,7 @@ A record is one JSON object a line:
   us_planned                with a plan made in every call
   peers peers_cold          {name: us} likewise, from the same rounds
   limit_us                  max(KV bytes / read bandwidth, FLOP / rate of a spaced 8192^3 bf16 product), of this run
-  rel_err                   ||out - ref|| / ||ref|| over the whole output against float64 of the same inputs
+  rel_err lse_err           ||out - ref|| / ||ref|| over the whole output against float64 of the same inputs; lse: largest
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class Problem:
         return self.total * D_QK * self.pool.element_size()
 
 
-def reference_error(p: Problem, out: torch.Tensor, table: torch.Tensor) -> float:
-    """||out - ref|| / ||ref|| against float64, request by request."""
-    error = norm = 0.0
+def reference_errors(p: Problem, out: torch.Tensor, lse: torch.Tensor, table: torch.Tensor) -> tuple[float, float]:
+    """(||out - ref|| / ||ref||, largest error of lse) against float64, request by request."""
+    error = norm = lse_error = 0.0
     for i, length in enumerate(p.cache_seqlens.tolist()):
         rows = p.kv_cache[table[i, : -(-length // PAGE)].long()].reshape(-1, D_QK)[:length].double()
         logits = torch.einsum("shd,td->sht", p.q[i].double(), rows) * p.scale
@@ -103,9 +103,10 @@ def reference_error(p: Problem, out: torch.Tensor, table: torch.Tensor) -> float
             hidden = torch.arange(length, device="cuda")[None] >= bound[:, None]
             logits.masked_fill_(hidden[:, None], -torch.inf)
         ref = torch.softmax(logits, -1) @ rows[:, :D_V]
+        lse_error = max(lse_error, float((lse[i].T.double() - logits.logsumexp(-1)).abs().max()))
         error += float((out[i].double() - ref).square().sum())
         norm += float(ref.square().sum())
-    return (error / norm) ** 0.5
+    return (error / norm) ** 0.5, lse_error
 
 
 def host_costs(pool: torch.Tensor) -> dict:
@@ -144,7 +145,7 @@ def measure(p: Problem, rounds: int, bandwidth: float, rate: float) -> dict:
         )  # fmt: skip
 
     ours(p.tables[0], plan)()
-    rel_err = reference_error(p, out, p.tables[0])
+    rel_err, lse_err = reference_errors(p, out, lse, p.tables[0])
     contenders = {"ours": [ours(t, plan) for t in p.tables], "planned": [ours(t, None) for t in p.tables]}
     for name, make in peers.ALL.items():
         calls = make(p) if p.dtype == torch.bfloat16 else None
@@ -162,6 +163,7 @@ def measure(p: Problem, rounds: int, bandwidth: float, rate: float) -> dict:
         "peers": {name: round(median[name], 2) for name in median if name in peers.ALL},
         "peers_cold": {name: round(cold[name], 2) for name in cold if name in peers.ALL},
         "rel_err": float(f"{rel_err:.3g}"),
+        "lse_err": float(f"{lse_err:.3g}"),
         "gbs": round(p.kv_bytes / median["ours"] / 1e3, 1),
         "tflops": round(p.flop / median["ours"] / 1e6, 1),
     }

@@ -128,7 +128,7 @@ class Combine:
     @cute.jit
     def weight(self, w, t, j, row, lse2):
         _, lse = self.piece(w, t, j, row)
-        return cute.math.exp2(lse - lse2, fastmath=True) if lse > -Float32.inf else Float32(0.0)
+        return cute.math.exp2(lse - lse2, fastmath=True) if lse != -Float32.inf else Float32(0.0)
 
     @cute.jit
     def add_piece(self, acc: cute.Tensor, w, j, row, chunk, weight):
@@ -137,7 +137,7 @@ class Combine:
         part = cute.make_rmem_tensor((4,), Float32)
         cute.autovec_copy(cute.local_tile(cute.make_tensor(rows, cute.make_layout(D_V)), (4,), (chunk,)), part)
         for c in cutlass.range_constexpr(4):
-            acc[c] += part[c] * weight if weight > 0.0 else Float32(0.0)
+            acc[c] += part[c] * weight if weight != 0.0 else Float32(0.0)
 
     @cute.jit
     def store(self, acc: cute.Tensor, where, chunk):
@@ -152,7 +152,7 @@ class Combine:
         a, wanted = self.a, self.a.lse.toint() != 0
         if wanted:
             dst = cute.make_tensor(a.lse + schedule.lse_offset(a, b, token, head), cute.make_layout(1))
-            dst[0] = lse2 * LN2 if lse2 > -Float32.inf else Float32.inf
+            dst[0] = lse2 * LN2 if lse2 != -Float32.inf else Float32.inf
 
     @cute.jit
     def merge_row_by_warp(self, w, row, lane):

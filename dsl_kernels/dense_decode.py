@@ -255,13 +255,12 @@ class DenseDecode:
         w, t = schedule.seek(a, first, Int32(0), self.step)
         while w < a.num_parts:
             b, _, k = schedule.tile_place(a, t)
-            length = schedule.length_of(a, b)
-            block = k * self.cluster
-            pages = schedule.pages_of(schedule.last_token_limit(a, length, block + self.cluster - 1))
+            length, pages = schedule.tile_extent(a, b, k, self.cluster)
+            block = k * self.cluster + self.rank
             lo, hi = schedule.piece_pages(a, w, t, pages)
             n = hi - lo
             # tokens from here on that the block's first row attends
-            left = schedule.first_token_limit(a, length, block + self.rank) - lo * PAGE
+            left = schedule.first_token_limit(a, length, block) - lo * PAGE
             slot, phase = self.slot_phase(it)
             cute.arch.mbarrier_wait(bars + self.FULL + slot, phase)
             self.take_q(slot, mma_rs, rQ, tid)
@@ -274,7 +273,7 @@ class DenseDecode:
                 slot, phase = self.slot_phase(it)
                 rS = cute.make_rmem_tensor(thr_rs.partition_shape_C((64, PAGE)), Float32)
                 # When the page is not there yet the tensor cores are free: the page before goes to PV at once.
-                here = cute.arch.mbarrier_try_wait(bars + self.FULL + slot, phase)
+                here = cute.arch.vote_all_sync(cute.arch.mbarrier_try_wait(bars + self.FULL + slot, phase))
                 if not here:
                     self.hand_over(it - 1)
                     self.go(it - 1, warp)
@@ -377,13 +376,12 @@ class DenseDecode:
         it, parity = Int32(0), Int32(0)
         while w < a.num_parts:
             b, _, k = schedule.tile_place(a, t)
-            length = schedule.length_of(a, b)
-            block = k * self.cluster
-            pages = schedule.pages_of(schedule.last_token_limit(a, length, block + self.cluster - 1))
+            length, pages = schedule.tile_extent(a, b, k, self.cluster)
+            block = k * self.cluster + self.rank
             lo, hi = schedule.piece_pages(a, w, t, pages)
             n = hi - lo
             # tokens from here on that the block's last row attends
-            left = schedule.last_token_limit(a, length, block + self.rank) - lo * PAGE
+            left = schedule.last_token_limit(a, length, block) - lo * PAGE
             if lead:  # into the slot of Q
                 page = self.loader.fetch(half, it + self.slots, page)
             slot, phase = self.slot_phase(it)  # nothing to do for Q but to see its phases pass
@@ -426,9 +424,9 @@ class DenseDecode:
     def clear_dead_rows(self, half, slot, left):
         """Clears this half of the V rows that not every row of the block attends, because 0 * NaN is NaN.
 
-        Rows that none attends become zeros. In rows that some attend, NaN and infinities become zeros: a row that
-        attends them has NaN from its logits anyway, since V is part of K. Each warp takes every fourth row, a lane one
-        16-byte chunk of one of the four slices.
+        Rows that none attends become zeros. In rows that some attend, NaN and infinities become zeros: V is part of K,
+        so a row that attends them has NaN from its logits anyway, or gives them no weight. Each warp takes every fourth
+        row, a lane one 16-byte chunk of one of the four slices.
         """
         sWords, thread = self.sWords, epilogue.thread_now()
         exponent = 0x7F80 if const_expr(self.dtype is BFloat16) else 0x7C00  # all ones: NaN or infinity

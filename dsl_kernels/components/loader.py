@@ -66,8 +66,7 @@ class Loader:
                 page = self.page_number(b, schedule.first_page(a, w, t))
                 _, _, tile = schedule.tile_place(a, t)
                 self.load_q(half, bar, first, tile * k.cluster + k.rank, head, b)
-                length = schedule.length_of(a, b)
-                pages = schedule.pages_of(schedule.last_token_limit(a, length, (tile + 1) * k.cluster - 1))
+                _, pages = schedule.tile_extent(a, b, tile, k.cluster)
                 index, end = schedule.piece_pages(a, w, t, pages)
             else:
                 self.load_page(half, bar, first, head, page)

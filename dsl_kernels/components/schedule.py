@@ -100,6 +100,13 @@ def first_token_limit(a, length, block):
 
 
 @cute.jit
+def tile_extent(a, b, k, cluster):
+    """(Tokens of request b, pages that any row of its k-th tile attends)."""
+    length = length_of(a, b)
+    return length, pages_of(last_token_limit(a, length, (k + 1) * cluster - 1))
+
+
+@cute.jit
 def row_place(a, block, row):
     """Row of a block -> (valid, query token, head within the group)."""
     token_in_block = row // a.block_heads

@@ -39,8 +39,10 @@ def online_softmax(scale_log2, s_rows: cute.Tensor, row_max: cute.Tensor, row_su
         new = cute.arch.fmax(new, cute.arch.shuffle_sync_bfly(new, 2))
         new = old if (new - old) * scale_log2 <= LAZY_LOG2 else new
         row_max[r] = new
-        shift = 0.0 if new == -Float32.inf else new * scale_log2
-        scale[r] = cute.math.exp2(old * scale_log2 - shift, fastmath=True)
+        base = 0.0 if new == -Float32.inf else new
+        # the difference first: exactly 1 when the maximum is kept, whatever the rounding of the product
+        scale[r] = cute.math.exp2((old - base) * scale_log2, fastmath=True)
+        shift = base * scale_log2
         p = cute.math.exp2(s_rows[r, None].load() * scale_log2 - shift, fastmath=True)
         s_rows[r, None].store(p)
         row_sum[r] = row_sum[r] * scale[r] + p.reduce(cute.ReductionOp.ADD, Float32(0.0), 0)
