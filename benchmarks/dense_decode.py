@@ -11,7 +11,7 @@ A record is one JSON object a line:
   us_planned                with a plan made in every call
   peers peers_cold          {name: us} likewise, from the same rounds
   limit_us                  max(KV bytes / read bandwidth, FLOP / rate of a spaced 8192^3 bf16 product), of this run
-  rel_err lse_err           ||out - ref|| / ||ref|| over the whole output against float64 of the same inputs; lse: largest
+  rel_err lse_err           ||out - ref|| / ||ref|| over the whole output, largest error of lse; against float64
 """
 
 from __future__ import annotations
