@@ -1,9 +1,16 @@
-/* api.c - the entry points: validate, tile, lay out, check the buffers, run. */
+/* api.c - the entry points: read the params, validate, tile, lay out, check the buffers, run. */
+#include <stddef.h>
+
 #include "internal.h"
 #include "plan_stamp.h"
 #include "try.h"
 
-enum { BUFFER_ALIGNMENT = 16 }; /* bytes */
+enum {
+  BUFFER_ALIGNMENT = 16, /* bytes */
+  /* Sizes of the params structs in version 1 of the binary interface: the least that a caller may have. */
+  PLAN_PARAMS_V1 = offsetof(flashmla_plan_decode_params, stream) + sizeof(void *),
+  DECODE_PARAMS_V1 = offsetof(flashmla_dense_decode_params, stream) + sizeof(void *),
+};
 
 typedef struct fm_call {
   fm_problem problem;
@@ -56,24 +63,28 @@ static void use_schedule(const fm_call *call, char *schedule, fm_run *run) {
   run->cost_before = (int64_t *)(schedule + call->layout.plan_cost_offset);
 }
 
-flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params, uint64_t *bytes) {
+flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *given, uint64_t *bytes) {
   if (bytes == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL; the result goes there");
+  flashmla_plan_decode_params params;
+  FM_TRY(fm_read_params(given, PLAN_PARAMS_V1, &params, sizeof params));
   fm_call call;
-  FM_TRY(prepare_plan(params, true, &call));
+  FM_TRY(prepare_plan(&params, true, &call));
   *bytes = call.layout.plan_bytes;
   return FLASHMLA_OK;
 }
 
-flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params, flashmla_plan *plan) {
+flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *given, flashmla_plan *plan) {
   if (plan == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "plan is NULL; the result goes there");
+  flashmla_plan_decode_params params;
+  FM_TRY(fm_read_params(given, PLAN_PARAMS_V1, &params, sizeof params));
   fm_call call;
-  FM_TRY(prepare_plan(params, false, &call));
-  FM_TRY(check_buffer("buffer", params->buffer, params->buffer_size, call.layout.plan_bytes));
+  FM_TRY(prepare_plan(&params, false, &call));
+  FM_TRY(check_buffer("buffer", params.buffer, params.buffer_size, call.layout.plan_bytes));
   if (is_empty(&call.problem)) {
     fm_set_last_kernel("");
   } else {
     fm_run run = {.problem = call.problem, .tiling = call.tiling};
-    use_schedule(&call, params->buffer, &run);
+    use_schedule(&call, params.buffer, &run);
     if (call.problem.cuda) {
       FM_TRY(fm_cuda_plan(&run));
     } else {
@@ -81,30 +92,34 @@ flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params, 
       fm_set_last_kernel(""); /* the host scheduler is no row of the kernel table */
     }
   }
-  fm_stamp_plan(&call.problem, &call.tiling, params->buffer, plan);
+  fm_stamp_plan(&call.problem, &call.tiling, params.buffer, plan);
   return FLASHMLA_OK;
 }
 
-flashmla_status flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes) {
+flashmla_status flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *given, uint64_t *bytes) {
   if (bytes == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL; the result goes there");
+  flashmla_dense_decode_params params;
+  FM_TRY(fm_read_params(given, DECODE_PARAMS_V1, &params, sizeof params));
   fm_call call;
-  FM_TRY(prepare_decode(params, true, &call));
+  FM_TRY(prepare_decode(&params, true, &call));
   *bytes = call.layout.workspace_bytes;
   return FLASHMLA_OK;
 }
 
-flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params) {
+flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *given) {
+  flashmla_dense_decode_params params;
+  FM_TRY(fm_read_params(given, DECODE_PARAMS_V1, &params, sizeof params));
   fm_call call;
-  FM_TRY(prepare_decode(params, false, &call));
-  FM_TRY(check_buffer("workspace", params->workspace, params->workspace_size, call.layout.workspace_bytes));
+  FM_TRY(prepare_decode(&params, false, &call));
+  FM_TRY(check_buffer("workspace", params.workspace, params.workspace_size, call.layout.workspace_bytes));
   if (is_empty(&call.problem)) {
     fm_set_last_kernel("");
     return FLASHMLA_OK;
   }
   const fm_layout *layout = &call.layout;
-  const bool own_plan = params->plan == NULL;
+  const bool own_plan = params.plan == NULL;
   const bool partials = layout->workspace_bytes > layout->partial_offset;
-  char *workspace = params->workspace;
+  char *workspace = params.workspace;
   fm_run run = {.problem = call.problem,
                 .tiling = call.tiling,
                 .make_plan = own_plan,

@@ -1,6 +1,6 @@
 /* internal.h - what the units of the library share. Flow of a call:
- * api.c -> validate.c (DLTensor -> fm_problem) -> tiling.c, workspace.c -> plan.c -> cuda/launch.c or cpu/decode.c.
- * Nothing behind validate.c sees a DLTensor. */
+ * api.c -> params.c -> validate.c (DLTensor -> fm_problem) -> tiling.c, workspace.c -> plan.c -> cuda/launch.c or
+ * cpu/decode.c. Nothing behind validate.c sees a DLTensor. */
 #ifndef FLASHMLA_INTERNAL_H_
 #define FLASHMLA_INTERNAL_H_
 
@@ -21,6 +21,7 @@ typedef struct fm_problem {
   int32_t batch, s_q, h_q, h_kv, d_qk, d_v;
   int32_t num_blocks, page_size, max_blocks;
   float softmax_scale;
+  float scale_log2; /* softmax_scale * log2(e), at most the largest float: infinity would make 0 * scale_log2 NaN */
   const void *q;
   int64_t q_stride[3]; /* batch, token, head */
   const void *kv;
@@ -87,7 +88,8 @@ typedef struct fm_tiling {
  *   even: S = ceil(total / num_parts);   cut[w] = the position w * S: in tile t with o = w * S - at(t),
  *         page = max(0, o - start_overhead), or (num_tiles, 0) when w * S >= total.
  *
- * Whole tiles are taken if their cost <= S + start_overhead + split_overhead. Always cut[num_parts] = (num_tiles, 0). */
+ * Whole tiles are taken if their cost <= S + start_overhead + split_overhead. Always cut[num_parts] = (num_tiles, 0).
+ */
 typedef struct fm_cut {
   int32_t tile, page;
 } fm_cut;
@@ -118,6 +120,10 @@ flashmla_status fm_fail(flashmla_status status, const char *format, ...) __attri
 /* Remembers the kernel name for flashmla_last_kernel; `name` must be static. */
 void fm_set_last_kernel(const char *name);
 
+/* params.c: copies the caller's params struct, which begins with its struct_size, into *params, whose size is
+ * `known_size`; fields that the caller does not have become 0. `least_size`: that of the first version. */
+flashmla_status fm_read_params(const void *given, uint32_t least_size, void *params, uint32_t known_size);
+
 /* validate.c: every rule on the arguments, once. `need_outputs`: decode (out, lse, scale) or plan. Pointers in *problem
  * may be NULL where `sizes_only` (the size queries look at shapes, dtypes and devices alone). An empty call (batch or
  * s_q 0) is FLASHMLA_OK with batch * s_q == 0. */
@@ -136,8 +142,8 @@ flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, b
 
 /* plan.c: the host scheduler, and the stamp that a flashmla_plan carries. */
 void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before);
-/* Whether the cuts in a caller's host buffer are still a schedule; `partials`: there is room for split tiles. Kernels on
- * a device clamp what they read instead. */
+/* Whether the cuts in a caller's host buffer are still a schedule; `partials`: there is room for split tiles. Kernels
+ * on a device clamp what they read instead. */
 flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, bool partials);
 
 /* cuda/: GPU backend. All functions fail with a clear status on a machine without driver, kernels or a fitting GPU. */

@@ -1,14 +1,11 @@
 /* plan.c - the host scheduler: cuts the list of (tile, page) into parts, as internal.h defines it. */
+#include "arith.h"
 #include "internal.h"
-
-static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
-
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t pages_of(const fm_problem *problem, int32_t request) {
   const int64_t capacity = (int64_t)problem->max_blocks * problem->page_size;
   const int64_t length = problem->cache_seqlens[request];
-  return length <= 0 ? 0 : ceil_div(min64(length, capacity), problem->page_size);
+  return length <= 0 ? 0 : fm_ceil_div(fm_min64(length, capacity), problem->page_size);
 }
 
 /* Cost of all tiles before tile t. */
@@ -28,7 +25,7 @@ static void cut_forced(const fm_problem *problem, const fm_tiling *tiling, fm_cu
 
 static void cut_whole_tiles(const fm_tiling *tiling, int64_t tiles_per_part, fm_cut *cuts) {
   for (int32_t w = 0; w < tiling->num_parts; ++w)
-    cuts[w] = (fm_cut){(int32_t)min64(w * tiles_per_part, tiling->num_tiles), 0};
+    cuts[w] = (fm_cut){(int32_t)fm_min64(w * tiles_per_part, tiling->num_tiles), 0};
 }
 
 static void cut_evenly(const fm_tiling *tiling, const int64_t *cost_before, int64_t part_cost, fm_cut *cuts) {
@@ -60,8 +57,8 @@ void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_
     cut_forced(problem, tiling, cuts);
     return;
   }
-  const int64_t tiles_per_part = ceil_div(tiling->num_tiles, tiling->num_parts);
-  const int64_t part_cost = ceil_div(tiling->tiles_per_request * cost_before[problem->batch], tiling->num_parts);
+  const int64_t tiles_per_part = fm_ceil_div(tiling->num_tiles, tiling->num_parts);
+  const int64_t part_cost = fm_ceil_div(tiling->tiles_per_request * cost_before[problem->batch], tiling->num_parts);
   int64_t worst = 0; /* cost of the most expensive part of whole tiles */
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
     const int64_t cost = cost_at(tiling, cost_before, (w + INT64_C(1)) * tiles_per_part) -

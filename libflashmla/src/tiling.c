@@ -1,10 +1,7 @@
 /* tiling.c - how the query rows of a call become blocks and tiles, and into how many parts the work is cut. */
+#include "arith.h"
 #include "internal.h"
 #include "try.h"
-
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 static flashmla_status too_many_tiles(const fm_problem *problem, int32_t num_splits) {
   return fm_fail(
@@ -22,14 +19,14 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
     fm_cpu_limits(problem, &limits);
 
   const int32_t group = problem->h_q / problem->h_kv;
-  const int32_t block_heads = (int32_t)min64(group, limits.block_rows);
-  const int32_t block_tokens = (int32_t)min64(problem->s_q, limits.block_rows / block_heads);
-  const int32_t head_chunks = (int32_t)ceil_div(group, block_heads);
+  const int32_t block_heads = (int32_t)fm_min64(group, limits.block_rows);
+  const int32_t block_tokens = (int32_t)fm_min64(problem->s_q, limits.block_rows / block_heads);
+  const int32_t head_chunks = (int32_t)fm_ceil_div(group, block_heads);
   int32_t blocks, tiles_per_request, num_tiles;
-  if (__builtin_mul_overflow(ceil_div(problem->s_q, block_tokens), head_chunks, &blocks))
+  if (__builtin_mul_overflow(fm_ceil_div(problem->s_q, block_tokens), head_chunks, &blocks))
     return too_many_tiles(problem, num_splits);
-  const int32_t cluster = (int32_t)min64(limits.max_cluster, blocks);
-  const int32_t tiles_per_head = (int32_t)ceil_div(blocks, cluster);
+  const int32_t cluster = (int32_t)fm_min64(limits.max_cluster, blocks);
+  const int32_t tiles_per_head = (int32_t)fm_ceil_div(blocks, cluster);
   if (__builtin_mul_overflow(problem->h_kv, tiles_per_head, &tiles_per_request) ||
       __builtin_mul_overflow(problem->batch, tiles_per_request, &num_tiles))
     return too_many_tiles(problem, num_splits);
@@ -41,7 +38,7 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
     /* Parts beyond the greatest total cost a schedule can have would always be empty. */
     const int64_t most_cost = num_tiles * ((int64_t)problem->max_blocks + limits.start_overhead);
     const int64_t workers = limits.workers / cluster;
-    num_parts = (int32_t)min64(workers > 1 ? workers : 1, most_cost);
+    num_parts = (int32_t)fm_min64(workers > 1 ? workers : 1, most_cost);
   }
 
   *tiling = (fm_tiling){.block_rows = limits.block_rows,

@@ -1,11 +1,12 @@
 /* validate.c - every rule on the arguments of dense decode and of its plan. The first rule broken is reported; the
  * order is
- *   1. the params struct: NULL, struct_size, flags, reserved fields, scalars that the sizes depend on
+ *   1. the params struct: NULL and struct_size (params.c), flags, reserved fields, scalars that the sizes depend on
  *   2. tensors present, ranks     3. dtypes     4. devices     5. extents: range, then equal where they share a name
  *   6. head counts                7. what the library supports (2xx)
  *   8. tensor by tensor: strides, overlap, address     9. the other scalars
  * The size queries stop after 7. A plan looks at the memory of cache_seqlens alone. Workspace and plan buffers follow
  * in api.c, which knows their size. The same rules hold on both backends, except where CUDA is named. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -39,26 +40,7 @@ enum {
   SUPPORTED_D_V = 512,
   CUDA_PAGE_SIZE = 64,
   MAX_SPLITS = 1024,
-  MAX_STRUCT_SIZE =
-      4096, /* bytes; far above any params struct: more is an uninitialised field, whose tail must not be read */
 };
-
-static flashmla_status check_params(const void *params, uint32_t known_size) {
-  if (params == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "params is NULL; the struct is required");
-  uint32_t size;
-  memcpy(&size, params, sizeof size);
-  if (size < known_size || size > MAX_STRUCT_SIZE)
-    return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE,
-                   "params.struct_size is %u; it must be sizeof the struct, at least %u and at most %d", size,
-                   known_size, MAX_STRUCT_SIZE);
-  const unsigned char *bytes = params;
-  for (uint32_t i = known_size; i < size; ++i)
-    if (bytes[i] != 0)
-      return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE,
-                     "params.struct_size is %u and byte %u is not 0; this library knows %u bytes, later ones must be 0",
-                     size, i, known_size);
-  return FLASHMLA_OK;
-}
 
 static flashmla_status check_flags(uint32_t flags) {
   const uint32_t known = FLASHMLA_CAUSAL | FLASHMLA_DEFAULT_SCALE;
@@ -109,15 +91,13 @@ static flashmla_status check_support(const fm_problem *problem) {
 }
 
 static flashmla_status check_scale(const flashmla_dense_decode_params *params, fm_problem *problem) {
-  if (params->flags & FLASHMLA_DEFAULT_SCALE) {
-    problem->softmax_scale = 1.0f / sqrtf((float)problem->d_qk);
-    return FLASHMLA_OK;
-  }
-  if (!isfinite(params->softmax_scale) || params->softmax_scale <= 0.0f)
+  const bool is_default = (params->flags & FLASHMLA_DEFAULT_SCALE) != 0;
+  if (!is_default && (!isfinite(params->softmax_scale) || params->softmax_scale <= 0.0f))
     return fm_fail(FLASHMLA_ERROR_VALUE,
                    "params.softmax_scale is %g; it must be finite and > 0, or set FLASHMLA_DEFAULT_SCALE",
                    (double)params->softmax_scale);
-  problem->softmax_scale = params->softmax_scale;
+  problem->softmax_scale = is_default ? 1.0f / sqrtf((float)problem->d_qk) : params->softmax_scale;
+  problem->scale_log2 = (float)fmin((double)problem->softmax_scale * M_LOG2E, (double)FLT_MAX);
   return FLASHMLA_OK;
 }
 
@@ -141,7 +121,6 @@ static flashmla_status check_memory(const DLTensor *const *tensors, fm_problem *
 }
 
 flashmla_status fm_check_decode(const flashmla_dense_decode_params *params, bool sizes_only, fm_problem *problem) {
-  FM_TRY(check_params(params, sizeof *params));
   FM_TRY(check_flags(params->flags));
   const DLTensor *const tensors[DECODE_TENSORS] = {[Q] = params->q,
                                                    [KV_CACHE] = params->kv_cache,
@@ -162,7 +141,6 @@ flashmla_status fm_check_decode(const flashmla_dense_decode_params *params, bool
 }
 
 flashmla_status fm_check_plan(const flashmla_plan_decode_params *params, bool sizes_only, fm_problem *problem) {
-  FM_TRY(check_params(params, sizeof *params));
   FM_TRY(check_flags(params->flags));
   if (params->reserved != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u; it must be 0", params->reserved);

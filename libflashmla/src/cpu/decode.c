@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "arith.h"
 #include "cpu.h"
 
 enum {
@@ -19,8 +20,6 @@ enum {
   TOKENS_MANY_ROWS = 72,
   TOKENS_FEW_ROWS = 12 /* and the keys alone fit level 1 */
 };
-
-static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
 
 void fm_cpu_limits(const fm_problem *problem, fm_backend_limits *limits) {
   const int32_t page = problem->page_size;
@@ -87,8 +86,8 @@ static int32_t choose_threads(const fm_run *run) {
   double flop = 0;
   for (int32_t i = 0; i < problem->batch; i++)
     flop += (double)fm_cpu_length(problem, i) * problem->s_q * problem->h_q * 2 * (FM_CPU_D_QK + FM_CPU_D_V);
-  const int32_t most = min32(fm_cpu_num_threads(problem->num_threads), min32(run->tiling.num_parts, MOST_PARTS));
-  return flop / FLOP_PER_THREAD < most ? 1 + min32((int32_t)(flop / FLOP_PER_THREAD), most - 1) : most;
+  const int32_t most = fm_min32(fm_cpu_num_threads(problem->num_threads), fm_min32(run->tiling.num_parts, MOST_PARTS));
+  return flop / FLOP_PER_THREAD < most ? 1 + fm_min32((int32_t)(flop / FLOP_PER_THREAD), most - 1) : most;
 }
 
 /* Carves `scratch` out of `memory`; NULL: only counts. Returns the bytes of one thread. */

@@ -2,12 +2,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "arith.h"
 #include "cpu.h"
 
 enum { AHEAD = 6 }; /* tokens between fetching a KV row into the cache and using it: 7 KB in 16-bit types */
-
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static int32_t padded_rows(const fm_cpu_kernels *kernels, const fm_cpu_rows *rows) {
   return (rows->count + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
@@ -68,7 +66,7 @@ static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, 
                       const fm_cpu_rows *rows, int64_t token, int32_t count, int64_t end) {
   const int32_t bytes = FM_CPU_D_QK * fm_cpu_element_bytes(problem->dtype);
   int64_t stride = problem->kv_stride[1] * fm_cpu_element_bytes(problem->dtype);
-  if (FM_FAULTY(FM_FAULT_STRIDE)) stride = min64(stride, bytes);
+  if (FM_FAULTY(FM_FAULT_STRIDE)) stride = fm_min64(stride, bytes);
   key_cursor here = cursor_at(problem, rows, token, end), ahead = cursor_at(problem, rows, token + AHEAD, end);
   for (float *keys = scratch->keys; keys < scratch->keys + count * FM_CPU_D_QK; keys += FM_CPU_D_QK) {
     if (ahead.token < end) {
@@ -86,22 +84,22 @@ static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, 
 /* One step: tokens [token, token + count) are in scratch->keys. Where a causal bound falls into them, the rows behind
  * it get weight 0 and, since the slots they do not attend may hold NaN, only the values in front of it. */
 static void attend_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
-                        const fm_cpu_rows *rows, int64_t token, int32_t count, float scale_log2) {
+                        const fm_cpu_rows *rows, int64_t token, int32_t count) {
   kernels->logits(scratch, rows->count, count);
   const bool all = fm_cpu_bound(problem, rows, rows->first_token) >= token + count;
   if (all) {
-    kernels->softmax(scratch, rows->count, count, scale_log2);
+    kernels->softmax(scratch, rows->count, count, problem->scale_log2);
     kernels->accumulate(scratch, 0, rows->count, count);
     return;
   }
   int32_t attended[FM_CPU_BLOCK_ROWS]; /* of `count`, by query token */
   for (int32_t s = 0; s < rows->tokens; s++) {
-    attended[s] = (int32_t)max64(0, min64(count, fm_cpu_bound(problem, rows, rows->first_token + s) - token));
+    attended[s] = (int32_t)fm_max64(0, fm_min64(count, fm_cpu_bound(problem, rows, rows->first_token + s) - token));
     for (int32_t t = attended[s]; t < count; t++)
       for (int32_t h = 0; h < rows->heads; h++)
         scratch->weights[t * FM_CPU_WEIGHT_STRIDE + s * rows->heads + h] = -INFINITY;
   }
-  kernels->softmax(scratch, rows->count, count, scale_log2);
+  kernels->softmax(scratch, rows->count, count, problem->scale_log2);
   for (int32_t s = 0; s < rows->tokens; s++)
     if (attended[s] > 0)
       kernels->accumulate(scratch, s * rows->heads, rows->heads, FM_FAULTY(FM_FAULT_NAN_V) ? count : attended[s]);
@@ -131,12 +129,10 @@ void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cp
                          int32_t first, int32_t last, int32_t slot) {
   const fm_problem *problem = &run->problem;
   const fm_cpu_rows rows = fm_cpu_rows_of(run, tile);
-  /* The largest float keeps 0 * scale = 0; the product is formed in double because it may exceed it. */
-  const float scale_log2 = (float)fmin((double)problem->softmax_scale * M_LOG2E, (double)__FLT_MAX__);
   const int64_t begin = (int64_t)first * problem->page_size;
   int64_t end = fm_cpu_bound(problem, &rows, rows.first_token + rows.tokens - 1); /* the last token sees most */
   if (FM_FAULTY(FM_FAULT_NAN_V)) end = (end + problem->page_size - 1) / problem->page_size * problem->page_size;
-  if (last >= 0) end = min64(end, (int64_t)last * problem->page_size);
+  if (last >= 0) end = fm_min64(end, (int64_t)last * problem->page_size);
   if (begin < end) {
     /* A thread often takes several pieces of a tile. */
     if (scratch->tile != tile) load_queries(problem, kernels, scratch, &rows);
@@ -144,9 +140,9 @@ void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cp
     reset_sums(kernels, scratch, &rows);
   }
   for (int64_t token = begin; token < end; token += scratch->tokens) {
-    const int32_t count = (int32_t)min64(scratch->tokens, end - token);
+    const int32_t count = (int32_t)fm_min64(scratch->tokens, end - token);
     load_keys(problem, kernels, scratch, &rows, token, count, end);
-    attend_keys(problem, kernels, scratch, &rows, token, count, scale_log2);
+    attend_keys(problem, kernels, scratch, &rows, token, count);
   }
   write_rows(run, kernels, scratch, &rows, begin, slot);
 }

@@ -2,9 +2,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "arith.h"
 #include "cpu.h"
-
-static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
 
 int64_t fm_cpu_length(const fm_problem *problem, int32_t request) {
   int64_t capacity = (int64_t)problem->max_blocks * problem->page_size;
@@ -23,8 +22,8 @@ fm_cpu_rows fm_cpu_rows_of(const fm_run *run, int32_t tile) {
       .first_token = block / tiling->head_chunks * tiling->block_tokens,
       .first_head = block % tiling->head_chunks * tiling->block_heads,
   };
-  rows.tokens = min32(tiling->block_tokens, run->problem.s_q - rows.first_token);
-  rows.heads = min32(tiling->block_heads, tiling->group - rows.first_head);
+  rows.tokens = fm_min32(tiling->block_tokens, run->problem.s_q - rows.first_token);
+  rows.heads = fm_min32(tiling->block_heads, tiling->group - rows.first_head);
   rows.count = rows.tokens * rows.heads;
   rows.length = fm_cpu_length(&run->problem, rows.request);
   return rows;

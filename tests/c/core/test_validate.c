@@ -1,5 +1,6 @@
 /* Every rule on the arguments: one change to a valid call, the status and the sentence it must bring, nothing run or
  * written. */
+#include <float.h>
 #include <math.h>
 
 #include "check.h"
@@ -182,6 +183,9 @@ static void scalars(void) {
   ACCEPTED(f.decode.softmax_scale = 1e-30f);
   ACCEPTED(f.decode.softmax_scale = 0.0f; f.decode.flags = FLASHMLA_DEFAULT_SCALE);
   CHECK(fabsf(fake.last.problem.softmax_scale - 1.0f / 24.0f) < 1e-8f);
+  CHECK(fabsf(fake.last.problem.scale_log2 - 1.442695041f / 24.0f) < 1e-8f);
+  ACCEPTED(f.decode.softmax_scale = FLT_MAX);
+  CHECK(fake.last.problem.softmax_scale == FLT_MAX && fake.last.problem.scale_log2 == FLT_MAX);
   PLAN_REFUSED(FLAGS, "params.flags is 0x80000000", f.plan_params.flags = 1u << 31);
   PLAN_REFUSED(VALUE, "params.num_splits is -1; it must be in [0, 1024]", f.plan_params.num_splits = -1);
   PLAN_REFUSED(VALUE, "params.num_splits is 1025", f.plan_params.num_splits = 1025);
@@ -189,11 +193,17 @@ static void scalars(void) {
   PLAN_REFUSED(WORKSPACE_TOO_SMALL, "params.buffer_size is", --f.plan_params.buffer_size);
 }
 
+/* Version 1 of the binary interface: callers compiled against it have structs of these sizes for good. */
+enum { DECODE_V1 = 96, PLAN_V1 = 72 };
+
 static void struct_tails(void) {
+  ACCEPTED(f.decode.struct_size = DECODE_V1);
   REFUSED(STRUCT_SIZE, "params.struct_size is 0", f.decode.struct_size = 0);
-  REFUSED(STRUCT_SIZE, "params.struct_size is 95", f.decode.struct_size = sizeof f.decode - 1);
+  REFUSED(STRUCT_SIZE, "params.struct_size is 95; it must be sizeof the struct, at least 96 and at most 4096",
+          f.decode.struct_size = DECODE_V1 - 1);
+  REFUSED(STRUCT_SIZE, "params.struct_size is 4097", f.decode.struct_size = 4097);
   REFUSED(STRUCT_SIZE, "params.struct_size is 4294967295", f.decode.struct_size = UINT32_MAX);
-  PLAN_REFUSED(STRUCT_SIZE, "params.struct_size is 71", f.plan_params.struct_size = sizeof f.plan_params - 1);
+  PLAN_REFUSED(STRUCT_SIZE, "params.struct_size is 71", f.plan_params.struct_size = PLAN_V1 - 1);
 
   fixture f;
   fixture_init(&f, SMALL);
@@ -207,7 +217,30 @@ static void struct_tails(void) {
   bigger.later[23] = 1;
   CHECK_STATUS(flashmla_dense_decode(&bigger.known), FLASHMLA_ERROR_STRUCT_SIZE, "is not 0");
   no_run(&f);
+  f.plan_params.struct_size = PLAN_V1;
+  CHECK_OK(flashmla_plan_decode(&f.plan_params, &f.plan));
   fixture_free(&f);
+}
+
+/* A library whose struct has grown serves callers of each size since the first: what they lack is 0. */
+static void older_callers(void) {
+  struct {
+    uint32_t struct_size, first;
+    uint64_t second, third;
+  } known, *given;
+  for (uint32_t size = 8; size <= sizeof known; size += 8) {
+    given = malloc(size); /* nothing behind it may be read */
+    CHECK(given != NULL);
+    memset(given, 0x11, size);
+    given->struct_size = size;
+    memset(&known, 0xff, sizeof known);
+    CHECK_OK(fm_read_params(given, 8, &known, sizeof known));
+    CHECK(memcmp(given, &known, size) == 0);
+    CHECK(known.second == (size >= 16 ? UINT64_C(0x1111111111111111) : 0));
+    CHECK(known.third == (size >= 24 ? UINT64_C(0x1111111111111111) : 0));
+    CHECK_STATUS(fm_read_params(given, size + 1, &known, sizeof known), FLASHMLA_ERROR_STRUCT_SIZE, "at least");
+    free(given);
+  }
 }
 
 static void plan_looks_at_lengths_alone(void) {
@@ -234,6 +267,7 @@ int main(void) {
   misaligned_scratch();
   scalars();
   struct_tails();
+  older_callers();
   plan_looks_at_lengths_alone();
   return 0;
 }
