@@ -8,9 +8,9 @@
 enum { FM_PLAN_DENSE_DECODE = 1 };
 
 _Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must fit the opaque plan");
-_Static_assert(sizeof(fm_plan_stamp) == 80, "no padding: a change of the layout needs a new ABI version");
+_Static_assert(sizeof(fm_plan_stamp) == 88, "no padding: a change of the layout needs a new ABI version");
 
-/* The call's side of the comparison; num_splits, num_parts and buffer are the plan's own. */
+/* The call's side of the comparison; num_splits, num_parts, buffer and check are the plan's own. */
 static fm_plan_stamp stamp_of(const fm_problem *problem) {
   return (fm_plan_stamp){.magic = FM_PLAN_MAGIC,
                          .abi = FLASHMLA_ABI_VERSION,
@@ -29,11 +29,21 @@ static fm_plan_stamp stamp_of(const fm_problem *problem) {
                          .max_blocks = problem->max_blocks};
 }
 
+/* FNV-1a (Fowler, Noll, Vo) over 64-bit words: each step is invertible, so one changed word always changes the result.
+ */
+static uint64_t check_of(const fm_plan_stamp *stamp) {
+  uint64_t words[offsetof(fm_plan_stamp, check) / sizeof(uint64_t)], hash = UINT64_C(0xcbf29ce484222325);
+  memcpy(words, stamp, sizeof words);
+  for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) hash = (hash ^ words[i]) * UINT64_C(0x100000001b3);
+  return hash;
+}
+
 void fm_stamp_plan(const fm_problem *problem, const fm_tiling *tiling, void *buffer, flashmla_plan *plan) {
   fm_plan_stamp stamp = stamp_of(problem);
   stamp.num_splits = tiling->num_splits;
   stamp.num_parts = tiling->num_parts;
   stamp.buffer = (uint64_t)(uintptr_t)buffer;
+  stamp.check = check_of(&stamp);
   memset(plan, 0, sizeof *plan);
   memcpy(plan, &stamp, sizeof stamp);
 }
@@ -73,6 +83,9 @@ flashmla_status fm_read_plan(const flashmla_plan *plan, const fm_problem *proble
   if (made.operation != call.operation)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for operation %u, dense decode is %u", made.operation,
                    call.operation);
+  if (made.check != check_of(&made))
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
+                   "plan is damaged: its content changed after flashmla_plan_decode filled it");
   if (made.cuda != call.cuda || made.device_id != call.device_id)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for device %s:%d, q is on %s:%d",
                    device_name(made.cuda), made.device_id, device_name(call.cuda), call.device_id);

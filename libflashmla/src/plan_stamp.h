@@ -14,6 +14,7 @@ typedef struct fm_plan_stamp {
   int32_t num_blocks, page_size, h_kv, max_blocks;
   int32_t num_splits, num_parts;
   uint64_t buffer; /* address of the schedule on the device */
+  uint64_t check;  /* of all fields before it: none of a damaged plan's is used, above all not the address */
 } fm_plan_stamp;
 
 void fm_stamp_plan(const fm_problem *problem, const fm_tiling *tiling, void *buffer, flashmla_plan *plan);

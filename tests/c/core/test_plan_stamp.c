@@ -2,6 +2,7 @@
 #include "check.h"
 #include "fake_backend.h"
 #include "fixture.h"
+#include "plan_stamp.h"
 
 /* A plan for SMALL, then a call that differs in one point. */
 #define MISMATCH(part, change)                                                                                     \
@@ -61,6 +62,41 @@ static void never_made(void) {
   fixture_free(&f);
 }
 
+/* Any 32 bits of a plan changed, or any byte: refused, or beyond the stamp without a meaning. The address of the
+ * schedule is among them. */
+static void damaged(int32_t device_type) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  fixture_set_device(&f, device_type, 0);
+  fixture_use_plan(&f, 3);
+  const flashmla_plan made = f.plan;
+  static const uint32_t masks[] = {0xff, 0x80, 1, 0x40000000, 0x80000000, 0xffffffff};
+  int refused = 0;
+  for (size_t at = 0; at < sizeof made; ++at)
+    for (size_t i = 0; i < sizeof masks / sizeof masks[0]; ++i) {
+      f.plan = made;
+      unsigned char *bytes = (unsigned char *)&f.plan + at;
+      uint32_t word = 0;
+      const size_t width = masks[i] <= 0xff ? 1 : sizeof word;
+      if (at % width != 0) continue;
+      memcpy(&word, bytes, width);
+      word ^= masks[i];
+      memcpy(bytes, &word, width);
+      uint64_t size;
+      const flashmla_status status = flashmla_dense_decode_workspace_size(&f.decode, &size);
+      CHECK(flashmla_dense_decode(&f.decode) == status);
+      CHECK(status == FLASHMLA_OK || status == FLASHMLA_ERROR_PLAN_MISMATCH);
+      CHECK((status == FLASHMLA_OK) == (at >= sizeof(fm_plan_stamp)));
+      refused += status != FLASHMLA_OK;
+    }
+  CHECK(refused > 0);
+  f.plan = made;
+  f.plan.opaque[3] = 0x40000000; /* its dtype */
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan is damaged");
+  fake.cpu_decodes = fake.cuda_decodes = fake.cuda_plans = 0;
+  fixture_free(&f);
+}
+
 /* The schedule of another machine size would be read beyond its end. */
 static void other_number_of_parts(void) {
   fixture f;
@@ -94,6 +130,8 @@ int main(void) {
   other_shapes();
   other_flags_and_devices();
   never_made();
+  damaged(kDLCPU);
+  damaged(kDLCUDA);
   other_number_of_parts();
   copies(kDLCPU);
   copies(kDLCUDA);

@@ -106,6 +106,13 @@ static void too_much_work(void) {
   CHECK_STATUS(fm_tile(&splits, 1024, &tiling), FLASHMLA_ERROR_OVERFLOW, "num_splits is 1024");
   CHECK_OK(fm_tile(&splits, 512, &tiling));
   CHECK_STATUS(fm_lay_out(&splits, &tiling, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
+  /* One split a tile has no partials, but slots are numbered all the same. */
+  fm_problem whole = {.batch = 1 << 30, .s_q = 1, .h_q = 1, .h_kv = 1, .d_v = 512, .max_blocks = 1};
+  CHECK_OK(fm_tile(&whole, 1, &tiling));
+  CHECK_STATUS(fm_lay_out(&whole, &tiling, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
+  --whole.batch;
+  CHECK_OK(fm_tile(&whole, 1, &tiling));
+  CHECK_OK(fm_lay_out(&whole, &tiling, true, &layout));
 }
 
 int main(void) {
