@@ -1,4 +1,5 @@
-/* find.c - fm_kernel_find over a table with both flavours of a kernel: one for CUDA-13 drivers, one for CUDA-12 ones. */
+/* find.c - fm_kernel_find over a table with both flavours of a kernel: one for CUDA-13 drivers, one for CUDA-12 ones.
+ */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,10 +22,6 @@ flashmla_status fm_fail(flashmla_status status, const char *format, ...) {
 }
 flashmla_status fm_driver_fail(const fm_driver *driver, const char *what, CUresult result) {
   (void)driver, (void)what, (void)result;
-  abort();
-}
-flashmla_status fm_device_get(const fm_driver *driver, int32_t device_id, fm_device *device) {
-  (void)driver, (void)device_id, (void)device;
   abort();
 }
 

@@ -50,6 +50,6 @@ def enter(device: int) -> None:
     assert driver.cuCtxPushCurrent_v2(context) == 0
 
 
-def fail(name: str, code: int = 999) -> None:
-    """The next call of this driver function on this thread fails."""
-    driver.stub_fail(name.encode(), code)
+def fail(name: str, code: int = 999, after: int = 0) -> None:
+    """The next call of this driver function on this thread fails, or the one `after` so many that work."""
+    driver.stub_fail(name.encode(), code, after)

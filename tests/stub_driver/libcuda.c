@@ -47,18 +47,20 @@ static int kernel_count, map_count;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local CUcontext stack[MAX_DEPTH];
 static _Thread_local int depth;
-static _Thread_local char fail_name[64]; /* the next call of this function on this thread fails ... */
-static _Thread_local int fail_code;      /* ... with this error */
+static _Thread_local char fail_name[64]; /* a call of this function on this thread fails ... */
+static _Thread_local int fail_code;      /* ... with this error ... */
+static _Thread_local int fail_after;     /* ... after so many that do not */
 
 static int setting(const char *name, int otherwise) {
   const char *text = getenv(name);
   return text ? atoi(text) : otherwise;
 }
 
-/* For the test: makes the next call of a function fail on this thread; and how many contexts this thread has pushed. */
-void stub_fail(const char *name, int code) {
+/* For the test: makes a call of a function fail on this thread; and how many contexts this thread has pushed. */
+void stub_fail(const char *name, int code, int after) {
   snprintf(fail_name, sizeof fail_name, "%s", name);
   fail_code = code;
+  fail_after = after;
 }
 int stub_depth(void) { return depth; }
 
@@ -80,7 +82,7 @@ static void list(FILE *log, const char *name, const void *values, int count, int
   fprintf(log, "]");
 }
 static int close_line(FILE *log, const char *call, int result) {
-  if (strcmp(fail_name, call) == 0) {
+  if (strcmp(fail_name, call) == 0 && fail_after-- == 0) {
     result = fail_code;
     fail_name[0] = 0;
   }
@@ -105,6 +107,11 @@ int cuGetErrorString(int error, const char **text) {
   snprintf(words, sizeof words, "the driver's words for %d", error);
   *text = words;
   return 0;
+}
+
+int cuDeviceGetCount(int *count) {
+  *count = setting("STUB_DEVICES", 1);
+  return plain_line("cuDeviceGetCount", 0);
 }
 
 int cuDeviceGet(CUdevice *device, int ordinal) {
@@ -205,10 +212,9 @@ static void sizes_of(const char *kernel, size_t sizes[MAX_PARAMS]) {
   static const fm_param combine[] = FM_COMBINE_PARAMS;
   static const fm_param plan[] = FM_PLAN_PARAMS;
   memset(sizes, 0, MAX_PARAMS * sizeof *sizes);
-#define SIZES_OF(operation)                                           \
-  if (strstr(kernel, "flashmla_" #operation) == kernel)               \
-    for (size_t i = 0; i < sizeof operation / sizeof *operation; i++) \
-      sizes[i] = operation[i].size;
+#define SIZES_OF(operation)                             \
+  if (strstr(kernel, "flashmla_" #operation) == kernel) \
+    for (size_t i = 0; i < sizeof operation / sizeof *operation; i++) sizes[i] = operation[i].size;
   SIZES_OF(dense_decode)
   SIZES_OF(combine)
   SIZES_OF(plan)

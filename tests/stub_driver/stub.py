@@ -18,6 +18,7 @@ SINCE = {
     "cuInit": "2.0",
     "cuDriverGetVersion": "2.2",
     "cuGetErrorString": "6.0",
+    "cuDeviceGetCount": "2.0",
     "cuDeviceGet": "2.0",
     "cuDeviceGetAttribute": "2.0",
     "cuDevicePrimaryCtxRetain": "7.0",

@@ -10,10 +10,9 @@ from stub_driver import stub
 NO_KERNELS, ARCHITECTURE, NO_DRIVER, DRIVER, DEVICE = (
     c_abi.constant(f"ERROR_{name}") for name in ("NO_KERNELS", "ARCHITECTURE", "NO_DRIVER", "DRIVER", "DEVICE")
 )
-# What a first dense_decode calls and may fail. The failures of cuInit and cuDeviceGet have sentences of their own.
+# What a first dense_decode calls and may fail. The failure of cuInit has a sentence of its own.
 BY_DECODE = sorted(
-    set(stub.SINCE)
-    - {"cuInit", "cuDeviceGet", "cuGetErrorString", "cuStreamSynchronize", "cuCtxGetDevice", "cuCtxPopCurrent_v2"}
+    set(stub.SINCE) - {"cuInit", "cuGetErrorString", "cuStreamSynchronize", "cuCtxGetDevice", "cuCtxPopCurrent_v2"}
 )
 
 
@@ -49,10 +48,22 @@ def test_a_driver_that_starts_later_is_used(cuda_12_0):
 
 
 def test_a_device_that_is_not_there(cuda_12_0):
-    ran = cuda_12_0.run("decode(device=1); decode(device=64); decode()", devices=1)
-    assert [line[0] for line in ran.told] == [DRIVER, DEVICE, 0]
-    assert "no CUDA device 1" in ran.told[0][1]
-    assert "device_id is 64" in ran.told[1][1]
+    ran = cuda_12_0.run("decode(device=1); plan(device=64); decode()", devices=1)
+    assert [line[0] for line in ran.told] == [DEVICE, DEVICE, 0]
+    rule = "the driver has 1 CUDA devices; it must be in [0, 1)"
+    assert [line[1] for line in ran.told[:2]] == [f"q.device.device_id is {n}, {rule}" for n in (1, 64)]
+
+
+def test_a_device_beyond_the_librarys_limit(cuda_12_0):
+    ran = cuda_12_0.run("decode(device=64)", devices=100)
+    sentence = "q.device.device_id is 64, the driver has 100 CUDA devices; it must be in [0, 64)"
+    assert ran.told[0][:2] == [DEVICE, sentence]
+
+
+@pytest.mark.parametrize("device", [-1, 1, 64])
+def test_synchronising_a_device_that_is_not_there(cuda_12_0, device):
+    ran = cuda_12_0.run(f"tell(lib.flashmla_stream_synchronize({device}, ffi.NULL), last_error())", devices=1)
+    assert ran.told == [[DEVICE, f"device_id is {device}, the driver has 1 CUDA devices; it must be in [0, 1)"]]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +80,11 @@ def test_a_driver_call_that_fails_is_quoted_and_leaves_no_context(cuda_12_0, ope
     assert sentence.endswith(": the driver's words for 719 (719)")
     assert depth == 0
     assert [line[:3] for line in ran.told[1:]] == [[0, "", 0]] * 2
-    assert len({call["image"] for call in ran.of("cuLibraryLoadData")}) == 3
+    loads = [call["image"] for call in ran.of("cuLibraryLoadData") if call["result"] == 0]
+    assert len(loads) == len(set(loads)) == 3
+    if symbol != "cuLaunchKernelEx":
+        before = ran.names()[: [call["result"] for call in ran.calls].index(719)]
+        assert "cuLaunchKernelEx" not in before
 
 
 @pytest.mark.parametrize("symbol", ["cuCtxGetDevice", "cuLaunchKernelEx", "cuTensorMapEncodeTiled"])
@@ -86,6 +101,30 @@ def test_a_launch_may_fail_after_others_went_well(cuda_12_0, call):
     assert (status, depth) == (DRIVER, 0)
     assert "launch_kernel_ex" in sentence
     assert kernel == "dense_decode_bf16_cluster2", "of the last operation that succeeded"
+
+
+@pytest.mark.parametrize("symbol", ["cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelSetAttribute"])
+@pytest.mark.parametrize("loaded", [0, 1, 2])
+def test_nothing_is_launched_before_every_kernel_is_loaded(cuda_12_0, symbol, loaded):
+    """Whichever of the three kernels cannot be loaded."""
+    ran = cuda_12_0.run(f"fail('{symbol}', 2, after={loaded}); decode()")
+    assert ran.told[0][0] == DRIVER
+    assert len(ran.of(symbol)) == loaded + 1
+    assert ran.launches() == []
+
+
+@pytest.mark.parametrize("encoded", [0, 1])
+def test_nothing_is_launched_before_every_tensor_map_is_encoded(cuda_12_0, encoded):
+    ran = cuda_12_0.run(f"fail('cuTensorMapEncodeTiled', 2, after={encoded}); decode()")
+    assert ran.told[0][0] == DRIVER
+    assert ran.launches() == []
+
+
+@pytest.mark.parametrize("launched", [0, 1, 2])
+def test_the_kernel_is_named_after_the_last_launch_alone(cuda_12_0, launched):
+    ran = cuda_12_0.run(f"fail('cuLaunchKernelEx', 2, after={launched}); decode()")
+    assert [ran.told[0][0], ran.told[0][3]] == [DRIVER, ""]
+    assert len(ran.launches()) == launched + 1
 
 
 @pytest.mark.parametrize("version", [11080, 11040])

@@ -16,8 +16,8 @@ PROCESSORS = 132
 # Nothing else may be called by plan_decode and dense_decode: no allocation, no synchronisation, nothing that a stream
 # capture forbids.
 QUIET = {
-    *("cuInit", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain"),
-    *("cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
+    *("cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetAttribute"),
+    *("cuDevicePrimaryCtxRetain", "cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
     *("cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelSetAttribute", "cuTensorMapEncodeTiled", "cuLaunchKernelEx"),
 }
 
@@ -175,6 +175,8 @@ def test_work_goes_to_the_given_stream(cuda_12_0):
 def test_the_kernel_that_ran_is_named(cuda_12_0):
     ran = cuda_12_0.run("decode(); decode(STEP.but(dtype='float16', s_q=1, h_q=16))")
     assert [line[3] for line in ran.told] == ["dense_decode_bf16_cluster2", "dense_decode_fp16_cluster1"]
+    named = cuda_12_0.run("decode(); plan(); tell(ffi.string(lib.flashmla_last_kernel()).decode())")
+    assert named.told[-1] == ["plan"]
 
 
 @pytest.mark.parametrize("case", [STEP.but(lengths=()), STEP.but(s_q=0)], ids=["batch 0", "s_q 0"])
@@ -192,8 +194,16 @@ def test_a_newer_driver_is_asked_for_the_parameters(cuda_12_4):
 
 
 def test_a_kernel_with_other_parameters_is_not_launched(cuda_12_4):
-    ran = cuda_12_4.run("decode()", version=12040, parameter_too_large=4)
-    status, sentence, depth, _ = ran.told[0]
-    assert (status, depth) == (301, 0)
-    assert sentence == "plan: parameter 0 is 12 bytes in the kernel, 8 in the launcher"
+    ran = cuda_12_4.run("decode(); decode()", version=12040, parameter_too_large=4)
+    for status, sentence, depth, _ in ran.told:
+        assert (status, depth) == (301, 0)
+        assert sentence == "plan: parameter 0 is 12 bytes in the kernel, 8 in the launcher"
     assert ran.launches() == []
+    assert len(ran.of("cuLibraryLoadData")) == 1, "what was loaded is kept"
+
+
+def test_a_scale_whose_product_is_no_float_is_clamped(cuda_12_0):
+    """Infinity times a logit of 0 would be NaN; the CPU backend uses the same value."""
+    ran = cuda_12_0.run("decode(STEP.but(softmax_scale=3e38))")
+    largest = (2 - 2**-23) * 2.0**127
+    assert expected.decoded(ran.launches()[1])["scale_log2"] == largest

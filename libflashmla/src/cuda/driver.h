@@ -11,6 +11,7 @@
   X(init, cuInit, (unsigned flags))                                                                                  \
   X(driver_get_version, cuDriverGetVersion, (int *version))                                                          \
   X(get_error_string, cuGetErrorString, (CUresult error, const char **text))                                         \
+  X(device_get_count, cuDeviceGetCount, (int *count))                                                                \
   X(device_get, cuDeviceGet, (CUdevice * device, int ordinal))                                                       \
   X(device_get_attribute, cuDeviceGetAttribute, (int *value, int attribute, CUdevice device))                        \
   X(primary_context_retain, cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device))                        \
@@ -56,15 +57,17 @@ flashmla_status fm_driver_fail(const fm_driver *driver, const char *what, CUresu
 /* device.c: facts about one device, read once. */
 #define FM_MAX_DEVICES 64
 typedef struct fm_device {
+  int32_t id; /* the driver's ordinal, DLPack's device_id */
   CUdevice handle;
   CUcontext primary; /* NULL until it was needed */
   int32_t processors;
   int32_t architecture; /* 10 * major + minor */
 } fm_device;
-flashmla_status fm_device_get(const fm_driver *driver, int32_t device_id, fm_device *device);
+/* `argument`: whose value `id` is, for the sentence when there is no such device (FLASHMLA_ERROR_DEVICE). */
+flashmla_status fm_device_get(const fm_driver *driver, const char *argument, int32_t id, fm_device *device);
 /* Makes a context of the device current, if the current one is of another device or none is; *pushed tells
  * fm_device_leave. */
-flashmla_status fm_device_enter(const fm_driver *driver, int32_t device_id, bool *pushed);
+flashmla_status fm_device_enter(const fm_driver *driver, const fm_device *device, bool *pushed);
 void fm_device_leave(const fm_driver *driver, bool pushed);
 
 #endif /* FLASHMLA_CUDA_DRIVER_H_ */

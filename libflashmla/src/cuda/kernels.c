@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cuda/kernel_params.h"
+#include "try.h"
 
 #ifdef FLASHMLA_CPU_ONLY
 const fm_kernel fm_kernels[1];
@@ -12,8 +13,10 @@ const int32_t fm_kernel_count = 0;
 #endif
 
 #define MAX_KERNELS 256
+static CUlibrary libraries[MAX_KERNELS];
 static CUkernel handles[MAX_KERNELS];
 static uint64_t prepared[MAX_KERNELS]; /* bit per device: attributes are set */
+_Static_assert(FM_MAX_DEVICES <= 64, "a bit per device");
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static const fm_param dense_decode_params[] = FM_DENSE_DECODE_PARAMS;
@@ -53,32 +56,39 @@ static flashmla_status check_params(const fm_driver *driver, const fm_kernel *ke
   return FLASHMLA_OK;
 }
 
-static flashmla_status load_locked(const fm_driver *driver, const fm_kernel *kernel, CUkernel *handle) {
-  CUlibrary library;
-  FM_DRIVER_TRY(driver, library_load_data(&library, kernel->image, NULL, NULL, 0, NULL, NULL, 0));
+/* What a failure leaves loaded is used when the load is tried again. */
+static flashmla_status load_locked(const fm_driver *driver, const fm_kernel *kernel, size_t row) {
+  if (!libraries[row]) {
+    CUlibrary library;
+    FM_DRIVER_TRY(driver, library_load_data(&library, kernel->image, NULL, NULL, 0, NULL, NULL, 0));
+    libraries[row] = library;
+  }
   CUkernel loaded;
-  FM_DRIVER_TRY(driver, library_get_kernel(&loaded, library, kernel->entry));
-  flashmla_status status = check_params(driver, kernel, loaded);
-  if (status == FLASHMLA_OK) *handle = loaded;
-  return status;
+  FM_DRIVER_TRY(driver, library_get_kernel(&loaded, libraries[row], kernel->entry));
+  FM_TRY(check_params(driver, kernel, loaded));
+  handles[row] = loaded;
+  return FLASHMLA_OK;
 }
 
-flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, int32_t device_id, CUkernel *handle) {
-  size_t row = (size_t)(kernel - fm_kernels);
-  uint64_t bit = 1ull << device_id; /* device_id < FM_MAX_DEVICES == 64 */
-  flashmla_status status = FLASHMLA_OK;
+static flashmla_status prepare_locked(const fm_driver *driver, const fm_kernel *kernel, size_t row,
+                                      const fm_device *device) {
+  const uint64_t bit = UINT64_C(1) << device->id;
+  if (!handles[row]) FM_TRY(load_locked(driver, kernel, row));
+  if (prepared[row] & bit) return FLASHMLA_OK;
+  FM_DRIVER_TRY(driver, kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes,
+                                             handles[row], device->handle));
+  prepared[row] |= bit;
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, const fm_device *device,
+                               CUkernel *handle) {
+  const size_t row = (size_t)(kernel - fm_kernels);
+  if (row >= MAX_KERNELS)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s is row %zu of the kernel table; this library loads the first %d",
+                   kernel->name, row, MAX_KERNELS);
   pthread_mutex_lock(&lock);
-  if (!handles[row]) status = load_locked(driver, kernel, &handles[row]);
-  if (status == FLASHMLA_OK && !(prepared[row] & bit)) {
-    fm_device device;
-    status = fm_device_get(driver, device_id, &device);
-    CUresult result = 0;
-    if (status == FLASHMLA_OK)
-      result = driver->kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes,
-                                            handles[row], device.handle);
-    if (result != 0) status = fm_driver_fail(driver, "kernel_set_attribute", result);
-    if (status == FLASHMLA_OK) prepared[row] |= bit;
-  }
+  const flashmla_status status = prepare_locked(driver, kernel, row, device);
   *handle = handles[row];
   pthread_mutex_unlock(&lock);
   return status;

@@ -24,6 +24,7 @@ extern const int32_t fm_kernel_count;
 /* The first row that does it and that this driver loads; NULL when there is none. cluster 0: any. */
 const fm_kernel *fm_kernel_find(fm_operation operation, int32_t dtype, int32_t cluster, int32_t driver_version);
 /* Its handle on the device, loaded on first use. The context of the device must be current. */
-flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, int32_t device_id, CUkernel *handle);
+flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, const fm_device *device,
+                               CUkernel *handle);
 
 #endif /* FLASHMLA_CUDA_KERNELS_H_ */
