@@ -11,13 +11,15 @@
  *
  * Rules that hold for every function
  *   - It returns a flashmla_status. On failure flashmla_last_error() is one sentence for this thread that names the
- *     argument, its value and the rule it breaks; nothing was written and nothing was launched.
+ *     argument, its value and the rule it breaks. After a status of 1xx or 2xx nothing was written and nothing was
+ *     launched; when the driver refuses a launch (3xx), work that the call enqueued before it may run.
  *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates
  *     device memory, and may be captured in a CUDA graph. On CPU tensors it returns when the result is there.
  *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
  *     are clamped as documented and never cause an access outside the given tensors.
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
+ *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
  *   - Every extent is > 0 except that batch == 0 and s_q == 0 succeed and write nothing. Strides count elements, must
  *     be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means compact row-major.
  */
