@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import re
 import threading
 
 import numpy as np
@@ -146,11 +147,12 @@ def test_a_q_of_wrong_rank_is_refused_by_c(rank):
 
 
 def test_nothing_is_allocated_for_a_refused_call():
-    """A q whose outputs would fill any memory is refused for its strides before outputs are made."""
+    """A q whose outputs would fill any memory is refused for its extents before outputs are made."""
     q, *rest = small.inputs()
     huge = np.lib.stride_tricks.as_strided(q, (2, 1 << 20, 1 << 20, 576), (0, 0, 0, 4))
-    with pytest.raises(flashmla.InvalidArgumentError):
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"q\.shape") as caught:
         flashmla.dense_decode(huge, *rest)
+    assert caught.value.status_name == "FLASHMLA_ERROR_OVERFLOW"
 
 
 def test_scalars():
@@ -161,10 +163,48 @@ def test_scalars():
         with pytest.raises(flashmla.InvalidArgumentError, match="softmax_scale") as caught:
             flashmla.dense_decode(*arrays, softmax_scale=scale)
         assert caught.value.status_name == "FLASHMLA_ERROR_VALUE"
+        assert str(caught.value).endswith("or softmax_scale=None"), "C's flag has another name here"
     with pytest.raises(flashmla.InvalidArgumentError, match="num_splits"):
         flashmla.plan_decode(*arrays, num_splits=-1)
-    with pytest.raises(TypeError, match="stream is a str"):
-        flashmla.dense_decode(*arrays, stream="fast")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, int])
+def test_scalars_of_other_types_that_say_the_same(kind):
+    arrays = small.inputs()
+    plan = flashmla.plan_decode(*arrays, causal=kind(1), num_splits=kind(3))
+    options = {"causal": np.bool_(True), "softmax_scale": np.float32(0.25), "num_threads": kind(1), "stream": kind(0)}
+    small.check(*flashmla.dense_decode(*arrays, plan=plan, **options), arrays, causal=True, softmax_scale=0.25)
+
+
+TOO_LARGE = 2**40
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "kind", "sentence"),
+    [
+        ("softmax_scale", "x", TypeError, "softmax_scale is 'x', a str: a number is needed"),
+        ("softmax_scale", "0.5", TypeError, "softmax_scale is '0.5', a str: a number is needed"),
+        ("softmax_scale", True, TypeError, "softmax_scale is True, a bool: a number is needed"),
+        ("softmax_scale", 10**400, ValueError, f"softmax_scale is {10**400}; it must fit a float"),
+        ("num_threads", 1.5, TypeError, "num_threads is 1.5, a float: an integer is needed"),
+        ("num_threads", True, TypeError, "num_threads is True, a bool: an integer is needed"),
+        ("num_splits", None, TypeError, "num_splits is None, a NoneType: an integer is needed"),
+        ("num_splits", TOO_LARGE, ValueError, f"num_splits is {TOO_LARGE}; it must fit 32 bits"),
+        ("stream", 2**70, ValueError, f"stream is {2**70}; it must be in [0, 2^64)"),
+        ("stream", -1, ValueError, "stream is -1; it must be in [0, 2^64)"),
+        ("stream", True, TypeError, "stream is True, a bool: an integer CUstream or a stream object is needed"),
+        ("stream", "fast", TypeError, "stream is 'fast', a str: an integer CUstream or a stream object is needed"),
+        ("causal", "no", TypeError, "causal is 'no', a str: True or False is needed"),
+        ("causal", None, TypeError, "causal is None, a NoneType: True or False is needed"),
+        ("causal", [], TypeError, "causal is [], a list: True or False is needed"),
+    ],
+)
+def test_a_scalar_of_the_wrong_kind_is_named(argument, value, kind, sentence):
+    operation = flashmla.plan_decode if argument == "num_splits" else flashmla.dense_decode
+    with pytest.raises(kind, match=f"^{re.escape(sentence)}$") as caught:
+        operation(*small.inputs(), **{argument: value})
+    if kind is ValueError:
+        assert caught.value.status_name == "FLASHMLA_ERROR_VALUE"
 
 
 @pytest.mark.parametrize("attribute", ["cuda_stream", "ptr", "__cuda_stream__"])

@@ -132,8 +132,10 @@ def test_any_exporter_can_be_read_and_written_but_not_made():
     returned, _ = flashmla.dense_decode(*exporters, out=given, lse=Exporter(lse), workspace=Exporter(workspace))
     assert returned is given
     small.check(out, lse, arrays)
-    with pytest.raises(TypeError, match="q is a Exporter: outputs are made for torch, CuPy, JAX, NumPy"):
+    with pytest.raises(TypeError, match="q is a Exporter: memory is made for torch, CuPy, JAX, NumPy; pass out"):
         flashmla.dense_decode(*exporters)
+    with pytest.raises(TypeError, match="buffer to plan_decode"):
+        flashmla.plan_decode(*exporters)
 
 
 @pytest.mark.parametrize("dtype", small.DTYPES)
@@ -180,6 +182,35 @@ def test_an_exporter_that_lies_is_refused():
     q, *rest = small.inputs()
     with pytest.raises(TypeError, match=r"q\.__dlpack__\(\) returned .* no DLPack capsule"):
         flashmla.dense_decode(Liar(q), *rest)
+
+
+@pytest.mark.parametrize(("kind", "place"), [(AttributeError, "device"), (TypeError, "export")])
+def test_what_fails_inside_an_exporter_is_shown_as_it_is(kind, place):
+    class Broken(Exporter):
+        def __dlpack_device__(self):
+            return self.fail() if place == "device" else super().__dlpack_device__()
+
+        def __dlpack__(self, stream=None, max_version=None):
+            self.exports += 1
+            return self.fail()
+
+        def fail(self):
+            raise kind("the exporter's own trouble")
+
+    q, *rest = small.inputs()
+    broken = Broken(q)
+    with pytest.raises(kind, match=r"^the exporter's own trouble$"):
+        flashmla.dense_decode(broken, *rest)
+    assert broken.exports == (place == "export"), "asked once"
+
+
+def test_an_older_exporter_behind_a_wrapper_is_asked_again():
+    class Wrapped(Exporter):
+        def __dlpack__(self, *args, **options):
+            return Exporter.__dlpack__(self, *args, **options)
+
+    q, *rest = small.inputs()
+    small.check(*flashmla.dense_decode(q, Wrapped(rest[0]), *rest[1:]), (q, *rest))
 
 
 def test_what_dlpack_cannot_carry_is_an_invalid_argument():

@@ -100,6 +100,14 @@ def test_the_error_table_is_that_of_the_header():
     assert [line for line in USAGE.splitlines() if re.match(r"\| \d+ \|", line)] == expected
 
 
+def test_the_attributes_of_errors_are_those_that_the_usage_page_names():
+    from flashmla.errors import error_for
+
+    error = error_for(111, "a sentence")
+    names = re.search(r"has `\.(\w+)` \(the number\) and `\.(\w+)`", USAGE)
+    assert [getattr(error, name) for name in names.groups()] == [111, "FLASHMLA_ERROR_SHAPE"]
+
+
 @pytest.fixture
 def readme_section():
     spec = importlib.util.spec_from_file_location("readme_section", ROOT / "benchmarks" / "readme_section.py")

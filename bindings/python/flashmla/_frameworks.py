@@ -12,6 +12,7 @@ from typing import Any
 from flashmla import _tensor
 from flashmla._cdef import ffi
 from flashmla._library import lib
+from flashmla._scalars import STREAM, integer
 from flashmla.errors import check, invalid
 
 _DLPACK_VERSION = (1, 0)
@@ -34,23 +35,31 @@ class Framework:
     def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         """A DLPack capsule whose contents are ready for work on `stream`."""
         try:
-            on_device = tensor.__dlpack_device__()[0] != _tensor.CPU
+            device_of = tensor.__dlpack_device__
         except AttributeError:
             kind = type(tensor).__qualname__
             raise TypeError(f"{argument} is a {kind}: a tensor that supports DLPack is needed") from None
+        on_device = device_of()[0] != _tensor.CPU
         options: dict[str, Any] = {}
         if on_device:
             options["stream"] = _NO_WAIT if stream is None else stream or _LEGACY_STREAM
         try:
             return tensor.__dlpack__(max_version=_DLPACK_VERSION, **options)
-        except TypeError:  # an exporter older than DLPack 1.0
-            return tensor.__dlpack__(**options)
+        except TypeError as error:
+            # An exporter older than DLPack 1.0 refuses the argument by name, or as C code does, without a frame.
+            inside = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+            if inside and "max_version" not in str(error):
+                raise
+        return tensor.__dlpack__(**options)
 
     def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
         """A new compact tensor on q's device for work on `stream`. `dtype` None is q's own."""
         del shape, dtype, stream
         kind = type(q).__qualname__
-        raise TypeError(f"q is a {kind}: outputs are made for torch, CuPy, JAX, NumPy; pass out, lse, workspace")
+        raise TypeError(
+            f"q is a {kind}: memory is made for torch, CuPy, JAX, NumPy; "
+            "pass out, lse and workspace to dense_decode, buffer to plan_decode"
+        )
 
     def address(self, tensor: Any) -> int:
         """Address of the first element of a tensor from `empty`."""
@@ -194,17 +203,15 @@ def output_of(tensor: Any, argument: str, stream: int, own: Framework | None) ->
     """Any tensor as a DLTensor to write."""
     found = tensor_of(tensor, argument, stream, own)
     if found.read_only or not framework_of(tensor).mutable:
-        raise _tensor.read_only(argument)
+        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is read-only and would be written")
     return found
 
 
 def stream_number(stream: Any) -> int:
     """A given CUDA stream as an integer."""
-    if isinstance(stream, int):
-        return stream
     if hasattr(stream, "__cuda_stream__"):  # NVIDIA's stream protocol: (version, handle)
-        return int(stream.__cuda_stream__()[1])
-    for attribute in ("cuda_stream", "ptr"):  # torch, CuPy
-        if hasattr(stream, attribute):
-            return int(getattr(stream, attribute))
-    raise TypeError(f"stream is a {type(stream).__qualname__}: an integer CUstream or a stream object is needed")
+        stream = stream.__cuda_stream__()[1]
+    else:
+        found = (getattr(stream, attribute) for attribute in ("cuda_stream", "ptr") if hasattr(stream, attribute))
+        stream = next(found, stream)  # torch, CuPy
+    return integer(stream, "stream", STREAM)

@@ -97,8 +97,6 @@ def memory(tensor: Tensor, argument: str, like: Tensor) -> tuple[Any, int]:
         raise invalid(
             "FLASHMLA_ERROR_MIXED_DEVICES", f"{argument} is on DLPack device {tensor.device}, q is on {like.device}"
         )
-    if tensor.read_only:
-        raise read_only(argument)
     count = 1
     for axis in reversed(range(c.ndim)):
         extent = c.shape[axis]
@@ -109,8 +107,3 @@ def memory(tensor: Tensor, argument: str, like: Tensor) -> tuple[Any, int]:
             )
         count *= extent
     return ffi.cast(_BYTES, c.data) + c.byte_offset, count * c.dtype.bits * c.dtype.lanes // 8
-
-
-def read_only(argument: str) -> Exception:
-    """The error for an output that must not be written."""
-    return invalid("FLASHMLA_ERROR_VALUE", f"{argument} is read-only and would be written")

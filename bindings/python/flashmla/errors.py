@@ -1,4 +1,7 @@
-"""Exceptions. Where the C library refuses a call, the message is its own sentence and `status` its number."""
+"""Exceptions. Where the C library refuses a call, the message is its own sentence and `status` its number.
+
+What has another name in Python is renamed in the sentence.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from flashmla._cdef import ffi
 
 _NAMES: dict[int, str] = ffi.typeof("flashmla_status").elements
 _NUMBERS: dict[str, int] = ffi.typeof("flashmla_status").relements
+_IN_PYTHON = {"set FLASHMLA_DEFAULT_SCALE": "softmax_scale=None"}
 
 
 class FlashMLAError(Exception):
@@ -56,4 +60,7 @@ def invalid(name: str, message: str) -> InvalidArgumentError:
 def check(lib: Any, status: int) -> None:
     """Raises for a C status that is not FLASHMLA_OK, with the sentence of the C library."""
     if status:
-        raise error_for(status, ffi.string(lib.flashmla_last_error()).decode())
+        sentence = ffi.string(lib.flashmla_last_error()).decode()
+        for in_c, in_python in _IN_PYTHON.items():
+            sentence = sentence.replace(in_c, in_python)
+        raise error_for(status, sentence)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from flashmla._cdef import ffi
 from flashmla._frameworks import framework_of, output_of, stream_number, tensor_of
 from flashmla._library import lib
+from flashmla._scalars import INT32, flag, integer, real
 from flashmla._tensor import CUDA, SupportsDLPack, Tensor, described, memory
 from flashmla.errors import check
 
@@ -99,11 +100,15 @@ class _Inputs:
             self.framework.finish(device_id, self.stream)
 
 
+def _flags(*, causal: bool) -> int:
+    return _CAUSAL if flag(causal, "causal") else 0
+
+
 def _decode_params(inputs: _Inputs, softmax_scale: float | None, plan: Plan | None, *, causal: bool) -> Any:
     params = ffi.new(_DECODE_PARAMS)
-    inputs.fill(params, _DECODE_SIZE, (_CAUSAL if causal else 0) | (_DEFAULT_SCALE if softmax_scale is None else 0))
+    inputs.fill(params, _DECODE_SIZE, _flags(causal=causal) | (_DEFAULT_SCALE if softmax_scale is None else 0))
     if softmax_scale is not None:
-        params.softmax_scale = softmax_scale
+        params.softmax_scale = real(softmax_scale, "softmax_scale")
     if plan is not None:
         if not isinstance(plan, Plan):
             raise TypeError(f"plan is a {type(plan).__qualname__}: what plan_decode returned is needed")
@@ -113,8 +118,8 @@ def _decode_params(inputs: _Inputs, softmax_scale: float | None, plan: Plan | No
 
 def _plan_params(inputs: _Inputs, num_splits: int, *, causal: bool) -> Any:
     params = ffi.new(_PLAN_PARAMS)
-    inputs.fill(params, _PLAN_SIZE, _CAUSAL if causal else 0)
-    params.num_splits = num_splits
+    inputs.fill(params, _PLAN_SIZE, _flags(causal=causal))
+    params.num_splits = integer(num_splits, "num_splits", INT32)
     return params
 
 
@@ -165,13 +170,14 @@ def dense_decode(
     """
     inputs = _Inputs(q, kv_cache, block_table, cache_seqlens, stream)
     params = _decode_params(inputs, softmax_scale, plan, causal=causal)
-    params.num_threads = num_threads
+    params.num_threads = integer(num_threads, "num_threads", INT32)
     out_shape, lse_shape = _output_shapes(inputs.q)
     out_tensor = described(inputs.q, out_shape) if out is None else inputs.output(out, "out")
     lse_tensor = described(inputs.q, lse_shape, _FLOAT32) if lse is None else inputs.output(lse, "lse")
     params.out, params.lse = out_tensor.c, lse_tensor.c
 
-    # The size query checks every argument, so nothing is allocated for a call that is refused.
+    # The size query refuses wrong ranks, extents, dtypes and devices before outputs of such shapes are made. Strides,
+    # addresses and scalars are looked at by the call itself.
     size = _query(lib.flashmla_dense_decode_workspace_size, params)
     if out is None:
         out, out_tensor.c.data = inputs.empty(q, out_shape, None)

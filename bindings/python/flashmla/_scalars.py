@@ -1,0 +1,62 @@
+"""Python scalars as the C types of the params structs: one that does not fit is named, with its value and the rule.
+
+What a value may be beyond its type is C's rule.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+from flashmla.errors import invalid
+
+
+class Integer(NamedTuple):
+    """An integer type of C and the words for what is none."""
+
+    allowed: range
+    needed: str
+    rule: str
+
+
+INT32 = Integer(range(-(2**31), 2**31), "an integer", "it must fit 32 bits")
+STREAM = Integer(range(2**64), "an integer CUstream or a stream object", "it must be in [0, 2^64)")
+
+_FLAGS = {True: True, False: False}
+
+
+def integer(value: Any, argument: str, kind: Integer) -> int:
+    """An integer of any type, NumPy's too. True and False are none."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise _wrong_type(value, argument, kind.needed) from None
+    if isinstance(value, bool):
+        raise _wrong_type(value, argument, kind.needed)
+    if number not in kind.allowed:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is {number}; {kind.rule}")
+    return number
+
+
+def real(value: Any, argument: str) -> float:
+    """A float from anything that is a number; text is none, although float() reads it."""
+    if isinstance(value, bool | str | bytes | bytearray):
+        raise _wrong_type(value, argument, "a number")
+    try:
+        return float(value)
+    except TypeError:
+        raise _wrong_type(value, argument, "a number") from None
+    except OverflowError:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is {value}; it must fit a float") from None
+
+
+def flag(value: Any, argument: str) -> bool:
+    """True or False, or what equals one of them: 1, NumPy's bool."""
+    try:
+        return _FLAGS[value]
+    except (KeyError, TypeError):  # TypeError: a list or an array, which has no hash
+        raise _wrong_type(value, argument, "True or False") from None
+
+
+def _wrong_type(value: Any, argument: str, needed: str) -> TypeError:
+    return TypeError(f"{argument} is {value!r}, a {type(value).__qualname__}: {needed} is needed")
