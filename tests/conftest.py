@@ -61,8 +61,25 @@ def pytest_report_header() -> list[str]:
     return lines
 
 
+def pytest_sessionfinish(session) -> None:
+    """A worker of pytest-xdist hands its count over with its last words."""
+    import calls
+
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["calls_drawn"] = [(*key, count) for key, count in calls.drawn.items()]
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's: a worker is done, or died without a count
+def pytest_testnodedown(node) -> None:
+    """Adds a worker's count to that of this process."""
+    import calls
+
+    for name, kind, count in getattr(node, "workeroutput", {}).get("calls_drawn", []):
+        calls.drawn[name, kind] += count
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
-    """How many calls this process drew."""
+    """How many calls were drawn, by all workers together."""
     import calls
 
     counts = [f"{name}: {kind} {count}" for (name, kind), count in sorted(calls.drawn.items())]
