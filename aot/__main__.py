@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
@@ -16,6 +19,16 @@ from dsl_kernels.variants import VARIANTS, Variant
 from . import checks, compiling, embed, paths
 
 
+@contextlib.contextmanager
+def one_build_at_a_time() -> Iterator[None]:
+    """Waits for another build, which may be making the same files or be reading them."""
+    paths.LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with paths.LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@one_build_at_a_time()
 def build(jobs: int) -> list[dict[str, Any]]:
     """Compiles what changed, over `jobs` processes, then writes the generated sources and the manifest."""
     misfits = [v.name for v in VARIANTS if not fits(v)]

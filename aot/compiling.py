@@ -24,6 +24,7 @@ from . import inspect_cubin, paths
 
 COMPILER = "nvidia-cutlass-dsl"
 ARCHITECTURE = "sm_90a"
+NOT_IN_THE_CODE = ("variants.py", "budget.py")  # the variant itself is hashed in its key
 PTX_SIZES = {"f32": 4, "u32": 4, "u64": 8}
 
 
@@ -39,11 +40,13 @@ def compiler_version() -> str:
 
 
 def source_digest() -> str:
-    """Hash over everything that decides the machine code besides the variant and the compiler."""
+    """Hash over everything that decides a cubin and its facts besides the variant and the compiler."""
+    kernels = [path for path in sorted(paths.KERNELS.rglob("*.py")) if path.name not in NOT_IN_THE_CODE]
+    named = {path.relative_to(paths.KERNELS.parent).as_posix(): path for path in kernels}
+    named |= {f"aot/{path.name}": path for path in (Path(__file__), Path(inspect_cubin.__file__))}
     digest = hashlib.sha256()
-    for path in [*sorted(paths.KERNELS.rglob("*.py")), Path(__file__)]:
-        if path.name not in ("variants.py", "budget.py"):  # the variant itself is hashed in its key
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in named.items():
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -61,7 +64,7 @@ def read_facts(key: str, cache: Path) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads(path.read_text())
     if "instructions" not in facts and inspect_cubin.tools():  # compiled before the disassembler was installed
         facts |= inspect_cubin.facts((cache / f"{key}.cubin").read_bytes())
-        path.write_text(json.dumps(facts, indent=1) + "\n")
+        _store(path, json.dumps(facts, indent=1).encode() + b"\n")
     return facts
 
 
@@ -82,9 +85,16 @@ def compile_variant(variant: Variant, key: str, cache: Path) -> dict[str, Any]:
         **inspect_cubin.facts(cubin),
     }
     cache.mkdir(parents=True, exist_ok=True)
-    (cache / f"{key}.cubin").write_bytes(cubin)
-    (cache / f"{key}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    _store(cache / f"{key}.cubin", cubin)
+    _store(cache / f"{key}.json", json.dumps(facts, indent=1).encode() + b"\n")  # last: facts vouch for the cubin
     return facts
+
+
+def _store(path: Path, content: bytes) -> None:
+    """At once or not at all: a build that is stopped leaves no half file under the name."""
+    fresh = path.with_suffix(f"{path.suffix}.{os.getpid()}")
+    fresh.write_bytes(content)
+    fresh.replace(path)
 
 
 def _compile(variant: Variant) -> tuple[bytes, str, Any]:

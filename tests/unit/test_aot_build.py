@@ -7,6 +7,10 @@ import json
 import re
 import shutil
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +64,7 @@ def made(monkeypatch, tmp_path) -> list[str]:
     monkeypatch.setattr(inspect_cubin, "tools", lambda: None)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "build" / "lock")
     monkeypatch.setattr(paths, "GENERATED", tmp_path / "generated")
     monkeypatch.setattr(paths, "MANIFEST", tmp_path / "generated" / "kernels.json")
     monkeypatch.setattr(command, "compile_all", compile_here)
@@ -73,6 +78,47 @@ def test_half_a_result_is_none(made, suffix):
     half.unlink()
     command.build(1)
     assert made == [variant.name for variant in (*VARIANTS, VARIANT)]
+
+
+@pytest.mark.parametrize("suffix", [".cubin", ".json"])
+def test_a_build_that_is_stopped_leaves_no_half_file(made, monkeypatch, suffix):
+    """The disk is full in the middle of a file."""
+    write = Path.write_bytes
+
+    def fill_the_disk(path, content):
+        if suffix in path.suffixes and path.parent == paths.CACHE:
+            write(path, content[: len(content) // 2])
+            raise OSError("No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fill_the_disk)
+        with pytest.raises(OSError, match="No space"):
+            command.build(1)
+    assert not list(paths.CACHE.glob("*.json")), "facts come last"
+    command.build(1)
+    assert made == [VARIANT.name, *(variant.name for variant in VARIANTS)]
+
+
+@pytest.mark.usefixtures("made")
+def test_one_build_waits_for_another(monkeypatch):
+    inside = threading.Lock()
+
+    def compile_alone(stale, jobs):
+        assert inside.acquire(blocking=False), "two builds at once"
+        time.sleep(0.05)
+        compile_here(stale, jobs)
+        inside.release()
+
+    monkeypatch.setattr(command, "compile_all", compile_alone)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(command.build, (1, 1))
+    assert first == second
+
+
+def test_the_lock_is_that_of_build_py():
+    (name,) = re.findall(r'\(BUILD / "(\w+)"\)\.open\("w"\) as lock', (paths.ROOT / "build.py").read_text())
+    assert paths.ROOT / "build" / name == paths.LOCK
 
 
 def test_facts_are_completed_when_the_disassembler_has_come(made, monkeypatch):
@@ -146,6 +192,18 @@ def test_the_source_digest_follows_the_kernels_and_not_the_table(monkeypatch, tm
         (copied / name).write_text(text + "# changed\n")
         assert (compiling.source_digest() != digest) == counts, name
         (copied / name).write_text(text)
+    for module in (compiling, inspect_cubin):
+        edited = tmp_path / "aot" / Path(module.__file__).name
+        edited.parent.mkdir(exist_ok=True)
+        edited.write_text("# changed\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "__file__", str(edited))
+            assert compiling.source_digest() != digest, edited.name
+    (copied / "components" / "params.py").write_bytes((copied / "params.py").read_bytes())
+    one_more = compiling.source_digest()
+    (copied / "components" / "params.py").rename(copied / "components" / "moved.py")
+    assert len({digest, one_more, compiling.source_digest()}) == 3, "where a file lies counts"
+    (copied / "components" / "moved.py").unlink()
     for name in ("variants.py", "budget.py"):
         (copied / name).write_text("# changed\n")
         assert compiling.source_digest() == digest, name
