@@ -3,7 +3,7 @@
 
 Both get the same bfloat16 tensors, page table and threads, in alternating rounds; medians are shown. PyTorch gathers
 the pages, converts them to float32 and does matmul, softmax, matmul. With --record the figures go to
-results/cpu.jsonl, one JSON object a line. Needs the extra `bench`.
+results/cpu.jsonl, one JSON object a line, unless other processes take cores from both sides. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
 
+import cpu_peak  # noqa: E402
 import torch  # noqa: E402
 
 import flashmla  # noqa: E402
 from flashmla._library import ffi, lib  # noqa: E402
 
 D_QK, D_V, PAGE = 576, 512, 64
+MAX_LOAD = 0.5  # of other processes, in cores
 # b, s_q, h_q, tokens
 CASES = ((4, 1, 128, 4096), (1, 1, 128, 4096), (16, 1, 16, 4096), (4, 2, 128, 1024), (4, 1, 1, 8192))
 
@@ -62,16 +64,6 @@ def median_times(functions, rounds):
             function()
             record.append(time.perf_counter() - start)
     return [statistics.median(record) for record in times]
-
-
-def peak_gflops(threads):
-    """float32 rate of this CPU as torch's 2048^3 product reaches it: a yardstick for both."""
-    n = 2048
-    a, b = torch.randn(n, n), torch.randn(n, n)
-    c = torch.empty(n, n)
-    torch.set_num_threads(threads)
-    best = min(median_times([lambda: torch.mm(a, b, out=c)], 1)[0] for _ in range(10))
-    return 2 * n**3 / best / 1e9
 
 
 def measure(case, threads, rounds):
@@ -112,7 +104,11 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--record", action="store_true", help="append the figures to results/cpu.jsonl")
+    parser.add_argument("--force", action="store_true", help="record on a loaded machine too")
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]  # of the last minute, before this program adds to it
+    if arguments.record and load > MAX_LOAD and not arguments.force:
+        parser.error(f"load is {load:.2f}, a record needs at most {MAX_LOAD}: wait for other work, or give --force")
     torch.set_num_threads(arguments.threads)
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -121,8 +117,8 @@ def main():
         "cpu": cpu_name(),
         "threads": arguments.threads,
         "isa": ffi.string(lib.flashmla_cpu_isa()).decode(),
-        "load": round(os.getloadavg()[0], 2),  # of the last minute: other processes take cores from both sides
-        "peak_gflops": round(peak_gflops(arguments.threads), 1),
+        "load": round(load, 2),
+        "peak_gflops": round(cpu_peak.gflops(arguments.threads), 1),
         "torch": torch.__version__,
         "commit": commit,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
