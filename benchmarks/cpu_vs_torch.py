@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "benchmarks" / "results" / "cpu.jsonl"
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
 
 import cpu_peak  # noqa: E402
@@ -133,7 +134,8 @@ def main():
             f"{result['gflops']:9.0f}{result['rel_err']:10.1e}"
         )
         if arguments.record:
-            with (ROOT / "benchmarks" / "results" / "cpu.jsonl").open("a") as file:
+            RECORDS.parent.mkdir(exist_ok=True)
+            with RECORDS.open("a") as file:
                 file.write(json.dumps(machine | {"op": "dense_decode", "dtype": "bfloat16"} | result) + "\n")
 
 
