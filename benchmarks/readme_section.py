@@ -31,7 +31,8 @@ def read_records(folder: pathlib.Path) -> dict[str, list[dict]]:
             if machine := machine_of(record):
                 key = (record["op"], record.get("dtype"), tuple(record["case"]))
                 newest.setdefault(machine, {})[key] = record
-    return {machine: list(records.values()) for machine, records in newest.items()}
+    tables = {machine: list(records.values()) for machine, records in newest.items()}
+    return dict(sorted(tables.items(), key=lambda item: "gpu" not in item[1][0]))  # GPUs first
 
 
 def table_row(*cells: str) -> str:
