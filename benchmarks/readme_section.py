@@ -72,7 +72,7 @@ def section(by_machine: dict[str, list[dict]]) -> str:
             "On GPUs: CUDA-graph replays over caches larger than L2; *cold*: single calls after L2 was flushed, launch",
             "included; *limit*: the larger of KV bytes / read bandwidth and FLOP / bf16 rate, measured in that run.",
         ]
-    for machine, records in sorted(by_machine.items()):
+    for machine, records in by_machine.items():
         lines += ["", f"{machine}:", "", *table(records)]
     return "\n".join(lines) + "\n"
 
