@@ -3,7 +3,7 @@
 
 Both get the same bfloat16 tensors, page table and threads, in alternating rounds; medians are shown. PyTorch gathers
 the pages, converts them to float32 and does matmul, softmax, matmul. With --record the figures go to
-results/cpu.jsonl, one JSON object a line, unless other processes take cores from both sides. Needs the extra `bench`.
+results/cpu/dense_decode.jsonl, one JSON object a line, unless other processes take cores from both sides. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "benchmarks" / "results" / "cpu.jsonl"
+RECORDS = ROOT / "benchmarks" / "results" / "cpu" / "dense_decode.jsonl"
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
 
 import cpu_peak  # noqa: E402
@@ -104,7 +104,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--record", action="store_true", help="append the figures to results/cpu.jsonl")
+    parser.add_argument("--record", action="store_true", help="append the figures to results/cpu/dense_decode.jsonl")
     parser.add_argument("--force", action="store_true", help="record on a loaded machine too")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]  # of the last minute, before this program adds to it

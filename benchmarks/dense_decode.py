@@ -11,6 +11,7 @@ A record is one JSON object a line:
   us_planned                with a plan made in every call
   peers peers_cold          {name: us} likewise, from the same rounds
   limit_us                  max(KV bytes / read bandwidth, FLOP / rate of a spaced 8192^3 bf16 product), of this run
+  host_us                   host time of asynchronous calls on a tiny problem, {what: us}
   rel_err lse_err           ||out - ref|| / ||ref|| over the whole output, largest error of lse; against float64
 """
 
@@ -197,12 +198,11 @@ def main() -> int:
         chunk.normal_()
     costs = host_costs(pool) if dtype == torch.bfloat16 else {}
     print("host us of a call:", costs, flush=True)
-    if args.record and costs:
-        with args.record.open("a") as f:
-            f.write(json.dumps({**facts, "op": "dense_decode", "host_us": costs}) + "\n")
     for case in args.case or CASES:
         found = measure(Problem(case, dtype, pool), args.rounds, bandwidth, rate)
         record = {**facts, "op": "dense_decode", "dtype": args.dtype, "case": list(case), **found, **ceilings}
+        if costs:
+            record["host_us"] = costs
         others = [f"{name} {us:.1f}" for name, us in found["peers"].items()]
         print(
             f"{', '.join(map(str, case)):32} {found['us']:8.1f} us",

@@ -25,7 +25,7 @@ def machine_of(record: dict) -> str:
 def read_records(folder: pathlib.Path) -> dict[str, list[dict]]:
     """By machine: the last record of each operation, dtype and case."""
     newest: dict[str, dict[tuple, dict]] = {}
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(folder.rglob("*.jsonl")):
         for line in path.read_text().splitlines():
             record = json.loads(line)
             if machine := machine_of(record):
