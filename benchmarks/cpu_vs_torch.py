@@ -3,7 +3,8 @@
 
 Both get the same bfloat16 tensors, page table and threads, in alternating rounds; medians are shown. PyTorch gathers
 the pages, converts them to float32 and does matmul, softmax, matmul. With --record the figures go to
-results/cpu/dense_decode.jsonl, one JSON object a line, unless other processes take cores from both sides. Needs the extra `bench`.
+results/cpu/dense_decode.jsonl, one JSON object a line, unless other processes take cores from both sides. Needs the
+extra `bench`.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def main():
             f"{result['gflops']:9.0f}{result['rel_err']:10.1e}"
         )
         if arguments.record:
-            RECORDS.parent.mkdir(exist_ok=True)
+            RECORDS.parent.mkdir(parents=True, exist_ok=True)
             with RECORDS.open("a") as file:
                 file.write(json.dumps(machine | {"op": "dense_decode", "dtype": "bfloat16"} | result) + "\n")
 
