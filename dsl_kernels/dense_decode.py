@@ -180,6 +180,15 @@ class DenseDecode:
         return item % self.slots, (item // self.slots) & 1
 
     @cute.jit
+    def open_piece(self, w, t):
+        """The piece of tile t in part w: (row block of this CTA, tokens of the request, first page, page count)."""
+        b, _, k = schedule.tile_place(self.a, t)
+        length, pages = schedule.tile_extent(self.a, b, k, self.cluster)
+        block = k * self.cluster + self.rank
+        lo, hi = schedule.piece_pages(self.a, w, t, pages)
+        return block, length, lo, hi - lo
+
+    @cute.jit
     def gemm(
         self,
         mma: cute.TiledMma,
@@ -254,11 +263,7 @@ class DenseDecode:
         it, parity = Int32(0), Int32(1)
         w, t = schedule.seek(a, first, Int32(0), self.step)
         while w < a.num_parts:
-            b, _, k = schedule.tile_place(a, t)
-            length, pages = schedule.tile_extent(a, b, k, self.cluster)
-            block = k * self.cluster + self.rank
-            lo, hi = schedule.piece_pages(a, w, t, pages)
-            n = hi - lo
+            block, length, lo, n = self.open_piece(w, t)
             # tokens from here on that the block's first row attends
             left = schedule.first_token_limit(a, length, block) - lo * PAGE
             slot, phase = self.slot_phase(it)
@@ -375,11 +380,7 @@ class DenseDecode:
         row = softmax.row_of(tid)
         it, parity = Int32(0), Int32(0)
         while w < a.num_parts:
-            b, _, k = schedule.tile_place(a, t)
-            length, pages = schedule.tile_extent(a, b, k, self.cluster)
-            block = k * self.cluster + self.rank
-            lo, hi = schedule.piece_pages(a, w, t, pages)
-            n = hi - lo
+            block, length, lo, n = self.open_piece(w, t)
             # tokens from here on that the block's last row attends
             left = schedule.last_token_limit(a, length, block) - lo * PAGE
             if lead:  # into the slot of Q

@@ -112,7 +112,7 @@ class Loader:
 
     @cute.jit
     def copy_slice(self, src, dst, bar):
-        """Without a cluster nobody wants the page again: evict-first is 1 % faster (with multicast 4-10 % slower)."""
+        """Without a cluster nobody wants the page again: evict-first is faster (with multicast slower)."""
         atom = self.tma_kv[0]
         if const_expr(self.k.cluster > 1):
             cute.copy(atom, src, dst, tma_bar_ptr=bar, mcast_mask=Int16((1 << self.k.cluster) - 1))
