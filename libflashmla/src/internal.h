@@ -12,15 +12,24 @@
 typedef enum fm_dtype { FM_BF16 = 0, FM_FP16 = 1, FM_FP32 = 2 } fm_dtype;
 
 /* One checked call: extents, flat pointers (byte_offset applied) and strides in elements. The innermost stride of q,
- * kv, block_table and out is 1. */
+ * kv, block_table and out is 1. With variable-length queries s_q is max_seqlen_q, and the batch strides of q, out and
+ * lse are 0: query token s of request i is the token fm_query_range says, whatever the request. */
 typedef struct fm_problem {
-  fm_dtype dtype;
+  fm_dtype dtype;     /* of q and kv */
+  fm_dtype out_dtype; /* dtype or FM_FP32 */
   bool causal;
+  bool batch_invariant;
   bool cuda; /* false: host memory */
   int32_t device_id;
   int32_t batch, s_q, h_q, h_kv, d_qk, d_v;
   int32_t num_blocks, page_size, max_blocks;
   float softmax_scale;
+  int32_t total_q;  /* variable-length queries: tokens in all */
+  const int32_t *cu_seqlens_q; /* NULL: every request has s_q query tokens */
+  int32_t cp_rank, cp_world, cp_interleave; /* cp_world 0: the cache is whole */
+  const int32_t *global_seqlens;
+  bool lse_base2;
+  float empty_lse;  /* +inf or -inf */
   float scale_log2; /* softmax_scale * log2(e), at most the largest float: infinity would make 0 * scale_log2 NaN */
   const void *q;
   int64_t q_stride[3]; /* batch, token, head */
@@ -46,6 +55,10 @@ typedef struct fm_problem {
  *     column = kv_head * tiles_per_head + k,   blocks k * cluster ... k * cluster + cluster - 1
  *     block  = token_group * head_chunks + head_chunk
  *
+ * With variable-length queries the tile numbers are request major, tile = request * tiles_per_request + column, with
+ * columns for max_seqlen_q tokens; a request of s_i tokens has k_i = ceil(ceil(s_i / block_tokens) * head_chunks /
+ * cluster) live tiles a KV head, and its tiles with k >= k_i are dead: nothing is done for them. Otherwise all are live.
+ *
  * Every column has the same costs, so the parts that work on the same request in different columns run at the same time
  * and read its KV from L2; numbered request by request they would read it from memory twice. */
 typedef struct fm_tiling {
@@ -59,28 +72,40 @@ typedef struct fm_tiling {
   int32_t tiles_per_head;    /* ceil(blocks / cluster) */
   int32_t tiles_per_request; /* columns: h_kv * tiles_per_head */
   int32_t num_tiles;         /* batch * tiles_per_request */
+  bool request_major;        /* variable-length queries: how tiles are numbered */
   int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits when forced */
   int32_t num_splits;        /* 0, or forced */
-  int32_t start_overhead;    /* cost of beginning a tile, in pages */
-  int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in pages */
+  int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces */
+  int32_t start_overhead;    /* cost of beginning a tile, in units */
+  int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
+  int32_t unit;              /* KV tokens that are worked on as one: 64 on CUDA */
+  int32_t piece_units;       /* batch invariant: units of a piece at least; else 0 */
 } fm_tiling;
 
-/* The schedule buffer: `fm_cut cut[num_parts + 1]`, padding to 16 bytes, `int64_t cost_before[batch + 1]` (scratch of
+/* The schedule counts the KV of a request in units of `unit` tokens, whatever the page size; "page" below is such a
+ * unit.
+ *
+ * The schedule buffer: `fm_cut cut[num_parts + 1]`, padding to 16 bytes, `int64_t cost_before[batch + 1]` (scratch of
  * the scheduler).
  *
  * Part w works from cut[w] up to cut[w + 1] in the order (tile, page). For each tile in that range the piece is pages
  * lo <= page < hi: lo is the cut's page in the first tile, else 0; hi is the cut's page in the last tile, else the
  * current end of the sequence. A tile that begins and ends in one part is written straight to out and lse. Other pieces
- * go to partial slot 2 * w + (lo == 0): normalised float32 rows and base-2 log-sum-exp (-inf: empty, rows not written).
- * Combine merges the slots of such a tile: 2 * w + 1 of the part that begins it, then 2 * v of the parts v that follow,
- * up to the one that ends it. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the
+ * go to a partial slot: normalised rows and base-2 log-sum-exp (-inf: empty, rows not written). A part meets at most two
+ * such tiles, the one it ends (slot 2 * w) and the one it begins (slot 2 * w + 1); with forced splits or batch
+ * invariant a part has one piece at most, slots_per_part is 1 and the slot w. Combine merges the slots of such a tile in
+ * the order of its parts. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the
  * current end, rows are right with lengths that changed after planning.
  *
  * Scheduling, in exact integers (plan.c on the host, dsl_kernels/plan.py on the device, equal bit for bit):
  *
- *     n_i = ceil(clamp(length_i, 0, max_blocks * page_size) / page_size)
+ *     n_i = ceil(clamp(length_i, 0, max_blocks * page_size) / unit)
  *     cost_i = n_i + start_overhead;   before_i = sum_{k < i} cost_k;   total = tiles_per_request * before_batch
  *     tile t = column * batch + i starts at  at(t) = column * before_batch + before_i
+ *
+ *   with variable-length queries:
+ *     cost_i = h_kv * k_i * c_i, c_i = n_i + start_overhead;   total = before_batch
+ *     tile (i, kv_head, k) starts at  before_i + (kv_head * k_i + min(k, k_i)) * c_i
  *
  *   forced (num_splits > 0): part w begins at tile t = w / num_splits, page floor((w % num_splits) * n_i / num_splits).
  *   whole tiles: K = ceil(num_tiles / num_parts);   cut[w] = (min(w * K, num_tiles), 0);
@@ -88,8 +113,16 @@ typedef struct fm_tiling {
  *   even: S = ceil(total / num_parts);   cut[w] = the position w * S: in tile t with o = w * S - at(t),
  *         page = max(0, o - start_overhead), or (num_tiles, 0) when w * S >= total.
  *
- * Whole tiles are taken if their cost <= S + start_overhead + split_overhead. Always cut[num_parts] = (num_tiles, 0).
+ *   even, variable-length queries: i = the last request with before_i <= w * S, o = w * S - before_i, live tile
+ *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), page = max(0, o - j * c_i - start_overhead).
+ *   batch invariant (piece_units > 0, num_parts = num_tiles * num_splits, num_splits = the most pieces a tile can have):
+ *         part w begins tile w / num_splits at page (w % num_splits) * f_i, f_i = max(piece_units, ceil(n_i /
+ *         FM_MAX_PIECES)); where that is >= n_i and not 0, or the tile is dead, at (tile + 1, 0).
+ *
+ * Whole tiles are taken if their cost <= S + start_overhead + split_overhead. Always cut[0] = (0, 0) and
+ * cut[num_parts] = (num_tiles, 0).
  */
+enum { FM_MAX_PIECES = 32 }; /* of a tile in the batch-invariant mode */
 typedef struct fm_cut {
   int32_t tile, page;
 } fm_cut;
@@ -99,8 +132,8 @@ typedef struct fm_layout {
   uint64_t plan_bytes; /* the schedule buffer */
   uint64_t plan_cost_offset;
   /* workspace: [schedule buffer, when the call has no plan] [partial rows] [partial lse] */
-  uint64_t partial_offset;     /* float rows[2 * num_parts][cluster * block_rows][d_v] */
-  uint64_t partial_lse_offset; /* float lse[2 * num_parts][cluster * block_rows] */
+  uint64_t partial_offset;     /* float rows[slots_per_part * num_parts][cluster * block_rows][d_v] */
+  uint64_t partial_lse_offset; /* float lse[slots_per_part * num_parts][cluster * block_rows] */
   uint64_t workspace_bytes;    /* no partials when num_splits == 1 or when num_parts == 1 */
 } fm_layout;
 
@@ -136,9 +169,44 @@ typedef struct fm_backend_limits {
   int32_t max_cluster; /* most blocks a tile */
   int32_t workers;     /* blocks that run at once, before division by the cluster */
   int32_t start_overhead, split_overhead;
+  int32_t unit;        /* tokens; fm_tiling.unit */
+  int32_t piece_units; /* of fm_tiling, for batch-invariant calls */
 } fm_backend_limits;
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling);
 flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, bool own_plan, fm_layout *layout);
+
+/* queries.c: first query token of a request (in q, out and lse) and how many it has; the latter is s_q and the former 0
+ * without cu_seqlens_q. bound: tokens that the query token `token` of request i may attend, of the request's `length`
+ * clamped ones, by FLASHMLA_CAUSAL and by the context-parallel shard. */
+typedef struct fm_query_range {
+  int32_t begin, count;
+} fm_query_range;
+fm_query_range fm_query_range_of(const fm_problem *problem, int32_t request);
+int64_t fm_attended(const fm_problem *problem, int32_t request, int64_t length, int32_t count, int32_t token);
+
+/* merge_states, checked: part i's elements are at out[i] / lse[i]. */
+enum { FM_MAX_STATES = 16 };
+typedef struct fm_state {
+  const void *out;
+  int64_t out_stride[3]; /* batch, token, head */
+  const float *lse;
+  int64_t lse_stride[3]; /* batch, head, token */
+} fm_state;
+typedef struct fm_merge {
+  fm_dtype dtype, out_dtype;
+  bool cuda;
+  int32_t device_id;
+  int32_t batch, s_q, h_q, d_v;
+  int32_t num_states;
+  bool stacked;            /* states[0] alone, part i lies i * state_stride elements further */
+  int64_t out_state_stride, lse_state_stride;
+  const fm_state *states;  /* 1 or num_states */
+  fm_state result;         /* written; lse NULL: not wanted */
+  bool lse_base2;
+  float empty_lse;
+  int32_t num_threads;
+  void *stream;
+} fm_merge;
 
 /* plan.c: the host scheduler, and the stamp that a flashmla_plan carries. */
 void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before);
@@ -151,6 +219,7 @@ flashmla_status fm_cuda_limits(const fm_problem *problem,
                                fm_backend_limits *limits); /* also: device exists and is of a supported architecture */
 flashmla_status fm_cuda_plan(const fm_run *run);
 flashmla_status fm_cuda_dense_decode(const fm_run *run);
+flashmla_status fm_cuda_merge_states(const fm_merge *merge);
 flashmla_status fm_cuda_driver_version(int32_t *version);
 flashmla_status fm_cuda_stream_synchronize(int32_t device_id, void *stream);
 int32_t fm_cuda_kernel_count(void);
@@ -159,6 +228,7 @@ void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info);
 /* cpu/: host backend. */
 void fm_cpu_limits(const fm_problem *problem, fm_backend_limits *limits);
 flashmla_status fm_cpu_dense_decode(const fm_run *run);
+flashmla_status fm_cpu_merge_states(const fm_merge *merge);
 int32_t fm_cpu_kernel_count(void);
 void fm_cpu_kernel_at(int32_t index, flashmla_kernel_info *info);
 const char *fm_cpu_isa(void);

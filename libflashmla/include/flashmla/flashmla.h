@@ -20,7 +20,7 @@
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
- *   - Every extent is > 0 except that batch == 0 and s_q == 0 succeed and write nothing. Strides count elements, must
+ *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count elements, must
  *     be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means compact row-major.
  */
 #ifndef FLASHMLA_H_
@@ -106,8 +106,13 @@ typedef enum flashmla_status {
 
 /* Flags of the params structs. */
 typedef enum flashmla_flags {
-  FLASHMLA_CAUSAL = 1,       /* bottom-right causal mask: query token s sees t < length - (s_q - 1 - s) */
-  FLASHMLA_DEFAULT_SCALE = 2 /* softmax_scale is d_qk^-0.5; the field is then ignored */
+  FLASHMLA_CAUSAL = 1,           /* bottom-right causal mask: query token s sees t < length - (s_q - 1 - s) */
+  FLASHMLA_DEFAULT_SCALE = 2,    /* softmax_scale is d_qk^-0.5; the field is then ignored */
+  FLASHMLA_LSE_BASE2 = 4,        /* log-sum-exps are base 2 (those given to flashmla_merge_states too), not natural */
+  FLASHMLA_EMPTY_LSE_MINUS = 8,  /* the lse of a row that attends to nothing is -inf, not +inf */
+  FLASHMLA_BATCH_INVARIANT = 16, /* plan: where a request is split follows from its own length alone, so the bits of its
+                                    result do not depend on the requests beside it. A decode call that makes its own
+                                    schedule takes it too; with a plan, the plan decides */
 } flashmla_flags;
 
 /* A plan: the split-KV schedule of one decode step, shared by the layers of that step. Opaque; made by
@@ -120,7 +125,7 @@ typedef struct flashmla_plan {
  * and device are read, and the values of cache_seqlens (on the device). */
 typedef struct flashmla_plan_decode_params {
   uint32_t struct_size;          /* sizeof(flashmla_plan_decode_params) */
-  uint32_t flags;                /* flashmla_flags of the decode call */
+  uint32_t flags;                /* flashmla_flags of the decode call; FLASHMLA_BATCH_INVARIANT */
   const DLTensor *q;             /* as in flashmla_dense_decode_params */
   const DLTensor *kv_cache;      /* " */
   const DLTensor *block_table;   /* " */
@@ -130,28 +135,45 @@ typedef struct flashmla_plan_decode_params {
   void *buffer;                  /* schedule memory on q's device, 16-byte aligned; must outlive the plan's last use */
   uint64_t buffer_size;          /* bytes; at least what flashmla_plan_decode_size says */
   void *stream;                  /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
+  const DLTensor *cu_seqlens_q;  /* as in flashmla_dense_decode_params; its values are read too */
+  int32_t max_seqlen_q;          /* " */
+  uint32_t reserved2;            /* 0 */
 } flashmla_plan_decode_params;
 
 /* Paged dense MLA decode. For query token s of request i and query head h, over the attended tokens t of its KV head
  * h / (h_q / h_kv), with k_t = kv_cache[block_table[i, t / page_size], t % page_size]:
  *     x_t = softmax_scale * <q, k_t>;   lse = ln(sum_t exp(x_t));   out = sum_t exp(x_t - lse) * k_t[0 : d_v]
  * Attended are t < L, or with FLASHMLA_CAUSAL t < L - (s_q - 1 - s), where L is cache_seqlens[i] clamped to
- * [0, max_blocks * page_size]. No attended token: out = 0, lse = +inf. A page number outside [0, num_blocks) within L
- * stands for a page of zeros that takes part. A slot that a row does not attend never influences the row, even when it
- * holds NaN; table entries of pages at or beyond L may be anything.
+ * [0, max_blocks * page_size]. No attended token: out = 0, lse = +inf (see FLASHMLA_EMPTY_LSE_MINUS). A page number
+ * outside [0, num_blocks) within L stands for a page of zeros that takes part. A slot that a row does not attend never
+ * influences the row, even when it holds NaN; table entries of pages at or beyond L may be anything.
+ *
+ * Variable-length queries: with cu_seqlens_q the query tokens of all requests lie behind one another, q is (total_q,
+ * h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q). Request i has the tokens from b = cu_seqlens_q[i], clamped to
+ * [0, total_q], up to cu_seqlens_q[i + 1], clamped to [b, total_q], and of those the first max_seqlen_q; their number is
+ * its s_q above. Rows of no request are not written; rows that offsets out of order give to several requests hold the
+ * result of any of them.
+ *
+ * Context parallelism: with cp_world > 0 the cache is shard cp_rank of cp_world, into which the tokens are dealt in
+ * turns of cp_interleave: local token t is global token (t / I) * I * world + rank * I + t % I, I = cp_interleave.
+ * cache_seqlens counts local tokens, and attended are t < L whose global number is below G, or with FLASHMLA_CAUSAL
+ * below G - (s_q - 1 - s), where G = global_seqlens[i], at least 0. flashmla_merge_states joins the shards' results.
+ *
  * Source: DeepSeek-V2, arXiv 2405.04434, section 2.1 (MLA with absorbed projections); FlashMLA's dense decode. */
 typedef struct flashmla_dense_decode_params {
   uint32_t struct_size; /* sizeof(flashmla_dense_decode_params) */
   uint32_t flags;       /* flashmla_flags */
-  /* (batch, s_q, h_q, d_qk) bf16 or fp16, on CPU also float32; d_qk 576; innermost stride 1, the others and the address
-   * multiples of 16 bytes */
+  /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; d_qk / d_v
+   * 576 / 512, 512 / 512 or 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
-  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; page_size 64 on CUDA, any on CPU; strides as q */
+  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; page_size on CUDA a power of two up to 64 or a
+   * multiple of 64, on CPU any; strides as q */
   const DLTensor *kv_cache;
   const DLTensor *block_table;   /* (batch, max_blocks) int32, innermost stride 1 */
   const DLTensor *cache_seqlens; /* (batch) int32, contiguous; tokens */
-  const DLTensor *out;           /* (batch, s_q, h_q, d_v) dtype of q, written; d_v 512; strides as q */
-  /* (batch, h_q, s_q) float32, any strides, written: natural log-sum-exp; NULL: not wanted */
+  /* (batch, s_q, h_q, d_v) or (total_q, h_q, d_v), dtype of q or float32, written; strides as q */
+  const DLTensor *out;
+  /* (batch, h_q, s_q) or (h_q, total_q) float32, any strides, written: log-sum-exp; NULL: not wanted */
   const DLTensor *lse;
   float softmax_scale; /* finite and > 0; see FLASHMLA_DEFAULT_SCALE */
   /* CPU tensors: threads to use; 0: FLASHMLA_NUM_THREADS, else the affinity mask. Results never differ. */
@@ -161,12 +183,38 @@ typedef struct flashmla_dense_decode_params {
   void *workspace;         /* scratch on q's device, 16-byte aligned */
   uint64_t workspace_size; /* bytes; at least what flashmla_dense_decode_workspace_size says */
   void *stream;            /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
+  const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
+  int32_t max_seqlen_q;         /* query tokens of a request at most, > 0; 0 without cu_seqlens_q */
+  int32_t cp_rank;              /* this shard, in [0, cp_world) */
+  int32_t cp_world;             /* shards; 0: the cache is whole, and the other fields of this kind are 0 and NULL */
+  int32_t cp_interleave;        /* tokens of a turn, > 0 */
+  const DLTensor *global_seqlens; /* (batch) int32, contiguous; tokens of each request over all shards */
 } flashmla_dense_decode_params;
+
+/* Joins the results of attention over disjoint parts of the KV cache, such as the shards of context parallelism. With
+ * (out_i, lse_i) of part i, an infinite lse_i of either sign meaning an empty part whose out_i is not read:
+ *     lse = ln(sum_i exp(lse_i));   out = sum_i exp(lse_i - lse) * out_i
+ * All parts empty: out = 0, lse = +inf (see FLASHMLA_EMPTY_LSE_MINUS). Parts are read as they lie, without a copy. */
+typedef struct flashmla_merge_states_params {
+  uint32_t struct_size; /* sizeof(flashmla_merge_states_params) */
+  uint32_t flags;       /* FLASHMLA_LSE_BASE2 (for input and output), FLASHMLA_EMPTY_LSE_MINUS */
+  /* num_states tensors (batch, s_q, h_q, d_v), or one (num_states, batch, s_q, h_q, d_v) where num_states is 0; bf16,
+   * fp16 or float32; d_v a multiple of 8; innermost stride 1, the others and the addresses multiples of 16 bytes. On
+   * CUDA at most 16 separate tensors. Without the batch axis in the form of variable-length queries: (total_q, h_q,
+   * d_v), lses (h_q, total_q) */
+  const DLTensor *const *outs;
+  const DLTensor *const *lses; /* likewise (batch, h_q, s_q) or (num_states, batch, h_q, s_q) float32, any strides */
+  int32_t num_states;          /* 0: stacked */
+  int32_t num_threads;         /* CPU tensors, as in flashmla_dense_decode_params */
+  const DLTensor *out;         /* (batch, s_q, h_q, d_v), bf16, fp16 or float32, written; strides as outs */
+  const DLTensor *lse;         /* (batch, h_q, s_q) float32, any strides, written; NULL: not wanted */
+  void *stream;                /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+} flashmla_merge_states_params;
 
 /* A row of the kernel table: what this build can run. */
 typedef struct flashmla_kernel_info {
   const char *name;      /* unique, e.g. "dense_decode_bf16_cluster2" */
-  const char *operation; /* "dense_decode", "plan", "combine" */
+  const char *operation; /* "dense_decode", "plan", "combine", "merge_states" */
   const char *dtype;     /* "bfloat16", "float16", "float32" or "any" */
   const char *target;    /* "sm_90a" or "cpu" */
   int32_t min_driver;    /* lowest CUDA driver version that loads it, as 1000 * major + 10 * minor; 0 for the CPU */
@@ -183,7 +231,9 @@ FLASHMLA_API int32_t flashmla_abi_version(void);
 FLASHMLA_API const char *flashmla_status_string(flashmla_status status);
 /* The sentence about the last failure on this thread, valid until its next failing call; "" before the first. */
 FLASHMLA_API const char *flashmla_last_error(void);
-/* Name of the main kernel that this thread's last successful operation ran (see flashmla_kernel_at); "" if none. */
+/* Name of the main kernel that this thread's last successful operation ran (see flashmla_kernel_at); "" if none.
+ * The environment variable FLASHMLA_FORCE_KERNEL names the dense_decode kernel that must run on CUDA devices; a call
+ * that it does not fit fails with FLASHMLA_ERROR_UNSUPPORTED. */
 FLASHMLA_API const char *flashmla_last_kernel(void);
 
 /* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
@@ -200,6 +250,9 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status
 flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes);
 /* Runs the attention described at flashmla_dense_decode_params. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params);
+
+/* Runs the merge described at flashmla_merge_states_params. It needs no scratch. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states(const flashmla_merge_states_params *params);
 
 /* Waits until `stream` of CUDA device `device_id` has done all its work: for callers whose framework has no streams of
  * its own. */
