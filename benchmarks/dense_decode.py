@@ -4,104 +4,69 @@
 Replays of CUDA graphs, back to back, rotating over block tables into more KV than L2 holds; a plan is made beforehand,
 as the layers of a decode step share it, and combine is included. Contenders alternate round by round in one process.
 A record is one JSON object a line:
-  gpu driver commit digest  the machine and the kernels
-  op dtype case             [batch, s_q, h_q, tokens]; with "varlen" lengths are drawn from N(tokens, tokens / 2)
-  us spread                 median of a call; (max - min) / median of the rounds
-  us_cold                   median of single calls after L2 was flushed, launch included
-  us_planned                with a plan made in every call
-  peers peers_cold          {name: us} likewise, from the same rounds
-  limit_us                  max(KV bytes / read bandwidth, FLOP / rate of a spaced 8192^3 bf16 product), of this run
-  host_us                   host time of asynchronous calls on a tiny problem, {what: us}
-  rel_err lse_err           ||out - ref|| / ||ref|| over the whole output, largest error of lse; against float64
+  benchmark gpu driver commit digest   the program, the machine and the kernels
+  op dtype case        [batch, s_q, h_q, tokens]; with "varlen" lengths are drawn from N(tokens, tokens / 2), with
+                       "tenth" q and KV are N(0, 1) / 10, which takes far less power
+  us spread rounds_us  median of a call; (max - min) / median of the rounds; {contender: every round}
+  us_cold              median of single calls after L2 was flushed, launch included
+  us_planned           with a plan made in every call
+  peers peers_cold peers_planned   {name: us} likewise, from the same rounds; peers_planned: metadata made in every call
+  builds kernels       {name: us} of the builds given by --library, of the kernels forced by --kernel
+  limit_us             max(KV bytes / read bandwidth, FLOP / rate of a spaced 8192^3 bf16 product), of this run
+  host_us              host time of asynchronous calls on a tiny problem, {what: us}
+  rel_err lse_err      ||out - ref|| / ||ref|| over the whole output, largest error of lse; against float64
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
+import random
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 
-import digest  # noqa: E402
+import goals  # noqa: E402
 import limits  # noqa: E402
 import peers  # noqa: E402
+import records  # noqa: E402
 import timing  # noqa: E402
 import torch  # noqa: E402
+from contenders import Calls, Ours, another_build, forced  # noqa: E402
+from problem import D_QK, D_V, PAGE, TABLE_PAGES, Pool, Problem  # noqa: E402
 
 import flashmla  # noqa: E402
 
-D_QK, D_V, PAGE = 576, 512, 64
-ROTATE_BYTES = 250e6  # KV that the rotation covers at least
-# batch, s_q, h_q, tokens[, varlen]
-CASES = (
-    (128, 1, 128, 4096), (128, 2, 128, 4096), (128, 1, 128, 8192), (64, 1, 128, 16384),
-    (128, 1, 64, 4096), (128, 1, 32, 4096), (128, 1, 16, 4096), (64, 2, 16, 4096),
-    (1, 1, 128, 8192), (1, 1, 128, 65536), (1, 1, 16, 131072),
-    (16, 1, 128, 4096), (32, 1, 128, 4096), (4, 1, 128, 32768),
-    (128, 1, 128, 4096, "varlen"), (128, 2, 128, 4096, "varlen"),
-)  # fmt: skip
+# batch, s_q, h_q, tokens[, "varlen" or "tenth"]
+CASES = (*(goal.case for goal in goals.GOALS), (128, 2, 128, 32768, "tenth"))
 
 
-@dataclass
-class Problem:
-    """Tensors of one case; block tables into a pool that all cases share."""
+def problem_of(case: tuple, pool: Pool) -> Problem:
+    b, s_q, h_q, tokens, *kind = case
+    lengths = [tokens] * b
+    if "varlen" in kind:
+        drawn = random.Random(tokens * 1000 + b * 10 + s_q)
+        lengths = [max(int(drawn.normalvariate(tokens, tokens / 2)), s_q) for _ in range(b)]
+    return Problem(lengths, s_q, h_q, pool, sigma=0.1 if "tenth" in kind else 1.0)
 
-    case: tuple
-    dtype: torch.dtype
-    pool: torch.Tensor
-    scale: float = D_QK**-0.5
-    tables: list[torch.Tensor] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        b, s_q, h_q, tokens, *varlen = self.case
-        random = torch.Generator("cuda").manual_seed(b * 7 + s_q * 5 + h_q * 3 + tokens)
-        lengths = torch.full((b,), tokens, dtype=torch.int32, device="cuda")
-        if varlen:
-            drawn = torch.randn(b, generator=random, device="cuda") * (tokens / 2) + tokens
-            lengths = drawn.clamp(min=s_q).int()
-        self.causal = s_q > 1
-        self.cache_seqlens = lengths
-        self.total, self.longest = int(lengths.sum()), int(lengths.max())
-        self.q = torch.randn(b, s_q, h_q, D_QK, generator=random, device="cuda").to(self.dtype)
-        self.kv_cache = self.pool.view(-1, PAGE, 1, D_QK)
-        columns = -(-self.longest // PAGE)
-        rotation = max(2, min(16, int(ROTATE_BYTES / (self.total * D_QK * 2)) + 1))
-        blocks = self.kv_cache.shape[0]
-        for _ in range(rotation):
-            pages = torch.randperm(blocks, generator=random, device="cuda")
-            pages = pages.repeat(-(-b * columns // blocks))[: b * columns]
-            self.tables.append(pages.int().view(b, columns).contiguous())
-
-    @property
-    def flop(self) -> int:
-        """Both products, over the attended tokens of each query token."""
-        _, s_q, h_q, *_ = self.case
-        attended = sum(
-            int((self.cache_seqlens.long() - (s_q - 1 - s) * self.causal).clamp(min=0).sum()) for s in range(s_q)
-        )
-        return 2 * h_q * attended * (D_QK + D_V)
-
-    @property
-    def kv_bytes(self) -> int:
-        return self.total * D_QK * self.pool.element_size()
+def pages_of(case: tuple) -> int:
+    """Of the pool, at least. Drawn lengths stay below twice their mean together."""
+    b, _, _, tokens, *kind = case
+    return b * -(-tokens // PAGE) * (2 if "varlen" in kind else 1)
 
 
 def reference_errors(p: Problem, out: torch.Tensor, lse: torch.Tensor, table: torch.Tensor) -> tuple[float, float]:
     """(||out - ref|| / ||ref||, largest error of lse) against float64, request by request."""
     error = norm = lse_error = 0.0
-    for i, length in enumerate(p.cache_seqlens.tolist()):
+    for i, length in enumerate(p.lengths):
         rows = p.kv_cache[table[i, : -(-length // PAGE)].long()].reshape(-1, D_QK)[:length].double()
         logits = torch.einsum("shd,td->sht", p.q[i].double(), rows) * p.scale
         if p.causal:
-            s_q = p.case[1]
-            bound = length - (s_q - 1 - torch.arange(s_q, device="cuda"))
-            hidden = torch.arange(length, device="cuda")[None] >= bound[:, None]
+            bound = length - (p.s_q - 1 - torch.arange(p.s_q, device=rows.device))
+            hidden = torch.arange(length, device=rows.device)[None] >= bound[:, None]
             logits.masked_fill_(hidden[:, None], -torch.inf)
         ref = torch.softmax(logits, -1) @ rows[:, :D_V]
         lse_error = max(lse_error, float((lse[i].T.double() - logits.logsumexp(-1)).abs().max()))
@@ -110,72 +75,102 @@ def reference_errors(p: Problem, out: torch.Tensor, lse: torch.Tensor, table: to
     return (error / norm) ** 0.5, lse_error
 
 
-def host_costs(pool: torch.Tensor) -> dict:
+def host_costs(pool: Pool) -> dict:
     """Host microseconds of asynchronous calls on a problem so small that the device keeps up."""
-    p = Problem((1, 1, 16, 64), torch.bfloat16, pool)
+    p = Problem([64], 1, 16, pool)
     args = (p.q, p.kv_cache, p.tables[0], p.cache_seqlens)
-    plan = flashmla.plan_decode(*args)
-    out, lse = flashmla.dense_decode(*args, plan=plan)
-    workspace = torch.empty(flashmla.dense_decode_workspace_size(*args), dtype=torch.uint8, device="cuda")
     found = {
-        "planned, all buffers given": lambda: flashmla.dense_decode(
-            *args, plan=plan, out=out, lse=lse, workspace=workspace
-        ),
+        "planned, all buffers given": Ours(p).calls[0],
         "nothing given": lambda: flashmla.dense_decode(*args),
         "plan_decode": lambda: flashmla.plan_decode(*args),
     }
-    for name, make in peers.ALL.items():
-        calls = make(p)
-        if calls:
-            found[name] = calls[0]
+    found |= {name: calls[0] for name, calls in peer_calls(p).items()}
+    for call in found.values():
+        call()
     return {name: round(timing.host_us(call), 2) for name, call in found.items()}
 
 
-def measure(p: Problem, rounds: int, bandwidth: float, rate: float) -> dict:
-    b, s_q, h_q, *_ = p.case
-    out = torch.full((b, s_q, h_q, D_V), torch.nan, dtype=p.dtype, device="cuda")
-    lse = torch.empty(b, h_q, s_q, device="cuda")
-    plan = flashmla.plan_decode(p.q, p.kv_cache, p.tables[0], p.cache_seqlens, causal=p.causal)
-    bytes_needed = flashmla.dense_decode_workspace_size(p.q, p.kv_cache, p.tables[0], p.cache_seqlens, causal=p.causal)
-    workspace = torch.empty(bytes_needed, dtype=torch.uint8, device="cuda")
+def peer_calls(p: Problem, *, fresh: bool = False) -> dict[str, Calls]:
+    """Of the peers that are installed; they are timed with bfloat16 only."""
+    if p.dtype != torch.bfloat16:
+        return {}
+    made = {name: make(p, fresh=fresh) for name, make in peers.ALL.items()}
+    return {name: calls for name, calls in made.items() if calls}
 
-    def ours(table, plan):
-        return lambda: flashmla.dense_decode(
-            p.q, p.kv_cache, table, p.cache_seqlens, softmax_scale=p.scale, causal=p.causal, plan=plan,
-            out=out, lse=lse, workspace=workspace,
-        )  # fmt: skip
 
-    ours(p.tables[0], plan)()
-    rel_err, lse_err = reference_errors(p, out, lse, p.tables[0])
-    contenders = {"ours": [ours(t, plan) for t in p.tables], "planned": [ours(t, None) for t in p.tables]}
-    for name, make in peers.ALL.items():
-        calls = make(p) if p.dtype == torch.bfloat16 else None
-        if calls:
-            contenders[name] = calls
-    cold = {name: timing.cold_us(calls) for name, calls in contenders.items()}
-    times = timing.alternate(contenders, cold, rounds)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    return {
-        "us": round(median["ours"], 2),
-        "us_cold": round(cold["ours"], 2),
-        "us_planned": round(median["planned"], 2),
-        "spread": round((max(times["ours"]) - min(times["ours"])) / median["ours"], 4),
-        "limit_us": round(max(p.kv_bytes / bandwidth, p.flop / rate) * 1e6, 2),
-        "peers": {name: round(median[name], 2) for name in median if name in peers.ALL},
-        "peers_cold": {name: round(cold[name], 2) for name in cold if name in peers.ALL},
+def measure(
+    p: Problem, rounds: int, ceilings: limits.Ceilings, builds: dict[str, ModuleType], kernels: list[str]
+) -> dict:
+    ours = Ours(p)
+    ours.calls[0]()
+    rel_err, lse_err = reference_errors(p, ours.out, ours.lse, p.tables[0])
+    groups = {
+        "": {"ours": ours.calls, "planned": Ours(p, own_plan=True).calls},
+        "peers": peer_calls(p),
+        "peers_planned": peer_calls(p, fresh=True),
+        "builds": {name: Ours(p, package).calls for name, package in builds.items()},
+        "kernels": {name: calls for name in kernels if (calls := forced(p, name))},
+    }
+    contenders = {(group, name): calls for group, members in groups.items() for name, calls in members.items()}
+    graphs = {key: timing.Replays(calls) for key, calls in contenders.items()}
+    cold = {key: timing.cold_us(calls) for key, calls in contenders.items() if key[0] in {"", "peers"}}
+    times = timing.alternate(graphs, rounds)
+    median = timing.medians(times)
+
+    def of(group: str, values: dict[tuple[str, str], float]) -> dict[str, float]:
+        return {name: round(value, 2) for (where, name), value in values.items() if where == group}
+
+    us = median["", "ours"]
+    found = {
+        "us": round(us, 2),
+        "us_cold": round(cold["", "ours"], 2),
+        "us_planned": round(median["", "planned"], 2),
+        "spread": round(timing.spread(times["", "ours"]), 4),
+        "limit_us": ceilings.us(p),
+        "peers": of("peers", median),
+        "peers_cold": of("peers", cold),
+        "peers_planned": of("peers_planned", median),
+        "rounds_us": {
+            name: [round(value, 2) for value in times[group, name]]
+            for group, name in times
+            if group == "peers" or name == "ours"
+        },
         "rel_err": float(f"{rel_err:.3g}"),
         "lse_err": float(f"{lse_err:.3g}"),
-        "gbs": round(p.kv_bytes / median["ours"] / 1e3, 1),
-        "tflops": round(p.flop / median["ours"] / 1e6, 1),
+        "gbs": round(p.kv_bytes / us / 1e3, 1),
+        "tflops": round(p.flop / us / 1e6, 1),
     }
+    return found | {group: of(group, median) for group in ("builds", "kernels") if groups[group]}
 
 
-def machine() -> dict:
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]
-    name, driver, power = (
-        subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")[0].split(", ")
-    )
-    return {"gpu": name, "driver": driver, "power_limit": power, "torch": torch.__version__}
+def line(record: dict) -> str:
+    """A record for people: times, peers, and whether the case reaches its goal."""
+    cells = [
+        f"{', '.join(map(str, record['case'])):32} {record['us']:8.1f} us",
+        f"(+ plan {record['us_planned'] - record['us']:.1f}, cold {record['us_cold']:.1f})",
+        f"limit {record['limit_us']:.1f}",
+        *(f"{name} {us:.1f}" for name, us in record["peers"].items()),
+        *(f"{name} {us:.1f}" for group in ("builds", "kernels") for name, us in record.get(group, {}).items()),
+        f"error {record['rel_err']:.1e}",
+    ]
+    goal, verdict = goals.goal_of(tuple(record["case"])), goals.case_verdict(record)
+    if goal and verdict:
+        ratio = record["us"] / record["peers"]["flashmla"]
+        cells.append(f"/ flashmla {ratio:.3f}, goal {goal.ratio:.3f}: {verdict}")
+    return " ".join(cells)
+
+
+def named(text: str) -> tuple[str, Path]:
+    """NAME=PATH"""
+    name, separator, path = text.partition("=")
+    if not (name and separator and Path(path).is_file()):
+        raise argparse.ArgumentTypeError(f"{text}: NAME=PATH of a library is needed")
+    return name, Path(path)
+
+
+def case_of(text: str) -> tuple:
+    """b,s_q,h_q,tokens[,kind]"""
+    return tuple(int(x) if x.isdigit() else x for x in text.split(","))
 
 
 def main() -> int:
@@ -183,38 +178,30 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="append the records to this file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--commit", default="", help="of the sources, for the record")
-    parser.add_argument(
-        "--case", action="append", type=lambda t: tuple(int(x) for x in t.split(",")), help="b,s_q,h_q,tokens"
-    )
+    parser.add_argument("--case", action="append", type=case_of, help="b,s_q,h_q,tokens[,varlen or tenth]")
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
+    parser.add_argument(
+        "--library", action="append", type=named, default=[], metavar="NAME=PATH",
+        help="another build of libflashmla.so to time in the same rounds",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kernel", action="append", default=[], help="a kernel to force and time in the same rounds, by its name"
+    )
     args = parser.parse_args()
-    bandwidth, rate = limits.read_bandwidth(), limits.product_rate()
-    facts = {**machine(), "commit": args.commit, "digest": digest.current() or "none"}
-    ceilings = {"read_gbs": round(bandwidth / 1e9, 1), "product_tflops": round(rate / 1e12, 1)}
-    print(facts, ceilings, flush=True)
-    dtype = getattr(torch, args.dtype)
-    pool = torch.empty(17_000, PAGE, D_QK, dtype=dtype, device="cuda")
-    for chunk in pool.split(1000):
-        chunk.normal_()
-    costs = host_costs(pool) if dtype == torch.bfloat16 else {}
-    print("host us of a call:", costs, flush=True)
-    for case in args.case or CASES:
-        found = measure(Problem(case, dtype, pool), args.rounds, bandwidth, rate)
-        record = {**facts, "op": "dense_decode", "dtype": args.dtype, "case": list(case), **found, **ceilings}
-        if costs:
-            record["host_us"] = costs
-        others = [f"{name} {us:.1f}" for name, us in found["peers"].items()]
-        print(
-            f"{', '.join(map(str, case)):32} {found['us']:8.1f} us",
-            f"(planned {found['us_planned']:.1f}, cold {found['us_cold']:.1f})",
-            f"limit {found['limit_us']:.1f}",
-            *others,
-            f"error {found['rel_err']:.1e}",
-            flush=True,
-        )
-        if args.record:
-            with args.record.open("a") as f:
-                f.write(json.dumps(record) + "\n")
+    cases = args.case or CASES
+    builds = {name: another_build(path) for name, path in args.library}
+    ceilings = limits.measured()
+    facts = records.facts("dense_decode", args.commit) | ceilings.facts()
+    print(facts, flush=True)
+    pool = Pool(max(TABLE_PAGES, *map(pages_of, cases)), getattr(torch, args.dtype))
+    if costs := host_costs(pool) if args.dtype == "bfloat16" else {}:
+        facts["host_us"] = costs
+        print("host us of a call:", costs, flush=True)
+    for case in cases:
+        found = measure(problem_of(case, pool), args.rounds, ceilings, builds, args.kernel)
+        record = {**facts, "op": "dense_decode", "dtype": args.dtype, "case": list(case), **found}
+        print(line(record), flush=True)
+        records.append(args.record, record)
     return 0
 
 

@@ -1,14 +1,19 @@
-"""The two ceilings of the machine, measured: read bandwidth and the rate of a large bf16 matrix product."""
+"""The two ceilings of the machine, measured: read bandwidth and the rate of a large bf16 matrix product.
+
+The limit of a problem follows from them: no kernel reads its KV or does its products faster.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 
 import timing
 import torch
 import triton
 import triton.language as tl
+from problem import Problem
 
 READ_BYTES = 2 << 30
 PRODUCT = 8192
@@ -35,8 +40,8 @@ def read_bandwidth() -> float:
         def call(block=block, warps=warps, per=per, grid=grid, sink=sink):
             _read[(grid,)](source, sink, BLOCK=block, PER=per, num_warps=warps)
 
-        call()
-        best = min(best, statistics.median(timing.Replays([call], 700.0).time() for _ in range(3)))
+        replays = timing.Replays([call])
+        best = min(best, statistics.median(replays.time() for _ in range(3)))
     return READ_BYTES / best * 1e6
 
 
@@ -49,3 +54,22 @@ def product_rate() -> float:
         time.sleep(0.02)
         times.append(timing.event_us(lambda: torch.matmul(a, b, out=c)))
     return 2 * PRODUCT**3 / statistics.median(times[2:]) * 1e6
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    bandwidth: float  # bytes a second
+    rate: float  # FLOP a second
+
+    def us(self, p: Problem) -> float:
+        """The limit of a problem."""
+        return round(max(p.kv_bytes / self.bandwidth, p.flop / self.rate) * 1e6, 2)
+
+    def facts(self) -> dict:
+        """For a record."""
+        return {"read_gbs": round(self.bandwidth / 1e9, 1), "product_tflops": round(self.rate / 1e12, 1)}
+
+
+def measured() -> Ceilings:
+    """Takes some ten seconds, most of them the compilation of the read kernels."""
+    return Ceilings(read_bandwidth(), product_rate())

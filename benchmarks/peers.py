@@ -1,6 +1,7 @@
 """Other libraries' kernels for the same call, where they are installed. None is a dependency.
 
-A peer takes a Problem and gives the calls to time, one a block table, with its metadata made beforehand.
+A peer takes a Problem and gives the calls to time, one a block table, with its metadata made beforehand and shared by
+all of them; or, `fresh`, made in every call.
 """
 
 from __future__ import annotations
@@ -15,24 +16,25 @@ D_V = 512
 Calls = list[Callable[[], object]]
 
 
-def flashmla(problem: Any) -> Calls | None:
+def flashmla(problem: Any, *, fresh: bool = False) -> Calls | None:
     """DeepSeek's FlashMLA (module flash_mla)."""
     try:
         from flash_mla import flash_mla_with_kvcache, get_mla_metadata
     except ImportError:
         return None
+    shared, _ = get_mla_metadata()  # filled by the first call
 
     def call(table: torch.Tensor) -> Callable[[], object]:
-        metadata, _ = get_mla_metadata()
         p = problem
         return lambda: flash_mla_with_kvcache(
-            p.q, p.kv_cache, table, p.cache_seqlens, D_V, metadata, None, p.scale, p.causal
-        )
+            p.q, p.kv_cache, table, p.cache_seqlens, D_V, get_mla_metadata()[0] if fresh else shared, None,
+            p.scale, p.causal,
+        )  # fmt: skip
 
     return [call(table) for table in problem.tables]
 
 
-def fa3(problem: Any) -> Calls | None:
+def fa3(problem: Any, *, fresh: bool = False) -> Calls | None:
     """FlashAttention-3 as vLLM builds it; MLA goes through its q_v argument. FA3_LIBRARY names the extension's file."""
     path = os.environ.get("FA3_LIBRARY")
     if not path:
@@ -45,17 +47,21 @@ def fa3(problem: Any) -> Calls | None:
     k_rope, latent = problem.kv_cache[..., D_V:], problem.kv_cache[..., :D_V]
     starts = torch.arange(0, b + 1, dtype=torch.int32, device="cuda") * s_q
     longest, lengths = problem.longest, problem.cache_seqlens
-    metadata = ops.get_scheduler_metadata(
-        b, s_q, longest, h_q, 1, 64, D_V, torch.bfloat16, lengths, starts,
-        None, None, None, None, 64, 0, True, -1, -1, False, 0, None, 0,
-    )  # fmt: skip
+
+    def metadata() -> object:
+        return ops.get_scheduler_metadata(
+            b, s_q, longest, h_q, 1, 64, D_V, torch.bfloat16, lengths, starts,
+            None, None, None, None, 64, 0, True, -1, -1, False, 0, None, 0,
+        )  # fmt: skip
+
+    shared = metadata()
     out = torch.empty(b * s_q, h_q, D_V, dtype=torch.bfloat16, device="cuda")
 
     def call(table: torch.Tensor) -> Callable[[], object]:
         return lambda: ops.fwd(
             q_rope, k_rope, latent, None, None, q_latent, out, starts, None, None, None, lengths, s_q, longest, table,
-            None, None, None, None, None, None, None, None, problem.scale, True, -1, -1, 0.0, True, metadata, 0,
-            None, 0, None, 1, 0, None,
+            None, None, None, None, None, None, None, None, problem.scale, True, -1, -1, 0.0, True,
+            metadata() if fresh else shared, 0, None, 0, None, 1, 0, None,
         )  # fmt: skip
 
     return [call(table) for table in problem.tables]

@@ -14,8 +14,8 @@ END = "<!-- end of performance -->\n"
 
 
 def machine_of(record: dict) -> str:
-    """What the records of one table have in common; '' for a record that is no timing."""
-    if "us" not in record:
+    """What the records of one table have in common; '' for a record that is no timing of a benchmark case."""
+    if "us" not in record or record.get("benchmark", "dense_decode") != "dense_decode":
         return ""
     if "gpu" in record:
         return f"{record['gpu']}, driver {record['driver']}"

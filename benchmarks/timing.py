@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 FLUSH_BYTES = 512 << 20  # several times any L2
+MAX_CALLS = 200  # of a graph
 Call = Callable[[], object]
 
 
 class Replays:
-    """A CUDA graph of back-to-back calls that rotate over `calls`; time() replays it once."""
+    """A CUDA graph of back-to-back calls that rotate over `calls` and take about target_us; time() replays it once."""
 
-    def __init__(self, calls: Sequence[Call], estimate_us: float, target_us: float = 20_000.0) -> None:
-        self.count = max(len(calls), min(200, math.ceil(target_us / max(estimate_us, 1.0))))
+    def __init__(self, calls: Sequence[Call], target_us: float = 20_000.0) -> None:
         for call in calls[:2]:
             call()
-        torch.cuda.synchronize()
+        estimate = event_us(calls[0])  # launch included, so that short calls are repeated too seldom, not too often
+        self.count = max(len(calls), min(MAX_CALLS, math.ceil(target_us / max(estimate, 1.0))))
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             for i in range(self.count):
@@ -66,13 +67,24 @@ def host_us(call: Call, count: int = 200, rounds: int = 7) -> float:
     return statistics.median(times)
 
 
-def alternate(
-    contenders: dict[str, Sequence[Call]], estimates: dict[str, float], rounds: int
-) -> dict[str, list[float]]:
-    """Times of every contender, in alternating rounds: power and clocks drift, so only neighbours compare."""
-    replays = {name: Replays(calls, estimates[name]) for name, calls in contenders.items()}
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, graph in replays.items():
-            times[name].append(graph.time())
+def alternate(graphs: Mapping[str, Replays], rounds: int) -> dict[str, list[float]]:
+    """Times of every contender, in alternating rounds: power and clocks drift, so only neighbours compare. Every round
+    begins with another contender, since what ran before leaves its heat behind.
+    """
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    names = list(graphs)
+    for i in range(rounds):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(graphs[name].time())
     return times
+
+
+def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Of every contender."""
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def spread(values: Sequence[float]) -> float:
+    """(max - min) / median."""
+    return (max(values) - min(values)) / statistics.median(values)

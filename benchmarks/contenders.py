@@ -1,0 +1,93 @@
+"""Calls of this library to time, also of several builds of it or of a forced kernel, side by side in one process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from problem import D_V, DEVICE, Problem
+
+import flashmla
+
+Calls = list[Callable[[], object]]
+
+
+class Ours:
+    """dense_decode of one problem, a call a block table, into buffers made beforehand."""
+
+    def __init__(
+        self, p: Problem, package: ModuleType = flashmla, *, own_plan: bool = False, batch_invariant: bool = False
+    ) -> None:
+        inputs = (p.q, p.kv_cache, p.tables[0], p.cache_seqlens)
+        # own_plan: every call makes its schedule. Otherwise a plan is made here, as the layers of a step share it.
+        option = {"batch_invariant": True} if batch_invariant else {}
+        plan = None if own_plan else package.plan_decode(*inputs, causal=p.causal, **option)
+        size = package.dense_decode_workspace_size(*inputs, causal=p.causal, plan=plan)
+        workspace = torch.empty(size, dtype=torch.uint8, device=DEVICE)
+        self.out = torch.full((p.b, p.s_q, p.h_q, D_V), torch.nan, dtype=p.dtype, device=DEVICE)
+        self.lse = torch.empty(p.b, p.h_q, p.s_q, device=DEVICE)
+
+        def call(table: torch.Tensor) -> Callable[[], object]:
+            return lambda: package.dense_decode(
+                p.q, p.kv_cache, table, p.cache_seqlens, softmax_scale=p.scale, causal=p.causal, plan=plan,
+                out=self.out, lse=self.lse, workspace=workspace,
+            )  # fmt: skip
+
+        self.calls: Calls = [call(table) for table in p.tables]
+
+
+@contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """An environment variable set for a while; the library reads it in each call."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def forced(p: Problem, kernel: str) -> Calls | None:
+    """Ours with the kernel of that name, None where it does not fit. The variable matters while a call is captured, not
+    in replays.
+    """
+
+    def under(call: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            with environment("FLASHMLA_FORCE_KERNEL", kernel):
+                return call()
+
+        return run
+
+    try:
+        with environment("FLASHMLA_FORCE_KERNEL", kernel):
+            calls = Ours(p).calls
+            calls[0]()
+    except flashmla.UnsupportedError:
+        return None
+    return [under(call) for call in calls]
+
+
+def another_build(path: Path) -> ModuleType:
+    """A second copy of the package, over the libflashmla at `path`."""
+
+    def taken_out() -> dict[str, ModuleType]:
+        names = [name for name in sys.modules if name.split(".")[0] == "flashmla"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    ours = taken_out()
+    try:
+        with environment("FLASHMLA_LIBRARY", str(path.resolve())):
+            return importlib.import_module("flashmla")
+    finally:
+        taken_out()
+        sys.modules.update(ours)

@@ -1,0 +1,79 @@
+"""What the dense decode kernels are meant to reach, as ratios to FlashMLA, which do not depend on the machine.
+
+FLASHMLA_US and GOAL_US are microseconds on one H100 SXM (80 GB, read bandwidth 3,136 GB/s, 776 TFLOP/s of bf16): what
+FlashMLA (commit 9241ae3, metadata made beforehand, combine included) took there, and what the goal is on that machine.
+A goal is met when ours / FlashMLA's, both of one run, is at most the ratio of the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import records
+
+
+@dataclass(frozen=True)
+class Goal:
+    case: tuple
+    flashmla_us: float
+    goal_us: float
+
+    @property
+    def ratio(self) -> float:
+        return self.goal_us / self.flashmla_us
+
+
+GOALS = (
+    Goal((128, 1, 128, 4096), 260.9, 235.0),
+    Goal((128, 2, 128, 4096), 477.1, 430.0),
+    Goal((128, 1, 128, 8192), 539.0, 465.0),
+    Goal((64, 1, 128, 16384), 523.1, 465.0),
+    Goal((128, 1, 64, 4096), 212.8, 202.0),
+    Goal((128, 1, 32, 4096), 209.1, 202.0),
+    Goal((128, 1, 16, 4096), 207.8, 202.0),
+    Goal((64, 2, 16, 4096), 113.5, 103.0),
+    Goal((1, 1, 128, 8192), 26.7, 12.5),
+    Goal((1, 1, 128, 65536), 55.4, 36.0),
+    Goal((1, 1, 16, 131072), 85.0, 57.0),
+    Goal((16, 1, 128, 4096), 46.7, 35.0),
+    Goal((32, 1, 128, 4096), 77.7, 58.0),
+    Goal((4, 1, 128, 32768), 79.7, 58.0),
+    Goal((128, 1, 128, 4096, "varlen"), 294.0, 242.0),
+    Goal((128, 2, 128, 4096, "varlen"), 502.4, 445.0),
+)
+FRESH_PLAN_US = 5.0  # a plan made in every call costs at most so much more than a reused one
+BATCH_INVARIANT = 1.10  # batch-invariant plans take at most so many times the time of normal ones, for b >= 16
+TRACE_LEAD, TRACE_LIMIT = 1.15, 1.08  # of a trace's snapshot: see trace_verdict
+
+
+def goal_of(case: tuple) -> Goal | None:
+    """The goal for a benchmark case, if it has one."""
+    return next((goal for goal in GOALS if goal.case == case), None)
+
+
+def verdict(value: float, bound: float) -> str:
+    """`met`, or by how much not; values that differ from the bound by less than 2 % count as equal to it."""
+    if value <= bound:
+        return "met"
+    excess = f"missed by {100 * (value / bound - 1):.1f} %"
+    return f"equal ({excess})" if value <= records.EQUAL * bound else excess
+
+
+def case_verdict(record: dict) -> str | None:
+    """Of a record of dense_decode.py: None where no goal is set or FlashMLA did not run beside."""
+    goal = goal_of(tuple(record["case"]))
+    if goal is None or "flashmla" not in record["peers"]:
+        return None
+    return verdict(record["us"] / record["peers"]["flashmla"], goal.ratio)
+
+
+def trace_verdict(record: dict) -> str | None:
+    """A snapshot is to be 1.15 times as fast as the best peer or, where the peer itself is within 1.15 of the limit, to
+    take at most 1.08 of the limit.
+    """
+    best = records.best_peer(record)
+    if best is None:
+        return None
+    if best < TRACE_LEAD * record["limit_us"]:
+        return verdict(record["us"], max(best / TRACE_LEAD, TRACE_LIMIT * record["limit_us"]))
+    return verdict(record["us"], best / TRACE_LEAD)

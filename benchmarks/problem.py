@@ -1,0 +1,87 @@
+"""A dense decode problem on the GPU: its tensors, block tables into a pool of KV pages, and what it costs at least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+DEVICE = "cuda"
+D_QK, D_V, PAGE = 576, 512, 64
+TABLE_PAGES = 17_000  # a table's pages are drawn from at least so many (1.25 GB), like those of a server's cache
+ROTATE_BYTES = 250e6  # KV that the tables of a problem cover together, several times any L2 ...
+MAX_TABLES = 64  # ... where so many of them suffice; smaller problems find some of their KV in L2, as all contenders do
+FILL_PAGES = 1000  # filled at a time, so that the generator's scratch stays small
+
+
+class Pool:
+    """KV pages that problems share: independent values of N(0, sigma^2)."""
+
+    def __init__(self, pages: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        self._pages = torch.empty(pages, PAGE, 1, D_QK, dtype=dtype, device=DEVICE)
+        self._sigma: float | None = None
+
+    def filled(self, sigma: float) -> torch.Tensor:
+        """The pages, filled again only when sigma is another one than before."""
+        if sigma != self._sigma:
+            for chunk in self._pages.split(FILL_PAGES):
+                chunk.normal_(std=sigma)
+            self._sigma = sigma
+        return self._pages
+
+
+class Problem:
+    """Requests of given lengths, s_q query tokens each; causal where there are several."""
+
+    def __init__(
+        self, lengths: Sequence[int], s_q: int, h_q: int, pool: Pool, *, sigma: float = 1.0, least_tables: int = 2
+    ) -> None:
+        self.kv_cache = pool.filled(sigma)
+        self.dtype = self.kv_cache.dtype
+        self.b, self.s_q, self.h_q = len(lengths), s_q, h_q
+        self.causal = s_q > 1
+        self.scale = D_QK**-0.5
+        self.lengths = list(lengths)
+        self.total, self.longest = sum(self.lengths), max(self.lengths)
+        random = torch.Generator(DEVICE).manual_seed(self.total * 128 + s_q * 5 + h_q * 3)
+        self.cache_seqlens = torch.tensor(self.lengths, dtype=torch.int32, device=DEVICE)
+        self.q = torch.randn(self.b, s_q, h_q, D_QK, generator=random, device=DEVICE).mul_(sigma).to(self.dtype)
+        count = min(MAX_TABLES, int(ROTATE_BYTES / self.kv_bytes) + 1)
+        self.tables = self._block_tables(max(least_tables, count), random)
+
+    def _block_tables(self, count: int, random: torch.Generator) -> list[torch.Tensor]:
+        """Tables without a common page where the pages suffice. Entries behind a request's last page are 0."""
+        pages = -(-self.cache_seqlens.long() // PAGE)
+        ends = pages.cumsum(0)
+        used = sum(-(-length // PAGE) for length in self.lengths)
+        column = torch.arange(-(-self.longest // PAGE), device=DEVICE)
+        index = (ends - pages)[:, None] + column
+        index = torch.where(column < pages[:, None], index, -1)
+        blocks = max(TABLE_PAGES, used)
+        if blocks > len(self.kv_cache):
+            raise ValueError(f"the pool has {len(self.kv_cache)} pages, {blocks} are needed")
+
+        tables: list[torch.Tensor] = []
+        begin = blocks
+        for _ in range(count):
+            if begin + used > blocks:
+                order, begin = torch.randperm(blocks, generator=random, device=DEVICE, dtype=torch.int32), 0
+            table = torch.where(index >= 0, order[begin + index.clamp(min=0)], 0)
+            tables.append(table.int().contiguous())
+            begin += used
+        return tables
+
+    @property
+    def attended(self) -> int:
+        """Pairs of a query token and a KV token that it attends to."""
+        hidden = [(self.s_q - 1 - s) * self.causal for s in range(self.s_q)]
+        return sum(max(length - h, 0) for length in self.lengths for h in hidden)
+
+    @property
+    def flop(self) -> int:
+        """Of both products."""
+        return 2 * self.h_q * self.attended * (D_QK + D_V)
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.total * D_QK * self.kv_cache.element_size()

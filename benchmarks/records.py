@@ -1,0 +1,48 @@
+"""The facts every GPU record begins with, and files of records: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import digest
+
+
+def facts(benchmark: str, commit: str) -> dict:
+    """Machine and kernels. `benchmark` names the program, in the form of its file's name."""
+    import torch
+
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]
+    lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    name, driver, power = lines[0].split(", ")
+    machine = {"gpu": name, "driver": driver, "power_limit": power, "torch": torch.__version__}
+    return {"benchmark": benchmark, **machine, "commit": commit, "digest": digest.current() or "none"}
+
+
+def read(paths: Iterable[Path]) -> list[dict]:
+    """The records of the files that exist."""
+    return [json.loads(line) for path in paths if path.exists() for line in path.read_text().splitlines()]
+
+
+def append(path: Path | None, record: dict) -> None:
+    """Adds one line; without a path, nothing."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def best_peer(record: dict) -> float | None:
+    """Microseconds of the fastest peer of the same rounds."""
+    return min(record["peers"].values(), default=None)
+
+
+EQUAL = 1.02  # times that differ by less count as equal
+
+
+def loses(record: dict) -> bool:
+    """Whether a peer is faster by more than what counts as equal."""
+    best = best_peer(record)
+    return best is not None and record["us"] > EQUAL * best
