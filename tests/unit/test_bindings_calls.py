@@ -70,7 +70,7 @@ def test_scratch_on_another_device_is_refused():
             capsule = np.zeros(1 << 20, np.uint8).__dlpack__(max_version=(1, 0))
             from flashmla import _tensor
 
-            _tensor.from_capsule(capsule, "test").c.device.device_type = _tensor.CUDA
+            _tensor.pointer(capsule, "test").device.device_type = _tensor.CUDA
             return capsule
 
         def __dlpack_device__(self):

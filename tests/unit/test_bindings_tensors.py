@@ -40,7 +40,7 @@ class OnGPU(Exporter):
     def __dlpack__(self, stream=None, max_version=None):
         self.streams.append(stream)
         capsule = self.array.__dlpack__(max_version=max_version)
-        _tensor.from_capsule(capsule, "test").c.device.device_type = _tensor.CUDA
+        _tensor.pointer(capsule, "test").device.device_type = _tensor.CUDA
         return capsule
 
     def __dlpack_device__(self):
@@ -264,10 +264,11 @@ def test_a_refused_call_releases_its_inputs():
 
 def test_bfloat16_arrays_are_read_without_a_copy():
     q = small.inputs("bfloat16")[0]
-    found = _frameworks.tensor_of(q, "q", 0, None)
-    assert int(_tensor.ffi.cast("uintptr_t", found.c.data)) + found.c.byte_offset == q.ctypes.data
-    assert (found.c.dtype.code, found.c.dtype.bits) == (4, 16)
-    assert found.shape == q.shape
+    capsule = _frameworks.framework_of(q).export(q, "q", None)
+    found = _tensor.pointer(capsule, "q")
+    assert int(_tensor.ffi.cast("uintptr_t", found.data)) + found.byte_offset == q.ctypes.data
+    assert (found.dtype.code, found.dtype.bits) == (4, 16)
+    assert _tensor.shape(found) == q.shape
 
 
 def test_a_subclass_belongs_to_its_framework():

@@ -3,10 +3,12 @@
 >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)  # doctest: +SKIP
 """
 
-from flashmla._info import info
+from flashmla._dense_decode import dense_decode, dense_decode_workspace_size
+from flashmla._info import info, last_kernel
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
+from flashmla._merge_states import merge_states
+from flashmla._plan import Plan, plan_decode, plan_decode_size
 from flashmla.errors import ABIMismatchError, DeviceError, FlashMLAError, InvalidArgumentError, UnsupportedError
-from flashmla.ops import Plan, dense_decode, dense_decode_workspace_size, plan_decode, plan_decode_size
 
 __all__ = [
     "ABIMismatchError",
@@ -19,6 +21,8 @@ __all__ = [
     "dense_decode",
     "dense_decode_workspace_size",
     "info",
+    "last_kernel",
+    "merge_states",
     "plan_decode",
     "plan_decode_size",
 ]

@@ -5,15 +5,12 @@ Nothing here imports a framework: whoever passes a tensor of one has imported it
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import Any
 
 from flashmla import _tensor
 from flashmla._cdef import ffi
-from flashmla._library import lib
 from flashmla._scalars import STREAM, integer
-from flashmla.errors import check, invalid
 
 _DLPACK_VERSION = (1, 0)
 _BFLOAT16: int = ffi.integer_const("kDLBfloat")
@@ -31,6 +28,8 @@ class Framework:
 
     mutable = True
     """Tensors may be written by others."""
+    waits = False
+    """An operation returns when its results are there."""
 
     def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         """A DLPack capsule whose contents are ready for work on `stream`."""
@@ -52,26 +51,23 @@ class Framework:
                 raise
         return tensor.__dlpack__(**options)
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
-        """A new compact tensor on q's device for work on `stream`. `dtype` None is q's own."""
+    def empty(self, like: Any, argument: str, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
+        """A new compact tensor, device as `like`, for work on `stream`. `dtype` None is that of `like`."""
         del shape, dtype, stream
-        kind = type(q).__qualname__
+        kind = type(like).__qualname__
         raise TypeError(
-            f"q is a {kind}: memory is made for torch, CuPy, JAX, NumPy; "
-            "pass out, lse and workspace to dense_decode, buffer to plan_decode"
+            f"{argument} is a {kind}: memory is made for torch, CuPy, JAX, NumPy; "
+            "pass out, lse and workspace to dense_decode, buffer to plan_decode, out and lse to merge_states"
         )
 
     def address(self, tensor: Any) -> int:
         """Address of the first element of a tensor from `empty`."""
         raise NotImplementedError
 
-    def current_stream(self, q: Any) -> int | None:
-        """The CUstream that the framework is using on q's device; None if it does not tell."""
-        del q
+    def current_stream(self, tensor: Any) -> int | None:
+        """The CUstream that the framework is using on the tensor's device; None if it does not tell."""
+        del tensor
         return None
-
-    def finish(self, device_id: int, stream: int) -> None:
-        """Called when all work on CUDA tensors from `empty` was enqueued."""
 
 
 class NumPy(Framework):
@@ -81,13 +77,13 @@ class NumPy(Framework):
         del stream
         if tensor.dtype.kind == "V" and tensor.dtype.name == "bfloat16":
             capsule = tensor.view("uint16").__dlpack__(max_version=_DLPACK_VERSION)
-            _tensor.from_capsule(capsule, argument).c.dtype.code = _BFLOAT16
+            _tensor.pointer(capsule, argument).dtype.code = _BFLOAT16
             return capsule
         return tensor.__dlpack__(max_version=_DLPACK_VERSION)
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
-        del stream
-        return sys.modules["numpy"].empty(shape, dtype or q.dtype)
+    def empty(self, like: Any, argument: str, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
+        del argument, stream
+        return sys.modules["numpy"].empty(shape, dtype or like.dtype)
 
     def address(self, tensor: Any) -> int:
         address: int = tensor.__array_interface__["data"][0]
@@ -103,40 +99,49 @@ class Torch(Framework):
             return super().export(tensor, argument, stream)
         return sys.modules["torch"].utils.dlpack.to_dlpack(tensor)
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
+    def empty(self, like: Any, argument: str, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
+        del argument
         torch = sys.modules["torch"]
-        on_stream: Any = contextlib.nullcontext()
-        if q.is_cuda and stream is not None:
-            on_stream = torch.cuda.stream(torch.cuda.ExternalStream(stream, q.device))
-        with on_stream:
-            return torch.empty(shape, dtype=getattr(torch, dtype) if dtype else q.dtype, device=q.device)
+        kind = getattr(torch, dtype) if dtype else like.dtype
+        if stream is None or not like.is_cuda:
+            return torch.empty(shape, dtype=kind, device=like.device)
+        with torch.cuda.stream(torch.cuda.ExternalStream(stream, like.device)):
+            return torch.empty(shape, dtype=kind, device=like.device)
 
     def address(self, tensor: Any) -> int:
         address: int = tensor.data_ptr()
         return address
 
-    def current_stream(self, q: Any) -> int:
-        stream: int = sys.modules["torch"].cuda.current_stream(q.device).cuda_stream if q.is_cuda else 0
+    def current_stream(self, tensor: Any) -> int:
+        if not tensor.is_cuda:
+            return 0
+        torch = sys.modules["torch"]
+        try:
+            # What Triton's launcher takes: the bare handle, without the stream object around it.
+            stream: int = torch._C._cuda_getCurrentRawStream(tensor.get_device())  # noqa: SLF001
+        except AttributeError:
+            stream = torch.cuda.current_stream(tensor.device).cuda_stream
         return stream
 
 
 class CuPy(Framework):
     """CuPy. Memory comes from its pool, on the stream of the call."""
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
+    def empty(self, like: Any, argument: str, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
+        del argument
         cupy = sys.modules["cupy"]
-        on_stream: Any = contextlib.nullcontext()
-        if stream is not None:
-            on_stream = cupy.cuda.ExternalStream(stream, q.device.id)
-        with q.device, on_stream:
-            return cupy.empty(shape, dtype or q.dtype)
+        with like.device:
+            if stream is None:
+                return cupy.empty(shape, dtype or like.dtype)
+            with cupy.cuda.ExternalStream(stream, like.device.id):
+                return cupy.empty(shape, dtype or like.dtype)
 
     def address(self, tensor: Any) -> int:
         address: int = tensor.data.ptr
         return address
 
-    def current_stream(self, q: Any) -> int:
-        stream: int = sys.modules["cupy"].cuda.get_current_stream(q.device.id).ptr
+    def current_stream(self, tensor: Any) -> int:
+        stream: int = sys.modules["cupy"].cuda.get_current_stream(tensor.device.id).ptr
         return stream
 
 
@@ -148,21 +153,19 @@ class JAX(Framework):
     """
 
     mutable = False
+    waits = True
 
     def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         del argument, stream
         return tensor.block_until_ready().__dlpack__(max_version=_DLPACK_VERSION)
 
-    def empty(self, q: Any, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
-        del stream
-        return sys.modules["jax"].numpy.empty(shape, dtype or q.dtype, device=q.device).block_until_ready()
+    def empty(self, like: Any, argument: str, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
+        del argument, stream
+        return sys.modules["jax"].numpy.empty(shape, dtype or like.dtype, device=like.device).block_until_ready()
 
     def address(self, tensor: Any) -> int:
         address: int = tensor.unsafe_buffer_pointer()
         return address
-
-    def finish(self, device_id: int, stream: int) -> None:
-        check(lib, lib.flashmla_stream_synchronize(device_id, ffi.cast("void *", stream)))
 
 
 _OTHER = Framework()
@@ -184,26 +187,6 @@ def framework_of(tensor: Any) -> Framework:
         keys = [(base.__module__.partition(".")[0], base.__qualname__) for base in kind.__mro__]
         found = next((_KNOWN[key] for key in keys if key in _KNOWN), _OTHER)
         _BY_TYPE[kind] = found
-    return found
-
-
-def tensor_of(tensor: Any, argument: str, stream: int, own: Framework | None) -> _tensor.Tensor:
-    """Any tensor as a DLTensor to read on `stream`, which is the current one of framework `own`, None: of nobody.
-
-    What an exporter says against a tensor is the message.
-    """
-    framework = framework_of(tensor)
-    try:
-        return _tensor.from_capsule(framework.export(tensor, argument, None if framework is own else stream), argument)
-    except BufferError as error:
-        raise invalid("FLASHMLA_ERROR_DTYPE", f"{argument}: {error}") from error
-
-
-def output_of(tensor: Any, argument: str, stream: int, own: Framework | None) -> _tensor.Tensor:
-    """Any tensor as a DLTensor to write."""
-    found = tensor_of(tensor, argument, stream, own)
-    if found.read_only or not framework_of(tensor).mutable:
-        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is read-only and would be written")
     return found
 
 

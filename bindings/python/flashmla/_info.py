@@ -41,6 +41,11 @@ def kernels() -> list[dict[str, Any]]:
     return table
 
 
+def last_kernel() -> str:
+    """Name of the main kernel that this thread's last successful operation ran; "" if none."""
+    return _text(lib.flashmla_last_kernel())
+
+
 def info() -> dict[str, Any]:
     """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table."""
     driver, driver_error = _driver()

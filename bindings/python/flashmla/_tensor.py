@@ -15,6 +15,13 @@ from flashmla.errors import invalid
 CPU: int = ffi.integer_const("kDLCPU")
 CUDA: int = ffi.integer_const("kDLCUDA")
 
+DTYPES: dict[str, tuple[int, int]] = {
+    "bfloat16": (ffi.integer_const("kDLBfloat"), 16),
+    "float16": (ffi.integer_const("kDLFloat"), 16),
+    "float32": (ffi.integer_const("kDLFloat"), 32),
+}
+"""(DLDataTypeCode, bits) of the dtypes that outputs are made with."""
+
 _DLTENSOR = ffi.typeof("DLTensor *")
 _EXTENTS = ffi.typeof("int64_t[]")
 _BYTES = ffi.typeof("uint8_t *")
@@ -25,6 +32,7 @@ _pointer = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.py_object, ctypes.c_char_p)
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )
 
+_VERSIONED = b"dltensor_versioned"
 # DLManagedTensorVersioned begins {version: 2 x uint32, manager_ctx, deleter, flags: uint64, DLTensor}, bytes:
 _VERSIONED_FLAGS = 24
 _VERSIONED_TENSOR = 32
@@ -41,69 +49,68 @@ class SupportsDLPack(Protocol):
         """(device type, device id)."""
 
 
-class Tensor:
-    """A `DLTensor *` (`c`) with what keeps it alive."""
-
-    __slots__ = ("_owner", "c", "read_only")
-
-    def __init__(self, c: Any, owner: Any, *, read_only: bool = False) -> None:
-        self.c = c
-        self.read_only = read_only
-        self._owner = owner
-
-    @property
-    def device(self) -> tuple[int, int]:
-        """(DLDeviceType, device id)."""
-        return self.c.device.device_type, self.c.device.device_id
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Extents."""
-        return tuple(self.c.shape[0 : self.c.ndim])
-
-
-def from_capsule(capsule: Any, argument: str) -> Tensor:
-    """The tensor in a DLPack capsule of either generation."""
+def pointer(capsule: Any, argument: str) -> Any:
+    """The `DLTensor *` in a DLPack capsule of either generation; it is good while the capsule lives."""
     try:
         name = _name(capsule)
     except ValueError:  # no capsule at all
         name = None
-    if name == b"dltensor_versioned":
-        address = _pointer(capsule, name)
-        flags = ffi.cast(_FLAGS, address + _VERSIONED_FLAGS)[0]
-        return Tensor(ffi.cast(_DLTENSOR, address + _VERSIONED_TENSOR), capsule, read_only=bool(flags & _READ_ONLY))
+    if name == _VERSIONED:
+        return ffi.cast(_DLTENSOR, _pointer(capsule, name) + _VERSIONED_TENSOR)
     if name == b"dltensor":
-        return Tensor(ffi.cast(_DLTENSOR, _pointer(capsule, name)), capsule)
+        return ffi.cast(_DLTENSOR, _pointer(capsule, name))
     raise TypeError(f"{argument}.__dlpack__() returned {capsule!r}, which is no DLPack capsule")
 
 
-def described(like: Tensor, shape: tuple[int, ...], dtype: tuple[int, int] | None = None) -> Tensor:
-    """A compact tensor without memory, device as `like`. `dtype`: (DLDataTypeCode, bits), None: that of `like`."""
-    extents = ffi.new(_EXTENTS, shape)
-    c = ffi.new(_DLTENSOR)
-    c.device = like.c.device
-    c.ndim = len(shape)
-    c.shape = extents
-    c.dtype = like.c.dtype
+def read_only(capsule: Any) -> bool:
+    """Whether the exporter forbids writing; older capsules cannot tell."""
+    if _name(capsule) != _VERSIONED:
+        return False
+    return bool(ffi.cast(_FLAGS, _pointer(capsule, _VERSIONED) + _VERSIONED_FLAGS)[0] & _READ_ONLY)
+
+
+def device(tensor: Any) -> tuple[int, int]:
+    """(DLDeviceType, device id) of a `DLTensor *`."""
+    return tensor.device.device_type, tensor.device.device_id
+
+
+def shape(tensor: Any) -> tuple[int, ...]:
+    """Extents of a `DLTensor *`."""
+    return tuple(ffi.unpack(tensor.shape, tensor.ndim)) if tensor.ndim else ()
+
+
+def described(like: Any, extents: tuple[int, ...], dtype: tuple[int, int] | None = None) -> tuple[Any, Any]:
+    """A compact tensor without memory, device as `like`, and what must live as long as it does.
+
+    `dtype`: (DLDataTypeCode, bits); None: that of `like`.
+    """
+    owner = ffi.new(_EXTENTS, extents)
+    made = ffi.new(_DLTENSOR)
+    made.device = like.device
+    made.ndim = len(extents)
+    made.shape = owner
+    made.dtype = like.dtype
     if dtype is not None:
-        c.dtype.code, c.dtype.bits = dtype
-    return Tensor(c, extents)
+        kind = made.dtype
+        kind.code, kind.bits = dtype
+    return made, owner
 
 
-def memory(tensor: Tensor, argument: str, like: Tensor) -> tuple[Any, int]:
+def memory(tensor: Any, argument: str, like: Any, like_argument: str) -> tuple[Any, int]:
     """Address and byte count of a contiguous scratch buffer. What C cannot see in a raw pointer is checked here."""
-    c = tensor.c
-    if tensor.device != like.device:
+    place, model = tensor.device, like.device
+    if place.device_type != model.device_type or place.device_id != model.device_id:
         raise invalid(
-            "FLASHMLA_ERROR_MIXED_DEVICES", f"{argument} is on DLPack device {tensor.device}, q is on {like.device}"
+            "FLASHMLA_ERROR_MIXED_DEVICES",
+            f"{argument} is on DLPack device {device(tensor)}, {like_argument} is on {device(like)}",
         )
-    count = 1
-    for axis in reversed(range(c.ndim)):
-        extent = c.shape[axis]
-        if extent > 1 and c.strides != ffi.NULL and c.strides[axis] != count:
+    count, extents, strides, dtype = 1, tensor.shape, tensor.strides, tensor.dtype
+    for axis in reversed(range(tensor.ndim)):
+        extent = extents[axis]
+        if extent > 1 and strides and strides[axis] != count:
             raise invalid(
                 "FLASHMLA_ERROR_STRIDE",
-                f"{argument} is not contiguous: stride {c.strides[axis]} of axis {axis} should be {count}",
+                f"{argument} is not contiguous: stride {strides[axis]} of axis {axis} should be {count}",
             )
         count *= extent
-    return ffi.cast(_BYTES, c.data) + c.byte_offset, count * c.dtype.bits * c.dtype.lanes // 8
+    return ffi.cast(_BYTES, tensor.data) + tensor.byte_offset, count * dtype.bits * dtype.lanes // 8

@@ -1,0 +1,27 @@
+"""Stand-ins for other packages' Python interfaces, so that callers of those need not change.
+
+>>> import flashmla.compat
+>>> flashmla.compat.install()  # from here on `import flash_mla` finds flashmla.compat.flash_mla
+"""
+
+from __future__ import annotations
+
+import sys
+
+from flashmla.compat import flash_mla
+
+_NAMES = ("flash_mla", "flash_mla.flash_mla_interface")
+"""The package and the module in it where its functions are defined: callers import from either."""
+
+
+def install(*, force: bool = False) -> None:
+    """Registers `flashmla.compat.flash_mla` as the module `flash_mla`.
+
+    ImportError if the real one was imported before, unless `force`: who imported it keeps what it has.
+    """
+    imported = sys.modules.get(_NAMES[0])
+    if imported not in {None, flash_mla} and not force:
+        place = getattr(imported, "__file__", None)
+        raise ImportError(f"flash_mla was imported before, from {place}; pass force=True to put this one in its place")
+    for name in _NAMES:
+        sys.modules[name] = flash_mla
