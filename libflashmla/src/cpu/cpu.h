@@ -1,45 +1,58 @@
 /* cpu.h - what the files of the CPU backend share.
  * Flow of a call: decode.c takes the parts of the schedule with several threads (threads.c); piece.c attends one piece
  * of a tile with the micro-kernels of the instruction set that isa.c chose; merge.c joins the partial results of tiles
- * that were cut; rows.c knows which rows a tile has. */
+ * that were cut; rows.c knows which rows a tile has. merge_states.c is an operation of its own. */
 #ifndef FLASHMLA_CPU_H_
 #define FLASHMLA_CPU_H_
 
 #include "internal.h"
 
 enum {
-  /* The only head dimensions the argument rules let through; constants, so that the micro-kernels have fixed strides.
-   */
-  FM_CPU_D_QK = 576,
-  FM_CPU_D_V = 512,
+  /* Floats between two rows of a thread's buffers: the largest d_qk and d_v that the argument rules let through.
+   * Smaller ones leave the rest of a row unused, so the micro-kernels address with constants whatever the extents. */
+  FM_CPU_KEY_STRIDE = 576, /* keys and queries */
+  FM_CPU_SUM_STRIDE = 512,
   FM_CPU_BLOCK_ROWS = 128, /* query rows that share one conversion of the KV rows: all heads of DeepSeek V3 */
+  FM_CPU_MANY_ROWS = 32,   /* more rows use the keys of a step so often that they may lie in level 2 */
+  /* Tokens of a step, multiples of 12 (see fm_cpu_kernels.logits): with 128 query rows all fits 1 MB of level 2. */
+  FM_CPU_TOKENS_MANY_ROWS = 72,
+  FM_CPU_TOKENS_FEW_ROWS = 12, /* and the keys alone fit level 1 */
   /* Floats between two tokens of a weight tile: room for a block's rows, and not a multiple of 4 KiB / 12 ways, which
    * would make the lines of one column of the tile evict each other from a level-1 cache. */
   FM_CPU_WEIGHT_STRIDE = FM_CPU_BLOCK_ROWS + 16
 };
 
-/* Buffers of one thread, all 64-byte aligned. `tokens` is the capacity of keys and weights. */
+/* Tokens of a step over a tile of `rows` query rows. The order of the arithmetic follows from it, so it must not depend
+ * on anything but the tile. */
+static inline int32_t fm_cpu_step_tokens(int32_t rows) {
+  return rows > FM_CPU_MANY_ROWS ? FM_CPU_TOKENS_MANY_ROWS : FM_CPU_TOKENS_FEW_ROWS;
+}
+
+/* Buffers of one thread, all 64-byte aligned, with room for the tokens of a step. */
 typedef struct fm_cpu_scratch {
-  int32_t tokens;
-  int32_t tile;   /* whose queries are packed; -1: none yet */
-  float *queries; /* packed by the micro-kernels: [padded rows][FM_CPU_D_QK] in some order */
-  float *keys;    /* [tokens][FM_CPU_D_QK]; values are the first FM_CPU_D_V columns */
-  float *weights; /* [tokens][FM_CPU_WEIGHT_STRIDE]: logits <q, k>, then exp of them, row by row in the columns */
-  float *sums;    /* [padded rows][FM_CPU_D_V]: sum over tokens of weight * value */
-  float *row_max; /* [padded rows], as the next two: largest <q, k> so far */
-  float *row_sum; /* sum of weights relative to row_max */
-  float *rescale; /* factor that moves earlier sums to the new row_max */
+  int32_t d_qk, d_v; /* multiples of 64 */
+  int32_t tile;      /* whose queries are packed; -1: none yet */
+  float *queries;    /* packed by the micro-kernels: [padded rows][FM_CPU_KEY_STRIDE] in some order */
+  float *keys;       /* [tokens][FM_CPU_KEY_STRIDE]; values are the first d_v columns */
+  float *weights;    /* [tokens][FM_CPU_WEIGHT_STRIDE]: logits <q, k>, then exp of them, row by row in the columns */
+  float *sums;       /* [padded rows][FM_CPU_SUM_STRIDE]: sum over tokens of weight * value */
+  float *row_max;    /* [padded rows], as the next two: largest <q, k> so far */
+  float *row_sum;    /* sum of weights relative to row_max */
+  float *rescale;    /* factor that moves earlier sums to the new row_max */
 } fm_cpu_scratch;
 
 /* Micro-kernels of one instruction set. Row counts are rounded up to `lanes` inside; the buffers have room for that. */
 typedef struct fm_cpu_kernels {
   const char *isa;
   int32_t lanes; /* floats in a vector */
-  /* `count` (a multiple of 16) elements of an fm_dtype to float32; float32 * scale back, to nearest even, NaN kept. */
+  /* `count` (a multiple of `lanes`) elements of an fm_dtype to float32; float32 * scale back, to nearest even, NaN
+   * kept. The float32 side is 64-byte aligned. */
   void (*widen[3])(float *to, const void *from, int32_t count);
   void (*narrow[3])(void *to, const float *from, float scale, int32_t count);
+  /* sums += weight * values; `count` as above, sums 64-byte aligned, values not. */
+  void (*add_weighted)(float *sums, const float *values, float weight, int32_t count);
   /* Puts query `row` of `rows` where `logits` reads it. The padding must be zero before. */
-  void (*pack_query)(float *to, const float *from, int32_t row, int32_t rows);
+  void (*pack_query)(const fm_cpu_scratch *scratch, const float *query, int32_t row, int32_t rows);
   /* weights[t][r] = <query r, key t>. Keys from `tokens` up to the next multiple of 12 are set to zeros. */
   void (*logits)(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens);
   /* One step of the online softmax over `tokens` columns: weights become 2^((logit - row_max) * scale_log2), row_max,
@@ -59,38 +72,48 @@ extern const fm_cpu_kernels fm_cpu_avx512;
  * change it. */
 const fm_cpu_kernels *fm_cpu_select(void);
 
-/* rows.c: the query rows of one tile (a tile is one row block on the CPU). Row r is token first_token + r / heads, head
- * first_head + r % heads. */
+/* Row of the kernel table: a dense decode's is its fm_dtype. */
+enum { FM_CPU_MERGE_STATES_ROW = 3 };
+
+/* rows.c: the query rows of one tile (a tile is one row block on the CPU). Row r is token first_token + r / heads of
+ * the request, head first_head + r % heads. */
 typedef struct fm_cpu_rows {
   int32_t request, kv_head;
+  fm_query_range queries; /* of the request */
   int32_t first_token, tokens;
   int32_t first_head, heads; /* within the KV head's group */
-  int32_t count;             /* tokens * heads */
+  int32_t count;             /* tokens * heads; 0: a dead tile */
   int64_t length;            /* tokens in the request's cache, clamped */
 } fm_cpu_rows;
 
 fm_cpu_rows fm_cpu_rows_of(const fm_run *run, int32_t tile);
 /* Length of request i, clamped to [0, capacity of its table row]. */
 int64_t fm_cpu_length(const fm_problem *problem, int32_t request);
-/* Query token s attends to tokens [0, bound); 0: an empty row. */
+/* Query token `token` of the request attends to tokens [0, bound); 0: an empty row. Grows with the token. */
 int64_t fm_cpu_bound(const fm_problem *problem, const fm_cpu_rows *rows, int32_t token);
 const void *fm_cpu_query(const fm_problem *problem, const fm_cpu_rows *rows, int32_t row);
-/* Writes values * scale and the natural log-sum-exp of a row to out and lse. NULL values: an empty row. */
+/* Writes values * scale and the log-sum-exp of a row, given as a natural one, to out and lse; values NULL: an empty
+ * row. */
 void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_rows *rows, int32_t row,
                       const float *values, float scale, double lse);
 static inline int32_t fm_cpu_element_bytes(fm_dtype dtype) { return dtype == FM_FP32 ? 4 : 2; }
 
-/* piece.c: pages [first, last) of a tile; last < 0: to the current end. slot < 0: the tile is whole and goes to out and
+/* piece.c: units [first, last) of a tile; last < 0: to the current end. slot < 0: the tile is whole and goes to out and
  * lse, else to that partial slot. */
 void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile,
-                         int32_t first, int32_t last, int32_t slot);
+                         int32_t first, int32_t last, int64_t slot);
 
-/* merge.c: joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row +
+/* merge.c: the slot of the piece that `part` has of a tile; `begins`: at its first unit. */
+int64_t fm_cpu_slot(const fm_tiling *tiling, int32_t part, bool begins);
+/* Joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row +
  * rows) of it. */
 void fm_cpu_merge(const fm_run *run, const fm_cpu_kernels *kernels, int32_t part, int32_t row, int32_t rows);
 
 /* threads.c: `requested` if > 0, else FLASHMLA_NUM_THREADS, else the CPUs of the affinity mask. */
 int32_t fm_cpu_num_threads(int32_t requested);
+/* Of these at most `most`, and each beyond the first only for as much work as starting it takes: `work` in multiples of
+ * that. */
+int32_t fm_cpu_threads_for(int32_t requested, int32_t most, double work);
 /* Calls work(context, 0 ... threads - 1) at the same time and returns when all are done. Where the system refuses
  * threads, the higher indices are never called: work must not depend on them. */
 void fm_cpu_parallel(int32_t threads, void (*work)(void *context, int32_t thread), void *context);

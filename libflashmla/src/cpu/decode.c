@@ -15,27 +15,27 @@ enum {
   MOST_PARTS = 128,          /* and threads */
   FLOP_PER_THREAD = 4 << 20, /* each further thread needs 4 MFLOP to do: about the 30 us that starting it takes */
   MERGE_ROWS = 16,           /* rows of one merge task */
-  MANY_ROWS = 32,            /* more rows use the keys of a step so often that they may lie in level 2 */
-  /* Tokens of a step, multiples of 12 (see fm_cpu_kernels.logits): with 128 query rows all fits 1 MB of level 2. */
-  TOKENS_MANY_ROWS = 72,
-  TOKENS_FEW_ROWS = 12 /* and the keys alone fit level 1 */
+  UNIT = 64,                 /* tokens; what the three below count */
+  START_OVERHEAD = 1,        /* packing queries and writing results takes as long as attending 16 tokens */
+  SPLIT_OVERHEAD = 1,        /* a partial result and its merge as 64 */
+  PIECE_UNITS = TOKENS_PER_PART / UNIT
 };
 
 void fm_cpu_limits(const fm_problem *problem, fm_backend_limits *limits) {
-  const int32_t page = problem->page_size;
-  const double rows = (double)problem->s_q * (problem->h_q / problem->h_kv);
-  const double tiles = (double)problem->batch * problem->h_kv * ceil(rows / FM_CPU_BLOCK_ROWS);
-  const double parts = tiles * problem->max_blocks * page / TOKENS_PER_PART;
+  const double group = problem->h_q / problem->h_kv, rows = problem->s_q * group;
+  double blocks = problem->batch * ceil(rows / FM_CPU_BLOCK_ROWS); /* of a KV head, at most */
+  if (problem->varlen) blocks = fmin(blocks, problem->batch + problem->total_q * group / FM_CPU_BLOCK_ROWS);
+  const double parts = blocks * problem->h_kv * problem->max_blocks * problem->page_size / TOKENS_PER_PART;
   *limits = (fm_backend_limits){
       .block_rows = rows < FM_CPU_BLOCK_ROWS ? (int32_t)rows : FM_CPU_BLOCK_ROWS,
       .max_cluster = 1,
       .workers = parts < LEAST_PARTS  ? LEAST_PARTS
                  : parts > MOST_PARTS ? MOST_PARTS
                                       : (int32_t)parts,
-      /* In pages: packing queries and writing results takes as long as attending 16 tokens, a partial result and its
-       * merge as 64. */
-      .start_overhead = 1 + (16 - 1) / page,
-      .split_overhead = 1 + (64 - 1) / page,
+      .start_overhead = START_OVERHEAD,
+      .split_overhead = SPLIT_OVERHEAD,
+      .unit = UNIT,
+      .piece_units = PIECE_UNITS,
   };
 }
 
@@ -56,7 +56,8 @@ static void attend_part(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu
     const int32_t last = tile == to.tile ? to.page : -1;
     if (first == last) return; /* an empty part: both cuts are the same */
     const bool whole = first == 0 && last < 0;
-    fm_cpu_attend_piece(run, kernels, scratch, tile, first, last, whole ? -1 : 2 * part + (first == 0));
+    fm_cpu_attend_piece(run, kernels, scratch, tile, first, last,
+                        whole ? -1 : fm_cpu_slot(&run->tiling, part, first == 0));
   }
 }
 
@@ -85,20 +86,19 @@ static int32_t choose_threads(const fm_run *run) {
   const fm_problem *problem = &run->problem;
   double flop = 0;
   for (int32_t i = 0; i < problem->batch; i++)
-    flop += (double)fm_cpu_length(problem, i) * problem->s_q * problem->h_q * 2 * (FM_CPU_D_QK + FM_CPU_D_V);
-  const int32_t most = fm_min32(fm_cpu_num_threads(problem->num_threads), fm_min32(run->tiling.num_parts, MOST_PARTS));
-  return flop / FLOP_PER_THREAD < most ? 1 + fm_min32((int32_t)(flop / FLOP_PER_THREAD), most - 1) : most;
+    flop += (double)fm_cpu_length(problem, i) * fm_query_range_of(problem, i).count * problem->h_q * 2 *
+            (problem->d_qk + problem->d_v);
+  return fm_cpu_threads_for(problem->num_threads, fm_min32(run->tiling.num_parts, MOST_PARTS), flop / FLOP_PER_THREAD);
 }
 
 /* Carves `scratch` out of `memory`; NULL: only counts. Returns the bytes of one thread. */
-static size_t lay_out_scratch(fm_cpu_scratch *scratch, char *memory, int32_t rows, int32_t tokens) {
+static size_t lay_out_scratch(fm_cpu_scratch *scratch, char *memory, int32_t rows) {
+  const int32_t tokens = fm_cpu_step_tokens(rows);
   const int32_t padded = (rows + 15) / 16 * 16; /* 16: floats in the longest vector, and in 64 bytes */
-  const size_t queries = (size_t)padded * FM_CPU_D_QK, keys = (size_t)tokens * FM_CPU_D_QK;
-  const size_t weights = (size_t)tokens * FM_CPU_WEIGHT_STRIDE, sums = (size_t)padded * FM_CPU_D_V;
+  const size_t queries = (size_t)padded * FM_CPU_KEY_STRIDE, keys = (size_t)tokens * FM_CPU_KEY_STRIDE;
+  const size_t weights = (size_t)tokens * FM_CPU_WEIGHT_STRIDE, sums = (size_t)padded * FM_CPU_SUM_STRIDE;
   if (memory != NULL) {
     float *at = (float *)memory;
-    scratch->tokens = tokens;
-    scratch->tile = -1;
     scratch->queries = at;
     scratch->keys = at += queries;
     scratch->weights = at += keys;
@@ -112,8 +112,7 @@ static size_t lay_out_scratch(fm_cpu_scratch *scratch, char *memory, int32_t row
 
 flashmla_status fm_cpu_dense_decode(const fm_run *run) {
   const int32_t rows = run->tiling.block_rows;
-  const int32_t tokens = rows > MANY_ROWS ? TOKENS_MANY_ROWS : TOKENS_FEW_ROWS;
-  const size_t bytes = lay_out_scratch(NULL, NULL, rows, tokens);
+  const size_t bytes = lay_out_scratch(NULL, NULL, rows);
   int32_t threads = choose_threads(run);
   fm_cpu_scratch *scratch = NULL;
   char *memory = NULL;
@@ -126,7 +125,10 @@ flashmla_status fm_cpu_dense_decode(const fm_run *run) {
       return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for %d query rows (%zu bytes) could not be allocated",
                      (int)rows, bytes);
   }
-  for (int32_t i = 0; i < threads; i++) lay_out_scratch(&scratch[i], memory + bytes * (size_t)i, rows, tokens);
+  for (int32_t i = 0; i < threads; i++) {
+    scratch[i] = (fm_cpu_scratch){.d_qk = run->problem.d_qk, .d_v = run->problem.d_v, .tile = -1};
+    lay_out_scratch(&scratch[i], memory + bytes * (size_t)i, rows);
+  }
 
   if (run->make_plan) fm_schedule_on_host(&run->problem, &run->tiling, run->cuts, run->cost_before);
   job job = {.run = run, .kernels = fm_cpu_select(), .scratch = scratch};

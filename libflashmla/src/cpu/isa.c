@@ -27,6 +27,10 @@ static const flashmla_kernel_info kernel_table[] = {
     [FM_BF16] = {.name = "dense_decode_bf16_cpu", .operation = "dense_decode", .dtype = "bfloat16", .target = "cpu"},
     [FM_FP16] = {.name = "dense_decode_fp16_cpu", .operation = "dense_decode", .dtype = "float16", .target = "cpu"},
     [FM_FP32] = {.name = "dense_decode_fp32_cpu", .operation = "dense_decode", .dtype = "float32", .target = "cpu"},
+    [FM_CPU_MERGE_STATES_ROW] = {.name = "merge_states_cpu",
+                                 .operation = "merge_states",
+                                 .dtype = "any",
+                                 .target = "cpu"},
 };
 
 int32_t fm_cpu_kernel_count(void) { return (int32_t)(sizeof kernel_table / sizeof kernel_table[0]); }

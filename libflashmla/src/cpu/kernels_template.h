@@ -64,9 +64,14 @@ static void narrow_to_fp32(void *to, const float *from, float scale, int32_t cou
   for (int32_t i = 0; i < count; i += LANES) *(vf_unaligned *)((float *)to + i) = LOAD(from + i) * scale;
 }
 
+static void add_weighted(float *sums, const float *values, float weight, int32_t count) {
+  for (int32_t i = 0; i < count; i += LANES)
+    STORE(sums + i, VF_FMA(SPLAT(weight), (vf)(*(const vf_unaligned *)(values + i)), LOAD(sums + i)));
+}
+
 /* ---- logits ---- */
 
-/* Both layouts cost rows * FM_CPU_D_QK / LANES multiplications a token when the lanes are full; along the head
+/* Both layouts cost rows * d_qk / LANES multiplications a token when the lanes are full; along the head
  * dimension none is wasted, but the lanes must be summed at the end. */
 INLINE int few_rows(int32_t rows) { return rows <= LANES / 2; }
 
@@ -77,32 +82,32 @@ INLINE int32_t panel_vectors(int32_t v, int32_t vectors) {
   return width;
 }
 
-static void pack_query(float *to, const float *from, int32_t row, int32_t rows) {
+static void pack_query(const fm_cpu_scratch *scratch, const float *query, int32_t row, int32_t rows) {
   if (few_rows(rows)) {
-    memcpy(to + row * FM_CPU_D_QK, from, sizeof(float) * FM_CPU_D_QK);
+    memcpy(scratch->queries + row * FM_CPU_KEY_STRIDE, query, sizeof(float) * (size_t)scratch->d_qk);
     return;
   }
   const int32_t vectors = (rows + LANES - 1) / LANES;
   int32_t v = 0;
   while (row / LANES >= v + panel_vectors(v, vectors)) v += panel_vectors(v, vectors);
   const int32_t width = panel_vectors(v, vectors) * LANES;
-  float *column = to + v * LANES * FM_CPU_D_QK + (row - v * LANES);
-  for (int32_t d = 0; d < FM_CPU_D_QK; d++) column[d * width] = from[d];
+  float *column = scratch->queries + v * LANES * FM_CPU_KEY_STRIDE + (row - v * LANES);
+  for (int32_t d = 0; d < scratch->d_qk; d++) column[d * width] = query[d];
 }
 
-/* Adds the products of head dimensions [depth, depth + TILE_DEPTH) to the weights; the first stretch sets them. */
-INLINE void logits_tile(float *weights, const float *keys, const float *queries, int32_t depth, const int tokens,
-                        const int vectors) {
+/* Adds the products of head dimensions [depth, end) to the weights; the first stretch sets them. */
+INLINE void logits_tile(float *weights, const float *keys, const float *queries, int32_t depth, int32_t end,
+                        const int tokens, const int vectors) {
   vf sum[2 * TILE_TOKENS][TILE_VECTORS];
   for (int t = 0; t < tokens; t++)
     for (int v = 0; v < vectors; v++) sum[t][v] = (vf){0};
   keys += depth;
   queries += depth * vectors * LANES;
-  for (int32_t d = 0; d < TILE_DEPTH; d++, queries += vectors * LANES) {
+  for (int32_t d = 0; d < end - depth; d++, queries += vectors * LANES) {
     vf query[TILE_VECTORS];
     for (int v = 0; v < vectors; v++) query[v] = LOAD(queries + v * LANES);
     for (int t = 0; t < tokens; t++) {
-      vf key = SPLAT(keys[t * FM_CPU_D_QK + d]);
+      vf key = SPLAT(keys[t * FM_CPU_KEY_STRIDE + d]);
       for (int v = 0; v < vectors; v++) sum[t][v] = VF_FMA(key, query[v], sum[t][v]);
     }
   }
@@ -115,31 +120,32 @@ INLINE void logits_tile(float *weights, const float *keys, const float *queries,
 }
 
 /* One row with TILE_TOKENS tokens, lanes along the head dimension. */
-INLINE void logits_dot(float *weights, const float *keys, const float *query) {
+INLINE void logits_dot(float *weights, const float *keys, const float *query, int32_t d_qk) {
   vf sum[TILE_TOKENS];
   for (int t = 0; t < TILE_TOKENS; t++) sum[t] = (vf){0};
-  for (int32_t d = 0; d < FM_CPU_D_QK; d += LANES) {
+  for (int32_t d = 0; d < d_qk; d += LANES) {
     vf part = LOAD(query + d);
-    for (int t = 0; t < TILE_TOKENS; t++) sum[t] = VF_FMA(part, LOAD(keys + t * FM_CPU_D_QK + d), sum[t]);
+    for (int t = 0; t < TILE_TOKENS; t++) sum[t] = VF_FMA(part, LOAD(keys + t * FM_CPU_KEY_STRIDE + d), sum[t]);
   }
   for (int t = 0; t < TILE_TOKENS; t++) weights[t * FM_CPU_WEIGHT_STRIDE] = VF_SUM(sum[t]);
 }
 
 static void logits_many_rows(const fm_cpu_scratch *scratch, int32_t vectors, int32_t tokens) {
   for (int32_t v = 0, width; v < vectors; v += width) {
-    const float *queries = scratch->queries + v * LANES * FM_CPU_D_QK;
+    const float *queries = scratch->queries + v * LANES * FM_CPU_KEY_STRIDE;
     width = panel_vectors(v, vectors);
-    for (int32_t depth = 0; depth < FM_CPU_D_QK; depth += TILE_DEPTH) {
+    for (int32_t depth = 0, end; depth < scratch->d_qk; depth = end) {
+      end = depth + TILE_DEPTH < scratch->d_qk ? depth + TILE_DEPTH : scratch->d_qk;
       for (int32_t t = 0, step; t < tokens; t += step) {
-        const float *keys = scratch->keys + t * FM_CPU_D_QK;
+        const float *keys = scratch->keys + t * FM_CPU_KEY_STRIDE;
         float *weights = scratch->weights + t * FM_CPU_WEIGHT_STRIDE + v * LANES;
         step = width == TILE_VECTORS ? TILE_TOKENS : 2 * TILE_TOKENS;
         if (width == TILE_VECTORS)
-          logits_tile(weights, keys, queries, depth, TILE_TOKENS, TILE_VECTORS);
+          logits_tile(weights, keys, queries, depth, end, TILE_TOKENS, TILE_VECTORS);
         else if (width == 2)
-          logits_tile(weights, keys, queries, depth, 2 * TILE_TOKENS, TILE_VECTORS < 2 ? TILE_VECTORS : 2);
+          logits_tile(weights, keys, queries, depth, end, 2 * TILE_TOKENS, TILE_VECTORS < 2 ? TILE_VECTORS : 2);
         else
-          logits_tile(weights, keys, queries, depth, 2 * TILE_TOKENS, 1);
+          logits_tile(weights, keys, queries, depth, end, 2 * TILE_TOKENS, 1);
       }
     }
   }
@@ -147,15 +153,15 @@ static void logits_many_rows(const fm_cpu_scratch *scratch, int32_t vectors, int
 
 static void logits(const fm_cpu_scratch *scratch, int32_t rows, int32_t tokens) {
   const int32_t padded = (tokens + 2 * TILE_TOKENS - 1) / (2 * TILE_TOKENS) * (2 * TILE_TOKENS);
-  memset(scratch->keys + tokens * FM_CPU_D_QK, 0, sizeof(float) * FM_CPU_D_QK * (size_t)(padded - tokens));
+  memset(scratch->keys + tokens * FM_CPU_KEY_STRIDE, 0, sizeof(float) * FM_CPU_KEY_STRIDE * (size_t)(padded - tokens));
   if (!few_rows(rows)) {
     logits_many_rows(scratch, (rows + LANES - 1) / LANES, padded);
     return;
   }
   for (int32_t t = 0; t < padded; t += TILE_TOKENS)
     for (int32_t row = 0; row < rows; row++)
-      logits_dot(scratch->weights + t * FM_CPU_WEIGHT_STRIDE + row, scratch->keys + t * FM_CPU_D_QK,
-                 scratch->queries + row * FM_CPU_D_QK);
+      logits_dot(scratch->weights + t * FM_CPU_WEIGHT_STRIDE + row, scratch->keys + t * FM_CPU_KEY_STRIDE,
+                 scratch->queries + row * FM_CPU_KEY_STRIDE, scratch->d_qk);
 }
 
 /* ---- softmax ---- */
@@ -209,8 +215,8 @@ INLINE void accumulate_tile(float *sums, const float *weights, const float *valu
                             int32_t tokens, const int rows) {
   vf sum[SUM_ROWS][SUM_VECTORS];
   for (int r = 0; r < rows; r++)
-    for (int v = 0; v < SUM_VECTORS; v++) sum[r][v] = LOAD(sums + r * FM_CPU_D_V + v * LANES) * rescale[r];
-  for (int32_t t = 0; t < tokens; t++, weights += FM_CPU_WEIGHT_STRIDE, values += FM_CPU_D_QK) {
+    for (int v = 0; v < SUM_VECTORS; v++) sum[r][v] = LOAD(sums + r * FM_CPU_SUM_STRIDE + v * LANES) * rescale[r];
+  for (int32_t t = 0; t < tokens; t++, weights += FM_CPU_WEIGHT_STRIDE, values += FM_CPU_KEY_STRIDE) {
     vf value[SUM_VECTORS];
     for (int v = 0; v < SUM_VECTORS; v++) value[v] = LOAD(values + v * LANES);
     for (int r = 0; r < rows; r++) {
@@ -219,14 +225,14 @@ INLINE void accumulate_tile(float *sums, const float *weights, const float *valu
     }
   }
   for (int r = 0; r < rows; r++)
-    for (int v = 0; v < SUM_VECTORS; v++) STORE(sums + r * FM_CPU_D_V + v * LANES, sum[r][v]);
+    for (int v = 0; v < SUM_VECTORS; v++) STORE(sums + r * FM_CPU_SUM_STRIDE + v * LANES, sum[r][v]);
 }
 
 static void accumulate(const fm_cpu_scratch *scratch, int32_t row, int32_t rows, int32_t tokens) {
-  for (int32_t c = 0; c < FM_CPU_D_V; c += SUM_VECTORS * LANES) {
+  for (int32_t c = 0; c < scratch->d_v; c += SUM_VECTORS * LANES) {
     const float *values = scratch->keys + c;
     for (int32_t r = row, left = rows, step; left > 0; r += step, left -= step) {
-      float *sums = scratch->sums + r * FM_CPU_D_V + c;
+      float *sums = scratch->sums + r * FM_CPU_SUM_STRIDE + c;
       const float *weights = scratch->weights + r, *rescale = scratch->rescale + r;
       step = left >= SUM_ROWS ? SUM_ROWS : left >= 4 ? 4 : left >= 2 ? 2 : 1;
       if (step == SUM_ROWS)
@@ -246,6 +252,7 @@ const fm_cpu_kernels KERNELS = {
     .lanes = LANES,
     .widen = {[FM_BF16] = widen_from_bf16, [FM_FP16] = widen_from_fp16, [FM_FP32] = widen_from_fp32},
     .narrow = {[FM_BF16] = narrow_to_bf16, [FM_FP16] = narrow_to_fp16, [FM_FP32] = narrow_to_fp32},
+    .add_weighted = add_weighted,
     .pack_query = pack_query,
     .logits = logits,
     .softmax = softmax,

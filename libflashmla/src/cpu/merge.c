@@ -3,12 +3,15 @@
 
 #include "cpu.h"
 
+int64_t fm_cpu_slot(const fm_tiling *tiling, int32_t part, bool begins) {
+  return (int64_t)tiling->slots_per_part * part + (begins ? tiling->slots_per_part - 1 : 0);
+}
+
 /* Index of row `row` of the piece that part v has of the tile that `part` begins; -1: part v is empty. */
 static int64_t partial_row(const fm_run *run, int32_t part, int32_t v, int32_t row) {
   const fm_cut from = run->cuts[v], to = run->cuts[v + 1];
   if (from.tile == to.tile && from.page == to.page) return -1;
-  const int64_t slot = INT64_C(2) * v + (v == part);
-  return slot * run->tiling.block_rows + row;
+  return fm_cpu_slot(&run->tiling, v, v == part) * run->tiling.block_rows + row;
 }
 
 /* Joins row `row` of the tile that parts `part` ... `end` worked on. Base-2 log-sum-exps weigh the normalised rows. */
@@ -26,14 +29,14 @@ static void merge_row(const fm_run *run, const fm_cpu_kernels *kernels, const fm
     fm_cpu_write_row(&run->problem, kernels, rows, row, NULL, 0, 0);
     return;
   }
-  float sum[FM_CPU_D_V] __attribute__((aligned(64))) = {0};
+  const int32_t d_v = run->problem.d_v;
+  float sum[FM_CPU_SUM_STRIDE] __attribute__((aligned(64))) = {0};
   double total = 0;
   for (int32_t v = part; v <= end; v++) {
     const int64_t at = partial_row(run, part, v, row);
     if (at < 0 || run->partial_lse[at] == -INFINITY) continue; /* -inf: the values were not written */
     const float weight = FM_FAULTY(FM_FAULT_SPLIT_WEIGHT) ? 1.0f : exp2f(run->partial_lse[at] - largest);
-    const float *values = run->partial + at * FM_CPU_D_V;
-    for (int32_t d = 0; d < FM_CPU_D_V; d++) sum[d] += weight * values[d];
+    kernels->add_weighted(sum, run->partial + at * d_v, weight, d_v);
     total += weight;
   }
   const double lse = (largest + log2(total)) * M_LN2;

@@ -1,4 +1,5 @@
-/* piece.c - attention of one piece: the rows of a tile over a range of its pages, with an online softmax in float32. */
+/* piece.c - attention of one piece: the rows of a tile over a range of its tokens, with an online softmax in float32.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -14,17 +15,17 @@ static int32_t padded_rows(const fm_cpu_kernels *kernels, const fm_cpu_rows *row
 static void load_queries(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
                          const fm_cpu_rows *rows) {
   const int32_t padded = padded_rows(kernels, rows);
-  memset(scratch->queries, 0, sizeof(float) * FM_CPU_D_QK * (size_t)padded);
+  memset(scratch->queries, 0, sizeof(float) * FM_CPU_KEY_STRIDE * (size_t)padded);
   for (int32_t row = 0; row < rows->count; row++) {
     /* The buffer of keys is not in use yet. */
-    kernels->widen[problem->dtype](scratch->keys, fm_cpu_query(problem, rows, row), FM_CPU_D_QK);
-    kernels->pack_query(scratch->queries, scratch->keys, row, rows->count);
+    kernels->widen[problem->dtype](scratch->keys, fm_cpu_query(problem, rows, row), problem->d_qk);
+    kernels->pack_query(scratch, scratch->keys, row, rows->count);
   }
 }
 
 static void reset_sums(const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch, const fm_cpu_rows *rows) {
   const int32_t padded = padded_rows(kernels, rows);
-  memset(scratch->sums, 0, sizeof(float) * FM_CPU_D_V * (size_t)padded);
+  memset(scratch->sums, 0, sizeof(float) * FM_CPU_SUM_STRIDE * (size_t)padded);
   memset(scratch->row_sum, 0, sizeof(float) * (size_t)padded);
   for (int32_t row = 0; row < padded; row++) scratch->row_max[row] = -INFINITY;
 }
@@ -64,24 +65,24 @@ static inline const char *next_key(const fm_problem *problem, const fm_cpu_rows 
  * the way: the hardware does not see that page and row strides continue beyond a 4 KiB page of memory. */
 static void load_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
                       const fm_cpu_rows *rows, int64_t token, int32_t count, int64_t end) {
-  const int32_t bytes = FM_CPU_D_QK * fm_cpu_element_bytes(problem->dtype);
+  const int32_t d_qk = problem->d_qk, bytes = d_qk * fm_cpu_element_bytes(problem->dtype);
   int64_t stride = problem->kv_stride[1] * fm_cpu_element_bytes(problem->dtype);
   if (FM_FAULTY(FM_FAULT_STRIDE)) stride = fm_min64(stride, bytes);
   key_cursor here = cursor_at(problem, rows, token, end), ahead = cursor_at(problem, rows, token + AHEAD, end);
-  for (float *keys = scratch->keys; keys < scratch->keys + count * FM_CPU_D_QK; keys += FM_CPU_D_QK) {
+  for (float *keys = scratch->keys; keys < scratch->keys + count * FM_CPU_KEY_STRIDE; keys += FM_CPU_KEY_STRIDE) {
     if (ahead.token < end) {
       const char *soon = next_key(problem, rows, &ahead, stride, end);
       for (int32_t i = 0; soon != NULL && i < bytes; i += 64) __builtin_prefetch(soon + i, 0, 3);
     }
     const char *row = next_key(problem, rows, &here, stride, end);
     if (row == NULL)
-      memset(keys, 0, sizeof(float) * FM_CPU_D_QK);
+      memset(keys, 0, sizeof(float) * (size_t)d_qk);
     else
-      kernels->widen[problem->dtype](keys, row, FM_CPU_D_QK);
+      kernels->widen[problem->dtype](keys, row, d_qk);
   }
 }
 
-/* One step: tokens [token, token + count) are in scratch->keys. Where a causal bound falls into them, the rows behind
+/* One step: tokens [token, token + count) are in scratch->keys. Where a token's bound falls into them, the rows behind
  * it get weight 0 and, since the slots they do not attend may hold NaN, only the values in front of it. */
 static void attend_keys(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
                         const fm_cpu_rows *rows, int64_t token, int32_t count) {
@@ -108,10 +109,11 @@ static void attend_keys(const fm_problem *problem, const fm_cpu_kernels *kernels
 /* The rows' sums become normalised results in out and lse, or in a partial slot. A row that attends to none of the
  * tokens from `begin` is empty. */
 static void write_rows(const fm_run *run, const fm_cpu_kernels *kernels, const fm_cpu_scratch *scratch,
-                       const fm_cpu_rows *rows, int64_t begin, int32_t slot) {
+                       const fm_cpu_rows *rows, int64_t begin, int64_t slot) {
+  const int32_t d_v = run->problem.d_v;
   for (int32_t row = 0; row < rows->count; row++) {
     const bool empty = fm_cpu_bound(&run->problem, rows, rows->first_token + row / rows->heads) <= begin;
-    const float *sums = empty ? NULL : scratch->sums + row * FM_CPU_D_V;
+    const float *sums = empty ? NULL : scratch->sums + row * FM_CPU_SUM_STRIDE;
     const float normalise = empty ? 0 : 1.0f / scratch->row_sum[row];
     const double lse =
         empty ? -INFINITY : (double)scratch->row_max[row] * run->problem.softmax_scale + log(scratch->row_sum[row]);
@@ -119,28 +121,30 @@ static void write_rows(const fm_run *run, const fm_cpu_kernels *kernels, const f
       fm_cpu_write_row(&run->problem, kernels, rows, row, sums, normalise, lse);
       continue;
     }
-    const int64_t at = (int64_t)slot * run->tiling.block_rows + row;
+    const int64_t at = slot * run->tiling.block_rows + row;
     run->partial_lse[at] = (float)(lse / M_LN2);
-    if (!empty) kernels->narrow[FM_FP32](run->partial + at * FM_CPU_D_V, sums, normalise, FM_CPU_D_V);
+    if (!empty) kernels->narrow[FM_FP32](run->partial + at * d_v, sums, normalise, d_v);
   }
 }
 
 void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile,
-                         int32_t first, int32_t last, int32_t slot) {
+                         int32_t first, int32_t last, int64_t slot) {
   const fm_problem *problem = &run->problem;
   const fm_cpu_rows rows = fm_cpu_rows_of(run, tile);
-  const int64_t begin = (int64_t)first * problem->page_size;
+  if (rows.count == 0) return;
+  const int64_t unit = run->tiling.unit, begin = first * unit;
   int64_t end = fm_cpu_bound(problem, &rows, rows.first_token + rows.tokens - 1); /* the last token sees most */
   if (FM_FAULTY(FM_FAULT_NAN_V)) end = (end + problem->page_size - 1) / problem->page_size * problem->page_size;
-  if (last >= 0) end = fm_min64(end, (int64_t)last * problem->page_size);
+  if (last >= 0) end = fm_min64(end, last * unit);
   if (begin < end) {
     /* A thread often takes several pieces of a tile. */
     if (scratch->tile != tile) load_queries(problem, kernels, scratch, &rows);
     scratch->tile = tile;
     reset_sums(kernels, scratch, &rows);
   }
-  for (int64_t token = begin; token < end; token += scratch->tokens) {
-    const int32_t count = (int32_t)fm_min64(scratch->tokens, end - token);
+  const int32_t step = fm_cpu_step_tokens(rows.count);
+  for (int64_t token = begin; token < end; token += step) {
+    const int32_t count = (int32_t)fm_min64(step, end - token);
     load_keys(problem, kernels, scratch, &rows, token, count, end);
     attend_keys(problem, kernels, scratch, &rows, token, count);
   }

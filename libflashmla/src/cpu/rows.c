@@ -15,14 +15,18 @@ int64_t fm_cpu_length(const fm_problem *problem, int32_t request) {
 
 fm_cpu_rows fm_cpu_rows_of(const fm_run *run, int32_t tile) {
   const fm_tiling *tiling = &run->tiling;
-  const int32_t column = tile / run->problem.batch, block = column % tiling->tiles_per_head;
+  const bool request_major = tiling->request_major;
+  const int32_t request = request_major ? tile / tiling->tiles_per_request : tile % run->problem.batch;
+  const int32_t column = request_major ? tile % tiling->tiles_per_request : tile / run->problem.batch;
+  const int32_t block = column % tiling->tiles_per_head;
   fm_cpu_rows rows = {
-      .request = tile % run->problem.batch,
+      .request = request,
       .kv_head = column / tiling->tiles_per_head,
+      .queries = fm_query_range_of(&run->problem, request),
       .first_token = block / tiling->head_chunks * tiling->block_tokens,
       .first_head = block % tiling->head_chunks * tiling->block_heads,
   };
-  rows.tokens = fm_min32(tiling->block_tokens, run->problem.s_q - rows.first_token);
+  rows.tokens = (int32_t)fm_max64(0, fm_min32(tiling->block_tokens, rows.queries.count - rows.first_token));
   rows.heads = fm_min32(tiling->block_heads, tiling->group - rows.first_head);
   rows.count = rows.tokens * rows.heads;
   rows.length = fm_cpu_length(&run->problem, rows.request);
@@ -30,13 +34,14 @@ fm_cpu_rows fm_cpu_rows_of(const fm_run *run, int32_t tile) {
 }
 
 int64_t fm_cpu_bound(const fm_problem *problem, const fm_cpu_rows *rows, int32_t token) {
-  if (!problem->causal) return rows->length;
-  int64_t bound = rows->length - (problem->s_q - 1 - token);
-  if (FM_FAULTY(FM_FAULT_CAUSAL_BOUND) && token < problem->s_q - 1) bound++;
-  return bound < 0 ? 0 : bound;
+  if (FM_FAULTY(FM_FAULT_CAUSAL_BOUND) && token < rows->queries.count - 1) token++;
+  return fm_attended(problem, rows->request, rows->length, rows->queries.count, token);
 }
 
-static int32_t token_of(const fm_cpu_rows *rows, int32_t row) { return rows->first_token + row / rows->heads; }
+/* Index along the token axis of q, out and lse. */
+static int32_t token_of(const fm_cpu_rows *rows, int32_t row) {
+  return rows->queries.begin + rows->first_token + row / rows->heads;
+}
 
 static int32_t head_of(const fm_problem *problem, const fm_cpu_rows *rows, int32_t row) {
   const int32_t in_group = rows->first_head + row % rows->heads;
@@ -56,14 +61,15 @@ void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, 
   const int32_t token = token_of(rows, row), head = head_of(problem, rows, row);
   const int64_t element =
       rows->request * problem->out_stride[0] + token * problem->out_stride[1] + head * problem->out_stride[2];
-  char *out = (char *)problem->out + element * fm_cpu_element_bytes(problem->dtype);
+  const int32_t bytes = fm_cpu_element_bytes(problem->out_dtype);
+  char *out = (char *)problem->out + element * bytes;
   if (values == NULL)
-    memset(out, 0, (size_t)FM_CPU_D_V * (size_t)fm_cpu_element_bytes(problem->dtype));
+    memset(out, 0, (size_t)problem->d_v * (size_t)bytes);
   else
-    kernels->narrow[problem->dtype](out, values, scale, FM_CPU_D_V);
+    kernels->narrow[problem->out_dtype](out, values, scale, problem->d_v);
   if (problem->lse == NULL) return;
-  if (FM_FAULTY(FM_FAULT_LSE_BASE)) lse /= M_LN2;
+  if (problem->lse_base2 != FM_FAULTY(FM_FAULT_LSE_BASE)) lse /= M_LN2;
   const int64_t *stride = problem->lse_stride;
   float *row_lse = problem->lse + rows->request * stride[0] + head * stride[1] + token * stride[2];
-  *row_lse = values == NULL ? INFINITY : (float)lse;
+  *row_lse = values == NULL ? problem->empty_lse : (float)lse;
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "arith.h"
 #include "cpu.h"
 
 int32_t fm_cpu_num_threads(int32_t requested) {
@@ -22,6 +23,11 @@ int32_t fm_cpu_num_threads(int32_t requested) {
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) return CPU_COUNT(&mask);
   const long online = sysconf(_SC_NPROCESSORS_ONLN); /* more CPUs than cpu_set_t has bits */
   return online > 0 ? (int32_t)online : 1;
+}
+
+int32_t fm_cpu_threads_for(int32_t requested, int32_t most, double work) {
+  const int32_t threads = fm_min32(fm_cpu_num_threads(requested), most);
+  return work < threads ? 1 + fm_min32((int32_t)work, threads - 1) : threads;
 }
 
 typedef struct worker {
