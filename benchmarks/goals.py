@@ -52,11 +52,11 @@ def goal_of(case: tuple) -> Goal | None:
 
 
 def verdict(value: float, bound: float) -> str:
-    """`met`, or by how much not; values that differ from the bound by less than 2 % count as equal to it."""
+    """`met`, or by how much not, with a word where that is less than what counts as equal."""
     if value <= bound:
         return "met"
-    excess = f"missed by {100 * (value / bound - 1):.1f} %"
-    return f"equal ({excess})" if value <= records.EQUAL * bound else excess
+    missed = f"missed by {100 * (value / bound - 1):.1f} %"
+    return f"{missed} (equal)" if value <= records.EQUAL * bound else missed
 
 
 def case_verdict(record: dict) -> str | None:

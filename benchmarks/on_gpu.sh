@@ -1,10 +1,18 @@
 #!/bin/bash
-# Runs the GPU tests and the benchmark on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.1).
-# usage: benchmarks/on_gpu.sh OUT [tests] [sanitizer] [bench]      (default: all three)
-# Writes OUT/gpu-tests.txt (pytest's summary), OUT/sanitizer.txt and OUT/dense_decode.jsonl. COMMIT names the sources in the record.
+# Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.1).
+# usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default the first three:
+#   tests        tests/gpu and the random calls            -> OUT/gpu-tests.txt (pytest's summary)
+#   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt
+#   bench        the benchmark cases                       -> OUT/dense_decode.jsonl
+#   grid         the grid of shapes                        -> OUT/grid.jsonl
+#   traces       batches of a production trace             -> OUT/traces.jsonl
+#   plans        plans made afresh, and batch invariant    -> OUT/plans.jsonl
+#   peers-tests  FlashMLA's own test of dense decode       -> OUT/peers-tests.txt
+# Environment: COMMIT names the sources in the records; *_LIMIT are seconds; GRID holds further arguments of grid.py, such
+# as "--shard 0/2 --done FILE". Peers to time beside: the module flash_mla on PYTHONPATH, FA3_LIBRARY (see peers.py).
 set -u
 cd "$(dirname "$0")/.."
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [bench]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [bench] [grid] [traces] [plans] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -31,14 +39,28 @@ run_sanitizer() {
     timeout -k 5 "${SANITIZER_LIMIT:-120}" compute-sanitizer --tool "$tool" --error-exitcode 9 python3 tests/gpu/sanitizer_cases.py \
       > "$out/sanitizer-$tool.log" 2>&1 || status=1
     echo "$tool: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|hazard' "$out/sanitizer-$tool.log" | tail -1)"
-  done | tee "$out/sanitizer.txt"
+  done > "$out/sanitizer.txt"
+  cat "$out/sanitizer.txt"
 }
 
-run_bench() {
-  timeout -k 5 "${BENCH_LIMIT:-300}" python3 benchmarks/dense_decode.py --commit "${COMMIT:-}" --record "$out/dense_decode.jsonl" || status=1
+timed() { # seconds, program and its record's name, further arguments...
+  local seconds=$1 name=$2
+  shift 2
+  timeout -k 5 "$seconds" python3 "benchmarks/$name.py" --commit "${COMMIT:-}" --record "$out/$name.jsonl" "$@" || status=1
+}
+
+run_bench() { timed "${BENCH_LIMIT:-300}" dense_decode; }
+# The grid ends by itself before its limit, so that no record is cut off.
+run_grid() { timed "$((${GRID_LIMIT:-400} + 30))" grid --limit-seconds "${GRID_LIMIT:-400}" ${GRID:-}; }
+run_traces() { timed "${TRACES_LIMIT:-120}" traces; }
+run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
+
+run_peers_tests() {
+  timeout -k 5 "${PEERS_TESTS_LIMIT:-300}" tests/peers/run.sh > "$out/peers-tests.txt" 2>&1 || status=1
+  tail -n 5 "$out/peers-tests.txt"
 }
 
 for step in "${@:-tests sanitizer bench}"; do
-  for name in $step; do "run_$name"; done
+  for name in $step; do "run_${name//-/_}"; done
 done
 exit $status

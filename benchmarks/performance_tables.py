@@ -1,0 +1,133 @@
+"""The tables of docs/performance.md: a function a section takes its records and gives Markdown lines."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+
+import chart_grid
+import goals
+import grid_points
+import records
+from readme_section import table_row
+
+NAMES = {"flashmla": "FlashMLA", "fa3": "FA3"}
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [table_row(*header), "|---" * len(header) + "|", *(table_row(*row) for row in rows)]
+
+
+def machine_of(made: list[dict]) -> str:
+    """Card, driver and kernels."""
+    first = made[0]
+    kernels = Counter(record["digest"] for record in made)
+    which = ", ".join(f"{digest} ({count})" if len(kernels) > 1 else digest for digest, count in kernels.items())
+    return f"{first['gpu']}, driver {first['driver']}, kernels {which}"
+
+
+def case_name(record: dict) -> str:
+    return ", ".join(map(str, record["case"]))
+
+
+def peers_of(made: list[dict]) -> list[str]:
+    """Those that ran beside any of them."""
+    return [name for name in NAMES if any(name in record["peers"] for record in made)]
+
+
+def us(values: dict[str, float], name: str) -> str:
+    return f"{values[name]:.1f}" if name in values else "-"
+
+
+def cases_section(made: list[dict]) -> list[str]:
+    peers = peers_of(made)
+    header = ["batch, s_q, h_q, tokens", "limit", "us", "spread", *(NAMES[name] for name in peers)]
+    header += ["us / limit", "us / FlashMLA", "goal", "verdict"]
+    rows = []
+    for record in made:
+        goal, theirs = goals.goal_of(tuple(record["case"])), record["peers"].get("flashmla")
+        row = [case_name(record), f"{record['limit_us']:.1f}", f"{record['us']:.1f}", f"{record['spread']:.3f}"]
+        row += [us(record["peers"], name) for name in peers]
+        row += [f"{record['us'] / record['limit_us']:.2f}", f"{record['us'] / theirs:.3f}" if theirs else "-"]
+        rows.append([*row, f"{goal.ratio:.3f}" if goal else "-", goals.case_verdict(record) or "-"])
+    lines = [f"{machine_of(made)}.", "", "![time over limit](plots/time_over_limit.svg)", "", *table(header, rows)]
+    return [*lines, "", "With a plan made in every call, and as cold single calls:", "", *other_calls(made, peers)]
+
+
+def other_calls(made: list[dict], peers: list[str]) -> list[str]:
+    """What a plan in every call adds, and times of cold single calls."""
+    header = ["batch, s_q, h_q, tokens", "plan in every call", *(f"{NAMES[name]} likewise" for name in peers)]
+    header += ["cold", *(f"{NAMES[name]} cold" for name in peers)]
+    rows = []
+    for record in made:
+        row = [case_name(record), f"+{record['us_planned'] - record['us']:.1f}"]
+        for name in peers:
+            planned = record.get("peers_planned", {})
+            row.append(f"{planned[name] - record['peers'][name]:+.1f}" if name in planned else "-")
+        rows.append([*row, f"{record['us_cold']:.1f}", *(us(record["peers_cold"], name) for name in peers)])
+    return table(header, rows)
+
+
+def grid_section(made: list[dict]) -> list[str]:
+    beside = [record for record in made if record["peers"]]
+    if not beside:
+        return ["No record with a peer is committed yet."]
+    leads = [chart_grid.lead(record) for record in beside]
+    lost = sorted((record for record in beside if records.loses(record)), key=chart_grid.lead)
+    won = sum(lead > records.EQUAL for lead in leads)
+    equal = len(beside) - won - len(lost)
+    lines = [
+        f"{machine_of(made)}.",
+        "",
+        f"{len(beside)} of the {len(grid_points.points(grid_points.PHASES))} shapes of the grid were timed: this",
+        f"library is faster than the best peer at {won}, equal at {equal}, slower at {len(lost)}.",
+        f"The best peer's time over ours: median {statistics.median(leads):.2f}, least {min(leads):.2f}.",
+        "",
+        "![best peer's time over ours](plots/grid.svg)",
+    ]
+    if not lost:
+        return [*lines, "", "No point is lost."]
+    peers = peers_of(lost)
+    header = ["batch, s_q, h_q, tokens", "limit", "us", *(NAMES[name] for name in peers), "best peer / us"]
+    rows = []
+    for record in lost:
+        row = [case_name(record), f"{record['limit_us']:.1f}", f"{record['us']:.1f}"]
+        rows.append([*row, *(us(record["peers"], name) for name in peers), f"{chart_grid.lead(record):.3f}"])
+    return [*lines, "", "Every point that is lost:", "", *table(header, rows)]
+
+
+def traces_section(made: list[dict]) -> list[str]:
+    """Snapshots of one trace, concurrency, s_q and h_q share a line."""
+    groups: dict[tuple, list[dict]] = {}
+    for record in made:
+        trace, concurrent, _, s_q, h_q = record["case"]
+        groups.setdefault((trace, concurrent, s_q, h_q), []).append(record)
+
+    def values(found: list[float]) -> str:
+        return ", ".join(f"{value:.2f}" for value in found) or "-"
+
+    rows = []
+    for key, group in sorted(groups.items()):
+        leads = [best / record["us"] for record in group if (best := records.best_peer(record))]
+        verdicts = dict.fromkeys(goals.trace_verdict(record) or "-" for record in group)
+        row = [", ".join(map(str, key)), ", ".join(f"{record['us']:.1f}" for record in group), values(leads)]
+        rows.append([*row, values([record["us"] / record["limit_us"] for record in group]), "; ".join(verdicts)])
+    header = ["trace, concurrent, s_q, h_q", "us of each snapshot", "best peer / us", "us / limit", "verdict"]
+    return [f"{machine_of(made)}.", "", *table(header, rows)]
+
+
+def plans_section(made: list[dict]) -> list[str]:
+    header = ["batch, s_q, h_q, tokens", "us", "plan in every call", "FlashMLA likewise", f"<= {goals.FRESH_PLAN_US:g}"]
+    header += ["batch invariant / us", f"<= {goals.BATCH_INVARIANT:g}"]
+    rows = []
+    for record in made:
+        fresh, invariant = record["us_planned"] - record["us"], record["us_batch_invariant"] / record["us"]
+        planned, theirs = record["peers_planned"], record["peers"]
+        row = [case_name(record), f"{record['us']:.1f}", f"{fresh:+.1f}"]
+        row.append(f"{planned['flashmla'] - theirs['flashmla']:+.1f}" if "flashmla" in planned else "-")
+        row += [goals.verdict(fresh, goals.FRESH_PLAN_US), f"{invariant:.3f}"]
+        rows.append([*row, goals.verdict(invariant, goals.BATCH_INVARIANT)])
+    return [f"{machine_of(made)}.", "", *table(header, rows)]
+
+
+SECTIONS = {"dense_decode": cases_section, "grid": grid_section, "traces": traces_section, "plans": plans_section}

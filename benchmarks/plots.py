@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Writes the tables of docs/performance.md and the plots beside it from the records in benchmarks/results.
+
+A test compares them with the records, so a figure there is always one that was measured. Of the machines that have
+records the page shows the one with the most; of several records of a case, the last.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import chart_grid  # noqa: E402
+import chart_limits  # noqa: E402
+import records  # noqa: E402
+from performance_tables import SECTIONS, machine_of  # noqa: E402
+
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "performance.md"
+PLOTS = HERE.parent / "docs" / "plots"
+CHARTS = {"dense_decode": ("time_over_limit.svg", chart_limits.draw), "grid": ("grid.svg", chart_grid.draw)}
+
+
+def newest(folder: Path) -> dict[str, list[dict]]:
+    """By benchmark: the last bf16 record of each case, of the machine that has the most records."""
+    timed = [
+        record
+        for record in records.read(sorted(folder.glob("*.jsonl")))
+        if "us" in record and "gpu" in record and record.get("dtype") == "bfloat16"
+    ]
+    if not timed:
+        return {}
+    counts = Counter(record["gpu"] for record in timed)
+    machine = max(sorted(counts), key=counts.__getitem__)
+    found: dict[str, dict[tuple, dict]] = {}
+    for record in timed:
+        if record["gpu"] == machine:
+            cases = found.setdefault(record.get("benchmark", "dense_decode"), {})
+            cases[tuple(record["case"])] = record
+    return {benchmark: list(cases.values()) for benchmark, cases in found.items()}
+
+
+def page(text: str, made: dict[str, list[dict]]) -> str:
+    """The page with its sections, each between two markers, written anew."""
+    for name, section in SECTIONS.items():
+        lines = section(made[name]) if name in made else ["No record is committed yet."]
+        begin, end = f"<!-- {name}: made by benchmarks/plots.py -->\n", f"<!-- end of {name} -->\n"
+        inside = begin + "\n".join(lines) + "\n" + end
+        text = re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda _, new=inside: new, text, flags=re.DOTALL)
+    return text
+
+
+def charts(made: dict[str, list[dict]]) -> dict[str, str]:
+    """The SVG files, by name."""
+    return {
+        name: draw(made[benchmark], machine_of(made[benchmark]))
+        for benchmark, (name, draw) in CHARTS.items()
+        if benchmark in made
+    }
+
+
+def main() -> int:
+    made = newest(RESULTS)
+    PAGE.write_text(page(PAGE.read_text(), made))
+    PLOTS.mkdir(exist_ok=True)
+    for name, content in charts(made).items():
+        (PLOTS / name).write_text(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""What the benchmarks time, and that the performance page shows their records and nothing else."""
+
+import importlib
+import json
+import pathlib
+import xml.etree.ElementTree as ET
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Imports a program of benchmarks/ that needs no GPU."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def test_the_grid_is_wide_and_quick(load):
+    grid_points = load("grid_points")
+    points = grid_points.points(2)
+    assert len(set(points)) == len(points) >= 300
+    for axis, values in enumerate((grid_points.BATCH, grid_points.S_Q, grid_points.H_Q, grid_points.TOKENS)):
+        assert {point[axis] for point in points} == set(values)
+    assert all(b * tokens * grid_points.TOKEN_BYTES <= 30e9 for b, _, _, tokens in points)
+    assert sum(map(grid_points.seconds, points)) < 300
+    everything = grid_points.points(grid_points.PHASES)
+    assert (128, 1, 128, 4096) in everything
+    assert set(points) < set(everything)
+    shards = [point for i in range(3) for point in grid_points.shard(points, i, 3)]
+    assert sorted(shards) == sorted(points)
+
+
+def test_a_grid_goes_on_where_it_ended(load, tmp_path, monkeypatch):
+    grid, digest = load("grid"), load("digest")
+    monkeypatch.setattr(digest, "current", lambda: "here")
+    records = [
+        {"benchmark": "grid", "digest": "here", "case": [1, 1, 8, 128]},
+        {"benchmark": "grid", "digest": "other kernels", "case": [2, 1, 8, 128]},
+        {"benchmark": "dense_decode", "digest": "here", "case": [4, 1, 8, 128]},
+    ]
+    file = tmp_path / "some.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    points = [(b, 1, 8, 128) for b in (1, 2, 4)]
+    assert grid.left_to_do(points, [file, tmp_path / "none.jsonl"]) == points[1:]
+
+
+def test_a_replay_keeps_the_batch_full_and_in_order(load):
+    replay = load("trace_replay").replay
+    # Two slots; (context, generated). The first two enter at step 0; (10, 3) has two steps, (20, 5) four.
+    requests = [(10, 3), (20, 5), (30, 2), (40, 9), (50, 9)]
+    assert replay(requests, 2, [0.4]) == [(2, [11, 21])]
+    assert replay(requests, 2, [0.6]) == [(3, [31, 23])]  # step 2: the third took the first's slot
+    # Step 3: the third is gone after one step, the fourth took its slot.
+    assert replay(requests, 2, [0.8]) == [(4, [41, 24])]
+    many = [(100, 1 + i % 7) for i in range(500)]
+    for entered, lengths in replay(many, 16):
+        assert len(lengths) == 16
+        assert entered >= 0.25 * len(many)
+        assert all(101 <= length <= 107 for length in lengths)
+
+
+def test_the_committed_snapshots_are_of_full_batches(load):
+    trace_replay = load("trace_replay")
+    snapshots = json.loads(trace_replay.SNAPSHOTS_FILE.read_text())
+    assert {snapshot["concurrent"] for snapshot in snapshots} == set(trace_replay.CONCURRENT)
+    assert all(len(snapshot["lengths"]) == snapshot["concurrent"] for snapshot in snapshots)
+
+
+def test_goals(load):
+    goals = load("goals")
+    record = {"case": [128, 1, 128, 4096], "us": 90.0, "limit_us": 70.0, "peers": {"flashmla": 100.0, "fa3": 80.0}}
+    assert goals.case_verdict(record) == "met"  # 235.0 / 260.9 = 0.9007
+    assert goals.case_verdict(record | {"us": 91.0}) == "missed by 1.0 % (equal)"
+    assert goals.case_verdict(record | {"us": 99.0}) == "missed by 9.9 %"
+    assert goals.case_verdict(record | {"case": [1, 1, 1, 1]}) is None
+    assert goals.case_verdict(record | {"peers": {}}) is None
+    # The best peer, FA3, takes 80 / 70 = 1.14 of the limit: 1.08 of the limit will do.
+    assert goals.trace_verdict(record | {"us": 75.6}) == "met"
+    assert goals.trace_verdict(record | {"limit_us": 60.0, "us": 69.5}) == "met"
+    assert goals.trace_verdict(record | {"limit_us": 60.0, "us": 72.0}) == "missed by 3.5 %"
+
+
+def test_what_counts_as_a_loss(load):
+    records = load("records")
+    assert not records.loses({"us": 102.0, "peers": {"flashmla": 100.0, "fa3": 120.0}})
+    assert records.loses({"us": 102.1, "peers": {"flashmla": 100.0}})
+    assert not records.loses({"us": 1.0, "peers": {}})
+
+
+def test_the_performance_page_is_that_of_the_records(load):
+    plots = load("plots")
+    made = plots.newest(plots.RESULTS)
+    text = plots.PAGE.read_text()
+    assert plots.page(text, made) == text, "run python benchmarks/plots.py"
+    charts = plots.charts(made)
+    assert {path.name for path in plots.PLOTS.glob("*.svg")} == set(charts)
+    for name, content in charts.items():
+        assert (plots.PLOTS / name).read_text() == content, "run python benchmarks/plots.py"
+
+
+def gpu_record(benchmark, case, us, **fields):
+    record = {"benchmark": benchmark, "gpu": "GPU", "driver": "580", "digest": "abc", "dtype": "bfloat16"}
+    record |= {"op": "dense_decode", "case": case, "us": us, "limit_us": 80.0, "spread": 0.01, "peers": {}}
+    return record | fields
+
+
+def test_the_page_shows_last_records_of_one_machine_and_every_lost_point(load, tmp_path):
+    plots = load("plots")
+    point = [1, 1, 8, 128]
+    made_up = [
+        gpu_record("grid", point, 300.0, peers={"flashmla": 100.0}),
+        gpu_record("grid", point, 120.0, peers={"flashmla": 100.0}),
+        gpu_record("grid", [2, 2, 16, 512], 100.0, peers={"flashmla": 150.0, "fa3": 140.0}),
+        gpu_record("grid", [4, 2, 16, 512], 100.0, peers={"flashmla": 101.0}),
+        gpu_record("grid", point, 500.0, peers={"flashmla": 1.0}, gpu="Other"),
+        gpu_record("traces", ["conv", 64, 10, 1, 16], 100.0, peers={"flashmla": 120.0}),
+        gpu_record(
+            "plans", [16, 1, 16, 4096], 100.0, us_planned=103.0, us_batch_invariant=120.0, peers_planned={}
+        ),
+    ]  # fmt: skip
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made_up))
+    made = plots.newest(tmp_path)
+    text = plots.page(plots.PAGE.read_text(), made)
+    assert "faster than the best peer at 1, equal at 1, slower at 1." in text
+    assert "| 1, 1, 8, 128 | 80.0 | 120.0 | 100.0 | 0.833 |" in text
+    assert "| conv, 64, 1, 16 | 100.0 | 1.20 | 1.25 | met |" in text
+    assert "| 16, 1, 16, 4096 | 100.0 | +3.0 | - | met | 1.200 | missed by 9.1 % |" in text
+    assert "No record is committed yet." in text
+    image = ET.fromstring(plots.charts(made)["grid.svg"])
+    hints = [hint.text for hint in image.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(hints) == 3
+    assert "b 1, s_q 1, h_q 8, 128 tokens: 120 us; flashmla 100" in hints
+
+
+def test_block_tables_share_no_page_where_the_pool_suffices(load, monkeypatch):
+    pytest.importorskip("torch")
+    problem = load("problem")
+    monkeypatch.setattr(problem, "DEVICE", "cpu")
+    monkeypatch.setattr(problem, "TABLE_PAGES", 40)
+    lengths = [200, 1, 64]  # 4, 1 and 1 pages
+    p = problem.Problem(lengths, 2, 16, problem.Pool(40))
+    assert len(p.tables) == problem.MAX_TABLES
+    used = [[int(page) for row, n in zip(table, (4, 1, 1), strict=True) for page in row[:n]] for table in p.tables]
+    assert all(len(set(pages)) == 6 for pages in used)
+    assert len({page for pages in used[:6] for page in pages}) == 36
+    assert all((table[1:, 1:] == 0).all() for table in p.tables)
+    assert p.attended == 199 + 200 + 0 + 1 + 63 + 64
+    assert p.flop == 2 * 16 * p.attended * (576 + 512)
+    assert p.kv_bytes == 265 * 1152
