@@ -1,4 +1,4 @@
-/* api.c - the entry points: read the params, validate, tile, lay out, check the buffers, run. */
+/* api.c - the entry points of the operations: read the params, validate, tile, lay out, check the buffers, run. */
 #include <stddef.h>
 
 #include "internal.h"
@@ -10,6 +10,7 @@ enum {
   /* Sizes of the params structs in version 1 of the binary interface: the least that a caller may have. */
   PLAN_PARAMS_V1 = offsetof(flashmla_plan_decode_params, stream) + sizeof(void *),
   DECODE_PARAMS_V1 = offsetof(flashmla_dense_decode_params, stream) + sizeof(void *),
+  MERGE_PARAMS_V1 = offsetof(flashmla_merge_states_params, stream) + sizeof(void *),
 };
 
 typedef struct fm_call {
@@ -18,8 +19,6 @@ typedef struct fm_call {
   fm_layout layout;    /* all zero for an empty call */
   fm_plan_stamp stamp; /* of the caller's plan, if there is one */
 } fm_call;
-
-static bool is_empty(const fm_problem *problem) { return problem->batch == 0 || problem->s_q == 0; }
 
 static flashmla_status check_buffer(const char *name, const void *buffer, uint64_t size, uint64_t needed) {
   if (needed == 0) return FLASHMLA_OK;
@@ -38,7 +37,7 @@ static flashmla_status check_buffer(const char *name, const void *buffer, uint64
 static flashmla_status prepare_plan(const flashmla_plan_decode_params *params, bool sizes_only, fm_call *call) {
   *call = (fm_call){0};
   FM_TRY(fm_check_plan(params, sizes_only, &call->problem));
-  if (is_empty(&call->problem)) {
+  if (fm_is_empty(&call->problem)) {
     call->tiling.num_splits = params->num_splits;
     return FLASHMLA_OK;
   }
@@ -50,10 +49,13 @@ static flashmla_status prepare_decode(const flashmla_dense_decode_params *params
   *call = (fm_call){0};
   FM_TRY(fm_check_decode(params, sizes_only, &call->problem));
   const bool own_plan = params->plan == NULL;
-  if (!own_plan) FM_TRY(fm_read_plan(params->plan, &call->problem, &call->stamp));
-  if (is_empty(&call->problem)) return FLASHMLA_OK;
+  if (!own_plan) {
+    FM_TRY(fm_read_plan(params->plan, &call->problem, &call->stamp));
+    call->problem.batch_invariant = call->stamp.batch_invariant;
+  }
+  if (fm_is_empty(&call->problem)) return FLASHMLA_OK;
   FM_TRY(fm_tile(&call->problem, call->stamp.num_splits, &call->tiling));
-  if (!own_plan) FM_TRY(fm_check_plan_parts(&call->stamp, &call->tiling));
+  if (!own_plan) FM_TRY(fm_check_plan_tiling(&call->stamp, &call->tiling));
   return fm_lay_out(&call->problem, &call->tiling, own_plan, &call->layout);
 }
 
@@ -80,7 +82,7 @@ flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *given, f
   fm_call call;
   FM_TRY(prepare_plan(&params, false, &call));
   FM_TRY(check_buffer("buffer", params.buffer, params.buffer_size, call.layout.plan_bytes));
-  if (is_empty(&call.problem)) {
+  if (fm_is_empty(&call.problem)) {
     fm_set_last_kernel("");
   } else {
     fm_run run = {.problem = call.problem, .tiling = call.tiling};
@@ -112,7 +114,7 @@ flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *given)
   fm_call call;
   FM_TRY(prepare_decode(&params, false, &call));
   FM_TRY(check_buffer("workspace", params.workspace, params.workspace_size, call.layout.workspace_bytes));
-  if (is_empty(&call.problem)) {
+  if (fm_is_empty(&call.problem)) {
     fm_set_last_kernel("");
     return FLASHMLA_OK;
   }
@@ -131,33 +133,15 @@ flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *given)
   return fm_cpu_dense_decode(&run);
 }
 
-flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream) {
-  return fm_cuda_stream_synchronize(device_id, stream);
-}
-
-flashmla_status flashmla_driver_version(int32_t *version) {
-  if (version == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "version is NULL; the result goes there");
-  return fm_cuda_driver_version(version);
-}
-
-const char *flashmla_cpu_isa(void) { return fm_cpu_isa(); }
-
-int32_t flashmla_version(void) {
-  return FLASHMLA_VERSION_MAJOR * 10000 + FLASHMLA_VERSION_MINOR * 100 + FLASHMLA_VERSION_PATCH;
-}
-
-int32_t flashmla_abi_version(void) { return FLASHMLA_ABI_VERSION; }
-
-int32_t flashmla_kernel_count(void) { return fm_cuda_kernel_count() + fm_cpu_kernel_count(); }
-
-flashmla_status flashmla_kernel_at(int32_t index, flashmla_kernel_info *info) {
-  const int32_t cuda_rows = fm_cuda_kernel_count(), rows = flashmla_kernel_count();
-  if (info == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "info is NULL; the row goes there");
-  if (index < 0 || index >= rows)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "index is %d; it must be in [0, %d)", index, rows);
-  if (index < cuda_rows)
-    fm_cuda_kernel_at(index, info);
-  else
-    fm_cpu_kernel_at(index - cuda_rows, info);
-  return FLASHMLA_OK;
+flashmla_status flashmla_merge_states(const flashmla_merge_states_params *given) {
+  flashmla_merge_states_params params;
+  FM_TRY(fm_read_params(given, MERGE_PARAMS_V1, &params, sizeof params));
+  fm_state states[FM_MAX_CPU_STATES];
+  fm_merge merge;
+  FM_TRY(fm_check_merge(&params, states, &merge));
+  if (merge.batch == 0 || merge.s_q == 0) {
+    fm_set_last_kernel("");
+    return FLASHMLA_OK;
+  }
+  return merge.cuda ? fm_cuda_merge_states(&merge) : fm_cpu_merge_states(&merge);
 }

@@ -24,8 +24,9 @@ typedef struct fm_problem {
   int32_t batch, s_q, h_q, h_kv, d_qk, d_v;
   int32_t num_blocks, page_size, max_blocks;
   float softmax_scale;
-  int32_t total_q;  /* variable-length queries: tokens in all */
-  const int32_t *cu_seqlens_q; /* NULL: every request has s_q query tokens */
+  bool varlen;     /* variable-length queries; then cu_seqlens_q is given, but in size queries and empty calls */
+  int32_t total_q; /* variable-length queries: tokens in all */
+  const int32_t *cu_seqlens_q;              /* NULL: every request has s_q query tokens */
   int32_t cp_rank, cp_world, cp_interleave; /* cp_world 0: the cache is whole */
   const int32_t *global_seqlens;
   bool lse_base2;
@@ -57,7 +58,8 @@ typedef struct fm_problem {
  *
  * With variable-length queries the tile numbers are request major, tile = request * tiles_per_request + column, with
  * columns for max_seqlen_q tokens; a request of s_i tokens has k_i = ceil(ceil(s_i / block_tokens) * head_chunks /
- * cluster) live tiles a KV head, and its tiles with k >= k_i are dead: nothing is done for them. Otherwise all are live.
+ * cluster) live tiles a KV head, and its tiles with k >= k_i are dead: nothing is done for them. Otherwise all are
+ * live.
  *
  * Every column has the same costs, so the parts that work on the same request in different columns run at the same time
  * and read its KV from L2; numbered request by request they would read it from memory twice. */
@@ -74,7 +76,7 @@ typedef struct fm_tiling {
   int32_t num_tiles;         /* batch * tiles_per_request */
   bool request_major;        /* variable-length queries: how tiles are numbered */
   int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits when forced */
-  int32_t num_splits;        /* 0, or forced */
+  int32_t num_splits;        /* 0, or forced, or of the batch-invariant mode */
   int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces */
   int32_t start_overhead;    /* cost of beginning a tile, in units */
   int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
@@ -91,10 +93,10 @@ typedef struct fm_tiling {
  * Part w works from cut[w] up to cut[w + 1] in the order (tile, page). For each tile in that range the piece is pages
  * lo <= page < hi: lo is the cut's page in the first tile, else 0; hi is the cut's page in the last tile, else the
  * current end of the sequence. A tile that begins and ends in one part is written straight to out and lse. Other pieces
- * go to a partial slot: normalised rows and base-2 log-sum-exp (-inf: empty, rows not written). A part meets at most two
- * such tiles, the one it ends (slot 2 * w) and the one it begins (slot 2 * w + 1); with forced splits or batch
- * invariant a part has one piece at most, slots_per_part is 1 and the slot w. Combine merges the slots of such a tile in
- * the order of its parts. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the
+ * go to a partial slot: normalised rows and base-2 log-sum-exp (-inf: empty, rows not written). A part meets at most
+ * two such tiles, the one it ends (slot 2 * w) and the one it begins (slot 2 * w + 1); with forced splits or batch
+ * invariant a part has one piece at most, slots_per_part is 1 and the slot w. Combine merges the slots of such a tile
+ * in the order of its parts. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the
  * current end, rows are right with lengths that changed after planning.
  *
  * Scheduling, in exact integers (plan.c on the host, dsl_kernels/plan.py on the device, equal bit for bit):
@@ -115,9 +117,9 @@ typedef struct fm_tiling {
  *
  *   even, variable-length queries: i = the last request with before_i <= w * S, o = w * S - before_i, live tile
  *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), page = max(0, o - j * c_i - start_overhead).
- *   batch invariant (piece_units > 0, num_parts = num_tiles * num_splits, num_splits = the most pieces a tile can have):
- *         part w begins tile w / num_splits at page (w % num_splits) * f_i, f_i = max(piece_units, ceil(n_i /
- *         FM_MAX_PIECES)); where that is >= n_i and not 0, or the tile is dead, at (tile + 1, 0).
+ *   batch invariant: piece_units > 0, num_splits the most pieces that a tile can have, num_parts = num_tiles *
+ *         num_splits; part w begins tile w / num_splits at page (w % num_splits) * f_i, f_i = max(piece_units,
+ *         ceil(n_i / FM_MAX_PIECES)); where that is >= n_i and not 0, or the tile is dead, at (tile + 1, 0).
  *
  * Whole tiles are taken if their cost <= S + start_overhead + split_overhead. Always cut[0] = (0, 0) and
  * cut[num_parts] = (num_tiles, 0).
@@ -158,12 +160,15 @@ void fm_set_last_kernel(const char *name);
 flashmla_status fm_read_params(const void *given, uint32_t least_size, void *params, uint32_t known_size);
 
 /* validate.c: every rule on the arguments, once. `need_outputs`: decode (out, lse, scale) or plan. Pointers in *problem
- * may be NULL where `sizes_only` (the size queries look at shapes, dtypes and devices alone). An empty call (batch or
- * s_q 0) is FLASHMLA_OK with batch * s_q == 0. */
+ * may be NULL where `sizes_only` (the size queries look at shapes, dtypes and devices alone), or where the call is
+ * empty, which is FLASHMLA_OK. */
 flashmla_status fm_check_decode(const flashmla_dense_decode_params *params, bool sizes_only, fm_problem *problem);
 flashmla_status fm_check_plan(const flashmla_plan_decode_params *params, bool sizes_only, fm_problem *problem);
+/* No query tokens, or no requests: nothing is run. */
+bool fm_is_empty(const fm_problem *problem);
 
-/* tiling.c / workspace.c. fm_tile asks the backend for its constants (fm_cuda_limits or fm_cpu_limits). */
+/* tiling.c / workspace.c. fm_tile asks the backend for its constants (fm_cuda_limits or fm_cpu_limits). `num_splits` is
+ * 0 or forced; a batch-invariant problem has its own. */
 typedef struct fm_backend_limits {
   int32_t block_rows;  /* rows of a block */
   int32_t max_cluster; /* most blocks a tile */
@@ -184,8 +189,12 @@ typedef struct fm_query_range {
 fm_query_range fm_query_range_of(const fm_problem *problem, int32_t request);
 int64_t fm_attended(const fm_problem *problem, int32_t request, int64_t length, int32_t count, int32_t token);
 
-/* merge_states, checked: part i's elements are at out[i] / lse[i]. */
-enum { FM_MAX_STATES = 16 };
+/* merge_states, checked: part i's elements are at out[i] / lse[i]. Without the batch axis batch is 1 and s_q
+ * total_q. */
+enum {
+  FM_MAX_STATES = 16,      /* listed one by one on CUDA: kernel parameters */
+  FM_MAX_CPU_STATES = 1024 /* on the CPU: fm_state entries on the stack, 64 KB */
+};
 typedef struct fm_state {
   const void *out;
   int64_t out_stride[3]; /* batch, token, head */
@@ -198,15 +207,20 @@ typedef struct fm_merge {
   int32_t device_id;
   int32_t batch, s_q, h_q, d_v;
   int32_t num_states;
-  bool stacked;            /* states[0] alone, part i lies i * state_stride elements further */
-  int64_t out_state_stride, lse_state_stride;
-  const fm_state *states;  /* 1 or num_states */
-  fm_state result;         /* written; lse NULL: not wanted */
+  bool stacked;                               /* states[0] alone, part i lies i * state_stride elements further */
+  int64_t out_state_stride, lse_state_stride; /* may be 0 or negative where the parts were listed */
+  const fm_state *states;                     /* 1 or num_states */
+  fm_state result;                            /* written; lse NULL: not wanted */
   bool lse_base2;
   float empty_lse;
   int32_t num_threads;
   void *stream;
 } fm_merge;
+
+/* validate_merge.c: every rule on the arguments of merge_states. Fills `states`, which *merge then points to. An empty
+ * call is FLASHMLA_OK with batch * s_q == 0. */
+flashmla_status fm_check_merge(const flashmla_merge_states_params *params, fm_state states[FM_MAX_CPU_STATES],
+                               fm_merge *merge);
 
 /* plan.c: the host scheduler, and the stamp that a flashmla_plan carries. */
 void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before);

@@ -1,74 +1,146 @@
-/* plan.c - the host scheduler: cuts the list of (tile, page) into parts, as internal.h defines it. */
+/* plan.c - the host scheduler: cuts the list of (tile, page) into parts, as internal.h defines it. "Page" is a unit of
+ * KV tokens. */
 #include "arith.h"
 #include "internal.h"
 
-static int64_t pages_of(const fm_problem *problem, int32_t request) {
-  const int64_t capacity = (int64_t)problem->max_blocks * problem->page_size;
-  const int64_t length = problem->cache_seqlens[request];
-  return length <= 0 ? 0 : fm_ceil_div(fm_min64(length, capacity), problem->page_size);
+/* What the scheduler is given: the call and how it is tiled. */
+typedef struct scheduler {
+  const fm_problem *problem;
+  const fm_tiling *tiling;
+  const int64_t *cost_before;
+} scheduler;
+
+/* A tile's place: its request, and which of the tiles of one KV head there it is. */
+typedef struct place {
+  int32_t request, kv_head, k;
+} place;
+
+static place place_of(const scheduler *s, int32_t tile) {
+  const fm_tiling *tiling = s->tiling;
+  const int32_t batch = s->problem->batch;
+  const int32_t request = tiling->request_major ? tile / tiling->tiles_per_request : tile % batch;
+  const int32_t column = tiling->request_major ? tile % tiling->tiles_per_request : tile / batch;
+  return (place){request, column / tiling->tiles_per_head, column % tiling->tiles_per_head};
+}
+
+static int64_t pages_of(const scheduler *s, int32_t request) {
+  const int64_t capacity = (int64_t)s->problem->max_blocks * s->problem->page_size;
+  return fm_ceil_div(fm_clamp64(s->problem->cache_seqlens[request], 0, capacity), s->tiling->unit);
+}
+
+static int64_t tile_cost(const scheduler *s, int32_t request) {
+  return pages_of(s, request) + s->tiling->start_overhead;
+}
+
+/* Live tiles of a request, a KV head. */
+static int64_t live_tiles(const scheduler *s, int32_t request) {
+  const fm_tiling *tiling = s->tiling;
+  if (!tiling->request_major) return tiling->tiles_per_head;
+  const int64_t token_groups = fm_ceil_div(fm_query_range_of(s->problem, request).count, tiling->block_tokens);
+  return fm_ceil_div(token_groups * tiling->head_chunks, tiling->cluster);
+}
+
+/* Cost of all tiles. */
+static int64_t total_cost(const scheduler *s) {
+  const int64_t all_requests = s->cost_before[s->problem->batch];
+  return s->tiling->request_major ? all_requests : s->tiling->tiles_per_request * all_requests;
 }
 
 /* Cost of all tiles before tile t. */
-static int64_t cost_at(const fm_tiling *tiling, const int64_t *cost_before, int64_t t) {
-  const int32_t batch = tiling->num_tiles / tiling->tiles_per_request;
-  if (t >= tiling->num_tiles) return tiling->tiles_per_request * cost_before[batch];
-  return t / batch * cost_before[batch] + cost_before[t % batch];
+static int64_t cost_at(const scheduler *s, int64_t t) {
+  if (t >= s->tiling->num_tiles) return total_cost(s);
+  const int32_t batch = s->problem->batch;
+  if (!s->tiling->request_major) return t / batch * s->cost_before[batch] + s->cost_before[t % batch];
+  const place at = place_of(s, (int32_t)t);
+  const int64_t live = live_tiles(s, at.request);
+  return s->cost_before[at.request] + (at.kv_head * live + fm_min64(at.k, live)) * tile_cost(s, at.request);
 }
 
-static void cut_forced(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts) {
-  for (int32_t w = 0; w < tiling->num_parts; ++w) {
-    const int32_t tile = w / tiling->num_splits, split = w % tiling->num_splits;
-    const int64_t pages = pages_of(problem, tile % problem->batch);
-    cuts[w] = (fm_cut){tile, (int32_t)(split * pages / tiling->num_splits)};
+static void cut_forced(const scheduler *s, fm_cut *cuts) {
+  const int32_t splits = s->tiling->num_splits;
+  for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
+    const int32_t tile = w / splits;
+    const int64_t pages = pages_of(s, place_of(s, tile).request);
+    cuts[w] = (fm_cut){tile, (int32_t)(w % splits * pages / splits)};
   }
 }
 
-static void cut_whole_tiles(const fm_tiling *tiling, int64_t tiles_per_part, fm_cut *cuts) {
-  for (int32_t w = 0; w < tiling->num_parts; ++w)
-    cuts[w] = (fm_cut){(int32_t)fm_min64(w * tiles_per_part, tiling->num_tiles), 0};
+static void cut_by_own_length(const scheduler *s, fm_cut *cuts) {
+  const int32_t splits = s->tiling->num_splits;
+  for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
+    const int32_t tile = w / splits;
+    const place at = place_of(s, tile);
+    const int64_t pages = pages_of(s, at.request);
+    const int64_t piece = fm_max64(s->tiling->piece_units, fm_ceil_div(pages, FM_MAX_PIECES));
+    const int64_t page = w % splits * piece;
+    const bool none = (page > 0 && page >= pages) || at.k >= live_tiles(s, at.request);
+    cuts[w] = none ? (fm_cut){tile + 1, 0} : (fm_cut){tile, (int32_t)page};
+  }
 }
 
-static void cut_evenly(const fm_tiling *tiling, const int64_t *cost_before, int64_t part_cost, fm_cut *cuts) {
-  const int32_t batch = tiling->num_tiles / tiling->tiles_per_request;
-  const int64_t column_cost = cost_before[batch];
-  int64_t column = 0; /* positions only grow, so the tile that holds them does too */
+static void cut_whole_tiles(const scheduler *s, int64_t tiles_per_part, fm_cut *cuts) {
+  for (int32_t w = 0; w < s->tiling->num_parts; ++w)
+    cuts[w] = (fm_cut){(int32_t)fm_min64(w * tiles_per_part, s->tiling->num_tiles), 0};
+}
+
+/* Positions only grow, so the search for the request goes on from the last one, and anew in the next column. Numbered
+ * request by request, all tiles are one column of requests. */
+static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
+  const fm_tiling *tiling = s->tiling;
+  const int32_t batch = s->problem->batch;
+  const int64_t column_cost = s->cost_before[batch];
+  int64_t column = 0;
   int32_t request = 0;
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
     const int64_t position = w * part_cost;
-    for (; column < position / column_cost; ++column) request = 0;
-    if (column >= tiling->tiles_per_request) {
+    if (position >= total_cost(s)) {
       cuts[w] = (fm_cut){tiling->num_tiles, 0};
       continue;
     }
-    const int64_t offset = position - column * column_cost;
-    while (cost_before[request + 1] <= offset) ++request;
-    const int64_t page = offset - cost_before[request] - tiling->start_overhead;
-    cuts[w] = (fm_cut){(int32_t)(column * batch + request), (int32_t)(page > 0 ? page : 0)};
+    for (; column < position / column_cost; ++column) request = 0;
+    int64_t offset = position - column * column_cost;
+    while (s->cost_before[request + 1] <= offset) ++request;
+    offset -= s->cost_before[request];
+    int64_t tile = column * batch + request;
+    if (tiling->request_major) {
+      const int64_t live = live_tiles(s, request), cost = tile_cost(s, request), j = offset / cost;
+      tile = (int64_t)request * tiling->tiles_per_request + j / live * tiling->tiles_per_head + j % live;
+      offset -= j * cost;
+    }
+    cuts[w] = (fm_cut){(int32_t)tile, (int32_t)fm_max64(offset - tiling->start_overhead, 0)};
   }
 }
 
-void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before) {
-  cost_before[0] = 0;
-  for (int32_t i = 0; i < problem->batch; ++i)
-    cost_before[i + 1] = cost_before[i] + pages_of(problem, i) + tiling->start_overhead;
-
-  cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
-  if (tiling->num_splits > 0) {
-    cut_forced(problem, tiling, cuts);
-    return;
-  }
+static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
+  const fm_tiling *tiling = s->tiling;
   const int64_t tiles_per_part = fm_ceil_div(tiling->num_tiles, tiling->num_parts);
-  const int64_t part_cost = fm_ceil_div(tiling->tiles_per_request * cost_before[problem->batch], tiling->num_parts);
+  const int64_t part_cost = fm_ceil_div(total_cost(s), tiling->num_parts);
   int64_t worst = 0; /* cost of the most expensive part of whole tiles */
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
-    const int64_t cost = cost_at(tiling, cost_before, (w + INT64_C(1)) * tiles_per_part) -
-                         cost_at(tiling, cost_before, w * tiles_per_part);
+    const int64_t cost = cost_at(s, (w + INT64_C(1)) * tiles_per_part) - cost_at(s, w * tiles_per_part);
     if (cost > worst) worst = cost;
   }
   if (worst <= part_cost + tiling->start_overhead + tiling->split_overhead)
-    cut_whole_tiles(tiling, tiles_per_part, cuts);
+    cut_whole_tiles(s, tiles_per_part, cuts);
   else
-    cut_evenly(tiling, cost_before, part_cost, cuts);
+    cut_evenly(s, part_cost, cuts);
+}
+
+void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before) {
+  const scheduler s = {problem, tiling, cost_before};
+  cost_before[0] = 0;
+  for (int32_t i = 0; i < problem->batch; ++i) {
+    const int64_t tiles = tiling->request_major ? problem->h_kv * live_tiles(&s, i) : 1;
+    cost_before[i + 1] = cost_before[i] + tiles * tile_cost(&s, i);
+  }
+  if (tiling->piece_units > 0)
+    cut_by_own_length(&s, cuts);
+  else if (tiling->num_splits > 0)
+    cut_forced(&s, cuts);
+  else
+    cut_for_balance(&s, cuts);
+  cuts[0] = (fm_cut){0, 0}; /* dead tiles before the first live one belong to some part too */
+  cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
 }
 
 static bool is_before(fm_cut a, fm_cut b) { return a.tile < b.tile || (a.tile == b.tile && a.page < b.page); }
@@ -79,7 +151,8 @@ flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, b
     const fm_cut cut = cuts[w], before = w > 0 ? cuts[w - 1] : begin;
     const bool in_order = cut.page >= 0 && !is_before(cut, before) && !is_before(end, cut);
     const bool complete = (w > 0 || !is_before(begin, cut)) && (w < tiling->num_parts || !is_before(cut, end));
-    if (!in_order || !complete || (cut.page != 0 && !partials))
+    const bool two_pieces = cut.page != 0 && before.page != 0 && cut.tile != before.tile;
+    if (!in_order || !complete || (cut.page != 0 && !partials) || (two_pieces && tiling->slots_per_part == 1))
       return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
                      "the plan's buffer no longer holds its schedule: entry %d of %d is (tile %d, page %d)", w,
                      tiling->num_parts + 1, cut.tile, cut.page);

@@ -2,14 +2,31 @@
 #include "tensor.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "try.h"
 
 static const char *const extent_names[FM_EXTENTS] = {
-    [FM_BATCH] = "batch",         [FM_S_Q] = "s_q",   [FM_H_Q] = "h_q",
-    [FM_D_QK] = "d_qk",           [FM_D_V] = "d_v",   [FM_NUM_BLOCKS] = "num_blocks",
-    [FM_PAGE_SIZE] = "page_size", [FM_H_KV] = "h_kv", [FM_MAX_BLOCKS] = "max_blocks",
+    [FM_BATCH] = "batch",         [FM_S_Q] = "s_q",           [FM_H_Q] = "h_q",
+    [FM_D_QK] = "d_qk",           [FM_D_V] = "d_v",           [FM_NUM_BLOCKS] = "num_blocks",
+    [FM_PAGE_SIZE] = "page_size", [FM_H_KV] = "h_kv",         [FM_MAX_BLOCKS] = "max_blocks",
+    [FM_TOTAL_Q] = "total_q",     [FM_OFFSETS] = "batch + 1", [FM_NUM_STATES] = "num_states",
 };
+
+fm_argument fm_drop_batch(fm_argument argument) {
+  int32_t rank = 0;
+  for (int32_t axis = 0; axis < argument.rank; ++axis) {
+    const fm_extent extent = argument.axes[axis];
+    if (extent != FM_BATCH) argument.axes[rank++] = extent == FM_S_Q ? FM_TOTAL_Q : extent;
+  }
+  argument.rank = rank;
+  return argument;
+}
+
+void fm_strides_from_batch(const int64_t *stride, bool dropped, int64_t from_batch[3]) {
+  from_batch[0] = 0;
+  memcpy(&from_batch[dropped], stride, sizeof *stride * (dropped ? 2 : 3));
+}
 
 flashmla_status fm_check_presence(const fm_argument *arguments, const DLTensor *const *tensors, int32_t count) {
   for (int32_t i = 0; i < count; ++i) {
@@ -46,31 +63,39 @@ static bool same_dtype(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
 
-flashmla_status fm_check_dtypes(const fm_argument *arguments, const DLTensor *const *tensors, int32_t count,
-                                fm_dtype *first) {
-  static const DLDataType floats[] = {
-      [FM_BF16] = {kDLBfloat, 16, 1}, [FM_FP16] = {kDLFloat, 16, 1}, [FM_FP32] = {kDLFloat, 32, 1}};
-  const DLDataType given = tensors[0]->dtype;
+/* Indexed by fm_dtype. */
+static const DLDataType floats[] = {
+    [FM_BF16] = {kDLBfloat, 16, 1}, [FM_FP16] = {kDLFloat, 16, 1}, [FM_FP32] = {kDLFloat, 32, 1}};
+
+fm_dtype fm_float_of(const DLTensor *tensor) {
   fm_dtype found = FM_BF16;
-  while (found <= FM_FP32 && !same_dtype(given, floats[found])) ++found;
-  if (found > FM_FP32)
-    return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s; it must be bfloat16, float16 or float32", arguments[0].name,
-                   describe_dtype(given).chars);
-  for (int32_t i = 1; i < count; ++i) {
+  while (found <= FM_FP32 && !same_dtype(tensor->dtype, floats[found])) ++found;
+  return found;
+}
+
+flashmla_status fm_check_dtypes(const fm_argument *arguments, const DLTensor *const *tensors, int32_t count) {
+  const DLDataType first = tensors[0]->dtype;
+  for (int32_t i = 0; i < count; ++i) {
     if (tensors[i] == NULL) continue;
-    const DLDataType dtype = tensors[i]->dtype;
-    if (arguments[i].element == FM_AS_FIRST) {
-      if (!same_dtype(dtype, given))
-        return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s, %s.dtype is %s; they must be equal", arguments[i].name,
-                       describe_dtype(dtype).chars, arguments[0].name, describe_dtype(given).chars);
-      continue;
+    const char *name = arguments[i].name;
+    const fm_element element = arguments[i].element;
+    const DLDataType dtype = tensors[i]->dtype,
+                     wanted = element == FM_INT32 ? (DLDataType){kDLInt, 32, 1} : floats[FM_FP32];
+    if (i == 0 || element == FM_ANY_FLOAT) {
+      if (fm_float_of(tensors[i]) > FM_FP32)
+        return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s; it must be bfloat16, float16 or float32", name,
+                       describe_dtype(dtype).chars);
+    } else if (element == FM_AS_FIRST || element == FM_AS_FIRST_OR_FLOAT32) {
+      const bool widened = element == FM_AS_FIRST_OR_FLOAT32 && same_dtype(dtype, wanted);
+      if (!same_dtype(dtype, first) && !widened)
+        return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s, %s.dtype is %s; they must be equal%s", name,
+                       describe_dtype(dtype).chars, arguments[0].name, describe_dtype(first).chars,
+                       element == FM_AS_FIRST ? "" : ", or the former float32");
+    } else if (!same_dtype(dtype, wanted)) {
+      return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s; it must be %s", name, describe_dtype(dtype).chars,
+                     describe_dtype(wanted).chars);
     }
-    const DLDataType wanted = arguments[i].element == FM_INT32 ? (DLDataType){kDLInt, 32, 1} : floats[FM_FP32];
-    if (!same_dtype(dtype, wanted))
-      return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s; it must be %s", arguments[i].name,
-                     describe_dtype(dtype).chars, describe_dtype(wanted).chars);
   }
-  *first = found;
   return FLASHMLA_OK;
 }
 
@@ -97,7 +122,7 @@ flashmla_status fm_check_devices(const fm_argument *arguments, const DLTensor *c
 }
 
 static flashmla_status check_range(const char *name, int32_t axis, fm_extent extent, int64_t value) {
-  const int64_t least = extent == FM_BATCH || extent == FM_S_Q ? 0 : 1;
+  const int64_t least = extent == FM_BATCH || extent == FM_S_Q || extent == FM_TOTAL_Q ? 0 : 1;
   if (value < least)
     return fm_fail(FLASHMLA_ERROR_ZERO_EXTENT, "%s.shape[%d] (%s) is %lld; it must be >= %lld", name, axis,
                    extent_names[extent], (long long)value, (long long)least);

@@ -6,7 +6,7 @@
 
 #include "internal.h"
 
-enum { FM_MAX_RANK = 4 };
+enum { FM_MAX_RANK = 5 };
 
 /* Named extents. An axis with a name that an earlier axis has must be as long as that one. */
 typedef enum fm_extent {
@@ -19,14 +19,19 @@ typedef enum fm_extent {
   FM_H_KV,
   FM_MAX_BLOCKS,
   FM_D_V,
+  FM_TOTAL_Q,
+  FM_OFFSETS,
+  FM_NUM_STATES,
   FM_EXTENTS
 } fm_extent;
 
 typedef enum fm_element {
-  FM_AS_FIRST,
-  FM_INT32,
-  FM_FLOAT32
-} fm_element; /* FM_AS_FIRST: the dtype of the first argument */
+  FM_AS_FIRST, /* the dtype of the first argument */
+  FM_AS_FIRST_OR_FLOAT32,
+  FM_ANY_FLOAT, /* bfloat16, float16 or float32 */
+  FM_FLOAT32,
+  FM_INT32
+} fm_element;
 
 typedef struct fm_argument {
   const char *name;
@@ -46,13 +51,20 @@ typedef struct fm_view {
   int64_t stride[FM_MAX_RANK];
 } fm_view;
 
+/* The row in the form of variable-length queries: without the batch axis, with total_q in place of s_q. */
+fm_argument fm_drop_batch(fm_argument argument);
+/* Strides of a view from the batch axis on: 0 for that axis where it was dropped. */
+void fm_strides_from_batch(const int64_t *stride, bool dropped, int64_t from_batch[3]);
+
 /* Each takes the table, the tensors and their number, and stops at the first argument that breaks the rule. */
 flashmla_status fm_check_presence(const fm_argument *arguments, const DLTensor *const *tensors, int32_t count);
-flashmla_status fm_check_dtypes(const fm_argument *arguments, const DLTensor *const *tensors, int32_t count,
-                                fm_dtype *first);
+flashmla_status fm_check_dtypes(const fm_argument *arguments, const DLTensor *const *tensors, int32_t count);
 flashmla_status fm_check_devices(const fm_argument *arguments, const DLTensor *const *tensors, int32_t count);
 flashmla_status fm_check_extents(const fm_argument *arguments, const DLTensor *const *tensors, int32_t count,
                                  int32_t extents[FM_EXTENTS]);
+
+/* The dtype of a tensor of floats that passed. */
+fm_dtype fm_float_of(const DLTensor *tensor);
 
 /* Strides and address of one argument that passed the checks above. `empty`: the call has no elements, data may be
  * NULL. */

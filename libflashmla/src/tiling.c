@@ -11,6 +11,11 @@ static flashmla_status too_many_tiles(const fm_problem *problem, int32_t num_spl
       problem->batch, problem->s_q, problem->h_q, problem->h_kv, num_splits);
 }
 
+/* The most units of KV that a request can have. */
+static int64_t most_units(const fm_problem *problem, int32_t unit) {
+  return fm_ceil_div(fm_min64((int64_t)problem->max_blocks * problem->page_size, INT32_MAX), unit);
+}
+
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling) {
   fm_backend_limits limits;
   if (problem->cuda)
@@ -31,12 +36,15 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
       __builtin_mul_overflow(problem->batch, tiles_per_request, &num_tiles))
     return too_many_tiles(problem, num_splits);
 
+  const int64_t units = most_units(problem, limits.unit);
+  const int32_t piece_units = problem->batch_invariant ? limits.piece_units : 0;
+  if (problem->batch_invariant) num_splits = (int32_t)fm_clamp64(fm_ceil_div(units, piece_units), 1, FM_MAX_PIECES);
   int32_t num_parts;
   if (num_splits > 0) {
     if (__builtin_mul_overflow(num_tiles, num_splits, &num_parts)) return too_many_tiles(problem, num_splits);
   } else {
     /* Parts beyond the greatest total cost a schedule can have would always be empty. */
-    const int64_t most_cost = num_tiles * ((int64_t)problem->max_blocks + limits.start_overhead);
+    const int64_t most_cost = num_tiles * (units + limits.start_overhead);
     const int64_t workers = limits.workers / cluster;
     num_parts = (int32_t)fm_min64(workers > 1 ? workers : 1, most_cost);
   }
@@ -51,9 +59,13 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
                         .tiles_per_head = tiles_per_head,
                         .tiles_per_request = tiles_per_request,
                         .num_tiles = num_tiles,
+                        .request_major = problem->varlen,
                         .num_parts = num_parts,
                         .num_splits = num_splits,
+                        .slots_per_part = num_splits > 0 ? 1 : 2,
                         .start_overhead = limits.start_overhead,
-                        .split_overhead = limits.split_overhead};
+                        .split_overhead = limits.split_overhead,
+                        .unit = limits.unit,
+                        .piece_units = piece_units};
   return FLASHMLA_OK;
 }

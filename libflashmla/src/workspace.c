@@ -5,7 +5,7 @@ static uint64_t round_up_16(uint64_t bytes) { return (bytes + 15) & ~UINT64_C(15
 
 /* No product overflows: 2^31 slots of a few hundred rows of d_v floats stay below 2^51 bytes. */
 flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, bool own_plan, fm_layout *layout) {
-  /* Slots are numbered in 32 bits, two a part, whether or not there are partials. */
+  /* Slots, up to two a part, and the integers of the cuts, two a part, are numbered in 32 bits. */
   if (tiling->num_parts > INT32_MAX / 2)
     return fm_fail(FLASHMLA_ERROR_OVERFLOW,
                    "num_splits is %d, the work is cut into %d parts; there must be fewer than 2^30", tiling->num_splits,
@@ -15,7 +15,8 @@ flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, b
   layout->plan_bytes = round_up_16(layout->plan_cost_offset + ((uint64_t)problem->batch + 1) * sizeof(int64_t));
 
   const bool partials = tiling->num_splits != 1 && tiling->num_parts > 1;
-  const uint64_t rows = partials ? UINT64_C(2) * tiling->num_parts * tiling->cluster * tiling->block_rows : 0;
+  const uint64_t slots = partials ? (uint64_t)tiling->slots_per_part * tiling->num_parts : 0;
+  const uint64_t rows = slots * tiling->cluster * tiling->block_rows;
   layout->partial_offset = own_plan ? layout->plan_bytes : 0;
   layout->partial_lse_offset = layout->partial_offset + rows * problem->d_v * sizeof(float);
   layout->workspace_bytes = layout->partial_lse_offset + round_up_16(rows * sizeof(float));

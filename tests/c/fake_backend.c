@@ -1,8 +1,13 @@
 /* fake_backend.c - see fake_backend.h. */
 #include "fake_backend.h"
 
-fake_backend fake = {
-    .limits = {.block_rows = 64, .max_cluster = 2, .workers = 132, .start_overhead = 3, .split_overhead = 2}};
+fake_backend fake = {.limits = {.block_rows = 64,
+                                .max_cluster = 2,
+                                .workers = 132,
+                                .start_overhead = 3,
+                                .split_overhead = 2,
+                                .unit = 64,
+                                .piece_units = 16}};
 
 flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *limits) {
   if (problem->device_id > 7) return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "no device %d", problem->device_id);
@@ -21,6 +26,26 @@ flashmla_status fm_cuda_dense_decode(const fm_run *run) {
   ++fake.cuda_decodes;
   fake.last = *run;
   fm_set_last_kernel("fake_cuda");
+  return FLASHMLA_OK;
+}
+
+static void keep_merge(const fm_merge *merge) {
+  fake.last_merge = *merge;
+  const int32_t states = merge->stacked ? 1 : merge->num_states;
+  for (int32_t i = 0; i < states; ++i) fake.last_states[i] = merge->states[i];
+}
+
+flashmla_status fm_cuda_merge_states(const fm_merge *merge) {
+  ++fake.cuda_merges;
+  keep_merge(merge);
+  fm_set_last_kernel("fake_cuda_merge");
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_cpu_merge_states(const fm_merge *merge) {
+  ++fake.cpu_merges;
+  keep_merge(merge);
+  fm_set_last_kernel("fake_cpu_merge");
   return FLASHMLA_OK;
 }
 

@@ -7,8 +7,10 @@
 
 typedef struct fake_backend {
   fm_backend_limits limits; /* what fm_cuda_limits and fm_cpu_limits say */
-  int cuda_plans, cuda_decodes, cpu_decodes;
+  int cuda_plans, cuda_decodes, cpu_decodes, cuda_merges, cpu_merges;
   fm_run last;
+  fm_merge last_merge;
+  fm_state last_states[FM_MAX_CPU_STATES]; /* what last_merge.states held */
 } fake_backend;
 
 extern fake_backend fake;

@@ -29,12 +29,21 @@ static void add_tensor(fixture *f, int which, int32_t rank, const int64_t *shape
 void fixture_init(fixture *f, geometry g) {
   const DLDataType int32 = {kDLInt, 32, 1};
   memset(f, 0, sizeof *f);
-  add_tensor(f, Q, 4, (int64_t[]){g.batch, g.s_q, g.h_q, 576}, g.dtype, 0);
-  add_tensor(f, KV_CACHE, 4, (int64_t[]){g.num_blocks, g.page_size, g.h_kv, 576}, g.dtype, 0);
+  const int64_t d_qk = g.d_qk != 0 ? g.d_qk : 576, d_v = d_qk == 320 ? 256 : 512;
+  if (g.varlen) {
+    add_tensor(f, Q, 3, (int64_t[]){g.total_q, g.h_q, d_qk}, g.dtype, 0);
+    add_tensor(f, OUT, 3, (int64_t[]){g.total_q, g.h_q, d_v}, g.dtype, OUTPUT_FILL);
+    add_tensor(f, LSE, 2, (int64_t[]){g.h_q, g.total_q}, FP32, OUTPUT_FILL);
+  } else {
+    add_tensor(f, Q, 4, (int64_t[]){g.batch, g.s_q, g.h_q, d_qk}, g.dtype, 0);
+    add_tensor(f, OUT, 4, (int64_t[]){g.batch, g.s_q, g.h_q, d_v}, g.dtype, OUTPUT_FILL);
+    add_tensor(f, LSE, 3, (int64_t[]){g.batch, g.h_q, g.s_q}, FP32, OUTPUT_FILL);
+  }
+  add_tensor(f, KV_CACHE, 4, (int64_t[]){g.num_blocks, g.page_size, g.h_kv, d_qk}, g.dtype, 0);
   add_tensor(f, BLOCK_TABLE, 2, (int64_t[]){g.batch, g.max_blocks}, int32, 0);
   add_tensor(f, CACHE_SEQLENS, 1, (int64_t[]){g.batch}, int32, 0);
-  add_tensor(f, OUT, 4, (int64_t[]){g.batch, g.s_q, g.h_q, 512}, g.dtype, OUTPUT_FILL);
-  add_tensor(f, LSE, 3, (int64_t[]){g.batch, g.h_q, g.s_q}, FP32, OUTPUT_FILL);
+  add_tensor(f, CU_SEQLENS_Q, 1, (int64_t[]){g.batch + 1}, int32, 0);
+  add_tensor(f, GLOBAL_SEQLENS, 1, (int64_t[]){g.batch}, int32, 0);
   int32_t *table = f->tensor[BLOCK_TABLE].data;
   for (int64_t i = 0; i < g.batch * g.max_blocks; ++i) table[i] = (int32_t)(i % g.max_blocks % g.num_blocks);
 
@@ -51,6 +60,10 @@ void fixture_init(fixture *f, geometry g) {
                                                  .kv_cache = &f->tensor[KV_CACHE],
                                                  .block_table = &f->tensor[BLOCK_TABLE],
                                                  .cache_seqlens = &f->tensor[CACHE_SEQLENS]};
+  if (g.varlen) {
+    f->decode.cu_seqlens_q = f->plan_params.cu_seqlens_q = &f->tensor[CU_SEQLENS_Q];
+    f->decode.max_seqlen_q = f->plan_params.max_seqlen_q = (int32_t)g.s_q;
+  }
   fixture_allocate_workspace(f);
   fixture_allocate_plan_buffer(f);
 }

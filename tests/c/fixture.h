@@ -5,11 +5,14 @@
 
 #include <flashmla/flashmla.h>
 
-enum { Q, KV_CACHE, BLOCK_TABLE, CACHE_SEQLENS, OUT, LSE, TENSORS };
+enum { Q, KV_CACHE, BLOCK_TABLE, CACHE_SEQLENS, OUT, LSE, CU_SEQLENS_Q, GLOBAL_SEQLENS, TENSORS };
 
 typedef struct geometry {
   int64_t batch, s_q, h_q, h_kv, num_blocks, page_size, max_blocks;
   DLDataType dtype;
+  int64_t d_qk; /* 0: 576 */
+  int varlen;   /* with cu_seqlens_q; s_q is then max_seqlen_q */
+  int64_t total_q;
 } geometry;
 
 typedef struct fixture {
@@ -26,10 +29,13 @@ typedef struct fixture {
 #define FP16 ((DLDataType){kDLFloat, 16, 1})
 #define FP32 ((DLDataType){kDLFloat, 32, 1})
 /* Four requests of two tokens: every extent that may vary is greater than 1. */
-#define SMALL ((geometry){4, 2, 6, 2, 5, 64, 3, BF16})
+#define SMALL ((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16})
+/* The same with seven query tokens among the requests. */
+#define SMALL_VARLEN ((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1, .total_q = 7})
 
 /* Compact tensors, explicit strides, inputs zero, page i of the pool in every row of the table, lengths zero, outputs
- * filled with OUTPUT_FILL, workspace and plan buffer as big as the library asks for. The fixture must not move. */
+ * filled with OUTPUT_FILL, workspace and plan buffer as big as the library asks for. global_seqlens is there, but not
+ * given. The fixture must not move. */
 void fixture_init(fixture *f, geometry g);
 void fixture_free(fixture *f);
 /* Memory of the size the call needs now. */

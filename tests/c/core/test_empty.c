@@ -1,4 +1,4 @@
-/* batch == 0 or s_q == 0: success, nothing run, no memory needed; the other rules still hold. */
+/* batch, s_q or total_q == 0: success, nothing run, no memory needed; the other rules still hold. */
 #include "check.h"
 #include "fake_backend.h"
 #include "fixture.h"
@@ -40,8 +40,10 @@ static void empty(geometry g, int32_t device_type) {
 }
 
 int main(void) {
-  empty((geometry){0, 2, 6, 2, 5, 64, 3, BF16}, kDLCPU);
-  empty((geometry){4, 0, 6, 2, 5, 64, 3, FP16}, kDLCUDA);
-  empty((geometry){0, 0, 128, 1, 1, 64, 1, BF16}, kDLCUDA);
+  empty((geometry){0, 2, 6, 2, 5, 64, 3, .dtype = BF16}, kDLCPU);
+  empty((geometry){4, 0, 6, 2, 5, 64, 3, .dtype = FP16}, kDLCUDA);
+  empty((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1, .total_q = 0}, kDLCUDA);
+  empty((geometry){0, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1, .total_q = 9}, kDLCPU);
+  empty((geometry){0, 0, 128, 1, 1, 64, 1, .dtype = BF16}, kDLCUDA);
   return 0;
 }

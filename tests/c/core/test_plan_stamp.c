@@ -4,13 +4,13 @@
 #include "fixture.h"
 #include "plan_stamp.h"
 
-/* A plan for SMALL, then a call that differs in one point. */
-#define MISMATCH(part, change)                                                                                     \
+/* A plan for a call of geometry g, then a call that differs in one point. */
+#define MISMATCH_OF(geometry_of_plan, part, change)                                                                \
   do {                                                                                                             \
     fixture f, other;                                                                                              \
-    fixture_init(&f, SMALL);                                                                                       \
+    geometry g = geometry_of_plan;                                                                                 \
+    fixture_init(&f, g);                                                                                           \
     fixture_use_plan(&f, 0);                                                                                       \
-    geometry g = SMALL;                                                                                            \
     change;                                                                                                        \
     fixture_init(&other, g);                                                                                       \
     other.decode.plan = &f.plan;                                                                                   \
@@ -21,6 +21,7 @@
     fixture_free(&other);                                                                                          \
     fixture_free(&f);                                                                                              \
   } while (0)
+#define MISMATCH(part, change) MISMATCH_OF(SMALL, part, change)
 
 static void other_shapes(void) {
   MISMATCH("plan was made for s_q 2, q.shape[1] is 1", g.s_q = 1);
@@ -31,6 +32,36 @@ static void other_shapes(void) {
   MISMATCH("plan was made for page_size 64, kv_cache.shape[1] is 32", g.page_size = 32);
   MISMATCH("plan was made for max_blocks 3, block_table.shape[1] is 4", g.max_blocks = 4);
   MISMATCH("plan was made for dtype bfloat16, q.dtype is float16", g.dtype = FP16);
+  MISMATCH("plan was made for d_qk 576, q.shape[3] is 512", g.d_qk = 512);
+  MISMATCH("plan was made without cu_seqlens_q, the call is with it", g.varlen = 1; g.total_q = 8);
+  MISMATCH_OF(SMALL_VARLEN, "plan was made with cu_seqlens_q, the call is without it", g.varlen = 0);
+  MISMATCH_OF(SMALL_VARLEN, "plan was made for s_q 2, params.max_seqlen_q is 3", g.s_q = 3);
+  MISMATCH_OF(SMALL_VARLEN, "plan was made for batch 4, block_table.shape[0] is 5", g.batch = 5);
+  MISMATCH_OF(SMALL_VARLEN, "plan was made for h_q 6, q.shape[1] is 8", g.h_q = 8);
+}
+
+/* Where the query tokens lie, and how many there are in all, is no part of the schedule. */
+static void other_query_tokens(void) {
+  fixture f, other;
+  geometry g = SMALL_VARLEN;
+  fixture_init(&f, g);
+  fixture_use_plan(&f, 0);
+  g.total_q = 3;
+  fixture_init(&other, g);
+  other.decode.plan = &f.plan;
+  other.tensor[OUT].dtype = FP32; /* nor is the dtype of the result (which has half the elements now) */
+  other.shape[OUT][0] = other.shape[Q][0] = other.shape[LSE][1] = 1;
+  CHECK_OK(flashmla_dense_decode(&other.decode));
+  CHECK(fake.cpu_decodes == 1 && fake.last.problem.total_q == 1 && fake.last.problem.out_dtype == FM_FP32);
+  fake.cpu_decodes = 0;
+  fixture_free(&other);
+  fixture_free(&f);
+}
+
+/* An empty call's plan holds no schedule. */
+static void plan_of_an_empty_call(void) {
+  MISMATCH_OF(((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1}), "plan was made for 0 parts",
+              g.total_q = 5);
 }
 
 static void other_flags_and_devices(void) {
@@ -55,8 +86,8 @@ static void never_made(void) {
   f.decode.plan = &f.plan;
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made");
   fixture_use_plan(&f, 0);
-  f.plan.opaque[1] ^= 7; /* its ABI number */
-  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "library of ABI");
+  f.plan.opaque[1] ^= 7; /* its layout number */
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "another version of the library");
   f.plan.opaque[1] ^= 7 | UINT64_C(1) << 32; /* its operation */
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for operation 0");
   fixture_free(&f);
@@ -110,6 +141,22 @@ static void other_number_of_parts(void) {
   fixture_free(&f);
 }
 
+/* Another kernel, which the environment may choose between plan and call, has other tiles. */
+static void other_tiles(void) {
+  fixture f;
+  geometry g = SMALL;
+  g.h_q = 256;
+  fixture_init(&f, g);
+  fake.limits.workers = 2;
+  fixture_use_plan(&f, 0);
+  fake.limits.max_cluster = fake.limits.workers = 1;
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
+               "plan was made for 16 tiles of 2 row blocks, the call's kernel has 32 of 1");
+  fake.limits.max_cluster = 2;
+  fake.limits.workers = 132;
+  fixture_free(&f);
+}
+
 /* A copy works while the buffer lives; the backend gets the plan's buffer and its splits. */
 static void copies(int32_t device_type) {
   fixture f;
@@ -132,7 +179,10 @@ int main(void) {
   never_made();
   damaged(kDLCPU);
   damaged(kDLCUDA);
+  other_query_tokens();
+  plan_of_an_empty_call();
   other_number_of_parts();
+  other_tiles();
   copies(kDLCPU);
   copies(kDLCUDA);
   CHECK(fake.cuda_plans == 1 && fake.cuda_decodes == 1 && fake.cpu_decodes == 1);

@@ -14,34 +14,54 @@ static int32_t draw(int32_t low, int32_t high) {
 
 typedef struct work {
   int32_t tiles;
-  int64_t pages[MAX_TILES]; /* n_i of each tile */
+  int64_t pages[MAX_TILES]; /* n_i of each tile; 0 where the tile is dead */
+  bool dead[MAX_TILES];
   int64_t at[MAX_TILES + 1];
 } work;
 
-static work list_tiles(const fm_problem *p, const fm_tiling *t) {
-  work w = {.tiles = 0};
-  for (int32_t column = 0; column < t->tiles_per_request; ++column) {
-    for (int32_t i = 0; i < p->batch; ++i) {
-      int64_t length = p->cache_seqlens[i], capacity = (int64_t)p->max_blocks * p->page_size;
-      length = length < 0 ? 0 : length > capacity ? capacity : length;
-      w.pages[w.tiles] = (length + p->page_size - 1) / p->page_size;
-      w.at[w.tiles + 1] = w.at[w.tiles] + w.pages[w.tiles] + t->start_overhead;
-      ++w.tiles;
-    }
+static void add_tile(work *w, const fm_problem *p, const fm_tiling *t, int32_t i, int32_t k) {
+  int64_t length = p->cache_seqlens[i], capacity = (int64_t)p->max_blocks * p->page_size;
+  length = length < 0 ? 0 : length > capacity ? capacity : length;
+  /* The first token of the tile's first block, of the tokens that the request has. */
+  const int64_t token = (int64_t)k * t->cluster / t->head_chunks * t->block_tokens;
+  w->dead[w->tiles] = token >= fm_query_range_of(p, i).count;
+  w->pages[w->tiles] = (length + t->unit - 1) / t->unit;
+  w->at[w->tiles + 1] = w->at[w->tiles] + (w->dead[w->tiles] ? 0 : w->pages[w->tiles] + t->start_overhead);
+  ++w->tiles;
+}
+
+static void list_tiles(const fm_problem *p, const fm_tiling *t, work *w) {
+  w->tiles = 0;
+  if (t->request_major) {
+    for (int32_t i = 0; i < p->batch; ++i)
+      for (int32_t column = 0; column < t->tiles_per_request; ++column)
+        add_tile(w, p, t, i, column % t->tiles_per_head);
+  } else {
+    for (int32_t column = 0; column < t->tiles_per_request; ++column)
+      for (int32_t i = 0; i < p->batch; ++i) add_tile(w, p, t, i, column % t->tiles_per_head);
   }
-  return w;
 }
 
 static int64_t at(const work *w, int64_t tile) { return w->at[tile < w->tiles ? tile : w->tiles]; }
 
+/* Where part i of a batch-invariant schedule begins: pieces of equal size, then nothing. */
+static fm_cut invariant_cut(const fm_tiling *t, const work *w, int32_t i) {
+  const int32_t tile = i / t->num_splits, piece = i % t->num_splits;
+  int64_t size = (w->pages[tile] + FM_MAX_PIECES - 1) / FM_MAX_PIECES;
+  if (size < t->piece_units) size = t->piece_units;
+  const int64_t pieces = w->dead[tile] ? 0 : w->pages[tile] == 0 ? 1 : (w->pages[tile] + size - 1) / size;
+  CHECK(pieces <= t->num_splits);
+  return piece < pieces ? (fm_cut){tile, (int32_t)(piece * size)} : (fm_cut){tile + 1, 0};
+}
+
 static void check_definition(const fm_tiling *t, const work *w, const fm_cut *cuts) {
-  if (t->num_splits > 0) {
-    for (int32_t i = 0; i < t->num_parts; ++i) {
-      const int32_t tile = i / t->num_splits;
-      CHECK(cuts[i].tile == tile && cuts[i].page == i % t->num_splits * w->pages[tile] / t->num_splits);
-    }
-    return;
+  for (int32_t i = 1; i < t->num_parts && t->num_splits > 0; ++i) { /* cut 0 is the begin, whatever is dead */
+    const int32_t tile = i / t->num_splits;
+    const fm_cut forced = {tile, (int32_t)(i % t->num_splits * w->pages[tile] / t->num_splits)};
+    const fm_cut wanted = t->piece_units > 0 ? invariant_cut(t, w, i) : forced;
+    CHECK(cuts[i].tile == wanted.tile && cuts[i].page == wanted.page);
   }
+  if (t->num_splits > 0) return;
   const int64_t total = w->at[w->tiles], share = (total + t->num_parts - 1) / t->num_parts;
   const int64_t whole = (w->tiles + t->num_parts - 1) / t->num_parts;
   int64_t worst = 0;
@@ -49,7 +69,7 @@ static void check_definition(const fm_tiling *t, const work *w, const fm_cut *cu
     const int64_t cost = at(w, (i + 1) * whole) - at(w, i * whole);
     if (cost > worst) worst = cost;
   }
-  for (int64_t i = 0; i < t->num_parts; ++i) {
+  for (int64_t i = 1; i < t->num_parts; ++i) {
     int64_t tile = i * whole < w->tiles ? i * whole : w->tiles, page = 0;
     if (worst > share + t->start_overhead + t->split_overhead) {
       tile = 0;
@@ -69,6 +89,13 @@ static void check_order(const fm_tiling *t, const work *w, const fm_cut *cuts) {
     CHECK(cuts[i].tile < cuts[i + 1].tile || (cuts[i].tile == cuts[i + 1].tile && cuts[i].page <= cuts[i + 1].page));
     CHECK(cuts[i].page == 0 || cuts[i].page < w->pages[cuts[i].tile]);
   }
+}
+
+/* With one slot a part, no part has two pieces of split tiles. */
+static void check_slots(const fm_tiling *t, const fm_cut *cuts) {
+  if (t->slots_per_part == 2) return;
+  for (int32_t i = 0; i < t->num_parts; ++i)
+    CHECK(cuts[i].page == 0 || cuts[i + 1].page == 0 || cuts[i].tile == cuts[i + 1].tile);
 }
 
 /* A schedule is taken for one; with one of its entries spoiled it is not. */
@@ -91,30 +118,110 @@ static void check_recognised(const fm_tiling *t, fm_cut *cuts) {
     }
 }
 
+/* Lengths of queries that sum up, or offsets out of order and range. */
+static void draw_offsets(fm_problem *p, int32_t *offsets) {
+  int32_t total = 0;
+  for (int32_t i = 0; i <= p->batch; ++i) {
+    offsets[i] = total;
+    total += draw(0, 2) == 0 ? 0 : draw(0, p->s_q + 1);
+  }
+  p->total_q = total > 0 ? total : 1;
+  for (int32_t i = 0; i <= p->batch && draw(0, 3) == 0; ++i) offsets[i] = draw(-3, p->total_q + 3);
+  if (draw(0, 9) == 0) offsets[draw(0, p->batch)] = draw(0, 1) ? INT32_MIN : INT32_MAX;
+  p->varlen = true;
+  p->cu_seqlens_q = offsets;
+}
+
 static void one_case(void) {
   static fm_cut cuts[MAX_PARTS + 1];
+  static work w;
   static int64_t cost_before[MAX_BATCH + 1];
-  int32_t lengths[MAX_BATCH];
+  int32_t lengths[MAX_BATCH], offsets[MAX_BATCH + 1];
   fake.limits = (fm_backend_limits){.block_rows = 64,
                                     .max_cluster = draw(1, 2),
                                     .workers = draw(1, 140),
                                     .start_overhead = draw(1, 8),
-                                    .split_overhead = draw(0, 20)};
+                                    .split_overhead = draw(0, 20),
+                                    .unit = draw(1, 70),
+                                    .piece_units = draw(1, 20)};
   fm_problem p = {.batch = draw(1, MAX_BATCH), .s_q = draw(1, 4), .h_kv = draw(1, 3), .page_size = draw(1, 70)};
   p.h_q = p.h_kv * draw(1, 130);
   p.max_blocks = draw(1, 60);
   p.cache_seqlens = lengths;
+  p.batch_invariant = draw(0, 3) == 0;
+  if (draw(0, 1)) draw_offsets(&p, offsets);
   const int32_t longest = draw(0, 1) ? p.max_blocks * p.page_size : draw(0, 100);
   for (int32_t i = 0; i < p.batch; ++i) lengths[i] = draw(0, 9) == 0 ? draw(-5, 100000) : draw(0, longest);
   fm_tiling t;
-  CHECK_OK(fm_tile(&p, draw(0, 2) == 0 ? draw(1, 9) : 0, &t));
+  CHECK_OK(fm_tile(&p, draw(0, 2) == 0 && !p.batch_invariant ? draw(1, 9) : 0, &t));
   if (t.num_tiles > MAX_TILES || t.num_parts > MAX_PARTS) return;
+  CHECK(t.request_major == p.varlen && t.slots_per_part == (t.num_splits > 0 ? 1 : 2));
   fm_schedule_on_host(&p, &t, cuts, cost_before);
-  const work w = list_tiles(&p, &t);
-  for (int32_t i = 0; i <= p.batch; ++i) CHECK(cost_before[i] == w.at[i]);
+  list_tiles(&p, &t, &w);
+  for (int32_t i = 0; i <= p.batch; ++i) CHECK(cost_before[i] == w.at[t.request_major ? i * t.tiles_per_request : i]);
   check_definition(&t, &w, cuts);
   check_order(&t, &w, cuts);
+  check_slots(&t, cuts);
   check_recognised(&t, cuts);
+}
+
+/* The pieces of a request are those it has alone, whatever is beside it and however long its table is. */
+static void own_length_alone(void) {
+  static fm_cut together[MAX_PARTS + 1], alone[MAX_PARTS + 1];
+  static int64_t cost_before[MAX_BATCH + 1];
+  const int32_t lengths[] = {0, 1, 1000, 5000, 2000000, 64 * 16, 64 * 16 + 1};
+  enum { REQUESTS = sizeof lengths / sizeof lengths[0] };
+  fake.limits = (fm_backend_limits){
+      .block_rows = 64, .max_cluster = 1, .workers = 132, .start_overhead = 4, .unit = 64, .piece_units = 16};
+  fm_problem p = {.batch = REQUESTS,
+                  .s_q = 1,
+                  .h_q = 16,
+                  .h_kv = 1,
+                  .page_size = 64,
+                  .max_blocks = 40000,
+                  .batch_invariant = true,
+                  .cache_seqlens = lengths};
+  fm_tiling all, one;
+  CHECK_OK(fm_tile(&p, 0, &all));
+  CHECK(all.num_splits == FM_MAX_PIECES && all.num_parts == FM_MAX_PIECES * REQUESTS);
+  fm_schedule_on_host(&p, &all, together, cost_before);
+  for (int32_t i = 0; i < REQUESTS; ++i) {
+    p.batch = 1;
+    p.max_blocks = lengths[i] / 64 + 1;
+    p.cache_seqlens = &lengths[i];
+    CHECK_OK(fm_tile(&p, 0, &one));
+    fm_schedule_on_host(&p, &one, alone, cost_before);
+    for (int32_t piece = 0; piece < FM_MAX_PIECES; ++piece) {
+      const fm_cut beside = together[i * FM_MAX_PIECES + piece];
+      const fm_cut own = piece < one.num_splits ? alone[piece] : (fm_cut){1, 0};
+      CHECK(beside.tile == i + own.tile && beside.page == own.page);
+    }
+  }
+}
+
+/* No query tokens at all: nothing is worth a part, and every tile is in one all the same. */
+static void dead_tiles_alone(void) {
+  static fm_cut cuts[MAX_PARTS + 1];
+  static int64_t cost_before[MAX_BATCH + 1];
+  const int32_t lengths[4] = {100, 5000, 64, 7}, offsets[5] = {3, 3, 3, 3, 3};
+  fm_problem p = {.batch = 4,
+                  .s_q = 2,
+                  .h_q = 100,
+                  .h_kv = 1,
+                  .page_size = 16,
+                  .max_blocks = 400,
+                  .varlen = true,
+                  .total_q = 3,
+                  .cu_seqlens_q = offsets,
+                  .cache_seqlens = lengths};
+  for (int invariant = 0; invariant < 2; ++invariant) {
+    fm_tiling t;
+    p.batch_invariant = invariant;
+    CHECK_OK(fm_tile(&p, 0, &t));
+    fm_schedule_on_host(&p, &t, cuts, cost_before);
+    CHECK(cost_before[4] == 0 && cuts[0].tile == 0 && cuts[t.num_parts].tile == t.num_tiles);
+    for (int32_t w = 0; w < t.num_parts; ++w) CHECK(cuts[w].page == 0 && cuts[w].tile <= cuts[w + 1].tile);
+  }
 }
 
 /* The largest numbers stay inside 64 bits (UBSan watches): every request at a capacity beyond int32. */
@@ -126,18 +233,31 @@ static void huge_lengths(void) {
   fm_problem p = {
       .batch = MAX_BATCH, .s_q = 1, .h_q = 1 << 25, .h_kv = 1 << 25, .page_size = 1, .max_blocks = INT32_MAX};
   p.cache_seqlens = lengths;
-  fake.limits = (fm_backend_limits){.block_rows = 64, .max_cluster = 1, .workers = 63, .start_overhead = 4};
+  fake.limits = (fm_backend_limits){.block_rows = 64, .max_cluster = 1, .workers = 63, .start_overhead = 4, .unit = 1};
   fm_tiling t;
   CHECK_OK(fm_tile(&p, 0, &t));
   fm_schedule_on_host(&p, &t, cuts, cost_before);
   CHECK(cost_before[MAX_BATCH] == MAX_BATCH * (INT64_C(4) + INT32_MAX));
   p.page_size = p.max_blocks = 1 << 30;
+  fake.limits.unit = 64;
+  CHECK_OK(fm_tile(&p, 0, &t));
   fm_schedule_on_host(&p, &t, cuts, cost_before);
-  CHECK(cost_before[1] == 4 + 2);
+  CHECK(cost_before[1] == 4 + (1 << 25));
+  int32_t offsets[MAX_BATCH + 1];
+  for (int i = 0; i <= MAX_BATCH; ++i) offsets[i] = i;
+  p.varlen = true;
+  p.total_q = MAX_BATCH;
+  p.cu_seqlens_q = offsets;
+  fake.limits.unit = 1;
+  CHECK_OK(fm_tile(&p, 0, &t));
+  fm_schedule_on_host(&p, &t, cuts, cost_before);
+  CHECK(cost_before[MAX_BATCH] == MAX_BATCH * (INT64_C(4) + INT32_MAX) << 25);
 }
 
 int main(void) {
   for (int i = 0; i < 3000; ++i) one_case();
+  own_length_alone();
+  dead_tiles_alone();
   huge_lengths();
   return 0;
 }

@@ -24,7 +24,7 @@ static void blocks_cover_the_rows(void) {
   for (size_t i = 0; i < sizeof groups / sizeof groups[0]; ++i)
     for (size_t j = 0; j < sizeof tokens / sizeof tokens[0]; ++j) {
       fm_layout layout;
-      const fm_tiling t = tile((geometry){3, tokens[j], groups[i] * 2, 2, 9, 64, 100, BF16}, 0, &layout, true);
+      const fm_tiling t = tile((geometry){3, tokens[j], groups[i] * 2, 2, 9, 64, 100, .dtype = BF16}, 0, &layout, true);
       CHECK(t.group == groups[i] && t.block_heads * t.block_tokens <= t.block_rows);
       CHECK(t.head_chunks * t.block_heads >= t.group && (t.head_chunks - 1) * t.block_heads < t.group);
       CHECK(t.blocks % t.head_chunks == 0);
@@ -41,11 +41,12 @@ static void buffers_do_not_overlap(void) {
   for (int own_plan = 0; own_plan < 2; ++own_plan)
     for (int i = 0; i < 4; ++i) {
       fm_layout l;
-      const fm_tiling t = tile((geometry){5, 3, 128, 1, 9, 64, 100, BF16}, splits[i], &l, own_plan);
+      const fm_tiling t = tile((geometry){5, 3, 128, 1, 9, 64, 100, .dtype = BF16}, splits[i], &l, own_plan);
       CHECK(l.plan_cost_offset >= (uint64_t)(t.num_parts + 1) * sizeof(fm_cut) && l.plan_cost_offset % 16 == 0);
       CHECK(l.plan_bytes >= l.plan_cost_offset + 6 * sizeof(int64_t) && l.plan_bytes % 16 == 0);
       CHECK(l.partial_offset == (own_plan ? l.plan_bytes : 0) && l.workspace_bytes % 16 == 0);
-      const uint64_t rows = splits[i] == 1 ? 0 : UINT64_C(2) * t.num_parts * t.cluster * t.block_rows;
+      const uint64_t slots = splits[i] == 1 ? 0 : (splits[i] == 0 ? 2 : 1) * (uint64_t)t.num_parts;
+      const uint64_t rows = slots * t.cluster * t.block_rows;
       CHECK(l.partial_lse_offset - l.partial_offset == rows * 512 * 4);
       CHECK(l.workspace_bytes - l.partial_lse_offset == rows * 4);
     }
@@ -54,11 +55,31 @@ static void buffers_do_not_overlap(void) {
 /* One request of one page: no more parts than its cost has units. */
 static void small_work_has_few_parts(void) {
   fm_layout layout;
-  CHECK(tile((geometry){1, 1, 16, 1, 1, 64, 1, BF16}, 0, &layout, true).num_parts == 1 + fake.limits.start_overhead);
+  CHECK(tile((geometry){1, 1, 16, 1, 1, 64, 1, .dtype = BF16}, 0, &layout, true).num_parts ==
+        1 + fake.limits.start_overhead);
   fake.limits.workers = 1;
-  CHECK(tile((geometry){1, 1, 128, 1, 9, 64, 100, BF16}, 0, &layout, true).num_parts == 1);
+  CHECK(tile((geometry){1, 1, 128, 1, 9, 64, 100, .dtype = BF16}, 0, &layout, true).num_parts == 1);
   CHECK(layout.workspace_bytes == layout.plan_bytes);
   fake.limits.workers = 132;
+}
+
+/* Pieces of 16 units: their number follows from the table, up to FM_MAX_PIECES. */
+static void invariant_pieces(void) {
+  const int32_t pages[] = {1, 15, 16, 17, 32, 33, 496, 497, 512, 513, 100000};
+  const int32_t pieces[] = {1, 1, 1, 2, 2, 3, 31, 32, 32, 32, 32};
+  for (int i = 0; i < 11; ++i)
+    for (int32_t page_size = 1; page_size <= 64; page_size *= 64) {
+      fm_problem p = {.batch = 3, .s_q = 1, .h_q = 16, .h_kv = 1, .d_v = 512, .batch_invariant = true};
+      p.page_size = page_size;
+      p.max_blocks = pages[i] * (64 / page_size);
+      fm_tiling t;
+      fm_layout l;
+      CHECK_OK(fm_tile(&p, 0, &t));
+      CHECK_OK(fm_lay_out(&p, &t, false, &l));
+      CHECK(t.num_splits == pieces[i] && t.num_parts == 3 * pieces[i] && t.piece_units == 16 && t.unit == 64);
+      const uint64_t rows = pieces[i] == 1 ? 0 : (uint64_t)t.num_parts * t.block_rows;
+      CHECK(l.partial_lse_offset == rows * 512 * 4);
+    }
 }
 
 static void data_is_not_looked_at(void) {
@@ -119,6 +140,7 @@ int main(void) {
   blocks_cover_the_rows();
   buffers_do_not_overlap();
   small_work_has_few_parts();
+  invariant_pieces();
   data_is_not_looked_at();
   errors_leave_the_result();
   too_much_work();

@@ -98,10 +98,10 @@ static void decode(geometry g, const int32_t *lengths, uint32_t flags, int32_t n
 
 int main(void) {
   const int32_t lengths[] = {0, 130, 1000000, -3}, edges[] = {1, 63, 64, 65};
-  decode((geometry){4, 2, 6, 2, 5, 64, 3, BF16}, lengths, 0, -1);
-  decode((geometry){4, 3, 6, 2, 5, 64, 3, FP32}, lengths, FLASHMLA_CAUSAL, 0);
-  decode((geometry){4, 1, 17, 1, 7, 53, 4, FP32}, edges, 0, 3);
-  decode((geometry){4, 1, 1, 1, 200, 1, 70, BF16}, edges, FLASHMLA_CAUSAL, 32);
-  decode((geometry){1, 5, 130, 1, 3, 64, 2, BF16}, edges + 3, FLASHMLA_CAUSAL, 1);
+  decode((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16}, lengths, 0, -1);
+  decode((geometry){4, 3, 6, 2, 5, 64, 3, .dtype = FP32}, lengths, FLASHMLA_CAUSAL, 0);
+  decode((geometry){4, 1, 17, 1, 7, 53, 4, .dtype = FP32}, edges, 0, 3);
+  decode((geometry){4, 1, 1, 1, 200, 1, 70, .dtype = BF16}, edges, FLASHMLA_CAUSAL, 32);
+  decode((geometry){1, 5, 130, 1, 3, 64, 2, .dtype = BF16}, edges + 3, FLASHMLA_CAUSAL, 1);
   return 0;
 }

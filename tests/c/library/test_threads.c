@@ -64,7 +64,7 @@ static void in_a_forked_child(void) {
 }
 
 int main(void) {
-  fixture_init(&shared, (geometry){4, 1, 20, 2, 5, 64, 3, FP32});
+  fixture_init(&shared, (geometry){4, 1, 20, 2, 5, 64, 3, .dtype = FP32});
   fill(&shared.tensor[Q], shared.bytes[Q]);
   fill(&shared.tensor[KV_CACHE], shared.bytes[KV_CACHE]);
   memcpy(shared.tensor[CACHE_SEQLENS].data, (int32_t[]){150, 3, 0, 64}, 4 * sizeof(int32_t));
