@@ -9,12 +9,12 @@ import oracle
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
-def inputs(dtype="float32", lengths=(5, 100), s_q=2, h_q=4):
+def inputs(dtype="float32", lengths=(5, 100), s_q=2, h_q=4, d_qk=576):
     """q, kv_cache, block_table, cache_seqlens: pages of 64, two a request, one KV head."""
     draw = np.random.default_rng(7)
     batch = len(lengths)
-    q = draw.standard_normal((batch, s_q, h_q, 576)).astype(DTYPES[dtype])
-    kv_cache = draw.standard_normal((2 * batch, 64, 1, 576)).astype(DTYPES[dtype])
+    q = draw.standard_normal((batch, s_q, h_q, d_qk)).astype(DTYPES[dtype])
+    kv_cache = draw.standard_normal((2 * batch, 64, 1, d_qk)).astype(DTYPES[dtype])
     block_table = np.arange(2 * batch, dtype=np.int32)[::-1].reshape(batch, 2).copy()
     return q, kv_cache, block_table, np.array(lengths, np.int32)
 

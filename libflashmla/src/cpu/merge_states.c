@@ -43,27 +43,29 @@ static const char *out_of(const fm_merge *merge, row r, int32_t part) {
 /* exp or exp2 of x, as the base of the log-sum-exps is. */
 static double power(const fm_merge *merge, double x) { return merge->lse_base2 ? exp2(x) : exp(x); }
 
-/* Log-sum-exp over all parts; -infinity: all are empty. NaN in any part gives NaN. */
-static double join_lse(const fm_merge *merge, row r) {
-  float largest = -INFINITY;
-  bool nan = false;
+/* What the parts weigh: part i has base^(lse_i - largest) of `total`. The largest lse stays apart from log(total),
+ * which is lost in their sum when the former is huge. */
+typedef struct weights {
+  float largest;
+  double total; /* 0: all parts are empty; NaN if an lse is */
+} weights;
+
+static weights weigh(const fm_merge *merge, row r) {
+  weights w = {.largest = -INFINITY};
   for (int32_t part = 0; part < merge->num_states; part++) {
     const float lse = lse_of(merge, r, part);
-    nan |= isnan(lse);
-    if (!isinf(lse) && lse > largest) largest = lse;
+    if (isnan(lse)) return (weights){.largest = 0, .total = NAN};
+    if (!isinf(lse) && lse > w.largest) w.largest = lse;
   }
-  if (nan) return NAN;
-  if (largest == -INFINITY) return -INFINITY;
-  double total = 0;
   for (int32_t part = 0; part < merge->num_states; part++) {
     const float lse = lse_of(merge, r, part);
-    if (!isinf(lse)) total += power(merge, (double)lse - largest);
+    if (!isinf(lse)) w.total += power(merge, (double)lse - w.largest);
   }
-  return largest + (merge->lse_base2 ? log2(total) : log(total));
+  return w;
 }
 
-/* Elements [begin, begin + count) of the row; `joined` is its log-sum-exp. */
-static void join_values(const job *job, row r, double joined, int32_t begin, int32_t count) {
+/* Elements [begin, begin + count) of the row. */
+static void join_values(const job *job, row r, weights w, int32_t begin, int32_t count) {
   const fm_merge *merge = job->merge;
   const int32_t bytes = fm_cpu_element_bytes(merge->dtype);
   float sum[CHUNK] __attribute__((aligned(64))) = {0}, widened[CHUNK] __attribute__((aligned(64)));
@@ -73,7 +75,8 @@ static void join_values(const job *job, row r, double joined, int32_t begin, int
     const void *given = out_of(merge, r, part) + (int64_t)begin * bytes;
     const float *values = merge->dtype == FM_FP32 ? given : widened;
     if (values == widened) job->kernels->widen[merge->dtype](widened, given, count);
-    job->kernels->add_weighted(sum, values, (float)power(merge, lse - joined), count);
+    const double weight = power(merge, (double)lse - w.largest) / w.total;
+    job->kernels->add_weighted(sum, values, (float)weight, count);
   }
   const int64_t element = offset_of(merge->result.out_stride, r.request, r.token, r.head) + begin;
   char *out = (char *)(uintptr_t)merge->result.out + element * fm_cpu_element_bytes(merge->out_dtype);
@@ -82,13 +85,13 @@ static void join_values(const job *job, row r, double joined, int32_t begin, int
 
 static void join_row(const job *job, row r) {
   const fm_merge *merge = job->merge;
-  const double joined = join_lse(merge, r);
+  const weights w = weigh(merge, r);
   for (int32_t begin = 0; begin < merge->d_v; begin += CHUNK)
-    join_values(job, r, joined, begin, fm_min32(CHUNK, merge->d_v - begin));
+    join_values(job, r, w, begin, fm_min32(CHUNK, merge->d_v - begin));
   if (merge->result.lse == NULL) return;
   float *lse = (float *)(uintptr_t)merge->result.lse;
   lse += offset_of(merge->result.lse_stride, r.request, r.head, r.token);
-  *lse = isinf(joined) ? merge->empty_lse : (float)joined;
+  *lse = w.total == 0 ? merge->empty_lse : (float)(w.largest + (merge->lse_base2 ? log2(w.total) : log(w.total)));
 }
 
 static void work(void *context, int32_t thread) {
