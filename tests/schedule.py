@@ -1,6 +1,7 @@
 """Tiles and the schedule in NumPy, from their definition in libflashmla/src/internal.h (fm_tiling, fm_cut).
 
-What the host scheduler, the device scheduler and the launcher are compared with; shares no code with them.
+What the host scheduler, the device scheduler and the launcher are compared with; shares no code with them. It lists
+every tile with its cost, dead ones with none, and finds positions in that list.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+MAX_PIECES = 32  # of a tile, batch invariant
+INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,12 @@ class Limits:
     workers: int
     start_overhead: int
     split_overhead: int
+    unit: int = 64
+    piece_units: int = 32
 
 
 def hopper(processors: int) -> Limits:
-    """The limits of libflashmla/src/cuda/launch.c."""
+    """The limits of libflashmla/src/cuda/."""
     return Limits(block_rows=64, max_cluster=2, workers=processors, start_overhead=4, split_overhead=8)
 
 
@@ -38,14 +44,31 @@ class Tiling:
     tiles_per_head: int
     columns: int  # tiles of a request
     num_tiles: int
+    request_major: bool
     num_parts: int
+    num_splits: int  # 0, forced, or the most pieces of a tile in a batch-invariant schedule
+    slots_per_part: int
+    piece_units: int  # batch invariant, else 0
 
 
 def ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def tile(limits: Limits, *, batch: int, s_q: int, h_q: int, h_kv: int, max_blocks: int, num_splits: int) -> Tiling:
+def tile(
+    limits: Limits,
+    *,
+    batch: int,
+    s_q: int,
+    h_q: int,
+    h_kv: int,
+    max_blocks: int,
+    num_splits: int,
+    page_size: int = 64,
+    varlen: bool = False,
+    batch_invariant: bool = False,
+) -> Tiling:
+    """`s_q` is max_seqlen_q where `varlen`; `num_splits` is 0 where `batch_invariant`."""
     group = h_q // h_kv
     block_heads = min(group, limits.block_rows)
     block_tokens = min(s_q, limits.block_rows // block_heads)
@@ -55,40 +78,87 @@ def tile(limits: Limits, *, batch: int, s_q: int, h_q: int, h_kv: int, max_block
     tiles_per_head = ceil(blocks, cluster)
     columns = h_kv * tiles_per_head
     num_tiles = batch * columns
+    most_units = ceil(min(max_blocks * page_size, INT32_MAX), limits.unit)
+    if batch_invariant:
+        num_splits = min(max(1, ceil(most_units, limits.piece_units)), MAX_PIECES)
     if num_splits:
         num_parts = num_tiles * num_splits
     else:
-        num_parts = min(max(1, limits.workers // cluster), num_tiles * (max_blocks + limits.start_overhead))
-    return Tiling(group, block_heads, block_tokens, head_chunks, cluster, tiles_per_head, columns, num_tiles, num_parts)
+        num_parts = min(max(1, limits.workers // cluster), num_tiles * (most_units + limits.start_overhead))
+    return Tiling(
+        group=group,
+        block_heads=block_heads,
+        block_tokens=block_tokens,
+        head_chunks=head_chunks,
+        cluster=cluster,
+        tiles_per_head=tiles_per_head,
+        columns=columns,
+        num_tiles=num_tiles,
+        request_major=varlen,
+        num_parts=num_parts,
+        num_splits=num_splits,
+        slots_per_part=1 if num_splits else 2,
+        piece_units=limits.piece_units if batch_invariant else 0,
+    )
 
 
-def pages(lengths, max_blocks: int, page_size: int) -> np.ndarray:
-    clamped = np.clip(np.asarray(lengths, np.int64), 0, max_blocks * page_size)
-    return -(-clamped // page_size)
+def units(limits: Limits, lengths, capacity: int) -> np.ndarray:
+    """What the schedule counts of each request: `capacity` is in tokens."""
+    return -(-np.clip(np.asarray(lengths, np.int64), 0, capacity) // limits.unit)
 
 
-def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, num_splits: int) -> tuple[np.ndarray, np.ndarray]:
-    """cut[num_parts + 1] as pairs (tile, page), and the prefix sums of the costs, for requests of n pages."""
+def query_tokens(cu_seqlens_q, total_q: int, max_seqlen_q: int) -> np.ndarray:
+    """How many query tokens each request has."""
+    offsets = np.clip(np.asarray(cu_seqlens_q, np.int64), 0, total_q)
+    return np.clip(offsets[1:] - offsets[:-1], 0, max_seqlen_q)
+
+
+def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    """cut[num_parts + 1] as pairs (tile, page), and the prefix sums of the costs, for requests of n units.
+
+    `tokens`: of each request, with variable-length queries.
+    """
     batch, parts, tiles = len(n), tiling.num_parts, tiling.num_tiles
-    before = np.concatenate([[0], np.cumsum(n + limits.start_overhead)])
-    at = np.concatenate([column * before[-1] + before[:-1] for column in range(tiling.columns)])
-    total = tiling.columns * before[-1]
-    end = np.array([[tiles, 0]])
+    request, column = np.divmod(np.arange(tiles), tiling.columns)
+    if not tiling.request_major:
+        column, request = np.divmod(np.arange(tiles), batch)
+    # A tile lives if its first block has a token.
+    first_token = column % tiling.tiles_per_head * tiling.cluster // tiling.head_chunks * tiling.block_tokens
+    live = np.ones(tiles, bool) if tokens is None else first_token < tokens[request]
+    cost = np.where(live, n[request] + limits.start_overhead, 0)
+    at = np.concatenate([[0], np.cumsum(cost)])
+    before = at[np.arange(batch + 1) * (tiling.columns if tiling.request_major else 1)]
+
     w = np.arange(parts)
-    if num_splits:
-        tile_of = w // num_splits
-        return np.concatenate([np.stack([tile_of, w % num_splits * n[tile_of % batch] // num_splits], 1), end]), before
-    per_part = ceil(tiles, parts)
-    share = ceil(int(total), parts)
-    edges = np.append(at, total)[np.minimum(np.arange(parts + 1) * per_part, tiles)]
+    if tiling.num_splits:
+        tile_of, split = np.divmod(w, tiling.num_splits)
+        pages = n[request[tile_of]]
+        if tiling.piece_units:
+            page = split * np.maximum(tiling.piece_units, ceil(pages, MAX_PIECES))
+            found = np.stack([tile_of, page], 1)
+            none = ((page > 0) & (page >= pages)) | ~live[tile_of]
+            found[none] = np.stack([tile_of[none] + 1, np.zeros(none.sum(), int)], 1)
+        else:
+            found = np.stack([tile_of, split * pages // tiling.num_splits], 1)
+    else:
+        found = _balanced(limits, tiling, at)
+    found[0] = 0
+    return np.concatenate([found, [[tiles, 0]]]), before
+
+
+def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray) -> np.ndarray:
+    """Where each part begins: whole tiles if that is nearly as even. at[t] is the cost of all tiles before t."""
+    parts, tiles, total = tiling.num_parts, tiling.num_tiles, int(at[-1])
+    w = np.arange(parts)
+    per_part, share = ceil(tiles, parts), ceil(total, parts)
+    edges = at[np.minimum(np.arange(parts + 1) * per_part, tiles)]
     if np.diff(edges).max() <= share + limits.start_overhead + limits.split_overhead:
         whole = np.minimum(w * per_part, tiles)
-        return np.concatenate([np.stack([whole, np.zeros_like(whole)], 1), end]), before
+        return np.stack([whole, np.zeros_like(whole)], 1)
     position = w * share
-    found = np.searchsorted(at, position, side="right") - 1
+    found = np.searchsorted(at, position, side="right") - 1  # the last one that begins there: no dead one
     page = np.maximum(0, position - at[found] - limits.start_overhead)
-    even = np.where((position < total)[:, None], np.stack([found, page], 1), end)
-    return np.concatenate([even, end]), before
+    return np.where((position < total)[:, None], np.stack([found, page], 1), [tiles, 0])
 
 
 def read(buffer: np.ndarray, tiling: Tiling, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ def prefix(tmp_path):
     fill(
         "flashmla.pc.in",
         made / "lib" / "pkgconfig" / "flashmla.pc",
-        VERSION="0.1.0",
+        VERSION=build.version(),
         LIBDIR="..",
         INCLUDEDIR="../../include",
     )
@@ -38,7 +38,7 @@ def prefix(tmp_path):
         fill(
             f"cmake/{name}.in",
             made / "lib" / "cmake" / "flashmla" / name,
-            VERSION="0.1.0",
+            VERSION=build.version(),
             LIBDIR="../..",
             INCLUDEDIR="../../../include",
         )
@@ -65,7 +65,9 @@ def test_pkg_config(prefix, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
-@pytest.mark.parametrize(("wanted", "found"), [("0.1", True), ("0.1.0 EXACT", True), ("0.2", False), ("1.0", False)])
+@pytest.mark.parametrize(
+    ("wanted", "found"), [("0.2", True), ("0.2.0 EXACT", True), ("0.1", False), ("0.3", False), ("1.0", False)]
+)
 def test_cmake(prefix, tmp_path, wanted, found):
     project = tmp_path / "project"
     project.mkdir()

@@ -53,7 +53,7 @@ def test_cuts_are_those_of_the_definition(gpu, seed):
         extents = {"batch": batch, "s_q": s_q, "h_q": h_q, "h_kv": h_kv, "max_blocks": max_blocks}
         tiling = schedule.tile(limits, **extents, num_splits=num_splits)
         found_cuts, found_costs = schedule.read(buffer.cpu().numpy(), tiling, batch)
-        cuts, costs = schedule.cuts(limits, tiling, schedule.pages(lengths, max_blocks, 64), num_splits)
+        cuts, costs = schedule.cuts(limits, tiling, schedule.units(limits, lengths, 64 * max_blocks))
         what = f"{extents}, num_splits {num_splits}, lengths {SPREADS[number % len(SPREADS)]}"
         np.testing.assert_array_equal(found_cuts, cuts, what)
         np.testing.assert_array_equal(found_costs, costs, what)

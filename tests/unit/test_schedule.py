@@ -9,15 +9,20 @@ import schedule
 from buffers import aligned_bytes
 from cases import Case
 
-# fm_cpu_limits for pages of 64 and at least 128 query rows of a KV head; workers only where the tables are this long.
-CPU = schedule.Limits(block_rows=128, max_cluster=1, workers=128, start_overhead=1, split_overhead=1)
+# fm_cpu_limits for at least 128 query rows of a KV head; workers only where the tables are this long.
+CPU = schedule.Limits(
+    block_rows=128, max_cluster=1, workers=128, start_overhead=1, split_overhead=1, unit=64, piece_units=8
+)
+PAGE_SIZES = (16, 64, 256)
 
 
-def host_cuts(case, lengths, tiling):
-    """What plan_decode writes for CPU tensors, of which it looks at the lengths only."""
+def host_cuts(case, lengths, offsets, tiling):
+    """What plan_decode writes for CPU tensors, of which it looks at lengths and offsets only."""
     call = made_up.plan_call(case, (made_up.CPU, 0))
     lengths = lengths.astype(np.int32)
     call.tensors["cache_seqlens"].data = lengths.ctypes.data
+    if offsets is not None:
+        call.tensors["cu_seqlens_q"].data = offsets.ctypes.data
     _, size = call.size()
     buffer = aligned_bytes(size)
     call.fields |= {"buffer": buffer.ctypes.data, "buffer_size": size}
@@ -25,21 +30,45 @@ def host_cuts(case, lengths, tiling):
     return schedule.read(buffer, tiling, case.batch)
 
 
-@pytest.mark.parametrize("num_splits", [0, 1, 3, 32, 1024])
+def draw_lengths(draw, spread, batch, capacity):
+    lengths = draw.integers(-3, capacity + 100, batch)
+    if spread == "equal":
+        lengths[:] = lengths[0]
+    elif spread == "one long":
+        lengths[1:] %= 70
+    return lengths
+
+
+def draw_offsets(draw, batch, s_q):
+    """Offsets of query tokens and their number: in order, or anything."""
+    offsets = np.concatenate([[0], np.cumsum(draw.integers(0, s_q + 2, batch) * draw.integers(0, 2, batch))])
+    total = max(1, int(offsets[-1]))
+    if draw.random() < 0.3:
+        offsets = draw.integers(-2, total + 3, batch + 1)
+    return offsets.astype(np.int32), total
+
+
+@pytest.mark.parametrize("num_splits", [0, 1, 3, 32, 1024, "invariant"])
 @pytest.mark.parametrize("spread", ["equal", "random", "one long"])
-def test_cuts_are_those_of_the_host_scheduler(num_splits, spread):
-    draw = np.random.default_rng((num_splits, len(spread)))
+@pytest.mark.parametrize("varlen", [False, True], ids=["batched", "varlen"])
+def test_cuts_are_those_of_the_host_scheduler(num_splits, spread, varlen):
+    draw = np.random.default_rng((len(str(num_splits)), len(spread), varlen))
+    invariant = num_splits == "invariant"
+    forced = 0 if invariant else num_splits
     for _ in range(60 if num_splits == 0 else 5):
-        batch, s_q, max_blocks = int(draw.integers(1, 40)), int(draw.integers(1, 4)), int(draw.integers(1024, 3000))
-        lengths = draw.integers(-3, 64 * max_blocks + 100, batch)
-        if spread == "equal":
-            lengths[:] = lengths[0]
-        elif spread == "one long":
-            lengths[1:] %= 70
+        batch, s_q, page_size = int(draw.integers(1, 40)), int(draw.integers(1, 4)), int(draw.choice(PAGE_SIZES))
+        max_blocks = int(draw.integers(1024, 3000)) * 64 // page_size
+        lengths = draw_lengths(draw, spread, batch, page_size * max_blocks)
         extents = {"s_q": s_q, "h_q": 256, "h_kv": int(draw.choice([1, 2])), "max_blocks": max_blocks}
-        tiling = schedule.tile(CPU, batch=batch, **extents, num_splits=num_splits)
-        case = Case(**extents, lengths=tuple(map(int, lengths)), num_splits=num_splits)
-        found_cuts, found_costs = host_cuts(case, lengths, tiling)
-        cuts, costs = schedule.cuts(CPU, tiling, schedule.pages(lengths, max_blocks, 64), num_splits)
+        extents |= {"page_size": page_size, "batch_invariant": invariant}
+        offsets, total = draw_offsets(draw, batch, s_q) if varlen else (None, 0)
+        tiling = schedule.tile(CPU, batch=batch, **extents, num_splits=forced, varlen=varlen)
+        case = Case(**extents, lengths=tuple(map(int, lengths)), num_splits=forced)
+        tokens = None
+        if varlen:
+            case = case.but(cu_seqlens_q=tuple(map(int, offsets)), total_q=total)
+            tokens = schedule.query_tokens(offsets, total, s_q)
+        found_cuts, found_costs = host_cuts(case, lengths, offsets, tiling)
+        cuts, costs = schedule.cuts(CPU, tiling, schedule.units(CPU, lengths, page_size * max_blocks), tokens)
         np.testing.assert_array_equal(found_cuts, cuts)
         np.testing.assert_array_equal(found_costs, costs)

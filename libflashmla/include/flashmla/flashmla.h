@@ -20,8 +20,9 @@
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
- *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count elements, must
- *     be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means compact row-major.
+ *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count
+ *     elements, must be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means
+ *     compact row-major.
  */
 #ifndef FLASHMLA_H_
 #define FLASHMLA_H_
@@ -41,7 +42,7 @@ extern "C" {
 
 /* Version of this header: semantic versioning. flashmla_version() tells that of the loaded library. */
 #define FLASHMLA_VERSION_MAJOR 0
-#define FLASHMLA_VERSION_MINOR 1
+#define FLASHMLA_VERSION_MINOR 2
 #define FLASHMLA_VERSION_PATCH 0
 /* The binary interface, one integer: an incompatible change bumps it, an appended field or function does not. */
 #define FLASHMLA_ABI_VERSION 1
@@ -149,10 +150,10 @@ typedef struct flashmla_plan_decode_params {
  * influences the row, even when it holds NaN; table entries of pages at or beyond L may be anything.
  *
  * Variable-length queries: with cu_seqlens_q the query tokens of all requests lie behind one another, q is (total_q,
- * h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q). Request i has the tokens from b = cu_seqlens_q[i], clamped to
- * [0, total_q], up to cu_seqlens_q[i + 1], clamped to [b, total_q], and of those the first max_seqlen_q; their number is
- * its s_q above. Rows of no request are not written; rows that offsets out of order give to several requests hold the
- * result of any of them.
+ * h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q). Request i has the tokens from b = cu_seqlens_q[i], clamped
+ * to [0, total_q], up to cu_seqlens_q[i + 1], clamped to [b, total_q], and of those the first max_seqlen_q; their
+ * number is its s_q above. Rows of no request are not written; rows that offsets out of order give to several requests
+ * hold the result of any of them.
  *
  * Context parallelism: with cp_world > 0 the cache is shard cp_rank of cp_world, into which the tokens are dealt in
  * turns of cp_interleave: local token t is global token (t / I) * I * world + rank * I + t % I, I = cp_interleave.
@@ -180,9 +181,9 @@ typedef struct flashmla_dense_decode_params {
   int32_t num_threads;
   /* NULL: the call makes its own schedule. Rows are right with any plan of the same shapes. */
   const flashmla_plan *plan;
-  void *workspace;         /* scratch on q's device, 16-byte aligned */
-  uint64_t workspace_size; /* bytes; at least what flashmla_dense_decode_workspace_size says */
-  void *stream;            /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
+  void *workspace;              /* scratch on q's device, 16-byte aligned */
+  uint64_t workspace_size;      /* bytes; at least what flashmla_dense_decode_workspace_size says */
+  void *stream;                 /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
   const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
   int32_t max_seqlen_q;         /* query tokens of a request at most, > 0; 0 without cu_seqlens_q */
   int32_t cp_rank;              /* this shard, in [0, cp_world) */
@@ -199,9 +200,9 @@ typedef struct flashmla_merge_states_params {
   uint32_t struct_size; /* sizeof(flashmla_merge_states_params) */
   uint32_t flags;       /* FLASHMLA_LSE_BASE2 (for input and output), FLASHMLA_EMPTY_LSE_MINUS */
   /* num_states tensors (batch, s_q, h_q, d_v), or one (num_states, batch, s_q, h_q, d_v) where num_states is 0; bf16,
-   * fp16 or float32; d_v a multiple of 8; innermost stride 1, the others and the addresses multiples of 16 bytes. On
-   * CUDA at most 16 separate tensors. Without the batch axis in the form of variable-length queries: (total_q, h_q,
-   * d_v), lses (h_q, total_q) */
+   * fp16 or float32; d_v a multiple of 8; innermost stride 1, the others and the addresses multiples of 16 bytes. At
+   * most 1024 separate tensors, on CUDA 16 unless they are evenly spaced. Without the batch axis in the form of
+   * variable-length queries: (total_q, h_q, d_v), lses (h_q, total_q) */
   const DLTensor *const *outs;
   const DLTensor *const *lses; /* likewise (batch, h_q, s_q) or (num_states, batch, h_q, s_q) float32, any strides */
   int32_t num_states;          /* 0: stacked */
