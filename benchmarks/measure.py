@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import peers
 import records
 import timing
 import torch
 from contenders import Ours
 from limits import Ceilings
 from problem import Problem
+
+import peers
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:

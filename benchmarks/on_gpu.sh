@@ -9,7 +9,8 @@
 #   plans        plans made afresh, and batch invariant    -> OUT/plans.jsonl
 #   peers-tests  FlashMLA's own test of dense decode       -> OUT/peers-tests.txt
 # Environment: COMMIT names the sources in the records; *_LIMIT are seconds; GRID holds further arguments of grid.py, such
-# as "--shard 0/2 --done FILE". Peers to time beside: the module flash_mla on PYTHONPATH, FA3_LIBRARY (see peers.py).
+# as "--shard 0/2 --done FILE"; FLASHMLA_TESTS is the folder `tests` of FlashMLA. Peers to time beside: the module
+# flash_mla on PYTHONPATH, FA3_LIBRARY (see peers.py).
 set -u
 cd "$(dirname "$0")/.."
 out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [bench] [grid] [traces] [plans] [peers-tests]}
@@ -56,8 +57,13 @@ run_traces() { timed "${TRACES_LIMIT:-120}" traces; }
 run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
 
 run_peers_tests() {
-  timeout -k 5 "${PEERS_TESTS_LIMIT:-300}" tests/peers/run.sh > "$out/peers-tests.txt" 2>&1 || status=1
-  tail -n 5 "$out/peers-tests.txt"
+  local script=${FLASHMLA_TESTS:?the folder tests of FlashMLA is needed}/test_flash_mla_dense_decoding.py
+  for dtype in bf16 fp16; do
+    timeout -k 5 "${PEERS_TESTS_LIMIT:-200}" python3 tests/peers/run_flashmla_tests.py "$script" --dtype $dtype \
+      > "$out/peers-tests-$dtype.log" 2>&1 || status=1
+    tail -n 1 "$out/peers-tests-$dtype.log"
+  done > "$out/peers-tests.txt"
+  cat "$out/peers-tests.txt"
 }
 
 for step in "${@:-tests sanitizer bench}"; do
