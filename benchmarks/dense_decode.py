@@ -30,7 +30,7 @@ sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 
 import goals  # noqa: E402
 import limits  # noqa: E402
-import peers  # noqa: E402
+import peer_libraries  # noqa: E402
 import records  # noqa: E402
 import timing  # noqa: E402
 import torch  # noqa: E402
@@ -94,7 +94,7 @@ def peer_calls(p: Problem, *, fresh: bool = False) -> dict[str, Calls]:
     """Of the peers that are installed; they are timed with bfloat16 only."""
     if p.dtype != torch.bfloat16:
         return {}
-    made = {name: make(p, fresh=fresh) for name, make in peers.ALL.items()}
+    made = {name: make(p, fresh=fresh) for name, make in peer_libraries.ALL.items()}
     return {name: calls for name, calls in made.items() if calls}
 
 
@@ -147,7 +147,7 @@ def line(record: dict) -> str:
     """A record for people: times, peers, and whether the case reaches its goal."""
     cells = [
         f"{', '.join(map(str, record['case'])):32} {record['us']:8.1f} us",
-        f"(+ plan {record['us_planned'] - record['us']:.1f}, cold {record['us_cold']:.1f})",
+        f"(plan {record['us_planned'] - record['us']:+.1f}, cold {record['us_cold']:.1f})",
         f"limit {record['limit_us']:.1f}",
         *(f"{name} {us:.1f}" for name, us in record["peers"].items()),
         *(f"{name} {us:.1f}" for group in ("builds", "kernels") for name, us in record.get(group, {}).items()),

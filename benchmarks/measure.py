@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import peer_libraries
 import records
 import timing
 import torch
 from contenders import Ours
 from limits import Ceilings
 from problem import Problem
-
-import peers
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
@@ -43,7 +42,7 @@ def quick(p: Problem, ceilings: Ceilings, *, target_us: float, rounds: int, roun
     graphs = {"ours": timing.Replays(ours.calls, target_us)}
     compared: dict[str, float] = {}
     failed: dict[str, str] = {}
-    for name, make in peers.ALL.items():
+    for name, make in peer_libraries.ALL.items():
         try:
             calls = make(p)
             if calls is None:

@@ -10,7 +10,7 @@
 #   peers-tests  FlashMLA's own test of dense decode       -> OUT/peers-tests.txt
 # Environment: COMMIT names the sources in the records; *_LIMIT are seconds; GRID holds further arguments of grid.py, such
 # as "--shard 0/2 --done FILE"; FLASHMLA_TESTS is the folder `tests` of FlashMLA. Peers to time beside: the module
-# flash_mla on PYTHONPATH, FA3_LIBRARY (see peers.py).
+# flash_mla on PYTHONPATH, FA3_LIBRARY (see peer_libraries.py).
 set -u
 cd "$(dirname "$0")/.."
 out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [bench] [grid] [traces] [plans] [peers-tests]}

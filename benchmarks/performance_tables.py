@@ -60,7 +60,7 @@ def other_calls(made: list[dict], peers: list[str]) -> list[str]:
     header += ["cold", *(f"{NAMES[name]} cold" for name in peers)]
     rows = []
     for record in made:
-        row = [case_name(record), f"+{record['us_planned'] - record['us']:.1f}"]
+        row = [case_name(record), f"{record['us_planned'] - record['us']:+.1f}"]
         for name in peers:
             planned = record.get("peers_planned", {})
             row.append(f"{planned[name] - record['peers'][name]:+.1f}" if name in planned else "-")

@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 
 import goals  # noqa: E402
 import limits  # noqa: E402
-import peers  # noqa: E402
+import peer_libraries  # noqa: E402
 import records  # noqa: E402
 import timing  # noqa: E402
 from contenders import Ours  # noqa: E402
@@ -35,8 +35,8 @@ def measure(p: Problem, rounds: int, ceilings: limits.Ceilings) -> dict:
         "reused": Ours(p).calls,
         "planned": Ours(p, own_plan=True).calls,
         "batch_invariant": Ours(p, batch_invariant=True).calls,
-        "flashmla": peers.flashmla(p),
-        "flashmla_planned": peers.flashmla(p, fresh=True),
+        "flashmla": peer_libraries.flashmla(p),
+        "flashmla_planned": peer_libraries.flashmla(p, fresh=True),
     }
     graphs = {name: timing.Replays(calls, TARGET_US) for name, calls in contenders.items() if calls}
     times = timing.alternate(graphs, rounds)
@@ -70,8 +70,8 @@ def main() -> int:
         invariant = found["us_batch_invariant"] / found["us"]
         peer = [found["peers_planned"][name] - us for name, us in found["peers"].items()]
         print(
-            f"{', '.join(map(str, case)):20} {found['us']:7.1f} us, fresh plan +{fresh:.1f} us",
-            f"({goals.verdict(fresh, goals.FRESH_PLAN_US)}; FlashMLA's {', '.join(f'+{x:.1f}' for x in peer) or '-'}),",
+            f"{', '.join(map(str, case)):20} {found['us']:7.1f} us, fresh plan {fresh:+.1f} us",
+            f"({goals.verdict(fresh, goals.FRESH_PLAN_US)}; FlashMLA's {', '.join(f'{x:+.1f}' for x in peer) or '-'}),",
             f"batch invariant {invariant:.3f} ({goals.verdict(invariant, goals.BATCH_INVARIANT)})",
             flush=True,
         )
