@@ -211,7 +211,8 @@ def gpu() -> tuple[Backend | None, str]:
         adapters["cupy"] = CupyAdapter()
     if has("jax") and jax_has_gpu():
         adapters["jax"] = JaxAdapter("gpu")
-    backend = Backend("gpu", (2, index), ("bfloat16", "float16"), (64,), adapters)
+    page_sizes = (64, 1, 2, 16, 32, 128, 256)
+    backend = Backend("gpu", (2, index), ("bfloat16", "float16"), page_sizes, adapters)
     return backend, torch.cuda.get_device_name(index)
 
 

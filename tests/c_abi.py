@@ -13,13 +13,48 @@ DTYPE_CODES = {  # DLPack's code, bits, lanes
     "float32": (2, 32, 1),
     "int32": (0, 32, 1),
 }
-PARAMS = {"dense_decode": "flashmla_dense_decode_params", "plan_decode": "flashmla_plan_decode_params"}
 SIZE_QUERY = {"dense_decode": "flashmla_dense_decode_workspace_size", "plan_decode": "flashmla_plan_decode_size"}
+POINTERS = {"workspace", "buffer", "stream"}  # fields that a test gives as addresses
 
 
 def constant(name: str) -> int:
     """An integer constant of the header, `name` without its prefix."""
     return ffi.integer_const(f"FLASHMLA_{name}")
+
+
+def flags(**wanted: bool) -> int:
+    """The flags whose value is true, by the names of the header in lower case."""
+    return sum(constant(name.upper()) for name, value in wanted.items() if value)
+
+
+def plan_fields(case) -> dict[str, object]:
+    """What a case says of plan_decode, but for tensors and buffer."""
+    fields: dict[str, object] = {"flags": flags(causal=case.causal, batch_invariant=case.batch_invariant)}
+    fields["num_splits"] = case.num_splits
+    if case.cu_seqlens_q is not None:
+        fields["max_seqlen_q"] = case.s_q
+    return fields
+
+
+def decode_fields(case) -> dict[str, object]:
+    """What a case says of dense_decode, but for tensors, plan and workspace."""
+    fields: dict[str, object] = {
+        "flags": flags(
+            causal=case.causal,
+            default_scale=case.softmax_scale is None,
+            lse_base2=case.lse_base2,
+            empty_lse_minus=case.empty_lse_minus,
+            batch_invariant=case.batch_invariant and case.plan == "none",  # with a plan, the plan decides
+        ),
+        "num_threads": case.num_threads,
+    }
+    if case.softmax_scale is not None:
+        fields["softmax_scale"] = case.softmax_scale
+    if case.cu_seqlens_q is not None:
+        fields["max_seqlen_q"] = case.s_q
+    if case.shard is not None:
+        fields |= {f"cp_{name}": value for name, value in case.shard._asdict().items()}
+    return fields
 
 
 @dataclass
@@ -53,10 +88,13 @@ class CTensor:
 
 @dataclass
 class CCall:
-    """One call: the operation, its tensors by field name, its other fields, and the struct's size and unknown tail."""
+    """One call: the operation, its tensors by field name, its other fields, and the struct's size and unknown tail.
+
+    A list in place of a tensor is an array of pointers to them.
+    """
 
     operation: str
-    tensors: dict[str, CTensor | None]
+    tensors: dict[str, CTensor | list[CTensor | None] | None]
     fields: dict[str, object] = field(default_factory=dict)
     struct_size: int | None = None  # None: sizeof
     tail: bytes = b""  # appended to the struct and, unless struct_size says otherwise, counted in it
@@ -64,7 +102,12 @@ class CCall:
 
     @property
     def sizeof(self) -> int:
-        return ffi.sizeof(PARAMS[self.operation])
+        return ffi.sizeof(f"flashmla_{self.operation}_params")
+
+    @property
+    def first_sizeof(self) -> int:
+        """The size of the struct in version 1 of the binary interface, which ended with `stream`."""
+        return ffi.offsetof(f"flashmla_{self.operation}_params", "stream") + ffi.sizeof("void *")
 
     def _build(self, keep: list):
         if self.null_params:
@@ -73,14 +116,17 @@ class CCall:
         keep.append(memory)
         if self.tail:
             ffi.memmove(ffi.cast("char *", memory) + self.sizeof, self.tail, len(self.tail))
-        params = ffi.cast(PARAMS[self.operation] + " *", memory)
+        params = ffi.cast(f"flashmla_{self.operation}_params *", memory)
         params.struct_size = self.sizeof + len(self.tail) if self.struct_size is None else self.struct_size
         for name, tensor in self.tensors.items():
-            if tensor is not None:
+            if isinstance(tensor, list):
+                pointers = [ffi.NULL if one is None else one.build(keep) for one in tensor]
+                keep.append(ffi.new("DLTensor *[]", pointers))
+                setattr(params, name, keep[-1])
+            elif tensor is not None:
                 setattr(params, name, tensor.build(keep))
         for name, value in self.fields.items():
-            pointer = name in {"workspace", "buffer", "stream"}
-            setattr(params, name, ffi.cast("void *", value) if pointer else value)
+            setattr(params, name, ffi.cast("void *", value) if name in POINTERS else value)
         return params
 
     def size(self) -> tuple[int, int]:

@@ -11,17 +11,16 @@ import c_abi
 import compare
 import flashmla
 import oracle
-from buffers import COMPACT, Guarded
+from buffers import COMPACT, POISON, Guarded
 from cases import Case, Data, make_data
 
-INPUTS = ("q", "kv_cache", "block_table", "cache_seqlens")
 IGNORED = -12345  # a stride where the extent is 1
 drawn: Counter[tuple[str, str]] = Counter()  # calls made so far by (backend, "valid" or "invalid")
 
 
 @dataclass
 class Result:
-    """What a call wrote."""
+    """What a call wrote. Query tokens of no request hold zeros here, whatever memory holds."""
 
     out: np.ndarray
     lse: np.ndarray | None  # None: the caller did not want it
@@ -29,6 +28,28 @@ class Result:
     def bits(self) -> tuple[bytes, bytes]:
         """For comparisons bit by bit."""
         return self.out.tobytes(), b"" if self.lse is None else self.lse.tobytes()
+
+    def request(self, case: Case, i: int) -> Result:
+        """The part of one request."""
+        rows = case.query_rows(i)
+        if case.cu_seqlens_q is None:
+            return Result(self.out[i], None if self.lse is None else self.lse[i])
+        return Result(self.out[rows], None if self.lse is None else self.lse[:, rows])
+
+
+def c_tensor(guarded: Guarded, device: tuple[int, int], *, compact: bool) -> c_abi.CTensor:
+    """The DLTensor of a guarded tensor; where it is not compact, with the liberties that DLPack allows."""
+    byte_offset = 0 if compact else guarded.offset
+    return c_abi.CTensor(
+        data=guarded.adapter.address(guarded.tensor) - byte_offset,
+        byte_offset=byte_offset,
+        device=device,
+        dtype=c_abi.DTYPE_CODES[guarded.dtype.name],
+        shape=list(guarded.shape),
+        strides=None
+        if compact
+        else [step if n > 1 else IGNORED for n, step in zip(guarded.shape, guarded.strides, strict=True)],
+    )
 
 
 class Tensors:
@@ -38,50 +59,58 @@ class Tensors:
         self.case, self.backend = case, backend
         self.adapter = backend.adapter(case.route)
         self.data = make_data(case) if data is None else data
-        self.guarded = {name: self.place(name, getattr(self.data, name)) for name in INPUTS}
+        self.guarded = {name: self.place(name, getattr(self.data, name)) for name in case.inputs}
 
     def place(self, name: str, values=None) -> Guarded:
         """One tensor of the case in a guarded buffer."""
-        dtype = {"block_table": "int32", "cache_seqlens": "int32", "lse": "float32"}.get(name, self.case.dtype)
-        granule = self.case.granule if name in {"q", "kv_cache", "out"} else 1
-        return Guarded(self.adapter, self.case.shapes()[name], dtype, getattr(self.case.layouts, name), granule, values)
+        case = self.case
+        layout = getattr(case.layouts, name)
+        return Guarded(self.adapter, case.shapes()[name], case.dtype_of(name), layout, case.granule_of(name), values)
 
     def scratch(self, size: int) -> Guarded:
         """`size` bytes for a workspace or a plan."""
         return Guarded(self.adapter, (size,), "uint8", self.case.layouts.scratch, 16)
 
     def c_tensor(self, name: str, guarded: Guarded) -> c_abi.CTensor:
-        """The DLTensor of a guarded tensor; where it is not compact, with the liberties that DLPack allows."""
-        dtype = {"block_table": "int32", "cache_seqlens": "int32", "lse": "float32"}.get(name, self.case.dtype)
-        compact = getattr(self.case.layouts, name) == COMPACT
-        byte_offset = 0 if compact else guarded.offset
-        return c_abi.CTensor(
-            data=self.adapter.address(guarded.tensor) - byte_offset,
-            byte_offset=byte_offset,
-            device=self.backend.device,
-            dtype=c_abi.DTYPE_CODES[dtype],
-            shape=list(guarded.shape),
-            strides=None
-            if compact
-            else [step if n > 1 else IGNORED for n, step in zip(guarded.shape, guarded.strides, strict=True)],
-        )
+        """The DLTensor of one of the case's tensors."""
+        return c_tensor(guarded, self.backend.device, compact=getattr(self.case.layouts, name) == COMPACT)
 
     def c_call(self, operation: str, **more: Guarded) -> c_abi.CCall:
         """A complete C call but for its scratch; `more` are the outputs and inputs that replace those of the case."""
-        tensors = {name: self.c_tensor(name, guarded) for name, guarded in (self.guarded | more).items()}
-        scale = self.case.softmax_scale
-        flags = c_abi.constant("CAUSAL") if self.case.causal else 0
-        fields: dict[str, object] = {"flags": flags}
-        if operation == "dense_decode":
-            fields["num_threads"] = self.case.num_threads
-            if scale is None:
-                fields["flags"] = flags | c_abi.constant("DEFAULT_SCALE")
-            else:
-                fields["softmax_scale"] = scale
-        return c_abi.CCall(operation, tensors, fields)
+        given = self.guarded | more
+        if operation == "plan_decode":
+            given.pop("global_seqlens", None)  # a plan serves any shard
+        tensors = {name: self.c_tensor(name, guarded) for name, guarded in given.items()}
+        fields = c_abi.plan_fields if operation == "plan_decode" else c_abi.decode_fields
+        return c_abi.CCall(operation, tensors, fields(self.case))
 
     def package_inputs(self) -> list:
-        return [self.guarded[name].tensor for name in INPUTS]
+        """The positional arguments of the package's calls."""
+        return [self.guarded[name].tensor for name in self.case.inputs[:4]]
+
+    def package_options(self, **replaced: Guarded) -> dict[str, object]:
+        """The keyword arguments that all calls of the package share; `replaced`: other inputs of the same names."""
+        case, guarded = self.case, self.guarded | replaced
+        options: dict[str, object] = {"causal": case.causal, "batch_invariant": case.batch_invariant}
+        if case.cu_seqlens_q is not None:
+            options |= {"cu_seqlens_q": guarded["cu_seqlens_q"].tensor, "max_seqlen_q": case.s_q}
+        return options
+
+    def package_decode_options(self) -> dict[str, object]:
+        """The keyword arguments of dense_decode alone, but for plan, outputs and workspace."""
+        case = self.case
+        options: dict[str, object] = {
+            "softmax_scale": case.softmax_scale,
+            "num_threads": case.num_threads,
+            "lse_base2": case.lse_base2,
+            "empty_lse": -np.inf if case.empty_lse_minus else np.inf,
+        }
+        if case.shard is not None:
+            options |= {f"cp_{name}": value for name, value in case.shard._asdict().items()}
+            options["global_seqlens"] = self.guarded["global_seqlens"].tensor
+        if "out" not in case.given:
+            options["out_dtype"] = case.out_dtype
+        return options
 
 
 @dataclass
@@ -92,14 +121,14 @@ class Plan:
     buffer: Guarded | None
 
 
-def make_plan(tensors: Tensors, lengths=None, num_splits: int | None = None) -> Plan:
-    """Makes a plan for the case's call, with its lengths and number of splits or with other ones."""
+def make_plan(tensors: Tensors, num_splits: int | None = None, **other_values) -> Plan:
+    """Makes a plan for the case's call, with its number of splits or another one; `other_values` replace inputs."""
     case = tensors.case
     num_splits = case.num_splits if num_splits is None else num_splits
-    other = {} if lengths is None else {"cache_seqlens": tensors.place("cache_seqlens", lengths)}
+    other = {name: tensors.place(name, values) for name, values in other_values.items() if values is not None}
     if case.route != "c":
-        inputs = [(tensors.guarded | other)[name].tensor for name in INPUTS]
-        options = {"causal": case.causal, "num_splits": num_splits}
+        inputs = [(tensors.guarded | other)[name].tensor for name in case.inputs[:4]]
+        options = tensors.package_options(**other) | {"num_splits": num_splits}
         buffer = None
         if "plan_buffer" in case.given:
             buffer = tensors.scratch(flashmla.plan_decode_size(*inputs, **options))
@@ -117,6 +146,12 @@ def make_plan(tensors: Tensors, lengths=None, num_splits: int | None = None) -> 
         buffer.check_only_elements_written("plan buffer")
         buffer.remember()
     return Plan(handle, buffer)
+
+
+def stale_plan(tensors: Tensors) -> Plan:
+    """A plan made with other lengths, of the cache and of the queries."""
+    data = tensors.data
+    return make_plan(tensors, cache_seqlens=data.stale_seqlens, cu_seqlens_q=data.stale_cu_seqlens_q)
 
 
 def decode(tensors: Tensors, plan: Plan | None = None) -> Result:
@@ -140,18 +175,17 @@ def decode(tensors: Tensors, plan: Plan | None = None) -> Result:
         result = Result(out.values(), None if lse is None else lse.values())
     else:
         inputs = tensors.package_inputs()
-        options = {"causal": case.causal, "plan": handle}
+        options = tensors.package_options() | {"plan": handle}
         workspace = None
         if "workspace" in case.given:
             workspace = tensors.scratch(flashmla.dense_decode_workspace_size(*inputs, **options))
         made_out, made_lse = flashmla.dense_decode(
             *inputs,
             **options,
-            softmax_scale=case.softmax_scale,
+            **tensors.package_decode_options(),
             out=out and out.tensor,
             lse=lse and lse.tensor,
             workspace=workspace and workspace.tensor,
-            num_threads=case.num_threads,
         )
         result = Result(
             adapter.to_numpy(made_out) if out is None else out.values(),
@@ -163,31 +197,61 @@ def decode(tensors: Tensors, plan: Plan | None = None) -> Result:
     for name, guarded in (*tensors.guarded.items(), ("plan buffer", plan and plan.buffer)):
         if guarded is not None:
             guarded.check_unchanged(name)
-    return result
+    return result if case.cu_seqlens_q is None else _owned_rows(case, result, outputs)
+
+
+def _owned_rows(case: Case, result: Result, outputs: dict[str, Guarded]) -> Result:
+    """The result with zeros for the query tokens of no request, which may not have been written."""
+    free = case.owners() == 0
+    out, lse = result.out.copy(), None if result.lse is None else result.lse.copy()
+    for name, rows in (("out", out[free]), ("lse", None if lse is None else lse[:, free])):
+        if name in outputs:
+            assert np.all(np.ascontiguousarray(rows).view(np.uint8) == POISON), f"{name}: rows of no request written"
+    out[free] = 0
+    if lse is not None:
+        lse[:, free] = 0
+    return Result(out, lse)
 
 
 def run(case: Case, backend, data: Data | None = None) -> Result:
     """The whole case: its plan, if it has one, and its call."""
     tensors = Tensors(case, backend, data)
-    plan = None
-    if case.plan != "none":
-        plan = make_plan(tensors, tensors.data.stale_seqlens if case.plan == "stale" else None)
-    return decode(tensors, plan)
+    return decode(tensors, {"none": lambda _: None, "fresh": make_plan, "stale": stale_plan}[case.plan](tensors))
 
 
 def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """What the mathematics says about the case."""
-    return oracle.dense_decode(
-        data.q, data.kv_cache, data.block_table, data.cache_seqlens, case.softmax_scale, case.causal
+    """What the mathematics says about the case; zeros for the query tokens of no request."""
+    out, lse = oracle.dense_decode(
+        data.q,
+        data.kv_cache,
+        data.block_table,
+        data.cache_seqlens,
+        case.softmax_scale,
+        case.causal,
+        cu_seqlens_q=data.cu_seqlens_q,
+        max_seqlen_q=case.s_q,
+        shard=case.shard,
+        global_seqlens=data.global_seqlens,
+        lse_base2=case.lse_base2,
+        empty_lse=-np.inf if case.empty_lse_minus else np.inf,
     )
+    if case.cu_seqlens_q is not None:
+        free = case.owners() == 0
+        out[free], lse[:, free] = 0, 0
+    return out, lse
+
+
+def bound_of(case: Case) -> compare.Tolerance:
+    return compare.tolerance("dense_decode", case.dtype, case.softmax_scale, case.d_qk)
 
 
 def check_result(case: Case, data: Data, result: Result) -> None:
     """Raises AssertionError if the result is not the oracle's within the tolerances."""
     out, lse = reference(case, data)
-    bound = compare.tolerance("dense_decode", case.dtype, case.softmax_scale)
+    bound = bound_of(case)
     if result.lse is not None:
-        compare.check_lse(result.lse.astype(np.float64), lse, bound)
+        natural = np.log(2) if case.lse_base2 else 1.0
+        compare.check_lse(natural * result.lse.astype(np.float64), natural * lse, bound)
     compare.check_out(result.out.astype(np.float64), out, bound)
 
 

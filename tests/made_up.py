@@ -6,46 +6,34 @@ import c_abi
 from cases import Case
 
 CPU, CUDA = 1, 2  # DLPack's device types
+NAMES = ("q", "kv_cache", "block_table", "cache_seqlens", "out", "lse", "workspace", "buffer")
+NAMES += ("cu_seqlens_q", "global_seqlens")
 # A terabyte each, so that no tensor reaches into the next; 64-byte aligned, like an allocator's.
-ADDRESSES = {
-    name: (number + 1) << 40
-    for number, name in enumerate(
-        ("q", "kv_cache", "block_table", "cache_seqlens", "out", "lse", "workspace", "buffer")
-    )
-}
+ADDRESSES = {name: (number + 1) << 40 for number, name in enumerate(NAMES)}
 # Several tiles of two row blocks, more pages than processors.
 STEP = Case(s_q=2, h_q=128, num_blocks=100, max_blocks=40, lengths=(1,) * 8, given=("lse",))
-INPUTS = ("q", "kv_cache", "block_table", "cache_seqlens")
 
 
 def strides(case: Case, name: str) -> tuple[int, ...]:
     """In elements, by the case's layout."""
-    granule = case.granule if name in {"q", "kv_cache", "out"} else 1
-    return getattr(case.layouts, name).strides(case.shapes()[name], granule)
+    return getattr(case.layouts, name).strides(case.shapes()[name], case.granule_of(name))
 
 
 def tensor(case: Case, name: str, device: tuple[int, int]) -> c_abi.CTensor:
-    dtype = {"block_table": "int32", "cache_seqlens": "int32", "lse": "float32"}.get(name, case.dtype)
-    code = c_abi.DTYPE_CODES[dtype]
+    code = c_abi.DTYPE_CODES[case.dtype_of(name)]
     return c_abi.CTensor(ADDRESSES[name], device, code, list(case.shapes()[name]), list(strides(case, name)))
 
 
 def plan_call(case: Case, device: tuple[int, int] = (CUDA, 0), **fields) -> c_abi.CCall:
     """plan_decode of the case, but for its buffer."""
-    tensors = {name: tensor(case, name, device) for name in INPUTS}
-    flags = c_abi.constant("CAUSAL") if case.causal else 0
-    return c_abi.CCall("plan_decode", tensors, {"flags": flags, "num_splits": case.num_splits} | fields)
+    tensors = {name: tensor(case, name, device) for name in case.inputs if name != "global_seqlens"}
+    return c_abi.CCall("plan_decode", tensors, c_abi.plan_fields(case) | fields)
 
 
 def decode_call(case: Case, device: tuple[int, int] = (CUDA, 0), plan=None, **fields) -> c_abi.CCall:
     """dense_decode of the case, but for its workspace; lse is given if the case gives it."""
-    names = (*INPUTS, "out", *(["lse"] if "lse" in case.given else []))
-    call = c_abi.CCall("dense_decode", {name: tensor(case, name, device) for name in names})
-    call.fields["flags"] = (c_abi.constant("CAUSAL") if case.causal else 0) | (
-        c_abi.constant("DEFAULT_SCALE") if case.softmax_scale is None else 0
-    )
-    if case.softmax_scale is not None:
-        call.fields["softmax_scale"] = case.softmax_scale
+    names = (*case.inputs, "out", *(["lse"] if "lse" in case.given else []))
+    call = c_abi.CCall("dense_decode", {name: tensor(case, name, device) for name in names}, c_abi.decode_fields(case))
     if plan is not None:
         call.fields["plan"] = plan
     call.fields |= fields

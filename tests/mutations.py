@@ -6,13 +6,13 @@ A row is one rule of flashmla.h; spoil.py holds the ways to break it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import c_abi
-import calls
 import spoil
+from cases import INPUTS, Layouts
 
-DECODE_TENSORS = (*calls.INPUTS, "out", "lse")
+DECODE_TENSORS = (*INPUTS, "out", "lse")
 LATENTS = ("q", "kv_cache", "out")  # rows of d_qk or d_v elements with the dtype of q
 HUGE = 2**62  # elements: times two bytes and an extent of 2 it leaves 64 bits
 
@@ -27,12 +27,13 @@ class Mutation:
     spoil: Callable  # (CCall, draw, Tensors): breaks the rule
     operation: str = "dense_decode"
     only: str | None = None  # the one backend that has the rule
+    base: dict = field(default_factory=dict)  # what the legal call is: arguments of strategies.cases
 
 
-def _both(name: str, status: str, names: str, spoil: Callable) -> list[Mutation]:
+def _both(name: str, status: str, names: str, spoil: Callable, only: str | None = None) -> list[Mutation]:
     """A rule that the plan has as well."""
     operations = ("dense_decode", "plan_decode")
-    return [Mutation(f"{operation}-{name}", status, names, spoil, operation) for operation in operations]
+    return [Mutation(f"{operation}-{name}", status, names, spoil, operation, only) for operation in operations]
 
 
 def _decode(name: str, status: str, names: str, spoil: Callable, only: str | None = None) -> list[Mutation]:
@@ -45,7 +46,7 @@ def _plan(name: str, status: str, names: str, spoil: Callable) -> list[Mutation]
 
 def _params_rules() -> list[Mutation]:
     """Rules on the params struct and its scalars."""
-    known = c_abi.constant("CAUSAL") | c_abi.constant("DEFAULT_SCALE")
+    known = c_abi.flags(causal=1, default_scale=1, lse_base2=1, empty_lse_minus=1, batch_invariant=1)
     unknown = [1 << bit for bit in range(32) if not known >> bit & 1]
     return [
         *_both("null params", "NULL_POINTER", "params", spoil.no_params),
@@ -59,7 +60,9 @@ def _params_rules() -> list[Mutation]:
         *_decode("workspace address", "ALIGNMENT", "workspace", spoil.scratch_off("workspace")),
         *_decode("workspace size", "WORKSPACE_TOO_SMALL", "workspace_size", spoil.scratch_small("workspace_size")),
         *_plan("num_splits", "VALUE", "num_splits", spoil.field("num_splits", -1, 1025, 2**31 - 1, -(2**31))),
+        *_plan("splits and invariance", "VALUE", "num_splits", spoil.invariant_splits),
         *_plan("reserved", "VALUE", "reserved", spoil.field("reserved", 1, 2**32 - 1)),
+        *_plan("reserved2", "VALUE", "reserved2", spoil.field("reserved2", 1, 2**32 - 1)),
         *_plan("buffer null", "NULL_POINTER", "buffer", spoil.field("buffer", 0)),
         *_plan("buffer address", "ALIGNMENT", "buffer", spoil.scratch_off("buffer")),
         *_plan("buffer size", "WORKSPACE_TOO_SMALL", "buffer_size", spoil.scratch_small("buffer_size")),
@@ -73,12 +76,12 @@ def _tensor_rules() -> list[Mutation]:
         "kv_cache": ("bfloat16", "float16", "float32", (1, 8, 1), (2, 16, 4)),
         "block_table": ((0, 64, 1), (1, 32, 1), "float32", (0, 32, 2)),
         "cache_seqlens": ((0, 64, 1), (1, 32, 1), "float32", (0, 16, 1)),
-        "out": ("bfloat16", "float16", "float32"),
+        "out": ((2, 64, 1), "int32", (4, 16, 2)),
         "lse": ("bfloat16", "float16", (2, 64, 1), "int32"),
     }
     rules: list[Mutation] = []
     for name in DECODE_TENSORS:
-        rule = _both if name in calls.INPUTS else _decode
+        rule = _both if name in INPUTS else _decode
         if name != "lse":  # a NULL lse is legal: not wanted
             rules += rule(f"{name} null", "NULL_POINTER", name, spoil.no_tensor(name))
         rules += rule(f"{name} shape null", "NULL_POINTER", f"{name}.*shape", spoil.null_shape(name))
@@ -91,6 +94,7 @@ def _tensor_rules() -> list[Mutation]:
         rules += reads_memory(f"{name} address", "ALIGNMENT", name, spoil.misplaced(name, *off))
     return [
         *rules,
+        *_decode("out dtype is the other half", "DTYPE", r"out\.dtype", spoil.other_half_out),
         *_both("device type", "DEVICE", "device", spoil.everywhere("device", (12, 0))),
     ]
 
@@ -116,9 +120,10 @@ def _shape_rules() -> list[Mutation]:
         *rules,
         *_both("negative batch", "ZERO_EXTENT", r"q\.shape\[0\]", spoil.extent("q", 0, lambda _: -1)),
         *_both("h_kv does not divide h_q", "SHAPE", "h_kv", spoil.h_kv_that_does_not_divide),
-        *_both("d_qk", "UNSUPPORTED", "d_qk", spoil.latent_extent(512)),
+        *_both("d_qk", "UNSUPPORTED", "d_qk", spoil.latent_extent(64, 192, 328, 584)),
         *_decode("d_v", "UNSUPPORTED", "d_v", spoil.extent("out", 3, lambda _: 256)),
-        *_decode("page_size on CUDA", "UNSUPPORTED", "page_size", spoil.extent("kv_cache", 1, lambda _: 32), "gpu"),
+        *_decode("d_v of another geometry", "UNSUPPORTED", "d_v", spoil.latent_extent(320)),
+        *_both("page_size on CUDA", "UNSUPPORTED", "page_size", spoil.page_size(3, 48, 65, 96), "gpu"),
         *_decode("float32 on CUDA", "UNSUPPORTED", "float32", spoil.all_float32, "gpu"),
     ]
 
@@ -176,4 +181,86 @@ def _other_half(dtype: str) -> str:
     return "float16" if dtype != "float16" else "bfloat16"
 
 
-ALL = [*_params_rules(), *_tensor_rules(), *_shape_rules(), *_stride_rules(), *_plan_rules()]
+def _integers_rules(name: str, rule: Callable) -> list[Mutation]:
+    """Rules on a contiguous int32 tensor that not every call has."""
+    wrong = ((0, 64, 1), (1, 32, 1), "float32", (0, 32, 2))
+    return [
+        *rule(f"{name} shape null", "NULL_POINTER", f"{name}.*shape", spoil.null_shape(name)),
+        *rule(f"{name} rank", "SHAPE", rf"{name}\.ndim", spoil.attribute(name, "ndim", 0, -1, 2)),
+        *rule(f"{name} dtype", "DTYPE", f"{name}.dtype", spoil.dtype_of(name, *wrong)),
+        *rule(f"{name} mixed device", "MIXED_DEVICES", name, spoil.other_device(name)),
+        *rule(f"{name} data null", "NULL_POINTER", rf"{name}\.data", spoil.attribute(name, "data", 0)),
+        *rule(f"{name} address", "ALIGNMENT", name, spoil.misplaced(name, 1, 2)),
+        *rule(f"{name} stride", "STRIDE", rf"{name}\.strides", spoil.stride(name, 0, 0, 2, -1)),
+        *rule(f"{name} extent", "SHAPE", rf"{name}\.shape\[0\]", spoil.extent(name, 0, lambda n: n + 1)),
+        *rule(f"{name} negative extent", "ZERO_EXTENT", rf"{name}\.shape\[0\]", spoil.extent(name, 0, lambda _: -1)),
+    ]
+
+
+def _query_rules() -> list[Mutation]:
+    """Rules on variable-length queries."""
+    plain = [
+        *_both("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
+        *_decode("plan of variable queries", "PLAN_MISMATCH", "cu_seqlens_q", spoil.plan_of(**TO_VARLEN)),
+    ]
+    rules = [
+        *_integers_rules("cu_seqlens_q", _both),
+        *_both("max_seqlen_q", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 0, -1, -(2**31))),
+        *_both("cu_seqlens_q null", "VALUE", "max_seqlen_q", spoil.no_tensor("cu_seqlens_q")),
+        *_both("total_q negative", "ZERO_EXTENT", r"q\.shape\[0\]", spoil.extent("q", 0, lambda _: -1)),
+        *_both("total_q above int32", "OVERFLOW", r"q\.shape\[0\]", spoil.extent("q", 0, lambda _: 2**31)),
+        *_decode("plan of fixed queries", "PLAN_MISMATCH", "cu_seqlens_q", spoil.plan_of(**TO_FIXED)),
+        *_decode("plan of other max_seqlen_q", "PLAN_MISMATCH", "max_seqlen_q", spoil.plan_of(s_q=lambda n: n + 1)),
+    ]
+    for name, axis in (("out", 0), ("out", 1), ("lse", 0), ("lse", 1)):
+        broken = spoil.extent(name, axis, lambda n: n + 1)
+        rules += _decode(f"{name} extent {axis} differs", "SHAPE", rf"{name}\.shape\[{axis}\]", broken)
+    for name in ("q", "out", "lse"):
+        rule = _both if name == "q" else _decode
+        rules += rule(f"{name} rank", "SHAPE", rf"{name}\.ndim", spoil.attribute(name, "ndim", 1, 4, 5))
+    for name, axis in (("q", 0), ("q", 1), ("out", 0), ("out", 1)):
+        where = rf"{name}\.strides\[{axis}\]"
+        rules += _decode(f"{name} stride {axis} unaligned", "ALIGNMENT", where, spoil.stride(name, axis, 577, 4097))
+        rules += _decode(f"{name} stride {axis} not positive", "STRIDE", where, spoil.stride(name, axis, 0, -8))
+    rules += _decode("out overlaps", "STRIDE", r"out\.strides", spoil.overlap("out", 1))
+    rules += _decode("lse overlaps", "STRIDE", r"lse\.strides", spoil.overlap("lse", 1))
+    return plain + [_on(rule, "varlen", varlen=True) for rule in rules]
+
+
+def _shard_rules() -> list[Mutation]:
+    """Rules on context parallelism."""
+    alone = [
+        *_decode("cp_rank without cp_world", "VALUE", "cp_rank", spoil.field("cp_rank", 1, -1)),
+        *_decode("cp_interleave without cp_world", "VALUE", "cp_interleave", spoil.field("cp_interleave", 16, -1)),
+    ]
+    rules = [
+        *_integers_rules("global_seqlens", _decode),
+        *_decode("global_seqlens null", "NULL_POINTER", "global_seqlens", spoil.no_tensor("global_seqlens")),
+        *_decode("cp_world", "VALUE", "cp_world", spoil.field("cp_world", 0, -1, -(2**31))),
+        *_decode("cp_rank", "VALUE", "cp_rank", spoil.field("cp_rank", -1, 2**31 - 1, -(2**31))),
+        *_decode("cp_interleave", "VALUE", "cp_interleave", spoil.field("cp_interleave", 0, -1, -(2**31))),
+    ]
+    return alone + [_on(rule, "shard", sharded=True) for rule in rules]
+
+
+def _on(rule: Mutation, kind: str, **base) -> Mutation:
+    """The rule broken in another kind of call."""
+    return replace(rule, name=f"{rule.name} ({kind})", base=base)
+
+
+TO_VARLEN = {
+    "cu_seqlens_q": lambda _: (0, 1, 2),
+    "total_q": lambda _: 2,
+    "lengths": lambda lengths: lengths[:2],
+    "layouts": lambda _: Layouts(),
+}
+TO_FIXED = {"cu_seqlens_q": lambda _: None, "layouts": lambda _: Layouts()}
+ALL = [
+    *_params_rules(),
+    *_tensor_rules(),
+    *_shape_rules(),
+    *_stride_rules(),
+    *_plan_rules(),
+    *_query_rules(),
+    *_shard_rules(),
+]

@@ -6,41 +6,71 @@ Definition: DeepSeek-V2, arXiv 2405.04434, section 2.1 (latent attention with ab
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-D_V = 512  # the value of a token is the first 512 components of its latent
+D_V = {576: 512, 512: 512, 320: 256}  # components of a latent, and how many of its first ones are the value
 
 
-def dense_decode(q, kv_cache, block_table, cache_seqlens, softmax_scale=None, causal=False):
+class Shard(NamedTuple):
+    """One shard of a cache whose tokens are dealt out to `world` of them, `interleave` at a time."""
+
+    rank: int
+    world: int
+    interleave: int
+
+    def global_tokens(self, count: int) -> np.ndarray:
+        """The numbers, in the whole sequence, of the shard's first `count` tokens."""
+        turns, places = np.divmod(np.arange(count), self.interleave)
+        return (turns * self.world + self.rank) * self.interleave + places
+
+
+def dense_decode(
+    q,
+    kv_cache,
+    block_table,
+    cache_seqlens,
+    softmax_scale=None,
+    causal=False,
+    *,
+    cu_seqlens_q=None,
+    max_seqlen_q=None,
+    shard=None,
+    global_seqlens=None,
+    lse_base2=False,
+    empty_lse=np.inf,
+):
     """Attention of every query row over its paged cache: out (b, s_q, h_q, d_v), lse (b, h_q, s_q), both float64.
 
-    A slot that no query token attends is never read, so it may hold NaN.
+    With cu_seqlens_q: q (total_q, h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q); rows of no request are NaN,
+    rows of several hold the last one's. A slot that no query token attends is never used, so it may hold NaN.
     """
-    batch, s_q, h_q, d_qk = q.shape
-    page_size, h_kv = kv_cache.shape[1:3]
-    capacity = block_table.shape[1] * page_size
+    h_q, d_qk = q.shape[-2:]
     scale = d_qk**-0.5 if softmax_scale is None else float(np.float32(softmax_scale))
-    group = h_q // h_kv
-    out = np.zeros((batch, s_q, h_q, D_V))
-    lse = np.full((batch, h_q, s_q), np.inf)
-    for i in range(batch):
-        length = min(max(int(cache_seqlens[i]), 0), capacity)
+    out = np.full((*q.shape[:-1], D_V[d_qk]), np.nan)
+    lse = np.full((h_q, len(q)) if q.ndim == 3 else (len(q), h_q, q.shape[1]), np.nan)
+    for i in range(len(cache_seqlens)):
+        length = min(max(int(cache_seqlens[i]), 0), block_table.shape[1] * kv_cache.shape[1])
+        tokens = np.arange(length) if shard is None else shard.global_tokens(length)
+        total = length if shard is None else max(int(global_seqlens[i]), 0)
         keys = gather(kv_cache, block_table[i], length)
-        queries = q[i].astype(np.float64)
-        for s in range(s_q):
-            attended = length - (s_q - 1 - s) if causal else length
-            if attended <= 0:
-                continue
-            for g in range(h_kv):
-                heads = slice(g * group, (g + 1) * group)
-                k = keys[:attended, g]
-                logits = scale * (queries[s, heads] @ k.T)
-                top = logits.max(axis=1, keepdims=True)
-                weights = np.exp(logits - top)
-                total = weights.sum(axis=1, keepdims=True)
-                out[i, s, heads] = (weights / total) @ k[:, :D_V]
-                lse[i, heads, s] = (np.log(total) + top)[:, 0]
+        if cu_seqlens_q is None:
+            out[i], lse[i] = attend(q[i], keys, tokens, total, scale, causal)
+        else:
+            rows = query_rows(cu_seqlens_q, i, len(q), max_seqlen_q)
+            out[rows], lse[:, rows] = attend(q[rows], keys, tokens, total, scale, causal)
+    empty = np.isposinf(lse)
+    lse /= np.log(2) if lse_base2 else 1
+    lse[empty] = empty_lse
     return out, lse
+
+
+def query_rows(cu_seqlens_q, i, total_q, max_seqlen_q) -> slice:
+    """The query tokens of request i; offsets outside [0, total_q] or out of order are clamped."""
+    begin = min(max(int(cu_seqlens_q[i]), 0), total_q)
+    end = min(max(int(cu_seqlens_q[i + 1]), begin), total_q)
+    return slice(begin, min(end, begin + max_seqlen_q))
 
 
 def gather(kv_cache, pages, length):
@@ -53,3 +83,46 @@ def gather(kv_cache, pages, length):
             used = min(page_size, length - start)
             rows[start : start + used] = kv_cache[page, :used].astype(np.float64)
     return rows
+
+
+def attend(q, keys, tokens, total, scale, causal):
+    """One request: queries (s_q, h_q, d_qk) over keys (n, h_kv, d_qk), which are these tokens of `total`, ascending."""
+    s_q, h_q, d_qk = q.shape
+    h_kv = keys.shape[1]
+    group = h_q // h_kv
+    queries = q.astype(np.float64)
+    out = np.zeros((s_q, h_q, D_V[d_qk]))
+    lse = np.full((h_q, s_q), np.inf)
+    for s in range(s_q):
+        attended = int(np.sum(tokens < (total - (s_q - 1 - s) if causal else total)))
+        if attended == 0:
+            continue
+        for g in range(h_kv):
+            heads = slice(g * group, (g + 1) * group)
+            k = keys[:attended, g]
+            logits = scale * (queries[s, heads] @ k.T)
+            top = logits.max(axis=1, keepdims=True)
+            weights = np.exp(logits - top)
+            sums = weights.sum(axis=1, keepdims=True)
+            out[s, heads] = (weights / sums) @ k[:, : D_V[d_qk]]
+            lse[heads, s] = (np.log(sums) + top)[:, 0]
+    return out, lse
+
+
+def merge_states(outs, lses, *, lse_base2=False, empty_lse=np.inf):
+    """Joins attention over disjoint parts: outs (n, ..., s_q, h_q, d_v), lses (n, ..., h_q, s_q), any leading axes.
+
+    An infinite lse of either sign marks an empty part, whose out is not used. Returns (out, lse), float64.
+    """
+    base = 2.0 if lse_base2 else np.e
+    lses = np.array(lses, np.float64)
+    used = ~np.isinf(lses)
+    finite = np.where(used, lses, -np.inf)
+    top = np.where(used.any(0), finite.max(0), 0.0)
+    weights = base ** (finite - top)
+    sums = weights.sum(0)
+    some = used.any(0)
+    lse = np.where(some, np.log(np.where(some, sums, 1)) / np.log(base) + top, empty_lse)
+    weights = np.swapaxes(weights / np.where(some, sums, 1), -1, -2)[..., None]
+    parts = np.where(weights > 0, np.array(outs, np.float64), 0)
+    return (weights * parts).sum(0), lse

@@ -85,11 +85,11 @@ def no_tensor(name: str):
 
 
 def struct_size(*sizes: int):
-    """An absolute struct_size, or with a negative one that many bytes less than the struct has."""
+    """An absolute struct_size, or with a negative one that many bytes less than the first version of the struct had."""
 
     def spoil(call, draw, _tensors):
         size = draw(st.sampled_from(sizes))
-        call.struct_size = size if size >= 0 else call.sizeof + size
+        call.struct_size = size if size >= 0 else call.first_sizeof + size
 
     return spoil
 
@@ -128,13 +128,24 @@ def everywhere(attribute: str, value):
     return spoil
 
 
-def latent_extent(value: int):
+def latent_extent(*values: int):
     """Another d_qk, in both tensors that have it."""
 
-    def spoil(call, _draw, _tensors):
+    def spoil(call, draw, _tensors):
+        value = draw(st.sampled_from(values))
         for name in ("q", "kv_cache"):
             explicit_strides(call.tensors[name])
-            call.tensors[name].shape[3] = value
+            call.tensors[name].shape[-1] = value
+
+    return spoil
+
+
+def page_size(*values: int):
+    """Pages of a size that is not supported; the table names as many as before."""
+
+    def spoil(call, draw, _tensors):
+        explicit_strides(call.tensors["kv_cache"])
+        call.tensors["kv_cache"].shape[1] = draw(st.sampled_from(values))
 
     return spoil
 
@@ -195,3 +206,14 @@ def null_shape(name: str):
 def all_float32(call, _draw, _tensors):
     for name in ("q", "kv_cache", "out"):
         call.tensors[name].dtype = c_abi.DTYPE_CODES["float32"]
+
+
+def other_half_out(call, _draw, tensors):
+    """An output of neither q's dtype nor float32."""
+    other = "float16" if tensors.case.dtype == "bfloat16" else "bfloat16"
+    call.tensors["out"].dtype = c_abi.DTYPE_CODES[other]
+
+
+def invariant_splits(call, draw, _tensors):
+    call.fields["flags"] |= c_abi.constant("BATCH_INVARIANT")
+    call.fields["num_splits"] = draw(st.sampled_from((1, 7, 1024)))

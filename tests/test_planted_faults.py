@@ -27,6 +27,7 @@ import sys
 import backends, calls
 from buffers import Layout
 from cases import Case, Layouts
+from oracle import Shard
 for line in sys.stdin:
     try:
         calls.check(eval(line), backends.cpu())
@@ -37,6 +38,8 @@ for line in sys.stdin:
 
 
 def whole_pages(case: Case) -> Case:
+    """A shard, too, may end within a page."""
+    case = case.but(shard=None, global_seqlens=())
     return case.but(lengths=tuple(-(-n // case.page_size) * case.page_size if n > 0 else n for n in case.lengths))
 
 
@@ -59,11 +62,13 @@ FAULTS = {
     "head map": Fault(3, lambda case: case.but(h_kv=1)),
     "stale last page": Fault(4, lambda case: case.but(lengths=tuple(min(n, case.page_size) for n in case.lengths))),
     "NaN in V let through": Fault(5, whole_pages, "out: NaN position"),
-    "split weight": Fault(6, lambda case: case.but(plan="fresh", num_splits=1)),
+    "split weight": Fault(6, lambda case: case.but(plan="fresh", num_splits=1, batch_invariant=False)),
     "lse base": Fault(7, lambda case: case.but(route="c", given=()), "lse"),
     "empty row": Fault(
         8,
-        lambda case: case.but(causal=False, lengths=tuple(max(n, 1) for n in case.lengths)),
+        lambda case: case.but(
+            causal=False, shard=None, global_seqlens=(), lengths=tuple(max(n, 1) for n in case.lengths)
+        ),
         r"(lse|out): .* position",
     ),
     "stride ignored": Fault(9, unpadded),
@@ -101,6 +106,6 @@ def test_fault_is_caught_for_its_own_reason(fault):
 
     found = re.search(r"failing case: (Case\(.*\))", suite.stdout)
     assert found, suite.stdout
-    case = eval(found[1], {name: vars(sys.modules["cases"])[name] for name in ("Case", "Layouts", "Layout")})
+    case = eval(found[1], {name: vars(sys.modules["cases"])[name] for name in ("Case", "Layouts", "Layout", "Shard")})
     judged = run(["-c", JUDGE], library, input=f"{case!r}\n{fault.heal(case)!r}\n")
     assert judged.stdout.split() == ["wrong", "right"], f"{case!r}\n{judged.stdout}{judged.stderr}"

@@ -27,7 +27,7 @@ def test_spoiled_call_is_refused(backend, mutation):
     @share(1 / len(mutations.ALL) + 0.002)
     @given(data=st.data())
     def any_call(data):
-        case = data.draw(strategies.cases(backend, small=True, route="c", with_lse=True))
+        case = data.draw(strategies.cases(backend, small=True, route="c", with_lse=True, **mutation.base))
         check_refused(mutation, calls.Tensors(case, backend), data.draw)
 
     any_call()

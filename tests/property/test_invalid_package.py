@@ -11,6 +11,7 @@ import calls
 import flashmla
 import strategies
 from buffers import Guarded
+from cases import INPUTS
 from shares import share
 
 
@@ -53,7 +54,7 @@ def test_refusal_becomes_an_exception(backend, status, names, spoil):
         case = data.draw(strategies.cases(backend, small=True, route=route, dtype="float16"))
         tensors = calls.Tensors(case, backend)
         out, lse = tensors.place("out"), tensors.place("lse")
-        arguments = {name: tensors.guarded[name].tensor for name in calls.INPUTS}
+        arguments = {name: tensors.guarded[name].tensor for name in INPUTS}
         arguments |= {"out": out.tensor, "lse": lse.tensor, "causal": case.causal}
         arguments |= spoil(case, tensors.adapter)
         calls.drawn[backend.name, "invalid"] += 1

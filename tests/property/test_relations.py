@@ -16,23 +16,11 @@ import flashmla
 import strategies
 from buffers import DTYPES
 from calls import Tensors, decode, make_plan
-from cases import INT32_MAX, INT32_MIN, Case, make_data
+from cases import INT32_MAX, INT32_MIN, Case, gathered, make_data
+from relations import STEP, close, same_bits
 from shares import share
 
 FEW = 1 / 25  # of the main property's examples
-# Two requests of several pages, more query rows than one tile holds, two KV heads.
-STEP = Case(s_q=2, h_q=48, h_kv=2, num_blocks=12, max_blocks=6, lengths=(300, 71), causal=True, given=("lse",), seed=7)
-
-
-def same_bits(first, second) -> None:
-    assert first.bits() == second.bits(), "results differ in some bit"
-
-
-def close(case, first, second) -> None:
-    """Two results of one problem, each within the tolerance of the truth."""
-    bound = compare.tolerance("dense_decode", case.dtype, case.softmax_scale).widened(2)
-    compare.check_lse(first.lse.astype(np.float64), second.lse.astype(np.float64), bound)
-    compare.check_out(first.out.astype(np.float64), second.out.astype(np.float64), bound)
 
 
 @share(FEW)
@@ -57,16 +45,8 @@ def test_requests_do_not_see_each_other(backend, data):
     numbers = make_data(case)
     together = calls.run(case, backend, numbers)
     i = data.draw(st.integers(0, case.batch - 1))
-    one = slice(i, i + 1)
-    lone_numbers = dataclasses.replace(
-        numbers,
-        q=numbers.q[one],
-        block_table=numbers.block_table[one],
-        cache_seqlens=numbers.cache_seqlens[one],
-        stale_seqlens=numbers.stale_seqlens[one],
-    )
-    alone = calls.run(case.but(lengths=case.lengths[one]), backend, lone_numbers)
-    close(case, calls.Result(together.out[one], together.lse[one]), alone)
+    lone = gathered(case, numbers, [i])
+    close(case, together.request(case, i), calls.run(lone[0], backend, lone[1]).request(lone[0], 0))
 
 
 @share(FEW)
@@ -119,13 +99,13 @@ def test_number_of_threads_does_not_show(backend, data):
 @given(data=st.data())
 def test_values_scale_with_their_latents(backend, data):
     """Doubling what q does not look at doubles out and leaves lse: powers of two are exact in every dtype."""
-    case = data.draw(strategies.cases(backend, dtype="bfloat16", bad_pages=False, with_lse=True))
+    case = data.draw(strategies.cases(backend, dtype="bfloat16", d_qk=576, bad_pages=False, with_lse=True))
     numbers = make_data(case)
     numbers.q[..., :512] = 0  # the logits come from the RoPE part alone
     doubled = dataclasses.replace(numbers, kv_cache=numbers.kv_cache.copy())
     doubled.kv_cache[..., :512] *= DTYPES["bfloat16"].type(2)
     once, twice = calls.run(case, backend, numbers), calls.run(case, backend, doubled)
-    assert np.array_equal(twice.out, once.out * DTYPES["bfloat16"].type(2))
+    assert np.array_equal(twice.out, once.out * once.out.dtype.type(2))
     assert np.array_equal(twice.lse, once.lse)
 
 

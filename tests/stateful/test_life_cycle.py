@@ -32,7 +32,8 @@ class Problem:
     def facts(self) -> tuple:
         """What a plan is made for."""
         case = self.case
-        return case.dtype, case.causal, *case.shapes()["q"], *case.shapes()["kv_cache"], case.max_blocks
+        queries = case.cu_seqlens_q is not None, case.batch, case.s_q, case.h_q
+        return case.dtype, case.causal, *queries, *case.shapes()["kv_cache"], case.max_blocks
 
 
 class LifeCycle(RuleBasedStateMachine):
@@ -50,9 +51,8 @@ class LifeCycle(RuleBasedStateMachine):
 
     @rule(target=problems, data=st.data())
     def new_problem(self, data):
-        return Problem(
-            data.draw(strategies.cases(self.backend, small=True, num_splits=0, route="c", with_lse=True)), self.backend
-        )
+        fixed = {"small": True, "num_splits": 0, "route": "c", "with_lse": True, "varlen": data.draw(st.booleans())}
+        return Problem(data.draw(strategies.cases(self.backend, **fixed)), self.backend)
 
     @rule(target=problems, problem=problems)
     def same_shapes_other_numbers(self, problem):
@@ -67,6 +67,7 @@ class LifeCycle(RuleBasedStateMachine):
 
     @rule(target=plans, problem=problems, num_splits=st.sampled_from((0, 0, 1, 2, 5)))
     def make_plan(self, problem, num_splits):
+        num_splits = 0 if problem.case.batch_invariant else num_splits  # one or the other
         return problem.facts(), calls.make_plan(problem.tensors, num_splits=num_splits)
 
     @rule(target=plans, plan=plans)

@@ -39,18 +39,49 @@ CASES = {
     "page beyond takes part": (1, 2, False, [3, 2], 2, [[0, 0]], [[math.log(2)], [math.log(2)]]),
 }
 
+# A row of length L and cu_seqlens_q for a batch of requests that share the table [0, 1] (tokens 4, 8, 1 on head 0), all
+# causal: (what it shows, offsets, max_seqlen_q, lengths, expected out[token] on head 0; NaN: not written).
+VARLEN = {
+    "two requests": ([0, 1, 3], 2, [1, 2], [4, 4, 7]),
+    "no query": ([0, 0, 2], 2, [2, 3], [7, 31 / 7]),
+    "rows before and behind": ([1, 2, 2], 1, [2, 2], [NAN, 7, NAN]),
+    "a limit on queries": ([0, 3], 2, [3], [7, 31 / 7, NAN]),
+    "offsets outside": ([-5, 1, 9], 2, [1, 3], [4, 7, 31 / 7]),
+    "offsets out of order": ([2, 1, 2], 1, [2, 1], [NAN, 4, NAN]),
+}
+
+# Shards of the tokens 4, 8, 1 (weights 1, 3, 3) dealt one at a time: (shard, causal, s_q, length, global length, out).
+SHARDS = {
+    "first of two": (oracle.Shard(0, 2, 1), False, 1, 2, 3, [7]),
+    "second of two, bound before its last token": (oracle.Shard(1, 2, 1), False, 1, 2, 3, [4]),
+    "causal on global lengths": (oracle.Shard(0, 2, 1), True, 2, 2, 3, [4, 7]),
+    "causal, second of two": (oracle.Shard(1, 2, 1), True, 3, 2, 4, [4, 4, 7]),
+    "in turns of two": (oracle.Shard(1, 2, 2), True, 3, 2, 4, [0, 4, 7]),
+    "more local than global": (oracle.Shard(0, 1, 16), False, 1, 3, 2, [7]),
+    "negative global length": (oracle.Shard(0, 1, 16), False, 1, 3, -2, [0]),
+}
+
+# (lses of three parts with values 1, 2 and 4, merged lse, merged value)
+MERGED = {
+    "equal weights": ([0, 0, 0], LN3, 7 / 3),
+    "weights 1 : 3": ([0, LN3, INF], math.log(4), 7 / 4),
+    "either infinity is empty": ([-INF, 5, INF], 5, 2),
+    "all empty": ([INF, -INF, INF], INF, 0),
+    "large": ([1000, 1000 + LN3, -1000], 1000 + math.log(4), 7 / 4),
+}
+
 # A change of the oracle's text and what it stands for: each must fail at least one case above.
 WRONG = {
     "page end off by one": ("min(page_size, length - start)", "min(page_size, length - start) - 1"),
-    "causal bound off by one": ("length - (s_q - 1 - s)", "length - (s_q - s)"),
-    "causal bound, top left": ("length - (s_q - 1 - s)", "s + 1"),
-    "causal ignored": (" if causal else length", " if False else length"),
+    "causal bound off by one": ("total - (s_q - 1 - s)", "total - (s_q - s)"),
+    "causal bound, top left": ("total - (s_q - 1 - s)", "s + 1"),
+    "causal ignored": (" if causal else total", " if False else total"),
     "head map": ("slice(g * group, (g + 1) * group)", "slice(g, None, h_kv)"),
     "stale last page": ("pages[start // page_size]", "pages[max(0, start // page_size - 1)]"),
-    "lse in base 2": ("np.log(total) + top", "(np.log(total) + top) / np.log(2)"),
-    "lse without the maximum": ("np.log(total) + top", "np.log(total)"),
-    "empty row is -inf": ("np.inf)", "-np.inf)"),
-    "length not clamped from above": (", capacity)", ", 2**31)"),
+    "lse in base 2": ("np.log(2) if lse_base2 else 1", "np.log(2)"),
+    "lse without the maximum": ("np.log(sums) + top", "np.log(sums)"),
+    "empty row is -inf": ("lse[empty] = empty_lse", "lse[empty] = -np.inf"),
+    "length not clamped from above": (", block_table.shape[1] * kv_cache.shape[1])", ", 2**31)"),
     "length not clamped from below": ("max(int(cache_seqlens[i]), 0)", "abs(int(cache_seqlens[i]))"),
     "page outside is skipped": (
         "logits = scale * (queries[s, heads] @ k.T)",
@@ -59,7 +90,21 @@ WRONG = {
     "page -1 wraps around": ("0 <= page < num_blocks", "-num_blocks <= page < num_blocks"),
     "scale ignored": ("scale * (queries", "(queries"),
     "RoPE left out of the logits": ("(queries[s, heads] @ k.T)", "(queries[s, heads, :512] @ k[:, :512].T)"),
-    "weights not normalised": ("(weights / total)", "weights"),
+    "weights not normalised": ("(weights / sums)", "weights"),
+    "offsets not clamped from below": (
+        "begin = min(max(int(cu_seqlens_q[i]), 0)",
+        "begin = min(abs(int(cu_seqlens_q[i]))",
+    ),
+    "no limit on queries": ("min(end, begin + max_seqlen_q)", "end"),
+    "shards in one piece": ("turns * self.world + self.rank", "turns + self.rank"),
+    "rank ignored": ("self.world + self.rank", "self.world"),
+    "causal on local lengths": ("max(int(global_seqlens[i]), 0)", "length"),
+    "global length not clamped": ("max(int(global_seqlens[i]), 0)", "abs(int(global_seqlens[i]))"),
+    "base 2 ignored": ("np.log(2) if lse_base2 else 1", "1"),
+    "empty value ignored": ("lse[empty] = empty_lse", "lse[empty] = np.inf"),
+    "one infinity is a weight": ("used = ~np.isinf(lses)", "used = ~np.isposinf(lses)"),
+    "merge not normalised": ("weights / np.where(some, sums, 1)", "weights"),
+    "merge always natural": ("base = 2.0 if lse_base2 else np.e", "base = np.e"),
 }
 
 
@@ -86,14 +131,78 @@ def check(module, case) -> None:
         np.testing.assert_allclose(result[1][0], lse, rtol=1e-12, atol=1e-12)
 
 
+def check_varlen(module, case) -> None:
+    offsets, most, lengths, out = case
+    q, kv_cache, _, _ = problem(len(out), 2, [0, 1], 0)
+    table = np.array([[0, 1]] * len(lengths))
+    result = module.dense_decode(
+        q[0], kv_cache, table, np.array(lengths), causal=True, cu_seqlens_q=np.array(offsets), max_seqlen_q=most
+    )
+    np.testing.assert_allclose(result[0][:, 0, 0], out, rtol=1e-12)
+    np.testing.assert_array_equal(np.isnan(result[1][0]), np.isnan(out))
+
+
+def check_shard(module, case) -> None:
+    shard, causal, s_q, length, total, out = case
+    arguments = problem(s_q, 2, [0, 1], length)
+    result = module.dense_decode(
+        *arguments, causal=causal, shard=module.Shard(*shard), global_seqlens=[total], lse_base2=True, empty_lse=-INF
+    )
+    np.testing.assert_allclose(result[0][0, :, 0, 0], out, rtol=1e-12)
+    lse = {0: -INF, 4: 0, 7: 2}  # base 2
+    np.testing.assert_allclose(result[1][0, 0], [lse[value] for value in out], atol=1e-12)
+
+
+def check_merged(module, case) -> None:
+    lses, lse, value = case
+    outs = np.full((3, 1, 1, 8), NAN)
+    for part in range(3):
+        if math.isfinite(lses[part]):
+            outs[part] = 2.0**part
+    for base, empty in ((math.e, INF), (2, -INF)):
+        given = np.reshape(lses, (3, 1, 1)) / math.log(base)
+        merged = module.merge_states(outs, given, lse_base2=base == 2, empty_lse=empty)
+        np.testing.assert_allclose(merged[0], np.full((1, 1, 8), value), rtol=1e-12)
+        np.testing.assert_allclose(merged[1], [[empty if lse == INF else lse / math.log(base)]], rtol=1e-12)
+
+
 def check_all(module) -> None:
-    for case in CASES.values():
-        check(module, case)
+    for one, cases in ((check, CASES), (check_varlen, VARLEN), (check_shard, SHARDS), (check_merged, MERGED)):
+        for case in cases.values():
+            one(module, case)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_worked_case(case):
     check(oracle, case)
+
+
+@pytest.mark.parametrize("case", VARLEN.values(), ids=VARLEN)
+def test_worked_case_of_variable_length(case):
+    check_varlen(oracle, case)
+
+
+@pytest.mark.parametrize("case", SHARDS.values(), ids=SHARDS)
+def test_worked_case_of_a_shard(case):
+    check_shard(oracle, case)
+
+
+@pytest.mark.parametrize("case", MERGED.values(), ids=MERGED)
+def test_worked_merge(case):
+    check_merged(oracle, case)
+
+
+@pytest.mark.parametrize(("d_qk", "d_v"), [(576, 512), (512, 512), (320, 256)])
+def test_geometries(d_qk, d_v):
+    """The last components: a logit and perhaps a value."""
+    q = np.zeros((1, 1, 1, d_qk))
+    kv_cache = np.zeros((1, 2, 1, d_qk))
+    q[..., -1] = d_qk**0.5  # undone by the default scale
+    kv_cache[0, :, 0, -1], kv_cache[0, :, 0, d_v // 2] = (0, LN3), (4, 8)
+    out, lse = oracle.dense_decode(q, kv_cache, np.array([[0]]), np.array([2]))
+    assert out.shape == (1, 1, 1, d_v)
+    assert out[0, 0, 0, d_v // 2] == pytest.approx(7)
+    assert lse[0, 0, 0] == pytest.approx(math.log(4))
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
