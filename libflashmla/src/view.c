@@ -3,7 +3,8 @@
 #include "try.h"
 
 /* A tensor map holds strides below 2^40 bytes (CUDA driver API, cuTensorMapEncodeTiled, globalStrides). Maps also step
- * by several elements of an axis, a group of heads, so the bound is put on what the whole axis spans. */
+ * by several elements of an axis, a group of heads or 64 rows of a page, so the bound is put on what the whole axis
+ * spans. */
 #define FM_TENSOR_MAP_SPAN (INT64_C(1) << 40)
 /* Tensors with this alignment are read through tensor maps on CUDA, and by 16-byte vectors elsewhere. */
 enum { FM_VECTOR_BYTES = 16 };
