@@ -3,7 +3,8 @@
     git clone https://github.com/deepseek-ai/FlashMLA && git -C FlashMLA checkout 9241ae3
     python tests/peers/run_flashmla_tests.py FlashMLA/tests/test_flash_mla_dense_decoding.py [--dtype fp16]
 
-The script stops at the first case that fails. The last line is a record of the run, as JSON.
+The script stops at the first case that fails. The last line is a record of the run, as JSON, also of one that `timeout`
+ended, whose last case then counts as not passed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import runpy
+import signal
 import sys
 import time
 import traceback
@@ -51,10 +53,11 @@ def main() -> int:
     sys.path.insert(0, str(script.parent))  # as `python script` does: its helpers lie there
     sys.argv = [str(script), *sys.argv[2:]]
     sys.stdout = counter = CaseCounter(sys.stdout)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # KeyboardInterrupt
     start, failed = time.monotonic(), False
     try:
         runpy.run_path(str(script), run_name="__main__")
-    except Exception:  # noqa: BLE001 - a failed case is a result
+    except (Exception, KeyboardInterrupt):  # noqa: BLE001 - a failed case is a result
         failed = True
         traceback.print_exc()
     record = {

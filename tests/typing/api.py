@@ -21,6 +21,41 @@ def decode_keeps_the_type_of_q(
     assert_type(flashmla.plan_decode_size(q, kv_cache, table, lengths), int)
 
 
+def options_of_a_step(
+    q: NDArray[np.float16], kv_cache: NDArray[np.float16], table: NDArray[np.int32], lengths: NDArray[np.int32]
+) -> None:
+    plan = flashmla.plan_decode(q, kv_cache, table, lengths, batch_invariant=True, cu_seqlens_q=lengths, max_seqlen_q=4)
+    assert_type(plan, flashmla.Plan)
+    out, _ = flashmla.dense_decode(q, kv_cache, table, lengths, cu_seqlens_q=lengths, max_seqlen_q=4, plan=plan)
+    assert_type(out, NDArray[np.float16])
+    flashmla.dense_decode(
+        q,
+        kv_cache,
+        table,
+        lengths,
+        empty_lse=float("-inf"),
+        cp_rank=0,
+        cp_world=2,
+        cp_interleave=64,
+        global_seqlens=lengths,
+    )
+    flashmla.dense_decode(q, kv_cache, table, lengths, out_dtype="float32", lse_base2=True, batch_invariant=True)
+    assert_type(flashmla.plan_decode_size(q, kv_cache, table, lengths, cu_seqlens_q=lengths, max_seqlen_q=4), int)
+    flashmla.dense_decode(q, kv_cache, table, lengths, out_dtype=32)  # type: ignore[arg-type]
+
+
+def states_are_stacked_or_listed(outs: NDArray[np.float16], lses: NDArray[np.float32]) -> None:
+    out, lse = flashmla.merge_states(outs, lses, out_dtype="float32")
+    assert_type(out, Any)  # stacked or a part, of whichever dtype
+    assert_type(lse, Any)
+    flashmla.merge_states([outs, outs], (lses, lses), out=out, lse=lse, empty_lse=float("-inf"), num_threads=1)
+    flashmla.merge_states(outs, lses, 1)  # type: ignore[call-arg]
+
+
+def the_last_kernel_is_a_name() -> None:
+    assert_type(flashmla.last_kernel(), str)
+
+
 def errors_carry_the_status(error: flashmla.FlashMLAError) -> None:
     assert_type(error.status, int)
     assert_type(error.status_name, str)

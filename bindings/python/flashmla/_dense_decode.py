@@ -28,7 +28,7 @@ _PARAMS = params_type("flashmla_dense_decode_params")
 def _output_shapes(q: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of out and lse. For a q of wrong rank or d_qk they are nonsense, and C refuses q first."""
     extents = shape(q)
-    out_shape = (*extents[:-1], D_V.get(extents[-1], 0)) if extents else (0,)
+    out_shape = (*extents[:-1], D_V.get(extents[-1], 512)) if extents else (1,)
     return out_shape, lse_shape(out_shape)
 
 

@@ -11,7 +11,13 @@ from flashmla._cdef import ffi
 
 _NAMES: dict[int, str] = ffi.typeof("flashmla_status").elements
 _NUMBERS: dict[str, int] = ffi.typeof("flashmla_status").relements
-_IN_PYTHON = {"set FLASHMLA_DEFAULT_SCALE": "softmax_scale=None"}
+_IN_PYTHON = {
+    "set FLASHMLA_DEFAULT_SCALE": "softmax_scale=None",
+    "FLASHMLA_BATCH_INVARIANT": "batch_invariant",
+    "FLASHMLA_CAUSAL": "causal",
+    "is NULL": "is None",
+    "params.": "",
+}
 
 
 class FlashMLAError(Exception):
