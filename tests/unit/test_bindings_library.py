@@ -89,7 +89,9 @@ def test_info():
     assert facts["cpu_isa"] in {"avx512", "avx2", "portable"}
     assert (facts["driver_version"] is None) != (facts["driver_error"] is None)
     cpu = [kernel for kernel in facts["kernels"] if kernel["target"] == "cpu"]
-    assert {kernel["dtype"] for kernel in cpu} == {"bfloat16", "float16", "float32"}
+    decode = [kernel for kernel in cpu if kernel["operation"] == "dense_decode"]
+    assert {kernel["dtype"] for kernel in decode} == {"bfloat16", "float16", "float32"}
+    assert "merge_states" in {kernel["operation"] for kernel in cpu}
     assert set(cpu[0]) == {
         *("name", "operation", "dtype", "target", "min_driver", "registers", "shared_bytes", "threads"),
     }

@@ -49,14 +49,33 @@ def snippets_of_usage(language):
     return re.findall(rf"^```{language}\n(.*?)^```", USAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_the_python_snippets_of_the_usage_page_run():
+@pytest.fixture
+def names_of_the_usage_page(monkeypatch):
+    """What the page's snippets take for granted; the module that one of them registers is forgotten afterwards."""
+    for name in ("flash_mla", "flash_mla.flash_mla_interface"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
     names: dict = {"layers": 2}
     exec(compile(snippet("python"), "README.md", "exec"), names)
-    names |= {"qs": [names["q"]] * 2, "kv_caches": [names["kv_cache"]] * 2}
+    return names | {"qs": [names["q"]] * 2, "kv_caches": [names["kv_cache"]] * 2}
+
+
+def test_the_python_snippets_of_the_usage_page_run(names_of_the_usage_page):
+    import numpy as np
+
+    names = names_of_the_usage_page
     on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text]
-    assert len(on_numpy) == 2
+    assert len(on_numpy) == 7
     for text in on_numpy:
         exec(compile(text, "usage.md", "exec"), names)
+        if "packed_out" in text:
+            assert names["packed_out"].shape == (3, 16, 512)
+        if "cp_world" in text:
+            whole, _ = names["flashmla"].dense_decode(
+                *(names[name] for name in ("q", "kv_cache", "block_table", "cache_seqlens")), causal=True
+            )
+            np.testing.assert_allclose(names["out"], whole, atol=1e-5)
+    assert names["flash_mla_with_kvcache"] is names["flashmla"].compat.flash_mla.flash_mla_with_kvcache
 
 
 def test_the_c_snippet_of_the_usage_page_compiles():
@@ -82,7 +101,11 @@ def test_the_support_matrix_is_that_of_the_kernel_tables():
 
     short = {"bfloat16": "bf16", "float16": "fp16", "float32": "float32"}
     on_gpu = {short[variant.dtype] for variant in VARIANTS if variant.operation == "dense_decode"}
-    on_cpu = {short[kernel["dtype"]] for kernel in flashmla.info()["kernels"] if kernel["target"] == "cpu"}
+    on_cpu = {
+        short[kernel["dtype"]]
+        for kernel in flashmla.info()["kernels"]
+        if (kernel["target"], kernel["operation"]) == ("cpu", "dense_decode")
+    }
     row = next(line for line in README.splitlines() if line.startswith("| `dense_decode`"))
     gpu_cell, cpu_cell = row.split("|")[2:4]
     assert set(re.findall(r"bf16|fp16|float32", gpu_cell)) == on_gpu
