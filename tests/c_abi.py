@@ -100,6 +100,15 @@ class CCall:
     tail: bytes = b""  # appended to the struct and, unless struct_size says otherwise, counted in it
     null_params: bool = False
 
+    def tensor(self, name: str) -> CTensor:
+        """A tensor by its name in messages: "q", "outs[1]"."""
+        field, _, part = name.rstrip("]").partition("[")
+        found = self.tensors[field]
+        return found[int(part)] if part else found
+
+    def every_tensor(self) -> list[CTensor]:
+        return [one for found in self.tensors.values() for one in (found if isinstance(found, list) else [found])]
+
     @property
     def sizeof(self) -> int:
         return ffi.sizeof(f"flashmla_{self.operation}_params")

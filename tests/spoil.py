@@ -27,7 +27,7 @@ def attribute(tensor: str, attribute: str, *values):
     """Sets an attribute of a DLTensor to one of the values."""
 
     def spoil(call, draw, _tensors):
-        setattr(call.tensors[tensor], attribute, draw(st.sampled_from(values)))
+        setattr(call.tensor(tensor), attribute, draw(st.sampled_from(values)))
 
     return spoil
 
@@ -36,8 +36,9 @@ def extent(tensor: str, axis: int, change: Callable[[int], int]):
     """Changes one extent, keeping the strides that the old one had."""
 
     def spoil(call, _draw, _tensors):
-        explicit_strides(call.tensors[tensor])
-        call.tensors[tensor].shape[axis] = change(call.tensors[tensor].shape[axis])
+        spoiled = call.tensor(tensor)
+        explicit_strides(spoiled)
+        spoiled.shape[axis] = change(spoiled.shape[axis])
 
     return spoil
 
@@ -51,7 +52,7 @@ def stride(tensor: str, axis: int, *values: int):
     """Sets a stride. It counts: every extent of a small case is at least 2."""
 
     def spoil(call, draw, _tensors):
-        spoiled = call.tensors[tensor]
+        spoiled = call.tensor(tensor)
         explicit_strides(spoiled)
         spoiled.strides[axis] = draw(st.sampled_from(values))
 
@@ -104,7 +105,7 @@ def dtype_of(name: str, *wrong: str | tuple[int, int, int]):
     codes = [c_abi.DTYPE_CODES[dtype] if isinstance(dtype, str) else dtype for dtype in wrong]
 
     def spoil(call, draw, _tensors):
-        tensor = call.tensors[name]
+        tensor = call.tensor(name)
         tensor.dtype = draw(st.sampled_from([code for code in codes if code != tensor.dtype]))
 
     return spoil
@@ -114,15 +115,46 @@ def other_device(name: str):
     """Another device type, or another device of the same type."""
 
     def spoil(call, draw, _tensors):
-        kind, number = call.tensors[name].device
-        call.tensors[name].device = draw(st.sampled_from(((3 - kind, 0), (kind, number + 1))))
+        kind, number = call.tensor(name).device
+        call.tensor(name).device = draw(st.sampled_from(((3 - kind, 0), (kind, number + 1))))
+
+    return spoil
+
+
+def every_extent(axis: int, value: int, *names: str):
+    """The same extent of several tensors at once."""
+
+    def spoil(call, _draw, _tensors):
+        for name in names:
+            explicit_strides(call.tensor(name))
+            call.tensor(name).shape[axis] = value
+
+    return spoil
+
+
+def no_part(name: str, part: int):
+    """One pointer of several is NULL."""
+
+    def spoil(call, _draw, _tensors):
+        call.tensors[name][part] = None
+
+    return spoil
+
+
+def more_parts(count: int):
+    """More parts than a backend takes, and not evenly spaced, which would make them one stacked tensor."""
+
+    def spoil(call, _draw, _tensors):
+        for name in ("outs", "lses"):
+            call.tensors[name] = [call.tensors[name][i % 3 // 2] for i in range(count)]
+        call.fields["num_states"] = count
 
     return spoil
 
 
 def everywhere(attribute: str, value):
     def spoil(call, _draw, _tensors):
-        for tensor in call.tensors.values():
+        for tensor in call.every_tensor():
             setattr(tensor, attribute, value)
 
     return spoil
@@ -159,7 +191,7 @@ def overlap(name: str, axis: int):
     """An axis with the stride of another one."""
 
     def spoil(call, _draw, _tensors):
-        tensor = call.tensors[name]
+        tensor = call.tensor(name)
         explicit_strides(tensor)
         tensor.strides[axis] = tensor.strides[axis - 1]
 
@@ -170,7 +202,7 @@ def misplaced(name: str, *by: int):
     """An address a few bytes off."""
 
     def spoil(call, draw, _tensors):
-        call.tensors[name].byte_offset += draw(st.sampled_from(by))
+        call.tensor(name).byte_offset += draw(st.sampled_from(by))
 
     return spoil
 
@@ -197,7 +229,7 @@ def bad_scale(call, draw, _tensors):
 
 def null_shape(name: str):
     def spoil(call, _draw, _tensors):
-        tensor = call.tensors[name]
+        tensor = call.tensor(name)
         tensor.ndim, tensor.shape, tensor.strides = len(tensor.shape), None, None
 
     return spoil
