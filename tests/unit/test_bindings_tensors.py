@@ -250,7 +250,7 @@ def test_inputs_live_through_the_call_and_not_longer():
     gc.collect()
     assert q() is None, "neither the call nor the plan may keep an input"
     assert [sys.getrefcount(array) for array in arrays] == before
-    assert "q (2, 2, 4, 576)" in repr(plan)
+    assert "q=(2, 2, 4, 576)" in repr(plan)
 
 
 def test_a_refused_call_releases_its_inputs():

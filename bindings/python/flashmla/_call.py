@@ -37,7 +37,7 @@ class Call:
     framework on its device.
     """
 
-    __slots__ = ("_argument", "_first", "_framework", "_keep", "_own", "_stream", "model", "params")
+    __slots__ = ("_argument", "_first", "_framework", "_keep", "_own", "_place", "_stream", "model", "params")
 
     def __init__(self, kind: Params, first: Any, argument: str, stream: Any) -> None:
         self._first = first
@@ -52,6 +52,7 @@ class Call:
         params.struct_size = kind.size
         params.stream = ffi.cast(_POINTER, number)
         self.model = self.read(first, argument)
+        self._place = device(self.model)
 
     def read(self, tensor: Any, argument: str) -> Any:
         """A tensor of the caller as a `DLTensor *`. What its exporter says against it is the message."""
@@ -72,7 +73,11 @@ class Call:
 
     def describe(self, extents: tuple[int, ...], dtype: str | None) -> Any:
         """A tensor to be made by `make`, as a `DLTensor *` without memory. `dtype` None is the model's."""
-        found, owner = described(self.model, extents, None if dtype is None else DTYPES[dtype])
+        if dtype is None:
+            kind = self.model.dtype
+            found, owner = described(extents, (kind.code, kind.bits), self._place)
+        else:
+            found, owner = described(extents, DTYPES[dtype], self._place)
         self._keep += (found, owner)
         return found
 
@@ -86,7 +91,10 @@ class Call:
         """A caller's buffer, or a new one of `size` bytes: (what keeps it alive, address, bytes)."""
         if given is not None:
             tensor = self.write(given, argument)
-            return self._keep[-1], *memory(tensor, argument, self.model, self._argument)
+            if device(tensor) != self._place:
+                places = f"{argument} is on DLPack device {device(tensor)}, {self._argument} is on {self._place}"
+                raise invalid("FLASHMLA_ERROR_MIXED_DEVICES", places)
+            return self._keep[-1], *memory(tensor, argument)
         if size == 0:
             return None, ffi.NULL, 0
         made, address = self.make((size,), "uint8")
@@ -103,7 +111,7 @@ class Call:
         """Calls the operation, and waits for a framework that must not see unfinished results."""
         check(lib, operation(self.params, *more))
         if self._framework.waits:
-            device_type, device_id = device(self.model)
+            device_type, device_id = self._place
             if device_type == CUDA:
                 check(lib, lib.flashmla_stream_synchronize(device_id, self.params.stream))
 

@@ -5,6 +5,7 @@ Rules on shapes, dtypes, strides and values are the C library's; its sentence is
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, TypeVar
 
@@ -25,10 +26,10 @@ _DEFAULT_SCALE: int = ffi.integer_const("FLASHMLA_DEFAULT_SCALE")
 _PARAMS = params_type("flashmla_dense_decode_params")
 
 
-def _output_shapes(q: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+@functools.lru_cache(maxsize=1024)
+def _output_shapes(q_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of out and lse. For a q of wrong rank or d_qk they are nonsense, and C refuses q first."""
-    extents = shape(q)
-    out_shape = (*extents[:-1], D_V.get(extents[-1], 512)) if extents else (1,)
+    out_shape = (*q_shape[:-1], D_V.get(q_shape[-1], 512)) if q_shape else (1,)
     return out_shape, lse_shape(out_shape)
 
 
@@ -103,11 +104,12 @@ def dense_decode(
         batch_invariant=batch_invariant,
     )
     params = step.params
+    flags = lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
     if softmax_scale is None:
-        params.flags |= _DEFAULT_SCALE
+        flags |= _DEFAULT_SCALE
     else:
         params.softmax_scale = real(softmax_scale, "softmax_scale")
-    params.flags |= lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
+    params.flags |= flags
     params.num_threads = integer(num_threads, "num_threads", INT32)
     params.cp_rank = integer(cp_rank, "cp_rank", INT32)
     params.cp_world = integer(cp_world, "cp_world", INT32)
@@ -117,7 +119,7 @@ def dense_decode(
     _set_plan(step, plan)
 
     dtype = dtype_of_new(out, out_dtype)
-    out_shape, lse_extents = _output_shapes(params.q)
+    out_shape, lse_extents = _output_shapes(shape(params.q))
     params.out = step.describe(out_shape, dtype) if out is None else step.write(out, "out")
     params.lse = step.describe(lse_extents, "float32") if lse is None else step.write(lse, "lse")
     size = 0
@@ -159,7 +161,7 @@ def dense_decode_workspace_size(
     params = step.params
     params.flags |= _DEFAULT_SCALE
     _set_plan(step, plan)
-    out_shape, lse_extents = _output_shapes(params.q)
+    out_shape, lse_extents = _output_shapes(shape(params.q))
     params.out = step.describe(out_shape, None)
     params.lse = step.describe(lse_extents, "float32")
     return step.query(lib.flashmla_dense_decode_workspace_size)

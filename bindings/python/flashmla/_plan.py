@@ -22,16 +22,16 @@ class Plan:
     afterwards: results stay right, only the balance suffers.
     """
 
-    __slots__ = ("_buffer", "_text", "c")
+    __slots__ = ("_buffer", "_facts", "c")
 
-    def __init__(self, c: Any, buffer: Any, text: str) -> None:
+    def __init__(self, c: Any, buffer: Any, **facts: Any) -> None:
         self.c = c
         """The `flashmla_plan *` of C."""
         self._buffer = buffer
-        self._text = text
+        self._facts = facts
 
     def __repr__(self) -> str:
-        return f"<flashmla.Plan {self._text}>"
+        return f"<flashmla.Plan {', '.join(f'{name}={value}' for name, value in self._facts.items())}>"
 
 
 def plan_decode(
@@ -73,8 +73,8 @@ def plan_decode(
     keep, params.buffer, params.buffer_size = step.scratch(buffer, size, "buffer")
     c = ffi.new(_PLAN)
     step.run(lib.flashmla_plan_decode, c)
-    text = f"q {shape(params.q)}, kv_cache {shape(params.kv_cache)}, causal={causal}, num_splits={num_splits}"
-    return Plan(c, keep, f"{text}, {size} bytes")
+    shapes = {"q": shape(params.q), "kv_cache": shape(params.kv_cache)}
+    return Plan(c, keep, **shapes, causal=causal, num_splits=num_splits, batch_invariant=batch_invariant, bytes=size)
 
 
 def plan_decode_size(

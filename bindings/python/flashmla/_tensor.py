@@ -7,6 +7,7 @@ Source: https://dmlc.github.io/dlpack/latest/c_api.html (DLManagedTensor, DLMana
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any, Protocol
 
 from flashmla._cdef import ffi
@@ -71,7 +72,8 @@ def read_only(capsule: Any) -> bool:
 
 def device(tensor: Any) -> tuple[int, int]:
     """(DLDeviceType, device id) of a `DLTensor *`."""
-    return tensor.device.device_type, tensor.device.device_id
+    place = tensor.device
+    return place.device_type, place.device_id
 
 
 def shape(tensor: Any) -> tuple[int, ...]:
@@ -79,31 +81,24 @@ def shape(tensor: Any) -> tuple[int, ...]:
     return tuple(ffi.unpack(tensor.shape, tensor.ndim)) if tensor.ndim else ()
 
 
-def described(like: Any, extents: tuple[int, ...], dtype: tuple[int, int] | None = None) -> tuple[Any, Any]:
-    """A compact tensor without memory, device as `like`, and what must live as long as it does.
-
-    `dtype`: (DLDataTypeCode, bits); None: that of `like`.
-    """
+@functools.lru_cache(maxsize=1024)
+def _model(extents: tuple[int, ...], dtype: tuple[int, int], place: tuple[int, int]) -> tuple[Any, Any]:
+    """A compact tensor without memory, never changed, and its extents, which must live as long as its copies."""
     owner = ffi.new(_EXTENTS, extents)
-    made = ffi.new(_DLTENSOR)
-    made.device = like.device
-    made.ndim = len(extents)
-    made.shape = owner
-    made.dtype = like.dtype
-    if dtype is not None:
-        kind = made.dtype
-        kind.code, kind.bits = dtype
-    return made, owner
+    return ffi.new(_DLTENSOR, (ffi.NULL, place, len(extents), (*dtype, 1), owner)), owner
 
 
-def memory(tensor: Any, argument: str, like: Any, like_argument: str) -> tuple[Any, int]:
+def described(extents: tuple[int, ...], dtype: tuple[int, int], place: tuple[int, int]) -> tuple[Any, Any]:
+    """A compact tensor without memory, and what must live as long as it does.
+
+    `dtype`: (DLDataTypeCode, bits); `place`: (DLDeviceType, device id).
+    """
+    model, owner = _model(extents, dtype, place)
+    return ffi.new(_DLTENSOR, model[0]), owner
+
+
+def memory(tensor: Any, argument: str) -> tuple[Any, int]:
     """Address and byte count of a contiguous scratch buffer. What C cannot see in a raw pointer is checked here."""
-    place, model = tensor.device, like.device
-    if place.device_type != model.device_type or place.device_id != model.device_id:
-        raise invalid(
-            "FLASHMLA_ERROR_MIXED_DEVICES",
-            f"{argument} is on DLPack device {device(tensor)}, {like_argument} is on {device(like)}",
-        )
     count, extents, strides, dtype = 1, tensor.shape, tensor.strides, tensor.dtype
     for axis in reversed(range(tensor.ndim)):
         extent = extents[axis]
