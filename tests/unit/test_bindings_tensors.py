@@ -278,3 +278,24 @@ def test_a_subclass_belongs_to_its_framework():
     arrays = small.inputs()
     out, lse = flashmla.dense_decode(arrays[0].view(Mine), *arrays[1:])
     small.check(out, lse, arrays)
+
+
+def test_torchs_current_stream(monkeypatch):
+    """Its bare handle where PyTorch shows it, else that of the stream object."""
+    torch = pytest.importorskip("torch")
+
+    class OnDevice:
+        is_cuda = True
+        device = "the device"
+
+        def get_device(self):
+            return 3
+
+    framework = _frameworks.Torch()
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 1000 + index, raising=False)
+    assert framework.current_stream(OnDevice()) == 1003
+    monkeypatch.delattr(torch._C, "_cuda_getCurrentRawStream")
+    stream = type("Stream", (), {"cuda_stream": 77})
+    monkeypatch.setattr(torch.cuda, "current_stream", {"the device": stream}.__getitem__)
+    assert framework.current_stream(OnDevice()) == 77
+    assert framework.current_stream(torch.zeros(1)) == 0

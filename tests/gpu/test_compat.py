@@ -1,0 +1,69 @@
+"""FlashMLA's interface in captured graphs, with both metadata styles: replays see other lengths in the same tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flashmla.compat import flash_mla
+from gpu.steps import STEP, Step
+
+REPLAYS = [(11, (5, 384)), (12, (384, 384)), (13, (0, 1)), (14, (-7, 2**31 - 1))]
+D_V = 512
+
+
+def decode(step, *metadata):
+    return flash_mla.flash_mla_with_kvcache(*step.inputs, D_V, *metadata, causal=True)
+
+
+def capture(work):
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph, result
+
+
+def test_a_new_handle_in_every_replay(gpu):
+    step = Step(STEP, gpu)
+
+    def layers():
+        metadata = flash_mla.get_mla_metadata()
+        return [decode(step, *metadata) for _ in range(2)]
+
+    graph, results = capture(layers)
+    for seed, lengths in REPLAYS:
+        step.enqueue_change(seed, lengths)
+        graph.replay()
+        for out, lse in results:
+            step.check(out, lse)
+
+
+def test_a_handle_from_outside_the_graph(gpu):
+    step = Step(STEP, gpu)
+    metadata = flash_mla.get_mla_metadata()
+    graph, (out, lse) = capture(lambda: decode(step, *metadata))
+    for seed, lengths in REPLAYS:
+        step.enqueue_change(seed, lengths)
+        graph.replay()
+        step.check(out, lse)
+
+
+@pytest.mark.parametrize("rows", [None, 132], ids=["as given", "a row a multiprocessor"])
+def test_static_buffers_that_are_copied_into_before_a_replay(gpu, rows):
+    """As servers use the older style: buffers for the largest batch, of which a batch uses a part."""
+    step = Step(STEP, gpu)
+    heads = step.case.s_q * step.case.h_q // step.case.h_kv
+    static, splits = flash_mla.get_mla_metadata(torch.ones(64, dtype=torch.int32, device="cuda"), heads, 1)
+    if rows is not None:
+        static = torch.zeros(rows, 8, dtype=torch.int32, device="cuda")
+    used = splits[: len(step.inputs[3]) + 1]
+    graph, (out, lse) = capture(lambda: decode(step, static, used))
+    for seed, lengths in REPLAYS:
+        step.enqueue_change(seed, lengths)
+        metadata, num_splits = flash_mla.get_mla_metadata(step.inputs[3], heads, step.case.h_kv)
+        static[: len(metadata)].copy_(metadata)
+        used.copy_(num_splits)
+        graph.replay()
+        step.check(out, lse)
