@@ -1,4 +1,4 @@
-"""One field of a legal call of merge_states is spoiled: as in test_invalid.py. The mutations are in mutations_merge.py."""
+"""One field of a legal call of merge_states is spoiled, as in test_invalid.py. The rules are in mutations_merge.py."""
 
 from __future__ import annotations
 
