@@ -205,3 +205,12 @@ def test_last_kernel():
     flashmla.dense_decode(*small.inputs())
     name = flashmla.last_kernel()
     assert name in {kernel["name"] for kernel in flashmla.info()["kernels"] if kernel["operation"] == "dense_decode"}
+
+
+@pytest.mark.parametrize("invariant", [False, True])
+def test_with_a_plan_the_plan_decides_on_invariance(invariant):
+    arrays = small.inputs()
+    plan = flashmla.plan_decode(*arrays, batch_invariant=invariant)
+    out, _ = flashmla.dense_decode(*arrays, plan=plan)
+    again, _ = flashmla.dense_decode(*arrays, plan=plan, batch_invariant=not invariant)
+    np.testing.assert_array_equal(out, again)

@@ -37,7 +37,7 @@ def _set_plan(step: Step, plan: Plan | None) -> None:
     if plan is not None:
         if not isinstance(plan, Plan):
             raise TypeError(f"plan is a {type(plan).__qualname__}: what plan_decode returned is needed")
-        step.params.plan = plan.c
+        step.params.plan = plan._c  # noqa: SLF001 - opaque to callers, not to this package
 
 
 def dense_decode(

@@ -22,11 +22,10 @@ class Plan:
     afterwards: results stay right, only the balance suffers.
     """
 
-    __slots__ = ("_buffer", "_facts", "c")
+    __slots__ = ("_buffer", "_c", "_facts")
 
     def __init__(self, c: Any, buffer: Any, **facts: Any) -> None:
-        self.c = c
-        """The `flashmla_plan *` of C."""
+        self._c = c  # the flashmla_plan *
         self._buffer = buffer
         self._facts = facts
 
