@@ -75,6 +75,9 @@ def compile_variant(variant: Variant, key: str, cache: Path) -> dict[str, Any]:
         "name": variant.name,
         "operation": variant.operation,
         "dtype": variant.dtype,
+        "d_qk": variant.d_qk,
+        "d_v": variant.d_v,
+        "any_page": variant.any_page,
         "cluster": variant.cluster,
         "architecture": ARCHITECTURE,
         "threads": kernel.threads,
@@ -105,7 +108,7 @@ def _compile(variant: Variant) -> tuple[bytes, str, Any]:
 
     module = importlib.import_module(f"dsl_kernels.{variant.operation}")
     kernel = getattr(module, "".join(word.capitalize() for word in variant.operation.split("_")))(variant)
-    element = {"bfloat16": BFloat16, "float16": Float16, "any": Int32}[variant.dtype]
+    element = {"bfloat16": BFloat16, "float16": Float16, "float32": Float32, "any": Int32}[variant.dtype]
     pointees = {"int32_t*": Int32, "int64_t*": Int64, "float*": Float32, "T*": element}
     scalars = {"int32_t": Int32(0), "int64_t": Int64(0), "float": Float32(0.0)}
 

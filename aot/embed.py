@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from dsl_kernels import params
 
 from . import paths
 
-C_DTYPES = {"bfloat16": "FM_BF16", "float16": "FM_FP16", "any": "FM_ANY_DTYPE"}
+C_DTYPES = {"bfloat16": "FM_BF16", "float16": "FM_FP16", "float32": "FM_FP32", "any": "FM_ANY_DTYPE"}
+READ_ONLY = re.compile("block_table|cache_seqlens|cu_seqlens_q|global_seqlens|(out|lse)_[0-9]+")  # for the kernels
 MIN_DRIVERS = {7: 12000, 8: 13000}  # ELF ABI version of the cubin -> first CUDA driver that loads it
 
 
@@ -49,6 +51,7 @@ def _table(kernels: list[dict[str, Any]]) -> str:
     for k in kernels:
         lines.append(
             f'    {{.name = "{k["name"]}", .operation = FM_{k["operation"].upper()}, .dtype = {C_DTYPES[k["dtype"]]},\n'
+            f"     .d_qk = {k['d_qk']}, .d_v = {k['d_v']}, .any_page = {int(k['any_page'])},\n"
             f"     .cluster = {k['cluster']}, .min_driver = {MIN_DRIVERS[k['elf_abi']]}, .threads = {k['threads']},\n"
             f"     .registers = {k.get('registers', 0)}, .shared_bytes = {k['shared_bytes']},\n"
             f'     .entry = "{k["entry"]}", .image = fm_cubin_{k["name"]}}},'
@@ -90,7 +93,7 @@ def params_header() -> str:
 
 
 def _const(name: str, ctype: str) -> str:
-    return f"const {ctype}" if name in ("block_table", "cache_seqlens") else ctype
+    return f"const {ctype}" if READ_ONLY.fullmatch(name) else ctype
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,14 +6,32 @@ from .variants import Variant
 
 SHARED_BYTES_LIMIT = 232_448  # dynamic shared memory a block may use on sm_90
 REGISTERS_AT_ENTRY = 168  # a thread of a 384-thread block whose launch bounds ask for one block an SM
-D_QK, D_V, PAGE, ROWS, ELEMENT = 576, 512, 64, 64, 2
+UNIT, ROWS, ELEMENT = 64, 64, 2  # tokens worked on as one, query rows of a block, bytes
+SLICE = 64  # columns of a slice: 128 bytes, one row of the swizzle
+CURSOR = 8  # words of a loader's cursor
+PLACE = 3 * 8 + 3 * 4 + 2 * 4  # bytes that say where a tile's rows go, and how far they attend in a shard
+
+
+def slot_slices(v: Variant) -> int:
+    """Slices of a slot: the latent part, and one for P, which is the RoPE part's own where there is one."""
+    return v.d_v // SLICE + 1
+
+
+def rope_slices(v: Variant) -> int:
+    return (v.d_qk - v.d_v) // SLICE
+
+
+def q_tail_steps(v: Variant) -> int:
+    """k-steps of Q's latent part that stay in shared memory."""
+    return v.d_v // 16 - v.q_steps_in_registers
 
 
 def shared_bytes(v: Variant) -> int:
-    """Barriers, cursors and scales (one KB), the KV slots, and the part of Q that is not in registers."""
-    q_tail_steps = D_V // 16 - v.q_steps_in_registers
-    header = 8 * (5 * v.slots + 2) + 4 * 12 + 4 * ROWS * v.slots
-    return -(-header // 1024) * 1024 + ELEMENT * (v.slots * PAGE * D_QK + ROWS * 64 + ROWS * 16 * q_tail_steps)
+    """Barriers, cursors, scales and the like, the KV slots, and the part of Q that is not in registers."""
+    header = 8 * (5 * v.slots + 2) + PLACE + 4 * 2 * CURSOR + 4 * ROWS * v.slots
+    kv = ELEMENT * UNIT * SLICE * slot_slices(v) * v.slots
+    q = ELEMENT * ROWS * (SLICE * rope_slices(v) + 16 * q_tail_steps(v))
+    return -(-header // 1024) * 1024 + kv + q
 
 
 def registers(v: Variant) -> int:
@@ -30,12 +48,15 @@ def q_registers(v: Variant) -> int:
 def fits(v: Variant) -> bool:
     if v.operation != "dense_decode":
         return True
-    accumulators = ROWS * PAGE // 128
+    accumulators = ROWS * UNIT // 128
     return (
         shared_bytes(v) <= SHARED_BYTES_LIMIT
         and registers(v) <= 3 * REGISTERS_AT_ENTRY
         and all(r % 8 == 0 for r in v.registers)
         and q_registers(v) + accumulators < v.registers[0]
-        and ROWS * D_V // 2 // 128 < v.registers[1]
+        and ROWS * v.d_v // 2 // 128 < v.registers[1]
         and v.cluster in (1, 2)
+        and v.d_v % (2 * SLICE) == 0
+        and rope_slices(v) in (0, 1)
+        and q_tail_steps(v) >= 0
     )

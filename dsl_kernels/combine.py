@@ -2,7 +2,7 @@
 
 Every CTA looks through the schedule for parts that begin a tile they do not end; the rows of those tiles are dealt out
 over the grid, so the work is balanced however the tiles were split. With many rows a warp merges one; with few rows,
-which have many pieces then, the whole CTA does: four groups of 128 threads sum every fourth piece, and their sums are
+which have many pieces then, the whole CTA does: groups of d_v / 4 threads share out the pieces, and their sums are
 added. Partials: libflashmla/src/internal.h, fm_cut.
 """
 
@@ -15,18 +15,17 @@ from . import params
 from .components import schedule
 from .variants import Variant
 
-D_V = 512
 THREADS = 512
-GROUPS = THREADS // (D_V // 4)
 WARPS = THREADS // 32
 MAX_PIECES = 1024  # of one tile: the most splits a plan can be forced to, and more than there are SMs
-LN2 = 0.6931471805599453
 ROWS_FOR_WARPS = 2  # more rows than this for each CTA: a warp a row
 
 
 class Combine:
     def __init__(self, variant: Variant):
         self.dtype = {"bfloat16": BFloat16, "float16": Float16}[variant.dtype]
+        self.d_v = variant.d_v
+        self.groups = THREADS // (self.d_v // 4)
         self.threads = THREADS
         self.cluster = 1
 
@@ -34,7 +33,7 @@ class Combine:
     def __call__(self, args: tuple, stream: cuda.CUstream):
         @cute.struct
         class Storage:
-            sums: cute.struct.Align[cute.struct.MemRange[Float32, (GROUPS - 1) * D_V], 16]
+            sums: cute.struct.Align[cute.struct.MemRange[Float32, (self.groups - 1) * self.d_v], 16]
             weights: cute.struct.MemRange[Float32, MAX_PIECES]
             begins: cute.struct.MemRange[Int32, THREADS]
             counts: cute.struct.MemRange[Int32, WARPS]
@@ -50,7 +49,7 @@ class Combine:
         bid, _, _ = cute.arch.block_idx()
         grid, _, _ = cute.arch.grid_dim()
         st = cutlass.memory.SmemAllocator().allocate(self.storage)
-        self.sSums = st.sums.get_tensor(cute.make_layout((4, D_V // 4, GROUPS - 1)))
+        self.sSums = st.sums.get_tensor(cute.make_layout((4, self.d_v // 4, self.groups - 1)))
         self.sWeights = st.weights.get_tensor(cute.make_layout(MAX_PIECES))
         begins, counts = st.begins.get_tensor(cute.make_layout(THREADS)), st.counts.get_tensor(cute.make_layout(WARPS))
         cute.arch.griddepcontrol_launch_dependents()
@@ -104,7 +103,7 @@ class Combine:
         )
         lse = -Float32.inf
         if exists and not empty:
-            lse = cute.make_tensor(a.partial_lse + Int64(slot_of(w, j)) * (64 * a.cluster), cute.make_layout(2**30))[
+            lse = cute.make_tensor(a.partial_lse + Int64(slot_of(a, w, j)) * (64 * a.cluster), cute.make_layout(2**30))[
                 row
             ]
         return exists, lse
@@ -133,80 +132,89 @@ class Combine:
     @cute.jit
     def add_piece(self, acc: cute.Tensor, w, j, row, chunk, weight):
         """Adds four columns of piece j. A piece of no weight may not have been written, so its values are not used."""
-        rows = self.a.partial + cute.assume((Int64(slot_of(w, j)) * (64 * self.a.cluster) + row) * D_V, divby=4)
+        rows = self.a.partial + cute.assume(
+            (Int64(slot_of(self.a, w, j)) * (64 * self.a.cluster) + row) * self.d_v, divby=4
+        )
         part = cute.make_rmem_tensor((4,), Float32)
-        cute.autovec_copy(cute.local_tile(cute.make_tensor(rows, cute.make_layout(D_V)), (4,), (chunk,)), part)
+        cute.autovec_copy(cute.local_tile(cute.make_tensor(rows, cute.make_layout(self.d_v)), (4,), (chunk,)), part)
         for c in cutlass.range_constexpr(4):
             acc[c] += part[c] * weight if weight != 0.0 else Float32(0.0)
 
     @cute.jit
     def store(self, acc: cute.Tensor, where, chunk):
         """Four columns of an output row."""
-        rounded = cute.make_rmem_tensor((4,), self.dtype)
-        rounded.store(acc.load().to(self.dtype))
-        out = cute.make_tensor(self.a.out + cute.assume(where, divby=8), cute.make_layout(D_V))
-        cute.autovec_copy(rounded, cute.local_tile(out, (4,), (chunk,)))
+        a = self.a
+        if a.out_is_float != 0:
+            wide = cute.recast_ptr(a.out, dtype=Float32) + cute.assume(where, divby=4)
+            cute.autovec_copy(acc, cute.local_tile(cute.make_tensor(wide, cute.make_layout(self.d_v)), (4,), (chunk,)))
+        else:
+            rounded = cute.make_rmem_tensor((4,), self.dtype)
+            rounded.store(acc.load().to(self.dtype))
+            out = cute.make_tensor(a.out + cute.assume(where, divby=8), cute.make_layout(self.d_v))
+            cute.autovec_copy(rounded, cute.local_tile(out, (4,), (chunk,)))
 
     @cute.jit
     def store_lse(self, lse2, b, token, head):
         a, wanted = self.a, self.a.lse.toint() != 0
         if wanted:
             dst = cute.make_tensor(a.lse + schedule.lse_offset(a, b, token, head), cute.make_layout(1))
-            dst[0] = lse2 * LN2 if lse2 != -Float32.inf else Float32.inf
+            dst[0] = lse2 * a.lse_factor if lse2 != -Float32.inf else a.empty_lse
 
     @cute.jit
     def merge_row_by_warp(self, w, row, lane):
         a = self.a
         t = schedule.cut(a, w + 1, 0)
         b, kv_head, k = schedule.tile_place(a, t)
-        valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64)
+        begin, tokens = schedule.query_range(a, b)
+        valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64, tokens)
         if valid:
             count, lse2 = self.row_lse(w, t, row, lane)
-            acc = cute.make_rmem_tensor(cute.make_layout((4, D_V // 128)), Float32)
+            acc = cute.make_rmem_tensor(cute.make_layout((4, self.d_v // 128)), Float32)
             acc.fill(0.0)
             for base in cutlass.range(0, count, 32, unroll=1):
                 weights = self.weight(w, t, base + lane, row, lse2)
                 for j in cutlass.range(min(count - base, 32), unroll=4):
                     weight = cute.arch.shuffle_sync(weights, j)
-                    for g in cutlass.range_constexpr(D_V // 128):
+                    for g in cutlass.range_constexpr(self.d_v // 128):
                         self.add_piece(acc[None, g], w, base + j, row, 32 * g + lane, weight)
-            where = schedule.out_offset(a, b, token, kv_head * a.group + h)
-            for g in cutlass.range_constexpr(D_V // 128):
+            where = schedule.out_offset(a, b, begin + token, kv_head * a.group + h)
+            for g in cutlass.range_constexpr(self.d_v // 128):
                 self.store(acc[None, g], where, 32 * g + lane)
             if lane == 0:
-                self.store_lse(lse2, b, token, kv_head * a.group + h)
+                self.store_lse(lse2, b, begin + token, kv_head * a.group + h)
 
     @cute.jit
     def merge_row_by_block(self, w, row, tid):
         a, sWeights, sSums = self.a, self.sWeights, self.sSums
         t = schedule.cut(a, w + 1, 0)
         b, kv_head, k = schedule.tile_place(a, t)
-        valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64)
+        begin, tokens = schedule.query_range(a, b)
+        valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64, tokens)
         if valid:
             count, lse2 = self.row_lse(w, t, row, tid % 32)  # every warp for itself
             for j in cutlass.range(tid, count, THREADS, unroll=1):
                 sWeights[j] = self.weight(w, t, j, row, lse2)
             cute.arch.sync_threads()
-            group, chunk = tid // (D_V // 4), tid % (D_V // 4)
+            group, chunk = tid // (self.d_v // 4), tid % (self.d_v // 4)
             acc = cute.make_rmem_tensor((4,), Float32)
             acc.fill(0.0)
-            for j in cutlass.range(group, count, GROUPS, unroll=8):
+            for j in cutlass.range(group, count, self.groups, unroll=8):
                 self.add_piece(acc, w, j, row, chunk, sWeights[j])
             if group > 0:
                 cute.autovec_copy(acc, sSums[None, chunk, group - 1])
             cute.arch.sync_threads()
             if group == 0:
-                for g in cutlass.range_constexpr(GROUPS - 1):
+                for g in cutlass.range_constexpr(self.groups - 1):
                     for c in cutlass.range_constexpr(4):
                         acc[c] += sSums[c, chunk, g]
-                self.store(acc, schedule.out_offset(a, b, token, kv_head * a.group + h), chunk)
+                self.store(acc, schedule.out_offset(a, b, begin + token, kv_head * a.group + h), chunk)
             if tid == 0:
-                self.store_lse(lse2, b, token, kv_head * a.group + h)
+                self.store_lse(lse2, b, begin + token, kv_head * a.group + h)
 
 
-def slot_of(w, j):
-    """Partial slot of piece j of the tile that part w begins."""
-    return 2 * (w + j) + 1 - min(j, 1)
+def slot_of(a, w, j):
+    """Partial slot of piece j of the tile that part w begins: the last of part w, the first of the others."""
+    return a.slots_per_part * (w + j) + (a.slots_per_part - 1) * (1 - min(j, 1))
 
 
 def warp_reduce(value, op):

@@ -16,6 +16,7 @@ from .variants import Variant
 
 LOG2_THREADS = 8
 THREADS = 1 << LOG2_THREADS
+MAX_PIECES = 32  # of a tile in batch-invariant schedules: FM_MAX_PIECES
 
 
 class Plan:
@@ -51,8 +52,7 @@ class Plan:
         own = Int64(0)
         for i in cutlass.range(begin, end, unroll=1):
             own += self.request_cost(i)
-        column = self.scan_add(scan, tid, own)  # cost of a column of tiles
-        total = column * a.tiles_per_request
+        column = self.scan_add(scan, tid, own)  # cost of a column of tiles, with variable-length queries of all
         running = scan[tid] - own
         for i in cutlass.range(begin, end, unroll=1):
             before[i] = running
@@ -63,63 +63,115 @@ class Plan:
             cuts[2 * a.num_parts + 1] = Int32(0)
         cute.arch.sync_threads()
 
-        if a.num_splits > 0:
+        if a.piece_units > 0:
+            for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                self.place(w, *self.cut_invariant(w))
+        elif a.num_splits > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 t = w // a.num_splits
-                pages = self.pages(t % a.batch)
-                cuts[2 * w] = t
-                cuts[2 * w + 1] = Int32(Int64(w - t * a.num_splits) * Int64(pages) // Int64(a.num_splits))
+                b, _, _ = schedule.tile_place(a, t)
+                self.place(w, t, Int32(Int64(w - t * a.num_splits) * Int64(self.units(b)) // Int64(a.num_splits)))
         else:
+            total = column if schedule.by_request(a) else column * a.tiles_per_request
             per_part = (Int64(a.num_tiles) + a.num_parts - 1) // Int64(a.num_parts)
             worst = Int64(0)
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                worst = max(worst, self.position((w + 1) * per_part, column) - self.position(w * per_part, column))
+                worst = max(worst, self.position((w + 1) * per_part, total) - self.position(w * per_part, total))
             worst = self.reduce_max(scan, tid, worst)
             share = (total + a.num_parts - 1) // Int64(a.num_parts)
             whole = worst <= share + a.start_overhead + a.split_overhead
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                tile, page = Int32(0), Int32(0)
+                tile, unit = Int32(0), Int32(0)
                 if whole:
                     tile = Int32(min(w * per_part, Int64(a.num_tiles)))
                 else:
-                    tile, page = self.cut_at(w * share, column)
-                cuts[2 * w] = tile
-                cuts[2 * w + 1] = page
+                    tile, unit = self.cut_at(w * share, total)
+                self.place(w, tile, unit)
 
     @cute.jit
-    def pages(self, i):
-        return schedule.pages_of(schedule.length_of(self.a, i))
+    def place(self, w, tile, unit):
+        """Writes cut w; the first one is always the beginning."""
+        cuts = self.cuts
+        cuts[2 * w] = tile if w > 0 else 0
+        cuts[2 * w + 1] = unit if w > 0 else 0
+
+    @cute.jit
+    def units(self, i):
+        return schedule.units_of(schedule.length_of(self.a, i))
+
+    @cute.jit
+    def tile_cost(self, i):
+        """Of one tile of request i."""
+        return Int64(self.units(i) + self.a.start_overhead)
+
+    @cute.jit
+    def live_tiles(self, i):
+        """Tiles of a KV head of request i for which there is something to do: k_i in internal.h."""
+        a = self.a
+        _, count = schedule.query_range(a, i)
+        blocks = ceil_div(count, a.block_tokens) * a.head_chunks
+        return Int64(ceil_div(blocks, a.cluster))
 
     @cute.jit
     def request_cost(self, i):
-        return Int64(self.pages(i) + self.a.start_overhead)
+        a, cost = self.a, self.tile_cost(i)
+        if schedule.by_request(a):
+            cost *= self.live_tiles(i) * (a.tiles_per_request // a.tiles_per_head)
+        return cost
 
     @cute.jit
-    def position(self, tile, column_cost):
+    def position(self, tile, total):
         """Cost before a tile (Int64, any number >= 0)."""
-        a, where = self.a, column_cost * self.a.tiles_per_request
+        a, where = self.a, total
         if tile < a.num_tiles:
-            column = Int32(tile) // a.batch
-            where = column * column_cost + self.before[Int32(tile) - column * a.batch]
+            b, head, k = schedule.tile_place(a, Int32(tile))
+            if schedule.by_request(a):
+                live = self.live_tiles(b)
+                where = self.before[b] + (head * live + min(Int64(k), live)) * self.tile_cost(b)
+            else:
+                where = (head * a.tiles_per_head + k) * self.before[a.batch] + self.before[b]
         return where
 
     @cute.jit
-    def cut_at(self, where, column_cost):
-        """The (tile, page) at which the cost before reaches `where`."""
+    def cut_invariant(self, w):
+        """Where part w begins when every request is cut by its own length alone."""
         a = self.a
-        tile, page = a.num_tiles, Int32(0)
-        column = where // column_cost
-        if column < a.tiles_per_request:
-            rest = where - column * column_cost
+        tile = w // a.num_splits
+        b, _, k = schedule.tile_place(a, tile)
+        _, count = schedule.query_range(a, b)
+        units = self.units(b)
+        piece = max(a.piece_units, (units + (MAX_PIECES - 1)) // MAX_PIECES)
+        unit = (w - tile * a.num_splits) * piece
+        dead = schedule.first_token(a, k * a.cluster) >= count
+        behind = dead or ((unit >= units) and (unit != 0))
+        return tile + 1 if behind else tile, 0 if behind else unit
+
+    @cute.jit
+    def cut_at(self, where, total):
+        """The (tile, unit) at which the cost before reaches `where`."""
+        a, before = self.a, self.before
+        varlen = schedule.by_request(a)
+        tile, unit = a.num_tiles, Int32(0)
+        if where < total:
+            column = Int64(0) if varlen else where // before[a.batch]
+            rest = where - column * before[a.batch]
             low, high = Int32(0), a.batch
             while high - low > 1:
                 middle = low + (high - low) // 2
-                below = self.before[middle] <= rest
+                below = before[middle] <= rest
                 low = middle if below else low
                 high = high if below else middle
-            tile = Int32(column) * a.batch + low
-            page = Int32(max(rest - self.before[low] - a.start_overhead, Int64(0)))
-        return tile, page
+            rest -= before[low]
+            if varlen:
+                cost, live = self.tile_cost(low), max(self.live_tiles(low), Int64(1))
+                j = rest // cost
+                head = j // live
+                tile = low * a.tiles_per_request + Int32(head * a.tiles_per_head + j - head * live)
+                rest -= j * cost
+            else:
+                tile = Int32(column) * a.batch + low
+            unit = Int32(max(rest - a.start_overhead, Int64(0)))
+        return tile, unit
 
     @cute.jit
     def scan_add(self, scan, tid, value):
@@ -143,3 +195,7 @@ class Plan:
                 scan[tid] = max(scan[tid], scan[tid + (THREADS >> (step + 1))])
             cute.arch.sync_threads()
         return scan[0]
+
+
+def ceil_div(x, y):
+    return x // y + min(x % y, 1)

@@ -2,19 +2,11 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Float32, Int32, Int64, Uint32, min
 
 from . import schedule
+from .schedule import opaque
 from .softmax import row_of
-
-D_V = 512
-LN2 = 0.6931471805599453
-
-
-@cute.jit
-def opaque(x):
-    """The same value, but work done on it before cannot be shared: what hangs on it is not kept in registers."""
-    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[Int32(x)])
 
 
 @cute.jit
@@ -24,12 +16,22 @@ def thread_now():
     return opaque(x) % 128
 
 
+# Where the rows of a tile go: three words of 64 bits in `wide`, bytes, and three of 32 bits in `narrow`. Row r of a block
+# is query token r // block_heads, head r % block_heads of it.
+BASE, TOKEN_STRIDE, HEAD_STRIDE, WIDE_WORDS = range(4)
+TOKENS, HEADS, IS_FLOAT, NARROW_WORDS = range(4)
+
+
 @cute.jit
-def finish_rows(a, cluster, rank, w, t, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
-    """1 / row sum for the PV warpgroups, and the log-sum-exp of the rows."""
+def finish_rows(k, w, t, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
+    """1 / row sum and the rows' place for the PV warpgroups, and the log-sum-exp of the rows. `k`: the kernel."""
+    a, sWide, sNarrow = k.a, k.sWide, k.sNarrow
     thread, t, wanted = thread_now(), opaque(t), a.lse.toint() != 0
-    b, head, k = schedule.tile_place(a, t)
+    b, head, tile = schedule.tile_place(a, t)
+    begin, count = schedule.query_range(a, b)
+    block = tile * k.cluster + k.rank
     slot = schedule.partial_slot(a, opaque(w), t)
+    slot_row = (Int64(slot) * k.cluster + k.rank) * 64
     for r in cutlass.range_constexpr(2):
         total = row_sum[r]
         total = total + cute.arch.shuffle_sync_bfly(total, 1)
@@ -40,44 +42,65 @@ def finish_rows(a, cluster, rank, w, t, row_max: cute.Tensor, row_sum: cute.Tens
             sInverse[row] = 0.0 if empty else cute.arch.rcp_approx(total)
             lse2 = row_max[r] * a.scale_log2 + cute.math.log2(total)
             if slot >= 0:
-                where = Int64(slot) * (64 * cluster) + rank * 64 + row
-                dst = cute.make_tensor(a.partial_lse + where, cute.make_layout(1))
+                dst = cute.make_tensor(a.partial_lse + (slot_row + row), cute.make_layout(1))
                 dst[0] = -Float32.inf if empty else lse2
             elif wanted:
-                valid, token, h = schedule.row_place(a, k * cluster + rank, row)
+                valid, token, h = schedule.row_place(a, block, row, count)
                 if valid:
-                    where = schedule.lse_offset(a, b, token, head * a.group + h)
+                    where = schedule.lse_offset(a, b, begin + token, head * a.group + h)
                     dst = cute.make_tensor(a.lse + where, cute.make_layout(1))
-                    dst[0] = Float32.inf if empty else lse2 * LN2
+                    dst[0] = a.empty_lse if empty else lse2 * a.lse_factor
+    size = 4 if a.out_is_float != 0 else 2  # bytes of an element
+    token, h = schedule.first_token(a, block), block % a.head_chunks * a.block_heads
+    base = a.out.toint() + size * schedule.out_offset(a, b, begin + token, head * a.group + h)
+    token_stride, head_stride = size * a.out_stride_s, size * a.out_stride_h
+    if slot >= 0:
+        size = 4
+        head_stride = Int64(4 * k.d_v)
+        token_stride = head_stride * a.block_heads
+        base = schedule.address(a.partial) + slot_row * head_stride
+    if thread == 0:
+        sWide[BASE], sWide[TOKEN_STRIDE], sWide[HEAD_STRIDE] = base, token_stride, head_stride
+        sNarrow[TOKENS] = min(a.block_tokens, count - token)
+        sNarrow[HEADS] = min(a.block_heads, a.group - h)
+        sNarrow[IS_FLOAT] = size // 4
 
 
 @cute.jit
-def store_rows(a, cluster, rank, w, t, half, o_rows: cute.Tensor, inverse0, inverse1):
-    """256 columns of the rows, normalised."""
-    thread, t = thread_now(), opaque(t)
-    quad = thread % 4
-    slot = schedule.partial_slot(a, opaque(w), t)
-    b, head, k = schedule.tile_place(a, t)
-    for r in cutlass.range_constexpr(2):
-        row = row_of(thread) + 8 * r
-        inverse = inverse0 if r == 0 else inverse1
-        valid, token, h = schedule.row_place(a, k * cluster + rank, row)
-        if (slot >= 0) and valid:
-            where = ((Int64(slot) * cluster + rank) * 64 + row) * D_V + half * 256
-            dst = cute.make_tensor(a.partial + cute.assume(where, divby=4), cute.make_layout(256))
-            for j in cutlass.range_constexpr(32):
+def row_address(k, half, below):
+    """Where the half of this thread's first row, or of the row `below` it, begins in bytes; 0: it is not stored."""
+    a, sWide, sNarrow = k.a, k.sWide, k.sNarrow
+    row = Uint32(row_of(thread_now()) + below)
+    token = row // Uint32(a.block_heads)
+    head = row - token * Uint32(a.block_heads)
+    where = sWide[BASE] + half * k.half * (2 + 2 * sNarrow[IS_FLOAT])
+    where += Int64(token) * sWide[TOKEN_STRIDE] + Int64(head) * sWide[HEAD_STRIDE]
+    return where if (Int32(token) < sNarrow[TOKENS]) and (Int32(head) < sNarrow[HEADS]) else Int64(0)
+
+
+@cute.jit
+def store_row(dtype: cutlass.Constexpr, address, is_float, row: cute.Tensor):
+    """This lane's quarter of half a row; all lanes take part, whether the row is stored or not."""
+    columns: cutlass.Constexpr = 4 * cute.size(row)
+    quad = thread_now() % 4
+    if is_float != 0:
+        if address != 0:
+            dst = _global(Float32, address + 8 * quad, columns)
+            for j in cutlass.range_constexpr(columns // 8):
                 pair = cute.make_rmem_tensor((2,), Float32)
-                pair[0] = o_rows[r, 2 * j] * inverse
-                pair[1] = o_rows[r, 2 * j + 1] * inverse
-                cute.autovec_copy(pair, cute.local_tile(dst, (2,), (4 * j + quad,)))
-        if slot < 0:  # all lanes take part in the exchange, valid or not
-            where = schedule.out_offset(a, b, token, head * a.group + h) + half * 256
-            words = cute.recast_ptr(a.out + cute.assume(where, divby=8), dtype=Int32)
-            dst = cute.make_tensor(words, cute.make_layout(128))
-            for j in cutlass.range_constexpr(8):
-                eight = _transpose_quad(a.out.dtype, [o_rows[r, 8 * j + c] * inverse for c in range(8)], quad)
-                if valid:
-                    cute.autovec_copy(eight, cute.local_tile(dst, (4,), (4 * j + quad,)))
+                pair[0], pair[1] = row[2 * j], row[2 * j + 1]
+                cute.autovec_copy(pair, cute.local_tile(dst, (2,), (4 * j,)))
+    else:
+        dst = _global(Int32, address + 16 * quad, columns // 2)
+        for j in cutlass.range_constexpr(columns // 32):
+            eight = _transpose_quad(dtype, [row[8 * j + c] for c in range(8)], quad)
+            if address != 0:
+                cute.autovec_copy(eight, cute.local_tile(dst, (4,), (4 * j,)))
+
+
+def _global(dtype, address, size):
+    where = cute.make_ptr(dtype, address, cute.AddressSpace.gmem, assumed_align=16 if dtype is Int32 else 8)
+    return cute.make_tensor(where, cute.make_layout(size))
 
 
 def _transpose_quad(dtype, values, quad):

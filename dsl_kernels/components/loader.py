@@ -1,46 +1,59 @@
-"""TMA loads of Q and of the KV pages, by one warp for each half of the columns.
+"""TMA loads of Q and of the KV units, by one warp for each half of the columns.
 
-Items in the order of the ring: for each piece first Q, then its pages. A loader's place is kept in shared memory
-(the cursor), because its warp also holds an accumulator and has no registers to spare; only the page number, read
-one item ahead, stays in one.
+Items in the order of the ring: for each piece first Q, then its units of 64 tokens. A loader's place is kept in shared
+memory (the cursor), because its warp also holds an accumulator and has no registers to spare; only the page number,
+read one item ahead, stays in one.
+
+A unit of a 64-token page is one box, whose halves the CTAs of a cluster load for each other. With pages of any other
+size (`any_page`) a CTA loads its 64 / cluster rows of a unit as boxes of box_rows rows: one box of a larger page, or as
+many as there are pages; then each lane holds the page number of its own box. TMA places its 128-byte swizzle by
+address, so that a box of any number of rows lands right at the plain address of its first row.
 """
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int16, Int32, Int64, const_expr, min
+from cutlass import Int16, Int32, Int64, Uint32, const_expr, min
 
 from . import schedule
 
-PAGE = 64
-ROPE = 8  # the last of a slot's nine slices of 64 columns
+UNIT = 64
 SLICE_BYTES = 64 * 64 * 2
 EVICT_FIRST = 0x12F0000000000000  # L2 policy: the line is the first to go
 
-# The cursor: the next item's part, tile and page; end page of its piece; request and KV head of its tile.
-PART, TILE, PAGE_INDEX, PAGE_END, REQUEST, HEAD, CURSOR = range(7)
-Q_ITEM = -1  # page index of the item that carries Q
+# The cursor: the next item's part, tile and unit; end of the piece; request and KV head of the tile; where the unit
+# begins: column of the block table and row in that page (only with pages of any size).
+PART, TILE, INDEX, END, REQUEST, HEAD, COLUMN, ROW, CURSOR = range(9)
+Q_ITEM = -1  # unit index of the item that carries Q
 
 
 class Loader:
-    """Both halves' loaders; `half` (0: slices 0-3, 1: 4-8) is a run-time value. tma_*: (atom, source, slices)."""
+    """Both halves' loaders; `half` (left or right columns of V; the right one loads RoPE too) is a run-time value.
 
-    def __init__(self, kernel, tma_q, tma_kv):
+    tma_*: (atom, source, slices). With pages of any size the KV map is given whole, and partitioned for each box.
+    """
+
+    def __init__(self, kernel, tma_q, tma_kv, mKV=None):
         self.k, self.a = kernel, kernel.a
-        self.tma_q, self.tma_kv = tma_q, tma_kv
+        self.tma_q, self.tma_kv, self.mKV = tma_q, tma_kv, mKV
+        self.half_slices, self.rope = kernel.half_slices, kernel.rope
+        self.latent = 2 * kernel.half_slices  # slices of the latent part; the RoPE slice comes behind them
 
     @cute.jit
-    def write_cursor(self, half, w, t, page_index, page_end, b, head):
+    def write_cursor(self, half, w, t, index, end, b, head, column, row):
         c = self.k.sCursor
         with cute.arch.elect_one():
-            c[PART, half], c[TILE, half], c[PAGE_INDEX, half] = w, t, page_index
-            c[PAGE_END, half], c[REQUEST, half], c[HEAD, half] = page_end, b, head
+            c[PART, half], c[TILE, half], c[INDEX, half] = w, t, index
+            c[END, half], c[REQUEST, half], c[HEAD, half] = end, b, head
+            if const_expr(self.k.any_page):
+                c[COLUMN, half], c[ROW, half] = column, row
         cute.arch.sync_warp()
 
     @cute.jit
     def start(self, half, w, t):
         """Puts the cursor before the first piece and fills the ring; returns the page number read ahead."""
         b, head, _ = schedule.tile_place(self.a, t)
-        self.write_cursor(half, w, t, Int32(Q_ITEM), Int32(0), b, head)
+        none = Int32(0)
+        self.write_cursor(half, w, t, Int32(Q_ITEM), none, b, head, none, none)
         page = Int32(0)
         for item in cutlass.range(self.k.slots, unroll=1):
             page = self.fetch(half, item, page)
@@ -50,65 +63,124 @@ class Loader:
     def fetch(self, half, item, page):
         """Waits until the slot of `item` is free in the whole cluster, starts its loads and steps the cursor.
 
-        `page` is the page number of the item; returns that of the next.
+        `page` is the page number of the item (of this lane's box); returns that of the next.
         """
         k, a, bars = self.k, self.a, self.k.bars
-        w, t, index, end, b, head = (k.sCursor[i, half] for i in range(CURSOR))
+        if const_expr(k.any_page):
+            half = schedule.opaque(half)  # or what follows from it takes registers outside
+        w, t, index, end, b, head = (k.sCursor[i, half] for i in range(COLUMN))
+        column, row = index, Int32(0)
+        if const_expr(k.any_page):
+            column, row = k.sCursor[COLUMN, half], k.sCursor[ROW, half]
         cute.arch.sync_warp()
         if w < a.num_parts:
             slot, phase = self.k.slot_phase(item)
             bar = bars + k.FULL + slot
-            first = (ROPE + 1) * slot + 4 * half
+            first = k.slices * slot + self.half_slices * half
             cute.arch.mbarrier_wait(bars + k.EMPTY + 2 * slot, phase ^ 1)
             if half == 1:
                 cute.arch.mbarrier_wait(bars + k.EMPTY + 2 * slot + 1, phase ^ 1)
             if index == Q_ITEM:
-                page = self.page_number(b, schedule.first_page(a, w, t))
                 _, _, tile = schedule.tile_place(a, t)
-                self.load_q(half, bar, first, tile * k.cluster + k.rank, head, b)
-                _, pages = schedule.tile_extent(a, b, tile, k.cluster)
-                index, end = schedule.piece_pages(a, w, t, pages)
+                length, count = schedule.length_of(a, b), self.load_q(half, bar, first, tile, head, b)
+                units = schedule.tile_units(a, b, length, count, tile, k.cluster)
+                index, end = schedule.piece_units(a, w, t, units)
+                column = index
+                if const_expr(k.any_page):
+                    pages = index // a.units_per_page
+                    column, row = pages * a.pages_per_unit, (index - pages * a.units_per_page) * UNIT
             else:
-                self.load_page(half, bar, first, head, page)
+                if const_expr(k.any_page):
+                    self.load_boxes(half, bar, first, head, page, b, column, row)
+                    row += UNIT
+                    if row >= a.page_size:
+                        column, row = column + a.pages_per_unit, Int32(0)
+                else:
+                    self.load_page(half, bar, first, head, page)
+                    column = index + 1
                 index += 1
-                page = self.page_number(b, index)
+            page = self.page_number(b, self.lane_column(column))
             if index >= end:
-                w, t = schedule.seek(a, w, t + 1, k.step)
+                w, t = schedule.seek(a, w, t + 1, k.step, k.cluster)
                 b, head, _ = schedule.tile_place(a, t)
                 index = Int32(Q_ITEM)
-            self.write_cursor(half, w, t, index, end, b, head)
+            self.write_cursor(half, w, t, index, end, b, head, column, row)
         return page
 
     @cute.jit
-    def page_number(self, b, index):
-        """Entry of the block table, read ahead: behind the last page of a tile it is any entry, and not used."""
-        a = self.a
-        row = cute.make_tensor(a.block_table + Int64(b) * a.block_table_stride, cute.make_layout(2**30))
-        return row[min(index, a.max_blocks - 1)]
+    def lane_column(self, column):
+        """Column of the block table for this lane's box of the unit that begins at `column`."""
+        if const_expr(self.k.any_page):
+            a = self.a
+            if a.pages_per_unit > 1:
+                column += self.k.rank * a.boxes + schedule.opaque(cute.arch.lane_idx())
+        return column
 
     @cute.jit
-    def load_q(self, half, bar, first, block, head, b):
-        """This half of a row block. The map's box is block_tokens x block_heads rows, zeros beyond the tensor."""
+    def page_number(self, b, column):
+        """Entry of the block table, read ahead: behind the last page of a tile it is any entry, and not used."""
+        a = self.a
+        table = cute.make_tensor(a.block_table + Int64(b) * a.block_table_stride, cute.make_layout(2**30))
+        return table[Int32(min(Uint32(column), Uint32(a.max_blocks - 1)))]  # a sum beyond 2^31 is large too
+
+    @cute.jit
+    def load_q(self, half, bar, first, tile, head, b):
+        """This half of the CTA's row block of a tile; returns how many query tokens the request has. The map's box is
+        block_tokens x block_heads rows, zeros beyond the tensor; rows behind the request's last are never stored.
+        """
         a, (atom, src, dst) = self.a, self.tma_q
-        chunk, token = block % a.head_chunks, (block // a.head_chunks) * a.block_tokens
+        block = tile * self.k.cluster + self.k.rank
+        begin, count = schedule.query_range(a, b)
+        chunk, token = block % a.head_chunks, begin + schedule.first_token(a, block)
+        place = 0 if schedule.by_request(a) else b  # all requests are one in variable-length queries
         with cute.arch.elect_one():
-            row_bytes = SLICE_BYTES // 64 * (4 + half)
+            row_bytes = SLICE_BYTES // 64 * self.slices_of(half)
             cute.arch.mbarrier_arrive_and_expect_tx(bar, a.block_heads * a.block_tokens * row_bytes)
-        for j in cutlass.range_constexpr(4):
-            cute.copy(atom, src[None, chunk, 4 * half + j, token, head, b], dst[None, first + j], tma_bar_ptr=bar)
-        if half == 1:
-            cute.copy(atom, src[None, chunk, ROPE, token, head, b], dst[None, first + 4], tma_bar_ptr=bar)
+        for j in cutlass.range_constexpr(self.half_slices):
+            column = self.half_slices * half + j
+            cute.copy(atom, src[None, chunk, column, token, head, place], dst[None, first + j], tma_bar_ptr=bar)
+        if const_expr(self.rope):
+            if half == 1:
+                last = dst[None, first + self.half_slices]
+                cute.copy(atom, src[None, chunk, self.latent, token, head, place], last, tma_bar_ptr=bar)
+        return count
+
+    def slices_of(self, half):
+        """Slices that a half loads."""
+        return self.half_slices + half if self.rope else self.half_slices
 
     @cute.jit
     def load_page(self, half, bar, first, head, page):
-        """This half of a page; a page number out of range reads as zeros."""
+        """This half of a page of 64 tokens; a page number out of range reads as zeros."""
         _, src, dst = self.tma_kv
         with cute.arch.elect_one():
-            cute.arch.mbarrier_arrive_and_expect_tx(bar, SLICE_BYTES * (4 + half))
-        for j in cutlass.range_constexpr(4):
-            self.copy_slice(src[None, 0, 4 * half + j, head, page], dst[None, first + j], bar)
-        if half == 1:
-            self.copy_slice(src[None, 0, ROPE, head, page], dst[None, first + 4], bar)
+            cute.arch.mbarrier_arrive_and_expect_tx(bar, SLICE_BYTES * self.slices_of(half))
+        for j in cutlass.range_constexpr(self.half_slices):
+            self.copy_slice(src[None, 0, self.half_slices * half + j, head, page], dst[None, first + j], bar)
+        if const_expr(self.rope):
+            if half == 1:
+                self.copy_slice(src[None, 0, self.latent, head, page], dst[None, first + self.half_slices], bar)
+
+    @cute.jit
+    def load_boxes(self, half, bar, first, head, page, b, column, row):
+        """This half of this CTA's rows of a unit that begins at `row` of page number `column`."""
+        k, a = self.k, self.a
+        behind = page  # of box 32 + lane: there are 64 boxes with pages of one token and no cluster
+        if const_expr(k.cluster == 1):
+            if a.boxes > 32:
+                behind = self.page_number(b, self.lane_column(column) + 32)
+        with cute.arch.elect_one():
+            cute.arch.mbarrier_arrive_and_expect_tx(bar, SLICE_BYTES * self.slices_of(half))
+        for box in cutlass.range(a.boxes, unroll=1):
+            number = cute.arch.shuffle_sync(page if box < 32 else behind, box % 32)
+            at = (k.rank * a.boxes + box) * a.box_rows  # row in the unit
+            src, dst = self.k.partition_rows(self.mKV, row + at if a.pages_per_unit == 1 else 0, at)
+            for j in cutlass.range_constexpr(self.half_slices):
+                self.copy_slice(src[None, 0, self.half_slices * half + j, head, number], dst[None, first + j], bar)
+            if const_expr(self.rope):
+                if half == 1:
+                    last = dst[None, first + self.half_slices]
+                    self.copy_slice(src[None, 0, self.latent, head, number], last, bar)
 
     @cute.jit
     def copy_slice(self, src, dst, bar):

@@ -8,6 +8,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32
 
+from . import schedule
+
 # A row maximum may be this much too small (log2) before the output is rescaled: P <= 2^8 loses nothing in bf16 or fp16.
 LAZY_LOG2 = 8.0
 
@@ -18,12 +20,14 @@ def row_of(thread):
 
 
 @cute.jit
-def mask(a, s_rows: cute.Tensor, thread, left):
-    """Logits of tokens that a row does not attend become -inf; `left` tokens are left for the block's first row."""
+def mask(a, s_rows: cute.Tensor, thread, left, length, tokens):
+    """Logits of tokens that a row does not attend become -inf; `left` tokens are left for the block's first row, and
+    `length`, `tokens` are as in schedule.row_surplus.
+    """
     cute.arch.sync_warp()
     for r in cutlass.range_constexpr(2):
         row = row_of(thread) + 8 * r
-        end = left + a.causal * (row // a.block_heads) - (thread % 4) * 2
+        end = left + schedule.row_surplus(a, row, length, tokens) - (thread % 4) * 2
         for c in cutlass.range_constexpr(cute.size(s_rows, mode=[1])):
             s_rows[r, c] = -Float32.inf if (c // 2) * 8 + c % 2 >= end else s_rows[r, c]
 

@@ -13,33 +13,51 @@ typedef struct fm_param {
 
 typedef struct fm_dense_decode_kernel_params {
   CUtensorMap tma_q; /* q as (d, head in group, token, KV head, request); box of one row block */
-  CUtensorMap tma_kv; /* kv_cache as (d, row, head, block); box of 64 / cluster rows */
+  CUtensorMap tma_kv; /* kv_cache as (d, row, head, block); box of box_rows rows */
   const int32_t *block_table; /* page numbers */
   const int32_t *cache_seqlens; /* tokens of each request */
+  int32_t capacity; /* tokens that a row of the block table can name, at most 2^31 - 1 */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, page) */
-  float *partial; /* normalised rows [2 * num_parts][cluster * 64][d_v] */
-  float *partial_lse; /* base-2 log-sum-exp [2 * num_parts][cluster * 64] */
-  void *out; /* output rows */
-  float *lse; /* natural log-sum-exp, or null */
+  float *partial; /* normalised rows [slots_per_part * num_parts][cluster * 64][d_v] */
+  float *partial_lse; /* base-2 log-sum-exp [slots_per_part * num_parts][cluster * 64] */
+  void *out; /* output rows, in the kernel's dtype or in float32 */
+  float *lse; /* log-sum-exp, or null */
   int64_t out_stride_b; /* elements between requests */
   int64_t out_stride_s; /* elements between query tokens */
   int64_t out_stride_h; /* elements between heads */
   int64_t lse_stride_b; /* elements between requests */
   int64_t lse_stride_h; /* elements between heads */
   int64_t lse_stride_s; /* elements between query tokens */
+  int32_t out_is_float; /* 0, or 1: out is float32 whatever the kernel's dtype */
+  float lse_factor; /* what a base-2 logarithm is multiplied by: ln 2, or 1 */
+  float empty_lse; /* log-sum-exp of a row that attends to nothing */
   int64_t block_table_stride; /* entries between requests */
   float scale_log2; /* softmax_scale * log2(e) */
   int32_t max_blocks; /* columns of the block table */
   int32_t causal; /* 0 or 1 */
-  int32_t s_q; /* query tokens of a request */
+  const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
+  int32_t total_q; /* query tokens in all, with cu_seqlens_q */
+  int32_t s_q; /* query tokens of a request, with cu_seqlens_q at most */
   int32_t group; /* query heads of a KV head */
   int32_t block_heads; /* heads of a row block */
   int32_t block_tokens; /* query tokens of a row block */
   int32_t head_chunks; /* row blocks of a token group */
+  int32_t cluster; /* row blocks of a tile */
   int32_t tiles_per_head; /* tiles of one (request, KV head) */
+  int32_t tiles_per_request; /* tiles of a request: columns */
   int32_t batch; /* requests */
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
+  int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
+  int32_t page_size; /* tokens of a page */
+  int32_t units_per_page; /* units of a page of 64 tokens or more; else 1 */
+  int32_t pages_per_unit; /* pages of a unit, of pages of fewer than 64 tokens; else 1 */
+  int32_t boxes; /* boxes of a unit that one block of the cluster loads */
+  int32_t box_rows; /* rows of a box: min(page_size, 64 / cluster) */
+  const int32_t *global_seqlens; /* tokens of each request over all shards */
+  int32_t cp_period; /* tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole */
+  int32_t cp_interleave; /* tokens of a shard's turn */
+  int32_t cp_offset; /* where the turn of this shard begins in the period */
 } fm_dense_decode_kernel_params;
 #define FM_DENSE_DECODE_PARAMS \
   { \
@@ -47,6 +65,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, tma_kv), 128}, \
     {offsetof(fm_dense_decode_kernel_params, block_table), 8}, \
     {offsetof(fm_dense_decode_kernel_params, cache_seqlens), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, capacity), 4}, \
     {offsetof(fm_dense_decode_kernel_params, cuts), 8}, \
     {offsetof(fm_dense_decode_kernel_params, partial), 8}, \
     {offsetof(fm_dense_decode_kernel_params, partial_lse), 8}, \
@@ -58,43 +77,67 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, lse_stride_b), 8}, \
     {offsetof(fm_dense_decode_kernel_params, lse_stride_h), 8}, \
     {offsetof(fm_dense_decode_kernel_params, lse_stride_s), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, out_is_float), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, lse_factor), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, empty_lse), 4}, \
     {offsetof(fm_dense_decode_kernel_params, block_table_stride), 8}, \
     {offsetof(fm_dense_decode_kernel_params, scale_log2), 4}, \
     {offsetof(fm_dense_decode_kernel_params, max_blocks), 4}, \
     {offsetof(fm_dense_decode_kernel_params, causal), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, cu_seqlens_q), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, total_q), 4}, \
     {offsetof(fm_dense_decode_kernel_params, s_q), 4}, \
     {offsetof(fm_dense_decode_kernel_params, group), 4}, \
     {offsetof(fm_dense_decode_kernel_params, block_heads), 4}, \
     {offsetof(fm_dense_decode_kernel_params, block_tokens), 4}, \
     {offsetof(fm_dense_decode_kernel_params, head_chunks), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, cluster), 4}, \
     {offsetof(fm_dense_decode_kernel_params, tiles_per_head), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, tiles_per_request), 4}, \
     {offsetof(fm_dense_decode_kernel_params, batch), 4}, \
     {offsetof(fm_dense_decode_kernel_params, num_tiles), 4}, \
     {offsetof(fm_dense_decode_kernel_params, num_parts), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, slots_per_part), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, page_size), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, units_per_page), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, pages_per_unit), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, boxes), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, box_rows), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, global_seqlens), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, cp_period), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, cp_interleave), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, cp_offset), 4}, \
   }
 
 typedef struct fm_combine_kernel_params {
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, page) */
-  float *partial; /* normalised rows [2 * num_parts][cluster * 64][d_v] */
-  float *partial_lse; /* base-2 log-sum-exp [2 * num_parts][cluster * 64] */
-  void *out; /* output rows */
-  float *lse; /* natural log-sum-exp, or null */
+  float *partial; /* normalised rows [slots_per_part * num_parts][cluster * 64][d_v] */
+  float *partial_lse; /* base-2 log-sum-exp [slots_per_part * num_parts][cluster * 64] */
+  void *out; /* output rows, in the kernel's dtype or in float32 */
+  float *lse; /* log-sum-exp, or null */
   int64_t out_stride_b; /* elements between requests */
   int64_t out_stride_s; /* elements between query tokens */
   int64_t out_stride_h; /* elements between heads */
   int64_t lse_stride_b; /* elements between requests */
   int64_t lse_stride_h; /* elements between heads */
   int64_t lse_stride_s; /* elements between query tokens */
-  int32_t s_q; /* query tokens of a request */
+  int32_t out_is_float; /* 0, or 1: out is float32 whatever the kernel's dtype */
+  float lse_factor; /* what a base-2 logarithm is multiplied by: ln 2, or 1 */
+  float empty_lse; /* log-sum-exp of a row that attends to nothing */
+  const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
+  int32_t total_q; /* query tokens in all, with cu_seqlens_q */
+  int32_t s_q; /* query tokens of a request, with cu_seqlens_q at most */
   int32_t group; /* query heads of a KV head */
   int32_t block_heads; /* heads of a row block */
   int32_t block_tokens; /* query tokens of a row block */
   int32_t head_chunks; /* row blocks of a token group */
+  int32_t cluster; /* row blocks of a tile */
   int32_t tiles_per_head; /* tiles of one (request, KV head) */
+  int32_t tiles_per_request; /* tiles of a request: columns */
   int32_t batch; /* requests */
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
-  int32_t cluster; /* row blocks of a tile */
+  int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
 } fm_combine_kernel_params;
 #define FM_COMBINE_PARAMS \
   { \
@@ -109,44 +152,373 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, lse_stride_b), 8}, \
     {offsetof(fm_combine_kernel_params, lse_stride_h), 8}, \
     {offsetof(fm_combine_kernel_params, lse_stride_s), 8}, \
+    {offsetof(fm_combine_kernel_params, out_is_float), 4}, \
+    {offsetof(fm_combine_kernel_params, lse_factor), 4}, \
+    {offsetof(fm_combine_kernel_params, empty_lse), 4}, \
+    {offsetof(fm_combine_kernel_params, cu_seqlens_q), 8}, \
+    {offsetof(fm_combine_kernel_params, total_q), 4}, \
     {offsetof(fm_combine_kernel_params, s_q), 4}, \
     {offsetof(fm_combine_kernel_params, group), 4}, \
     {offsetof(fm_combine_kernel_params, block_heads), 4}, \
     {offsetof(fm_combine_kernel_params, block_tokens), 4}, \
     {offsetof(fm_combine_kernel_params, head_chunks), 4}, \
+    {offsetof(fm_combine_kernel_params, cluster), 4}, \
     {offsetof(fm_combine_kernel_params, tiles_per_head), 4}, \
+    {offsetof(fm_combine_kernel_params, tiles_per_request), 4}, \
     {offsetof(fm_combine_kernel_params, batch), 4}, \
     {offsetof(fm_combine_kernel_params, num_tiles), 4}, \
     {offsetof(fm_combine_kernel_params, num_parts), 4}, \
-    {offsetof(fm_combine_kernel_params, cluster), 4}, \
+    {offsetof(fm_combine_kernel_params, slots_per_part), 4}, \
   }
 
 typedef struct fm_plan_kernel_params {
   const int32_t *cache_seqlens; /* tokens of each request */
+  int32_t capacity; /* tokens that a row of the block table can name, at most 2^31 - 1 */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, page) */
   int64_t *cost_before; /* scratch: batch + 1 prefix sums of the cost */
+  const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
+  int32_t total_q; /* query tokens in all, with cu_seqlens_q */
+  int32_t s_q; /* query tokens of a request, with cu_seqlens_q at most */
+  int32_t group; /* query heads of a KV head */
+  int32_t block_heads; /* heads of a row block */
+  int32_t block_tokens; /* query tokens of a row block */
+  int32_t head_chunks; /* row blocks of a token group */
+  int32_t cluster; /* row blocks of a tile */
+  int32_t tiles_per_head; /* tiles of one (request, KV head) */
+  int32_t tiles_per_request; /* tiles of a request: columns */
   int32_t batch; /* requests */
-  int32_t max_blocks; /* columns of the block table */
-  int32_t tiles_per_request; /* tiles of a request */
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
   int32_t num_splits; /* 0, or parts of every tile */
-  int32_t start_overhead; /* cost of beginning a tile, pages */
-  int32_t split_overhead; /* extra cost of a split work list, pages */
+  int32_t piece_units; /* batch invariant: units of a piece at least; else 0 */
+  int32_t start_overhead; /* cost of beginning a tile, units */
+  int32_t split_overhead; /* extra cost of a split work list, units */
 } fm_plan_kernel_params;
 #define FM_PLAN_PARAMS \
   { \
     {offsetof(fm_plan_kernel_params, cache_seqlens), 8}, \
+    {offsetof(fm_plan_kernel_params, capacity), 4}, \
     {offsetof(fm_plan_kernel_params, cuts), 8}, \
     {offsetof(fm_plan_kernel_params, cost_before), 8}, \
-    {offsetof(fm_plan_kernel_params, batch), 4}, \
-    {offsetof(fm_plan_kernel_params, max_blocks), 4}, \
+    {offsetof(fm_plan_kernel_params, cu_seqlens_q), 8}, \
+    {offsetof(fm_plan_kernel_params, total_q), 4}, \
+    {offsetof(fm_plan_kernel_params, s_q), 4}, \
+    {offsetof(fm_plan_kernel_params, group), 4}, \
+    {offsetof(fm_plan_kernel_params, block_heads), 4}, \
+    {offsetof(fm_plan_kernel_params, block_tokens), 4}, \
+    {offsetof(fm_plan_kernel_params, head_chunks), 4}, \
+    {offsetof(fm_plan_kernel_params, cluster), 4}, \
+    {offsetof(fm_plan_kernel_params, tiles_per_head), 4}, \
     {offsetof(fm_plan_kernel_params, tiles_per_request), 4}, \
+    {offsetof(fm_plan_kernel_params, batch), 4}, \
     {offsetof(fm_plan_kernel_params, num_tiles), 4}, \
     {offsetof(fm_plan_kernel_params, num_parts), 4}, \
     {offsetof(fm_plan_kernel_params, num_splits), 4}, \
+    {offsetof(fm_plan_kernel_params, piece_units), 4}, \
     {offsetof(fm_plan_kernel_params, start_overhead), 4}, \
     {offsetof(fm_plan_kernel_params, split_overhead), 4}, \
+  }
+
+typedef struct fm_merge_states_kernel_params {
+  const void *out_0; /* rows of part 0 */
+  const void *out_1; /* rows of part 1 */
+  const void *out_2; /* rows of part 2 */
+  const void *out_3; /* rows of part 3 */
+  const void *out_4; /* rows of part 4 */
+  const void *out_5; /* rows of part 5 */
+  const void *out_6; /* rows of part 6 */
+  const void *out_7; /* rows of part 7 */
+  const void *out_8; /* rows of part 8 */
+  const void *out_9; /* rows of part 9 */
+  const void *out_10; /* rows of part 10 */
+  const void *out_11; /* rows of part 11 */
+  const void *out_12; /* rows of part 12 */
+  const void *out_13; /* rows of part 13 */
+  const void *out_14; /* rows of part 14 */
+  const void *out_15; /* rows of part 15 */
+  const float *lse_0; /* log-sum-exp of part 0 */
+  const float *lse_1; /* log-sum-exp of part 1 */
+  const float *lse_2; /* log-sum-exp of part 2 */
+  const float *lse_3; /* log-sum-exp of part 3 */
+  const float *lse_4; /* log-sum-exp of part 4 */
+  const float *lse_5; /* log-sum-exp of part 5 */
+  const float *lse_6; /* log-sum-exp of part 6 */
+  const float *lse_7; /* log-sum-exp of part 7 */
+  const float *lse_8; /* log-sum-exp of part 8 */
+  const float *lse_9; /* log-sum-exp of part 9 */
+  const float *lse_10; /* log-sum-exp of part 10 */
+  const float *lse_11; /* log-sum-exp of part 11 */
+  const float *lse_12; /* log-sum-exp of part 12 */
+  const float *lse_13; /* log-sum-exp of part 13 */
+  const float *lse_14; /* log-sum-exp of part 14 */
+  const float *lse_15; /* log-sum-exp of part 15 */
+  int64_t out_0_stride_b; /* elements between requests */
+  int64_t out_0_stride_s; /* elements between query tokens */
+  int64_t out_0_stride_h; /* elements between heads */
+  int64_t lse_0_stride_b; /* elements between requests */
+  int64_t lse_0_stride_s; /* elements between query tokens */
+  int64_t lse_0_stride_h; /* elements between heads */
+  int64_t out_1_stride_b; /* elements between requests */
+  int64_t out_1_stride_s; /* elements between query tokens */
+  int64_t out_1_stride_h; /* elements between heads */
+  int64_t lse_1_stride_b; /* elements between requests */
+  int64_t lse_1_stride_s; /* elements between query tokens */
+  int64_t lse_1_stride_h; /* elements between heads */
+  int64_t out_2_stride_b; /* elements between requests */
+  int64_t out_2_stride_s; /* elements between query tokens */
+  int64_t out_2_stride_h; /* elements between heads */
+  int64_t lse_2_stride_b; /* elements between requests */
+  int64_t lse_2_stride_s; /* elements between query tokens */
+  int64_t lse_2_stride_h; /* elements between heads */
+  int64_t out_3_stride_b; /* elements between requests */
+  int64_t out_3_stride_s; /* elements between query tokens */
+  int64_t out_3_stride_h; /* elements between heads */
+  int64_t lse_3_stride_b; /* elements between requests */
+  int64_t lse_3_stride_s; /* elements between query tokens */
+  int64_t lse_3_stride_h; /* elements between heads */
+  int64_t out_4_stride_b; /* elements between requests */
+  int64_t out_4_stride_s; /* elements between query tokens */
+  int64_t out_4_stride_h; /* elements between heads */
+  int64_t lse_4_stride_b; /* elements between requests */
+  int64_t lse_4_stride_s; /* elements between query tokens */
+  int64_t lse_4_stride_h; /* elements between heads */
+  int64_t out_5_stride_b; /* elements between requests */
+  int64_t out_5_stride_s; /* elements between query tokens */
+  int64_t out_5_stride_h; /* elements between heads */
+  int64_t lse_5_stride_b; /* elements between requests */
+  int64_t lse_5_stride_s; /* elements between query tokens */
+  int64_t lse_5_stride_h; /* elements between heads */
+  int64_t out_6_stride_b; /* elements between requests */
+  int64_t out_6_stride_s; /* elements between query tokens */
+  int64_t out_6_stride_h; /* elements between heads */
+  int64_t lse_6_stride_b; /* elements between requests */
+  int64_t lse_6_stride_s; /* elements between query tokens */
+  int64_t lse_6_stride_h; /* elements between heads */
+  int64_t out_7_stride_b; /* elements between requests */
+  int64_t out_7_stride_s; /* elements between query tokens */
+  int64_t out_7_stride_h; /* elements between heads */
+  int64_t lse_7_stride_b; /* elements between requests */
+  int64_t lse_7_stride_s; /* elements between query tokens */
+  int64_t lse_7_stride_h; /* elements between heads */
+  int64_t out_8_stride_b; /* elements between requests */
+  int64_t out_8_stride_s; /* elements between query tokens */
+  int64_t out_8_stride_h; /* elements between heads */
+  int64_t lse_8_stride_b; /* elements between requests */
+  int64_t lse_8_stride_s; /* elements between query tokens */
+  int64_t lse_8_stride_h; /* elements between heads */
+  int64_t out_9_stride_b; /* elements between requests */
+  int64_t out_9_stride_s; /* elements between query tokens */
+  int64_t out_9_stride_h; /* elements between heads */
+  int64_t lse_9_stride_b; /* elements between requests */
+  int64_t lse_9_stride_s; /* elements between query tokens */
+  int64_t lse_9_stride_h; /* elements between heads */
+  int64_t out_10_stride_b; /* elements between requests */
+  int64_t out_10_stride_s; /* elements between query tokens */
+  int64_t out_10_stride_h; /* elements between heads */
+  int64_t lse_10_stride_b; /* elements between requests */
+  int64_t lse_10_stride_s; /* elements between query tokens */
+  int64_t lse_10_stride_h; /* elements between heads */
+  int64_t out_11_stride_b; /* elements between requests */
+  int64_t out_11_stride_s; /* elements between query tokens */
+  int64_t out_11_stride_h; /* elements between heads */
+  int64_t lse_11_stride_b; /* elements between requests */
+  int64_t lse_11_stride_s; /* elements between query tokens */
+  int64_t lse_11_stride_h; /* elements between heads */
+  int64_t out_12_stride_b; /* elements between requests */
+  int64_t out_12_stride_s; /* elements between query tokens */
+  int64_t out_12_stride_h; /* elements between heads */
+  int64_t lse_12_stride_b; /* elements between requests */
+  int64_t lse_12_stride_s; /* elements between query tokens */
+  int64_t lse_12_stride_h; /* elements between heads */
+  int64_t out_13_stride_b; /* elements between requests */
+  int64_t out_13_stride_s; /* elements between query tokens */
+  int64_t out_13_stride_h; /* elements between heads */
+  int64_t lse_13_stride_b; /* elements between requests */
+  int64_t lse_13_stride_s; /* elements between query tokens */
+  int64_t lse_13_stride_h; /* elements between heads */
+  int64_t out_14_stride_b; /* elements between requests */
+  int64_t out_14_stride_s; /* elements between query tokens */
+  int64_t out_14_stride_h; /* elements between heads */
+  int64_t lse_14_stride_b; /* elements between requests */
+  int64_t lse_14_stride_s; /* elements between query tokens */
+  int64_t lse_14_stride_h; /* elements between heads */
+  int64_t out_15_stride_b; /* elements between requests */
+  int64_t out_15_stride_s; /* elements between query tokens */
+  int64_t out_15_stride_h; /* elements between heads */
+  int64_t lse_15_stride_b; /* elements between requests */
+  int64_t lse_15_stride_s; /* elements between query tokens */
+  int64_t lse_15_stride_h; /* elements between heads */
+  void *result; /* merged rows, in the kernel's dtype or another */
+  float *result_lse; /* merged log-sum-exp, or null */
+  int64_t result_stride_b; /* elements between requests */
+  int64_t result_stride_s; /* elements between query tokens */
+  int64_t result_stride_h; /* elements between heads */
+  int64_t result_lse_stride_b; /* elements between requests */
+  int64_t result_lse_stride_s; /* elements between query tokens */
+  int64_t result_lse_stride_h; /* elements between heads */
+  int64_t out_state_stride; /* stacked: elements between parts */
+  int64_t lse_state_stride; /* stacked: elements between parts */
+  int32_t num_states; /* parts */
+  int32_t stacked; /* 1: part 0 is listed alone, the others follow it by the strides above */
+  int32_t rows; /* rows of a part: batch * s_q * h_q */
+  int32_t s_q; /* query tokens of a request */
+  int32_t h_q; /* heads */
+  int32_t chunks; /* columns / 8 */
+  int32_t result_dtype; /* of result: 0 bfloat16, 1 float16, 2 float32 */
+  float to_log2; /* what a log-sum-exp is multiplied by to be of base 2 */
+  float lse_factor; /* what a base-2 logarithm is multiplied by: ln 2, or 1 */
+  float empty_lse; /* log-sum-exp of a row without parts */
+} fm_merge_states_kernel_params;
+#define FM_MERGE_STATES_PARAMS \
+  { \
+    {offsetof(fm_merge_states_kernel_params, out_0), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_1), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_2), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_3), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_4), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_5), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_6), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_7), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_8), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_9), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_10), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_11), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_12), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_13), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_14), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_15), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_0), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_1), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_2), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_3), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_4), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_5), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_6), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_7), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_8), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_9), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_10), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_11), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_12), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_13), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_14), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_15), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_0_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_0_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_0_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_0_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_0_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_0_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_1_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_1_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_1_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_1_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_1_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_1_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_2_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_2_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_2_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_2_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_2_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_2_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_3_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_3_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_3_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_3_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_3_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_3_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_4_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_4_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_4_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_4_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_4_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_4_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_5_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_5_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_5_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_5_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_5_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_5_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_6_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_6_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_6_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_6_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_6_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_6_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_7_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_7_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_7_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_7_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_7_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_7_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_8_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_8_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_8_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_8_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_8_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_8_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_9_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_9_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_9_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_9_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_9_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_9_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_10_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_10_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_10_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_10_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_10_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_10_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_11_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_11_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_11_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_11_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_11_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_11_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_12_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_12_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_12_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_12_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_12_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_12_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_13_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_13_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_13_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_13_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_13_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_13_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_14_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_14_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_14_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_14_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_14_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_14_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_15_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_15_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_15_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_15_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_15_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_15_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, result), 8}, \
+    {offsetof(fm_merge_states_kernel_params, result_lse), 8}, \
+    {offsetof(fm_merge_states_kernel_params, result_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, result_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, result_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, result_lse_stride_b), 8}, \
+    {offsetof(fm_merge_states_kernel_params, result_lse_stride_s), 8}, \
+    {offsetof(fm_merge_states_kernel_params, result_lse_stride_h), 8}, \
+    {offsetof(fm_merge_states_kernel_params, out_state_stride), 8}, \
+    {offsetof(fm_merge_states_kernel_params, lse_state_stride), 8}, \
+    {offsetof(fm_merge_states_kernel_params, num_states), 4}, \
+    {offsetof(fm_merge_states_kernel_params, stacked), 4}, \
+    {offsetof(fm_merge_states_kernel_params, rows), 4}, \
+    {offsetof(fm_merge_states_kernel_params, s_q), 4}, \
+    {offsetof(fm_merge_states_kernel_params, h_q), 4}, \
+    {offsetof(fm_merge_states_kernel_params, chunks), 4}, \
+    {offsetof(fm_merge_states_kernel_params, result_dtype), 4}, \
+    {offsetof(fm_merge_states_kernel_params, to_log2), 4}, \
+    {offsetof(fm_merge_states_kernel_params, lse_factor), 4}, \
+    {offsetof(fm_merge_states_kernel_params, empty_lse), 4}, \
   }
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -1,8 +1,7 @@
-/* kernels.c - finds kernels in the table and loads them, each once a process. */
+/* kernels.c - loads the kernels of the table, each once a process. */
 #include "cuda/kernels.h"
 
 #include <pthread.h>
-#include <string.h>
 
 #include "cuda/kernel_params.h"
 #include "try.h"
@@ -22,6 +21,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const fm_param dense_decode_params[] = FM_DENSE_DECODE_PARAMS;
 static const fm_param combine_params[] = FM_COMBINE_PARAMS;
 static const fm_param plan_params[] = FM_PLAN_PARAMS;
+static const fm_param merge_states_params[] = FM_MERGE_STATES_PARAMS;
 static const struct {
   const fm_param *params;
   size_t count;
@@ -29,17 +29,8 @@ static const struct {
     [FM_DENSE_DECODE] = {dense_decode_params, sizeof dense_decode_params / sizeof(fm_param)},
     [FM_COMBINE] = {combine_params, sizeof combine_params / sizeof(fm_param)},
     [FM_PLAN] = {plan_params, sizeof plan_params / sizeof(fm_param)},
+    [FM_MERGE_STATES] = {merge_states_params, sizeof merge_states_params / sizeof(fm_param)},
 };
-
-const fm_kernel *fm_kernel_find(fm_operation operation, int32_t dtype, int32_t cluster, int32_t driver_version) {
-  for (int32_t i = 0; i < fm_kernel_count; i++) {
-    const fm_kernel *k = &fm_kernels[i];
-    bool same_dtype = k->dtype == dtype || k->dtype == FM_ANY_DTYPE;
-    bool same_cluster = cluster == 0 || k->cluster == cluster;
-    if (k->operation == operation && same_dtype && same_cluster && k->min_driver <= driver_version) return k;
-  }
-  return NULL;
-}
 
 /* The compiled parameter list against the struct the launcher fills; drivers before 12.4 cannot tell. Offsets are not
  * compared: the driver counts them from a base of its own. */
@@ -97,8 +88,10 @@ flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel,
 int32_t fm_cuda_kernel_count(void) { return fm_kernel_count; }
 
 void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info) {
-  static const char *const operations[] = {
-      [FM_DENSE_DECODE] = "dense_decode", [FM_COMBINE] = "combine", [FM_PLAN] = "plan"};
+  static const char *const operations[] = {[FM_DENSE_DECODE] = "dense_decode",
+                                           [FM_COMBINE] = "combine",
+                                           [FM_PLAN] = "plan",
+                                           [FM_MERGE_STATES] = "merge_states"};
   static const char *const dtypes[] = {[FM_BF16] = "bfloat16", [FM_FP16] = "float16", [FM_FP32] = "float32"};
   const fm_kernel *k = &fm_kernels[index];
   *info = (flashmla_kernel_info){.name = k->name,

@@ -1,0 +1,160 @@
+/* decode.c - plan and dense_decode on a GPU: kernel parameters and the order of the launches. */
+#include "arith.h"
+#include "cuda/launch.h"
+#include "try.h"
+
+#define START_OVERHEAD 4 /* units: a tile's Q load, pipeline fill and output take about as long as 4 units */
+#define SPLIT_OVERHEAD 8 /* units: partial rows and their merge */
+#define PIECE_UNITS 16   /* of a piece at least in batch-invariant schedules: what a split costs is then small */
+#define LN_2 0.69314718055994531f
+#define DEVICE_OF_Q "q.device.device_id"
+
+flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *limits) {
+  const fm_driver *driver;
+  fm_device device;
+  FM_TRY(fm_supported_device(DEVICE_OF_Q, problem->device_id, &driver, &device));
+  *limits = (fm_backend_limits){.block_rows = FM_UNIT,
+                                .workers = device.processors,
+                                .start_overhead = START_OVERHEAD,
+                                .split_overhead = SPLIT_OVERHEAD,
+                                .unit = FM_UNIT,
+                                .piece_units = PIECE_UNITS};
+  return fm_kernel_cluster(problem, &limits->max_cluster);
+}
+
+static fm_need need_of(const fm_run *run, fm_operation operation) {
+  const fm_problem *p = &run->problem;
+  return (fm_need){.operation = operation,
+                   .dtype = (int32_t)p->dtype,
+                   .d_qk = p->d_qk,
+                   .d_v = p->d_v,
+                   .page_size = p->page_size,
+                   .cluster = operation == FM_DENSE_DECODE ? run->tiling.cluster : 0};
+}
+
+/* The fields that all three kernels have in common. */
+#define TILING_FIELDS(run)                                                                                    \
+  .cuts = &(run)->cuts->tile, .cu_seqlens_q = (run)->problem.cu_seqlens_q, .total_q = (run)->problem.total_q, \
+  .s_q = (run)->problem.s_q, .group = (run)->tiling.group, .block_heads = (run)->tiling.block_heads,          \
+  .block_tokens = (run)->tiling.block_tokens, .head_chunks = (run)->tiling.head_chunks,                       \
+  .cluster = (run)->tiling.cluster, .tiles_per_head = (run)->tiling.tiles_per_head,                           \
+  .tiles_per_request = (run)->tiling.tiles_per_request, .batch = (run)->problem.batch,                        \
+  .num_tiles = (run)->tiling.num_tiles, .num_parts = (run)->tiling.num_parts
+
+/* The fields that dense_decode and combine have in common. */
+#define OUTPUT_FIELDS(run)                                                                                      \
+  .partial = (run)->partial, .partial_lse = (run)->partial_lse, .slots_per_part = (run)->tiling.slots_per_part, \
+  .out = (run)->problem.out, .lse = (run)->problem.lse, .out_stride_b = (run)->problem.out_stride[0],           \
+  .out_stride_s = (run)->problem.out_stride[1], .out_stride_h = (run)->problem.out_stride[2],                   \
+  .lse_stride_b = (run)->problem.lse_stride[0], .lse_stride_h = (run)->problem.lse_stride[1],                   \
+  .lse_stride_s = (run)->problem.lse_stride[2], .out_is_float = (run)->problem.out_dtype == FM_FP32,            \
+  .lse_factor = (run)->problem.lse_base2 ? 1.0f : LN_2, .empty_lse = (run)->problem.empty_lse
+
+/* Tokens that a row of the block table can name; lengths are 32-bit. */
+static int32_t capacity(const fm_problem *p) {
+  return (int32_t)fm_min64((int64_t)p->max_blocks * p->page_size, INT32_MAX);
+}
+
+static flashmla_status launch_plan(const fm_launcher *l, const fm_run *run, const fm_loaded *loaded) {
+  static const fm_param list[] = FM_PLAN_PARAMS;
+  fm_plan_kernel_params params = {TILING_FIELDS(run),
+                                  .cache_seqlens = run->problem.cache_seqlens,
+                                  .capacity = capacity(&run->problem),
+                                  .cost_before = run->cost_before,
+                                  .num_splits = run->tiling.num_splits,
+                                  .piece_units = run->tiling.piece_units,
+                                  .start_overhead = run->tiling.start_overhead,
+                                  .split_overhead = run->tiling.split_overhead};
+  FM_LAUNCH(l, loaded, 1, &params, list);
+  return FLASHMLA_OK;
+}
+
+/* How units of 64 tokens lie in the pages; a page is a power of two below 64 or a multiple of 64. */
+static void set_paging(const fm_problem *p, int32_t cluster, fm_dense_decode_kernel_params *params) {
+  params->page_size = p->page_size;
+  params->units_per_page = p->page_size > FM_UNIT ? p->page_size / FM_UNIT : 1;
+  params->pages_per_unit = p->page_size < FM_UNIT ? FM_UNIT / p->page_size : 1;
+  params->box_rows = fm_min32(p->page_size, FM_UNIT / cluster);
+  params->boxes = FM_UNIT / cluster / params->box_rows;
+}
+
+/* The kernel counts in 32 bits without sign; what is beyond them no length reaches. */
+static void set_shard(const fm_problem *p, fm_dense_decode_kernel_params *params) {
+  if (p->cp_world == 0) return;
+  params->global_seqlens = p->global_seqlens;
+  params->cp_period = (int32_t)(uint32_t)fm_min64((int64_t)p->cp_world * p->cp_interleave, UINT32_MAX);
+  params->cp_interleave = p->cp_interleave;
+  params->cp_offset = (int32_t)fm_min64((int64_t)p->cp_rank * p->cp_interleave, INT32_MAX);
+}
+
+static flashmla_status fill_dense_decode(const fm_driver *driver, const fm_run *run,
+                                         fm_dense_decode_kernel_params *params) {
+  const fm_problem *p = &run->problem;
+  *params = (fm_dense_decode_kernel_params){TILING_FIELDS(run),
+                                            OUTPUT_FIELDS(run),
+                                            .block_table = p->block_table,
+                                            .cache_seqlens = p->cache_seqlens,
+                                            .capacity = capacity(p),
+                                            .block_table_stride = p->block_table_stride,
+                                            .scale_log2 = p->scale_log2,
+                                            .max_blocks = p->max_blocks,
+                                            .causal = p->causal};
+  set_paging(p, run->tiling.cluster, params);
+  set_shard(p, params);
+  FM_TRY(fm_encode_q(driver, run, &params->tma_q));
+  return fm_encode_kv(driver, p, params->box_rows, &params->tma_kv);
+}
+
+static flashmla_status launch_dense_decode(const fm_launcher *l, const fm_run *run, const fm_loaded *loaded,
+                                           const fm_dense_decode_kernel_params *params) {
+  static const fm_param list[] = FM_DENSE_DECODE_PARAMS;
+  const fm_tiling *t = &run->tiling;
+  /* persistent: clusters take parts in turn, so there are never more than run at once */
+  const int32_t clusters = fm_min32(l->device.processors / t->cluster, t->num_parts);
+  FM_LAUNCH(l, loaded, (unsigned)(clusters * t->cluster), params, list);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status launch_combine(const fm_launcher *l, const fm_run *run, const fm_loaded *loaded) {
+  static const fm_param list[] = FM_COMBINE_PARAMS;
+  const fm_combine_kernel_params params = {TILING_FIELDS(run), OUTPUT_FIELDS(run)};
+  FM_LAUNCH(l, loaded, (unsigned)l->device.processors, &params, list);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status run_plan(const fm_launcher *l, const fm_run *run) {
+  fm_loaded plan;
+  FM_TRY(fm_launcher_load(l, need_of(run, FM_PLAN), &plan));
+  FM_TRY(launch_plan(l, run, &plan));
+  fm_set_last_kernel(plan.kernel->name);
+  return FLASHMLA_OK;
+}
+
+/* All that can fail but the launches themselves comes before the first launch. */
+static flashmla_status run_dense_decode(const fm_launcher *l, const fm_run *run) {
+  const bool make_plan = run->make_plan, merge = run->partial != NULL;
+  fm_loaded plan = {0}, dense_decode, combine = {0};
+  fm_dense_decode_kernel_params params;
+  if (make_plan) FM_TRY(fm_launcher_load(l, need_of(run, FM_PLAN), &plan));
+  FM_TRY(fm_launcher_load(l, need_of(run, FM_DENSE_DECODE), &dense_decode));
+  if (merge) FM_TRY(fm_launcher_load(l, need_of(run, FM_COMBINE), &combine));
+  FM_TRY(fill_dense_decode(l->driver, run, &params));
+  if (make_plan) FM_TRY(launch_plan(l, run, &plan));
+  FM_TRY(launch_dense_decode(l, run, &dense_decode, &params));
+  if (merge) FM_TRY(launch_combine(l, run, &combine));
+  fm_set_last_kernel(dense_decode.kernel->name);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status run_on_device(const fm_run *run,
+                                     flashmla_status (*work)(const fm_launcher *launcher, const fm_run *run)) {
+  fm_launcher launcher;
+  FM_TRY(fm_launcher_begin(&launcher, DEVICE_OF_Q, run->problem.device_id, run->problem.stream));
+  const flashmla_status status = work(&launcher, run);
+  fm_launcher_end(&launcher);
+  return status;
+}
+
+flashmla_status fm_cuda_plan(const fm_run *run) { return run_on_device(run, run_plan); }
+
+flashmla_status fm_cuda_dense_decode(const fm_run *run) { return run_on_device(run, run_dense_decode); }
