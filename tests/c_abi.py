@@ -57,6 +57,15 @@ def decode_fields(case) -> dict[str, object]:
     return fields
 
 
+def merge_fields(case) -> dict[str, object]:
+    """What a merging.MergeCase says of merge_states, but for tensors."""
+    return {
+        "flags": flags(lse_base2=case.lse_base2, empty_lse_minus=case.empty_lse_minus),
+        "num_states": 0 if case.stacked else case.num_states,
+        "num_threads": case.num_threads,
+    }
+
+
 @dataclass
 class CTensor:
     """A DLTensor as plain values."""

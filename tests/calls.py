@@ -197,16 +197,20 @@ def decode(tensors: Tensors, plan: Plan | None = None) -> Result:
     for name, guarded in (*tensors.guarded.items(), ("plan buffer", plan and plan.buffer)):
         if guarded is not None:
             guarded.check_unchanged(name)
-    return result if case.cu_seqlens_q is None else _owned_rows(case, result, outputs)
+    if case.cu_seqlens_q is not None:
+        free = case.owners() == 0
+        for name, guarded in outputs.items():
+            rows = guarded.values()[free] if name == "out" else guarded.values()[:, free]
+            assert np.all(np.ascontiguousarray(rows).view(np.uint8) == POISON), f"{name}: rows of no request written"
+    return without_free_rows(case, result)
 
 
-def _owned_rows(case: Case, result: Result, outputs: dict[str, Guarded]) -> Result:
-    """The result with zeros for the query tokens of no request, which may not have been written."""
+def without_free_rows(case: Case, result: Result) -> Result:
+    """The result with zeros for the query tokens of no request, which are not written."""
+    if case.cu_seqlens_q is None:
+        return result
     free = case.owners() == 0
     out, lse = result.out.copy(), None if result.lse is None else result.lse.copy()
-    for name, rows in (("out", out[free]), ("lse", None if lse is None else lse[:, free])):
-        if name in outputs:
-            assert np.all(np.ascontiguousarray(rows).view(np.uint8) == POISON), f"{name}: rows of no request written"
     out[free] = 0
     if lse is not None:
         lse[:, free] = 0

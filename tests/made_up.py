@@ -48,3 +48,21 @@ def run(call: c_abi.CCall, *outputs) -> int:
     name = "workspace" if call.operation == "dense_decode" else "buffer"
     call.fields |= {name: ADDRESSES[name], f"{name}_size": size}
     return call.run(*outputs)
+
+
+def merge_call(case, device: tuple[int, int] = (CUDA, 0)) -> c_abi.CCall:
+    """merge_states of a merging.MergeCase; listed parts lie in no even distance."""
+    count = 1 if case.stacked else case.num_states
+    leading = (case.num_states,) if case.stacked else ()
+
+    def made(name: str, dtype: str, shape: tuple[int, ...], part: int = 0) -> c_abi.CTensor:
+        address = ADDRESSES[name] + (part * part << 36)
+        return c_abi.CTensor(address, device, c_abi.DTYPE_CODES[dtype], list(shape), None)
+
+    tensors = {
+        "outs": [made("q", case.dtype, (*leading, *case.out_shape), part) for part in range(count)],
+        "lses": [made("kv_cache", "float32", (*leading, *case.lse_shape), part) for part in range(count)],
+        "out": made("out", case.out_dtype or case.dtype, case.out_shape),
+        "lse": made("lse", "float32", case.lse_shape),
+    }
+    return c_abi.CCall("merge_states", tensors, c_abi.merge_fields(case))

@@ -92,19 +92,12 @@ class Parts:
         )
 
     def c_call(self, **outputs: Guarded) -> c_abi.CCall:
-        case = self.case
-
         def tensor(guarded: Guarded) -> c_abi.CTensor:
             return calls.c_tensor(guarded, self.backend.device, compact=False)
 
-        fields = {
-            "flags": c_abi.flags(lse_base2=case.lse_base2, empty_lse_minus=case.empty_lse_minus),
-            "num_states": 0 if case.stacked else case.num_states,
-            "num_threads": case.num_threads,
-        }
         tensors = {"outs": [tensor(out) for out in self.outs], "lses": [tensor(lse) for lse in self.lses]}
         tensors |= {name: tensor(guarded) for name, guarded in outputs.items()}
-        return c_abi.CCall("merge_states", tensors, fields)
+        return c_abi.CCall("merge_states", tensors, c_abi.merge_fields(self.case))
 
 
 def run(parts: Parts) -> calls.Result:

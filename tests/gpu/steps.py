@@ -27,20 +27,22 @@ class Step:
         self.data = make_data(case)
         self.tensors = calls.Tensors(case, backend, self.data)
         self.inputs = self.tensors.package_inputs()
+        self.options = self.tensors.package_options()  # causal, cu_seqlens_q and the like
 
-    def enqueue_change(self, seed: int, lengths) -> None:
-        """New numbers for the same tensors, copied on the current stream."""
-        self.enqueue_copy(Step(self.case.but(seed=seed, lengths=tuple(lengths)), self.backend))
+    def enqueue_change(self, seed: int, lengths, **facts) -> None:
+        """New numbers for the same tensors, copied on the current stream; `facts`: what else changes of the case."""
+        self.enqueue_copy(Step(self.case.but(seed=seed, lengths=tuple(lengths), **facts), self.backend))
 
     def enqueue_copy(self, other: Step) -> None:
         """The numbers of another step of the same shapes, copied on the current stream."""
-        for mine, theirs in zip(self.inputs, other.inputs, strict=True):
-            mine.copy_(theirs, non_blocking=True)
-        self.data = other.data
+        for name, mine in self.tensors.guarded.items():
+            mine.tensor.copy_(other.tensors.guarded[name].tensor, non_blocking=True)
+        self.case, self.data = other.case, other.data
 
     def check(self, out, lse, data: Data | None = None) -> None:
         """The result is the oracle's; waits for the current stream."""
-        calls.check_result(self.case, data or self.data, calls.Result(to_numpy(out), to_numpy(lse)))
+        result = calls.Result(to_numpy(out), to_numpy(lse))
+        calls.check_result(self.case, data or self.data, calls.without_free_rows(self.case, result))
 
 
 def wait_long() -> None:

@@ -46,10 +46,11 @@ def test_any_number_of_heads(gpu, dtype, s_q):
         calls.check(case.but(given=("lse",), bad_pages=number % 3 == 0), gpu)
 
 
+@pytest.mark.parametrize("page_size", [64, 1, 16, 128])
 @pytest.mark.parametrize("h_q", [1, 64, 128])
 @pytest.mark.parametrize("page", [INT32_MIN, INT32_MIN + 1, -1, 14, 2**26, 2**30, INT32_MAX - 1, INT32_MAX])
-def test_page_numbers_far_outside_the_cache_are_pages_of_zeros(gpu, page, h_q):
-    case = STEP.but(route="c", h_q=h_q, h_kv=1)
+def test_page_numbers_far_outside_the_cache_are_pages_of_zeros(gpu, page, h_q, page_size):
+    case = STEP.but(route="c", h_q=h_q, h_kv=1, page_size=page_size, max_blocks=384 // page_size, num_blocks=400)
     data = make_data(case)
     data.block_table[0, 1] = data.block_table[1, 0] = page
     calls.check_result(case, data, calls.run(case, gpu, data))
@@ -62,25 +63,37 @@ def test_lengths_outside_the_tables_are_clamped(gpu, lengths, plan, causal):
     calls.check(STEP.but(route="c", lengths=lengths, plan=plan, causal=causal), gpu)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_cache_of_more_than_2_to_the_32_elements(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "page_size", "d_qk"),
+    [
+        *(("bfloat16", page_size, 576) for page_size in (64, 256, 16, 1)),
+        ("float16", 64, 576),
+        ("bfloat16", 64, 512),
+        ("float16", 16, 512),
+        ("bfloat16", 2, 320),
+    ],
+)
+def test_a_cache_of_more_than_2_to_the_32_elements(dtype, page_size, d_qk):
     """Pages at its end: a 32-bit offset anywhere would read another place."""
-    num_blocks = 2**32 // (64 * 576) + 3000
+    page = page_size * d_qk
+    num_blocks = 2**32 // page + 200_000 // page_size
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
-    needed = 2 * num_blocks * 64 * 576 + GIGABYTE
+    needed = 2 * num_blocks * page + GIGABYTE
     if free < needed:
         pytest.skip(f"{free / GIGABYTE:.1f} GB of GPU memory are free, {needed / GIGABYTE:.1f} are needed")
     torch.manual_seed(0)
-    used, length = 40, 2500
+    used, length = 2560 // page_size, 2500
     kind = getattr(torch, dtype)
-    cache = torch.empty(num_blocks, 64, 1, 576, dtype=kind, device="cuda")
-    half = 2**31 // (64 * 576)  # the page that holds element 2^31
-    numbers = torch.cat([torch.arange(half - 10, half + 10), torch.arange(num_blocks - used + 20, num_blocks)])
+    cache = torch.empty(num_blocks, page_size, 1, d_qk, dtype=kind, device="cuda")
+    middle = 2**31 // page - used // 4  # the pages around element 2^31
+    numbers = torch.cat(
+        [torch.arange(middle, middle + used // 2), torch.arange(num_blocks - (used - used // 2), num_blocks)]
+    )
     pages = numbers[torch.randperm(used)].to(device="cuda", dtype=torch.int32)
-    small = torch.randn(used, 64, 1, 576, device="cuda").to(kind)
+    small = torch.randn(used, page_size, 1, d_qk, device="cuda").to(kind)
     cache[pages.long()] = small
-    q = torch.randn(2, 1, 128, 576, device="cuda").to(kind)
+    q = torch.randn(2, 1, 128, d_qk, device="cuda").to(kind)
     table = torch.stack([pages, pages.flip(0)])
     lengths = torch.tensor([length, length - 100], dtype=torch.int32, device="cuda")
     out, lse = flashmla.dense_decode(q, cache, table, lengths)

@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import calls
 import flashmla
-from gpu.steps import STEP, Step
+import merging
+from gpu.steps import STEP, Step, to_numpy
+from oracle import Shard
 
 REPLAYS = [(11, (5, 384)), (12, (384, 384)), (13, (0, 1)), (14, (-7, 2**31 - 1)), (15, (64, 65))]
 STEPS = {
@@ -79,6 +83,94 @@ def test_a_plan_outside_the_graph_may_be_made_anew(gpu):
         flashmla.plan_decode(*step.inputs, causal=True, buffer=buffer)
         graph.replay()
         step.check(out, lse)
+
+
+# Other lengths of cache and queries; padding requests have length 0, no query token, or neither. Two tokens stay free.
+VARLEN = STEP.but(
+    s_q=3, num_blocks=24, lengths=(300, 71, 129, 5), cu_seqlens_q=(0, 3, 4, 4, 6), total_q=8, given=("out", "lse")
+)
+VARLEN_REPLAYS = [
+    (21, (384, 1, 0, 64), (0, 1, 2, 3, 6)),
+    (22, (100, 200, 0, 0), (0, 3, 6, 6, 6)),
+    (23, (0, 0, 0, 0), (0, 0, 0, 0, 0)),
+    (24, (384, 384, 384, 384), (0, 3, 6, 7, 8)),
+    (25, (-7, 2**31 - 1, 65, 2), (-3, 1, 2, 2, 5)),
+    (26, (5, 384, 63, 0), (2, 3, 3, 3, 2**31 - 1)),
+]
+VARLEN_STEPS = {
+    "two KV heads": VARLEN,
+    "one row block a request": VARLEN.but(h_q=16, h_kv=1),
+    "small pages": VARLEN.but(page_size=16, max_blocks=24, num_blocks=96),
+    "no RoPE": VARLEN.but(d_qk=512, dtype="float16"),
+}
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize("case", VARLEN_STEPS.values(), ids=VARLEN_STEPS)
+def test_variable_length_queries(gpu, case, planned, batch_invariant):
+    """The plan, too, is made in the graph: it follows offsets and lengths of its replay."""
+    step = Step(case.but(batch_invariant=batch_invariant), gpu)
+
+    def layers():
+        plan = flashmla.plan_decode(*step.inputs, **step.options) if planned else None
+        return [flashmla.dense_decode(*step.inputs, **step.options, plan=plan) for _ in range(2)]
+
+    graph, results = capture(layers)
+    for seed, lengths, offsets in VARLEN_REPLAYS:
+        step.enqueue_change(seed, lengths, cu_seqlens_q=offsets)
+        graph.replay()
+        for out, lse in results:
+            step.check(out, lse)
+
+
+@pytest.mark.parametrize("num_splits", [0, 4])
+def test_an_old_plan_of_variable_length_queries(gpu, num_splits):
+    step = Step(VARLEN, gpu)
+    plan = flashmla.plan_decode(*step.inputs, **step.options, num_splits=num_splits)
+    graph, (out, lse) = capture(lambda: flashmla.dense_decode(*step.inputs, **step.options, plan=plan))
+    for seed, lengths, offsets in VARLEN_REPLAYS:
+        step.enqueue_change(seed, lengths, cu_seqlens_q=offsets)
+        graph.replay()
+        step.check(out, lse)
+
+
+def test_a_batch_invariant_request_keeps_its_bits_while_the_others_change(gpu):
+    case = STEP.but(s_q=1, lengths=(3000, 71, 129, 5), max_blocks=50, num_blocks=120, batch_invariant=True)
+    step = Step(case, gpu)
+    graph, (out, lse) = capture(lambda: flashmla.dense_decode(*step.inputs, **step.options))
+    graph.replay()
+    step.check(out, lse)
+    first, first_lse = out[0].clone(), lse[0].clone()
+    for others in ((3000, 3000, 3000), (0, 0, 0), (1, 2000, 64)):
+        step.tensors.guarded["cache_seqlens"].tensor[1:] = torch.tensor(others, dtype=torch.int32)
+        graph.replay()
+        assert torch.equal(out[0], first)
+        assert torch.equal(lse[0], first_lse)
+
+
+def test_context_parallel_shards_are_captured_with_their_merge(gpu):
+    """The lengths of all shards change between replays; each holds every second turn of 16 tokens."""
+    whole = STEP.but(lengths=(300, 71), out_dtype="float32")
+    shards = [Step(whole.but(shard=Shard(rank, 2, 16), global_seqlens=(300, 71), seed=rank), gpu) for rank in range(2)]
+
+    def work():
+        parts = [
+            flashmla.dense_decode(*step.inputs, **step.options, **step.tensors.package_decode_options())
+            for step in shards
+        ]
+        return parts, flashmla.merge_states([out for out, _ in parts], [lse for _, lse in parts])
+
+    graph, (parts, (out, lse)) = capture(work)
+    for seed, lengths in ((1, (160, 40)), (2, (0, 384)), (3, (1, 0))):
+        for step in shards:
+            step.enqueue_change(seed, lengths, global_seqlens=tuple(2 * n for n in lengths))
+        graph.replay()
+        for step, part in zip(shards, parts, strict=True):
+            step.check(*part)
+        case = merging.MergeCase("float32", batch=2, s_q=2, h_q=STEP.h_q)
+        numbers = tuple(np.stack([to_numpy(part[i]) for part in parts]) for i in range(2))
+        merging.check_result(case, numbers, calls.Result(to_numpy(out), to_numpy(lse)))
 
 
 FIRST_CALL = """
