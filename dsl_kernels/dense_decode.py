@@ -191,7 +191,7 @@ class DenseDecode:
         return Loader(self, (tma_q, tQg, tQs), (tma_kv, *self.partition_kv(self.sS, mKV, self.rank)))
 
     def partition_kv(self, slices, mKV, rank):
-        """Source and destination of a CTA's share of 64 rows: (box, 0, slice of columns, KV head, block), (box, slice)."""
+        """Source (box, 0, slice of columns, KV head, block) and destination (box, slice) of a CTA's part of 64 rows."""
         gKV = cute.group_modes(cute.local_tile(mKV, (64, 64), (None, None, None, None)), 0, 2)
         layout = cute.make_layout(self.cluster)
         tKs, tKg = cpasync.tma_partition(self.tma_kv, rank, layout, cute.group_modes(slices, 0, 2), gKV)

@@ -29,7 +29,7 @@ class Limits:
 
 def hopper(processors: int) -> Limits:
     """The limits of libflashmla/src/cuda/."""
-    return Limits(block_rows=64, max_cluster=2, workers=processors, start_overhead=4, split_overhead=8)
+    return Limits(block_rows=64, max_cluster=2, workers=processors, start_overhead=4, split_overhead=8, piece_units=16)
 
 
 @dataclass(frozen=True)

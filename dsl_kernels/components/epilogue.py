@@ -16,8 +16,8 @@ def thread_now():
     return opaque(x) % 128
 
 
-# Where the rows of a tile go: three words of 64 bits in `wide`, bytes, and three of 32 bits in `narrow`. Row r of a block
-# is query token r // block_heads, head r % block_heads of it.
+# Where the rows of a tile go, in shared memory: three numbers of 64 bits, bytes, and three of 32 bits. Row r of a
+# block is query token r // block_heads, head r % block_heads of it.
 BASE, TOKEN_STRIDE, HEAD_STRIDE, WIDE_WORDS = range(4)
 TOKENS, HEADS, IS_FLOAT, NARROW_WORDS = range(4)
 

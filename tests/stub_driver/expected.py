@@ -7,20 +7,46 @@ import struct
 
 import made_up
 import schedule
+from buffers import DTYPES
 from cases import Case
 from dsl_kernels import params
+from merging import MergeCase
 
-BLOCK_THREADS = {"dense_decode": 384, "combine": 512, "plan": 256}
+BLOCK_THREADS = {"dense_decode": 384, "combine": 512, "plan": 256, "merge_states": 256}
 CLUSTER, DEPENDENT_LAUNCH = "4", "6"  # launch attributes (cuda.h, CUlaunchAttributeID)
 TENSOR_MAP_DTYPES = {"float16": 6, "bfloat16": 9}  # CUtensorMapDataType
+SHORT_DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 SWIZZLED = [0, 3, 2, 0]  # no interleave, 128-byte swizzle, L2 promotion of 128 bytes, out of bounds is zero
 ELEMENT = 2  # bytes
+UNIT = 64  # tokens
+INT32_MAX = 2**31 - 1
+
+
+def kernel_of(case: Case, processors: int) -> str:
+    """The dense_decode kernel that is chosen for a case."""
+    any_page = "" if (case.d_qk, case.page_size) == (576, UNIT) else "_pages"
+    cluster = tiling_of(case, processors).cluster
+    return f"dense_decode_{SHORT_DTYPES[case.dtype]}_{case.d_qk}_cluster{cluster}{any_page}"
 
 
 def tiling_of(case: Case, processors: int) -> schedule.Tiling:
-    limits = schedule.hopper(processors)
-    extents = {"batch": case.batch, "s_q": case.s_q, "h_q": case.h_q, "h_kv": case.h_kv, "max_blocks": case.max_blocks}
-    return schedule.tile(limits, **extents, num_splits=case.num_splits)
+    return schedule.tile(
+        schedule.hopper(processors),
+        batch=case.batch,
+        s_q=case.s_q,
+        h_q=case.h_q,
+        h_kv=case.h_kv,
+        max_blocks=case.max_blocks,
+        num_splits=case.num_splits,
+        page_size=case.page_size,
+        varlen=case.cu_seqlens_q is not None,
+        batch_invariant=case.batch_invariant,
+    )
+
+
+def is_split(tiling: schedule.Tiling) -> bool:
+    """Whether there are partial results to merge."""
+    return tiling.num_splits != 1 and tiling.num_parts > 1
 
 
 def decoded(launch: dict) -> dict:
@@ -40,13 +66,40 @@ def places(case: Case, tiling: schedule.Tiling, *, own_plan: bool) -> dict:
     costs = cuts + schedule.ceil(8 * (tiling.num_parts + 1), 16) * 16
     plan_bytes = schedule.ceil(costs + 8 * (case.batch + 1) - cuts, 16) * 16
     partial = made_up.ADDRESSES["workspace"] + (plan_bytes if own_plan else 0)
-    rows = 2 * tiling.num_parts * tiling.cluster * 64
-    split = case.num_splits != 1 and tiling.num_parts > 1
+    rows = tiling.slots_per_part * tiling.num_parts * tiling.cluster * 64
+    split = is_split(tiling)
     return {
         "cuts": cuts,
         "cost_before": costs,
         "partial": partial if split else 0,
-        "partial_lse": partial + rows * 512 * 4 if split else 0,
+        "partial_lse": partial + rows * case.d_v * 4 if split else 0,
+    }
+
+
+def tiling_params(case: Case, tiling: schedule.Tiling) -> dict:
+    """What all kernels of dense_decode have in common."""
+    varlen = case.cu_seqlens_q is not None
+    return {
+        "cu_seqlens_q": made_up.ADDRESSES["cu_seqlens_q"] if varlen else 0,
+        **({"total_q": case.total_q} if varlen else {}),
+        "s_q": case.s_q,
+        "group": tiling.group,
+        "block_heads": tiling.block_heads,
+        "block_tokens": tiling.block_tokens,
+        "head_chunks": tiling.head_chunks,
+        "cluster": tiling.cluster,
+        "tiles_per_head": tiling.tiles_per_head,
+        "tiles_per_request": tiling.columns,
+        "batch": case.batch,
+        "num_tiles": tiling.num_tiles,
+        "num_parts": tiling.num_parts,
+    }
+
+
+def length_params(case: Case) -> dict:
+    return {
+        "cache_seqlens": made_up.ADDRESSES["cache_seqlens"],
+        "capacity": min(case.max_blocks * case.page_size, INT32_MAX),
     }
 
 
@@ -55,56 +108,49 @@ def plan_params(case: Case, processors: int, *, own_plan: bool) -> dict:
     limits = schedule.hopper(processors)
     where = places(case, tiling, own_plan=own_plan)
     return {
-        "cache_seqlens": made_up.ADDRESSES["cache_seqlens"],
+        **tiling_params(case, tiling),
+        **length_params(case),
         "cuts": where["cuts"],
         "cost_before": where["cost_before"],
-        "batch": case.batch,
-        "max_blocks": case.max_blocks,
-        "tiles_per_request": tiling.columns,
-        "num_tiles": tiling.num_tiles,
-        "num_parts": tiling.num_parts,
-        "num_splits": case.num_splits,
+        "num_splits": tiling.num_splits,
+        "piece_units": tiling.piece_units,
         "start_overhead": limits.start_overhead,
         "split_overhead": limits.split_overhead,
     }
 
 
-def shared_params(case: Case, processors: int, *, own_plan: bool) -> dict:
-    """What dense_decode and combine have in common. Strides of extents of 1 are left out: any will do."""
+def combine_params(case: Case, processors: int, *, own_plan: bool) -> dict:
+    """Those of combine, all of which dense_decode has too. Strides of extents of 1 are left out: any will do."""
     tiling = tiling_of(case, processors)
     where = places(case, tiling, own_plan=own_plan)
     found = {
+        **tiling_params(case, tiling),
         **{name: where[name] for name in ("cuts", "partial", "partial_lse")},
+        "slots_per_part": tiling.slots_per_part,
         "out": made_up.ADDRESSES["out"],
         "lse": made_up.ADDRESSES["lse"] if "lse" in case.given else 0,
-        "s_q": case.s_q,
-        "group": tiling.group,
-        "block_heads": tiling.block_heads,
-        "block_tokens": tiling.block_tokens,
-        "head_chunks": tiling.head_chunks,
-        "tiles_per_head": tiling.tiles_per_head,
-        "batch": case.batch,
-        "num_tiles": tiling.num_tiles,
-        "num_parts": tiling.num_parts,
+        "out_is_float": int(case.out_dtype == "float32"),
+        "lse_factor": 1.0 if case.lse_base2 else math.log(2),
+        "empty_lse": -math.inf if case.empty_lse_minus else math.inf,
     }
-    extents = {"b": case.batch, "s": case.s_q, "h": case.h_q}
-    for tensor, axes in (("out", "bsh"), ("lse", "bhs") if "lse" in case.given else ("lse", "")):
-        for axis, stride in zip(axes, made_up.strides(case, tensor), strict=False):
+    varlen = case.cu_seqlens_q is not None
+    extents = {"b": 1 if varlen else case.batch, "s": case.total_q if varlen else case.s_q, "h": case.h_q}
+    axes = {"out": "sh" if varlen else "bsh", "lse": "hs" if varlen else "bhs"}
+    for tensor in ("out", *(["lse"] if "lse" in case.given else [])):
+        for axis, stride in zip(axes[tensor], made_up.strides(case, tensor), strict=False):
             if extents[axis] > 1:
                 found[f"{tensor}_stride_{axis}"] = stride
     return found
 
 
-def combine_params(case: Case, processors: int, *, own_plan: bool) -> dict:
-    return shared_params(case, processors, own_plan=own_plan) | {"cluster": tiling_of(case, processors).cluster}
-
-
 def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
     """Those of dense_decode without its tensor maps."""
-    scale = 576**-0.5 if case.softmax_scale is None else case.softmax_scale
-    found = shared_params(case, processors, own_plan=own_plan) | {
+    scale = case.d_qk**-0.5 if case.softmax_scale is None else case.softmax_scale
+    found = combine_params(case, processors, own_plan=own_plan) | {
+        **length_params(case),
+        **paging_params(case, tiling_of(case, processors).cluster),
+        **shard_params(case),
         "block_table": made_up.ADDRESSES["block_table"],
-        "cache_seqlens": made_up.ADDRESSES["cache_seqlens"],
         "scale_log2": scale * math.log2(math.e),
         "max_blocks": case.max_blocks,
         "causal": int(case.causal),
@@ -114,35 +160,100 @@ def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
     return found
 
 
+def paging_params(case: Case, cluster: int) -> dict:
+    """How the rows of a unit that a block of the cluster loads lie in pages."""
+    rows = UNIT // cluster
+    box_rows = min(case.page_size, rows)
+    return {
+        "page_size": case.page_size,
+        "units_per_page": max(case.page_size // UNIT, 1),
+        "pages_per_unit": max(UNIT // case.page_size, 1),
+        "box_rows": box_rows,
+        "boxes": rows // box_rows,
+    }
+
+
+def shard_params(case: Case) -> dict:
+    if case.shard is None:
+        return {"cp_period": 0}
+    rank, world, interleave = case.shard.rank, case.shard.world, case.shard.interleave
+    period = min(world * interleave, 2**32 - 1)
+    return {
+        "global_seqlens": made_up.ADDRESSES["global_seqlens"],
+        "cp_period": period - (2**32 if period > INT32_MAX else 0),
+        "cp_interleave": interleave,
+        "cp_offset": min(rank * interleave, INT32_MAX),
+    }
+
+
 def q_map(case: Case, processors: int) -> dict:
-    """q as (d, head in group, token, KV head, request); the box is one row block."""
+    """q as (d, head in group, token, KV head, request); the box is one row block. All tokens of variable-length queries
+    are those of one request.
+    """
     tiling = tiling_of(case, processors)
-    batch, token, head, _ = made_up.strides(case, "q")
-    extents = [576, tiling.group, case.s_q, case.h_kv, case.batch]
-    strides = [head, token, head * tiling.group, batch]
+    *batch, token, head, _ = made_up.strides(case, "q")
+    tokens, requests = (case.s_q, case.batch) if batch else (case.total_q, 1)
+    extents = [case.d_qk, tiling.group, tokens, case.h_kv, requests]
     return {
         "address": made_up.ADDRESSES["q"],
         "dtype": TENSOR_MAP_DTYPES[case.dtype],
         "extents": extents,
-        "strides": _bytes(extents, strides),
+        "strides": _bytes(extents, [head, token, head * tiling.group, *(batch or [0])]),
         "box": [64, tiling.block_heads, tiling.block_tokens, 1, 1],
         "modes": SWIZZLED,
     }
 
 
 def kv_map(case: Case, processors: int) -> dict:
-    """kv_cache as (d, row, KV head, block); the box is the rows of a page that one block of a cluster loads."""
-    tiling = tiling_of(case, processors)
+    """kv_cache as (d, row, KV head, block); the box is rows of one page that one block of a cluster loads."""
     block, row, head, _ = made_up.strides(case, "kv_cache")
-    extents = [576, 64, case.h_kv, case.num_blocks]
+    extents = [case.d_qk, case.page_size, case.h_kv, case.num_blocks]
     return {
         "address": made_up.ADDRESSES["kv_cache"],
         "dtype": TENSOR_MAP_DTYPES[case.dtype],
         "extents": extents,
         "strides": _bytes(extents, [row, head, block]),
-        "box": [64, 64 // tiling.cluster, 1, 1],
+        "box": [64, paging_params(case, tiling_of(case, processors).cluster)["box_rows"], 1, 1],
         "modes": SWIZZLED,
     }
+
+
+def merge_params(case: MergeCase) -> dict:
+    """Those of merge_states, of a call by made_up.merge_call: every part is compact."""
+    stacked = case.stacked or case.num_states == 2  # two that are listed always lie in an even distance
+    batch = 1 if case.batch is None else case.batch
+    rows = batch * case.s_q * case.h_q
+    codes = {"bfloat16": 0, "float16": 1, "float32": 2}
+    out_strides = {"b": rows // batch * case.d_v, "s": case.h_q * case.d_v, "h": case.d_v}
+    lse_strides = {"b": rows // batch, "h": case.s_q, "s": 1}
+    extents = {"b": batch, "s": case.s_q, "h": case.h_q}
+    found = {
+        "result": made_up.ADDRESSES["out"],
+        "result_lse": made_up.ADDRESSES["lse"],
+        "num_states": case.num_states,
+        "stacked": int(stacked),
+        "rows": rows,
+        "s_q": case.s_q,
+        "h_q": case.h_q,
+        "chunks": case.d_v // 8,
+        "result_dtype": codes[case.out_dtype or case.dtype],
+        "to_log2": 1.0 if case.lse_base2 else math.log2(math.e),
+        "lse_factor": 1.0 if case.lse_base2 else math.log(2),
+        "empty_lse": -math.inf if case.empty_lse_minus else math.inf,
+    }
+    if case.stacked:
+        found |= {"out_state_stride": rows * case.d_v, "lse_state_stride": rows}
+    elif stacked:
+        found |= {"out_state_stride": 2**36 // DTYPES[case.dtype].itemsize, "lse_state_stride": 2**36 // 4}
+    parts = range(1 if stacked else case.num_states)
+    found |= {f"out_{i}": made_up.ADDRESSES["q"] + (i * i << 36) for i in parts}
+    found |= {f"lse_{i}": made_up.ADDRESSES["kv_cache"] + (i * i << 36) for i in parts}
+    for axis, extent in extents.items():
+        if extent > 1:
+            found |= {f"result_stride_{axis}": out_strides[axis], f"result_lse_stride_{axis}": lse_strides[axis]}
+            found |= {f"out_{i}_stride_{axis}": out_strides[axis] for i in parts}
+            found |= {f"lse_{i}_stride_{axis}": lse_strides[axis] for i in parts}
+    return found
 
 
 def _bytes(extents: list[int], strides: list[int]) -> list[int]:

@@ -9,15 +9,16 @@ import sys
 import c_abi
 from buffers import Layout
 from c_abi import last_error, new_plan
-from cases import Case, Layouts
+from cases import Case, Layouts, Shard
 from flashmla._cdef import ffi
 from flashmla._library import lib
-from made_up import CUDA, STEP, decode_call, plan_call, run
+from made_up import CUDA, STEP, decode_call, merge_call, plan_call, run
+from merging import MergeCase
 
 driver = ctypes.CDLL("libcuda.so.1")
 
 __all__ = ["CUDA", "STEP", "Case", "Layout", "Layouts", "c_abi", "decode", "driver", "ffi", "lib", "plan", "tell"]
-__all__ += ["enter", "fail", "last_error"]
+__all__ += ["MergeCase", "Shard", "enter", "fail", "last_error", "merge"]
 
 
 def tell(*values) -> None:
@@ -40,6 +41,12 @@ def plan(case: Case = STEP, device: int = 0, **fields):
 def decode(case: Case = STEP, device: int = 0, plan=None, **fields) -> None:
     """Decodes and tells the status and the kernel."""
     status = run(decode_call(case, (CUDA, device), plan, **fields))
+    tell_status(status, ffi.string(lib.flashmla_last_kernel()).decode())
+
+
+def merge(case: MergeCase | None = None, device: int = 0) -> None:
+    """Merges and tells the status and the kernel."""
+    status = merge_call(case or MergeCase(), (CUDA, device)).run()
     tell_status(status, ffi.string(lib.flashmla_last_kernel()).decode())
 
 

@@ -26,7 +26,7 @@ enum {
   NOT_FOUND = 500,
   OUT_OF_RESOURCES = 701,
 };
-enum { MAX_DEVICES = 8, MAX_KERNELS = 32, MAX_DEPTH = 8, MAX_PARAMS = 64, DEFAULT_SHARED_BYTES = 48 * 1024 };
+enum { MAX_DEVICES = 8, MAX_KERNELS = 32, MAX_DEPTH = 8, MAX_PARAMS = 192, DEFAULT_SHARED_BYTES = 48 * 1024 };
 enum { BIGGEST_SHARED_BYTES = 227 * 1024 /* of a block on sm_90 */, BIGGEST_BOX = 256 };
 
 struct CUctx_st {
@@ -211,6 +211,7 @@ static void sizes_of(const char *kernel, size_t sizes[MAX_PARAMS]) {
   static const fm_param dense_decode[] = FM_DENSE_DECODE_PARAMS;
   static const fm_param combine[] = FM_COMBINE_PARAMS;
   static const fm_param plan[] = FM_PLAN_PARAMS;
+  static const fm_param merge_states[] = FM_MERGE_STATES_PARAMS;
   memset(sizes, 0, MAX_PARAMS * sizeof *sizes);
 #define SIZES_OF(operation)                             \
   if (strstr(kernel, "flashmla_" #operation) == kernel) \
@@ -218,6 +219,7 @@ static void sizes_of(const char *kernel, size_t sizes[MAX_PARAMS]) {
   SIZES_OF(dense_decode)
   SIZES_OF(combine)
   SIZES_OF(plan)
+  SIZES_OF(merge_states)
 }
 
 int cuKernelGetParamInfo(CUkernel kernel, size_t index, size_t *offset, size_t *size) {

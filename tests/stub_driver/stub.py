@@ -70,7 +70,7 @@ class Ran:
 
 def operation(kernel: str) -> str:
     """The operation in an entry's name."""
-    return re.match(r"flashmla_(dense_decode|combine|plan)", kernel)[1]
+    return re.match(r"flashmla_(dense_decode|combine|plan|merge_states)", kernel)[1]
 
 
 @dataclass
@@ -80,14 +80,19 @@ class Stub:
     library: Path
     folder: Path  # for logs
 
-    def run(self, code: str, *, flashmla_library: Path | None = None, **settings: object) -> Ran:
+    def run(
+        self, code: str, *, flashmla_library: Path | None = None, force_kernel: str | None = None, **settings: object
+    ) -> Ran:
         """Runs Python `code` with the names of host.py; `settings`: STUB_ variables."""
         log = self.folder / f"calls-{len(list(self.folder.iterdir()))}.jsonl"
         log.touch()
         paths = os.pathsep.join([str(HERE.parent), *sys.path])
         forced = {"FLASHMLA_LIBRARY": str(flashmla_library)} if flashmla_library else {}
+        if force_kernel is not None:
+            forced["FLASHMLA_FORCE_KERNEL"] = force_kernel
         done = subprocess.run(
-            [sys.executable, "-c", f"from stub_driver.host import *\n{code}"],
+            [sys.executable, "-"],
+            input=f"from stub_driver.host import *\n{code}\n",
             env={
                 **os.environ,
                 "PYTHONPATH": paths,

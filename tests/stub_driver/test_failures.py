@@ -18,7 +18,7 @@ BY_DECODE = sorted(
 
 @pytest.mark.parametrize(("architecture", "name"), [(80, "sm_80"), (89, "sm_89"), (100, "sm_100"), (120, "sm_120")])
 def test_another_architecture_is_named(cuda_12_0, architecture, name):
-    ran = cuda_12_0.run("decode(); plan(); decode()", architecture=architecture)
+    ran = cuda_12_0.run("decode(); plan(); decode(); merge()", architecture=architecture)
     for status, sentence, depth, *_ in ran.told:
         assert (status, depth) == (ARCHITECTURE, 0)
         assert sentence == (
@@ -100,7 +100,7 @@ def test_a_launch_may_fail_after_others_went_well(cuda_12_0, call):
     status, sentence, depth, kernel = ran.told[-1]
     assert (status, depth) == (DRIVER, 0)
     assert "launch_kernel_ex" in sentence
-    assert kernel == "dense_decode_bf16_cluster2", "of the last operation that succeeded"
+    assert kernel == "dense_decode_bf16_576_cluster2", "of the last operation that succeeded"
 
 
 @pytest.mark.parametrize("symbol", ["cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelSetAttribute"])
@@ -137,10 +137,11 @@ def test_a_driver_older_than_every_kernel(cuda_12_0, version):
 
 def test_a_library_without_kernels_says_so(compile_stub, cpu_only_library):
     driver = compile_stub(stub.SINCE)
-    ran = driver.run("decode(); plan()", flashmla_library=cpu_only_library)
+    ran = driver.run("decode(); plan(); merge()", flashmla_library=cpu_only_library)
+    assert len(ran.told) == 3
     for status, sentence, *_ in ran.told:
         assert status == NO_KERNELS
-        assert sentence == "q is on a CUDA device, but this library was built without GPU kernels"
+        assert sentence == "the tensors are on a CUDA device, but this library was built without GPU kernels"
     assert ran.calls == [], "and it does not touch the driver"
 
 

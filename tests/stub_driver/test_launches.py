@@ -1,4 +1,4 @@
-"""What dense_decode and plan_decode ask the driver to launch, against the contract, on a stub of CUDA 12.0."""
+"""What the operations ask the driver to launch, against the contract, on a stub of CUDA 12.0."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import random
 
 import pytest
 
+import c_abi
+import flashmla
 from buffers import Layout
-from cases import Case, Layouts
+from cases import Case, Layouts, Shard
 from made_up import STEP
+from merging import MergeCase
 from stub_driver import expected
 from stub_driver.stub import operation
 
@@ -33,15 +36,14 @@ def check_call(
 ) -> None:
     """The launches of one dense_decode."""
     tiling = expected.tiling_of(case, processors)
-    split = case.num_splits != 1 and tiling.num_parts > 1
+    split = expected.is_split(tiling)
     decode = launches[1 if own_plan else 0]
     assert [operation(launch["kernel"]) for launch in launches] == [
         *(["plan"] if own_plan else []),
         "dense_decode",
         *(["combine"] if split else []),
     ]
-    short = {"bfloat16": "bf16", "float16": "fp16"}[case.dtype]
-    assert decode["kernel"].startswith(f"flashmla_dense_decode_{short}_cluster{tiling.cluster}_")
+    assert decode["kernel"].startswith(f"flashmla_{expected.kernel_of(case, processors)}_kernel_")
     clusters = min(processors // tiling.cluster, tiling.num_parts)
     assert decode["grid"] == [clusters * tiling.cluster, 1, 1]
     assert decode["attributes"][expected.CLUSTER] == tiling.cluster
@@ -54,7 +56,8 @@ def check_call(
         check_plan(case, launches[0], own_plan=True, processors=processors)
     if split:
         combine = launches[-1]
-        assert combine["kernel"].startswith(f"flashmla_combine_{short}_")
+        short = expected.SHORT_DTYPES[case.dtype]
+        assert combine["kernel"].startswith(f"flashmla_combine_{short}_{case.d_v}_")
         assert combine["grid"] == [processors, 1, 1]
         assert combine["attributes"][expected.CLUSTER] == 1
         same(expected.decoded(combine), expected.combine_params(case, processors, own_plan=own_plan))
@@ -67,6 +70,11 @@ def check_plan(case: Case, launch: dict, *, own_plan: bool, processors=PROCESSOR
     same(expected.decoded(launch), expected.plan_params(case, processors, own_plan=own_plan))
 
 
+def table() -> dict[str, dict]:
+    """The GPU rows of the kernel table by name."""
+    return {row["name"]: row for row in flashmla.info()["kernels"] if row["target"] == "sm_90a"}
+
+
 def random_case(draw: random.Random) -> Case:
     """Shapes at the edges of tiles and clusters, extents of 1 among them, and tensors that are not compact."""
     h_kv = draw.choice((1, 1, 2, 3))
@@ -76,25 +84,38 @@ def random_case(draw: random.Random) -> Case:
         draw.choice((1, 3, 16, 63, 64, 65, 128)),
     )
     gaps = [tuple(draw.choice((0, 0, 1, 3)) for _ in range(3)) for _ in range(4)]
-    orders = [(*draw.sample(range(3), 3), 3) for _ in range(3)]
+    varlen = draw.random() < 0.4
+    axes = 2 if varlen else 3
+    orders = [(*draw.sample(range(n), n), n) for n in (axes, 3, axes)]
+    invariant = draw.random() < 0.2
     return Case(
         dtype=draw.choice(("bfloat16", "float16")),
+        d_qk=draw.choice((576, 576, 512, 320)),
         s_q=s_q,
         h_q=group * h_kv,
         h_kv=h_kv,
+        page_size=draw.choice((64, 64, 1, 2, 16, 32, 128, 192, 2**14)),
         num_blocks=draw.choice((1, 2, 5000)),
         max_blocks=draw.choice((1, 2, 300)),
         lengths=(1,) * batch,
         causal=draw.random() < 0.5,
         softmax_scale=draw.choice((None, 0.1)),
         given=draw.choice(((), ("lse",))),
-        num_splits=draw.choice((0, 0, 1, 2, 32)),
+        num_splits=0 if invariant else draw.choice((0, 0, 1, 2, 32)),
+        batch_invariant=invariant,
+        cu_seqlens_q=(0,) * (batch + 1) if varlen else None,
+        total_q=draw.choice((1, 2, 1000)) if varlen else 0,
+        shard=draw.choice((None, None, Shard(rank=1, world=4, interleave=16), Shard(2, 3, 2**31 - 1))),
+        global_seqlens=(1,) * batch,
+        out_dtype=draw.choice((None, "float32")),
+        lse_base2=draw.random() < 0.5,
+        empty_lse_minus=draw.random() < 0.5,
         layouts=Layouts(
-            q=Layout(orders[0], gaps[0]),
+            q=Layout(orders[0], gaps[0][:axes]),
             kv_cache=Layout(orders[1], gaps[1]),
-            out=Layout(orders[2], gaps[2]),
+            out=Layout(orders[2], gaps[2][:axes]),
             block_table=Layout((), gaps[3][:1]),
-            lse=Layout(tuple(draw.sample(range(3), 3)), gaps[3]),
+            lse=Layout(tuple(draw.sample(range(axes), axes)), gaps[3][:axes]),
         ),
     )
 
@@ -103,7 +124,7 @@ def random_case(draw: random.Random) -> Case:
 def drawn(cuda_12_0):
     """Many calls in one process: with a plan of their own, or with one that was made before."""
     draw = random.Random(0)
-    cases = [random_case(draw) for _ in range(150)]
+    cases = [random_case(draw) for _ in range(300)]
     code = f"for case in {cases!r}:\n  decode(case, plan=plan(case)) if case.num_splits else decode(case)\n"
     ran = cuda_12_0.run(code)
     assert {tuple(line[:3]) for line in ran.told} == {(0, "", 0)}
@@ -118,7 +139,7 @@ def test_every_drawn_call_launches_what_the_contract_says(drawn):
         own_plan = not case.num_splits
         if not own_plan:
             check_plan(case, next(launches), own_plan=False)
-        split = case.num_splits != 1 and expected.tiling_of(case, PROCESSORS).num_parts > 1
+        split = expected.is_split(expected.tiling_of(case, PROCESSORS))
         made = [next(launches) for _ in range(own_plan + 1 + split)]
         check_call(case, made, maps, own_plan=own_plan)
     assert next(launches, None) is None
@@ -136,9 +157,10 @@ def test_each_kernel_is_loaded_once_and_made_for_cuda_12(drawn):
     _, ran = drawn
     loads = ran.of("cuLibraryLoadData")
     images = [call["image"] for call in loads]
-    assert len(images) == len(set(images)) == len(ran.of("cuLibraryGetKernel")) == 7
+    kernels = [name for name, row in table().items() if row["operation"] != "merge_states"]
+    assert len(images) == len(set(images)) == len(ran.of("cuLibraryGetKernel")) == len(kernels), "all were drawn"
     assert {call["elf_abi"] for call in loads} == {7}
-    assert len(ran.of("cuKernelSetAttribute")) == 7
+    assert len(ran.of("cuKernelSetAttribute")) == len(kernels)
 
 
 def test_blocks_are_as_the_kernels_were_compiled(drawn):
@@ -174,7 +196,7 @@ def test_work_goes_to_the_given_stream(cuda_12_0):
 
 def test_the_kernel_that_ran_is_named(cuda_12_0):
     ran = cuda_12_0.run("decode(); decode(STEP.but(dtype='float16', s_q=1, h_q=16))")
-    assert [line[3] for line in ran.told] == ["dense_decode_bf16_cluster2", "dense_decode_fp16_cluster1"]
+    assert [line[3] for line in ran.told] == ["dense_decode_bf16_576_cluster2", "dense_decode_fp16_576_cluster1"]
     named = cuda_12_0.run("decode(); plan(); tell(ffi.string(lib.flashmla_last_kernel()).decode())")
     assert named.told[-1] == ["plan"]
 
@@ -207,3 +229,87 @@ def test_a_scale_whose_product_is_no_float_is_clamped(cuda_12_0):
     ran = cuda_12_0.run("decode(STEP.but(softmax_scale=3e38))")
     largest = (2 - 2**-23) * 2.0**127
     assert expected.decoded(ran.launches()[1])["scale_log2"] == largest
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 4, 8, 16, 32, 64, 128, 192, 256])
+@pytest.mark.parametrize("d_qk", [576, 512, 320])
+@pytest.mark.parametrize("h_q", [16, 128])
+def test_pages_and_geometries_have_their_kernels_and_boxes(cuda_12_0, page_size, d_qk, h_q):
+    case = STEP.but(s_q=1, h_q=h_q, page_size=page_size, d_qk=d_qk)
+    ran = cuda_12_0.run(f"decode({case!r})")
+    maps = {call["map"]: call for call in ran.of("cuTensorMapEncodeTiled")}
+    check_call(case, ran.launches(), maps, own_plan=True)
+    [kv_map] = [call for call in maps.values() if len(call["extents"]) == 4]
+    found = expected.decoded(ran.launches()[1])
+    assert kv_map["box"][1] * found["boxes"] * found["cluster"] == 64, "a unit is as many boxes"
+    assert kv_map["box"][1] <= page_size
+
+
+FITTING = [
+    ("dense_decode_bf16_576_cluster1", {}),
+    ("dense_decode_bf16_576_cluster1_pages", {}),
+    ("dense_decode_bf16_576_cluster2_pages", {}),
+    ("dense_decode_bf16_576_cluster1_pages", {"page_size": 16}),
+    ("dense_decode_fp16_512_cluster1_pages", {"dtype": "float16", "d_qk": 512}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), FITTING)
+def test_a_forced_kernel_runs_with_tiles_of_its_own(cuda_12_0, name, changes):
+    case = STEP.but(**changes)
+    ran = cuda_12_0.run(f"decode({case!r}, plan=plan({case!r})); decode({case!r})", force_kernel=name)
+    assert [line[:2] for line in ran.told] == [[0, ""]] * 3
+    assert [line[3] for line in ran.told[1:]] == [name] * 2
+    cluster = int(name.partition("_cluster")[2][0])
+    for launch in ran.launches():
+        assert expected.decoded(launch)["cluster"] == cluster
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("dense_decode_bf16_576_cluster2", {"page_size": 16}, "it is for pages of 64 tokens"),
+        ("dense_decode_bf16_576_cluster2", {"dtype": "float16"}, "it is for another dtype"),
+        ("dense_decode_bf16_576_cluster2", {"d_qk": 512}, "it is for other head dimensions"),
+        ("dense_decode_bf16_576_cluster2", {"h_q": 1}, "it is for more than 64 query rows a KV head"),
+        ("dense_decode", {}, "which is no dense_decode kernel of this library"),
+    ],
+)
+def test_a_forced_kernel_that_does_not_fit_is_refused(cuda_12_0, name, changes, words):
+    ran = cuda_12_0.run(f"decode({STEP.but(**changes)!r})", force_kernel=name)
+    status, sentence, depth, _ = ran.told[0]
+    assert (status, depth) == (c_abi.constant("ERROR_UNSUPPORTED"), 0)
+    assert sentence.startswith(f'FLASHMLA_FORCE_KERNEL is "{name}", ')
+    assert sentence.endswith(words)
+    assert ran.launches() == []
+
+
+def test_the_forced_kernel_is_read_in_every_call(cuda_12_0):
+    set_it = "import os; os.environ['FLASHMLA_FORCE_KERNEL'] = 'dense_decode_bf16_576_cluster1'"
+    ran = cuda_12_0.run(f"decode(); {set_it}; decode(); del os.environ['FLASHMLA_FORCE_KERNEL']; decode()")
+    assert [line[3][-8:] for line in ran.told] == ["cluster2", "cluster1", "cluster2"]
+
+
+MERGES = [
+    MergeCase(),
+    MergeCase(dtype="float16", num_states=16, batch=3, s_q=2, h_q=5, out_dtype="float32"),
+    MergeCase(dtype="float32", num_states=3, batch=None, s_q=7, h_q=16, d_v=8, lse_base2=True),
+    MergeCase(num_states=40, stacked=True, batch=2, s_q=1, h_q=128, empty_lse_minus=True, out_dtype="float32"),
+    MergeCase(num_states=5, batch=100, s_q=2, h_q=128, d_v=256),
+]
+
+
+@pytest.mark.parametrize("case", MERGES, ids=lambda case: case.dtype)
+def test_a_merge_is_one_launch(cuda_12_0, case):
+    ran = cuda_12_0.run(f"merge({case!r})")
+    assert [line[:3] for line in ran.told] == [[0, "", 0]]
+    [launch] = ran.launches()
+    name = f"merge_states_{expected.SHORT_DTYPES[case.dtype]}"
+    assert launch["kernel"].startswith(f"flashmla_{name}_kernel_")
+    assert ran.told[0][3] == name
+    wanted = expected.merge_params(case)
+    same(expected.decoded(launch), wanted)
+    assert launch["grid"] == [min(-(-wanted["rows"] // 8), 2 * PROCESSORS), 1, 1]
+    assert launch["block"] == [expected.BLOCK_THREADS["merge_states"], 1, 1]
+    assert launch["attributes"][expected.CLUSTER] == 1
+    assert set(ran.names()) <= QUIET

@@ -1,0 +1,114 @@
+"""Which row of the kernel table is taken: by what the call is, by the driver, and by FLASHMLA_FORCE_KERNEL."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+import build
+import c_abi
+from stub_driver.stub import HERE
+
+DENSE_DECODE, COMBINE, PLAN, _ = range(4)
+BF16, FP16, FP32 = range(3)
+ANY_CLUSTER = 0
+UNSUPPORTED = c_abi.constant("ERROR_UNSUPPORTED")
+
+
+@pytest.fixture(scope="module")
+def select(tmp_path_factory):
+    made = tmp_path_factory.mktemp("select") / "select"
+    flags = build.compile_flags(fault=0, sanitize=True, debug=False, kernels=True)
+    sources = [HERE / "select.c", build.SOURCE / "cuda" / "select.c"]
+    subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
+
+    def run(*numbers: int, forced: str | None = None) -> str:
+        environment = {name: text for name, text in os.environ.items() if name != "FLASHMLA_FORCE_KERNEL"}
+        if forced is not None:
+            environment["FLASHMLA_FORCE_KERNEL"] = forced
+        command = [made, *map(str, numbers)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name"),
+    [
+        ((DENSE_DECODE, BF16, 576, 64, 2, 13000), "bf16-13"),
+        ((DENSE_DECODE, BF16, 576, 64, 2, 12090), "bf16-12"),
+        ((DENSE_DECODE, BF16, 576, 64, 2, 12000), "bf16-12"),
+        ((DENSE_DECODE, FP16, 576, 64, 2, 13000), "fp16-12"),
+        ((DENSE_DECODE, BF16, 576, 64, 1, 13000), "bf16-1"),
+        ((DENSE_DECODE, BF16, 576, 1, 2, 13000), "bf16-pages"),
+        ((DENSE_DECODE, BF16, 576, 128, 2, 13000), "bf16-pages"),
+        ((DENSE_DECODE, BF16, 512, 64, 2, 13000), "bf16-512"),
+        ((PLAN, FP16, 320, 16, ANY_CLUSTER, 12000), "plan"),
+        ((COMBINE, BF16, 512, 16, ANY_CLUSTER, 12000), "combine"),
+    ],
+)
+def test_the_first_row_that_does_it_and_that_the_driver_loads(select, numbers, name):
+    assert select(*numbers) == name
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (DENSE_DECODE, BF16, 576, 64, 2, 11080),
+        (DENSE_DECODE, FP16, 576, 64, 1, 13000),
+        (DENSE_DECODE, FP16, 576, 32, 2, 13000),
+        (DENSE_DECODE, FP16, 512, 64, 2, 13000),
+        (DENSE_DECODE, FP32, 576, 64, 2, 13000),
+        (COMBINE, FP16, 576, 64, ANY_CLUSTER, 13000),
+    ],
+)
+def test_no_row_does_it(select, numbers):
+    wanted = f"{UNSUPPORTED}: no kernel of this library fits the call on driver version {numbers[-1]}"
+    assert select(*numbers) == wanted
+
+
+@pytest.mark.parametrize("name", ["bf16-12", "bf16-pages"])
+def test_the_forced_row_is_taken_and_others_are_not_forced(select, name):
+    assert select(DENSE_DECODE, BF16, 576, 64, 2, 13000, forced=name) == name
+    assert select(PLAN, BF16, 576, 64, ANY_CLUSTER, 13000, forced=name) == "plan"
+
+
+def test_an_empty_name_forces_nothing(select):
+    assert select(DENSE_DECODE, BF16, 576, 64, 2, 13000, forced="") == "bf16-13"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("fp16-12", "another dtype"),
+        ("bf16-512", "other head dimensions"),
+        ("bf16-1", "other tiles of query rows"),
+        ("bf16-13", "a newer driver"),
+    ],
+)
+def test_a_forced_row_that_does_not_fit_is_refused(select, name, why):
+    found = select(DENSE_DECODE, BF16, 576, 64, 2, 12000, forced=name)
+    assert found == f'{UNSUPPORTED}: FLASHMLA_FORCE_KERNEL is "{name}", which does not fit the call: it is for {why}'
+
+
+def test_a_forced_row_may_be_for_other_pages_or_more_rows(select):
+    assert select(DENSE_DECODE, BF16, 576, 32, 2, 13000, forced="bf16-12").endswith("it is for pages of 64 tokens")
+    assert select(DENSE_DECODE, BF16, 576, 64, 1, 13000, forced="bf16-12").endswith("more than 64 query rows a KV head")
+
+
+@pytest.mark.parametrize("name", ["plan", "bf16", "nothing"])
+def test_only_a_dense_decode_row_can_be_forced(select, name):
+    sentence = f'{UNSUPPORTED}: FLASHMLA_FORCE_KERNEL is "{name}", which is no dense_decode kernel of this library'
+    assert select(DENSE_DECODE, BF16, 576, 64, 2, 13000, forced=name) == sentence
+    assert select(1, 128, forced=name) == sentence
+
+
+@pytest.mark.parametrize(
+    ("s_q", "heads", "cluster"), [(1, 1, 1), (1, 64, 1), (4, 16, 1), (1, 65, 2), (5, 16, 2), (2, 128, 2), (2**30, 8, 2)]
+)
+def test_blocks_share_a_stream_where_one_is_not_enough(select, s_q, heads, cluster):
+    assert select(s_q, heads) == str(cluster)
+    assert select(s_q, heads, forced="bf16-1") == "1"
+    assert select(s_q, heads, forced="bf16-pages") == "2"
