@@ -27,33 +27,54 @@ def draw_lengths(draw, spread: str, batch: int, capacity: int) -> np.ndarray:
     return lengths
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_cuts_are_those_of_the_definition(gpu, seed):
-    draw = np.random.default_rng(seed)
+def draw_offsets(draw, batch: int, s_q: int) -> tuple[np.ndarray, int]:
+    """cu_seqlens_q and total_q: in order, or anything."""
+    counts = draw.integers(0, s_q + 2, batch) * draw.integers(0, 2, batch)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    total_q = max(1, int(offsets[-1]))
+    if draw.random() < 0.3:
+        offsets = draw.integers(-2, total_q + 3, batch + 1)
+    return offsets.astype(np.int32), total_q
+
+
+@pytest.mark.parametrize("mode", ["balanced or forced", "batch invariant"])
+@pytest.mark.parametrize("varlen", [False, True], ids=["fixed", "varlen"])
+@pytest.mark.parametrize("seed", range(6))
+def test_cuts_are_those_of_the_definition(gpu, seed, varlen, mode):
+    draw = np.random.default_rng((seed, varlen, len(mode)))
     limits = schedule.hopper(torch.cuda.get_device_properties(gpu.device[1]).multi_processor_count)
     device = torch.device("cuda", gpu.device[1])
     element = torch.zeros(1, dtype=torch.bfloat16, device=device)
     entry = torch.zeros(1, dtype=torch.int32, device=device)
+    invariant = mode == "batch invariant"
     for number in range(CASES):
         batch = int(draw.choice([1, 2, int(draw.integers(3, 132)), int(draw.integers(132, 701))]))
         s_q, h_kv = int(draw.choice([1, 1, 2, 3, 5])), int(draw.choice([1, 1, 2, 4]))
         h_q = h_kv * int(draw.choice([1, 16, 64, 65, 128]))
-        max_blocks = int(draw.choice([1, 2, 64, 3126]))  # 3126 pages hold 200,000 tokens
-        num_splits = int(draw.choice([0, 0, 0, 0, 1, 2, 7, 32]))
-        lengths = draw_lengths(draw, SPREADS[number % len(SPREADS)], batch, 64 * max_blocks)
-        # A plan looks at shapes and lengths only, so one element stands for each of the other tensors.
-        q = element.expand(batch, s_q, h_q, 576)
-        kv_cache = element.expand(1, 64, h_kv, 576)
+        page_size = int(draw.choice([64, 64, 16, 1, 256]))
+        max_blocks = int(draw.choice([1, 2, 64, 3126])) * 64 // page_size + 1  # 3126 * 64 are 200,000 tokens
+        num_splits = 0 if invariant else int(draw.choice([0, 0, 0, 0, 1, 2, 7, 32]))
+        lengths = draw_lengths(draw, SPREADS[number % len(SPREADS)], batch, page_size * max_blocks)
+        options = {"num_splits": num_splits, "batch_invariant": invariant}
+        tokens, rows = None, (batch, s_q)
+        if varlen:
+            offsets, total_q = draw_offsets(draw, batch, s_q)
+            tokens, rows = schedule.query_tokens(offsets, total_q, s_q), (total_q,)
+            options |= {"cu_seqlens_q": torch.tensor(offsets, device=device), "max_seqlen_q": s_q}
+        # A plan looks at shapes, lengths and offsets only, so one element stands for each of the other tensors.
+        q = element.expand(*rows, h_q, 576)
+        kv_cache = element.expand(1, page_size, h_kv, 576)
         table = entry.expand(batch, max_blocks)
         arguments = (q, kv_cache, table, torch.tensor(lengths, dtype=torch.int32, device=device))
-        size = flashmla.plan_decode_size(*arguments, num_splits=num_splits)
+        size = flashmla.plan_decode_size(*arguments, **options)
         buffer = torch.full((size,), 0xFF, dtype=torch.uint8, device=device)
-        flashmla.plan_decode(*arguments, num_splits=num_splits, buffer=buffer)
+        flashmla.plan_decode(*arguments, **options, buffer=buffer)
 
         extents = {"batch": batch, "s_q": s_q, "h_q": h_q, "h_kv": h_kv, "max_blocks": max_blocks}
-        tiling = schedule.tile(limits, **extents, num_splits=num_splits)
+        extents |= {"page_size": page_size, "num_splits": num_splits, "varlen": varlen, "batch_invariant": invariant}
+        tiling = schedule.tile(limits, **extents)
         found_cuts, found_costs = schedule.read(buffer.cpu().numpy(), tiling, batch)
-        cuts, costs = schedule.cuts(limits, tiling, schedule.units(limits, lengths, 64 * max_blocks))
-        what = f"{extents}, num_splits {num_splits}, lengths {SPREADS[number % len(SPREADS)]}"
+        cuts, costs = schedule.cuts(limits, tiling, schedule.units(limits, lengths, page_size * max_blocks), tokens)
+        what = f"{extents}, lengths {SPREADS[number % len(SPREADS)]}"
         np.testing.assert_array_equal(found_cuts, cuts, what)
         np.testing.assert_array_equal(found_costs, costs, what)

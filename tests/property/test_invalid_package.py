@@ -38,6 +38,18 @@ REFUSED = {
     "kv_cache rank": ("SHAPE", r"kv_cache\.ndim", lambda c, a: {"kv_cache": other(a, (4, 576), c.dtype)}),
     "d_v": ("UNSUPPORTED", "d_v", lambda c, a: {"out": other(a, (*c.shapes()["out"][:3], 256), c.dtype)}),
     "scale": ("VALUE", "softmax_scale", lambda _c, _a: {"softmax_scale": -1.0}),
+    "max_seqlen_q": ("VALUE", "max_seqlen_q", lambda _c, _a: {"max_seqlen_q": 3}),
+    "cu_seqlens_q": (
+        "SHAPE",
+        r"q\.ndim",
+        lambda c, a: {"cu_seqlens_q": other(a, (c.batch + 1,), "int32"), "max_seqlen_q": 1},
+    ),
+    "cp_rank": ("VALUE", "cp_rank", lambda _c, _a: {"cp_rank": 1}),
+    "global_seqlens": (
+        "DTYPE",
+        "global_seqlens",
+        lambda c, a: {"global_seqlens": other(a, (c.batch,), "float32"), "cp_world": 2, "cp_interleave": 1},
+    ),
     "workspace": ("WORKSPACE_TOO_SMALL", "workspace_size", lambda _c, a: {"workspace": other(a, (16,), "uint8")}),
 }
 CLASSES = {1: flashmla.InvalidArgumentError, 2: flashmla.UnsupportedError}

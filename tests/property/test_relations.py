@@ -227,10 +227,10 @@ def test_a_plan_whose_host_buffer_was_overwritten(backend):
     if backend.name != "cpu":
         pytest.skip("kernels clamp what they read: tests/gpu/garbage_plans.py")
     draw = np.random.default_rng(0)
-    for num_splits in (0, 1, 3):
-        case = STEP.but(
-            route="numpy", dtype="float32", plan="fresh", num_splits=num_splits, given=("plan_buffer", "out")
-        )
+    base = STEP.but(route="numpy", dtype="float32", plan="fresh", given=("plan_buffer", "out"))
+    varlen = base.but(s_q=3, cu_seqlens_q=(0, 3, 4), total_q=4)
+    invariant = base.but(lengths=(1900, 71), num_blocks=40, max_blocks=30, batch_invariant=True)
+    for case in (*(base.but(num_splits=n) for n in (0, 1, 3)), varlen, invariant):
         tensors = Tensors(case, backend)
         plan = make_plan(tensors)
         words = plan.buffer.tensor.view(np.int32)
