@@ -74,6 +74,7 @@ def test_a_kernel_keeps_every_rule(facts, name):
 GOOD = {
     "name": "some_kernel",
     "operation": "dense_decode",
+    "d_qk": 576,
     "elf_abi": 7,
     "registers": 168,
     "stack": 0,
@@ -94,7 +95,7 @@ def test_the_rules_are_quiet_about_a_good_kernel():
     assert checks.problems([other]) == [], "only dense_decode multiplies"
 
 
-@pytest.mark.parametrize("operation", ["dense_decode", "combine", "plan"])
+@pytest.mark.parametrize("operation", ["dense_decode", "combine", "plan", "merge_states"])
 @pytest.mark.parametrize(
     ("kernel", "words"),
     [
@@ -127,6 +128,13 @@ def test_a_planted_fact_is_a_problem_of_any_kernel(operation, kernel, words):
 def test_a_planted_count_is_a_problem_of_dense_decode(instructions, words):
     [problem] = checks.problems([spoiled(instructions=instructions)])
     assert words in problem
+
+
+@pytest.mark.parametrize(("d_qk", "products"), [(576, 40), (512, 36), (320, 24)])
+def test_the_products_follow_from_the_geometry(d_qk, products):
+    assert checks.problems([spoiled(instructions={"HGMMA": products}, d_qk=d_qk)]) == []
+    [problem] = checks.problems([spoiled(instructions={"HGMMA": products + 1}, d_qk=d_qk)])
+    assert f"expected {products}" in problem
 
 
 def test_a_kernel_that_nobody_looked_into_is_a_problem():
@@ -171,14 +179,44 @@ def test_the_budget_is_that_of_the_compiled_kernel(facts, variant):
     ids=str,
 )
 def test_a_variant_beyond_the_chip_does_not_fit(change):
-    assert not budget.fits(Variant("dense_decode", "bfloat16", **change))
+    assert budget.fits(Variant("dense_decode", "bfloat16", 576, 512))
+    assert not budget.fits(Variant("dense_decode", "bfloat16", 576, 512, **change))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "change"),
+    [
+        ((320, 256), {"slots": 6, "q_steps_in_registers": 16}),
+        ((320, 256), {"q_steps_in_registers": 17}),
+        ((512, 512), {"slots": 4}),
+        ((640, 512), {}),
+        ((320, 320), {"q_steps_in_registers": 16}),
+    ],
+    ids=str,
+)
+def test_a_geometry_beyond_the_chip_does_not_fit(geometry, change):
+    assert not budget.fits(Variant("dense_decode", "bfloat16", *geometry, **change))
 
 
 def test_names_are_unique_and_say_what_the_kernel_is():
     assert len(NAMES) == len(set(NAMES))
-    assert Variant("dense_decode", "float16", cluster=2).name == "dense_decode_fp16_cluster2"
-    assert Variant("combine", "bfloat16").name == "combine_bf16"
+    assert Variant("dense_decode", "float16", 576, 512, cluster=2).name == "dense_decode_fp16_576_cluster2"
+    assert Variant("dense_decode", "bfloat16", 320, 256, any_page=True).name == "dense_decode_bf16_320_cluster1_pages"
+    assert Variant("combine", "bfloat16", d_v=512).name == "combine_bf16_512"
+    assert Variant("merge_states", "float32").name == "merge_states_fp32"
     assert Variant("plan").name == "plan"
+
+
+def test_there_is_a_kernel_for_every_call_that_is_allowed():
+    """Dtypes, geometries, page sizes and clusters; and the special comes before the general."""
+    decode = [v for v in VARIANTS if v.operation == "dense_decode"]
+    for dtype in ("bfloat16", "float16"):
+        for d_qk, d_v in ((576, 512), (512, 512), (320, 256)):
+            for cluster in (1, 2):
+                fitting = [v for v in decode if (v.dtype, v.d_qk, v.d_v, v.cluster) == (dtype, d_qk, d_v, cluster)]
+                assert [v.any_page for v in fitting] == ([False, True] if d_qk == 576 else [True])
+            assert Variant("combine", dtype, d_v=d_v) in VARIANTS
+    assert {v.dtype for v in VARIANTS if v.operation == "merge_states"} == {"bfloat16", "float16", "float32"}
 
 
 @pytest.mark.parametrize("name", NAMES)

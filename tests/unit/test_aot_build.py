@@ -159,7 +159,7 @@ def test_a_build_embeds_every_kernel_and_forgets_old_ones():
 
 
 def test_a_variant_over_the_budget_stops_the_build_before_it_compiles(made, monkeypatch):
-    large = Variant("dense_decode", "bfloat16", cluster=2, slots=4)
+    large = Variant("dense_decode", "bfloat16", 576, 512, cluster=2, slots=4)
     monkeypatch.setattr(command, "VARIANTS", (*VARIANTS, large))
     with pytest.raises(SystemExit, match=rf"over the budget of an SM .*: {large.name}$"):
         command.build(1)
@@ -235,15 +235,18 @@ def of_another_size(listed):
 @pytest.mark.parametrize("change", [without_one, with_one_more, in_another_order, of_another_size])
 def test_an_entry_with_other_parameters_is_refused(change):
     listed = params.PLAN if change is not in_another_order else params.COMBINE[4:6] + params.COMBINE[-1:]
-    variant = Variant("plan") if change is not in_another_order else Variant("combine", "bfloat16")
+    variant = Variant("plan") if change is not in_another_order else Variant("combine", "bfloat16", d_v=512)
     with pytest.raises(RuntimeError, match=f"{variant.name}: the compiled entry takes parameters of"):
         compiling._entry_facts(ptx(variant, change(listed)), variant)
 
 
 KERNEL = {
-    "name": "dense_decode_bf16_cluster2",
+    "name": "dense_decode_bf16_576_cluster2",
     "operation": "dense_decode",
     "dtype": "bfloat16",
+    "d_qk": 576,
+    "d_v": 512,
+    "any_page": False,
     "cluster": 2,
     "threads": 384,
     "shared_bytes": 232448,
@@ -258,16 +261,19 @@ def test_a_row_of_the_generated_table():
     row = re.search(r"\{\.name.*?\}", embed._table([KERNEL]), re.DOTALL)[0]
     fields = dict(re.findall(r"\.(\w+) = ([^,}]+)", row))
     assert fields == {
-        "name": '"dense_decode_bf16_cluster2"',
+        "name": '"dense_decode_bf16_576_cluster2"',
         "operation": "FM_DENSE_DECODE",
         "dtype": "FM_BF16",
+        "d_qk": "576",
+        "d_v": "512",
+        "any_page": "0",
         "cluster": "2",
         "min_driver": "12000",
         "registers": "168",
         "shared_bytes": "232448",
         "threads": "384",
         "entry": '"flashmla_entry"',
-        "image": "fm_cubin_dense_decode_bf16_cluster2",
+        "image": "fm_cubin_dense_decode_bf16_576_cluster2",
     }
 
 
@@ -279,7 +285,7 @@ def test_a_kernel_for_newer_drivers_says_so():
 
 def test_the_generated_assembly_embeds_a_hidden_aligned_image():
     text = embed._assembly([KERNEL])
-    symbol = "fm_cubin_dense_decode_bf16_cluster2"
+    symbol = "fm_cubin_dense_decode_bf16_576_cluster2"
     wanted = f".hidden {symbol}\n.globl {symbol}\n.balign 64\n{symbol}:\n.incbin "
     assert wanted in text
     assert ".note.GNU-stack" in text, "or the library's stack would be executable"
