@@ -59,7 +59,8 @@ class Combine:
             found = self.list_split_tiles(base, tid, begins, counts)
             if base == 0:
                 cute.arch.griddepcontrol_wait()
-            if found * rows > ROWS_FOR_WARPS * grid:
+            # a batch-invariant sum has one order, however many rows there are
+            if (found * rows > ROWS_FOR_WARPS * grid) or (a.piece_units > 0):
                 for r in cutlass.range(bid + tid // 32 * grid, found * rows, WARPS * grid, unroll=1):
                     self.merge_row_by_warp(begins[r // rows], r % rows, tid % 32)
             else:

@@ -62,6 +62,7 @@ _TILING = (
     Param("num_parts", "int32_t", "parts of the schedule"),
 )
 _SLOTS = Param("slots_per_part", "int32_t", "partial slots of a part: 2, or 1")
+_PIECE_UNITS = Param("piece_units", "int32_t", "batch invariant: units of a piece at least; else 0")
 _LENGTHS = (
     Param("cache_seqlens", "int32_t*", "tokens of each request"),
     Param("capacity", "int32_t", "tokens that a row of the block table can name, at most 2^31 - 1"),
@@ -104,6 +105,7 @@ COMBINE = (
     *_QUERIES,
     *_TILING,
     _SLOTS,
+    _PIECE_UNITS,
 )
 
 PLAN = (
@@ -113,7 +115,7 @@ PLAN = (
     *_QUERIES,
     *_TILING,
     Param("num_splits", "int32_t", "0, or parts of every tile"),
-    Param("piece_units", "int32_t", "batch invariant: units of a piece at least; else 0"),
+    _PIECE_UNITS,
     Param("start_overhead", "int32_t", "cost of beginning a tile, units"),
     Param("split_overhead", "int32_t", "extra cost of a split work list, units"),
 )

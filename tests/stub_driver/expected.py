@@ -120,7 +120,12 @@ def plan_params(case: Case, processors: int, *, own_plan: bool) -> dict:
 
 
 def combine_params(case: Case, processors: int, *, own_plan: bool) -> dict:
-    """Those of combine, all of which dense_decode has too. Strides of extents of 1 are left out: any will do."""
+    found = shared_params(case, processors, own_plan=own_plan)
+    return found | {"piece_units": tiling_of(case, processors).piece_units}
+
+
+def shared_params(case: Case, processors: int, *, own_plan: bool) -> dict:
+    """What dense_decode and combine have in common. Strides of extents of 1 are left out: any will do."""
     tiling = tiling_of(case, processors)
     where = places(case, tiling, own_plan=own_plan)
     found = {
@@ -146,7 +151,7 @@ def combine_params(case: Case, processors: int, *, own_plan: bool) -> dict:
 def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
     """Those of dense_decode without its tensor maps."""
     scale = case.d_qk**-0.5 if case.softmax_scale is None else case.softmax_scale
-    found = combine_params(case, processors, own_plan=own_plan) | {
+    found = shared_params(case, processors, own_plan=own_plan) | {
         **length_params(case),
         **paging_params(case, tiling_of(case, processors).cluster),
         **shard_params(case),

@@ -117,7 +117,8 @@ static flashmla_status launch_dense_decode(const fm_launcher *l, const fm_run *r
 
 static flashmla_status launch_combine(const fm_launcher *l, const fm_run *run, const fm_loaded *loaded) {
   static const fm_param list[] = FM_COMBINE_PARAMS;
-  const fm_combine_kernel_params params = {TILING_FIELDS(run), OUTPUT_FIELDS(run)};
+  const fm_combine_kernel_params params = {TILING_FIELDS(run), OUTPUT_FIELDS(run),
+                                           .piece_units = run->tiling.piece_units};
   FM_LAUNCH(l, loaded, (unsigned)l->device.processors, &params, list);
   return FLASHMLA_OK;
 }

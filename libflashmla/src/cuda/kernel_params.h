@@ -138,6 +138,7 @@ typedef struct fm_combine_kernel_params {
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
+  int32_t piece_units; /* batch invariant: units of a piece at least; else 0 */
 } fm_combine_kernel_params;
 #define FM_COMBINE_PARAMS \
   { \
@@ -169,6 +170,7 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, num_tiles), 4}, \
     {offsetof(fm_combine_kernel_params, num_parts), 4}, \
     {offsetof(fm_combine_kernel_params, slots_per_part), 4}, \
+    {offsetof(fm_combine_kernel_params, piece_units), 4}, \
   }
 
 typedef struct fm_plan_kernel_params {
