@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dsl_kernels import budget
+
 # wgmma groups that dense_decode waits for: two in QK, one in PV. More means that ptxas serialised the wgmma chain
 # (warning C7512), which it does as soon as one register is spilled.
 DENSE_DECODE_WAITS = 3
@@ -27,6 +29,8 @@ def problems(kernels: list[dict[str, Any]]) -> list[str]:
 
 def _portable_and_clean(k: dict[str, Any]) -> list[str]:
     found = [f"{k[what]} bytes of {what} memory" for what in ("stack", "local") if k[what]]
+    if k["shared_bytes"] > budget.SHARED_BYTES_LIMIT:
+        found.append(f"{k['shared_bytes']} bytes of shared memory, a block can have {budget.SHARED_BYTES_LIMIT}")
     spills = [(what, k["instructions"][what]) for what in ("LDL", "STL")]
     found += [f"{count} {what} instructions (spills)" for what, count in spills if count]
     if k["elf_abi"] > CUDA_12_ELF_ABI:

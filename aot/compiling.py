@@ -109,7 +109,7 @@ def _compile(variant: Variant) -> tuple[bytes, str, Any]:
     module = importlib.import_module(f"dsl_kernels.{variant.operation}")
     kernel = getattr(module, "".join(word.capitalize() for word in variant.operation.split("_")))(variant)
     element = {"bfloat16": BFloat16, "float16": Float16, "float32": Float32, "any": Int32}[variant.dtype]
-    pointees = {"int32_t*": Int32, "int64_t*": Int64, "float*": Float32, "T*": element}
+    pointees = {"int32_t*": Int32, "int64_t*": Int64, "float*": Float32, "half*": Float16, "T*": element}
     scalars = {"int32_t": Int32(0), "int64_t": Int64(0), "float": Float32(0.0)}
 
     def pointer(ctype: str, align: int) -> Any:

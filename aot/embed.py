@@ -82,7 +82,7 @@ def params_header() -> str:
             ctype = (
                 "CUtensorMap"
                 if p.ctype == "tensormap"
-                else p.ctype.replace("T*", "void*").replace("*", " *").replace("  ", " ")
+                else p.ctype.replace("T*", "void*").replace("half*", "void*").replace("*", " *").replace("  ", " ")
             )
             gap = "" if ctype.endswith("*") else " "
             lines.append(f"  {_const(p.name, ctype)}{gap}{p.name}; /* {p.meaning} */")

@@ -9,7 +9,7 @@ REGISTERS_AT_ENTRY = 168  # a thread of a 384-thread block whose launch bounds a
 UNIT, ROWS, ELEMENT = 64, 64, 2  # tokens worked on as one, query rows of a block, bytes
 SLICE = 64  # columns of a slice: 128 bytes, one row of the swizzle
 CURSOR = 8  # words of a loader's cursor
-PLACE = 3 * 8 + 3 * 4 + 2 * 4  # bytes that say where a tile's rows go, and how far they attend in a shard
+PLACE = 2 * (8 + 3 * 4) + 2 * 4  # bytes that say where a tile's rows go, and how far they attend in a shard
 
 
 def slot_slices(v: Variant) -> int:

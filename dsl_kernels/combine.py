@@ -2,22 +2,27 @@
 
 Every CTA looks through the schedule for parts that begin a tile they do not end; the rows of those tiles are dealt out
 over the grid, so the work is balanced however the tiles were split. With many rows a warp merges one; with few rows,
-which have many pieces then, the whole CTA does: groups of d_v / 4 threads share out the pieces, and their sums are
-added. Partials: libflashmla/src/internal.h, fm_cut.
+which have many pieces then, the whole CTA merges one, or some of its columns. Latency is what counts here: loads are
+started before the weights are known, and code is short, since instructions too come from memory the first time.
+Partials: libflashmla/src/internal.h (fm_cut), components/epilogue.py (FACTS).
 """
 
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Boolean, Float16, Float32, Int32, Int64, min
+from cutlass import BFloat16, Boolean, Float16, Float32, Int32, Int64, const_expr, min
 
 from . import params
 from .components import schedule
+from .components.epilogue import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS
 from .variants import Variant
 
 THREADS = 512
 WARPS = THREADS // 32
 MAX_PIECES = 1024  # of one tile: the most splits a plan can be forced to, and more than there are SMs
+VECTOR = 8  # float16 values of a load
+IN_FLIGHT = 8  # loads that a thread starts before it uses the first
+LOG_MAX_CHUNKS = 3  # of a row that several CTAs merge: chunks of columns
 ROWS_FOR_WARPS = 2  # more rows than this for each CTA: a warp a row
 
 
@@ -25,7 +30,10 @@ class Combine:
     def __init__(self, variant: Variant):
         self.dtype = {"bfloat16": BFloat16, "float16": Float16}[variant.dtype]
         self.d_v = variant.d_v
-        self.groups = THREADS // (self.d_v // 4)
+        self.log_row_threads = (variant.d_v // VECTOR).bit_length() - 1  # threads that load a row
+        self.groups = THREADS >> self.log_row_threads  # of them
+        self.warp_vectors = variant.d_v // (32 * VECTOR)  # that a lane loads of a row
+        self.warp_pieces = 4  # that a lane has in flight
         self.threads = THREADS
         self.cluster = 1
 
@@ -33,8 +41,8 @@ class Combine:
     def __call__(self, args: tuple, stream: cuda.CUstream):
         @cute.struct
         class Storage:
-            sums: cute.struct.Align[cute.struct.MemRange[Float32, (self.groups - 1) * self.d_v], 16]
-            weights: cute.struct.MemRange[Float32, MAX_PIECES]
+            sums: cute.struct.Align[cute.struct.MemRange[Float32, THREADS * VECTOR], 16]
+            weights: cute.struct.MemRange[Float32, 2 * MAX_PIECES]
             begins: cute.struct.MemRange[Int32, THREADS]
             counts: cute.struct.MemRange[Int32, WARPS]
 
@@ -49,23 +57,48 @@ class Combine:
         bid, _, _ = cute.arch.block_idx()
         grid, _, _ = cute.arch.grid_dim()
         st = cutlass.memory.SmemAllocator().allocate(self.storage)
-        self.sSums = st.sums.get_tensor(cute.make_layout((4, self.d_v // 4, self.groups - 1)))
-        self.sWeights = st.weights.get_tensor(cute.make_layout(MAX_PIECES))
+        self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * VECTOR))
+        self.sWeights = st.weights.get_tensor(cute.make_layout((2, MAX_PIECES)))
         begins, counts = st.begins.get_tensor(cute.make_layout(THREADS)), st.counts.get_tensor(cute.make_layout(WARPS))
         cute.arch.griddepcontrol_launch_dependents()
-        rows = 64 * a.cluster
+        block_rows = a.block_heads * a.block_tokens
+        rows = block_rows * a.cluster
         for base in cutlass.range(0, a.num_parts, THREADS, unroll=1):
             # dense_decode began, so the schedule is there; its partials are only after the wait
             found = self.list_split_tiles(base, tid, begins, counts)
             if base == 0:
                 cute.arch.griddepcontrol_wait()
             # a batch-invariant sum has one order, however many rows there are
-            if (found * rows > ROWS_FOR_WARPS * grid) or (a.piece_units > 0):
-                for r in cutlass.range(bid + tid // 32 * grid, found * rows, WARPS * grid, unroll=1):
-                    self.merge_row_by_warp(begins[r // rows], r % rows, tid % 32)
-            else:
-                for r in cutlass.range(bid, found * rows, grid, unroll=1):
-                    self.merge_row_by_block(begins[r // rows], r % rows, tid)
+            by_warp = (found * rows > ROWS_FOR_WARPS * grid) or (a.piece_units > 0)
+            log_chunks = Int32(0)
+            while (log_chunks < LOG_MAX_CHUNKS) and (found * rows << (log_chunks + 1) <= grid):
+                log_chunks += 1
+            first, step = bid, grid
+            if by_warp:
+                first, step, log_chunks = bid + (tid >> 5) * grid, WARPS * grid, Int32(0)
+            for c in cutlass.range(first, found * rows << log_chunks, step, unroll=1):
+                i = schedule.divide(c >> log_chunks, a.by_tile_rows)
+                row = (c >> log_chunks) - i * rows
+                rank = schedule.divide(row, a.by_block_rows)
+                row -= rank * block_rows
+                w = begins[i]
+                t = schedule.cut(a, w + 1, 0)
+                b, kv_head, k = schedule.tile_place(a, t)
+                begin, tokens = schedule.query_range(a, b)
+                valid, token, h = schedule.row_place(a, k * a.cluster + rank, row, tokens)
+                if valid:
+                    token, h, row = begin + token, h + kv_head * a.group, row + 64 * rank
+                    where = schedule.out_offset(a, b, token, h)
+                    count = self.count_pieces(w, t, tid & 31)
+                    if by_warp:
+                        lse2 = self.merge_row_by_warp(w, count, row, tid & 31, where)
+                        if (tid & 31) == 0:
+                            self.store_lse(lse2, b, token, h)
+                    else:
+                        chunk = c & ((1 << log_chunks) - 1)
+                        lse2 = self.merge_row_by_block(w, count, row, tid, log_chunks, chunk, where)
+                        if tid + chunk == 0:
+                            self.store_lse(lse2, b, token, h)
             cute.arch.sync_threads()
 
     @cute.jit
@@ -94,65 +127,71 @@ class Combine:
         return total
 
     @cute.jit
-    def piece(self, w, t, j, row):
-        """Piece j of tile t begun by part w: (is there one, its log-sum-exp; -inf when it is empty)."""
-        a = self.a
-        v = min(w + j, a.num_parts - 1)
-        exists = (j < MAX_PIECES) and ((j == 0) or ((w + j < a.num_parts) and (schedule.cut(a, v, 0) == t)))
-        empty = (schedule.cut(a, v, 0) == schedule.cut(a, v + 1, 0)) and (
-            schedule.cut(a, v, 1) == schedule.cut(a, v + 1, 1)
-        )
-        lse = -Float32.inf
-        if exists and not empty:
-            lse = cute.make_tensor(a.partial_lse + Int64(slot_of(a, w, j)) * (64 * a.cluster), cute.make_layout(2**30))[
-                row
-            ]
-        return exists, lse
-
-    @cute.jit
-    def row_lse(self, w, t, row, lane):
-        """One warp: (number of pieces, base-2 log-sum-exp over them; -inf when no token was attended)."""
-        top, total, count, more = -Float32.inf, Float32(0.0), Int32(0), Boolean(True)
+    def count_pieces(self, w, t, lane):
+        """One warp: number of parts, from w on, that work on tile t."""
+        a, count, more = self.a, Int32(1), Boolean(True)
         while more:
-            exists, lse = self.piece(w, t, count + lane, row)
-            new = cute.arch.fmax(top, warp_reduce(lse, cute.arch.fmax))
-            shift = 0.0 if new == -Float32.inf else new
-            here = warp_reduce(cute.math.exp2(lse - shift, fastmath=True), lambda x, y: x + y)
-            total = total * cute.math.exp2(top - shift, fastmath=True) + here
-            top = new
-            found = cute.arch.popc(cute.arch.vote_ballot_sync(exists))
+            v = w + count + lane
+            here = (v < a.num_parts) and (schedule.cut(a, min(v, a.num_parts - 1), 0) == t)
+            found = cute.arch.popc(cute.arch.vote_ballot_sync(here))
             count += found
             more = found == 32
-        return count, top + cute.math.log2(total)
+        return min(count, MAX_PIECES)
 
     @cute.jit
-    def weight(self, w, t, j, row, lse2):
-        _, lse = self.piece(w, t, j, row)
-        return cute.math.exp2(lse - lse2, fastmath=True) if lse != -Float32.inf else Float32(0.0)
+    def partial_row(self, w, j, row):
+        """Number of a row of piece j of the tile that part w begins."""
+        return Int64(slot_of(self.a, w, j)) * (64 * self.a.cluster) + row
 
     @cute.jit
-    def add_piece(self, acc: cute.Tensor, w, j, row, chunk, weight):
-        """Adds four columns of piece j. A piece of no weight may not have been written, so its values are not used."""
-        rows = self.a.partial + cute.assume(
-            (Int64(slot_of(self.a, w, j)) * (64 * self.a.cluster) + row) * self.d_v, divby=4
-        )
-        part = cute.make_rmem_tensor((4,), Float32)
-        cute.autovec_copy(cute.local_tile(cute.make_tensor(rows, cute.make_layout(self.d_v)), (4,), (chunk,)), part)
-        for c in cutlass.range_constexpr(4):
-            acc[c] += part[c] * weight if weight != 0.0 else Float32(0.0)
+    def facts(self, w, j, count, row):
+        """(Log-sum-exp of piece j, values of 1.0 in its halves); -inf: empty, or there is no such piece."""
+        found = cute.make_rmem_tensor((FACTS,), Float32)
+        where = self.a.partial_facts + cute.assume(self.partial_row(w, min(j, count - 1), row) * FACTS, divby=FACTS)
+        cute.autovec_copy(cute.make_tensor(where, cute.make_layout(FACTS)), found)
+        return found[FACT_LSE] if j < count else -Float32.inf, found[FACT_LEFT], found[FACT_RIGHT]
 
     @cute.jit
-    def store(self, acc: cute.Tensor, where, chunk):
-        """Four columns of an output row."""
-        a = self.a
+    def row_lse(self, w, count, row, lane, first):
+        """One warp: base-2 log-sum-exp over the pieces of a row, -inf when no token was attended.
+
+        first: the log-sum-exps of the pieces lane and lane + 32.
+        """
+        top = cute.arch.fmax(first[0], first[1])
+        for j in cutlass.range(64 + lane, count, 32, unroll=1):
+            top = cute.arch.fmax(top, self.facts(w, j, count, row)[0])
+        top = warp_reduce(top, cute.arch.fmax)
+        shift = 0.0 if top == -Float32.inf else top
+        total = cute.math.exp2(first[0] - shift, fastmath=True) + cute.math.exp2(first[1] - shift, fastmath=True)
+        for j in cutlass.range(64 + lane, count, 32, unroll=1):
+            total += cute.math.exp2(self.facts(w, j, count, row)[0] - shift, fastmath=True)
+        return top + cute.math.log2(warp_reduce(total, lambda x, y: x + y))
+
+    @cute.jit
+    def load(self, x: cute.Tensor, w, j, row, column):
+        """Starts to load eight columns of piece j. What an empty piece holds is not used."""
+        where = self.a.partial + cute.assume(self.partial_row(w, j, row) * self.d_v + column, divby=VECTOR)
+        cute.autovec_copy(cute.make_tensor(where, cute.make_layout(VECTOR)), x)
+
+    @cute.jit
+    def add(self, acc: cute.Tensor, x: cute.Tensor, weight):
+        y = cute.make_rmem_tensor((VECTOR,), Float32)
+        y.store(x.load().to(Float32))
+        if weight != 0.0:
+            for c in cutlass.range_constexpr(VECTOR):
+                acc[c] += y[c] * weight
+
+    @cute.jit
+    def store(self, values: cute.Tensor, where, align: cutlass.Constexpr):
+        """Neighbouring columns of an output row; `where` is a multiple of `align`."""
+        a, n = self.a, cute.size(values)
         if a.out_is_float != 0:
-            wide = cute.recast_ptr(a.out, dtype=Float32) + cute.assume(where, divby=4)
-            cute.autovec_copy(acc, cute.local_tile(cute.make_tensor(wide, cute.make_layout(self.d_v)), (4,), (chunk,)))
+            wide = cute.recast_ptr(a.out, dtype=Float32) + cute.assume(where, divby=align)
+            cute.autovec_copy(values, cute.make_tensor(wide, cute.make_layout(n)))
         else:
-            rounded = cute.make_rmem_tensor((4,), self.dtype)
-            rounded.store(acc.load().to(self.dtype))
-            out = cute.make_tensor(a.out + cute.assume(where, divby=8), cute.make_layout(self.d_v))
-            cute.autovec_copy(rounded, cute.local_tile(out, (4,), (chunk,)))
+            rounded = cute.make_rmem_tensor((n,), self.dtype)
+            rounded.store(values.load().to(self.dtype))
+            cute.autovec_copy(rounded, cute.make_tensor(a.out + cute.assume(where, divby=align), cute.make_layout(n)))
 
     @cute.jit
     def store_lse(self, lse2, b, token, head):
@@ -162,55 +201,84 @@ class Combine:
             dst[0] = lse2 * a.lse_factor if lse2 != -Float32.inf else a.empty_lse
 
     @cute.jit
-    def merge_row_by_warp(self, w, row, lane):
-        a = self.a
-        t = schedule.cut(a, w + 1, 0)
-        b, kv_head, k = schedule.tile_place(a, t)
-        begin, tokens = schedule.query_range(a, b)
-        valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64, tokens)
-        if valid:
-            count, lse2 = self.row_lse(w, t, row, lane)
-            acc = cute.make_rmem_tensor(cute.make_layout((4, self.d_v // 128)), Float32)
-            acc.fill(0.0)
-            for base in cutlass.range(0, count, 32, unroll=1):
-                weights = self.weight(w, t, base + lane, row, lse2)
-                for j in cutlass.range(min(count - base, 32), unroll=4):
-                    weight = cute.arch.shuffle_sync(weights, j)
-                    for g in cutlass.range_constexpr(self.d_v // 128):
-                        self.add_piece(acc[None, g], w, base + j, row, 32 * g + lane, weight)
-            where = schedule.out_offset(a, b, begin + token, kv_head * a.group + h)
-            for g in cutlass.range_constexpr(self.d_v // 128):
-                self.store(acc[None, g], where, 32 * g + lane)
-            if lane == 0:
-                self.store_lse(lse2, b, begin + token, kv_head * a.group + h)
+    def merge_row_by_warp(self, w, count, row, lane, where):
+        vectors, pieces = self.warp_vectors, self.warp_pieces
+        x = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors, pieces)), Float16)
+        acc = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors)), Float32)
+        acc.fill(0.0)
+        self.load_pieces(x, w, 0, count, row, lane)
+        lse, left, right = self.facts(w, lane, count, row)
+        second, _, _ = self.facts(w, lane + 32, count, row)
+        lse2 = self.row_lse(w, count, row, lane, (lse, second))
+        left, right = weight(lse, lse2, left), weight(lse, lse2, right)
+        for base in cutlass.range(0, count, pieces, unroll=1):
+            if ((base & 31) == 0) and (base > 0):
+                lse, left, right = self.facts(w, base + lane, count, row)
+                left, right = weight(lse, lse2, left), weight(lse, lse2, right)
+            for i in cutlass.range_constexpr(pieces):
+                of_left = cute.arch.shuffle_sync(left, (base + i) & 31)
+                of_right = cute.arch.shuffle_sync(right, (base + i) & 31)
+                if const_expr(vectors == 2):
+                    self.add(acc[None, 0], x[None, 0, i], of_left)
+                    self.add(acc[None, 1], x[None, 1, i], of_right)
+                else:
+                    self.add(acc[None, 0], x[None, 0, i], of_left if lane < 16 else of_right)
+            self.load_pieces(x, w, base + pieces, count, row, lane)
+        for v in cutlass.range_constexpr(vectors):
+            self.store(acc[None, v], where + (32 * v + lane) * VECTOR, VECTOR)
+        return lse2
 
     @cute.jit
-    def merge_row_by_block(self, w, row, tid):
-        a, sWeights, sSums = self.a, self.sWeights, self.sSums
-        t = schedule.cut(a, w + 1, 0)
-        b, kv_head, k = schedule.tile_place(a, t)
-        begin, tokens = schedule.query_range(a, b)
-        valid, token, h = schedule.row_place(a, k * a.cluster + row // 64, row % 64, tokens)
-        if valid:
-            count, lse2 = self.row_lse(w, t, row, tid % 32)  # every warp for itself
-            for j in cutlass.range(tid, count, THREADS, unroll=1):
-                sWeights[j] = self.weight(w, t, j, row, lse2)
-            cute.arch.sync_threads()
-            group, chunk = tid // (self.d_v // 4), tid % (self.d_v // 4)
-            acc = cute.make_rmem_tensor((4,), Float32)
-            acc.fill(0.0)
-            for j in cutlass.range(group, count, self.groups, unroll=8):
-                self.add_piece(acc, w, j, row, chunk, sWeights[j])
-            if group > 0:
-                cute.autovec_copy(acc, sSums[None, chunk, group - 1])
-            cute.arch.sync_threads()
-            if group == 0:
-                for g in cutlass.range_constexpr(self.groups - 1):
-                    for c in cutlass.range_constexpr(4):
-                        acc[c] += sSums[c, chunk, g]
-                self.store(acc, schedule.out_offset(a, b, begin + token, kv_head * a.group + h), chunk)
-            if tid == 0:
-                self.store_lse(lse2, b, begin + token, kv_head * a.group + h)
+    def load_pieces(self, x: cute.Tensor, w, base, count, row, lane):
+        for i in cutlass.range_constexpr(self.warp_pieces):
+            if base + i < count:
+                for v in cutlass.range_constexpr(self.warp_vectors):
+                    self.load(x[None, v, i], w, base + i, row, (32 * v + lane) * VECTOR)
+
+    @cute.jit
+    def merge_row_by_block(self, w, count, row, tid, log_chunks, chunk, where):
+        """Columns of one chunk of a row: groups of threads take every `groups`-th piece."""
+        sWeights, columns = self.sWeights, self.d_v >> log_chunks
+        group, groups = tid >> (self.log_row_threads - log_chunks), self.groups << log_chunks
+        column = chunk * columns + (tid & ((columns // VECTOR) - 1)) * VECTOR
+        half = column // (self.d_v // 2)
+        x = cute.make_rmem_tensor(cute.make_layout((VECTOR, IN_FLIGHT)), Float16)
+        acc = cute.make_rmem_tensor((VECTOR,), Float32)
+        acc.fill(0.0)
+        for i in cutlass.range_constexpr(IN_FLIGHT):
+            if group + i * groups < count:
+                self.load(x[None, i], w, group + i * groups, row, column)
+        lane = tid & 31  # every warp for itself
+        lse, _, _ = self.facts(w, lane, count, row)
+        second, _, _ = self.facts(w, lane + 32, count, row)
+        lse2 = self.row_lse(w, count, row, lane, (lse, second))
+        for j in cutlass.range(tid, count, THREADS, unroll=1):
+            lse, left, right = self.facts(w, j, count, row)
+            sWeights[0, j] = weight(lse, lse2, left)
+            sWeights[1, j] = weight(lse, lse2, right)
+        cute.arch.sync_threads()
+        for i in cutlass.range_constexpr(IN_FLIGHT):
+            if group + i * groups < count:
+                self.add(acc, x[None, i], sWeights[half, group + i * groups])
+        for j in cutlass.range(group + IN_FLIGHT * groups, count, groups, unroll=1):
+            self.load(x[None, 0], w, j, row, column)
+            self.add(acc, x[None, 0], sWeights[half, j])
+        cute.autovec_copy(acc, cute.local_tile(self.sSums, (VECTOR,), (tid,)))
+        cute.arch.sync_threads()
+        if tid < columns:
+            total = cute.make_rmem_tensor((1,), Float32)
+            total[0] = 0.0
+            for g in cutlass.range(groups, unroll=8):
+                total[0] += self.sSums[g * columns + tid]
+            self.store(total, where + chunk * columns + tid, 1)
+        cute.arch.sync_threads()
+        return lse2
+
+
+@cute.jit
+def weight(lse, lse2, unit):
+    """What the stored half of a piece counts for. That of an empty piece may hold anything."""
+    return 0.0 if lse == -Float32.inf else cute.math.exp2(lse - lse2, fastmath=True) * unit
 
 
 def slot_of(a, w, j):

@@ -29,17 +29,18 @@ import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
 import cutlass.utils.hopper_helpers as sm90
-from cutlass import BFloat16, Float16, Float32, Int32, Int64, const_expr, max, min
+from cutlass import BFloat16, Boolean, Float16, Float32, Int32, Int64, const_expr, max, min
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
 
 from . import budget, params
 from .components import epilogue, schedule, softmax
-from .components.fragments import accumulator_rows, transposed
+from .components.fragments import accumulator_rows, store_p, transposed
 from .components.loader import CURSOR, Loader
 from .components.named_barriers import NamedBarrier
 from .variants import Variant
 
 UNIT = 64  # tokens that are worked on as one; also the columns of a slice
+HANDED = 8  # k-steps of S that are issued before P of the unit before is handed over
 
 
 class DenseDecode:
@@ -87,8 +88,8 @@ class DenseDecode:
         @cute.struct
         class Storage:
             barriers: cute.struct.MemRange[Int64, self.num_barriers]
-            place: cute.struct.MemRange[Int64, epilogue.WIDE_WORDS]
-            extent: cute.struct.MemRange[Int32, epilogue.NARROW_WORDS]
+            base: cute.struct.MemRange[Int64, 2]
+            extent: cute.struct.MemRange[Int32, 2 * epilogue.NARROW_WORDS]
             shard: cute.struct.MemRange[Int32, 2]
             cursors: cute.struct.MemRange[Int32, 2 * CURSOR]
             scale: cute.struct.MemRange[Float32, 64 * self.slots]
@@ -151,10 +152,11 @@ class DenseDecode:
         slices = cute.tile_to_shape(atom, (64, 64, self.slices * self.slots), order=(0, 1, 2))
         rope = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
         self.bars = st.barriers.data_ptr()
-        self.sWide = st.place.get_tensor(cute.make_layout(epilogue.WIDE_WORDS))
-        self.sNarrow = st.extent.get_tensor(cute.make_layout(epilogue.NARROW_WORDS))
+        self.sBase = st.base.get_tensor(cute.make_layout(2))
+        self.sNarrow = st.extent.get_tensor(cute.make_layout((epilogue.NARROW_WORDS, 2)))
         self.sShard = st.shard.get_tensor(cute.make_layout(2))
         self.sCursor = st.cursors.get_tensor(cute.make_layout((CURSOR, 2)))
+        self.kv = st.kv.data_ptr()
         self.sScale = st.scale.get_tensor(cute.make_layout((64, self.slots)))
         self.sK = st.kv.get_tensor(slot.outer, swizzle=slot.inner)  # (64, 64 * slices, slots)
         self.sS = st.kv.get_tensor(slices.outer, swizzle=slices.inner)  # the same bytes as (64, 64, slices * slots)
@@ -206,6 +208,10 @@ class DenseDecode:
 
     def slot_phase(self, item):
         return item % self.slots, (item // self.slots) & 1
+
+    def slice_start(self, slot, which):
+        """Address of a slice: 64 rows of 128 bytes."""
+        return self.kv + cute.assume(64 * 64 * (self.slices * slot + which), divby=4096)
 
     @cute.jit
     def open_piece(self, w, t, limit: cutlass.Constexpr):
@@ -273,7 +279,7 @@ class DenseDecode:
         """One arrival of every fourth lane: those that write the scales of their rows."""
         tid, _, _ = cute.arch.thread_idx()
         cute.arch.sync_warp()
-        if tid % 4 == 0:
+        if (tid & 3) == 0:
             cute.arch.mbarrier_arrive(bar)
 
     @cute.jit
@@ -305,7 +311,6 @@ class DenseDecode:
         if const_expr(self.rope):
             rKrope = thr_ss.make_fragment_B(thr_ss.partition_B(self.sS))
             rQrope = thr_ss.make_fragment_A(thr_ss.partition_A(self.sQrope))
-        store = cute.make_copy_atom(cute.nvgpu.warp.StMatrix8x8x16bOp(False, 4), dt)
         row_max = cute.make_rmem_tensor((2,), Float32)
         row_sum = cute.make_rmem_tensor((2,), Float32)
         it, parity = Int32(0), Int32(1)
@@ -321,26 +326,26 @@ class DenseDecode:
             it += 1
             row_max.fill(-Float32.inf)
             row_sum.fill(0.0)
+            here = Boolean(False)
             while n > 0:
                 slot, phase = self.slot_phase(it)
                 rS = cute.make_rmem_tensor(thr_rs.partition_shape_C((64, UNIT)), Float32)
                 # When the page is not there yet the tensor cores are free: the page before goes to PV at once.
-                here = cute.arch.vote_all_sync(cute.arch.mbarrier_try_wait(bars + self.FULL + slot, phase))
                 if not here:
                     self.hand_over(it - 1)
                     self.go(it - 1, warp)
                     cute.arch.mbarrier_wait(bars + self.FULL + slot, phase)
                 warpgroup.fence()
-                # The warps stall in the issue of a long chain, so: four k-steps, the hand-over of the page before, then
+                # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the page before, then
                 # the rest. The last `lead` + 4 k-steps are a group of their own, so that PV is told to go a little
                 # before S is done.
                 sB = rK[None, None, None, slot]
-                self.gemm(mma_rs, rS, rQ, sB, (0, 4), True)
+                self.gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)
                 if here:
                     self.hand_over(it - 1)
                 cute.arch.mbarrier_wait(bars + self.LEMPTY, parity)  # the last tile's 1 / row sum was read (long ago)
                 warpgroup.fence()  # behind a branch the compiler wants one, and serialises where it puts it in itself
-                self.gemm(mma_rs, rS, rQ, sB, (4, self.q_steps - self.lead), False)
+                self.gemm(mma_rs, rS, rQ, sB, (HANDED, self.q_steps - self.lead), False)
                 warpgroup.commit_group()
                 self.gemm(mma_rs, rS, rQ, sB, (self.q_steps - self.lead, self.q_steps), False)
                 if const_expr(self.q_tail > 0):
@@ -364,17 +369,14 @@ class DenseDecode:
                 rP.store(rS.load().to(dt))
                 # every warp must be past its S before P overwrites the RoPE slice
                 cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
-                thr_p = cute.make_tiled_copy_C(store, mma_rs).get_slice(thread)
-                cute.copy(
-                    thr_p,
-                    thr_p.retile(rP),
-                    thr_p.partition_D(self.sS)[None, None, None, self.slices * slot + self.last],
-                )
-                if thread % 4 == 0:
+                store_p(cute.recast_tensor(rP, Int32), self.slice_start(slot, self.last), thread)
+                if (thread & 3) == 0:
                     row = softmax.row_of(thread)
                     sScale[row, slot] = scale[0]
                     sScale[row + 8, slot] = scale[1]
                 it += 1
+                slot, phase = self.slot_phase(it)
+                here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(bars + self.FULL + slot, phase))
             self.hand_over(it - 1)
             self.go(it - 1, warp)
             # 1 / row sum travels in the scale array of the next item's slot (a Q item, which needs none): the slot's
@@ -383,7 +385,7 @@ class DenseDecode:
             cute.arch.mbarrier_wait(bars + self.LEMPTY, parity)
             cute.arch.mbarrier_wait(bars + self.EMPTY + 2 * slot, phase ^ 1)
             cute.arch.mbarrier_wait(bars + self.EMPTY + 2 * slot + 1, phase ^ 1)
-            epilogue.finish_rows(self, w, t, row_max, row_sum, sScale[None, slot])
+            epilogue.finish_rows(self, w, t, parity ^ 1, row_max, row_sum, sScale[None, slot])
             self.arrive_quads(bars + self.LFULL)
             parity ^= 1
             w, t = schedule.seek(a, w, t + 1, self.step, self.cluster)
@@ -443,6 +445,7 @@ class DenseDecode:
             cute.arch.mbarrier_wait(bars + self.QKDONE + slot, phase)
             it += 1
             rO.fill(0.0)
+            some = n > 0
             while n > 0:
                 slot, phase = self.slot_phase(it)
                 cute.arch.mbarrier_wait(bars + self.PFULL + slot, phase)
@@ -461,22 +464,26 @@ class DenseDecode:
                 self.gemm(mma, rO, rPs, rV[None, None, None, half, slot], (0, 4), False)
                 warpgroup.commit_group()
                 warpgroup.wait_group(0)
-                self.release(bars + self.EMPTY + 2 * slot + half)
-                if lead:
-                    page = self.loader.fetch(half, it + self.slots, page)
+                if n > 0:
+                    self.release(bars + self.EMPTY + 2 * slot + half)
+                    if lead:
+                        page = self.loader.fetch(half, it + self.slots, page)
                 it += 1
             cute.arch.mbarrier_wait(bars + self.LFULL, parity)
-            parity ^= 1
             slot, _ = self.slot_phase(it)
-            o_rows[0, None].store(o_rows[0, None].load() * sScale[row, slot])
-            o_rows[1, None].store(o_rows[1, None].load() * sScale[row + 8, slot])
-            address0 = epilogue.row_address(self, half, 0)
-            address1 = epilogue.row_address(self, half, 8)
-            is_float = self.sNarrow[epilogue.IS_FLOAT]
+            inverse0, inverse1 = sScale[row, slot], sScale[row + 8, slot]
             cute.arch.sync_warp()
             self.arrive(bars + self.LEMPTY)
-            epilogue.store_row(dt, address0, is_float, o_rows[0, None])
-            epilogue.store_row(dt, address1, is_float, o_rows[1, None])
+            # this half of the last unit's slot serves to turn rows round, and only then is given back
+            slot, _ = self.slot_phase(it + (self.slots - 1))
+            stage = self.slice_start(slot, self.half_slices * half)
+            epilogue.store_rows(self, parity, half, o_rows, (inverse0, inverse1), stage, some)
+            parity ^= 1
+            if some:
+                cute.arch.fence_proxy("async.shared", space="cta")
+                self.release(bars + self.EMPTY + 2 * slot + half)
+                if lead:
+                    page = self.loader.fetch(half, it + (self.slots - 1), page)
             w, t = schedule.seek(a, w, t + 1, self.step, self.cluster)
 
     @cute.jit

@@ -14,7 +14,7 @@ from typing import Any
 class Param:
     name: str
     ctype: (
-        str  # "tensormap", "T*" (the variant's dtype), "int32_t*", "int64_t*", "float*", "int32_t", "int64_t", "float"
+        str  # "tensormap", "T*" (the variant's dtype), "half*", "int32_t*", "int64_t*", "float*", "int32_t", "int64_t", "float"
     )
     meaning: str
     align: int = 4  # of what a pointer points to, bytes
@@ -29,8 +29,8 @@ class Param:
 
 # Geometry of tiles and the schedule: fm_tiling and fm_cut in libflashmla/src/internal.h.
 _CUTS = Param("cuts", "int32_t*", "schedule: num_parts + 1 pairs (tile, page)", 8)
-_PARTIAL = Param("partial", "float*", "normalised rows [slots_per_part * num_parts][cluster * 64][d_v]", 16)
-_PARTIAL_LSE = Param("partial_lse", "float*", "base-2 log-sum-exp [slots_per_part * num_parts][cluster * 64]")
+_PARTIAL = Param("partial", "half*", "rows [slots_per_part * num_parts][cluster * 64][d_v], scaled", 16)
+_PARTIAL_FACTS = Param("partial_facts", "float*", "of each partial row: epilogue.FACTS", 16)
 _OUTPUT = (
     Param("out", "T*", "output rows, in the kernel's dtype or in float32", 16),
     Param("lse", "float*", "log-sum-exp, or null"),
@@ -61,6 +61,13 @@ _TILING = (
     Param("num_tiles", "int32_t", "tiles in all"),
     Param("num_parts", "int32_t", "parts of the schedule"),
 )
+_DIVISORS = (
+    # schedule.divide: low 32 bits a multiplier, high ones a shift
+    Param("by_tile_major", "int64_t", "divides by the faster axis of tile numbers: batch, or tiles_per_request"),
+    Param("by_tiles_per_head", "int64_t", "divides by tiles_per_head"),
+    Param("by_head_chunks", "int64_t", "divides by head_chunks"),
+    Param("by_block_heads", "int64_t", "divides by block_heads"),
+)
 _SLOTS = Param("slots_per_part", "int32_t", "partial slots of a part: 2, or 1")
 _PIECE_UNITS = Param("piece_units", "int32_t", "batch invariant: units of a piece at least; else 0")
 _LENGTHS = (
@@ -75,7 +82,7 @@ DENSE_DECODE = (
     *_LENGTHS,
     _CUTS,
     _PARTIAL,
-    _PARTIAL_LSE,
+    _PARTIAL_FACTS,
     *_OUTPUT,
     Param("block_table_stride", "int64_t", "entries between requests"),
     Param("scale_log2", "float", "softmax_scale * log2(e)"),
@@ -83,6 +90,7 @@ DENSE_DECODE = (
     Param("causal", "int32_t", "0 or 1"),
     *_QUERIES,
     *_TILING,
+    *_DIVISORS,
     _SLOTS,
     # where a unit of 64 tokens lies in pages of another size
     Param("page_size", "int32_t", "tokens of a page"),
@@ -100,10 +108,13 @@ DENSE_DECODE = (
 COMBINE = (
     _CUTS,
     _PARTIAL,
-    _PARTIAL_LSE,
+    _PARTIAL_FACTS,
     *_OUTPUT,
     *_QUERIES,
     *_TILING,
+    *_DIVISORS,
+    Param("by_block_rows", "int64_t", "divides by the rows of a block: block_heads * block_tokens"),
+    Param("by_tile_rows", "int64_t", "divides by the rows of a tile"),
     _SLOTS,
     _PIECE_UNITS,
 )
@@ -114,6 +125,7 @@ PLAN = (
     Param("cost_before", "int64_t*", "scratch: batch + 1 prefix sums of the cost", 8),
     *_QUERIES,
     *_TILING,
+    *_DIVISORS,
     Param("num_splits", "int32_t", "0, or parts of every tile"),
     _PIECE_UNITS,
     Param("start_overhead", "int32_t", "cost of beginning a tile, units"),

@@ -49,9 +49,10 @@ class Plan:
         run = (a.batch + (THREADS - 1)) // THREADS
         begin = min(tid * run, a.batch)
         end = min(begin + run, a.batch)
-        own = Int64(0)
+        own, longest = Int64(0), Int32(0)
         for i in cutlass.range(begin, end, unroll=1):
             own += self.request_cost(i)
+            longest = max(longest, self.units(i))
         column = self.scan_add(scan, tid, own)  # cost of a column of tiles, with variable-length queries of all
         running = scan[tid] - own
         for i in cutlass.range(begin, end, unroll=1):
@@ -68,24 +69,26 @@ class Plan:
                 self.place(w, *self.cut_invariant(w))
         elif a.num_splits > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                t = w // a.num_splits
-                b, _, _ = schedule.tile_place(a, t)
-                self.place(w, t, Int32(Int64(w - t * a.num_splits) * Int64(self.units(b)) // Int64(a.num_splits)))
+                self.place(w, *self.equal_piece(w, a.num_splits))
         else:
             total = column if schedule.by_request(a) else column * a.tiles_per_request
+            pieces = a.num_parts // a.num_tiles  # of a tile; 0: whole tiles
             per_part = (Int64(a.num_tiles) + a.num_parts - 1) // Int64(a.num_parts)
-            worst = Int64(0)
-            for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                worst = max(worst, self.position((w + 1) * per_part, total) - self.position(w * per_part, total))
+            worst = Int64(0)  # cost of the most expensive aligned part
+            if pieces > 0:
+                worst = Int64((longest + (pieces - 1)) // pieces + a.start_overhead)
+            else:
+                for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                    worst = max(worst, self.position((w + 1) * per_part, total) - self.position(w * per_part, total))
             worst = self.reduce_max(scan, tid, worst)
             share = (total + a.num_parts - 1) // Int64(a.num_parts)
-            whole = worst <= share + a.start_overhead + a.split_overhead
+            aligned = worst <= share + a.start_overhead + (1 if pieces > 1 else a.split_overhead)
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                tile, unit = Int32(0), Int32(0)
-                if whole:
-                    tile = Int32(min(w * per_part, Int64(a.num_tiles)))
-                else:
+                tile, unit = Int32(min(w * per_part, Int64(a.num_tiles))), Int32(0)
+                if not aligned:
                     tile, unit = self.cut_at(w * share, total)
+                elif pieces > 0:
+                    tile, unit = self.equal_piece(w, pieces)
                 self.place(w, tile, unit)
 
     @cute.jit
@@ -131,6 +134,24 @@ class Plan:
             else:
                 where = (head * a.tiles_per_head + k) * self.before[a.batch] + self.before[b]
         return where
+
+    @cute.jit
+    def equal_piece(self, w, splits):
+        """Where part w begins when every tile is cut into `splits` equal pieces."""
+        a = self.a
+        tile, unit = w // splits, Int32(0)
+        split = w - tile * splits
+        if tile >= a.num_tiles:
+            tile = a.num_tiles
+        else:
+            b, _, _ = schedule.tile_place(a, tile)
+            units = self.units(b)
+            pieces = min(splits, max(units, 1))  # no empty ones between others
+            if split < pieces:
+                unit = Int32(Int64(split) * Int64(units) // Int64(pieces))
+            else:
+                tile += 1
+        return tile, unit
 
     @cute.jit
     def cut_invariant(self, w):

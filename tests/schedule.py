@@ -25,11 +25,22 @@ class Limits:
     split_overhead: int
     unit: int = 64
     piece_units: int = 32
+    partial_bytes: int = 4
+    partial_facts: int = 1
 
 
 def hopper(processors: int) -> Limits:
     """The limits of libflashmla/src/cuda/."""
-    return Limits(block_rows=64, max_cluster=2, workers=processors, start_overhead=4, split_overhead=8, piece_units=16)
+    return Limits(
+        block_rows=64,
+        max_cluster=2,
+        workers=processors,
+        start_overhead=4,
+        split_overhead=8,
+        piece_units=16,
+        partial_bytes=2,
+        partial_facts=4,
+    )
 
 
 @dataclass(frozen=True)
@@ -139,22 +150,41 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
             none = ((page > 0) & (page >= pages)) | ~live[tile_of]
             found[none] = np.stack([tile_of[none] + 1, np.zeros(none.sum(), int)], 1)
         else:
-            found = np.stack([tile_of, split * pages // tiling.num_splits], 1)
+            found = _equal_pieces(tile_of, split, pages, tiling.num_splits)
     else:
-        found = _balanced(limits, tiling, at)
+        found = _balanced(limits, tiling, at, n, request)
     found[0] = 0
     return np.concatenate([found, [[tiles, 0]]]), before
 
 
-def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray) -> np.ndarray:
-    """Where each part begins: whole tiles if that is nearly as even. at[t] is the cost of all tiles before t."""
+def _equal_pieces(tile_of: np.ndarray, split: np.ndarray, pages: np.ndarray, splits: int) -> np.ndarray:
+    """Where part `split` of each tile begins, of `splits`; a tile has no more pieces than pages, and at least one."""
+    pieces = np.minimum(splits, np.maximum(pages, 1))
+    return np.where((split < pieces)[:, None], np.stack([tile_of, split * pages // pieces], 1), _pairs(tile_of + 1))
+
+
+def _pairs(tile_of: np.ndarray) -> np.ndarray:
+    """The beginnings of tiles."""
+    return np.stack([tile_of, np.zeros_like(tile_of)], 1)
+
+
+def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, request: np.ndarray) -> np.ndarray:
+    """Where each part begins: aligned with tiles if that is nearly as even. at[t] is the cost of all tiles before t."""
     parts, tiles, total = tiling.num_parts, tiling.num_tiles, int(at[-1])
     w = np.arange(parts)
     per_part, share = ceil(tiles, parts), ceil(total, parts)
-    edges = at[np.minimum(np.arange(parts + 1) * per_part, tiles)]
-    if np.diff(edges).max() <= share + limits.start_overhead + limits.split_overhead:
-        whole = np.minimum(w * per_part, tiles)
-        return np.stack([whole, np.zeros_like(whole)], 1)
+    pieces = parts // tiles
+    if pieces:
+        worst = int(ceil(n, pieces).max()) + limits.start_overhead
+        tile_of = np.minimum(w // pieces, tiles)
+        pages = np.append(n[request], 0)[tile_of]
+        aligned = np.where((tile_of < tiles)[:, None], _equal_pieces(tile_of, w % pieces, pages, pieces), [tiles, 0])
+    else:
+        edges = at[np.minimum(np.arange(parts + 1) * per_part, tiles)]
+        worst = int(np.diff(edges).max())
+        aligned = _pairs(np.minimum(w * per_part, tiles))
+    if worst <= share + limits.start_overhead + (1 if pieces > 1 else limits.split_overhead):
+        return aligned
     position = w * share
     found = np.searchsorted(at, position, side="right") - 1  # the last one that begins there: no dead one
     page = np.maximum(0, position - at[found] - limits.start_overhead)

@@ -2,7 +2,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64, Uint32, min
+from cutlass import Float16, Float32, Int32, Int64, const_expr, min
 
 from . import schedule
 from .schedule import opaque
@@ -13,19 +13,25 @@ from .softmax import row_of
 def thread_now():
     """Thread number in the warpgroup, read on the spot."""
     x, _, _ = cute.arch.thread_idx()
-    return opaque(x) % 128
+    return opaque(x) & 127
 
 
-# Where the rows of a tile go, in shared memory: three numbers of 64 bits, bytes, and three of 32 bits. Row r of a
-# block is query token r // block_heads, head r % block_heads of it.
-BASE, TOKEN_STRIDE, HEAD_STRIDE, WIDE_WORDS = range(4)
-TOKENS, HEADS, IS_FLOAT, NARROW_WORDS = range(4)
+# Where the rows of a tile go, in shared memory, once for the tile that is finished and once for the tile that is stored:
+# the address of row 0 (64 bits), and how many query tokens and heads there are. Row r of a block is query token
+# r // block_heads, head r % block_heads of it.
+TOKENS, HEADS, FORM, NARROW_WORDS = range(4)
+IN_KERNEL_DTYPE, IN_FLOAT32, PARTIAL = range(3)  # FORM
+
+# A partial row is stored in float16, each half scaled by a power of two so that it uses the format's whole precision,
+# whatever the range of V. With it go, in float32: base-2 log-sum-exp (-inf: empty, the row is not written), the values
+# that 1.0 in its left and in its right half stands for, and padding.
+FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, 4
 
 
 @cute.jit
-def finish_rows(k, w, t, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
+def finish_rows(k, w, t, place, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
     """1 / row sum and the rows' place for the PV warpgroups, and the log-sum-exp of the rows. `k`: the kernel."""
-    a, sWide, sNarrow = k.a, k.sWide, k.sNarrow
+    a, sBase, sNarrow = k.a, k.sBase, k.sNarrow
     thread, t, wanted = thread_now(), opaque(t), a.lse.toint() != 0
     b, head, tile = schedule.tile_place(a, t)
     begin, count = schedule.query_range(a, b)
@@ -36,13 +42,13 @@ def finish_rows(k, w, t, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: c
         total = row_sum[r]
         total = total + cute.arch.shuffle_sync_bfly(total, 1)
         total = total + cute.arch.shuffle_sync_bfly(total, 2)
-        if thread % 4 == 0:
+        if (thread & 3) == 0:
             row = row_of(thread) + 8 * r
             empty = total == 0.0
             sInverse[row] = 0.0 if empty else cute.arch.rcp_approx(total)
             lse2 = row_max[r] * a.scale_log2 + cute.math.log2(total)
             if slot >= 0:
-                dst = cute.make_tensor(a.partial_lse + (slot_row + row), cute.make_layout(1))
+                dst = cute.make_tensor(a.partial_facts + ((slot_row + row) * FACTS + FACT_LSE), cute.make_layout(1))
                 dst[0] = -Float32.inf if empty else lse2
             elif wanted:
                 valid, token, h = schedule.row_place(a, block, row, count)
@@ -50,82 +56,143 @@ def finish_rows(k, w, t, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: c
                     where = schedule.lse_offset(a, b, begin + token, head * a.group + h)
                     dst = cute.make_tensor(a.lse + where, cute.make_layout(1))
                     dst[0] = a.empty_lse if empty else lse2 * a.lse_factor
+    group_of_tokens = schedule.divide(block, a.by_head_chunks)
+    token, h = group_of_tokens * a.block_tokens, (block - group_of_tokens * a.head_chunks) * a.block_heads
+    form = IN_FLOAT32 if a.out_is_float != 0 else IN_KERNEL_DTYPE
     size = 4 if a.out_is_float != 0 else 2  # bytes of an element
-    token, h = schedule.first_token(a, block), block % a.head_chunks * a.block_heads
     base = a.out.toint() + size * schedule.out_offset(a, b, begin + token, head * a.group + h)
-    token_stride, head_stride = size * a.out_stride_s, size * a.out_stride_h
     if slot >= 0:
-        size = 4
-        head_stride = Int64(4 * k.d_v)
-        token_stride = head_stride * a.block_heads
-        base = schedule.address(a.partial) + slot_row * head_stride
+        form = Int32(PARTIAL)
+        base = schedule.address(a.partial) + slot_row * (2 * k.d_v)
     if thread == 0:
-        sWide[BASE], sWide[TOKEN_STRIDE], sWide[HEAD_STRIDE] = base, token_stride, head_stride
-        sNarrow[TOKENS] = min(a.block_tokens, count - token)
-        sNarrow[HEADS] = min(a.block_heads, a.group - h)
-        sNarrow[IS_FLOAT] = size // 4
+        sBase[place] = base
+        sNarrow[TOKENS, place] = min(a.block_tokens, count - token)
+        sNarrow[HEADS, place] = min(a.block_heads, a.group - h)
+        sNarrow[FORM, place] = form
 
 
 @cute.jit
-def row_address(k, half, below):
-    """Where the half of this thread's first row, or of the row `below` it, begins in bytes; 0: it is not stored."""
-    a, sWide, sNarrow = k.a, k.sWide, k.sNarrow
-    row = Uint32(row_of(thread_now()) + below)
-    token = row // Uint32(a.block_heads)
-    head = row - token * Uint32(a.block_heads)
-    where = sWide[BASE] + half * k.half * (2 + 2 * sNarrow[IS_FLOAT])
-    where += Int64(token) * sWide[TOKEN_STRIDE] + Int64(head) * sWide[HEAD_STRIDE]
-    return where if (Int32(token) < sNarrow[TOKENS]) and (Int32(head) < sNarrow[HEADS]) else Int64(0)
+def store_rows(k, place, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer, some):
+    """Half of the columns of the rows, times `inverse`. `some`: the tile has units; else the rows are zeros.
 
-
-@cute.jit
-def store_row(dtype: cutlass.Constexpr, address, is_float, row: cute.Tensor):
-    """This lane's quarter of half a row; all lanes take part, whether the row is stored or not."""
-    columns: cutlass.Constexpr = 4 * cute.size(row)
-    quad = thread_now() % 4
-    if is_float != 0:
-        if address != 0:
-            dst = _global(Float32, address + 8 * quad, columns)
-            for j in cutlass.range_constexpr(columns // 8):
-                pair = cute.make_rmem_tensor((2,), Float32)
-                pair[0], pair[1] = row[2 * j], row[2 * j + 1]
-                cute.autovec_copy(pair, cute.local_tile(dst, (2,), (4 * j,)))
+    stage: shared memory of this half, in which each warp turns round its own 16 rows.
+    """
+    form = k.sNarrow[FORM, place]
+    if form == IN_FLOAT32:
+        for r in cutlass.range_constexpr(2):
+            store_floats(k, place, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
     else:
-        dst = _global(Int32, address + 16 * quad, columns // 2)
-        for j in cutlass.range_constexpr(columns // 32):
-            eight = _transpose_quad(dtype, [row[8 * j + c] for c in range(8)], quad)
-            if address != 0:
-                cute.autovec_copy(eight, cute.local_tile(dst, (4,), (4 * j,)))
-
-
-def _global(dtype, address, size):
-    where = cute.make_ptr(dtype, address, cute.AddressSpace.gmem, assumed_align=16 if dtype is Int32 else 8)
-    return cute.make_tensor(where, cute.make_layout(size))
-
-
-def _transpose_quad(dtype, values, quad):
-    """Four lanes hold pairs out of 32 columns: after the exchange each has 8 neighbours, for 16-byte stores."""
-    full = cute.make_rmem_tensor((8,), Float32)
-    for c in range(8):
-        full[c] = values[c]
-    packed = cute.make_rmem_tensor((8,), dtype)
-    packed.store(full.load().to(dtype))
-    return _exchange(cute.recast_tensor(packed, Int32), (quad & 1) == 1, (quad & 2) == 2)
+        warp_stage = stage + cute.assume((thread_now() >> 5) * (16 * k.half), divby=2048)
+        cute.arch.sync_warp()
+        if some:
+            if form == PARTIAL:
+                factor0 = inverse[0] * scale_row(k, place, half, o_rows[0, None], inverse[0], 0)
+                factor1 = inverse[1] * scale_row(k, place, half, o_rows[1, None], inverse[1], 8)
+                stage_rows(o_rows, factor0, factor1, warp_stage, Float16)
+            else:
+                stage_rows(o_rows, inverse[0], inverse[1], warp_stage, k.dtype)
+        cute.arch.sync_warp()
+        store_staged(k, place, half, warp_stage, some)
 
 
 @cute.jit
-def _exchange(w: cute.Tensor, odd, high):
-    """Transposes a 4 x 4 matrix of words whose rows lie in four lanes."""
-    y0 = cute.arch.shuffle_sync_bfly(w[0] if odd else w[1], 1)
-    y1 = cute.arch.shuffle_sync_bfly(w[2] if odd else w[3], 1)
-    a0 = y0 if odd else w[0]
-    a1 = w[1] if odd else y0
-    b0 = y1 if odd else w[2]
-    b1 = w[3] if odd else y1
-    z0 = cute.arch.shuffle_sync_bfly(a0 if high else b0, 2)
-    z1 = cute.arch.shuffle_sync_bfly(a1 if high else b1, 2)
-    w[0] = z0 if high else a0
-    w[1] = z1 if high else a1
-    w[2] = b0 if high else z0
-    w[3] = b1 if high else z1
-    return w
+def row_address(k, place, half, row, size):
+    """Where this half of a row begins, bytes, of elements of `size` bytes; 0: the row is not stored."""
+    a, sNarrow = k.a, k.sNarrow
+    token = schedule.divide(row, a.by_block_heads)
+    head = row - token * a.block_heads
+    offset = Int64(token) * a.out_stride_s + Int64(head) * a.out_stride_h
+    if sNarrow[FORM, place] == PARTIAL:
+        offset = Int64(row * k.d_v)
+    where = k.sBase[place] + (offset + half * k.half) * size
+    return where if (token < sNarrow[TOKENS, place]) and (head < sNarrow[HEADS, place]) else Int64(0)
+
+
+@cute.jit
+def scale_row(k, place, half, values: cute.Tensor, inverse, below):
+    """The power of two that brings the largest of the lanes' values, times `inverse`, to [1, 2)."""
+    thread = thread_now()
+    top = inverse * _largest([values[c] for c in range(cute.size(values))])
+    top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, 1), abs=True)
+    top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, 2), abs=True)
+    power = _bits(top) & 0x7F800000  # largest power of two that is not larger; 0 stands for a subnormal one
+    if (thread & 3) == 0:
+        row = row_of(thread) + below
+        slot_row = (k.sBase[place] - schedule.address(k.a.partial)) // (2 * k.d_v)
+        fact = cute.make_tensor(k.a.partial_facts + ((slot_row + row) * FACTS + FACT_LEFT + half), cute.make_layout(1))
+        fact[0] = _float(power)
+    return _float(0x7F000000 - power)
+
+
+def _largest(values):
+    """The largest magnitude, with any sign. Four chains: a tree takes registers that there are not."""
+    tops = values[:4]
+    for i, value in enumerate(values[4:]):
+        tops[i % 4] = cute.arch.fmax(tops[i % 4], value, abs=True)
+    return cute.arch.fmax(cute.arch.fmax(tops[0], tops[1], abs=True), cute.arch.fmax(tops[2], tops[3], abs=True), abs=True)
+
+
+def _bits(x):
+    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[Float32(x)])
+
+
+def _float(bits):
+    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[Int32(bits)])
+
+
+@cute.jit
+def stage_rows(o_rows: cute.Tensor, factor0, factor1, stage: cute.Pointer, dtype: cutlass.Constexpr):
+    """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r lies at c ^ (r % 8):
+    no bank conflicts, written or read.
+    """
+    pairs: cutlass.Constexpr = cute.size(o_rows, mode=[1]) // 2
+    row_words: cutlass.Constexpr = 4 * pairs
+    for low in cutlass.range_constexpr(8):
+        lane = thread_now() & 31
+        at = (lane >> 2) * row_words + ((low ^ (lane >> 2)) << 2) + (lane & 3)
+        layout = cute.make_layout((pairs // 8, 2), stride=(32, 8 * row_words))
+        words = cute.make_tensor(cute.recast_ptr(stage, dtype=Int32) + at, layout)
+        for high in cutlass.range_constexpr(pairs // 8):
+            for r in cutlass.range_constexpr(2):
+                c, factor = 2 * (8 * high + low), factor0 if r == 0 else factor1
+                pair = cute.make_rmem_tensor((2,), Float32)
+                pair[0], pair[1] = o_rows[r, c] * factor, o_rows[r, c + 1] * factor
+                packed = cute.make_rmem_tensor((2,), dtype)
+                packed.store(pair.load().to(dtype))
+                words[high, r] = cute.recast_tensor(packed, Int32)[0]
+
+
+@cute.jit
+def store_staged(k, place, half, stage: cute.Pointer, some):
+    """A warp's rows of two-byte elements from shared memory, 16 bytes a lane: a row at a time, or two short ones."""
+    chunks, log_chunks = k.half // 8, 5 if const_expr(k.half == 256) else 4
+    thread = thread_now()
+    lane, first = thread & 31, (thread >> 5) << 4
+    words = cute.make_tensor(cute.recast_ptr(stage, dtype=Int32), cute.make_layout(64 * chunks))
+    for i in cutlass.range(chunks // 2, unroll=4):
+        row, chunk = i * (32 // chunks) + (lane >> log_chunks), lane & (chunks - 1)
+        where = row_address(k, place, half, first + row, 2)
+        if where != 0:
+            vector = cute.make_rmem_tensor((4,), Int32)
+            vector.fill(0)
+            if some:
+                cute.autovec_copy(cute.local_tile(words, (4,), (row * chunks + (chunk ^ (row & 7)),)), vector)
+            cute.autovec_copy(vector, _global(Int32, where + 16 * chunk, 4, 16))
+
+
+@cute.jit
+def store_floats(k, place, half, values: cute.Tensor, factor, row):
+    """This lane's quarter of half a row, times a factor, in float32."""
+    where = row_address(k, place, half, row, 4)
+    if where != 0:
+        columns: cutlass.Constexpr = 4 * cute.size(values)
+        dst = _global(Float32, where + 8 * (thread_now() & 3), columns, 8)
+        for j in cutlass.range_constexpr(columns // 8):
+            pair = cute.make_rmem_tensor((2,), Float32)
+            pair[0], pair[1] = values[2 * j] * factor, values[2 * j + 1] * factor
+            cute.autovec_copy(pair, cute.local_tile(dst, (2,), (4 * j,)))
+
+
+def _global(dtype, address, size, align):
+    where = cute.make_ptr(dtype, address, cute.AddressSpace.gmem, assumed_align=align)
+    return cute.make_tensor(where, cute.make_layout(size))

@@ -1,5 +1,6 @@
 """Views of register fragments and shared-memory tiles that the warpgroup MMA needs."""
 
+import cutlass
 import cutlass.cute as cute
 
 
@@ -16,3 +17,20 @@ def accumulator_rows(acc):
 def transposed(tile):
     """The tile with its first two modes exchanged: a K-major K tile read as the MN-major V operand, same bytes."""
     return cute.make_tensor(tile.iterator, cute.select(tile.layout, mode=[1, 0, *range(2, cute.rank(tile))]))
+
+
+@cute.jit
+def store_p(words: cute.Tensor, slice_start: cute.Pointer, thread):
+    """Stores an m64n64 accumulator of two-byte values to a slice (64 x 64, 128-byte swizzle), as the warpgroup holds it.
+
+    words: the 16 registers of the thread. By hand, because these instructions lie on the critical path of a unit.
+    """
+    lane = thread & 31
+    row = ((thread >> 5) << 4) + (((lane >> 3) & 1) << 3) + (lane & 7)
+    chunk = ((lane >> 4) ^ (lane & 7)) << 4  # bytes; the swizzle is an exclusive or with the row's low bits
+    start = slice_start.toint() + (row << 7)
+    for j in cutlass.range_constexpr(4):
+        cute.arch.inline_ptx(
+            "stmatrix.sync.aligned.m8n8.x4.shared.b16 [{$r0}], { {$r1}, {$r2}, {$r3}, {$r4} };",
+            read_only_args=[start + (chunk ^ (32 * j)), *(words[4 * j + i] for i in range(4))],
+        )

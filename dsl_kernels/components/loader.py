@@ -131,7 +131,8 @@ class Loader:
         a, (atom, src, dst) = self.a, self.tma_q
         block = tile * self.k.cluster + self.k.rank
         begin, count = schedule.query_range(a, b)
-        chunk, token = block % a.head_chunks, begin + schedule.first_token(a, block)
+        group_of_tokens = schedule.divide(block, a.by_head_chunks)
+        chunk, token = block - group_of_tokens * a.head_chunks, begin + group_of_tokens * a.block_tokens
         place = 0 if schedule.by_request(a) else b  # all requests are one in variable-length queries
         with cute.arch.elect_one():
             row_bytes = SLICE_BYTES // 64 * self.slices_of(half)

@@ -7,7 +7,8 @@ to the capacity of the block table, query ranges to the tensor, so that no value
 import cutlass.cute as cute
 from cutlass import Int32, Int64, Uint32, max, min
 
-UNIT = 64  # KV tokens that are worked on as one
+LOG_UNIT = 6
+UNIT = 1 << LOG_UNIT  # KV tokens that are worked on as one
 
 
 @cute.jit
@@ -23,6 +24,14 @@ def _element(pointer, index):
 def address(pointer):
     """As a number; a method call on `a` would count as a write to it in a run-time region."""
     return pointer.toint()
+
+
+@cute.jit
+def divide(n, divisor):
+    """n / d for 0 <= n < 2^31, of a divisor {ceil(2^s / d), s = 31 + ceil(log2 d)}: a few instructions, where a division
+    is dozens that are fetched from memory for the first tile.
+    """
+    return Int32((Int64(n) * (divisor & 0xFFFFFFFF)) >> (divisor >> 32))
 
 
 def by_request(a):
@@ -114,10 +123,10 @@ def partial_slot(a, w, t):
 def tile_place(a, t):
     """(request, KV head, tile within them)."""
     varlen = by_request(a)
-    major = t // (a.tiles_per_request if varlen else a.batch)
+    major = divide(t, a.by_tile_major)
     minor = t - major * (a.tiles_per_request if varlen else a.batch)
     b, column = (major if varlen else minor), (minor if varlen else major)
-    head = column // a.tiles_per_head
+    head = divide(column, a.by_tiles_per_head)
     return b, head, column - head * a.tiles_per_head
 
 
@@ -134,14 +143,14 @@ def query_range(a, b):
 
 def first_token(a, block):
     """First query token of a row block."""
-    return block // a.head_chunks * a.block_tokens
+    return divide(block, a.by_head_chunks) * a.block_tokens
 
 
 @cute.jit
 def row_place(a, block, row, count):
     """Row of a block of a request with `count` query tokens -> (valid, query token, head within the group)."""
-    token_in_block = row // a.block_heads
-    group_of_tokens = block // a.head_chunks
+    token_in_block = divide(row, a.by_block_heads)
+    group_of_tokens = divide(block, a.by_head_chunks)
     token = group_of_tokens * a.block_tokens + token_in_block
     head = (block - group_of_tokens * a.head_chunks) * a.block_heads + row - token_in_block * a.block_heads
     return (token_in_block < a.block_tokens) and (token < count) and (head < a.group), token, head
@@ -168,7 +177,7 @@ def length_of(a, b):
 
 def units_of(tokens):
     tokens = max(tokens, 0)
-    return tokens // UNIT + min(tokens % UNIT, 1)  # tokens + 63 could overflow
+    return (tokens >> LOG_UNIT) + min(tokens & (UNIT - 1), 1)  # tokens + 63 could overflow
 
 
 @cute.jit
@@ -222,7 +231,7 @@ def row_surplus(a, row, length, tokens):
     """How many tokens more than the first query token of its block a row attends, which attends to the first `tokens`
     over all shards, of `length` in this one.
     """
-    token = a.causal * (row // a.block_heads)
+    token = a.causal * divide(row, a.by_block_heads)
     surplus = token
     if a.cp_period != 0:
         surplus = in_shard(a, length, tokens + token) - in_shard(a, length, tokens)

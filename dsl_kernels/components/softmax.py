@@ -16,7 +16,7 @@ LAZY_LOG2 = 8.0
 
 def row_of(thread):
     """First of the two rows that a thread of a warpgroup holds in an m64 accumulator."""
-    return (thread // 32) * 16 + (thread % 32) // 4
+    return ((thread >> 5) << 4) + ((thread >> 2) & 7)
 
 
 @cute.jit
@@ -27,7 +27,7 @@ def mask(a, s_rows: cute.Tensor, thread, left, length, tokens):
     cute.arch.sync_warp()
     for r in cutlass.range_constexpr(2):
         row = row_of(thread) + 8 * r
-        end = left + schedule.row_surplus(a, row, length, tokens) - (thread % 4) * 2
+        end = left + schedule.row_surplus(a, row, length, tokens) - (thread & 3) * 2
         for c in cutlass.range_constexpr(cute.size(s_rows, mode=[1])):
             s_rows[r, c] = -Float32.inf if (c // 2) * 8 + c % 2 >= end else s_rows[r, c]
 

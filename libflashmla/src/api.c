@@ -125,8 +125,8 @@ flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *given)
   fm_run run = {.problem = call.problem,
                 .tiling = call.tiling,
                 .make_plan = own_plan,
-                .partial = partials ? (float *)(workspace + layout->partial_offset) : NULL,
-                .partial_lse = partials ? (float *)(workspace + layout->partial_lse_offset) : NULL};
+                .partial = partials ? workspace + layout->partial_offset : NULL,
+                .partial_facts = partials ? (float *)(workspace + layout->partial_facts_offset) : NULL};
   use_schedule(&call, own_plan ? workspace : (char *)(uintptr_t)call.stamp.buffer, &run);
   if (call.problem.cuda) return fm_cuda_dense_decode(&run);
   if (!own_plan) FM_TRY(fm_check_schedule(&run.tiling, run.cuts, partials));

@@ -82,6 +82,9 @@ typedef struct fm_tiling {
   int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
   int32_t unit;              /* KV tokens that are worked on as one: 64 on CUDA */
   int32_t piece_units;       /* batch invariant: units of a piece at least; else 0 */
+  /* A partial row: bytes of an element, and floats that belong to it. The CPU has float32 rows and the log-sum-exp; for
+   * CUDA see FACTS in dsl_kernels/components/epilogue.py. */
+  int32_t partial_bytes, partial_facts;
 } fm_tiling;
 
 /* The schedule counts the KV of a request in units of `unit` tokens, whatever the page size; "page" below is such a
@@ -109,9 +112,11 @@ typedef struct fm_tiling {
  *     cost_i = h_kv * k_i * c_i, c_i = n_i + start_overhead;   total = before_batch
  *     tile (i, kv_head, k) starts at  before_i + (kv_head * k_i + min(k, k_i)) * c_i
  *
- *   forced (num_splits > 0): part w begins at tile t = w / num_splits, page floor((w % num_splits) * n_i / num_splits).
- *   whole tiles: K = ceil(num_tiles / num_parts);   cut[w] = (min(w * K, num_tiles), 0);
- *                cost = max_w (at((w + 1) * K) - at(w * K)).
+ *   equal pieces, S of every tile: part w begins tile t = w / S, with P = min(S, max(n_i, 1)) and j = w % S at page
+ *         floor(j * n_i / P), or at (t + 1, 0) when j >= P. Forced (num_splits > 0) means S = num_splits.
+ *   aligned: where there are at least as many parts as tiles, S = num_parts / num_tiles equal pieces of every tile, and
+ *         (num_tiles, 0) for the parts left; cost = max_i ceil(n_i / S) + start_overhead. Else whole tiles:
+ *         K = ceil(num_tiles / num_parts), cut[w] = (min(w * K, num_tiles), 0), cost = max_w (at((w + 1) * K) - at(w * K)).
  *   even: S = ceil(total / num_parts);   cut[w] = the position w * S: in tile t with o = w * S - at(t),
  *         page = max(0, o - start_overhead), or (num_tiles, 0) when w * S >= total.
  *
@@ -121,7 +126,8 @@ typedef struct fm_tiling {
  *         num_splits; part w begins tile w / num_splits at page (w % num_splits) * f_i, f_i = max(piece_units,
  *         ceil(n_i / FM_MAX_PIECES)); where that is >= n_i and not 0, or the tile is dead, at (tile + 1, 0).
  *
- * Whole tiles are taken if their cost <= S + start_overhead + split_overhead. Always cut[0] = (0, 0) and
+ * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
+ * make the fewest partial results. Always cut[0] = (0, 0) and
  * cut[num_parts] = (num_tiles, 0).
  */
 enum { FM_MAX_PIECES = 32 }; /* of a tile in the batch-invariant mode */
@@ -133,9 +139,9 @@ typedef struct fm_cut {
 typedef struct fm_layout {
   uint64_t plan_bytes; /* the schedule buffer */
   uint64_t plan_cost_offset;
-  /* workspace: [schedule buffer, when the call has no plan] [partial rows] [partial lse] */
-  uint64_t partial_offset;     /* float rows[slots_per_part * num_parts][cluster * block_rows][d_v] */
-  uint64_t partial_lse_offset; /* float lse[slots_per_part * num_parts][cluster * block_rows] */
+  /* workspace: [schedule buffer, when the call has no plan] [partial rows] [facts of the partial rows] */
+  uint64_t partial_offset;       /* rows[slots_per_part * num_parts][cluster * block_rows][d_v], of partial_bytes each */
+  uint64_t partial_facts_offset; /* float facts[slots_per_part * num_parts][cluster * block_rows][partial_facts] */
   uint64_t workspace_bytes;    /* no partials when num_splits == 1 or when num_parts == 1 */
 } fm_layout;
 
@@ -146,8 +152,8 @@ typedef struct fm_run {
   fm_cut *cuts;         /* schedule buffer */
   int64_t *cost_before; /* scratch in it */
   bool make_plan;       /* the call has no plan: schedule first */
-  float *partial;       /* NULL without partials */
-  float *partial_lse;
+  void *partial;        /* NULL without partials */
+  float *partial_facts;
 } fm_run;
 
 /* error.c: stores the sentence for this thread and returns `status`. */
@@ -176,6 +182,7 @@ typedef struct fm_backend_limits {
   int32_t start_overhead, split_overhead;
   int32_t unit;        /* tokens; fm_tiling.unit */
   int32_t piece_units; /* of fm_tiling, for batch-invariant calls */
+  int32_t partial_bytes, partial_facts; /* of fm_tiling */
 } fm_backend_limits;
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling);
 flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, bool own_plan, fm_layout *layout);

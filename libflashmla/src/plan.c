@@ -56,12 +56,16 @@ static int64_t cost_at(const scheduler *s, int64_t t) {
   return s->cost_before[at.request] + (at.kv_head * live + fm_min64(at.k, live)) * tile_cost(s, at.request);
 }
 
-static void cut_forced(const scheduler *s, fm_cut *cuts) {
-  const int32_t splits = s->tiling->num_splits;
+static void cut_equal_pieces(const scheduler *s, int32_t splits, fm_cut *cuts) {
   for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
-    const int32_t tile = w / splits;
+    const int32_t tile = w / splits, split = w % splits;
+    if (tile >= s->tiling->num_tiles) {
+      cuts[w] = (fm_cut){s->tiling->num_tiles, 0};
+      continue;
+    }
     const int64_t pages = pages_of(s, place_of(s, tile).request);
-    cuts[w] = (fm_cut){tile, (int32_t)(w % splits * pages / splits)};
+    const int64_t pieces = fm_min64(splits, fm_max64(pages, 1)); /* no empty ones between others */
+    cuts[w] = split < pieces ? (fm_cut){tile, (int32_t)(split * pages / pieces)} : (fm_cut){tile + 1, 0};
   }
 }
 
@@ -111,19 +115,30 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
   }
 }
 
+/* Cost of the most expensive part of aligned ones: equal pieces of a tile, or whole tiles where `pieces` is 0. */
+static int64_t worst_aligned(const scheduler *s, int32_t pieces, int64_t tiles_per_part) {
+  int64_t worst = 0;
+  if (pieces > 0) {
+    for (int32_t i = 0; i < s->problem->batch; ++i) worst = fm_max64(worst, fm_ceil_div(pages_of(s, i), pieces));
+    return worst + s->tiling->start_overhead;
+  }
+  for (int32_t w = 0; w < s->tiling->num_parts; ++w)
+    worst = fm_max64(worst, cost_at(s, (w + INT64_C(1)) * tiles_per_part) - cost_at(s, w * tiles_per_part));
+  return worst;
+}
+
 static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
+  const int32_t pieces = tiling->num_parts / tiling->num_tiles; /* of a tile; 0: whole tiles */
   const int64_t tiles_per_part = fm_ceil_div(tiling->num_tiles, tiling->num_parts);
   const int64_t part_cost = fm_ceil_div(total_cost(s), tiling->num_parts);
-  int64_t worst = 0; /* cost of the most expensive part of whole tiles */
-  for (int32_t w = 0; w < tiling->num_parts; ++w) {
-    const int64_t cost = cost_at(s, (w + INT64_C(1)) * tiles_per_part) - cost_at(s, w * tiles_per_part);
-    if (cost > worst) worst = cost;
-  }
-  if (worst <= part_cost + tiling->start_overhead + tiling->split_overhead)
-    cut_whole_tiles(s, tiles_per_part, cuts);
-  else
+  const int64_t bonus = pieces > 1 ? 1 : tiling->split_overhead;
+  if (worst_aligned(s, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)
     cut_evenly(s, part_cost, cuts);
+  else if (pieces > 0)
+    cut_equal_pieces(s, pieces, cuts);
+  else
+    cut_whole_tiles(s, tiles_per_part, cuts);
 }
 
 void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_cut *cuts, int64_t *cost_before) {
@@ -136,7 +151,7 @@ void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_
   if (tiling->piece_units > 0)
     cut_by_own_length(&s, cuts);
   else if (tiling->num_splits > 0)
-    cut_forced(&s, cuts);
+    cut_equal_pieces(&s, tiling->num_splits, cuts);
   else
     cut_for_balance(&s, cuts);
   cuts[0] = (fm_cut){0, 0}; /* dead tiles before the first live one belong to some part too */

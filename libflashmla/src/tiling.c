@@ -66,6 +66,8 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
                         .start_overhead = limits.start_overhead,
                         .split_overhead = limits.split_overhead,
                         .unit = limits.unit,
-                        .piece_units = piece_units};
+                        .piece_units = piece_units,
+                        .partial_bytes = limits.partial_bytes,
+                        .partial_facts = limits.partial_facts};
   return FLASHMLA_OK;
 }

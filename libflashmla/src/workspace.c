@@ -18,7 +18,7 @@ flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, b
   const uint64_t slots = partials ? (uint64_t)tiling->slots_per_part * tiling->num_parts : 0;
   const uint64_t rows = slots * tiling->cluster * tiling->block_rows;
   layout->partial_offset = own_plan ? layout->plan_bytes : 0;
-  layout->partial_lse_offset = layout->partial_offset + rows * problem->d_v * sizeof(float);
-  layout->workspace_bytes = layout->partial_lse_offset + round_up_16(rows * sizeof(float));
+  layout->partial_facts_offset = layout->partial_offset + rows * problem->d_v * tiling->partial_bytes;
+  layout->workspace_bytes = layout->partial_facts_offset + round_up_16(rows * tiling->partial_facts * sizeof(float));
   return FLASHMLA_OK;
 }

@@ -7,7 +7,9 @@ fake_backend fake = {.limits = {.block_rows = 64,
                                 .start_overhead = 3,
                                 .split_overhead = 2,
                                 .unit = 64,
-                                .piece_units = 16}};
+                                .piece_units = 16,
+                                .partial_bytes = 4,
+                                .partial_facts = 1}};
 
 flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *limits) {
   if (problem->device_id > 7) return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "no device %d", problem->device_id);

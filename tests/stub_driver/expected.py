@@ -66,13 +66,14 @@ def places(case: Case, tiling: schedule.Tiling, *, own_plan: bool) -> dict:
     costs = cuts + schedule.ceil(8 * (tiling.num_parts + 1), 16) * 16
     plan_bytes = schedule.ceil(costs + 8 * (case.batch + 1) - cuts, 16) * 16
     partial = made_up.ADDRESSES["workspace"] + (plan_bytes if own_plan else 0)
+    limits = schedule.hopper(1)  # of partial rows they say the same for any number of processors
     rows = tiling.slots_per_part * tiling.num_parts * tiling.cluster * 64
     split = is_split(tiling)
     return {
         "cuts": cuts,
         "cost_before": costs,
         "partial": partial if split else 0,
-        "partial_lse": partial + rows * case.d_v * 4 if split else 0,
+        "partial_facts": partial + rows * case.d_v * limits.partial_bytes if split else 0,
     }
 
 
@@ -130,7 +131,7 @@ def shared_params(case: Case, processors: int, *, own_plan: bool) -> dict:
     where = places(case, tiling, own_plan=own_plan)
     found = {
         **tiling_params(case, tiling),
-        **{name: where[name] for name in ("cuts", "partial", "partial_lse")},
+        **{name: where[name] for name in ("cuts", "partial", "partial_facts")},
         "slots_per_part": tiling.slots_per_part,
         "out": made_up.ADDRESSES["out"],
         "lse": made_up.ADDRESSES["lse"] if "lse" in case.given else 0,

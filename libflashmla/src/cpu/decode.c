@@ -36,6 +36,8 @@ void fm_cpu_limits(const fm_problem *problem, fm_backend_limits *limits) {
       .split_overhead = SPLIT_OVERHEAD,
       .unit = UNIT,
       .piece_units = PIECE_UNITS,
+      .partial_bytes = sizeof(float),
+      .partial_facts = 1,
   };
 }
 

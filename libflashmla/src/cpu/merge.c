@@ -21,9 +21,9 @@ static void merge_row(const fm_run *run, const fm_cpu_kernels *kernels, const fm
   bool attended = false;
   for (int32_t v = part; v <= end; v++) {
     const int64_t at = partial_row(run, part, v, row);
-    if (at < 0 || run->partial_lse[at] == -INFINITY) continue;
+    if (at < 0 || run->partial_facts[at] == -INFINITY) continue;
     attended = true; /* though perhaps with NaN, which is no maximum */
-    if (run->partial_lse[at] > largest) largest = run->partial_lse[at];
+    if (run->partial_facts[at] > largest) largest = run->partial_facts[at];
   }
   if (!attended) {
     fm_cpu_write_row(&run->problem, kernels, rows, row, NULL, 0, 0);
@@ -34,9 +34,9 @@ static void merge_row(const fm_run *run, const fm_cpu_kernels *kernels, const fm
   double total = 0;
   for (int32_t v = part; v <= end; v++) {
     const int64_t at = partial_row(run, part, v, row);
-    if (at < 0 || run->partial_lse[at] == -INFINITY) continue; /* -inf: the values were not written */
-    const float weight = FM_FAULTY(FM_FAULT_SPLIT_WEIGHT) ? 1.0f : exp2f(run->partial_lse[at] - largest);
-    kernels->add_weighted(sum, run->partial + at * d_v, weight, d_v);
+    if (at < 0 || run->partial_facts[at] == -INFINITY) continue; /* -inf: the values were not written */
+    const float weight = FM_FAULTY(FM_FAULT_SPLIT_WEIGHT) ? 1.0f : exp2f(run->partial_facts[at] - largest);
+    kernels->add_weighted(sum, (float *)run->partial + at * d_v, weight, d_v);
     total += weight;
   }
   const double lse = (largest + log2(total)) * M_LN2;

@@ -122,8 +122,8 @@ static void write_rows(const fm_run *run, const fm_cpu_kernels *kernels, const f
       continue;
     }
     const int64_t at = slot * run->tiling.block_rows + row;
-    run->partial_lse[at] = (float)(lse / M_LN2);
-    if (!empty) kernels->narrow[FM_FP32](run->partial + at * d_v, sums, normalise, d_v);
+    run->partial_facts[at] = (float)(lse / M_LN2);
+    if (!empty) kernels->narrow[FM_FP32]((float *)run->partial + at * d_v, sums, normalise, d_v);
   }
 }
 

@@ -18,7 +18,9 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *lim
                                 .start_overhead = START_OVERHEAD,
                                 .split_overhead = SPLIT_OVERHEAD,
                                 .unit = FM_UNIT,
-                                .piece_units = PIECE_UNITS};
+                                .piece_units = PIECE_UNITS,
+                                .partial_bytes = 2,
+                                .partial_facts = 4};
   return fm_kernel_cluster(problem, &limits->max_cluster);
 }
 
@@ -32,6 +34,16 @@ static fm_need need_of(const fm_run *run, fm_operation operation) {
                    .cluster = operation == FM_DENSE_DECODE ? run->tiling.cluster : 0};
 }
 
+/* A divisor d >= 1 for schedule.divide in dsl_kernels: {multiplier ceil(2^s / d), shift s = 31 + ceil(log2 d)}. With
+ * numerators below 2^31 the quotient is exact (Granlund and Montgomery, "Division by Invariant Integers using
+ * Multiplication", PLDI 1994). */
+static int64_t divisor(int32_t d) {
+  uint32_t shift = 31;
+  while ((INT64_C(1) << (shift - 31)) < d) shift++;
+  const uint64_t multiplier = (uint64_t)fm_ceil_div(INT64_C(1) << shift, d);
+  return (int64_t)((uint64_t)shift << 32 | multiplier);
+}
+
 /* The fields that all three kernels have in common. */
 #define TILING_FIELDS(run)                                                                                    \
   .cuts = &(run)->cuts->tile, .cu_seqlens_q = (run)->problem.cu_seqlens_q, .total_q = (run)->problem.total_q, \
@@ -39,11 +51,14 @@ static fm_need need_of(const fm_run *run, fm_operation operation) {
   .block_tokens = (run)->tiling.block_tokens, .head_chunks = (run)->tiling.head_chunks,                       \
   .cluster = (run)->tiling.cluster, .tiles_per_head = (run)->tiling.tiles_per_head,                           \
   .tiles_per_request = (run)->tiling.tiles_per_request, .batch = (run)->problem.batch,                        \
-  .num_tiles = (run)->tiling.num_tiles, .num_parts = (run)->tiling.num_parts
+  .num_tiles = (run)->tiling.num_tiles, .num_parts = (run)->tiling.num_parts,                                 \
+  .by_tile_major = divisor((run)->tiling.request_major ? (run)->tiling.tiles_per_request : (run)->problem.batch), \
+  .by_tiles_per_head = divisor((run)->tiling.tiles_per_head), .by_head_chunks = divisor((run)->tiling.head_chunks), \
+  .by_block_heads = divisor((run)->tiling.block_heads)
 
 /* The fields that dense_decode and combine have in common. */
 #define OUTPUT_FIELDS(run)                                                                                      \
-  .partial = (run)->partial, .partial_lse = (run)->partial_lse, .slots_per_part = (run)->tiling.slots_per_part, \
+  .partial = (run)->partial, .partial_facts = (run)->partial_facts, .slots_per_part = (run)->tiling.slots_per_part, \
   .out = (run)->problem.out, .lse = (run)->problem.lse, .out_stride_b = (run)->problem.out_stride[0],           \
   .out_stride_s = (run)->problem.out_stride[1], .out_stride_h = (run)->problem.out_stride[2],                   \
   .lse_stride_b = (run)->problem.lse_stride[0], .lse_stride_h = (run)->problem.lse_stride[1],                   \
@@ -117,7 +132,10 @@ static flashmla_status launch_dense_decode(const fm_launcher *l, const fm_run *r
 
 static flashmla_status launch_combine(const fm_launcher *l, const fm_run *run, const fm_loaded *loaded) {
   static const fm_param list[] = FM_COMBINE_PARAMS;
+  const int32_t block_rows = run->tiling.block_heads * run->tiling.block_tokens;
   const fm_combine_kernel_params params = {TILING_FIELDS(run), OUTPUT_FIELDS(run),
+                                           .by_block_rows = divisor(block_rows),
+                                           .by_tile_rows = divisor(block_rows * run->tiling.cluster),
                                            .piece_units = run->tiling.piece_units};
   FM_LAUNCH(l, loaded, (unsigned)l->device.processors, &params, list);
   return FLASHMLA_OK;

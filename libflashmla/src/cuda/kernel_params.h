@@ -18,8 +18,8 @@ typedef struct fm_dense_decode_kernel_params {
   const int32_t *cache_seqlens; /* tokens of each request */
   int32_t capacity; /* tokens that a row of the block table can name, at most 2^31 - 1 */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, page) */
-  float *partial; /* normalised rows [slots_per_part * num_parts][cluster * 64][d_v] */
-  float *partial_lse; /* base-2 log-sum-exp [slots_per_part * num_parts][cluster * 64] */
+  void *partial; /* rows [slots_per_part * num_parts][cluster * 64][d_v], scaled */
+  float *partial_facts; /* of each partial row: epilogue.FACTS */
   void *out; /* output rows, in the kernel's dtype or in float32 */
   float *lse; /* log-sum-exp, or null */
   int64_t out_stride_b; /* elements between requests */
@@ -48,6 +48,10 @@ typedef struct fm_dense_decode_kernel_params {
   int32_t batch; /* requests */
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
+  int64_t by_tile_major; /* divides by the faster axis of tile numbers: batch, or tiles_per_request */
+  int64_t by_tiles_per_head; /* divides by tiles_per_head */
+  int64_t by_head_chunks; /* divides by head_chunks */
+  int64_t by_block_heads; /* divides by block_heads */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
   int32_t page_size; /* tokens of a page */
   int32_t units_per_page; /* units of a page of 64 tokens or more; else 1 */
@@ -68,7 +72,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, capacity), 4}, \
     {offsetof(fm_dense_decode_kernel_params, cuts), 8}, \
     {offsetof(fm_dense_decode_kernel_params, partial), 8}, \
-    {offsetof(fm_dense_decode_kernel_params, partial_lse), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, partial_facts), 8}, \
     {offsetof(fm_dense_decode_kernel_params, out), 8}, \
     {offsetof(fm_dense_decode_kernel_params, lse), 8}, \
     {offsetof(fm_dense_decode_kernel_params, out_stride_b), 8}, \
@@ -97,6 +101,10 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, batch), 4}, \
     {offsetof(fm_dense_decode_kernel_params, num_tiles), 4}, \
     {offsetof(fm_dense_decode_kernel_params, num_parts), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, by_tile_major), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, by_tiles_per_head), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, by_head_chunks), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, by_block_heads), 8}, \
     {offsetof(fm_dense_decode_kernel_params, slots_per_part), 4}, \
     {offsetof(fm_dense_decode_kernel_params, page_size), 4}, \
     {offsetof(fm_dense_decode_kernel_params, units_per_page), 4}, \
@@ -111,8 +119,8 @@ typedef struct fm_dense_decode_kernel_params {
 
 typedef struct fm_combine_kernel_params {
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, page) */
-  float *partial; /* normalised rows [slots_per_part * num_parts][cluster * 64][d_v] */
-  float *partial_lse; /* base-2 log-sum-exp [slots_per_part * num_parts][cluster * 64] */
+  void *partial; /* rows [slots_per_part * num_parts][cluster * 64][d_v], scaled */
+  float *partial_facts; /* of each partial row: epilogue.FACTS */
   void *out; /* output rows, in the kernel's dtype or in float32 */
   float *lse; /* log-sum-exp, or null */
   int64_t out_stride_b; /* elements between requests */
@@ -137,6 +145,12 @@ typedef struct fm_combine_kernel_params {
   int32_t batch; /* requests */
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
+  int64_t by_tile_major; /* divides by the faster axis of tile numbers: batch, or tiles_per_request */
+  int64_t by_tiles_per_head; /* divides by tiles_per_head */
+  int64_t by_head_chunks; /* divides by head_chunks */
+  int64_t by_block_heads; /* divides by block_heads */
+  int64_t by_block_rows; /* divides by the rows of a block: block_heads * block_tokens */
+  int64_t by_tile_rows; /* divides by the rows of a tile */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
   int32_t piece_units; /* batch invariant: units of a piece at least; else 0 */
 } fm_combine_kernel_params;
@@ -144,7 +158,7 @@ typedef struct fm_combine_kernel_params {
   { \
     {offsetof(fm_combine_kernel_params, cuts), 8}, \
     {offsetof(fm_combine_kernel_params, partial), 8}, \
-    {offsetof(fm_combine_kernel_params, partial_lse), 8}, \
+    {offsetof(fm_combine_kernel_params, partial_facts), 8}, \
     {offsetof(fm_combine_kernel_params, out), 8}, \
     {offsetof(fm_combine_kernel_params, lse), 8}, \
     {offsetof(fm_combine_kernel_params, out_stride_b), 8}, \
@@ -169,6 +183,12 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, batch), 4}, \
     {offsetof(fm_combine_kernel_params, num_tiles), 4}, \
     {offsetof(fm_combine_kernel_params, num_parts), 4}, \
+    {offsetof(fm_combine_kernel_params, by_tile_major), 8}, \
+    {offsetof(fm_combine_kernel_params, by_tiles_per_head), 8}, \
+    {offsetof(fm_combine_kernel_params, by_head_chunks), 8}, \
+    {offsetof(fm_combine_kernel_params, by_block_heads), 8}, \
+    {offsetof(fm_combine_kernel_params, by_block_rows), 8}, \
+    {offsetof(fm_combine_kernel_params, by_tile_rows), 8}, \
     {offsetof(fm_combine_kernel_params, slots_per_part), 4}, \
     {offsetof(fm_combine_kernel_params, piece_units), 4}, \
   }
@@ -191,6 +211,10 @@ typedef struct fm_plan_kernel_params {
   int32_t batch; /* requests */
   int32_t num_tiles; /* tiles in all */
   int32_t num_parts; /* parts of the schedule */
+  int64_t by_tile_major; /* divides by the faster axis of tile numbers: batch, or tiles_per_request */
+  int64_t by_tiles_per_head; /* divides by tiles_per_head */
+  int64_t by_head_chunks; /* divides by head_chunks */
+  int64_t by_block_heads; /* divides by block_heads */
   int32_t num_splits; /* 0, or parts of every tile */
   int32_t piece_units; /* batch invariant: units of a piece at least; else 0 */
   int32_t start_overhead; /* cost of beginning a tile, units */
@@ -215,6 +239,10 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, batch), 4}, \
     {offsetof(fm_plan_kernel_params, num_tiles), 4}, \
     {offsetof(fm_plan_kernel_params, num_parts), 4}, \
+    {offsetof(fm_plan_kernel_params, by_tile_major), 8}, \
+    {offsetof(fm_plan_kernel_params, by_tiles_per_head), 8}, \
+    {offsetof(fm_plan_kernel_params, by_head_chunks), 8}, \
+    {offsetof(fm_plan_kernel_params, by_block_heads), 8}, \
     {offsetof(fm_plan_kernel_params, num_splits), 4}, \
     {offsetof(fm_plan_kernel_params, piece_units), 4}, \
     {offsetof(fm_plan_kernel_params, start_overhead), 4}, \

@@ -64,7 +64,7 @@ static void geometries(void) {
     ACCEPTED_OF(g, kDLCUDA, fixture_use_plan(&f, 3); fake.cuda_plans = 0);
     CHECK(fake.last.problem.d_qk == d_qk[i] && fake.last.problem.d_v == d_v[i]);
     const fm_tiling *t = &fake.last.tiling;
-    CHECK(fake.last.partial_lse - fake.last.partial == (ptrdiff_t)t->num_parts * t->cluster * 64 * d_v[i]);
+    CHECK(fake.last.partial_facts - (float *)fake.last.partial == (ptrdiff_t)t->num_parts * t->cluster * 64 * d_v[i]);
   }
   REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 575; supported are 576, 512 and 320",
           f.shape[Q][3] = f.shape[KV_CACHE][3] = 575);

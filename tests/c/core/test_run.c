@@ -41,15 +41,15 @@ static void workspace_is_split(void) {
   CHECK((char *)run->cost_before >= (char *)(run->cuts + run->tiling.num_parts + 1));
   CHECK((char *)run->partial >= (char *)(run->cost_before + 5));
   const size_t rows = 2 * (size_t)run->tiling.num_parts * run->tiling.cluster * run->tiling.block_rows;
-  CHECK(run->partial_lse == run->partial + rows * 512);
-  CHECK((char *)(run->partial_lse + rows) <= workspace + f.decode.workspace_size);
+  CHECK(run->partial_facts == (float *)run->partial + rows * 512);
+  CHECK((char *)(run->partial_facts + rows) <= workspace + f.decode.workspace_size);
 
   f.decode.lse = NULL;
   fixture_use_plan(&f, 1);
   CHECK(f.decode.workspace_size == 0);
   f.decode.flags = 0;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(run->partial == NULL && run->partial_lse == NULL && run->problem.lse == NULL);
+  CHECK(run->partial == NULL && run->partial_facts == NULL && run->problem.lse == NULL);
   fixture_free(&f);
 }
 

@@ -47,8 +47,8 @@ static void buffers_do_not_overlap(void) {
       CHECK(l.partial_offset == (own_plan ? l.plan_bytes : 0) && l.workspace_bytes % 16 == 0);
       const uint64_t slots = splits[i] == 1 ? 0 : (splits[i] == 0 ? 2 : 1) * (uint64_t)t.num_parts;
       const uint64_t rows = slots * t.cluster * t.block_rows;
-      CHECK(l.partial_lse_offset - l.partial_offset == rows * 512 * 4);
-      CHECK(l.workspace_bytes - l.partial_lse_offset == rows * 4);
+      CHECK(l.partial_facts_offset - l.partial_offset == rows * 512 * 4);
+      CHECK(l.workspace_bytes - l.partial_facts_offset == rows * 4);
     }
 }
 
@@ -78,7 +78,7 @@ static void invariant_pieces(void) {
       CHECK_OK(fm_lay_out(&p, &t, false, &l));
       CHECK(t.num_splits == pieces[i] && t.num_parts == 3 * pieces[i] && t.piece_units == 16 && t.unit == 64);
       const uint64_t rows = pieces[i] == 1 ? 0 : (uint64_t)t.num_parts * t.block_rows;
-      CHECK(l.partial_lse_offset == rows * 512 * 4);
+      CHECK(l.partial_facts_offset == rows * 512 * 4);
     }
 }
 
