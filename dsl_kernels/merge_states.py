@@ -98,7 +98,7 @@ class MergeStates:
                 Int64(b) * a.result_lse_stride_b + Int64(s) * a.result_lse_stride_s + Int64(h) * a.result_lse_stride_h
             )
             dst = cute.make_tensor(a.result_lse + place, cute.make_layout(1))
-            dst[0] = (top + cute.math.log2(total)) * a.lse_factor if total != 0.0 else a.empty_lse
+            dst[0] = top + cute.math.log2(total) * a.lse_factor if total != 0.0 else a.empty_lse
 
     @cute.jit
     def beyond(self, first, lane, stride):
@@ -109,11 +109,11 @@ class MergeStates:
     def weight(self, lse, i, top, total):
         """(Is part i there and not empty, its share of the result)."""
         there, value = self.part_lse(lse, i)
-        return there, cute.math.exp2(value - top, fastmath=True) / total
+        return there, cute.math.exp2((value - top) * self.a.to_log2, fastmath=True) / total
 
     @cute.jit
     def part_lse(self, lse, i):
-        """(Is part i there and not empty, its base-2 log-sum-exp)."""
+        """(Is part i there and not empty, its log-sum-exp)."""
         a = self.a
         value = Float32.inf
         there = i < a.num_states
@@ -121,12 +121,12 @@ class MergeStates:
             where = lse + 4 * self.beyond(i, 0, a.lse_state_stride)
             ptr = cute.make_ptr(Float32, where, cute.AddressSpace.gmem, assumed_align=4)
             value = cute.make_tensor(ptr, cute.make_layout(1))[0]
-        return (value != Float32.inf) and (value != -Float32.inf), value * a.to_log2
+        return (value != Float32.inf) and (value != -Float32.inf), value
 
     @cute.jit
     def sum_weights(self, lse, lane):
-        """(The greatest base-2 log-sum-exp of the parts, the sum of their weights relative to it): (0, 0) without
-        parts; NaN comes through.
+        """(The greatest log-sum-exp of the parts, the sum of their weights relative to it): (0, 0) without parts; NaN
+        comes through. Differences are taken before they are scaled: a large number times log2(e) may be none.
         """
         a = self.a
         top, total = -Float32.inf, Float32(0.0)
@@ -135,8 +135,8 @@ class MergeStates:
             value = value if there else -Float32.inf
             new = cute.arch.fmax(top, warp_reduce(value, cute.arch.fmax))
             shift = 0.0 if new == -Float32.inf else new
-            here = warp_reduce(cute.math.exp2(value - shift, fastmath=True), lambda x, y: x + y)
-            total = total * cute.math.exp2(top - shift, fastmath=True) + here
+            here = warp_reduce(cute.math.exp2((value - shift) * a.to_log2, fastmath=True), lambda x, y: x + y)
+            total = total * cute.math.exp2((top - shift) * a.to_log2, fastmath=True) + here
             top = new
         return 0.0 if top == -Float32.inf else top, total
 

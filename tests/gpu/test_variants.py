@@ -33,6 +33,7 @@ def test_any_call_that_a_kernel_does(gpu, row):
     @given(data=st.data())
     def any_call(data):
         case = data.draw(strategies.cases(gpu, dtype=row["dtype"], route="torch"))
+        assume(0 not in case.shapes()["out"])  # an empty call runs no kernel
         assume(run_decode(row, case, gpu))
 
     any_call()
