@@ -67,11 +67,13 @@ def seek(a, w, t, step, cluster):
     t = next_live(a, max(t, first), end, cluster)
     while (w < a.num_parts) and (t >= end):
         v = w + (opaque(cute.arch.lane_idx()) + 1) * step
-        first, end = part_tiles(a, min(v, a.num_parts - 1))
-        votes = cute.arch.vote_ballot_sync((v >= a.num_parts) or (first < end))
-        w += (min(cute.arch.popc(~votes & (votes - 1)), 31) + 1) * step  # the lanes below the first that votes
-        first, end = part_tiles(a, min(w, a.num_parts - 1))
-        t = next_live(a, first, end if w < a.num_parts else 0, cluster)
+        w += step
+        if w < a.num_parts:  # at the end of the work nothing is loaded
+            first, end = part_tiles(a, min(v, a.num_parts - 1))
+            votes = cute.arch.vote_ballot_sync((v >= a.num_parts) or (first < end))
+            w += min(cute.arch.popc(~votes & (votes - 1)), 31) * step  # the lanes below the first that votes
+            first, end = part_tiles(a, min(w, a.num_parts - 1))
+            t = next_live(a, first, end if w < a.num_parts else 0, cluster)
     return w, t
 
 
