@@ -66,17 +66,17 @@ class Plan:
 
         if a.piece_units > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                self.place(w, *self.cut_invariant(w))
+                self.place(w, *self.cut_in_pieces(w, a.num_splits, a.piece_units, Int32(MAX_PIECES)))
         elif a.num_splits > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                self.place(w, *self.equal_piece(w, a.num_splits))
+                self.place(w, *self.cut_forced(w))
         else:
             total = column if schedule.by_request(a) else column * a.tiles_per_request
             pieces = a.num_parts // a.num_tiles  # of a tile; 0: whole tiles
             per_part = (Int64(a.num_tiles) + a.num_parts - 1) // Int64(a.num_parts)
             worst = Int64(0)  # cost of the most expensive aligned part
             if pieces > 0:
-                worst = Int64((longest + (pieces - 1)) // pieces + a.start_overhead)
+                worst = Int64(piece_of(longest, Int32(1), pieces) + a.start_overhead)
             else:
                 for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                     worst = max(worst, self.position((w + 1) * per_part, total) - self.position(w * per_part, total))
@@ -88,7 +88,7 @@ class Plan:
                 if not aligned:
                     tile, unit = self.cut_at(w * share, total)
                 elif pieces > 0:
-                    tile, unit = self.equal_piece(w, pieces)
+                    tile, unit = self.cut_in_pieces(w, pieces, Int32(1), pieces)
                 self.place(w, tile, unit)
 
     @cute.jit
@@ -136,36 +136,36 @@ class Plan:
         return where
 
     @cute.jit
-    def equal_piece(self, w, splits):
-        """Where part w begins when every tile is cut into `splits` equal pieces."""
+    def cut_forced(self, w):
+        """Where part w begins when every tile is cut into num_splits equal pieces."""
         a = self.a
-        tile, unit = w // splits, Int32(0)
-        split = w - tile * splits
-        if tile >= a.num_tiles:
-            tile = a.num_tiles
+        tile, unit = w // a.num_splits, Int32(0)
+        split = w - tile * a.num_splits
+        b, _, _ = schedule.tile_place(a, tile)
+        units = self.units(b)
+        pieces = min(a.num_splits, max(units, 1))  # no empty ones between others
+        if split < pieces:
+            unit = Int32(Int64(split) * Int64(units) // Int64(pieces))
         else:
-            b, _, _ = schedule.tile_place(a, tile)
-            units = self.units(b)
-            pieces = min(splits, max(units, 1))  # no empty ones between others
-            if split < pieces:
-                unit = Int32(Int64(split) * Int64(units) // Int64(pieces))
-            else:
-                tile += 1
+            tile += 1
         return tile, unit
 
     @cute.jit
-    def cut_invariant(self, w):
-        """Where part w begins when every request is cut by its own length alone."""
+    def cut_in_pieces(self, w, most, least, pieces):
+        """Where part w begins when a tile is cut into at most `most` pieces, as piece_of says."""
         a = self.a
-        tile = w // a.num_splits
-        b, _, k = schedule.tile_place(a, tile)
-        _, count = schedule.query_range(a, b)
-        units = self.units(b)
-        piece = max(a.piece_units, (units + (MAX_PIECES - 1)) // MAX_PIECES)
-        unit = (w - tile * a.num_splits) * piece
-        dead = schedule.first_token(a, k * a.cluster) >= count
-        behind = dead or ((unit >= units) and (unit != 0))
-        return tile + 1 if behind else tile, 0 if behind else unit
+        tile, unit = w // most, Int32(0)
+        if tile >= a.num_tiles:
+            tile = a.num_tiles
+        else:
+            b, _, k = schedule.tile_place(a, tile)
+            _, count = schedule.query_range(a, b)
+            units = self.units(b)
+            unit = (w - tile * most) * piece_of(units, least, pieces)
+            dead = schedule.first_token(a, k * a.cluster) >= count
+            if dead or ((unit >= units) and (unit != 0)):
+                tile, unit = tile + 1, Int32(0)
+        return tile, unit
 
     @cute.jit
     def cut_at(self, where, total):
@@ -220,3 +220,8 @@ class Plan:
 
 def ceil_div(x, y):
     return x // y + min(x % y, 1)
+
+
+def piece_of(units, least, pieces):
+    """Units of a piece: enough that there are no more than `pieces`, and `least`."""
+    return max(least, (units + (pieces - 1)) // pieces)

@@ -145,44 +145,47 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
         tile_of, split = np.divmod(w, tiling.num_splits)
         pages = n[request[tile_of]]
         if tiling.piece_units:
-            page = split * np.maximum(tiling.piece_units, ceil(pages, MAX_PIECES))
-            found = np.stack([tile_of, page], 1)
-            none = ((page > 0) & (page >= pages)) | ~live[tile_of]
-            found[none] = np.stack([tile_of[none] + 1, np.zeros(none.sum(), int)], 1)
+            found = _in_pieces(tile_of, split, np.maximum(tiling.piece_units, ceil(pages, MAX_PIECES)), pages)
+            found = np.where(live[tile_of][:, None], found, _begin(tile_of + 1))
         else:
-            found = _equal_pieces(tile_of, split, pages, tiling.num_splits)
+            pieces = np.minimum(tiling.num_splits, np.maximum(pages, 1))
+            equal = np.stack([tile_of, split * pages // pieces], 1)
+            found = np.where((split < pieces)[:, None], equal, _begin(tile_of + 1))
     else:
-        found = _balanced(limits, tiling, at, n, request)
+        found = _balanced(limits, tiling, at, n, request, live)
     found[0] = 0
     return np.concatenate([found, [[tiles, 0]]]), before
 
 
-def _equal_pieces(tile_of: np.ndarray, split: np.ndarray, pages: np.ndarray, splits: int) -> np.ndarray:
-    """Where part `split` of each tile begins, of `splits`; a tile has no more pieces than pages, and at least one."""
-    pieces = np.minimum(splits, np.maximum(pages, 1))
-    return np.where((split < pieces)[:, None], np.stack([tile_of, split * pages // pieces], 1), _pairs(tile_of + 1))
-
-
-def _pairs(tile_of: np.ndarray) -> np.ndarray:
+def _begin(tile_of: np.ndarray) -> np.ndarray:
     """The beginnings of tiles."""
     return np.stack([tile_of, np.zeros_like(tile_of)], 1)
 
 
-def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, request: np.ndarray) -> np.ndarray:
+def _in_pieces(tile_of: np.ndarray, split: np.ndarray, piece: np.ndarray, pages: np.ndarray) -> np.ndarray:
+    """Where part `split` of each tile begins, in pieces of so many pages: the next tile if there is no such piece."""
+    page = split * piece
+    return np.where(((page > 0) & (page >= pages))[:, None], _begin(tile_of + 1), np.stack([tile_of, page], 1))
+
+
+def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, request: np.ndarray, live: np.ndarray):
     """Where each part begins: aligned with tiles if that is nearly as even. at[t] is the cost of all tiles before t."""
     parts, tiles, total = tiling.num_parts, tiling.num_tiles, int(at[-1])
     w = np.arange(parts)
     per_part, share = ceil(tiles, parts), ceil(total, parts)
     pieces = parts // tiles
     if pieces:
-        worst = int(ceil(n, pieces).max()) + limits.start_overhead
+        piece = np.maximum(1, ceil(n, pieces))
+        worst = int(piece.max()) + limits.start_overhead
         tile_of = np.minimum(w // pieces, tiles)
-        pages = np.append(n[request], 0)[tile_of]
-        aligned = np.where((tile_of < tiles)[:, None], _equal_pieces(tile_of, w % pieces, pages, pieces), [tiles, 0])
+        inner = np.minimum(tile_of, tiles - 1)
+        aligned = _in_pieces(tile_of, w % pieces, piece[request[inner]], n[request[inner]])
+        aligned = np.where(live[inner][:, None], aligned, _begin(tile_of + 1))
+        aligned = np.where((tile_of < tiles)[:, None], aligned, [tiles, 0])
     else:
         edges = at[np.minimum(np.arange(parts + 1) * per_part, tiles)]
         worst = int(np.diff(edges).max())
-        aligned = _pairs(np.minimum(w * per_part, tiles))
+        aligned = _begin(np.minimum(w * per_part, tiles))
     if worst <= share + limits.start_overhead + (1 if pieces > 1 else limits.split_overhead):
         return aligned
     position = w * share

@@ -82,13 +82,15 @@ class Loader:
                 cute.arch.mbarrier_wait(bars + k.EMPTY + 2 * slot + 1, phase ^ 1)
             if index == Q_ITEM:
                 _, _, tile = schedule.tile_place(a, t)
+                column = schedule.first_unit(a, w, t)  # before the length is known: the page number takes as long to come
+                if const_expr(k.any_page):
+                    pages = column // a.units_per_page
+                    row = (column - pages * a.units_per_page) * UNIT
+                    column = pages * a.pages_per_unit
+                page = self.page_number(b, self.lane_column(column))
                 length, count = schedule.length_of(a, b), self.load_q(half, bar, first, tile, head, b)
                 units = schedule.tile_units(a, b, length, count, tile, k.cluster)
                 index, end = schedule.piece_units(a, w, t, units)
-                column = index
-                if const_expr(k.any_page):
-                    pages = index // a.units_per_page
-                    column, row = pages * a.pages_per_unit, (index - pages * a.units_per_page) * UNIT
             else:
                 if const_expr(k.any_page):
                     self.load_boxes(half, bar, first, head, page, b, column, row)
@@ -99,7 +101,7 @@ class Loader:
                     self.load_page(half, bar, first, head, page)
                     column = index + 1
                 index += 1
-            page = self.page_number(b, self.lane_column(column))
+                page = self.page_number(b, self.lane_column(column))
             if index >= end:
                 w, t = schedule.seek(a, w, t + 1, k.step, k.cluster)
                 b, head, _ = schedule.tile_place(a, t)

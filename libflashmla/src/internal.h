@@ -112,19 +112,20 @@ typedef struct fm_tiling {
  *     cost_i = h_kv * k_i * c_i, c_i = n_i + start_overhead;   total = before_batch
  *     tile (i, kv_head, k) starts at  before_i + (kv_head * k_i + min(k, k_i)) * c_i
  *
- *   equal pieces, S of every tile: part w begins tile t = w / S, with P = min(S, max(n_i, 1)) and j = w % S at page
- *         floor(j * n_i / P), or at (t + 1, 0) when j >= P. Forced (num_splits > 0) means S = num_splits.
- *   aligned: where there are at least as many parts as tiles, S = num_parts / num_tiles equal pieces of every tile, and
- *         (num_tiles, 0) for the parts left; cost = max_i ceil(n_i / S) + start_overhead. Else whole tiles:
- *         K = ceil(num_tiles / num_parts), cut[w] = (min(w * K, num_tiles), 0), cost = max_w (at((w + 1) * K) - at(w * K)).
+ *   forced (num_splits > 0): part w begins tile t = w / num_splits, with P = min(num_splits, max(n_i, 1)) and j = w %
+ *         num_splits at page floor(j * n_i / P), or at (t + 1, 0) when j >= P.
+ *   pieces of f_i pages, at most S of a tile: part w begins tile t = w / S at page (w % S) * f_i, or at (t + 1, 0) where
+ *         that is >= n_i and not 0, or where the tile is dead; at (num_tiles, 0) behind the last tile.
+ *   aligned: where there are at least as many parts as tiles, pieces of f_i = max(1, ceil(n_i / S)) pages with S =
+ *         num_parts / num_tiles; cost = max_i f_i + start_overhead. Else whole tiles: K = ceil(num_tiles / num_parts),
+ *         cut[w] = (min(w * K, num_tiles), 0), cost = max_w (at((w + 1) * K) - at(w * K)).
  *   even: S = ceil(total / num_parts);   cut[w] = the position w * S: in tile t with o = w * S - at(t),
  *         page = max(0, o - start_overhead), or (num_tiles, 0) when w * S >= total.
  *
  *   even, variable-length queries: i = the last request with before_i <= w * S, o = w * S - before_i, live tile
  *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), page = max(0, o - j * c_i - start_overhead).
  *   batch invariant: piece_units > 0, num_splits the most pieces that a tile can have, num_parts = num_tiles *
- *         num_splits; part w begins tile w / num_splits at page (w % num_splits) * f_i, f_i = max(piece_units,
- *         ceil(n_i / FM_MAX_PIECES)); where that is >= n_i and not 0, or the tile is dead, at (tile + 1, 0).
+ *         num_splits; pieces of f_i = max(piece_units, ceil(n_i / FM_MAX_PIECES)) pages with S = num_splits.
  *
  * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
  * make the fewest partial results. Always cut[0] = (0, 0) and

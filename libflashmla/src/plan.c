@@ -56,28 +56,32 @@ static int64_t cost_at(const scheduler *s, int64_t t) {
   return s->cost_before[at.request] + (at.kv_head * live + fm_min64(at.k, live)) * tile_cost(s, at.request);
 }
 
-static void cut_equal_pieces(const scheduler *s, int32_t splits, fm_cut *cuts) {
+static void cut_forced(const scheduler *s, fm_cut *cuts) {
+  const int32_t splits = s->tiling->num_splits;
   for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
     const int32_t tile = w / splits, split = w % splits;
-    if (tile >= s->tiling->num_tiles) {
-      cuts[w] = (fm_cut){s->tiling->num_tiles, 0};
-      continue;
-    }
     const int64_t pages = pages_of(s, place_of(s, tile).request);
     const int64_t pieces = fm_min64(splits, fm_max64(pages, 1)); /* no empty ones between others */
     cuts[w] = split < pieces ? (fm_cut){tile, (int32_t)(split * pages / pieces)} : (fm_cut){tile + 1, 0};
   }
 }
 
-static void cut_by_own_length(const scheduler *s, fm_cut *cuts) {
-  const int32_t splits = s->tiling->num_splits;
+/* Pages of a piece: enough that there are no more than `pieces`, and `least`. */
+static int64_t piece_of(const scheduler *s, int32_t request, int64_t least, int32_t pieces) {
+  return fm_max64(least, fm_ceil_div(pages_of(s, request), pieces));
+}
+
+/* At most `most` pieces of a tile, as piece_of says. */
+static void cut_in_pieces(const scheduler *s, int32_t most, int64_t least, int32_t pieces, fm_cut *cuts) {
   for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
-    const int32_t tile = w / splits;
+    const int32_t tile = w / most;
+    if (tile >= s->tiling->num_tiles) {
+      cuts[w] = (fm_cut){s->tiling->num_tiles, 0};
+      continue;
+    }
     const place at = place_of(s, tile);
-    const int64_t pages = pages_of(s, at.request);
-    const int64_t piece = fm_max64(s->tiling->piece_units, fm_ceil_div(pages, FM_MAX_PIECES));
-    const int64_t page = w % splits * piece;
-    const bool none = (page > 0 && page >= pages) || at.k >= live_tiles(s, at.request);
+    const int64_t page = w % most * piece_of(s, at.request, least, pieces);
+    const bool none = (page > 0 && page >= pages_of(s, at.request)) || at.k >= live_tiles(s, at.request);
     cuts[w] = none ? (fm_cut){tile + 1, 0} : (fm_cut){tile, (int32_t)page};
   }
 }
@@ -115,11 +119,11 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
   }
 }
 
-/* Cost of the most expensive part of aligned ones: equal pieces of a tile, or whole tiles where `pieces` is 0. */
+/* Cost of the most expensive part of aligned ones: one of `pieces` of a tile, or whole tiles where that is 0. */
 static int64_t worst_aligned(const scheduler *s, int32_t pieces, int64_t tiles_per_part) {
   int64_t worst = 0;
   if (pieces > 0) {
-    for (int32_t i = 0; i < s->problem->batch; ++i) worst = fm_max64(worst, fm_ceil_div(pages_of(s, i), pieces));
+    for (int32_t i = 0; i < s->problem->batch; ++i) worst = fm_max64(worst, piece_of(s, i, 1, pieces));
     return worst + s->tiling->start_overhead;
   }
   for (int32_t w = 0; w < s->tiling->num_parts; ++w)
@@ -136,7 +140,7 @@ static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   if (worst_aligned(s, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)
     cut_evenly(s, part_cost, cuts);
   else if (pieces > 0)
-    cut_equal_pieces(s, pieces, cuts);
+    cut_in_pieces(s, pieces, 1, pieces, cuts);
   else
     cut_whole_tiles(s, tiles_per_part, cuts);
 }
@@ -149,9 +153,9 @@ void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_
     cost_before[i + 1] = cost_before[i] + tiles * tile_cost(&s, i);
   }
   if (tiling->piece_units > 0)
-    cut_by_own_length(&s, cuts);
+    cut_in_pieces(&s, tiling->num_splits, tiling->piece_units, FM_MAX_PIECES, cuts);
   else if (tiling->num_splits > 0)
-    cut_equal_pieces(&s, tiling->num_splits, cuts);
+    cut_forced(&s, cuts);
   else
     cut_for_balance(&s, cuts);
   cuts[0] = (fm_cut){0, 0}; /* dead tiles before the first live one belong to some part too */
