@@ -336,8 +336,8 @@ class DenseDecode:
                     self.go(it - 1, warp)
                     cute.arch.mbarrier_wait(bars + self.FULL + slot, phase)
                 warpgroup.fence()
-                # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the page before, then
-                # the rest. The last `lead` + 4 k-steps are a group of their own, so that PV is told to go a little
+                # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the page before,
+                # then the rest. The last `lead` + 4 k-steps are a group of their own, so that PV is told to go a little
                 # before S is done.
                 sB = rK[None, None, None, slot]
                 self.gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)

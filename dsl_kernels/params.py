@@ -13,9 +13,7 @@ from typing import Any
 @dataclass(frozen=True)
 class Param:
     name: str
-    ctype: (
-        str  # "tensormap", "T*" (the variant's dtype), "half*", "int32_t*", "int64_t*", "float*", "int32_t", "int64_t", "float"
-    )
+    ctype: str  # "tensormap", "T*" (the variant's dtype), or a C type or pointer of kernel_params.h; half*: float16
     meaning: str
     align: int = 4  # of what a pointer points to, bytes
 

@@ -113,6 +113,12 @@ def tile(
     )
 
 
+def divisor(d: int) -> int:
+    """What the kernels are given to divide by d: a multiplier in the low 32 bits, a shift in the high ones."""
+    shift = 31 + (d - 1).bit_length()
+    return shift << 32 | ceil(2**shift, d)
+
+
 def units(limits: Limits, lengths, capacity: int) -> np.ndarray:
     """What the schedule counts of each request: `capacity` is in tokens."""
     return -(-np.clip(np.asarray(lengths, np.int64), 0, capacity) // limits.unit)

@@ -16,7 +16,7 @@ def thread_now():
     return opaque(x) & 127
 
 
-# Where the rows of a tile go, in shared memory, once for the tile that is finished and once for the tile that is stored:
+# Where the rows of a tile go, in shared memory, once for the tile that is finished and once for the one that is stored:
 # the address of row 0 (64 bits), and how many query tokens and heads there are. Row r of a block is query token
 # r // block_heads, head r % block_heads of it.
 TOKENS, HEADS, FORM, NARROW_WORDS = range(4)
@@ -129,7 +129,9 @@ def _largest(values):
     tops = values[:4]
     for i, value in enumerate(values[4:]):
         tops[i % 4] = cute.arch.fmax(tops[i % 4], value, abs=True)
-    return cute.arch.fmax(cute.arch.fmax(tops[0], tops[1], abs=True), cute.arch.fmax(tops[2], tops[3], abs=True), abs=True)
+    return cute.arch.fmax(
+        cute.arch.fmax(tops[0], tops[1], abs=True), cute.arch.fmax(tops[2], tops[3], abs=True), abs=True
+    )
 
 
 def _bits(x):
@@ -142,8 +144,8 @@ def _float(bits):
 
 @cute.jit
 def stage_rows(o_rows: cute.Tensor, factor0, factor1, stage: cute.Pointer, dtype: cutlass.Constexpr):
-    """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r lies at c ^ (r % 8):
-    no bank conflicts, written or read.
+    """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r lies at place
+    c ^ (r % 8): no bank conflicts, written or read.
     """
     pairs: cutlass.Constexpr = cute.size(o_rows, mode=[1]) // 2
     row_words: cutlass.Constexpr = 4 * pairs

@@ -21,7 +21,7 @@ def transposed(tile):
 
 @cute.jit
 def store_p(words: cute.Tensor, slice_start: cute.Pointer, thread):
-    """Stores an m64n64 accumulator of two-byte values to a slice (64 x 64, 128-byte swizzle), as the warpgroup holds it.
+    """Stores an m64n64 accumulator of two-byte values, as a warpgroup holds it, to a slice (64 x 64, 128-byte swizzle).
 
     words: the 16 registers of the thread. By hand, because these instructions lie on the critical path of a unit.
     """

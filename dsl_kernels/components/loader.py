@@ -82,7 +82,9 @@ class Loader:
                 cute.arch.mbarrier_wait(bars + k.EMPTY + 2 * slot + 1, phase ^ 1)
             if index == Q_ITEM:
                 _, _, tile = schedule.tile_place(a, t)
-                column = schedule.first_unit(a, w, t)  # before the length is known: the page number takes as long to come
+                column = schedule.first_unit(
+                    a, w, t
+                )  # before the length is known: the page number takes as long to come
                 if const_expr(k.any_page):
                     pages = column // a.units_per_page
                     row = (column - pages * a.units_per_page) * UNIT

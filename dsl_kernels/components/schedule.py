@@ -28,8 +28,8 @@ def address(pointer):
 
 @cute.jit
 def divide(n, divisor):
-    """n / d for 0 <= n < 2^31, of a divisor {ceil(2^s / d), s = 31 + ceil(log2 d)}: a few instructions, where a division
-    is dozens that are fetched from memory for the first tile.
+    """n / d for 0 <= n < 2^31, of a divisor {ceil(2^s / d), s = 31 + ceil(log2 d)}: a few instructions. A division is
+    dozens, which for the first tile come from memory.
     """
     return Int32((Int64(n) * (divisor & 0xFFFFFFFF)) >> (divisor >> 32))
 

@@ -114,13 +114,13 @@ typedef struct fm_tiling {
  *
  *   forced (num_splits > 0): part w begins tile t = w / num_splits, with P = min(num_splits, max(n_i, 1)) and j = w %
  *         num_splits at page floor(j * n_i / P), or at (t + 1, 0) when j >= P.
- *   pieces of f_i pages, at most S of a tile: part w begins tile t = w / S at page (w % S) * f_i, or at (t + 1, 0) where
- *         that is >= n_i and not 0, or where the tile is dead; at (num_tiles, 0) behind the last tile.
- *   aligned: where there are at least as many parts as tiles, pieces of f_i = max(1, ceil(n_i / S)) pages with S =
- *         num_parts / num_tiles; cost = max_i f_i + start_overhead. Else whole tiles: K = ceil(num_tiles / num_parts),
- *         cut[w] = (min(w * K, num_tiles), 0), cost = max_w (at((w + 1) * K) - at(w * K)).
- *   even: S = ceil(total / num_parts);   cut[w] = the position w * S: in tile t with o = w * S - at(t),
- *         page = max(0, o - start_overhead), or (num_tiles, 0) when w * S >= total.
+ *   pieces of f_i pages, at most S of a tile: part w begins tile t = w / S at page (w % S) * f_i, or at (t + 1, 0)
+ * where that is >= n_i and not 0, or where the tile is dead; at (num_tiles, 0) behind the last tile. aligned: where
+ * there are at least as many parts as tiles, pieces of f_i = max(1, ceil(n_i / S)) pages with S = num_parts /
+ * num_tiles; cost = max_i f_i + start_overhead. Else whole tiles: K = ceil(num_tiles / num_parts), cut[w] = (min(w * K,
+ * num_tiles), 0), cost = max_w (at((w + 1) * K) - at(w * K)). even: S = ceil(total / num_parts);   cut[w] = the
+ * position w * S: in tile t with o = w * S - at(t), page = max(0, o - start_overhead), or (num_tiles, 0) when w * S >=
+ * total.
  *
  *   even, variable-length queries: i = the last request with before_i <= w * S, o = w * S - before_i, live tile
  *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), page = max(0, o - j * c_i - start_overhead).
@@ -141,9 +141,9 @@ typedef struct fm_layout {
   uint64_t plan_bytes; /* the schedule buffer */
   uint64_t plan_cost_offset;
   /* workspace: [schedule buffer, when the call has no plan] [partial rows] [facts of the partial rows] */
-  uint64_t partial_offset;       /* rows[slots_per_part * num_parts][cluster * block_rows][d_v], of partial_bytes each */
+  uint64_t partial_offset; /* rows[slots_per_part * num_parts][cluster * block_rows][d_v], of partial_bytes each */
   uint64_t partial_facts_offset; /* float facts[slots_per_part * num_parts][cluster * block_rows][partial_facts] */
-  uint64_t workspace_bytes;    /* no partials when num_splits == 1 or when num_parts == 1 */
+  uint64_t workspace_bytes;      /* no partials when num_splits == 1 or when num_parts == 1 */
 } fm_layout;
 
 /* What a backend needs to run: where the schedule and the partials are. */
@@ -181,8 +181,8 @@ typedef struct fm_backend_limits {
   int32_t max_cluster; /* most blocks a tile */
   int32_t workers;     /* blocks that run at once, before division by the cluster */
   int32_t start_overhead, split_overhead;
-  int32_t unit;        /* tokens; fm_tiling.unit */
-  int32_t piece_units; /* of fm_tiling, for batch-invariant calls */
+  int32_t unit;                         /* tokens; fm_tiling.unit */
+  int32_t piece_units;                  /* of fm_tiling, for batch-invariant calls */
   int32_t partial_bytes, partial_facts; /* of fm_tiling */
 } fm_backend_limits;
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling);

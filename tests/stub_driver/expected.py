@@ -94,6 +94,10 @@ def tiling_params(case: Case, tiling: schedule.Tiling) -> dict:
         "batch": case.batch,
         "num_tiles": tiling.num_tiles,
         "num_parts": tiling.num_parts,
+        "by_tile_major": schedule.divisor(tiling.columns if varlen else case.batch),
+        "by_tiles_per_head": schedule.divisor(tiling.tiles_per_head),
+        "by_head_chunks": schedule.divisor(tiling.head_chunks),
+        "by_block_heads": schedule.divisor(tiling.block_heads),
     }
 
 
@@ -122,7 +126,13 @@ def plan_params(case: Case, processors: int, *, own_plan: bool) -> dict:
 
 def combine_params(case: Case, processors: int, *, own_plan: bool) -> dict:
     found = shared_params(case, processors, own_plan=own_plan)
-    return found | {"piece_units": tiling_of(case, processors).piece_units}
+    tiling = tiling_of(case, processors)
+    rows = tiling.block_heads * tiling.block_tokens
+    return found | {
+        "piece_units": tiling.piece_units,
+        "by_block_rows": schedule.divisor(rows),
+        "by_tile_rows": schedule.divisor(rows * tiling.cluster),
+    }
 
 
 def shared_params(case: Case, processors: int, *, own_plan: bool) -> dict:

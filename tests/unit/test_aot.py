@@ -79,6 +79,7 @@ GOOD = {
     "registers": 168,
     "stack": 0,
     "local": 0,
+    "shared_bytes": budget.SHARED_BYTES_LIMIT,
     "instructions": {"HGMMA": 40, "UTMALDG": 30, "WARPGROUP.DEPBAR": 3, "LDL": 0, "STL": 0},
 }
 
@@ -104,6 +105,7 @@ def test_the_rules_are_quiet_about_a_good_kernel():
         ({"instructions": {"LDL": 2}}, "2 LDL"),
         ({"instructions": {"STL": 1}}, "1 STL"),
         ({"elf_abi": 8}, "ELF ABI version 8"),
+        ({"shared_bytes": budget.SHARED_BYTES_LIMIT + 1024}, "bytes of shared memory"),
     ],
 )
 def test_a_planted_fact_is_a_problem_of_any_kernel(operation, kernel, words):

@@ -72,3 +72,16 @@ def test_cuts_are_those_of_the_host_scheduler(num_splits, spread, varlen):
         cuts, costs = schedule.cuts(CPU, tiling, schedule.units(CPU, lengths, page_size * max_blocks), tokens)
         np.testing.assert_array_equal(found_cuts, cuts)
         np.testing.assert_array_equal(found_costs, costs)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 7, 64, 127, 128, 641, 65_535, 10**6 + 3, 2**30 - 1, 2**30, 2**31 - 1])
+def test_a_multiplication_divides(d):
+    """schedule.divide of the kernels, in 64 bits."""
+    packed = schedule.divisor(d)
+    shift, multiplier = packed >> 32, packed & 0xFFFFFFFF
+    assert multiplier < 2**32
+    near = {k * d + e for k in (0, 1, 2, 1000, (2**31 - 1) // d) for e in (-1, 0, 1)}
+    for n in {*near, 0, 1, 2**31 - 1, 2**31 - 2, 123_456_789}:
+        if 0 <= n < 2**31:
+            assert n * multiplier < 2**63
+            assert n * multiplier >> shift == n // d

@@ -45,24 +45,24 @@ static int64_t divisor(int32_t d) {
 }
 
 /* The fields that all three kernels have in common. */
-#define TILING_FIELDS(run)                                                                                    \
-  .cuts = &(run)->cuts->tile, .cu_seqlens_q = (run)->problem.cu_seqlens_q, .total_q = (run)->problem.total_q, \
-  .s_q = (run)->problem.s_q, .group = (run)->tiling.group, .block_heads = (run)->tiling.block_heads,          \
-  .block_tokens = (run)->tiling.block_tokens, .head_chunks = (run)->tiling.head_chunks,                       \
-  .cluster = (run)->tiling.cluster, .tiles_per_head = (run)->tiling.tiles_per_head,                           \
-  .tiles_per_request = (run)->tiling.tiles_per_request, .batch = (run)->problem.batch,                        \
-  .num_tiles = (run)->tiling.num_tiles, .num_parts = (run)->tiling.num_parts,                                 \
-  .by_tile_major = divisor((run)->tiling.request_major ? (run)->tiling.tiles_per_request : (run)->problem.batch), \
+#define TILING_FIELDS(run)                                                                                          \
+  .cuts = &(run)->cuts->tile, .cu_seqlens_q = (run)->problem.cu_seqlens_q, .total_q = (run)->problem.total_q,       \
+  .s_q = (run)->problem.s_q, .group = (run)->tiling.group, .block_heads = (run)->tiling.block_heads,                \
+  .block_tokens = (run)->tiling.block_tokens, .head_chunks = (run)->tiling.head_chunks,                             \
+  .cluster = (run)->tiling.cluster, .tiles_per_head = (run)->tiling.tiles_per_head,                                 \
+  .tiles_per_request = (run)->tiling.tiles_per_request, .batch = (run)->problem.batch,                              \
+  .num_tiles = (run)->tiling.num_tiles, .num_parts = (run)->tiling.num_parts,                                       \
+  .by_tile_major = divisor((run)->tiling.request_major ? (run)->tiling.tiles_per_request : (run)->problem.batch),   \
   .by_tiles_per_head = divisor((run)->tiling.tiles_per_head), .by_head_chunks = divisor((run)->tiling.head_chunks), \
   .by_block_heads = divisor((run)->tiling.block_heads)
 
 /* The fields that dense_decode and combine have in common. */
-#define OUTPUT_FIELDS(run)                                                                                      \
+#define OUTPUT_FIELDS(run)                                                                                          \
   .partial = (run)->partial, .partial_facts = (run)->partial_facts, .slots_per_part = (run)->tiling.slots_per_part, \
-  .out = (run)->problem.out, .lse = (run)->problem.lse, .out_stride_b = (run)->problem.out_stride[0],           \
-  .out_stride_s = (run)->problem.out_stride[1], .out_stride_h = (run)->problem.out_stride[2],                   \
-  .lse_stride_b = (run)->problem.lse_stride[0], .lse_stride_h = (run)->problem.lse_stride[1],                   \
-  .lse_stride_s = (run)->problem.lse_stride[2], .out_is_float = (run)->problem.out_dtype == FM_FP32,            \
+  .out = (run)->problem.out, .lse = (run)->problem.lse, .out_stride_b = (run)->problem.out_stride[0],               \
+  .out_stride_s = (run)->problem.out_stride[1], .out_stride_h = (run)->problem.out_stride[2],                       \
+  .lse_stride_b = (run)->problem.lse_stride[0], .lse_stride_h = (run)->problem.lse_stride[1],                       \
+  .lse_stride_s = (run)->problem.lse_stride[2], .out_is_float = (run)->problem.out_dtype == FM_FP32,                \
   .lse_factor = (run)->problem.lse_base2 ? 1.0f : LN_2, .empty_lse = (run)->problem.empty_lse
 
 /* Tokens that a row of the block table can name; lengths are 32-bit. */
@@ -133,8 +133,7 @@ static flashmla_status launch_dense_decode(const fm_launcher *l, const fm_run *r
 static flashmla_status launch_combine(const fm_launcher *l, const fm_run *run, const fm_loaded *loaded) {
   static const fm_param list[] = FM_COMBINE_PARAMS;
   const int32_t block_rows = run->tiling.block_heads * run->tiling.block_tokens;
-  const fm_combine_kernel_params params = {TILING_FIELDS(run), OUTPUT_FIELDS(run),
-                                           .by_block_rows = divisor(block_rows),
+  const fm_combine_kernel_params params = {TILING_FIELDS(run), OUTPUT_FIELDS(run), .by_block_rows = divisor(block_rows),
                                            .by_tile_rows = divisor(block_rows * run->tiling.cluster),
                                            .piece_units = run->tiling.piece_units};
   FM_LAUNCH(l, loaded, (unsigned)l->device.processors, &params, list);

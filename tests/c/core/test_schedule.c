@@ -44,40 +44,62 @@ static void list_tiles(const fm_problem *p, const fm_tiling *t, work *w) {
 
 static int64_t at(const work *w, int64_t tile) { return w->at[tile < w->tiles ? tile : w->tiles]; }
 
-/* Where part i of a batch-invariant schedule begins: pieces of equal size, then nothing. */
-static fm_cut invariant_cut(const fm_tiling *t, const work *w, int32_t i) {
-  const int32_t tile = i / t->num_splits, piece = i % t->num_splits;
-  int64_t size = (w->pages[tile] + FM_MAX_PIECES - 1) / FM_MAX_PIECES;
-  if (size < t->piece_units) size = t->piece_units;
+/* Where part i begins, of at most `most` parts of a tile in pieces of `size` pages: first the pieces, then nothing. */
+static fm_cut piece_cut(const work *w, int64_t i, int32_t most, int64_t size) {
+  const int64_t tile = i / most, piece = i % most;
+  if (tile >= w->tiles) return (fm_cut){w->tiles, 0};
   const int64_t pieces = w->dead[tile] ? 0 : w->pages[tile] == 0 ? 1 : (w->pages[tile] + size - 1) / size;
-  CHECK(pieces <= t->num_splits);
-  return piece < pieces ? (fm_cut){tile, (int32_t)(piece * size)} : (fm_cut){tile + 1, 0};
+  CHECK(pieces <= most);
+  return piece < pieces ? (fm_cut){(int32_t)tile, (int32_t)(piece * size)} : (fm_cut){(int32_t)tile + 1, 0};
+}
+
+/* Pages of a piece, when there shall be no more than `pieces` of a tile. */
+static int64_t piece_size(const work *w, int64_t tile, int64_t least, int64_t pieces) {
+  if (tile >= w->tiles) return 1;
+  const int64_t size = (w->pages[tile] + pieces - 1) / pieces;
+  return size > least ? size : least;
+}
+
+/* A tile in equal pieces, as many as it has pages at most; then nothing. */
+static fm_cut forced_cut(const work *w, int32_t i, int32_t splits) {
+  const int32_t tile = i / splits, split = i % splits;
+  int64_t pieces = splits;
+  while (pieces > 1 && pieces > w->pages[tile]) --pieces;
+  return split < pieces ? (fm_cut){tile, (int32_t)(split * w->pages[tile] / pieces)} : (fm_cut){tile + 1, 0};
+}
+
+static fm_cut even_cut(const fm_tiling *t, const work *w, int64_t position) {
+  int32_t tile = 0;
+  while (tile < w->tiles && w->at[tile + 1] <= position) ++tile;
+  const int64_t page = tile < w->tiles ? position - w->at[tile] - t->start_overhead : 0;
+  return (fm_cut){tile, (int32_t)(page < 0 ? 0 : page)};
+}
+
+static fm_cut wanted_cut(const fm_tiling *t, const work *w, int32_t i) {
+  if (t->piece_units > 0)
+    return piece_cut(w, i, t->num_splits, piece_size(w, i / t->num_splits, t->piece_units, FM_MAX_PIECES));
+  if (t->num_splits > 0) return forced_cut(w, i, t->num_splits);
+  const int64_t total = w->at[w->tiles], share = (total + t->num_parts - 1) / t->num_parts;
+  const int64_t whole = (w->tiles + t->num_parts - 1) / t->num_parts;
+  const int32_t pieces = t->num_parts / w->tiles;
+  int64_t worst = 0; /* of the parts that are aligned with tiles */
+  for (int64_t k = 0; pieces == 0 && k < t->num_parts; ++k) {
+    const int64_t cost = at(w, (k + 1) * whole) - at(w, k * whole);
+    if (cost > worst) worst = cost;
+  }
+  for (int32_t tile = 0; pieces > 0 && tile < w->tiles; ++tile) {
+    const int64_t cost = piece_size(w, tile, 1, pieces) + t->start_overhead;
+    if (cost > worst) worst = cost;
+  }
+  if (worst > share + t->start_overhead + (pieces > 1 ? 1 : t->split_overhead)) return even_cut(t, w, i * share);
+  if (pieces > 0) return piece_cut(w, i, pieces, piece_size(w, i / pieces, 1, pieces));
+  return (fm_cut){(int32_t)(i * whole < w->tiles ? i * whole : w->tiles), 0};
 }
 
 static void check_definition(const fm_tiling *t, const work *w, const fm_cut *cuts) {
-  for (int32_t i = 1; i < t->num_parts && t->num_splits > 0; ++i) { /* cut 0 is the begin, whatever is dead */
-    const int32_t tile = i / t->num_splits;
-    const fm_cut forced = {tile, (int32_t)(i % t->num_splits * w->pages[tile] / t->num_splits)};
-    const fm_cut wanted = t->piece_units > 0 ? invariant_cut(t, w, i) : forced;
+  for (int32_t i = 1; i < t->num_parts; ++i) { /* cut 0 is the begin, whatever is dead */
+    const fm_cut wanted = wanted_cut(t, w, i);
     CHECK(cuts[i].tile == wanted.tile && cuts[i].page == wanted.page);
-  }
-  if (t->num_splits > 0) return;
-  const int64_t total = w->at[w->tiles], share = (total + t->num_parts - 1) / t->num_parts;
-  const int64_t whole = (w->tiles + t->num_parts - 1) / t->num_parts;
-  int64_t worst = 0;
-  for (int64_t i = 0; i < t->num_parts; ++i) {
-    const int64_t cost = at(w, (i + 1) * whole) - at(w, i * whole);
-    if (cost > worst) worst = cost;
-  }
-  for (int64_t i = 1; i < t->num_parts; ++i) {
-    int64_t tile = i * whole < w->tiles ? i * whole : w->tiles, page = 0;
-    if (worst > share + t->start_overhead + t->split_overhead) {
-      tile = 0;
-      while (tile < w->tiles && w->at[tile + 1] <= i * share) ++tile;
-      page = tile < w->tiles ? i * share - w->at[tile] - t->start_overhead : 0;
-      if (page < 0) page = 0;
-    }
-    CHECK(cuts[i].tile == tile && cuts[i].page == page);
   }
 }
 
