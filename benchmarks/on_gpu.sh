@@ -22,7 +22,7 @@ status=0
 suite() { # name, pytest arguments...
   local name=$1
   shift
-  HYPOTHESIS_PROFILE=gpu timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -rs "$@" > "$out/$name.log" 2>&1 || status=1
+  HYPOTHESIS_PROFILE=${HYPOTHESIS_PROFILE:-gpu} timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -rs -n "${WORKERS:-8}" "$@" > "$out/$name.log" 2>&1 || status=1
   { echo "== pytest $*"
     grep -E "^(flashmla|backend|kernel|hypothesis|figure|FAILED|ERROR|SKIPPED|calls drawn)| passed| failed" "$out/$name.log" | sort -u
     echo; } >> "$out/gpu-tests.txt"
@@ -31,7 +31,7 @@ suite() { # name, pytest arguments...
 run_tests() {
   nvidia-smi --query-gpu=name,driver_version --format=csv,noheader > "$out/gpu-tests.txt"
   suite tests-gpu tests/gpu
-  suite tests-property -n "${WORKERS:-8}" --timeout 120 tests/property tests/stateful -k gpu
+  suite tests-property --timeout 120 tests/property tests/stateful -k gpu
   cat "$out/gpu-tests.txt"
 }
 
