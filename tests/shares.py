@@ -5,6 +5,6 @@ from __future__ import annotations
 import hypothesis
 
 
-def share(part: float):
-    """Settings for `part` of the profile's examples, at least two."""
-    return hypothesis.settings(max_examples=max(2, round(part * hypothesis.settings().max_examples)))
+def share(part: float, **more):
+    """Settings for `part` of the profile's examples, at least two, and any more."""
+    return hypothesis.settings(max_examples=max(2, round(part * hypothesis.settings().max_examples)), **more)
