@@ -1,5 +1,5 @@
 /* internal.h - what the units of the library share. Flow of a call:
- * api.c -> params.c -> validate.c (DLTensor -> fm_problem) -> tiling.c, workspace.c -> plan.c -> cuda/launch.c or
+ * api.c -> params.c -> validate.c (DLTensor -> fm_problem) -> tiling.c, workspace.c -> plan.c -> cuda/decode.c or
  * cpu/decode.c. Nothing behind validate.c sees a DLTensor. */
 #ifndef FLASHMLA_INTERNAL_H_
 #define FLASHMLA_INTERNAL_H_

@@ -131,7 +131,8 @@ typedef struct flashmla_plan_decode_params {
   const DLTensor *kv_cache;      /* " */
   const DLTensor *block_table;   /* " */
   const DLTensor *cache_seqlens; /* " */
-  int32_t num_splits;            /* 0: chosen for balance; n in [1, 1024]: every sequence is cut into n parts */
+  int32_t num_splits;            /* 0: chosen for balance; n in [1, 1024]: every sequence is cut into n parts, or
+                                    into its units of 64 tokens if fewer; 0 with FLASHMLA_BATCH_INVARIANT */
   uint32_t reserved;             /* 0 */
   void *buffer;                  /* schedule memory on q's device, 16-byte aligned; must outlive the plan's last use */
   uint64_t buffer_size;          /* bytes; at least what flashmla_plan_decode_size says */
@@ -153,7 +154,7 @@ typedef struct flashmla_plan_decode_params {
  * h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q). Request i has the tokens from b = cu_seqlens_q[i], clamped
  * to [0, total_q], up to cu_seqlens_q[i + 1], clamped to [b, total_q], and of those the first max_seqlen_q; their
  * number is its s_q above. Rows of no request are not written; rows that offsets out of order give to several requests
- * hold the result of any of them.
+ * hold unspecified values.
  *
  * Context parallelism: with cp_world > 0 the cache is shard cp_rank of cp_world, into which the tokens are dealt in
  * turns of cp_interleave: local token t is global token (t / I) * I * world + rank * I + t % I, I = cp_interleave.
@@ -214,7 +215,7 @@ typedef struct flashmla_merge_states_params {
 
 /* A row of the kernel table: what this build can run. */
 typedef struct flashmla_kernel_info {
-  const char *name;      /* unique, e.g. "dense_decode_bf16_cluster2" */
+  const char *name;      /* unique, e.g. "dense_decode_bf16_576_cluster2" */
   const char *operation; /* "dense_decode", "plan", "combine", "merge_states" */
   const char *dtype;     /* "bfloat16", "float16", "float32" or "any" */
   const char *target;    /* "sm_90a" or "cpu" */
