@@ -15,14 +15,15 @@ from cutlass import BFloat16, Boolean, Float16, Float32, Int32, Int64, const_exp
 from . import params
 from .components import schedule
 from .components.epilogue import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS
+from .components.warp import warp_reduce
 from .variants import Variant
 
 THREADS = 512
 WARPS = THREADS // 32
-MAX_PIECES = 1024  # of one tile: the most splits a plan can be forced to, and more than there are SMs
+MAX_PIECES = 1024  # of one tile: no plan can be forced to more splits, and there are fewer SMs
 VECTOR = 8  # float16 values of a load
-IN_FLIGHT = 8  # loads that a thread starts before it uses the first
-LOG_MAX_CHUNKS = 3  # of a row that several CTAs merge: chunks of columns
+IN_FLIGHT = 8  # loads that a thread starts before it uses the first, where a CTA merges a row
+LOG_MAX_CHUNKS = 3  # log2 of the most chunks of columns in which several CTAs merge a row
 ROWS_FOR_WARPS = 2  # more rows than this for each CTA: a warp a row
 
 
@@ -145,7 +146,7 @@ class Combine:
 
     @cute.jit
     def facts(self, w, j, count, row):
-        """(Log-sum-exp of piece j, values of 1.0 in its halves); -inf: empty, or there is no such piece."""
+        """(Log-sum-exp of piece j, what 1.0 in each half of its row stands for); -inf: empty, or no such piece."""
         found = cute.make_rmem_tensor((FACTS,), Float32)
         where = self.a.partial_facts + cute.assume(self.partial_row(w, min(j, count - 1), row) * FACTS, divby=FACTS)
         cute.autovec_copy(cute.make_tensor(where, cute.make_layout(FACTS)), found)
@@ -169,12 +170,13 @@ class Combine:
 
     @cute.jit
     def load(self, x: cute.Tensor, w, j, row, column):
-        """Starts to load eight columns of piece j. What an empty piece holds is not used."""
+        """Starts to load VECTOR columns of piece j. What an empty piece holds is not used."""
         where = self.a.partial + cute.assume(self.partial_row(w, j, row) * self.d_v + column, divby=VECTOR)
         cute.autovec_copy(cute.make_tensor(where, cute.make_layout(VECTOR)), x)
 
     @cute.jit
     def add(self, acc: cute.Tensor, x: cute.Tensor, weight):
+        """Not with weight 0, since an empty piece may hold NaN."""
         y = cute.make_rmem_tensor((VECTOR,), Float32)
         y.store(x.load().to(Float32))
         if weight != 0.0:
@@ -202,6 +204,7 @@ class Combine:
 
     @cute.jit
     def merge_row_by_warp(self, w, count, row, lane, where):
+        """All columns of a row, its pieces in order; returns its base-2 log-sum-exp."""
         vectors, pieces = self.warp_vectors, self.warp_pieces
         x = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors, pieces)), Float16)
         acc = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors)), Float32)
@@ -230,6 +233,7 @@ class Combine:
 
     @cute.jit
     def load_pieces(self, x: cute.Tensor, w, base, count, row, lane):
+        """Starts to load this lane's columns of the next pieces from `base` on."""
         for i in cutlass.range_constexpr(self.warp_pieces):
             if base + i < count:
                 for v in cutlass.range_constexpr(self.warp_vectors):
@@ -237,7 +241,9 @@ class Combine:
 
     @cute.jit
     def merge_row_by_block(self, w, count, row, tid, log_chunks, chunk, where):
-        """Columns of one chunk of a row: groups of threads take every `groups`-th piece."""
+        """Columns of one chunk of a row, of which a group of threads takes every `groups`-th piece; returns the row's
+        base-2 log-sum-exp.
+        """
         sWeights, columns = self.sWeights, self.d_v >> log_chunks
         group, groups = tid >> (self.log_row_threads - log_chunks), self.groups << log_chunks
         column = chunk * columns + (tid & ((columns // VECTOR) - 1)) * VECTOR
@@ -284,9 +290,3 @@ def weight(lse, lse2, unit):
 def slot_of(a, w, j):
     """Partial slot of piece j of the tile that part w begins: the last of part w, the first of the others."""
     return a.slots_per_part * (w + j) + (a.slots_per_part - 1) * (1 - min(j, 1))
-
-
-def warp_reduce(value, op):
-    for lanes in (16, 8, 4, 2, 1):
-        value = op(value, cute.arch.shuffle_sync_bfly(value, lanes))
-    return value

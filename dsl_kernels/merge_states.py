@@ -14,6 +14,7 @@ import cutlass.cute as cute
 from cutlass import BFloat16, Float16, Float32, Int32, Int64, min
 
 from . import params
+from .components.warp import warp_reduce
 from .variants import Variant
 
 THREADS = 256
@@ -165,9 +166,3 @@ def shuffle_64(value, lane):
     low = cute.arch.shuffle_sync(Int32(value), lane)
     high = cute.arch.shuffle_sync(Int32(value >> 32), lane)
     return (Int64(high) << 32) | (Int64(low) & 0xFFFFFFFF)
-
-
-def warp_reduce(value, op):
-    for lanes in (16, 8, 4, 2, 1):
-        value = op(value, cute.arch.shuffle_sync_bfly(value, lanes))
-    return value

@@ -26,7 +26,7 @@ class Param:
 
 
 # Geometry of tiles and the schedule: fm_tiling and fm_cut in libflashmla/src/internal.h.
-_CUTS = Param("cuts", "int32_t*", "schedule: num_parts + 1 pairs (tile, page)", 8)
+_CUTS = Param("cuts", "int32_t*", "schedule: num_parts + 1 pairs (tile, unit)", 8)
 _PARTIAL = Param("partial", "half*", "rows [slots_per_part * num_parts][cluster * 64][d_v], scaled", 16)
 _PARTIAL_FACTS = Param("partial_facts", "float*", "of each partial row: epilogue.FACTS", 16)
 _OUTPUT = (

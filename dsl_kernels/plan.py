@@ -124,7 +124,7 @@ class Plan:
 
     @cute.jit
     def position(self, tile, total):
-        """Cost before a tile (Int64, any number >= 0)."""
+        """Cost of all tiles before a tile (Int64, any number >= 0)."""
         a, where = self.a, total
         if tile < a.num_tiles:
             b, head, k = schedule.tile_place(a, Int32(tile))

@@ -22,7 +22,7 @@ class Variant:
     slots: int = 3  # units of 64 tokens in flight in shared memory
     q_steps_in_registers: int = 31  # of the d_v / 16 k-steps (16 columns) of Q's latent part
     registers: tuple[int, int] = (184, 160)  # a thread of the QK and of the PV warpgroups
-    lead_steps: int = 4  # PV of the page before is told to go this many k-steps before Q's steps in registers end
+    lead_steps: int = 4  # PV of the unit before is told to go this many k-steps before Q's steps in registers end
 
     @property
     def name(self) -> str:

@@ -31,7 +31,7 @@ FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, 4
 @cute.jit
 def finish_rows(k, w, t, place, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
     """1 / row sum and the rows' place for the PV warpgroups, and the log-sum-exp of the rows. `k`: the kernel."""
-    a, sBase, sNarrow = k.a, k.sBase, k.sNarrow
+    a, sBase, sNarrow = k.a, k.smem.sBase, k.smem.sNarrow
     thread, t, wanted = thread_now(), opaque(t), a.lse.toint() != 0
     b, head, tile = schedule.tile_place(a, t)
     begin, count = schedule.query_range(a, b)
@@ -77,7 +77,7 @@ def store_rows(k, place, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer
 
     stage: shared memory of this half, in which each warp turns round its own 16 rows.
     """
-    form = k.sNarrow[FORM, place]
+    form = k.smem.sNarrow[FORM, place]
     if form == IN_FLOAT32:
         for r in cutlass.range_constexpr(2):
             store_floats(k, place, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
@@ -98,13 +98,13 @@ def store_rows(k, place, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer
 @cute.jit
 def row_address(k, place, half, row, size):
     """Where this half of a row begins, bytes, of elements of `size` bytes; 0: the row is not stored."""
-    a, sNarrow = k.a, k.sNarrow
+    a, sNarrow = k.a, k.smem.sNarrow
     token = schedule.divide(row, a.by_block_heads)
     head = row - token * a.block_heads
     offset = Int64(token) * a.out_stride_s + Int64(head) * a.out_stride_h
     if sNarrow[FORM, place] == PARTIAL:
         offset = Int64(row * k.d_v)
-    where = k.sBase[place] + (offset + half * k.half) * size
+    where = k.smem.sBase[place] + (offset + half * k.half) * size
     return where if (token < sNarrow[TOKENS, place]) and (head < sNarrow[HEADS, place]) else Int64(0)
 
 
@@ -118,7 +118,7 @@ def scale_row(k, place, half, values: cute.Tensor, inverse, below):
     power = _bits(top) & 0x7F800000  # largest power of two that is not larger; 0 stands for a subnormal one
     if (thread & 3) == 0:
         row = row_of(thread) + below
-        slot_row = (k.sBase[place] - schedule.address(k.a.partial)) // (2 * k.d_v)
+        slot_row = (k.smem.sBase[place] - schedule.address(k.a.partial)) // (2 * k.d_v)
         fact = cute.make_tensor(k.a.partial_facts + ((slot_row + row) * FACTS + FACT_LEFT + half), cute.make_layout(1))
         fact[0] = _float(power)
     return _float(0x7F000000 - power)

@@ -1,7 +1,26 @@
-"""Views of register fragments and shared-memory tiles that the warpgroup MMA needs."""
+"""The warpgroup MMA, and the views of register fragments and shared-memory tiles that it needs."""
 
 import cutlass
 import cutlass.cute as cute
+from cutlass.cute.nvgpu import warpgroup
+
+
+@cute.jit
+def gemm(
+    mma: cute.TiledMma,
+    acc: cute.Tensor,
+    A: cute.Tensor,
+    B: cute.Tensor,
+    steps: cutlass.Constexpr,
+    zero: cutlass.Constexpr,
+    b0: cutlass.Constexpr = 0,
+):
+    """acc (+)= A B over the k-steps (first, end) of A, with B shifted by b0 k-steps."""
+    atom = cute.make_mma_atom(mma.op)
+    atom.set(warpgroup.Field.ACCUMULATE, not zero)
+    for k in cutlass.range_constexpr(*steps):
+        cute.gemm(atom, acc, A[None, None, k], B[None, None, b0 + k], acc)
+        atom.set(warpgroup.Field.ACCUMULATE, True)
 
 
 def accumulator_rows(acc):

@@ -13,10 +13,11 @@ address, so that a box of any number of rows lands right at the plain address of
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int16, Int32, Int64, Uint32, const_expr, min
+from cutlass.cute.nvgpu import cpasync
 
 from . import schedule
+from .schedule import UNIT
 
-UNIT = 64
 SLICE_BYTES = 64 * 64 * 2
 EVICT_FIRST = 0x12F0000000000000  # L2 policy: the line is the first to go
 
@@ -29,18 +30,34 @@ Q_ITEM = -1  # unit index of the item that carries Q
 class Loader:
     """Both halves' loaders; `half` (left or right columns of V; the right one loads RoPE too) is a run-time value.
 
-    tma_*: (atom, source, slices). With pages of any size the KV map is given whole, and partitioned for each box.
+    tma_q, tma_kv: the copies; mQ, mKV: what they copy from. With pages of any size KV is partitioned for each box.
     """
 
-    def __init__(self, kernel, tma_q, tma_kv, mKV=None):
-        self.k, self.a = kernel, kernel.a
-        self.tma_q, self.tma_kv, self.mKV = tma_q, tma_kv, mKV
+    def __init__(self, kernel, tma_q, mQ, tma_kv, mKV):
+        self.k, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
         self.half_slices, self.rope = kernel.half_slices, kernel.rope
         self.latent = 2 * kernel.half_slices  # slices of the latent part; the RoPE slice comes behind them
+        self.tma_q, self.tma_kv, self.mKV = tma_q, tma_kv, mKV
+        slices = cute.group_modes(self.smem.sS, 0, 2)
+        gQ = cute.group_modes(cute.local_tile(mQ, (64, 64), (None, None, None, None, None)), 0, 2)
+        self.tQs, self.tQg = cpasync.tma_partition(tma_q, 0, cute.make_layout(1), slices, gQ)
+        if const_expr(not kernel.any_page):
+            self.tKs, self.tKg = self.partition_kv(self.smem.sS, mKV, kernel.rank)
+
+    def partition_kv(self, slices, mKV, rank):
+        """Destination (box, slice) and source (box, 0, slice of columns, KV head, block) of a CTA's part of 64 rows."""
+        gKV = cute.group_modes(cute.local_tile(mKV, (64, 64), (None, None, None, None)), 0, 2)
+        layout = cute.make_layout(self.k.cluster)
+        return cpasync.tma_partition(self.tma_kv, rank, layout, cute.group_modes(slices, 0, 2), gKV)
+
+    def partition_rows(self, row, at):
+        """The same from `row` of the blocks on, to row `at` of the slots: a box alone, at its plain address."""
+        slices = cute.make_tensor(self.smem.sPlain.iterator + at * 64, self.smem.sPlain.layout)
+        return self.partition_kv(slices, cute.domain_offset((row, 0, 0, 0), self.mKV), 0)
 
     @cute.jit
     def write_cursor(self, half, w, t, index, end, b, head, column, row):
-        c = self.k.sCursor
+        c = self.smem.sCursor
         with cute.arch.elect_one():
             c[PART, half], c[TILE, half], c[INDEX, half] = w, t, index
             c[END, half], c[REQUEST, half], c[HEAD, half] = end, b, head
@@ -65,26 +82,25 @@ class Loader:
 
         `page` is the page number of the item (of this lane's box); returns that of the next.
         """
-        k, a, bars = self.k, self.a, self.k.bars
+        k, a = self.k, self.a
         if const_expr(k.any_page):
             half = schedule.opaque(half)  # or what follows from it takes registers outside
-        w, t, index, end, b, head = (k.sCursor[i, half] for i in range(COLUMN))
+        w, t, index, end, b, head = (self.smem.sCursor[i, half] for i in range(COLUMN))
         column, row = index, Int32(0)
         if const_expr(k.any_page):
-            column, row = k.sCursor[COLUMN, half], k.sCursor[ROW, half]
+            column, row = self.smem.sCursor[COLUMN, half], self.smem.sCursor[ROW, half]
         cute.arch.sync_warp()
         if w < a.num_parts:
-            slot, phase = self.k.slot_phase(item)
-            bar = bars + k.FULL + slot
+            slot, phase = self.bars.slot_phase(item)
+            bar = self.bars.full(slot)
             first = k.slices * slot + self.half_slices * half
-            cute.arch.mbarrier_wait(bars + k.EMPTY + 2 * slot, phase ^ 1)
+            cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
             if half == 1:
-                cute.arch.mbarrier_wait(bars + k.EMPTY + 2 * slot + 1, phase ^ 1)
+                cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
             if index == Q_ITEM:
                 _, _, tile = schedule.tile_place(a, t)
-                column = schedule.first_unit(
-                    a, w, t
-                )  # before the length is known: the page number takes as long to come
+                # before the length is known: the page number takes as long to come
+                column = schedule.first_unit(a, w, t)
                 if const_expr(k.any_page):
                     pages = column // a.units_per_page
                     row = (column - pages * a.units_per_page) * UNIT
@@ -132,7 +148,7 @@ class Loader:
         """This half of the CTA's row block of a tile; returns how many query tokens the request has. The map's box is
         block_tokens x block_heads rows, zeros beyond the tensor; rows behind the request's last are never stored.
         """
-        a, (atom, src, dst) = self.a, self.tma_q
+        a, atom, src, dst = self.a, self.tma_q, self.tQg, self.tQs
         block = tile * self.k.cluster + self.k.rank
         begin, count = schedule.query_range(a, b)
         group_of_tokens = schedule.divide(block, a.by_head_chunks)
@@ -157,7 +173,7 @@ class Loader:
     @cute.jit
     def load_page(self, half, bar, first, head, page):
         """This half of a page of 64 tokens; a page number out of range reads as zeros."""
-        _, src, dst = self.tma_kv
+        src, dst = self.tKg, self.tKs
         with cute.arch.elect_one():
             cute.arch.mbarrier_arrive_and_expect_tx(bar, SLICE_BYTES * self.slices_of(half))
         for j in cutlass.range_constexpr(self.half_slices):
@@ -179,7 +195,7 @@ class Loader:
         for box in cutlass.range(a.boxes, unroll=1):
             number = cute.arch.shuffle_sync(page if box < 32 else behind, box % 32)
             at = (k.rank * a.boxes + box) * a.box_rows  # row in the unit
-            src, dst = self.k.partition_rows(self.mKV, row + at if a.pages_per_unit == 1 else 0, at)
+            dst, src = self.partition_rows(row + at if a.pages_per_unit == 1 else 0, at)
             for j in cutlass.range_constexpr(self.half_slices):
                 self.copy_slice(src[None, 0, self.half_slices * half + j, head, number], dst[None, first + j], bar)
             if const_expr(self.rope):
@@ -190,7 +206,7 @@ class Loader:
     @cute.jit
     def copy_slice(self, src, dst, bar):
         """Without a cluster nobody wants the page again: evict-first is faster (with multicast slower)."""
-        atom = self.tma_kv[0]
+        atom = self.tma_kv
         if const_expr(self.k.cluster > 1):
             cute.copy(atom, src, dst, tma_bar_ptr=bar, mcast_mask=Int16((1 << self.k.cluster) - 1))
         else:

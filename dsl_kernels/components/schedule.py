@@ -4,6 +4,7 @@
 to the capacity of the block table, query ranges to the tensor, so that no value can lead outside the caller's tensors.
 """
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, Int64, Uint32, max, min
 
@@ -104,6 +105,19 @@ def piece_units(a, w, t, units):
     lo = first_unit(a, w, t)
     hi = min(cut(a, w + 1, 1), units) if t == cut(a, w + 1, 0) else units
     return min(lo, hi), hi
+
+
+@cute.jit
+def open_piece(a, w, t, cluster, rank, limit: cutlass.Constexpr):
+    """The piece of tile t in part w: (tokens from its begin on that a row of block `rank` of the tile attends, units).
+    `limit` says which row: first_limit or last_limit.
+    """
+    b, _, k = tile_place(a, t)
+    _, count = query_range(a, b)
+    length = length_of(a, b)
+    units = tile_units(a, b, length, count, k, cluster)
+    lo, hi = piece_units(a, w, t, units)
+    return limit(a, b, length, count, k * cluster + rank) - lo * UNIT, hi - lo
 
 
 @cute.jit

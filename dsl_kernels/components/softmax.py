@@ -1,7 +1,7 @@
-"""Online softmax on the logits of one page, in the registers of the QK warpgroup.
+"""Online softmax on the logits of one unit, in the registers of the QK warpgroup.
 
-A thread holds two rows (r and r + 8 of its warp's 16) and 16 columns of each: column c is token (c // 2) * 8 + c %
-2 + 2 * (lane % 4).
+A thread holds two rows (r and r + 8 of its warp's 16) and 16 columns of each: column c is token
+(c // 2) * 8 + c % 2 + 2 * (lane % 4).
 """
 
 import cutlass

@@ -17,7 +17,7 @@ typedef struct fm_dense_decode_kernel_params {
   const int32_t *block_table; /* page numbers */
   const int32_t *cache_seqlens; /* tokens of each request */
   int32_t capacity; /* tokens that a row of the block table can name, at most 2^31 - 1 */
-  int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, page) */
+  int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
   void *partial; /* rows [slots_per_part * num_parts][cluster * 64][d_v], scaled */
   float *partial_facts; /* of each partial row: epilogue.FACTS */
   void *out; /* output rows, in the kernel's dtype or in float32 */
@@ -118,7 +118,7 @@ typedef struct fm_dense_decode_kernel_params {
   }
 
 typedef struct fm_combine_kernel_params {
-  int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, page) */
+  int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
   void *partial; /* rows [slots_per_part * num_parts][cluster * 64][d_v], scaled */
   float *partial_facts; /* of each partial row: epilogue.FACTS */
   void *out; /* output rows, in the kernel's dtype or in float32 */
@@ -196,7 +196,7 @@ typedef struct fm_combine_kernel_params {
 typedef struct fm_plan_kernel_params {
   const int32_t *cache_seqlens; /* tokens of each request */
   int32_t capacity; /* tokens that a row of the block table can name, at most 2^31 - 1 */
-  int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, page) */
+  int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
   int64_t *cost_before; /* scratch: batch + 1 prefix sums of the cost */
   const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
   int32_t total_q; /* query tokens in all, with cu_seqlens_q */

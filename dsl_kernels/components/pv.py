@@ -1,0 +1,89 @@
+"""The two PV warpgroups of dense_decode: O += P V, each for half of V's columns; rows to memory at a tile's end.
+
+The first warp of each is also the loader of its half (loader.py).
+"""
+
+import cutlass.cute as cute
+import cutlass.utils.hopper_helpers as sm90
+from cutlass import Float32, Int32
+from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
+
+from . import dead_rows, epilogue, schedule, softmax
+from .fragments import accumulator_rows, gemm, transposed
+from .schedule import UNIT
+
+
+class PV:
+    def __init__(self, kernel, loader):
+        self.k, self.a, self.bars, self.smem, self.loader = kernel, kernel.a, kernel.bars, kernel.smem, loader
+
+    @cute.jit
+    def run(self, first, half, warp):
+        """All pieces from part `first` on, for the left (0) or the right (1) half of the columns."""
+        k, a, sScale, dt = self.k, self.a, self.smem.sScale, self.k.dtype
+        lead = (warp % 4) == 0
+        w, t = schedule.seek(a, first, Int32(0), k.step, k.cluster)
+        page = Int32(0)
+        if lead:
+            page = self.loader.start(half, w, t)
+        K, MN = OperandMajorMode.K, OperandMajorMode.MN
+        mma = sm90.make_trivial_tiled_mma(dt, dt, K, MN, Float32, (1, 1, 1), (64, k.half))
+        tid, _, _ = cute.arch.thread_idx()
+        tid %= 128
+        thr = mma.get_slice(tid)
+        sV = cute.local_tile(transposed(self.smem.sK), (k.half, 64), (None, 0, None))
+        rV = thr.make_fragment_B(thr.partition_B(sV))  # (MMA, 1, 4, halves, slots)
+        rP = thr.make_fragment_A(thr.partition_A(self.smem.sS))
+        rO = cute.make_rmem_tensor(thr.partition_shape_C((64, k.half)), Float32)
+        o_rows = accumulator_rows(rO)
+        row = softmax.row_of(tid)
+        it, parity = Int32(0), Int32(0)
+        while w < a.num_parts:
+            left, n = schedule.open_piece(a, w, t, k.cluster, k.rank, schedule.last_limit)
+            if lead:  # into the slot of Q
+                page = self.loader.fetch(half, it + k.slots, page)
+            slot, phase = self.bars.slot_phase(it)  # nothing to do for Q but to see its phases pass
+            cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
+            cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
+            it += 1
+            rO.fill(0.0)
+            some = n > 0
+            while n > 0:
+                slot, phase = self.bars.slot_phase(it)
+                cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
+                scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
+                if cute.arch.vote_any_sync(scale0 * scale1 != 1.0):
+                    o_rows[0, None].store(o_rows[0, None].load() * scale0)
+                    o_rows[1, None].store(o_rows[1, None].load() * scale1)
+                cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+                if dead_rows.shared_left(a, left) < UNIT:
+                    dead_rows.clear(k, half, slot, left)
+                left -= UNIT
+                n -= 1
+                cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
+                warpgroup.fence()
+                rPs = rP[None, None, None, k.slices * slot + k.last]
+                gemm(mma, rO, rPs, rV[None, None, None, half, slot], (0, 4), False)
+                warpgroup.commit_group()
+                warpgroup.wait_group(0)
+                if n > 0:
+                    self.bars.release(slot, half)
+                    if lead:
+                        page = self.loader.fetch(half, it + k.slots, page)
+                it += 1
+            cute.arch.mbarrier_wait(self.bars.sum_full(), parity)
+            slot, _ = self.bars.slot_phase(it)
+            inverse0, inverse1 = sScale[row, slot], sScale[row + 8, slot]
+            cute.arch.sync_warp()
+            self.bars.arrive(self.bars.sum_empty())
+            # this half of the last unit's slot serves to turn rows round, and only then is given back
+            slot, _ = self.bars.slot_phase(it + (k.slots - 1))
+            stage = self.smem.slice_start(slot, k.half_slices * half)
+            epilogue.store_rows(k, parity, half, o_rows, (inverse0, inverse1), stage, some)
+            parity ^= 1
+            if some:
+                cute.arch.fence_proxy("async.shared", space="cta")
+                self.bars.release(slot, half)
+                if lead:
+                    page = self.loader.fetch(half, it + (k.slots - 1), page)
+            w, t = schedule.seek(a, w, t + 1, k.step, k.cluster)
