@@ -42,7 +42,7 @@ SONAME = "libflashmla.so.1"
 CORES = len(os.sched_getaffinity(0))
 
 C_FLAGS = [
-    *("-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fvisibility=hidden", "-ftls-model=initial-exec"),
+    *("-std=c11", "-D_GNU_SOURCE", "-fPIC", "-fvisibility=hidden"),
     *("-Wall", "-Wextra", "-Werror", f"-I{INCLUDE}", f"-I{SOURCE}", f"-I{GENERATED}"),
 ]
 LINK_FLAGS = [

@@ -5,10 +5,10 @@
 
 #include "internal.h"
 
-/* Short, since a dlopened library takes its thread-locals from a static reserve that all libraries share (about 1.6 kB
- * in glibc). */
-enum { FM_SENTENCE_BYTES = 320 };
+enum { FM_SENTENCE_BYTES = 320 }; /* longer sentences are cut off */
 
+/* Compiled with the default TLS model: initial-exec takes them from a reserve of about 1.6 kB that all dlopened
+ * libraries of a process share in glibc. */
 static _Thread_local char last_error[FM_SENTENCE_BYTES];
 static _Thread_local const char *last_kernel = "";
 

@@ -89,3 +89,4 @@ def test_needs_glibc_alone():
     assert others <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2"}
     assert re.findall(r"\(SONAME\).*\[(.+)\]", dynamic) == [f"libflashmla.so.{ABI}"]
     assert not re.search(r"GNU_STACK.*RWE", read_library("readelf", "-lW"))
+    assert "STATIC_TLS" not in dynamic, "dlopen fails where other libraries have used up glibc's small reserve"
