@@ -183,7 +183,7 @@ def cpu() -> Backend:
         adapters["torch"] = TorchAdapter("cpu")
     if has("jax"):
         adapters["jax"] = JaxAdapter("cpu")
-    page_sizes = (64, 1, 2, 7, 16, 53, 128, 256)
+    page_sizes = (64, 1, 2, 7, 16, 32, 53, 128, 256)
     return Backend("cpu", (1, 0), ("bfloat16", "float16", "float32"), page_sizes, adapters)
 
 

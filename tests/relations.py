@@ -6,10 +6,24 @@ import numpy as np
 
 import calls
 import compare
-from cases import Case
+from buffers import DTYPES
+from cases import Case, gathered, make_data
 
 # Two requests of several pages, more query rows than one tile holds, two KV heads.
 STEP = Case(s_q=2, h_q=48, h_kv=2, num_blocks=12, max_blocks=6, lengths=(300, 71), causal=True, given=("lse",), seed=7)
+# Long, short and empty requests; more query rows than a tile holds; two KV heads.
+INVARIANT = Case(
+    s_q=2,
+    h_q=48,
+    h_kv=2,
+    num_blocks=60,
+    max_blocks=40,
+    lengths=(2500, 71, 0, 640, 2560),
+    causal=True,
+    given=("lse",),
+    seed=3,
+    batch_invariant=True,
+)
 
 
 def same_bits(first: calls.Result, second: calls.Result) -> None:
@@ -22,3 +36,25 @@ def close(case: Case, first: calls.Result, second: calls.Result) -> None:
     natural = np.log(2) if case.lse_base2 else 1.0
     compare.check_lse(natural * first.lse.astype(np.float64), natural * second.lse.astype(np.float64), bound)
     compare.check_out(first.out.astype(np.float64), second.out.astype(np.float64), bound)
+
+
+def check_alone(case: Case, backend) -> calls.Result:
+    """The result, in which every request must have the bits of a call on that request alone."""
+    numbers = make_data(case)
+    together = calls.run(case, backend, numbers)
+    for i in range(case.batch):
+        alone, lone_numbers = gathered(case, numbers, [i])
+        same_bits(together.request(case, i), calls.run(alone, backend, lone_numbers).request(alone, 0))
+    return together
+
+
+def check_digits(case: Case, backend) -> None:
+    """A float32 out has more digits than the dtype of q, unless what it should hold has no more: one token's latent."""
+    numbers = make_data(case)
+    out, _ = calls.reference(case, numbers)
+    result = calls.run(case, backend, numbers).out
+    longer, expected = (
+        np.count_nonzero(values != values.astype(DTYPES[case.dtype]).astype(np.float32))
+        for values in (result, out.astype(np.float32))
+    )
+    assert 2 * longer >= expected, f"out: {longer} elements have more digits than {case.dtype}, expected {expected}"

@@ -96,7 +96,7 @@ def shards(draw, local_lengths: tuple[int, ...], capacity: int):
 def extents(draw, backend, num_splits: int, d_qk: int):
     """Shapes of a case with that many splits, within the limits above."""
     h_q, s_q = draw(HEADS), draw(QUERY_TOKENS)
-    h_kv = draw(st.one_of(st.just(1), st.just(1), st.sampled_from([n for n in range(1, h_q + 1) if h_q % n == 0])))
+    h_kv = draw(st.one_of(st.just(1), st.sampled_from([n for n in range(1, h_q + 1) if h_q % n == 0])))
     page_size = draw(st.sampled_from(backend.page_sizes))
     tokens = min(MAX_SCORES // (h_q * s_q), MAX_CACHE_ELEMENTS // (d_qk * h_kv))
     pages = max(1, tokens // page_size)

@@ -188,6 +188,13 @@ typedef struct fm_backend_limits {
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling);
 flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, bool own_plan, fm_layout *layout);
 
+/* tiling.c: where a tile number leads. */
+typedef struct fm_place {
+  int32_t request, kv_head;
+  int32_t k; /* which tile of the (request, KV head) */
+} fm_place;
+fm_place fm_place_of(const fm_problem *problem, const fm_tiling *tiling, int32_t tile);
+
 /* queries.c: first query token of a request (in q, out and lse) and how many it has; the latter is s_q and the former 0
  * without cu_seqlens_q. bound: tokens that the query token `token` of request i may attend, of the request's `length`
  * clamped ones, by FLASHMLA_CAUSAL and by the context-parallel shard. */
@@ -271,7 +278,21 @@ enum fm_fault {
   FM_FAULT_LSE_BASE,     /* lse in base 2 */
   FM_FAULT_EMPTY_ROW,    /* an empty row is not written as 0 / +inf */
   FM_FAULT_STRIDE,       /* a stride is ignored */
-  FM_FAULT_LENGTH        /* a length is not clamped to the table's capacity (reads stay inside the table) */
+  FM_FAULT_LENGTH,       /* a length is not clamped to the table's capacity (reads stay inside the table) */
+  /* Variable-length queries */
+  FM_FAULT_CAUSAL_COUNT, /* causal bound by max_seqlen_q, not by the request's own tokens */
+  FM_FAULT_QUERY_COUNT,  /* a request's tokens are not limited to max_seqlen_q (writes stay inside its last tile) */
+  /* Context parallelism */
+  FM_FAULT_CP_RANK,       /* rank is ignored */
+  FM_FAULT_CP_INTERLEAVE, /* interleave is ignored */
+  FM_FAULT_CP_CAUSAL,     /* causal bound on the shard's tokens, not on all */
+  /* merge_states */
+  FM_FAULT_STATE_PLUS_INF, /* a part whose lse is +inf takes part */
+  FM_FAULT_STATE_BASE,     /* base 2 is ignored */
+  /* Options */
+  FM_FAULT_EMPTY_LSE,  /* the lse of an empty row is +inf whatever was asked for, in merge_states too */
+  FM_FAULT_PIECE_SIZE, /* batch invariant: the size of a piece depends on the batch */
+  FM_FAULT_FLOAT32_OUT /* float32 out is rounded to the dtype of q first */
 };
 #define FM_FAULTY(which) (FLASHMLA_FAULT == (which))
 

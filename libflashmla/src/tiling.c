@@ -37,6 +37,7 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
     return too_many_tiles(problem, num_splits);
 
   const int64_t units = most_units(problem, limits.unit);
+  if (FM_FAULTY(FM_FAULT_PIECE_SIZE)) limits.piece_units += problem->batch;
   const int32_t piece_units = problem->batch_invariant ? limits.piece_units : 0;
   if (problem->batch_invariant) num_splits = (int32_t)fm_clamp64(fm_ceil_div(units, piece_units), 1, FM_MAX_PIECES);
   int32_t num_parts;
@@ -70,4 +71,11 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
                         .partial_bytes = limits.partial_bytes,
                         .partial_facts = limits.partial_facts};
   return FLASHMLA_OK;
+}
+
+fm_place fm_place_of(const fm_problem *problem, const fm_tiling *tiling, int32_t tile) {
+  const bool request_major = tiling->request_major;
+  const int32_t request = request_major ? tile / tiling->tiles_per_request : tile % problem->batch;
+  const int32_t column = request_major ? tile % tiling->tiles_per_request : tile / problem->batch;
+  return (fm_place){request, column / tiling->tiles_per_head, column % tiling->tiles_per_head};
 }

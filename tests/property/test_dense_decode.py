@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, note
+from hypothesis import given
 from hypothesis import strategies as st
 
 import calls
 import strategies
 from shares import share
+from telling import telling
 
 
 @given(data=st.data())
 def test_any_legal_call_is_the_oracle(backend, data):
     case = data.draw(strategies.cases(backend))
-    check_and_tell(case, backend)
+    with telling(case):
+        calls.check(case, backend)
 
 
 @pytest.mark.parametrize("num_splits", range(1, strategies.MAX_SPLITS + 1))
@@ -22,15 +24,8 @@ def test_every_forced_split_count(backend, num_splits):
     @share(1 / 50)
     @given(data=st.data())
     def any_call(data):
-        check_and_tell(data.draw(strategies.cases(backend, num_splits=num_splits)), backend)
+        case = data.draw(strategies.cases(backend, num_splits=num_splits))
+        with telling(case):
+            calls.check(case, backend)
 
     any_call()
-
-
-def check_and_tell(case, backend):
-    """A case that fails is printed alone on a line, to be pasted; test_planted_faults.py reads it."""
-    try:
-        calls.check(case, backend)
-    except AssertionError:
-        note(f"failing case: {case!r}")
-        raise

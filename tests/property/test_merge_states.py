@@ -13,6 +13,7 @@ import strategies
 from merging import MergeCase
 from relations import same_bits
 from shares import share
+from telling import telling
 
 PARTS = MergeCase(num_states=5, batch=2, s_q=3, h_q=20, given=("out", "lse"), seed=5)
 
@@ -20,7 +21,9 @@ PARTS = MergeCase(num_states=5, batch=2, s_q=3, h_q=20, given=("out", "lse"), se
 @share(1 / 2)
 @given(data=st.data())
 def test_any_parts_give_what_the_oracle_says(backend, data):
-    merging.check(data.draw(strategies.merges(backend)), backend)
+    case = data.draw(strategies.merges(backend))
+    with telling(case):
+        merging.check(case, backend)
 
 
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float16", "float32"])

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 import c_abi
 import calls
+import merging
 import strategies
 from buffers import DTYPES
 from cases import Case, Data, Layouts, make_data
-from relations import STEP, close, same_bits
+from merging import MergeCase, Parts
+from relations import STEP, check_digits, close, same_bits
 from shares import share
 
 FEW = share(1 / 25)
@@ -101,16 +103,46 @@ def test_float32_out_is_what_the_dtype_of_q_rounds(backend, data):
     assert narrow.lse.tobytes() == wide.lse.tobytes()
 
 
-def test_a_caller_of_the_first_header(backend):
-    """Its params struct ends with `stream`: what lies behind is not read."""
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_float32_out_has_more_digits_than_the_dtype_of_q(backend, dtype):
+    check_digits(STEP.but(dtype=dtype, out_dtype="float32"), backend)
+
+
+def run_changed(backend, change) -> calls.Result:
+    """STEP by the C ABI, after `change` of the call."""
     tensors = calls.Tensors(STEP, backend)
     out, lse = tensors.place("out"), tensors.place("lse")
     call = tensors.c_call("dense_decode", out=out, lse=lse)
-    call.fields |= {"max_seqlen_q": -7, "cp_world": -7}  # not the caller's
-    call.struct_size = call.first_sizeof
+    change(call)
     status, size = call.size()
     assert status == 0, c_abi.last_error()
     workspace = tensors.scratch(size)
     call.fields |= {"workspace": tensors.adapter.address(workspace.tensor), "workspace_size": size}
     assert call.run() == 0, c_abi.last_error()
-    same_bits(calls.run(STEP, backend), calls.Result(out.values(), lse.values()))
+    return calls.Result(out.values(), lse.values())
+
+
+def test_a_caller_of_the_first_header(backend):
+    """Its params struct ends with `stream`: what lies behind is not read."""
+
+    def change(call):
+        call.fields |= {"max_seqlen_q": -7, "cp_world": -7}  # not the caller's
+        call.struct_size = call.first_sizeof
+
+    same_bits(calls.run(STEP, backend), run_changed(backend, change))
+
+
+def test_options_of_a_gpu_do_nothing_on_the_cpu(backend, monkeypatch):
+    if backend.name != "cpu":
+        pytest.skip("they count there: tests/gpu")
+    nonsense = {"stream": 0x1234567}
+    parts = Parts(MergeCase(), backend)
+    decoded, merged = calls.run(STEP, backend), merging.run(parts)
+    monkeypatch.setenv("FLASHMLA_FORCE_KERNEL", "no such kernel")
+    same_bits(decoded, run_changed(backend, lambda call: call.fields.update(nonsense)))
+    same_bits(decoded, calls.run(STEP.but(plan="fresh"), backend))
+    out = parts.output("out")
+    call = parts.c_call(out=out)
+    call.fields |= nonsense
+    assert call.run() == 0, c_abi.last_error()
+    same_bits(merged, calls.Result(out.values(), None))

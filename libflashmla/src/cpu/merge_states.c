@@ -40,8 +40,13 @@ static const char *out_of(const fm_merge *merge, row r, int32_t part) {
          (element + (merge->stacked ? part * merge->out_state_stride : 0)) * fm_cpu_element_bytes(merge->dtype);
 }
 
+/* The part attends to nothing: its values are not read. */
+static bool is_empty(float lse) { return FM_FAULTY(FM_FAULT_STATE_PLUS_INF) ? lse == -INFINITY : isinf(lse); }
+
+static bool is_base2(const fm_merge *merge) { return merge->lse_base2 && !FM_FAULTY(FM_FAULT_STATE_BASE); }
+
 /* exp or exp2 of x, as the base of the log-sum-exps is. */
-static double power(const fm_merge *merge, double x) { return merge->lse_base2 ? exp2(x) : exp(x); }
+static double power(const fm_merge *merge, double x) { return is_base2(merge) ? exp2(x) : exp(x); }
 
 /* What the parts weigh: part i has base^(lse_i - largest) of `total`. The largest lse stays apart from log(total),
  * which is lost in their sum when the former is huge. */
@@ -55,11 +60,11 @@ static weights weigh(const fm_merge *merge, row r) {
   for (int32_t part = 0; part < merge->num_states; part++) {
     const float lse = lse_of(merge, r, part);
     if (isnan(lse)) return (weights){.largest = 0, .total = NAN};
-    if (!isinf(lse) && lse > w.largest) w.largest = lse;
+    if (!is_empty(lse) && lse > w.largest) w.largest = lse;
   }
   for (int32_t part = 0; part < merge->num_states; part++) {
     const float lse = lse_of(merge, r, part);
-    if (!isinf(lse)) w.total += power(merge, (double)lse - w.largest);
+    if (!is_empty(lse)) w.total += power(merge, (double)lse - w.largest);
   }
   return w;
 }
@@ -71,7 +76,7 @@ static void join_values(const job *job, row r, weights w, int32_t begin, int32_t
   float sum[CHUNK] __attribute__((aligned(64))) = {0}, widened[CHUNK] __attribute__((aligned(64)));
   for (int32_t part = 0; part < merge->num_states; part++) {
     const float lse = lse_of(merge, r, part);
-    if (isinf(lse)) continue; /* an empty part: its values are not read */
+    if (is_empty(lse)) continue;
     const void *given = out_of(merge, r, part) + (int64_t)begin * bytes;
     const float *values = merge->dtype == FM_FP32 ? given : widened;
     if (values == widened) job->kernels->widen[merge->dtype](widened, given, count);
@@ -91,7 +96,8 @@ static void join_row(const job *job, row r) {
   if (merge->result.lse == NULL) return;
   float *lse = (float *)(uintptr_t)merge->result.lse;
   lse += offset_of(merge->result.lse_stride, r.request, r.head, r.token);
-  *lse = w.total == 0 ? merge->empty_lse : (float)(w.largest + (merge->lse_base2 ? log2(w.total) : log(w.total)));
+  const float empty_lse = FM_FAULTY(FM_FAULT_EMPTY_LSE) ? INFINITY : merge->empty_lse;
+  *lse = w.total == 0 ? empty_lse : (float)(w.largest + (is_base2(merge) ? log2(w.total) : log(w.total)));
 }
 
 static void work(void *context, int32_t thread) {

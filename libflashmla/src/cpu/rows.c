@@ -15,17 +15,20 @@ int64_t fm_cpu_length(const fm_problem *problem, int32_t request) {
 
 fm_cpu_rows fm_cpu_rows_of(const fm_run *run, int32_t tile) {
   const fm_tiling *tiling = &run->tiling;
-  const bool request_major = tiling->request_major;
-  const int32_t request = request_major ? tile / tiling->tiles_per_request : tile % run->problem.batch;
-  const int32_t column = request_major ? tile % tiling->tiles_per_request : tile / run->problem.batch;
-  const int32_t block = column % tiling->tiles_per_head;
+  const fm_place place = fm_place_of(&run->problem, tiling, tile);
+  const int32_t request = place.request, block = place.k; /* a tile is one block here */
   fm_cpu_rows rows = {
       .request = request,
-      .kv_head = column / tiling->tiles_per_head,
+      .kv_head = place.kv_head,
       .queries = fm_query_range_of(&run->problem, request),
       .first_token = block / tiling->head_chunks * tiling->block_tokens,
       .first_head = block % tiling->head_chunks * tiling->block_heads,
   };
+  if (FM_FAULTY(FM_FAULT_QUERY_COUNT) && run->problem.varlen) {
+    fm_problem unlimited = run->problem;
+    unlimited.s_q = unlimited.total_q;
+    rows.queries = fm_query_range_of(&unlimited, request);
+  }
   rows.tokens = (int32_t)fm_max64(0, fm_min32(tiling->block_tokens, rows.queries.count - rows.first_token));
   rows.heads = fm_min32(tiling->block_heads, tiling->group - rows.first_head);
   rows.count = rows.tokens * rows.heads;
@@ -35,7 +38,8 @@ fm_cpu_rows fm_cpu_rows_of(const fm_run *run, int32_t tile) {
 
 int64_t fm_cpu_bound(const fm_problem *problem, const fm_cpu_rows *rows, int32_t token) {
   if (FM_FAULTY(FM_FAULT_CAUSAL_BOUND) && token < rows->queries.count - 1) token++;
-  return fm_attended(problem, rows->request, rows->length, rows->queries.count, token);
+  const int32_t count = FM_FAULTY(FM_FAULT_CAUSAL_COUNT) ? problem->s_q : rows->queries.count;
+  return fm_attended(problem, rows->request, rows->length, count, token);
 }
 
 /* Index along the token axis of q, out and lse. */
@@ -55,6 +59,15 @@ const void *fm_cpu_query(const fm_problem *problem, const fm_cpu_rows *rows, int
   return (const char *)problem->q + element * fm_cpu_element_bytes(problem->dtype);
 }
 
+/* FM_FAULT_FLOAT32_OUT */
+static void write_rounded(const fm_problem *problem, const fm_cpu_kernels *kernels, void *out, const float *values,
+                          float scale) {
+  float rounded[FM_CPU_SUM_STRIDE] __attribute__((aligned(64)));
+  kernels->narrow[problem->dtype](out, values, scale, problem->d_v);
+  kernels->widen[problem->dtype](rounded, out, problem->d_v);
+  kernels->narrow[FM_FP32](out, rounded, 1.0f, problem->d_v);
+}
+
 void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_rows *rows, int32_t row,
                       const float *values, float scale, double lse) {
   if (FM_FAULTY(FM_FAULT_EMPTY_ROW) && values == NULL) return;
@@ -65,11 +78,14 @@ void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, 
   char *out = (char *)problem->out + element * bytes;
   if (values == NULL)
     memset(out, 0, (size_t)problem->d_v * (size_t)bytes);
+  else if (FM_FAULTY(FM_FAULT_FLOAT32_OUT) && problem->out_dtype == FM_FP32)
+    write_rounded(problem, kernels, out, values, scale);
   else
     kernels->narrow[problem->out_dtype](out, values, scale, problem->d_v);
   if (problem->lse == NULL) return;
   if (problem->lse_base2 != FM_FAULTY(FM_FAULT_LSE_BASE)) lse /= M_LN2;
   const int64_t *stride = problem->lse_stride;
   float *row_lse = problem->lse + rows->request * stride[0] + head * stride[1] + token * stride[2];
-  *row_lse = values == NULL ? problem->empty_lse : (float)lse;
+  const float empty_lse = FM_FAULTY(FM_FAULT_EMPTY_LSE) ? INFINITY : problem->empty_lse;
+  *row_lse = values == NULL ? empty_lse : (float)lse;
 }
