@@ -34,8 +34,10 @@ static flashmla_status check_buffer(const char *name, const void *buffer, uint64
   return FLASHMLA_OK;
 }
 
-static flashmla_status prepare_plan(const flashmla_plan_decode_params *params, bool sizes_only, fm_call *call) {
+static flashmla_status prepare_plan(const flashmla_plan_decode_params *given, bool sizes_only,
+                                    flashmla_plan_decode_params *params, fm_call *call) {
   *call = (fm_call){0};
+  FM_TRY(fm_read_params(given, PLAN_PARAMS_V1, params, sizeof *params));
   FM_TRY(fm_check_plan(params, sizes_only, &call->problem));
   if (fm_is_empty(&call->problem)) {
     call->tiling.num_splits = params->num_splits;
@@ -45,8 +47,10 @@ static flashmla_status prepare_plan(const flashmla_plan_decode_params *params, b
   return fm_lay_out(&call->problem, &call->tiling, true, &call->layout);
 }
 
-static flashmla_status prepare_decode(const flashmla_dense_decode_params *params, bool sizes_only, fm_call *call) {
+static flashmla_status prepare_decode(const flashmla_dense_decode_params *given, bool sizes_only,
+                                      flashmla_dense_decode_params *params, fm_call *call) {
   *call = (fm_call){0};
+  FM_TRY(fm_read_params(given, DECODE_PARAMS_V1, params, sizeof *params));
   FM_TRY(fm_check_decode(params, sizes_only, &call->problem));
   const bool own_plan = params->plan == NULL;
   if (!own_plan) {
@@ -68,9 +72,8 @@ static void use_schedule(const fm_call *call, char *schedule, fm_run *run) {
 flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *given, uint64_t *bytes) {
   if (bytes == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL; the result goes there");
   flashmla_plan_decode_params params;
-  FM_TRY(fm_read_params(given, PLAN_PARAMS_V1, &params, sizeof params));
   fm_call call;
-  FM_TRY(prepare_plan(&params, true, &call));
+  FM_TRY(prepare_plan(given, true, &params, &call));
   *bytes = call.layout.plan_bytes;
   return FLASHMLA_OK;
 }
@@ -78,9 +81,8 @@ flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *giv
 flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *given, flashmla_plan *plan) {
   if (plan == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "plan is NULL; the result goes there");
   flashmla_plan_decode_params params;
-  FM_TRY(fm_read_params(given, PLAN_PARAMS_V1, &params, sizeof params));
   fm_call call;
-  FM_TRY(prepare_plan(&params, false, &call));
+  FM_TRY(prepare_plan(given, false, &params, &call));
   FM_TRY(check_buffer("buffer", params.buffer, params.buffer_size, call.layout.plan_bytes));
   if (fm_is_empty(&call.problem)) {
     fm_set_last_kernel("");
@@ -101,18 +103,16 @@ flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *given, f
 flashmla_status flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *given, uint64_t *bytes) {
   if (bytes == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL; the result goes there");
   flashmla_dense_decode_params params;
-  FM_TRY(fm_read_params(given, DECODE_PARAMS_V1, &params, sizeof params));
   fm_call call;
-  FM_TRY(prepare_decode(&params, true, &call));
+  FM_TRY(prepare_decode(given, true, &params, &call));
   *bytes = call.layout.workspace_bytes;
   return FLASHMLA_OK;
 }
 
 flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *given) {
   flashmla_dense_decode_params params;
-  FM_TRY(fm_read_params(given, DECODE_PARAMS_V1, &params, sizeof params));
   fm_call call;
-  FM_TRY(prepare_decode(&params, false, &call));
+  FM_TRY(prepare_decode(given, false, &params, &call));
   FM_TRY(check_buffer("workspace", params.workspace, params.workspace_size, call.layout.workspace_bytes));
   if (fm_is_empty(&call.problem)) {
     fm_set_last_kernel("");

@@ -10,18 +10,7 @@ typedef struct scheduler {
   const int64_t *cost_before;
 } scheduler;
 
-/* A tile's place: its request, and which of the tiles of one KV head there it is. */
-typedef struct place {
-  int32_t request, kv_head, k;
-} place;
-
-static place place_of(const scheduler *s, int32_t tile) {
-  const fm_tiling *tiling = s->tiling;
-  const int32_t batch = s->problem->batch;
-  const int32_t request = tiling->request_major ? tile / tiling->tiles_per_request : tile % batch;
-  const int32_t column = tiling->request_major ? tile % tiling->tiles_per_request : tile / batch;
-  return (place){request, column / tiling->tiles_per_head, column % tiling->tiles_per_head};
-}
+static fm_place place_of(const scheduler *s, int32_t tile) { return fm_place_of(s->problem, s->tiling, tile); }
 
 static int64_t pages_of(const scheduler *s, int32_t request) {
   const int64_t capacity = (int64_t)s->problem->max_blocks * s->problem->page_size;
@@ -51,7 +40,7 @@ static int64_t cost_at(const scheduler *s, int64_t t) {
   if (t >= s->tiling->num_tiles) return total_cost(s);
   const int32_t batch = s->problem->batch;
   if (!s->tiling->request_major) return t / batch * s->cost_before[batch] + s->cost_before[t % batch];
-  const place at = place_of(s, (int32_t)t);
+  const fm_place at = place_of(s, (int32_t)t);
   const int64_t live = live_tiles(s, at.request);
   return s->cost_before[at.request] + (at.kv_head * live + fm_min64(at.k, live)) * tile_cost(s, at.request);
 }
@@ -79,7 +68,7 @@ static void cut_in_pieces(const scheduler *s, int32_t most, int64_t least, int32
       cuts[w] = (fm_cut){s->tiling->num_tiles, 0};
       continue;
     }
-    const place at = place_of(s, tile);
+    const fm_place at = place_of(s, tile);
     const int64_t page = w % most * piece_of(s, at.request, least, pieces);
     const bool none = (page > 0 && page >= pages_of(s, at.request)) || at.k >= live_tiles(s, at.request);
     cuts[w] = none ? (fm_cut){tile + 1, 0} : (fm_cut){tile, (int32_t)page};
