@@ -26,7 +26,6 @@ class Limits:
     unit: int = 64
     piece_units: int = 32
     partial_bytes: int = 4
-    partial_facts: int = 1
 
 
 def hopper(processors: int) -> Limits:
@@ -39,7 +38,6 @@ def hopper(processors: int) -> Limits:
         split_overhead=8,
         piece_units=16,
         partial_bytes=2,
-        partial_facts=4,
     )
 
 

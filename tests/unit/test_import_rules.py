@@ -9,7 +9,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = {"cupy", "jax", "jaxlib", "ml_dtypes", "torch"}
-KERNEL_COMPILER = {"cuda", "cutlass", "nvidia_cutlass_dsl"}
 OURS = {"aot", "benchmarks", "build", "dsl_kernels", "flashmla", "tests"}
 
 
