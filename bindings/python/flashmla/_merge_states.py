@@ -34,8 +34,9 @@ def merge_states(
 ) -> tuple[Any, Any]:
     """Joins results of `dense_decode` over disjoint parts of the KV cache. Returns `(out, lse)`.
 
-    outs         one tensor (n, batch, s_q, h_q, d_v), or a sequence of n tensors (batch, s_q, h_q, d_v), on a GPU at
-                 most 16; bfloat16, float16 or float32. Or without the batch axis: (total_q, h_q, d_v)
+    outs         one tensor (n, batch, s_q, h_q, d_v), or a list or tuple of n tensors (batch, s_q, h_q, d_v), on a GPU
+                 at most 16 unless evenly spaced; bfloat16, float16 or float32. Or without the batch axis: (total_q,
+                 h_q, d_v). The first axis of one tensor is always n
     lses         likewise (n, batch, h_q, s_q) or (batch, h_q, s_q), or (h_q, total_q), float32. Either infinity marks
                  an empty part, whose out is not read
     out, lse     written if given; else made by the framework of outs on its device

@@ -49,7 +49,8 @@ def plan_decode(
 ) -> Plan:
     """Makes the schedule that all `dense_decode` calls with these arguments' shapes share; only the lengths are read.
 
-    num_splits       0: chosen for balance; n: every request is cut into n parts
+    num_splits       0: chosen for balance; n: every request is cut into n parts, or into its units of 64 tokens if
+                     those are fewer
     batch_invariant  requests are cut by their own length alone, so that the bits of a request's result do not depend
                      on the requests beside it
     cu_seqlens_q     as in `dense_decode`; read too
