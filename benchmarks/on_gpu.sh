@@ -24,12 +24,14 @@ suite() { # name, pytest arguments...
   shift
   HYPOTHESIS_PROFILE=${HYPOTHESIS_PROFILE:-gpu} timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -rs -n "${WORKERS:-8}" "$@" > "$out/$name.log" 2>&1 || status=1
   { echo "== pytest $*"
-    grep -E "^(flashmla|backend|kernel|hypothesis|figure|FAILED|ERROR|SKIPPED|calls drawn)| passed| failed" "$out/$name.log" | sort -u
+    grep -E "^(backend|hypothesis|figure|FAILED|ERROR|SKIPPED|calls drawn)| passed| failed" "$out/$name.log" | sort -u
     echo; } >> "$out/gpu-tests.txt"
 }
 
 run_tests() {
-  nvidia-smi --query-gpu=name,driver_version --format=csv,noheader > "$out/gpu-tests.txt"
+  { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+    echo "kernels $(python3 -c 'import sys; sys.path.insert(0, "benchmarks"); import digest; print(digest.current())')"
+  } > "$out/gpu-tests.txt"
   suite tests-gpu tests/gpu
   suite tests-property --timeout 120 tests/property tests/stateful -k gpu
   cat "$out/gpu-tests.txt"
