@@ -113,9 +113,10 @@ static flashmla_status check_tensors(const fm_argument *arguments, const DLTenso
   FM_TRY(fm_check_devices(arguments, tensors, count));
   FM_TRY(fm_check_extents(arguments, tensors, count, extents));
   if (problem->varlen && extents[FM_OFFSETS] - 1 != extents[FM_BATCH])
-    return fm_fail(FLASHMLA_ERROR_SHAPE,
-                   "cu_seqlens_q.shape[0] is %d, block_table.shape[0] (batch) is %d; it must be batch + 1",
-                   extents[FM_OFFSETS], extents[FM_BATCH]);
+    return fm_fail(
+        FLASHMLA_ERROR_SHAPE,
+        "cu_seqlens_q.shape[0] is %d, block_table.shape[0] (batch) is %d; cu_seqlens_q.shape[0] must be batch + 1",
+        extents[FM_OFFSETS], extents[FM_BATCH]);
   if (extents[FM_H_Q] % extents[FM_H_KV] != 0)
     return fm_fail(FLASHMLA_ERROR_SHAPE,
                    "q.shape[%d] (h_q) is %d, kv_cache.shape[2] (h_kv) is %d; h_q must be a multiple of h_kv",
@@ -193,11 +194,12 @@ static flashmla_status check_scale(const flashmla_dense_decode_params *params, f
 static flashmla_status check_shard(const flashmla_dense_decode_params *params, fm_problem *problem) {
   const int32_t rank = params->cp_rank, world = params->cp_world, interleave = params->cp_interleave;
   if (world < 0) return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_world is %d; it must be >= 0", world);
-  if (world == 0 && (rank != 0 || interleave != 0 || params->global_seqlens != NULL))
-    return fm_fail(FLASHMLA_ERROR_VALUE,
-                   "params.cp_world is 0, cp_rank is %d, cp_interleave is %d and global_seqlens is %s; without shards "
-                   "the others must be 0 and NULL",
-                   rank, interleave, params->global_seqlens != NULL ? "given" : "NULL");
+  if (world == 0 && rank != 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_rank is %d; with cp_world 0 it must be 0", rank);
+  if (world == 0 && interleave != 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_interleave is %d; with cp_world 0 it must be 0", interleave);
+  if (world == 0 && params->global_seqlens != NULL)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "global_seqlens is given; with params.cp_world 0 it must be left out");
   if (world > 0 && (rank < 0 || rank >= world))
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_rank is %d; it must be in [0, %d)", rank, world);
   if (world > 0 && interleave <= 0)

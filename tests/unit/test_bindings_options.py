@@ -195,7 +195,9 @@ def test_rules_on_shards_are_those_of_c():
         ({"cp_world": 2, "cp_interleave": 1}, "^global_seqlens is None; with cp_world 2 it is required"),
         ({"cp_world": 2, "cp_interleave": 0, "global_seqlens": arrays[3]}, "^cp_interleave is 0"),
         ({"cp_rank": 2, "cp_world": 2, "cp_interleave": 1, "global_seqlens": arrays[3]}, "^cp_rank is 2"),
-        ({"cp_rank": 1}, "^cp_world is 0, cp_rank is 1"),
+        ({"cp_rank": 1}, "^cp_rank is 1; with cp_world 0 it must be 0$"),
+        ({"cp_interleave": 4}, "^cp_interleave is 4; with cp_world 0 it must be 0$"),
+        ({"global_seqlens": arrays[3]}, "^global_seqlens is given; with cp_world 0 it must be left out$"),
     ):
         with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
             flashmla.dense_decode(*arrays, **wrong)

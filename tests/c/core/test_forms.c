@@ -18,8 +18,9 @@ static void variable_length_rules(void) {
   REFUSED_VARLEN(SHAPE, "lse.shape[1] is 8, q.shape[0] (total_q) is 7", f.shape[LSE][1] = 8);
   REFUSED_VARLEN(SHAPE, "cache_seqlens.shape[0] is 3, block_table.shape[0] (batch) is 4",
                  f.shape[CACHE_SEQLENS][0] = 3);
-  REFUSED_VARLEN(SHAPE, "cu_seqlens_q.shape[0] is 4, block_table.shape[0] (batch) is 4; it must be batch + 1",
-                 f.shape[CU_SEQLENS_Q][0] = 4);
+  REFUSED_VARLEN(
+      SHAPE, "cu_seqlens_q.shape[0] is 4, block_table.shape[0] (batch) is 4; cu_seqlens_q.shape[0] must be batch + 1",
+      f.shape[CU_SEQLENS_Q][0] = 4);
   REFUSED_VARLEN(SHAPE, "cu_seqlens_q.ndim is 2", f.tensor[CU_SEQLENS_Q].ndim = 2);
   REFUSED_VARLEN(DTYPE, "cu_seqlens_q.dtype is int64; it must be int32", f.tensor[CU_SEQLENS_Q].dtype.bits = 64);
   REFUSED_VARLEN(MIXED_DEVICES, "cu_seqlens_q is on cuda:0", f.tensor[CU_SEQLENS_Q].device.device_type = kDLCUDA);
@@ -29,7 +30,7 @@ static void variable_length_rules(void) {
   REFUSED_VARLEN(SHAPE, "q.shape[1] (h_q) is 6, kv_cache.shape[2] (h_kv) is 4", f.shape[KV_CACHE][2] = 4);
   REFUSED_VARLEN(ZERO_EXTENT, "q.shape[0] (total_q) is -1; it must be >= 0", f.shape[Q][0] = -1);
   PLAN_REFUSED_OF(SMALL_VARLEN, VALUE, "params.max_seqlen_q is 0", f.plan_params.max_seqlen_q = 0);
-  PLAN_REFUSED_OF(SMALL_VARLEN, SHAPE, "it must be batch + 1", f.shape[CU_SEQLENS_Q][0] = 6);
+  PLAN_REFUSED_OF(SMALL_VARLEN, SHAPE, "; cu_seqlens_q.shape[0] must be batch + 1", f.shape[CU_SEQLENS_Q][0] = 6);
   PLAN_REFUSED_OF(SMALL_VARLEN, NULL_POINTER, "cu_seqlens_q.data is NULL", free(f.tensor[CU_SEQLENS_Q].data);
                   f.tensor[CU_SEQLENS_Q].data = NULL);
 }
@@ -135,10 +136,9 @@ static void shards(void) {
   REFUSED(VALUE, "params.cp_interleave is 0; with cp_world 3 it must be > 0", shard(&f, 1, 3, 0));
   REFUSED(NULL_POINTER, "global_seqlens is NULL; with params.cp_world 2 it is required", shard(&f, 1, 2, 4);
           f.decode.global_seqlens = NULL);
-  REFUSED(VALUE, "params.cp_world is 0, cp_rank is 0, cp_interleave is 0 and global_seqlens is given",
-          shard(&f, 0, 0, 0));
-  REFUSED(VALUE, "params.cp_world is 0, cp_rank is 1, ", f.decode.cp_rank = 1);
-  REFUSED(VALUE, "cp_interleave is 4", f.decode.cp_interleave = 4);
+  REFUSED(VALUE, "global_seqlens is given; with params.cp_world 0 it must be left out", shard(&f, 0, 0, 0));
+  REFUSED(VALUE, "params.cp_rank is 1; with cp_world 0 it must be 0", f.decode.cp_rank = 1);
+  REFUSED(VALUE, "params.cp_interleave is 4; with cp_world 0 it must be 0", f.decode.cp_interleave = 4);
   REFUSED(SHAPE, "global_seqlens.shape[0] is 5", shard(&f, 0, 2, 4); f.shape[GLOBAL_SEQLENS][0] = 5);
   REFUSED(DTYPE, "global_seqlens.dtype is float32", shard(&f, 0, 2, 4); f.tensor[GLOBAL_SEQLENS].dtype = FP32);
   REFUSED(STRIDE, "global_seqlens.strides[0] is 3", shard(&f, 0, 2, 4); f.strides[GLOBAL_SEQLENS][0] = 3);
