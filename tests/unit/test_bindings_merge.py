@@ -77,6 +77,9 @@ def test_given_outputs_of_another_dtype_and_layout():
     check((out, lse), (outs, lses))
     made, _ = flashmla.merge_states(outs, lses, out_dtype="float32")
     np.testing.assert_array_equal(made, out)
+    for wrong in (["float32"], {"float32"}, np.dtype("float32"), np.zeros(2), "float64", 32):
+        with pytest.raises(flashmla.InvalidArgumentError, match=r"(?s)^out_dtype is .*; it must be None or one of \["):
+            flashmla.merge_states(outs, lses, out_dtype=wrong)
     with pytest.raises(flashmla.InvalidArgumentError, match=r"^out_dtype is 'float32', but out is given"):
         flashmla.merge_states(outs, lses, out=out, out_dtype="float32")
 
@@ -95,10 +98,13 @@ def test_parts_that_do_not_belong_together():
     assert caught.value.status_name == "FLASHMLA_ERROR_SHAPE"
     with pytest.raises(flashmla.InvalidArgumentError, match=r"^outs is empty; at least one"):
         flashmla.merge_states([], [])
-    with pytest.raises(TypeError, match=r"^outs is a tensor, lses is a sequence: both must be the same"):
+    rule = "both must be tensors, or both lists or tuples of tensors$"
+    with pytest.raises(TypeError, match=f"^outs is a ndarray, lses is a list: {rule}"):
         flashmla.merge_states(outs, [*lses])
-    with pytest.raises(TypeError, match=r"^outs is a sequence, lses is a tensor: both must be the same"):
-        flashmla.merge_states([*outs], lses)
+    with pytest.raises(TypeError, match=f"^outs is a tuple, lses is a ndarray: {rule}"):
+        flashmla.merge_states((*outs,), lses)
+    with pytest.raises(TypeError, match=f"^outs is a list, lses is a NoneType: {rule}"):
+        flashmla.merge_states([*outs], None)
     with pytest.raises(flashmla.InvalidArgumentError, match=r"outs\[1\]\.shape"):
         flashmla.merge_states([outs[0], outs[1, :2]], [*lses[:2]])
     with pytest.raises(flashmla.InvalidArgumentError, match=r"lses\[2\]\.dtype"):

@@ -251,6 +251,9 @@ def test_inputs_live_through_the_call_and_not_longer():
     assert q() is None, "neither the call nor the plan may keep an input"
     assert [sys.getrefcount(array) for array in arrays] == before
     assert "q=(2, 2, 4, 576)" in repr(plan)
+    other = flashmla.plan_decode(*arrays, causal=1, batch_invariant=np.True_)
+    assert "causal=True, batch_invariant=True" in repr(other)
+    assert "causal=False, batch_invariant=False" in repr(flashmla.plan_decode(*arrays, causal=0))
 
 
 def test_a_refused_call_releases_its_inputs():

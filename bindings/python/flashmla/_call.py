@@ -120,7 +120,7 @@ def dtype_of_new(out: Any, out_dtype: str | None) -> str | None:
     """The dtype that an `out` is to be made with; None is the model's."""
     if out_dtype is None:
         return None
-    if out_dtype not in DTYPES:
+    if not isinstance(out_dtype, str) or out_dtype not in DTYPES:
         raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}; it must be None or one of {[*DTYPES]}")
     if out is not None:
         raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}, but out is given: it has its own dtype")

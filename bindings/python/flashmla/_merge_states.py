@@ -81,8 +81,8 @@ def merge_states(
 def _parts(outs: Any, lses: Any, *, stacked: bool) -> tuple[Sequence[Any], Sequence[Any]]:
     """outs and lses as sequences of the same length. C has one count for both, so it cannot see a difference."""
     if isinstance(lses, (list, tuple)) == stacked:
-        kinds = ("a tensor", "a sequence")
-        raise TypeError(f"outs is {kinds[not stacked]}, lses is {kinds[stacked]}: both must be the same")
+        kinds = f"outs is a {type(outs).__qualname__}, lses is a {type(lses).__qualname__}"
+        raise TypeError(f"{kinds}: both must be tensors, or both lists or tuples of tensors")
     if stacked:
         return [outs], [lses]
     if len(outs) != len(lses):

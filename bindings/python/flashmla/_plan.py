@@ -74,7 +74,8 @@ def plan_decode(
     c = ffi.new(_PLAN)
     step.run(lib.flashmla_plan_decode, c)
     shapes = {"q": shape(params.q), "kv_cache": shape(params.kv_cache)}
-    return Plan(c, keep, **shapes, causal=causal, num_splits=num_splits, batch_invariant=batch_invariant, bytes=size)
+    flags = {"causal": bool(causal), "batch_invariant": bool(batch_invariant)}  # 1 and NumPy's bool were accepted too
+    return Plan(c, keep, **shapes, **flags, num_splits=num_splits, bytes=size)
 
 
 def plan_decode_size(
