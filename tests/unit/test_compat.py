@@ -1,6 +1,7 @@
 """`flashmla.compat.flash_mla`: FlashMLA's Python interface with both metadata styles, on CPU tensors."""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import subprocess
@@ -92,21 +93,161 @@ def test_a_handles_tensors_may_be_assigned_and_overwritten(change):
         flash_mla.flash_mla_with_kvcache(*given[:3], lengths, D_V, other)
         meta.tile_scheduler_metadata.copy_(other.tile_scheduler_metadata)
     check(flash_mla.flash_mla_with_kvcache(*given, D_V, meta), arrays)
-    assert (meta.tile_scheduler_metadata is meta._plan_buffer) == (change in {"None", "another tensor's content"})
+    assert (meta.tile_scheduler_metadata is meta._schedule.buffer) == (change in {"None", "another tensor's content"})
+
+
+def state(meta):
+    """What a handle holds: by value what it shows, by identity its tensors and its plan."""
+    return (
+        meta.have_initialized,
+        meta.config,
+        id(meta.tile_scheduler_metadata),
+        id(meta.num_splits),
+        id(meta._schedule),
+    )
+
+
+def of_pages(k_cache, size):
+    """The same memory in pages of another size."""
+    return k_cache.reshape(-1, size, *k_cache.shape[2:])
 
 
 @pytest.mark.parametrize(
-    "change", [{"h_q": 8}, {"s_q": 1}, {"lengths": (5, 100, 7)}, {"causal": True}, {"is_fp8_kvcache": True}], ids=str
+    ("change", "sentence"),
+    [
+        ({"h_q": 8}, "h_q is 8 instead of 4"),
+        ({"s_q": 1}, "s_q is 1 instead of 2"),
+        ({"lengths": (5, 100, 7)}, "b is 3 instead of 2"),
+        ({"lengths": (5,), "h_q": 2}, "b is 1 instead of 2, h_q is 2 instead of 4"),
+        ({"page_block_size": 32}, "page_block_size is 32 instead of 64"),
+        ({"h_k": 2}, "page_block_size is 32 instead of 64, h_k is 2 instead of 1"),
+        ({"causal": True}, "causal is True instead of False"),
+    ],
+    ids=str,
 )
-def test_other_calls_with_the_same_handle_are_refused(change):
-    _, given = tensors()
+def test_other_calls_with_the_same_handle_are_refused(change, sentence):
+    arrays, given = tensors()
     meta, _ = flash_mla.get_mla_metadata()
     flash_mla.flash_mla_with_kvcache(*given, D_V, meta)
-    options = {name: change[name] for name in change if name in {"causal", "is_fp8_kvcache"}}
-    _, other = (None, given) if options else tensors(**change)
-    kind = NotImplementedError if "is_fp8_kvcache" in options else AssertionError
-    with pytest.raises(kind):
-        flash_mla.flash_mla_with_kvcache(*other, D_V, meta, **options)
+    before = state(meta)
+    causal = change.get("causal", False)
+    _, other = tensors(**{name: change[name] for name in change if name in {"h_q", "s_q", "lengths"}})
+    if "page_block_size" in change:
+        other[1] = of_pages(other[1], change["page_block_size"])
+    if "h_k" in change:
+        other[1] = other[1].reshape(-1, 32, change["h_k"], 576)
+    with pytest.raises(
+        AssertionError, match=f"^{sentence}: one FlashMLASchedMeta serves .* take a new one from get_mla_metadata"
+    ):
+        flash_mla.flash_mla_with_kvcache(*other, D_V, meta, causal=causal)
+    assert state(meta) == before
+    check(flash_mla.flash_mla_with_kvcache(*given, D_V, meta), arrays)
+
+
+def fp8(tensor):
+    return tensor.to(torch.float8_e4m3fn)
+
+
+REFUSED = [  # (argument, what becomes of it, exception, sentence)
+    ("q", lambda q: q[0], ValueError, r"^q\.ndim is 3; it must be 4$"),
+    ("q", lambda q: q[0, 0, 0, 0], ValueError, r"^q\.ndim is 0; it must be 4$"),
+    ("q", lambda q: q.numpy(), TypeError, r"^q is a ndarray: a torch\.Tensor is needed$"),
+    ("q", lambda q: q.tolist(), TypeError, r"^q is a list: a torch\.Tensor is needed$"),
+    (
+        "q",
+        lambda q: q[..., :128],
+        flashmla.FlashMLAError,
+        r"^k_cache\.shape\[3\] is 576, q\.shape\[3\] \(d_qk\) is 128",
+    ),
+    ("k_cache", lambda k: k[:, :, 0], ValueError, r"^k_cache\.ndim is 3; it must be 4$"),
+    ("k_cache", lambda k: k.numpy(), TypeError, r"^k_cache is a ndarray: a torch\.Tensor is needed$"),
+    ("k_cache", lambda k: [k], TypeError, r"^k_cache is a list: a torch\.Tensor is needed$"),
+    ("k_cache", lambda k: k.half(), ValueError, r"^k_cache\.dtype is float16, q\.dtype is float32; they must be equal"),
+    ("k_cache", lambda k: k.byte(), ValueError, r"^k_cache\.dtype is uint8, q\.dtype"),
+    (
+        "k_cache",
+        fp8,
+        NotImplementedError,
+        r"^k_cache\.dtype is torch\.float8_e4m3fn: .* no fp8 caches, k_cache must be",
+    ),
+    (
+        "is_fp8_kvcache",
+        lambda _: True,
+        NotImplementedError,
+        "^is_fp8_kvcache is True: .* no fp8 caches, k_cache must be",
+    ),
+    ("block_table", lambda _: None, TypeError, r"^block_table is a NoneType: a torch\.Tensor is needed$"),
+    ("block_table", lambda table: table.long(), ValueError, r"^block_table\.dtype is int64; it must be int32$"),
+    ("cache_seqlens", lambda lengths: lengths.tolist(), TypeError, r"^cache_seqlens is a list: a torch\.Tensor is"),
+    ("cache_seqlens", lambda lengths: lengths[:1], ValueError, r"^cache_seqlens\.shape\[0\] is 1, "),
+    *(
+        (
+            "head_dim_v",
+            lambda _, wrong=wrong: wrong,
+            flashmla.UnsupportedError,
+            f"^head_dim_v is {wrong}; .* must be 512$",
+        )
+        for wrong in (256, 0, -1, 2**31 - 1)
+    ),
+    ("head_dim_v", lambda _: "512", TypeError, "^head_dim_v is '512', a str: an integer is needed$"),
+    ("causal", lambda _: "yes", TypeError, "^causal is 'yes', a str"),
+    ("softmax_scale", lambda _: -1.0, ValueError, "^softmax_scale is -1; it must be finite and > 0"),
+]
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+@pytest.mark.parametrize(("argument", "become", "kind", "sentence"), REFUSED)
+def test_a_refused_call_leaves_the_handle_as_it_was(used, argument, become, kind, sentence):
+    arrays, given = tensors()
+    meta, _ = flash_mla.get_mla_metadata()
+    if used:
+        flash_mla.flash_mla_with_kvcache(*given, D_V, meta)
+    before = state(meta)
+    names = ("q", "k_cache", "block_table", "cache_seqlens")
+    options = {**dict(zip(names, given, strict=True)), "head_dim_v": D_V}
+    wrong = {**options, argument: become(options.get(argument))}
+    # Against the first call, a flag that is none is a change like any other.
+    if used and argument == "causal":
+        kind, sentence = AssertionError, "^causal is yes instead of False"
+    with pytest.raises(kind, match=sentence):
+        flash_mla.flash_mla_with_kvcache(**wrong, tile_scheduler_metadata=meta)
+    assert state(meta) == before
+    check(flash_mla.flash_mla_with_kvcache(*given, D_V, meta), arrays)
+
+
+@pytest.mark.parametrize(("argument", "become", "kind", "sentence"), REFUSED)
+def test_the_older_style_refuses_the_same(argument, become, kind, sentence):
+    _, given = tensors()
+    names = ("q", "k_cache", "block_table", "cache_seqlens")
+    options = {**dict(zip(names, given, strict=True)), "head_dim_v": D_V}
+    metadata, num_splits = flash_mla.get_mla_metadata(given[3])
+    with pytest.raises(kind, match=sentence):
+        flash_mla.flash_mla_with_kvcache(
+            **{**options, argument: become(options.get(argument))},
+            tile_scheduler_metadata=metadata,
+            num_splits=num_splits,
+        )
+
+
+def test_a_failure_after_the_plan_was_made_leaves_the_handle_as_it_was():
+    """Also where a used handle was given a new plan, for the number of pages changed."""
+    arrays, given = tensors()
+    meta, _ = flash_mla.get_mla_metadata()
+    for pages in (given[1], torch.cat([given[1], given[1]])):
+        before = state(meta)
+        other = [given[0], pages, *given[2:]]
+        with pytest.raises(ValueError, match=r"^softmax_scale"):
+            flash_mla.flash_mla_with_kvcache(*other, D_V, meta, softmax_scale=torch.nan)
+        assert state(meta) == before
+        check(flash_mla.flash_mla_with_kvcache(*given, D_V, meta), arrays)
+
+
+def test_a_head_dim_v_that_follows_from_a_narrower_query():
+    arrays, given = tensors(d_qk=320)
+    out, lse = flash_mla.flash_mla_with_kvcache(*given, 256, flash_mla.get_mla_metadata()[0])
+    check((out, lse), arrays)
+    with pytest.raises(flashmla.UnsupportedError, match=r"^head_dim_v is 512; with q\.shape\[-1\] 320 it must be 256$"):
+        flash_mla.flash_mla_with_kvcache(*given, 512, flash_mla.get_mla_metadata()[0])
 
 
 def test_what_the_peer_lets_change_may_change():
@@ -149,31 +290,46 @@ def test_the_older_style_survives_copies_into_static_buffers(keyword):
             check(flash_mla.flash_mla_with_kvcache(*given, D_V, buffer, static_splits[:3]), arrays)
 
 
-def test_metadata_of_neither_style():
-    """A caller's own tensors, or none: the call schedules itself."""
+def test_int32_metadata_of_a_callers_own():
+    """The call schedules itself."""
     arrays, given = tensors()
-    for metadata in (None, torch.full((7, 8), -5, dtype=torch.int32)):
-        check(flash_mla.flash_mla_with_kvcache(*given, D_V, metadata, causal=True), arrays, causal=True)
+    metadata = torch.full((7, 8), -5, dtype=torch.int32)
+    check(flash_mla.flash_mla_with_kvcache(*given, D_V, metadata, causal=True), arrays, causal=True)
 
 
-def test_a_wrong_head_dim_v_is_refused_by_c():
+@pytest.mark.parametrize(
+    ("metadata", "found"),
+    [
+        (None, "NoneType"),
+        ("x", "str"),
+        (flash_mla.get_mla_metadata(), "tuple"),
+        (flash_mla.FlashMLASchedMeta, "type"),
+        (torch.zeros(1, 8), "tensor of torch.float32"),
+        (torch.zeros(1, 8, dtype=torch.int64), "tensor of torch.int64"),
+        (torch.zeros(1, 8, dtype=torch.int32).numpy(), "ndarray"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_metadata_of_neither_style_is_refused(metadata, found):
     _, given = tensors()
-    with pytest.raises(flashmla.FlashMLAError, match=r"^out\.shape\[3\]"):
-        flash_mla.flash_mla_with_kvcache(*given, 256, flash_mla.get_mla_metadata()[0])
+    sentence = f"^tile_scheduler_metadata is a {found}: the first of the two values that get_mla_metadata returns"
+    with pytest.raises(TypeError, match=sentence):
+        flash_mla.flash_mla_with_kvcache(*given, D_V, metadata)
+
+
+def test_lengths_of_the_older_style_must_be_a_tensor():
+    with pytest.raises(TypeError, match=r"^cache_seqlens is a list: a torch\.Tensor is needed$"):
+        flash_mla.get_mla_metadata([5, 100], 8, 1)
 
 
 @pytest.mark.parametrize(
     "argument",
-    [
-        *("indices", "attn_sink", "extra_k_cache", "extra_indices_in_kvcache", "topk_length", "extra_topk_length"),
-        "is_fp8_kvcache",
-    ],
+    ["indices", "attn_sink", "extra_k_cache", "extra_indices_in_kvcache", "topk_length", "extra_topk_length"],
 )
-def test_other_operations_of_the_peer_are_named(argument):
+def test_sparse_attention_is_refused(argument):
     _, given = tensors()
-    value = True if argument == "is_fp8_kvcache" else torch.zeros(1)
-    with pytest.raises(NotImplementedError, match=f"^{argument} is given: .* neither sparse attention nor fp8"):
-        flash_mla.flash_mla_with_kvcache(*given, D_V, flash_mla.get_mla_metadata()[0], **{argument: value})
+    with pytest.raises(NotImplementedError, match=f"^{argument} is given: .* no sparse attention; it must be None$"):
+        flash_mla.flash_mla_with_kvcache(*given, D_V, flash_mla.get_mla_metadata()[0], **{argument: torch.zeros(1)})
 
 
 @pytest.mark.usefixtures("no_flash_mla")
@@ -181,17 +337,44 @@ def test_install_is_what_an_import_finds():
     flashmla.compat.install()
     flashmla.compat.install()
     assert importlib.import_module("flash_mla") is flash_mla
-    assert importlib.import_module("flash_mla.flash_mla_interface").FlashMLASchedMeta is flash_mla.FlashMLASchedMeta
+    assert importlib.import_module("flash_mla.flash_mla_interface") is flash_mla.flash_mla_interface
+    assert importlib.util.find_spec("flash_mla").submodule_search_locations
+    assert importlib.util.find_spec("flash_mla.cuda") is None
+    with pytest.raises(ModuleNotFoundError, match=r"flash_mla\.cuda"):
+        importlib.import_module("flash_mla.cuda")
 
 
 @pytest.mark.usefixtures("no_flash_mla")
-def test_install_does_not_hide_an_imported_peer():
-    real = sys.modules["flash_mla"] = types.ModuleType("flash_mla")
-    with pytest.raises(ImportError, match=r"flash_mla was imported before, .* force=True"):
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import flash_mla; found = flash_mla.flash_mla_interface",
+        "import flash_mla.flash_mla_interface; found = flash_mla.flash_mla_interface",
+        "import flash_mla.flash_mla_interface as found",
+        "from flash_mla import flash_mla_interface as found",
+        "from flash_mla.flash_mla_interface import *; import types; found = types.SimpleNamespace(**globals())",
+        "from flash_mla import *; import types; found = types.SimpleNamespace(**globals())",
+    ],
+)
+def test_every_way_to_import_the_interface(statement):
+    flashmla.compat.install()
+    names = {}
+    exec(statement, names)
+    for name in ("FlashMLASchedMeta", "flash_mla_with_kvcache", "get_mla_metadata"):
+        assert getattr(names["found"], name) is getattr(flash_mla, name)
+
+
+@pytest.mark.usefixtures("no_flash_mla")
+@pytest.mark.parametrize("name", ["flash_mla", "flash_mla.flash_mla_interface"])
+def test_install_does_not_hide_an_imported_peer(name):
+    real = sys.modules[name] = types.ModuleType(name)
+    with pytest.raises(ImportError, match=f"^{name} was imported before, .* force=True"):
         flashmla.compat.install()
-    assert sys.modules["flash_mla"] is real
+    assert [found for found in sys.modules if found.partition(".")[0] == "flash_mla"] == [name]
+    assert sys.modules[name] is real
     flashmla.compat.install(force=True)
     assert sys.modules["flash_mla"] is flash_mla
+    assert sys.modules["flash_mla.flash_mla_interface"] is flash_mla.flash_mla_interface
 
 
 def test_importing_it_brings_no_framework():

@@ -10,18 +10,18 @@ import sys
 
 from flashmla.compat import flash_mla
 
-_NAMES = ("flash_mla", "flash_mla.flash_mla_interface")
+_MODULES = {"flash_mla": flash_mla, "flash_mla.flash_mla_interface": flash_mla.flash_mla_interface}
 """The package and the module in it where its functions are defined: callers import from either."""
 
 
 def install(*, force: bool = False) -> None:
-    """Registers `flashmla.compat.flash_mla` as the module `flash_mla`.
+    """Registers `flashmla.compat.flash_mla` as the package `flash_mla`.
 
-    ImportError if the real one was imported before, unless `force`: who imported it keeps what it has.
+    ImportError if a module of the real one was imported before, unless `force`: who imported it keeps what it has.
     """
-    imported = sys.modules.get(_NAMES[0])
-    if imported not in {None, flash_mla} and not force:
-        place = getattr(imported, "__file__", None)
-        raise ImportError(f"flash_mla was imported before, from {place}; pass force=True to put this one in its place")
-    for name in _NAMES:
-        sys.modules[name] = flash_mla
+    for name, module in _MODULES.items():
+        imported = sys.modules.get(name)
+        if imported not in {None, module} and not force:
+            place = getattr(imported, "__file__", None)
+            raise ImportError(f"{name} was imported before, from {place}; pass force=True to put this one in its place")
+    sys.modules.update(_MODULES)
