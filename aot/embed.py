@@ -74,6 +74,8 @@ def params_header() -> str:
         "typedef struct fm_param {",
         "  uint16_t offset, size;",
         "} fm_param;",
+        "",
+        *(f"#define FM_KERNEL_{name} {value}" for name, value in params.CONSTANTS.items()),
     ]
     for operation, listed in params.BY_OPERATION.items():
         name = f"fm_{operation}_kernel_params"

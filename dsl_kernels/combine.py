@@ -20,7 +20,6 @@ from .variants import Variant
 
 THREADS = 512
 WARPS = THREADS // 32
-MAX_PIECES = 1024  # of one tile: no plan can be forced to more splits, and there are fewer SMs
 VECTOR = 8  # float16 values of a load
 IN_FLIGHT = 8  # loads that a thread starts before it uses the first, where a CTA merges a row
 LOG_MAX_CHUNKS = 3  # log2 of the most chunks of columns in which several CTAs merge a row
@@ -43,7 +42,7 @@ class Combine:
         @cute.struct
         class Storage:
             sums: cute.struct.Align[cute.struct.MemRange[Float32, THREADS * VECTOR], 16]
-            weights: cute.struct.MemRange[Float32, 2 * MAX_PIECES]
+            weights: cute.struct.MemRange[Float32, 2 * params.MAX_SPLITS]
             begins: cute.struct.MemRange[Int32, THREADS]
             counts: cute.struct.MemRange[Int32, WARPS]
 
@@ -59,7 +58,7 @@ class Combine:
         grid, _, _ = cute.arch.grid_dim()
         st = cutlass.memory.SmemAllocator().allocate(self.storage)
         self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * VECTOR))
-        self.sWeights = st.weights.get_tensor(cute.make_layout((2, MAX_PIECES)))
+        self.sWeights = st.weights.get_tensor(cute.make_layout((2, params.MAX_SPLITS)))
         begins, counts = st.begins.get_tensor(cute.make_layout(THREADS)), st.counts.get_tensor(cute.make_layout(WARPS))
         cute.arch.griddepcontrol_launch_dependents()
         block_rows = a.block_heads * a.block_tokens
@@ -137,7 +136,7 @@ class Combine:
             found = cute.arch.popc(cute.arch.vote_ballot_sync(here))
             count += found
             more = found == 32
-        return min(count, MAX_PIECES)
+        return min(count, params.MAX_SPLITS)
 
     @cute.jit
     def partial_row(self, w, j, row):

@@ -25,6 +25,20 @@ class Param:
         return 8 if self.ctype.endswith("*") or self.ctype == "int64_t" else 4
 
 
+# What the C core and the kernels must agree on: in kernel_params.h as FM_KERNEL_*, for the launcher to use or compare.
+MAX_SPLITS = 1024  # pieces of a tile that combine merges: no plan can be forced to more, and there are fewer SMs
+MAX_PIECES = 32  # of a tile in batch-invariant schedules
+MAX_STATES = 16  # separate parts of merge_states
+PARTIAL_BYTES = 2  # of an element of a partial row: float16
+PARTIAL_FACTS = 4  # float32 numbers that go with a partial row, see components/epilogue.py
+CONSTANTS = {
+    "MAX_SPLITS": MAX_SPLITS,
+    "MAX_PIECES": MAX_PIECES,
+    "MAX_STATES": MAX_STATES,
+    "PARTIAL_BYTES": PARTIAL_BYTES,
+    "PARTIAL_FACTS": PARTIAL_FACTS,
+}
+
 # Geometry of tiles and the schedule: fm_tiling and fm_cut in libflashmla/src/internal.h.
 _CUTS = Param("cuts", "int32_t*", "schedule: num_parts + 1 pairs (tile, unit)", 8)
 _PARTIAL = Param("partial", "half*", "rows [slots_per_part * num_parts][cluster * 64][d_v], scaled", 16)
@@ -130,7 +144,6 @@ PLAN = (
     Param("split_overhead", "int32_t", "extra cost of a split work list, units"),
 )
 
-MAX_STATES = 16  # separate parts of merge_states: FM_MAX_STATES
 _AXES = (("b", "requests"), ("s", "query tokens"), ("h", "heads"))
 
 MERGE_STATES = (

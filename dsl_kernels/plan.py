@@ -16,7 +16,6 @@ from .variants import Variant
 
 LOG2_THREADS = 8
 THREADS = 1 << LOG2_THREADS
-MAX_PIECES = 32  # of a tile in batch-invariant schedules: FM_MAX_PIECES
 
 
 class Plan:
@@ -66,7 +65,7 @@ class Plan:
 
         if a.piece_units > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                self.place(w, *self.cut_in_pieces(w, a.num_splits, a.piece_units, Int32(MAX_PIECES)))
+                self.place(w, *self.cut_in_pieces(w, a.num_splits, a.piece_units, Int32(params.MAX_PIECES)))
         elif a.num_splits > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 self.place(w, *self.cut_forced(w))

@@ -4,6 +4,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float16, Float32, Int32, Int64, const_expr, min
 
+from dsl_kernels.params import PARTIAL_FACTS
+
 from . import schedule
 from .schedule import opaque
 from .softmax import row_of
@@ -23,9 +25,10 @@ TOKENS, HEADS, FORM, NARROW_WORDS = range(4)
 IN_KERNEL_DTYPE, IN_FLOAT32, PARTIAL = range(3)  # FORM
 
 # A partial row is stored in float16, each half scaled by a power of two so that it uses the format's whole precision,
-# whatever the range of V. With it go, in float32: base-2 log-sum-exp (-inf: empty, the row is not written), the values
-# that 1.0 in its left and in its right half stands for, and padding.
-FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, 4
+# whatever the range of V; unnormalised sums of 2^126 and more lose theirs, or overflow early. With it go, in float32:
+# base-2 log-sum-exp (-inf: empty, the row is not written), the values that 1.0 in its left and in its right half stands
+# for, and padding.
+FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, PARTIAL_FACTS
 
 
 @cute.jit

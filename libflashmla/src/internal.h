@@ -131,7 +131,10 @@ typedef struct fm_tiling {
  * make the fewest partial results. Always cut[0] = (0, 0) and
  * cut[num_parts] = (num_tiles, 0).
  */
-enum { FM_MAX_PIECES = 32 }; /* of a tile in the batch-invariant mode */
+enum {
+  FM_MAX_SPLITS = 1024, /* that a plan can be forced to */
+  FM_MAX_PIECES = 32    /* of a tile in the batch-invariant mode */
+};
 typedef struct fm_cut {
   int32_t tile, page;
 } fm_cut;

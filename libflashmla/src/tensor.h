@@ -44,6 +44,17 @@ typedef struct fm_argument {
   bool optional;       /* NULL: not given, no rule applies */
 } fm_argument;
 
+/* The lse that an operation writes. */
+#define FM_LSE_OUTPUT                  \
+  {.name = "lse",                      \
+   .rank = 3,                          \
+   .axes = {FM_BATCH, FM_H_Q, FM_S_Q}, \
+   .element = FM_FLOAT32,              \
+   .alignment = 4,                     \
+   .free_innermost = true,             \
+   .written = true,                    \
+   .optional = true}
+
 /* Where a checked tensor lies: byte_offset applied; strides in elements, that of an extent of 1 set to the innermost
  * extent, so that it is as aligned as the others and may be handed to a tensor map. All zero without elements. */
 typedef struct fm_view {

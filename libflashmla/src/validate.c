@@ -49,14 +49,7 @@ static const fm_argument batched[DECODE_TENSORS] = {
              .element = FM_AS_FIRST_OR_FLOAT32,
              .alignment = 16,
              .written = true},
-    [LSE] = {.name = "lse",
-             .rank = 3,
-             .axes = {FM_BATCH, FM_H_Q, FM_S_Q},
-             .element = FM_FLOAT32,
-             .alignment = 4,
-             .free_innermost = true,
-             .written = true,
-             .optional = true},
+    [LSE] = FM_LSE_OUTPUT,
     [GLOBAL_SEQLENS] = {.name = "global_seqlens",
                         .rank = 1,
                         .axes = {FM_BATCH},
@@ -81,7 +74,6 @@ enum { GEOMETRIES = sizeof geometries / sizeof geometries[0] };
 
 enum {
   CUDA_KV_ROWS = 64, /* that the kernels read at once: of several pages, or of a part of one */
-  MAX_SPLITS = 1024,
 };
 
 /* Rule 1 as far as both operations have it; begins *problem. */
@@ -244,9 +236,9 @@ static flashmla_status check_plan_scalars(const flashmla_plan_decode_params *par
   if (params->reserved != 0 || params->reserved2 != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u and reserved2 %u; they must be 0", params->reserved,
                    params->reserved2);
-  if (params->num_splits < 0 || params->num_splits > MAX_SPLITS)
+  if (params->num_splits < 0 || params->num_splits > FM_MAX_SPLITS)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_splits is %d; it must be in [0, %d]", params->num_splits,
-                   MAX_SPLITS);
+                   FM_MAX_SPLITS);
   if (params->num_splits != 0 && (params->flags & FLASHMLA_BATCH_INVARIANT) != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_splits is %d; with FLASHMLA_BATCH_INVARIANT it must be 0",
                    params->num_splits);

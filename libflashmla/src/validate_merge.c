@@ -20,14 +20,7 @@ static const fm_argument batched[TENSORS] = {
              .element = FM_ANY_FLOAT,
              .alignment = 16,
              .written = true},
-    [LSE] = {.name = "lse",
-             .rank = 3,
-             .axes = {FM_BATCH, FM_H_Q, FM_S_Q},
-             .element = FM_FLOAT32,
-             .alignment = 4,
-             .free_innermost = true,
-             .written = true,
-             .optional = true},
+    [LSE] = FM_LSE_OUTPUT,
 };
 
 enum { WIDTH = 8 /* elements of a row that are read at once */ };

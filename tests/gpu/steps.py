@@ -19,6 +19,16 @@ def to_numpy(tensor) -> np.ndarray:
     return TorchAdapter("cuda").to_numpy(tensor)
 
 
+def capture(work):
+    """The graph of `work` and what it returned. Kernels are loaded before, as every framework's warm-up does."""
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph, result
+
+
 class Step:
     """The tensors of a case, and their numbers for the oracle."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flashmla.compat import flash_mla
-from gpu.steps import STEP, Step
+from gpu.steps import STEP, Step, capture
 
 REPLAYS = [(11, (5, 384)), (12, (384, 384)), (13, (0, 1)), (14, (-7, 2**31 - 1))]
 D_V = 512
@@ -14,15 +14,6 @@ D_V = 512
 
 def decode(step, *metadata):
     return flash_mla.flash_mla_with_kvcache(*step.inputs, D_V, *metadata, causal=True)
-
-
-def capture(work):
-    work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
-    return graph, result
 
 
 def test_a_new_handle_in_every_replay(gpu):

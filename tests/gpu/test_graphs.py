@@ -14,7 +14,7 @@ import torch
 import calls
 import flashmla
 import merging
-from gpu.steps import STEP, Step, to_numpy
+from gpu.steps import STEP, Step, capture, to_numpy
 from oracle import Shard
 
 REPLAYS = [(11, (5, 384)), (12, (384, 384)), (13, (0, 1)), (14, (-7, 2**31 - 1)), (15, (64, 65))]
@@ -23,16 +23,6 @@ STEPS = {
     "two KV heads": STEP,
     "float16": STEP.but(dtype="float16", h_q=128, h_kv=1),
 }
-
-
-def capture(work):
-    """The graph of `work` and what it returned. Kernels are loaded before, as every framework's warm-up does."""
-    work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
-    return graph, result
 
 
 def check_replays(step, graph, results) -> None:

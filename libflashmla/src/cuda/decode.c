@@ -6,6 +6,8 @@
 #define START_OVERHEAD 4 /* units: a tile's Q load, pipeline fill and output take about as long as 4 units */
 #define SPLIT_OVERHEAD 8 /* units: partial rows and their merge */
 #define PIECE_UNITS 16   /* of a piece at least in batch-invariant schedules: what a split costs is then small */
+_Static_assert(FM_KERNEL_MAX_PIECES == FM_MAX_PIECES, "the device's batch-invariant schedule is the host's");
+_Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a plan can split");
 #define LN_2 0.69314718055994531f
 #define DEVICE_OF_Q "q.device.device_id"
 
@@ -19,8 +21,8 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *lim
                                 .split_overhead = SPLIT_OVERHEAD,
                                 .unit = FM_UNIT,
                                 .piece_units = PIECE_UNITS,
-                                .partial_bytes = 2,
-                                .partial_facts = 4};
+                                .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
+                                .partial_facts = FM_KERNEL_PARTIAL_FACTS};
   return fm_kernel_cluster(problem, &limits->max_cluster);
 }
 

@@ -11,6 +11,12 @@ typedef struct fm_param {
   uint16_t offset, size;
 } fm_param;
 
+#define FM_KERNEL_MAX_SPLITS 1024
+#define FM_KERNEL_MAX_PIECES 32
+#define FM_KERNEL_MAX_STATES 16
+#define FM_KERNEL_PARTIAL_BYTES 2
+#define FM_KERNEL_PARTIAL_FACTS 4
+
 typedef struct fm_dense_decode_kernel_params {
   CUtensorMap tma_q; /* q as (d, head in group, token, KV head, request); box of one row block */
   CUtensorMap tma_kv; /* kv_cache as (d, row, head, block); box of box_rows rows */

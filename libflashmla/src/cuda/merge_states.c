@@ -15,6 +15,7 @@ static const fm_param list[] = FM_MERGE_STATES_PARAMS;
 
 /* Where the fields of part i are in the list: addresses of out, of lse, then six strides a part (out's by batch, token,
  * head, lse's likewise). */
+_Static_assert(FM_KERNEL_MAX_STATES == FM_MAX_STATES, "the kernel takes as many parts as the checks let through");
 enum { OUTS = 0, LSES = FM_MAX_STATES, STRIDES = 2 * FM_MAX_STATES, STRIDES_OF_PART = 6 };
 
 static void put(fm_merge_states_kernel_params *params, int field, const void *value) {
