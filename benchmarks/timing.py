@@ -18,6 +18,7 @@ class Replays:
     """A CUDA graph of back-to-back calls that rotate over `calls` and take about target_us; time() replays it once."""
 
     def __init__(self, calls: Sequence[Call], target_us: float = 20_000.0) -> None:
+        self._calls = calls  # what they hold is read in replays
         for call in calls[:2]:
             call()
         estimate = event_us(calls[0])  # launch included, so that short calls are repeated too seldom, not too often
