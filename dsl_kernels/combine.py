@@ -10,7 +10,7 @@ Partials: libflashmla/src/internal.h (fm_cut), components/epilogue.py (FACTS).
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Boolean, Float16, Float32, Int32, Int64, const_expr, min
+from cutlass import BFloat16, Boolean, Float16, Float32, Int32, Int64, const_expr, max, min
 
 from . import params
 from .components import schedule
@@ -44,7 +44,9 @@ class Combine:
             sums: cute.struct.Align[cute.struct.MemRange[Float32, THREADS * VECTOR], 16]
             weights: cute.struct.MemRange[Float32, 2 * params.MAX_SPLITS]
             begins: cute.struct.MemRange[Int32, THREADS]
-            counts: cute.struct.MemRange[Int32, WARPS]
+            ends: cute.struct.MemRange[Int32, THREADS]
+            tiles: cute.struct.MemRange[Int32, THREADS]
+            found: cute.struct.MemRange[Int32, WARPS]
 
         self.storage = Storage
         self.shared_bytes = Storage.size_in_bytes()
@@ -59,13 +61,16 @@ class Combine:
         st = cutlass.memory.SmemAllocator().allocate(self.storage)
         self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * VECTOR))
         self.sWeights = st.weights.get_tensor(cute.make_layout((2, params.MAX_SPLITS)))
-        begins, counts = st.begins.get_tensor(cute.make_layout(THREADS)), st.counts.get_tensor(cute.make_layout(WARPS))
+        # of the split tiles, in order: the part that begins it, the one that ends it, the tile
+        lists = (st.begins, st.ends, st.tiles)
+        self.sBegins, self.sEnds, self.sTiles = (x.get_tensor(cute.make_layout(THREADS)) for x in lists)
+        self.sFound = st.found.get_tensor(cute.make_layout(WARPS))
         cute.arch.griddepcontrol_launch_dependents()
         block_rows = a.block_heads * a.block_tokens
         rows = block_rows * a.cluster
         for base in cutlass.range(0, a.num_parts, THREADS, unroll=1):
             # dense_decode began, so the schedule is there; its partials are only after the wait
-            found = self.list_split_tiles(base, tid, begins, counts)
+            found = self.list_split_tiles(base, tid)
             if base == 0:
                 cute.arch.griddepcontrol_wait()
             # a batch-invariant sum has one order, however many rows there are
@@ -81,15 +86,16 @@ class Combine:
                 row = (c >> log_chunks) - i * rows
                 rank = schedule.divide(row, a.by_block_rows)
                 row -= rank * block_rows
-                w = begins[i]
-                t = schedule.cut(a, w + 1, 0)
+                w, t = self.sBegins[i], self.sTiles[i]
                 b, kv_head, k = schedule.tile_place(a, t)
                 begin, tokens = schedule.query_range(a, b)
                 valid, token, h = schedule.row_place(a, k * a.cluster + rank, row, tokens)
                 if valid:
                     token, h, row = begin + token, h + kv_head * a.group, row + 64 * rank
                     where = schedule.out_offset(a, b, token, h)
-                    count = self.count_pieces(w, t, tid & 31)
+                    count = min(max(self.sEnds[i] - w + 1, 1), a.num_parts - w)  # whatever the cuts are
+                    if a.num_parts > THREADS:  # the end may be among the next parts
+                        count = self.count_pieces(w, t, tid & 31)
                     if by_warp:
                         lse2 = self.merge_row_by_warp(w, count, row, tid & 31, where)
                         if (tid & 31) == 0:
@@ -102,27 +108,28 @@ class Combine:
             cute.arch.sync_threads()
 
     @cute.jit
-    def list_split_tiles(self, base, tid, begins: cute.Tensor, counts: cute.Tensor):
+    def list_split_tiles(self, base, tid):
         """Of the parts from base on, those that begin a tile they do not end, in order; returns how many."""
-        w = min(base + tid, self.a.num_parts - 1)
-        t, last = schedule.cut(self.a, w, 0), schedule.cut(self.a, w + 1, 0)
-        begins_here = (t != last) or (schedule.cut(self.a, w, 1) == 0)
-        split = (
-            (base + tid < self.a.num_parts)
-            and begins_here
-            and (schedule.cut(self.a, w + 1, 1) > 0)
-            and (last < self.a.num_tiles)
-        )
-        votes = cute.arch.vote_ballot_sync(split)
+        a, v = self.a, base + tid
+        sBegins, sEnds, sTiles = self.sBegins, self.sEnds, self.sTiles
+        w = min(v, a.num_parts - 1)
+        t, unit = schedule.cut(a, w, 0), schedule.cut(a, w, 1)
+        last, last_unit = schedule.cut(a, w + 1, 0), schedule.cut(a, w + 1, 1)
+        begins_here = (t != last) or (unit == 0)
+        begins = (v < a.num_parts) and begins_here and (last_unit > 0) and (last < a.num_tiles)
+        ends = (v < a.num_parts) and (unit > 0) and (t < a.num_tiles) and (t != last)
+        votes = cute.arch.vote_ballot_sync(begins)
         warp, lane = tid // 32, tid % 32
-        counts[warp] = cute.arch.popc(votes)
+        self.sFound[warp] = cute.arch.popc(votes)
         cute.arch.sync_threads()
-        before, total = Int32(0), Int32(0)
-        for i in cutlass.range_constexpr(WARPS):
-            before += counts[i] if i < warp else Int32(0)
-            total += counts[i]
-        if split:
-            begins[before + cute.arch.popc(votes & ((1 << lane) - 1))] = w
+        found = self.sFound[lane] if lane < WARPS else Int32(0)
+        before = warp_reduce(found if lane < warp else Int32(0), lambda x, y: x + y)
+        before += cute.arch.popc(votes & ((1 << lane) - 1))
+        if begins:
+            sBegins[before], sTiles[before] = w, last
+        if ends and (before > 0):
+            sEnds[before - 1] = w
+        total = warp_reduce(found, lambda x, y: x + y)
         cute.arch.sync_threads()
         return total
 
@@ -273,7 +280,7 @@ class Combine:
         if tid < columns:
             total = cute.make_rmem_tensor((1,), Float32)
             total[0] = 0.0
-            for g in cutlass.range(groups, unroll=8):
+            for g in cutlass.range(min(groups, count), unroll=8):
                 total[0] += self.sSums[g * columns + tid]
             self.store(total, where + chunk * columns + tid, 1)
         cute.arch.sync_threads()

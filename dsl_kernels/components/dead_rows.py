@@ -2,7 +2,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Int32, const_expr, max
+from cutlass import BFloat16, Int32, const_expr, max, min
 
 from . import schedule
 from .barriers import NamedBarrier
@@ -28,14 +28,18 @@ def clear(k, half, slot, left):
     exponent = 0x7F80 if const_expr(k.dtype is BFloat16) else 0x7C00  # all ones: NaN or infinity
     lanes = 8 * k.half_slices  # of a row
     which = k.slices * slot + k.half_slices * half + thread % lanes // 8
+    begin, step = thread // lanes, 128 // lanes
     words = cute.make_rmem_tensor((4,), Int32)
-    for row in cutlass.range(max(shared_left(k.a, left), 0) + thread // lanes, UNIT, 128 // lanes, unroll=1):
+    for row in cutlass.range(max(shared_left(k.a, left), 0) + begin, min(left, UNIT), step, unroll=1):
         chunk = sWords[None, thread % 8, row, which]
         cute.autovec_copy(chunk, words)
         for i in cutlass.range_constexpr(4):
             low = 0 if (words[i] & exponent) == exponent else words[i] & 0xFFFF
             high = 0 if ((words[i] >> 16) & exponent) == exponent else words[i] & -0x10000
-            words[i] = low | high if row < left else 0
+            words[i] = low | high
         cute.autovec_copy(words, chunk)
+    words.fill(0)
+    for row in cutlass.range(max(left, 0) + begin, UNIT, step, unroll=4):
+        cute.autovec_copy(words, sWords[None, thread % 8, row, which])
     cute.arch.fence_proxy("async.shared", space="cta")
     cute.arch.barrier(barrier_id=NamedBarrier.PV_LEFT + schedule.opaque(half), number_of_threads=128)

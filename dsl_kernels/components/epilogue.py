@@ -7,6 +7,7 @@ from cutlass import Float16, Float32, Int32, Int64, const_expr, min
 from dsl_kernels.params import PARTIAL_FACTS
 
 from . import schedule
+from .fragments import store_matrices
 from .schedule import opaque
 from .softmax import row_of
 
@@ -25,9 +26,8 @@ TOKENS, HEADS, FORM, NARROW_WORDS = range(4)
 IN_KERNEL_DTYPE, IN_FLOAT32, PARTIAL = range(3)  # FORM
 
 # A partial row is stored in float16, each half scaled by a power of two so that it uses the format's whole precision,
-# whatever the range of V; unnormalised sums of 2^126 and more lose theirs, or overflow early. With it go, in float32:
-# base-2 log-sum-exp (-inf: empty, the row is not written), the values that 1.0 in its left and in its right half stands
-# for, and padding.
+# whatever the range of V. With it go, in float32: base-2 log-sum-exp (-inf: empty, the row is not written), the values
+# that 1.0 in its left and in its right half stands for, and padding.
 FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, PARTIAL_FACTS
 
 
@@ -78,24 +78,28 @@ def finish_rows(k, w, t, place, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
 def store_rows(k, place, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer, some):
     """Half of the columns of the rows, times `inverse`. `some`: the tile has units; else the rows are zeros.
 
-    stage: shared memory of this half, in which each warp turns round its own 16 rows.
+    stage: shared memory of this half, in which each warp turns round its own 16 rows. No warp of the warpgroup may
+    still read it.
     """
     form = k.smem.sNarrow[FORM, place]
     if form == IN_FLOAT32:
         for r in cutlass.range_constexpr(2):
             store_floats(k, place, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
     else:
-        warp_stage = stage + cute.assume((thread_now() >> 5) * (16 * k.half), divby=2048)
-        cute.arch.sync_warp()
-        if some:
-            if form == PARTIAL:
-                factor0 = inverse[0] * scale_row(k, place, half, o_rows[0, None], inverse[0], 0)
-                factor1 = inverse[1] * scale_row(k, place, half, o_rows[1, None], inverse[1], 8)
-                stage_rows(o_rows, factor0, factor1, warp_stage, Float16)
-            else:
-                stage_rows(o_rows, inverse[0], inverse[1], warp_stage, k.dtype)
-        cute.arch.sync_warp()
-        store_staged(k, place, half, warp_stage, some)
+        thread = thread_now()
+        warp_stage = stage + cute.assume((thread >> 5) * (16 * k.half), divby=2048)
+        # a lane of each half warp knows where one of the warp's rows goes
+        where = row_address(k, place, half, ((thread >> 5) << 4) + (thread & 15), 2)
+        if cute.arch.vote_any_sync(where != 0):
+            if some:
+                if form == PARTIAL:
+                    factor0 = inverse[0] * scale_row(k, place, half, o_rows[0, None], inverse[0], 0)
+                    factor1 = inverse[1] * scale_row(k, place, half, o_rows[1, None], inverse[1], 8)
+                    stage_rows(o_rows, factor0, factor1, warp_stage, Float16)
+                else:
+                    stage_rows(o_rows, inverse[0], inverse[1], warp_stage, k.dtype)
+            cute.arch.sync_warp()
+            store_staged(k, where, warp_stage, some)
 
 
 @cute.jit
@@ -113,12 +117,15 @@ def row_address(k, place, half, row, size):
 
 @cute.jit
 def scale_row(k, place, half, values: cute.Tensor, inverse, below):
-    """The power of two that brings the largest of the lanes' values, times `inverse`, to [1, 2)."""
+    """The power of two that brings the largest of the lanes' values, times `inverse`, to [1, 2); sums beyond 2^126 to
+    less than 8.
+    """
     thread = thread_now()
     top = inverse * _largest([values[c] for c in range(cute.size(values))])
     top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, 1), abs=True)
     top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, 2), abs=True)
     power = _bits(top) & 0x7F800000  # largest power of two that is not larger; 0 stands for a subnormal one
+    power = min(power, (_bits(inverse) & 0x7F800000) + (125 << 23))  # so that inverse / power is a normal number
     if (thread & 3) == 0:
         row = row_of(thread) + below
         slot_row = (k.smem.sBase[place] - schedule.address(k.a.partial)) // (2 * k.d_v)
@@ -150,39 +157,50 @@ def stage_rows(o_rows: cute.Tensor, factor0, factor1, stage: cute.Pointer, dtype
     """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r lies at place
     c ^ (r % 8): no bank conflicts, written or read.
     """
-    pairs: cutlass.Constexpr = cute.size(o_rows, mode=[1]) // 2
-    row_words: cutlass.Constexpr = 4 * pairs
-    for low in cutlass.range_constexpr(8):
-        lane = thread_now() & 31
-        at = (lane >> 2) * row_words + ((low ^ (lane >> 2)) << 2) + (lane & 3)
-        layout = cute.make_layout((pairs // 8, 2), stride=(32, 8 * row_words))
-        words = cute.make_tensor(cute.recast_ptr(stage, dtype=Int32) + at, layout)
-        for high in cutlass.range_constexpr(pairs // 8):
-            for r in cutlass.range_constexpr(2):
-                c, factor = 2 * (8 * high + low), factor0 if r == 0 else factor1
-                pair = cute.make_rmem_tensor((2,), Float32)
-                pair[0], pair[1] = o_rows[r, c] * factor, o_rows[r, c + 1] * factor
-                packed = cute.make_rmem_tensor((2,), dtype)
-                packed.store(pair.load().to(dtype))
-                words[high, r] = cute.recast_tensor(packed, Int32)[0]
+    chunks: cutlass.Constexpr = cute.size(o_rows, mode=[1]) // 2
+    lane = thread_now() & 31
+    start = stage.toint() + (lane & 15) * (16 * chunks) + (((lane >> 4) ^ (lane & 7)) << 4)
+    for c in cutlass.range_constexpr(0, chunks, 2):
+        words = [_packed(o_rows, r, 2 * j, factor0 if r == 0 else factor1, dtype) for j in (c, c + 1) for r in (0, 1)]
+        store_matrices(start ^ (16 * c), words)
+
+
+def _packed(o_rows, r, column, factor, dtype):
+    """Two neighbouring values of a row, times a factor, in one register."""
+    pair = cute.make_rmem_tensor((2,), Float32)
+    pair[0], pair[1] = o_rows[r, column] * factor, o_rows[r, column + 1] * factor
+    packed = cute.make_rmem_tensor((2,), dtype)
+    packed.store(pair.load().to(dtype))
+    return cute.recast_tensor(packed, Int32)[0]
+
+
+BEFORE_STORES = 4  # loads of a lane that are under way before it stores the first
 
 
 @cute.jit
-def store_staged(k, place, half, stage: cute.Pointer, some):
-    """A warp's rows of two-byte elements from shared memory, 16 bytes a lane: a row at a time, or two short ones."""
+def store_staged(k, where, stage: cute.Pointer, some):
+    """A warp's rows of two-byte elements from shared memory, 16 bytes a lane: a row at a time, or two short ones.
+
+    where: the address of this half of row lane % 16 of the warp; 0: it is not stored.
+    """
     chunks, log_chunks = k.half // 8, 5 if const_expr(k.half == 256) else 4
-    thread = thread_now()
-    lane, first = thread & 31, (thread >> 5) << 4
+    low, high = Int32(where & 0xFFFFFFFF), Int32(where >> 32)
+    lane = thread_now() & 31
+    chunk = lane & (chunks - 1)
     words = cute.make_tensor(cute.recast_ptr(stage, dtype=Int32), cute.make_layout(64 * chunks))
-    for i in cutlass.range(chunks // 2, unroll=4):
-        row, chunk = i * (32 // chunks) + (lane >> log_chunks), lane & (chunks - 1)
-        where = row_address(k, place, half, first + row, 2)
-        if where != 0:
-            vector = cute.make_rmem_tensor((4,), Int32)
-            vector.fill(0)
-            if some:
-                cute.autovec_copy(cute.local_tile(words, (4,), (row * chunks + (chunk ^ (row & 7)),)), vector)
-            cute.autovec_copy(vector, _global(Int32, where + 16 * chunk, 4, 16))
+    vectors = cute.make_rmem_tensor(cute.make_layout((4, BEFORE_STORES)), Int32)
+    to = cute.make_rmem_tensor((BEFORE_STORES,), Int64)
+    for i in cutlass.range(0, chunks // 2, BEFORE_STORES, unroll=1):
+        for j in cutlass.range_constexpr(BEFORE_STORES):
+            row = (i + j) * (32 // chunks) + (lane >> log_chunks)
+            cute.autovec_copy(cute.local_tile(words, (4,), (row * chunks + (chunk ^ (row & 7)),)), vectors[None, j])
+            to_low, to_high = cute.arch.shuffle_sync(low, row), cute.arch.shuffle_sync(high, row)
+            to[j] = (Int64(to_high) << 32) | (Int64(to_low) & 0xFFFFFFFF)
+        if not some:
+            vectors.fill(0)
+        for j in cutlass.range_constexpr(BEFORE_STORES):
+            if to[j] != 0:
+                cute.autovec_copy(vectors[None, j], _global(Int32, to[j] + 16 * chunk, 4, 16))
 
 
 @cute.jit

@@ -49,7 +49,14 @@ def store_p(words: cute.Tensor, slice_start: cute.Pointer, thread):
     chunk = ((lane >> 4) ^ (lane & 7)) << 4  # bytes; the swizzle is an exclusive or with the row's low bits
     start = slice_start.toint() + (row << 7)
     for j in cutlass.range_constexpr(4):
-        cute.arch.inline_ptx(
-            "stmatrix.sync.aligned.m8n8.x4.shared.b16 [{$r0}], { {$r1}, {$r2}, {$r3}, {$r4} };",
-            read_only_args=[start + (chunk ^ (32 * j)), *(words[4 * j + i] for i in range(4))],
-        )
+        store_matrices(start + (chunk ^ (32 * j)), [words[4 * j + i] for i in range(4)])
+
+
+def store_matrices(row_address, words):
+    """stmatrix: four 8 x 8 matrices of two-byte values, of which a lane holds a pair each; lane i gives the address of
+    row i % 8 of matrix i // 8.
+    """
+    cute.arch.inline_ptx(
+        "stmatrix.sync.aligned.m8n8.x4.shared.b16 [{$r0}], { {$r1}, {$r2}, {$r3}, {$r4} };",
+        read_only_args=[row_address, *words],
+    )

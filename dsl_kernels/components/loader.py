@@ -67,13 +67,17 @@ class Loader:
 
     @cute.jit
     def start(self, half, w, t):
-        """Puts the cursor before the first piece and fills the ring; returns the page number read ahead."""
+        """Puts the cursor before the first piece."""
         b, head, _ = schedule.tile_place(self.a, t)
         none = Int32(0)
         self.write_cursor(half, w, t, Int32(Q_ITEM), none, b, head, none, none)
-        page = Int32(0)
-        for item in cutlass.range(self.k.slots, unroll=1):
+
+    @cute.jit
+    def fetch_all(self, half, item, end, page):
+        """Fetches the items from `item` to `end` (exclusive)."""
+        while item < end:
             page = self.fetch(half, item, page)
+            item += 1
         return page
 
     @cute.jit

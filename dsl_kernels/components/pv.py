@@ -9,6 +9,7 @@ from cutlass import Float32, Int32
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 
 from . import dead_rows, epilogue, schedule, softmax
+from .barriers import NamedBarrier
 from .fragments import accumulator_rows, gemm, transposed
 from .schedule import UNIT
 
@@ -23,9 +24,9 @@ class PV:
         k, a, sScale, dt = self.k, self.a, self.smem.sScale, self.k.dtype
         lead = (warp % 4) == 0
         w, t = schedule.seek(a, first, Int32(0), k.step, k.cluster)
-        page = Int32(0)
+        page = Int32(0)  # of the item that is fetched next
         if lead:
-            page = self.loader.start(half, w, t)
+            self.loader.start(half, w, t)
         K, MN = OperandMajorMode.K, OperandMajorMode.MN
         mma = sm90.make_trivial_tiled_mma(dt, dt, K, MN, Float32, (1, 1, 1), (64, k.half))
         tid, _, _ = cute.arch.thread_idx()
@@ -39,16 +40,15 @@ class PV:
         row = softmax.row_of(tid)
         it, parity = Int32(0), Int32(0)
         while w < a.num_parts:
+            if lead:  # into the slot of the last unit, but of the first tile all that there is room for
+                page = self.loader.fetch_all(half, Int32(0) if it == 0 else it + (k.slots - 1), it + k.slots, page)
             left, n = schedule.open_piece(a, w, t, k.cluster, k.rank, schedule.last_limit)
-            if lead:  # into the slot of Q
-                page = self.loader.fetch(half, it + k.slots, page)
-            slot, phase = self.bars.slot_phase(it)  # nothing to do for Q but to see its phases pass
-            cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
-            cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
-            it += 1
+            it += 1  # nothing to do for Q
             rO.fill(0.0)
             some = n > 0
             while n > 0:
+                if lead:  # into the slot of the item before
+                    page = self.loader.fetch(half, it + (k.slots - 1), page)
                 slot, phase = self.bars.slot_phase(it)
                 cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
                 scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
@@ -68,15 +68,15 @@ class PV:
                 warpgroup.wait_group(0)
                 if n > 0:
                     self.bars.release(slot, half)
-                    if lead:
-                        page = self.loader.fetch(half, it + k.slots, page)
                 it += 1
             cute.arch.mbarrier_wait(self.bars.sum_full(), parity)
             slot, _ = self.bars.slot_phase(it)
             inverse0, inverse1 = sScale[row, slot], sScale[row + 8, slot]
             cute.arch.sync_warp()
             self.bars.arrive(self.bars.sum_empty())
-            # this half of the last unit's slot serves to turn rows round, and only then is given back
+            # this half of the last unit's slot serves to turn rows round, once every warp's product is done, and only
+            # then is given back
+            cute.arch.barrier(barrier_id=NamedBarrier.PV_LEFT + schedule.opaque(half), number_of_threads=128)
             slot, _ = self.bars.slot_phase(it + (k.slots - 1))
             stage = self.smem.slice_start(slot, k.half_slices * half)
             epilogue.store_rows(k, parity, half, o_rows, (inverse0, inverse1), stage, some)
@@ -84,6 +84,4 @@ class PV:
             if some:
                 cute.arch.fence_proxy("async.shared", space="cta")
                 self.bars.release(slot, half)
-                if lead:
-                    page = self.loader.fetch(half, it + (k.slots - 1), page)
             w, t = schedule.seek(a, w, t + 1, k.step, k.cluster)
