@@ -65,7 +65,7 @@ class Plan:
 
         if a.piece_units > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                self.place(w, *self.cut_in_pieces(w, a.num_splits, a.piece_units, Int32(params.MAX_PIECES)))
+                self.place(w, *self.cut_in_pieces(w, a.num_splits))
         elif a.num_splits > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 self.place(w, *self.cut_forced(w))
@@ -87,7 +87,7 @@ class Plan:
                 if not aligned:
                     tile, unit = self.cut_at(w * share, total)
                 elif pieces > 0:
-                    tile, unit = self.cut_in_pieces(w, pieces, Int32(1), pieces)
+                    tile, unit = self.cut_in_pieces(w, pieces)
                 self.place(w, tile, unit)
 
     @cute.jit
@@ -150,8 +150,8 @@ class Plan:
         return tile, unit
 
     @cute.jit
-    def cut_in_pieces(self, w, most, least, pieces):
-        """Where part w begins when a tile is cut into at most `most` pieces, as piece_of says."""
+    def cut_in_pieces(self, w, most):
+        """Where part w begins when a tile is cut into at most `most` pieces."""
         a = self.a
         tile, unit = w // most, Int32(0)
         if tile >= a.num_tiles:
@@ -160,7 +160,11 @@ class Plan:
             b, _, k = schedule.tile_place(a, tile)
             _, count = schedule.query_range(a, b)
             units = self.units(b)
-            unit = (w - tile * most) * piece_of(units, least, pieces)
+            piece = piece_of(units, Int32(1), most)
+            if a.piece_units > 0:
+                least = min(max(ceil_div(units, 4), a.piece_units), 2 * a.piece_units)
+                piece = piece_of(units, least, Int32(params.MAX_PIECES))
+            unit = (w - tile * most) * piece
             dead = schedule.first_token(a, k * a.cluster) >= count
             if dead or ((unit >= units) and (unit != 0)):
                 tile, unit = tile + 1, Int32(0)

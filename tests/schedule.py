@@ -149,7 +149,8 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
         tile_of, split = np.divmod(w, tiling.num_splits)
         pages = n[request[tile_of]]
         if tiling.piece_units:
-            found = _in_pieces(tile_of, split, np.maximum(tiling.piece_units, ceil(pages, MAX_PIECES)), pages)
+            least = np.clip(ceil(pages, 4), tiling.piece_units, 2 * tiling.piece_units)
+            found = _in_pieces(tile_of, split, np.maximum(least, ceil(pages, MAX_PIECES)), pages)
             found = np.where(live[tile_of][:, None], found, _begin(tile_of + 1))
         else:
             pieces = np.minimum(tiling.num_splits, np.maximum(pages, 1))

@@ -125,7 +125,8 @@ typedef struct fm_tiling {
  *   even, variable-length queries: i = the last request with before_i <= w * S, o = w * S - before_i, live tile
  *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), page = max(0, o - j * c_i - start_overhead).
  *   batch invariant: piece_units > 0, num_splits the most pieces that a tile can have, num_parts = num_tiles *
- *         num_splits; pieces of f_i = max(piece_units, ceil(n_i / FM_MAX_PIECES)) pages with S = num_splits.
+ *         num_splits; pieces of f_i = max(clamp(ceil(n_i / 4), piece_units, 2 * piece_units), ceil(n_i /
+ *         FM_MAX_PIECES)) pages with S = num_splits.
  *
  * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
  * make the fewest partial results. Always cut[0] = (0, 0) and

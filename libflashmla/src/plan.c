@@ -60,8 +60,14 @@ static int64_t piece_of(const scheduler *s, int32_t request, int64_t least, int3
   return fm_max64(least, fm_ceil_div(pages_of(s, request), pieces));
 }
 
-/* At most `most` pieces of a tile, as piece_of says. */
-static void cut_in_pieces(const scheduler *s, int32_t most, int64_t least, int32_t pieces, fm_cut *cuts) {
+/* The same for a batch-invariant schedule. */
+static int64_t invariant_piece(const scheduler *s, int32_t request) {
+  const int64_t least = s->tiling->piece_units;
+  return piece_of(s, request, fm_clamp64(fm_ceil_div(pages_of(s, request), 4), least, 2 * least), FM_MAX_PIECES);
+}
+
+/* At most `most` pieces of a tile. */
+static void cut_in_pieces(const scheduler *s, int32_t most, fm_cut *cuts) {
   for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
     const int32_t tile = w / most;
     if (tile >= s->tiling->num_tiles) {
@@ -69,7 +75,9 @@ static void cut_in_pieces(const scheduler *s, int32_t most, int64_t least, int32
       continue;
     }
     const fm_place at = place_of(s, tile);
-    const int64_t page = w % most * piece_of(s, at.request, least, pieces);
+    const int64_t piece =
+        s->tiling->piece_units > 0 ? invariant_piece(s, at.request) : piece_of(s, at.request, 1, most);
+    const int64_t page = w % most * piece;
     const bool none = (page > 0 && page >= pages_of(s, at.request)) || at.k >= live_tiles(s, at.request);
     cuts[w] = none ? (fm_cut){tile + 1, 0} : (fm_cut){tile, (int32_t)page};
   }
@@ -129,7 +137,7 @@ static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   if (worst_aligned(s, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)
     cut_evenly(s, part_cost, cuts);
   else if (pieces > 0)
-    cut_in_pieces(s, pieces, 1, pieces, cuts);
+    cut_in_pieces(s, pieces, cuts);
   else
     cut_whole_tiles(s, tiles_per_part, cuts);
 }
@@ -142,7 +150,7 @@ void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_
     cost_before[i + 1] = cost_before[i] + tiles * tile_cost(&s, i);
   }
   if (tiling->piece_units > 0)
-    cut_in_pieces(&s, tiling->num_splits, tiling->piece_units, FM_MAX_PIECES, cuts);
+    cut_in_pieces(&s, tiling->num_splits, cuts);
   else if (tiling->num_splits > 0)
     cut_forced(&s, cuts);
   else

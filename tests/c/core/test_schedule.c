@@ -76,8 +76,12 @@ static fm_cut even_cut(const fm_tiling *t, const work *w, int64_t position) {
 }
 
 static fm_cut wanted_cut(const fm_tiling *t, const work *w, int32_t i) {
-  if (t->piece_units > 0)
-    return piece_cut(w, i, t->num_splits, piece_size(w, i / t->num_splits, t->piece_units, FM_MAX_PIECES));
+  if (t->piece_units > 0) {
+    const int64_t tile = i / t->num_splits, pages = tile < w->tiles ? w->pages[tile] : 0;
+    int64_t least = t->piece_units; /* a quarter of the pages, but at most twice as much */
+    while (least < 2 * t->piece_units && 4 * least < pages) least++;
+    return piece_cut(w, i, t->num_splits, piece_size(w, tile, least, FM_MAX_PIECES));
+  }
   if (t->num_splits > 0) return forced_cut(w, i, t->num_splits);
   const int64_t total = w->at[w->tiles], share = (total + t->num_parts - 1) / t->num_parts;
   const int64_t whole = (w->tiles + t->num_parts - 1) / t->num_parts;
