@@ -4,10 +4,6 @@ The ring. Items (Q of a tile, then its units) take the slots in turn. Each passe
 
   full           2 arrivals, and bytes. The two loaders of this CTA, each announcing its half's bytes; in a cluster the
                  peer's multicast brings half of them. Waited for by QK, and by PV where the item is a unit.
-  p_full         32: every fourth thread of QK. P and scales of a unit are in shared memory; of Q, nothing but a phase.
-                 Waited for by PV where the item is a unit.
-  qk_done        1: warp 0 of QK. PV of the item may start: S of the next unit is nearly done, or that unit is late.
-                 Waited for by PV where the item is a unit.
   empty, twice   4 x cluster for each half of the columns: four warps of every CTA, since a loader fills the slots of
                  all. Of Q both halves by QK, once Q is in its own place; of a unit each half by its PV warpgroup, once
                  the product is done. Waited for by the loaders: the left one for the left half, the right one for
@@ -18,10 +14,16 @@ The ring. Items (Q of a tile, then its units) take the slots in turn. Each passe
 An item's phase in its slot is (item / slots) & 1. Who waits until a slot is empty wants the item before to have left,
 so the other phase, which a new barrier counts as over.
 
-A wait sees which of two phases it is, no more: who comes so late that the next phase is over too waits for ever. So
-nobody waits for a phase unless the slot's next item needs his arrival. PV arrives for units but not for Q, whose slot
-QK alone gives back, and QK can then be three units ahead; so PV passes Q by. What QK does for the first unit, or for
-sum_full, comes after what it does for Q.
+The units, counted by themselves, take `slots` of these in turn, with phases alike:
+
+  p_full         32: every fourth thread of QK. P and scales of the unit are in shared memory. Waited for by PV.
+  qk_done        1: warp 0 of QK. PV of the unit may start: S of the next one is nearly done, or that one is late.
+                 Waited for by PV.
+
+A wait sees which of two phases it is, no more: who comes so late that the next one is over too waits for ever. So a
+barrier's next phase must need an arrival that follows the wait. That is why PV waits for nothing of Q: QK alone gives
+Q's slot back, and could be three units ahead. For p_full and qk_done it holds because QK, before it comes to the unit
+three further, has taken the item that followed this unit in its slot.
 
 The end of a tile, one of each for the CTA, a phase a tile:
 

@@ -38,7 +38,7 @@ class PV:
         rO = cute.make_rmem_tensor(thr.partition_shape_C((64, k.half)), Float32)
         o_rows = accumulator_rows(rO)
         row = softmax.row_of(tid)
-        it, parity = Int32(0), Int32(0)
+        it, units = Int32(0), Int32(0)  # items, and units among them; the difference counts tiles
         while w < a.num_parts:
             if lead:  # into the slot of the last unit, but of the first tile all that there is room for
                 page = self.loader.fetch_all(half, Int32(0) if it == 0 else it + (k.slots - 1), it + k.slots, page)
@@ -50,7 +50,8 @@ class PV:
                 if lead:  # into the slot of the item before
                     page = self.loader.fetch(half, it + (k.slots - 1), page)
                 slot, phase = self.bars.slot_phase(it)
-                cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
+                place, turn = self.bars.slot_phase(units)
+                cute.arch.mbarrier_wait(self.bars.p_full(place), turn)
                 scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
                 if cute.arch.vote_any_sync(scale0 * scale1 != 1.0):
                     o_rows[0, None].store(o_rows[0, None].load() * scale0)
@@ -60,7 +61,7 @@ class PV:
                     dead_rows.clear(k, half, slot, left)
                 left -= UNIT
                 n -= 1
-                cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
+                cute.arch.mbarrier_wait(self.bars.qk_done(place), turn)
                 warpgroup.fence()
                 rPs = rP[None, None, None, k.slices * slot + k.last]
                 gemm(mma, rO, rPs, rV[None, None, None, half, slot], (0, 4), False)
@@ -69,6 +70,8 @@ class PV:
                 if n > 0:
                     self.bars.release(slot, half)
                 it += 1
+                units += 1
+            parity = (it - units - 1) & 1
             cute.arch.mbarrier_wait(self.bars.sum_full(), parity)
             slot, _ = self.bars.slot_phase(it)
             inverse0, inverse1 = sScale[row, slot], sScale[row + 8, slot]
@@ -80,7 +83,6 @@ class PV:
             slot, _ = self.bars.slot_phase(it + (k.slots - 1))
             stage = self.smem.slice_start(slot, k.half_slices * half)
             epilogue.store_rows(k, parity, half, o_rows, (inverse0, inverse1), stage, some)
-            parity ^= 1
             if some:
                 cute.arch.fence_proxy("async.shared", space="cta")
                 self.bars.release(slot, half)

@@ -36,7 +36,7 @@ class QK:
             rQrope = thr_ss.make_fragment_A(thr_ss.partition_A(self.smem.sQrope))
         row_max = cute.make_rmem_tensor((2,), Float32)
         row_sum = cute.make_rmem_tensor((2,), Float32)
-        it, parity = Int32(0), Int32(1)
+        it, units = Int32(0), Int32(0)  # items, and units among them; the difference counts tiles
         w, t = schedule.seek(a, first, Int32(0), k.step, k.cluster)
         while w < a.num_parts:
             left, n = schedule.open_piece(a, w, t, k.cluster, k.rank, schedule.first_limit)
@@ -49,14 +49,15 @@ class QK:
             it += 1
             row_max.fill(-Float32.inf)
             row_sum.fill(0.0)
-            here = Boolean(False)
+            begun, here = Boolean(False), Boolean(False)
             while n > 0:
                 slot, phase = self.bars.slot_phase(it)
                 rS = cute.make_rmem_tensor(thr_rs.partition_shape_C((64, UNIT)), Float32)
                 # When the unit is not there yet the tensor cores are free: the unit before goes to PV at once.
                 if not here:
-                    self.hand_over(it - 1)
-                    self.go(it - 1, warp)
+                    if begun:
+                        self.hand_over(units - 1)
+                        self.go(units - 1, warp)
                     cute.arch.mbarrier_wait(self.bars.full(slot), phase)
                 warpgroup.fence()
                 # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the unit before,
@@ -65,9 +66,9 @@ class QK:
                 sB = rK[None, None, None, slot]
                 gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)
                 if here:
-                    self.hand_over(it - 1)
+                    self.hand_over(units - 1)
                 # the last tile's 1 / row sum was read (long ago)
-                cute.arch.mbarrier_wait(self.bars.sum_empty(), parity)
+                cute.arch.mbarrier_wait(self.bars.sum_empty(), (it - units) & 1)
                 warpgroup.fence()  # behind a branch the compiler wants one, and serialises where it puts it in itself
                 gemm(mma_rs, rS, rQ, sB, (HANDED, k.q_steps - k.lead), False)
                 warpgroup.commit_group()
@@ -80,7 +81,7 @@ class QK:
                 warpgroup.commit_group()
                 warpgroup.wait_group(1)
                 if here:
-                    self.go(it - 1, warp)
+                    self.go(units - 1, warp)
                 warpgroup.wait_group(0)
                 n -= 1
                 thread = epilogue.thread_now()
@@ -99,19 +100,21 @@ class QK:
                     sScale[row, slot] = scale[0]
                     sScale[row + 8, slot] = scale[1]
                 it += 1
+                units += 1
+                begun = Boolean(True)
                 slot, phase = self.bars.slot_phase(it)
                 here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.full(slot), phase))
-            self.hand_over(it - 1)
-            self.go(it - 1, warp)
+            if begun:
+                self.hand_over(units - 1)
+                self.go(units - 1, warp)
             # 1 / row sum travels in the scale array of the next item's slot (a Q item, which needs none): the slot's
             # last unit must be done, and the last tile's 1 / row sum read
             slot, phase = self.bars.slot_phase(it)
-            cute.arch.mbarrier_wait(self.bars.sum_empty(), parity)
+            cute.arch.mbarrier_wait(self.bars.sum_empty(), (it - units) & 1)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
-            epilogue.finish_rows(k, w, t, parity ^ 1, row_max, row_sum, sScale[None, slot])
+            epilogue.finish_rows(k, w, t, (it - units - 1) & 1, row_max, row_sum, sScale[None, slot])
             self.bars.arrive_quads(self.bars.sum_full())
-            parity ^= 1
             w, t = schedule.seek(a, w, t + 1, k.step, k.cluster)
 
     @cute.jit
@@ -153,13 +156,13 @@ class QK:
         cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
 
     @cute.jit
-    def hand_over(self, item):
-        """P and scale of the item were written with ordinary stores: shows them to the tensor cores and says so."""
+    def hand_over(self, unit):
+        """P and scale of the unit were written with ordinary stores: shows them to the tensor cores and says so."""
         cute.arch.fence_proxy("async.shared", space="cta")
-        self.bars.arrive_quads(self.bars.p_full(item % self.k.slots))
+        self.bars.arrive_quads(self.bars.p_full(unit % self.k.slots))
 
     @cute.jit
-    def go(self, item, warp):
-        """PV of the item may start."""
+    def go(self, unit, warp):
+        """PV of the unit may start."""
         if warp == 0:
-            self.bars.arrive(self.bars.qk_done(item % self.k.slots))
+            self.bars.arrive(self.bars.qk_done(unit % self.k.slots))
