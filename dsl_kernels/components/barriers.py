@@ -1,5 +1,7 @@
 """The barriers of dense_decode: which there are, who arrives how often, in which phase; and the numbers of bar.sync.
 
+tests/unit/test_barriers.py runs a model of them.
+
 The ring. Items (Q of a tile, then its units) take the slots in turn. Each passes these once, in its own slot:
 
   full           2 arrivals, and bytes. The two loaders of this CTA, each announcing its half's bytes; in a cluster the
