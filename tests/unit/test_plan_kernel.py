@@ -1,0 +1,153 @@
+"""The device scheduler (dsl_kernels/plan.py) run as plain Python, with one thread, against the definition.
+
+The module's own code runs; of the DSL it finds stand-ins here that compute with Python's integers and refuse what does
+not fit in 32 or 64 bits. tests/gpu/test_device_schedule.py compares the compiled kernel.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import schedule
+from dsl_kernels import params
+
+SPREADS = ("equal", "random", "short", "one long", "outside")
+
+
+def integer(bits: int, *, signed: bool = True):
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if signed else (0, 2**bits)
+
+    def convert(value: int) -> int:
+        assert low <= value < high, f"{value} in {bits} bits"
+        return int(value)
+
+    return convert
+
+
+class Pointer(list):
+    """Device memory; empty: null."""
+
+    def toint(self) -> int:
+        return len(self)
+
+
+def loop(*bounds: int, unroll: int) -> range:
+    assert unroll == 1
+    return range(*bounds)
+
+
+def nothing_to_do() -> None:
+    """One thread waits for nobody."""
+
+
+def stand_ins() -> dict[str, ModuleType]:
+    """The modules that plan.py and components/schedule.py import."""
+    made = {
+        name: ModuleType(name) for name in ("cuda", "cuda.bindings", "cuda.bindings.driver", "cutlass", "cutlass.cute")
+    }
+    made["cuda.bindings.driver"].CUstream = None
+    cutlass, cute = made["cutlass"], made["cutlass.cute"]
+    cutlass.Int32, cutlass.Int64, cutlass.Uint32 = integer(32), integer(64), integer(32, signed=False)
+    cutlass.max, cutlass.min = builtins.max, builtins.min
+    cutlass.range, cutlass.range_constexpr = loop, builtins.range
+    cutlass.Constexpr = int
+    scan = SimpleNamespace(get_tensor=lambda _: [0])
+    allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=scan))
+    cutlass.memory = SimpleNamespace(SmemAllocator=lambda: allocator)
+    cutlass.cute = cute
+    cute.jit = cute.kernel = lambda function: function
+    cute.CUstream = cute.Pointer = cute.Tensor = None
+    cute.make_layout = lambda _: None
+    cute.make_tensor = lambda pointer, _: pointer
+    cute.arch = SimpleNamespace(
+        thread_idx=lambda: (0, 0, 0),
+        sync_threads=nothing_to_do,
+        griddepcontrol_wait=nothing_to_do,
+        griddepcontrol_launch_dependents=nothing_to_do,
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """The module, with one thread."""
+    names = ("dsl_kernels.plan", "dsl_kernels.components", "dsl_kernels.components.schedule")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.delitem(sys.modules, name, raising=False)
+        for name, module in stand_ins().items():
+            patch.setitem(sys.modules, name, module)
+        module = importlib.import_module("dsl_kernels.plan")
+        module.LOG2_THREADS, module.THREADS = 0, 1
+        yield module
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts and cost_before that the kernel writes."""
+    batch, cuts = given["batch"], Pointer([-1] * (2 * tiling.num_parts + 2))
+    costs = Pointer([-1] * (batch + 1))
+    values = vars(limits) | vars(tiling) | given
+    values |= {
+        "cuts": cuts,
+        "cost_before": costs,
+        "tiles_per_request": tiling.columns,
+        "by_tile_major": schedule.divisor(tiling.columns if tiling.request_major else batch),
+        "by_tiles_per_head": schedule.divisor(tiling.tiles_per_head),
+        "by_head_chunks": schedule.divisor(tiling.head_chunks),
+        "by_block_heads": schedule.divisor(tiling.block_heads),
+    }
+    kernel = module.Plan(None)
+    kernel.storage = None
+    kernel.kernel(tuple(values[p.name] for p in params.PLAN))
+    return np.array(cuts).reshape(-1, 2), np.array(costs)
+
+
+def draw_lengths(draw, spread: str, batch: int, capacity: int) -> np.ndarray:
+    lengths = draw.integers(0, capacity + 1, batch)
+    if spread == "equal":
+        lengths[:] = lengths[0]
+    elif spread == "short":
+        lengths %= 260
+    elif spread == "one long":
+        lengths[1:] %= 70
+    elif spread == "outside":
+        lengths[::2] = draw.choice([-(2**31), -1, 2**31 - 1, capacity + 1], len(lengths[::2]))
+    return lengths
+
+
+@pytest.mark.parametrize("varlen", [False, True], ids=["fixed", "varlen"])
+@pytest.mark.parametrize("mode", ["balanced", "forced", "batch invariant"])
+def test_cuts_are_those_of_the_definition(plan, mode, varlen):
+    draw = np.random.default_rng((len(mode), varlen))
+    for number in range(60):
+        batch, s_q, h_kv = int(draw.integers(1, 200)), int(draw.choice([1, 2, 3, 5])), int(draw.choice([1, 1, 2, 4]))
+        max_blocks = int(draw.choice([1, 2, 3, 4, 64, 3126]))
+        extents = {"batch": batch, "s_q": s_q, "h_q": h_kv * int(draw.choice([1, 16, 64, 65, 128])), "h_kv": h_kv}
+        extents |= {"max_blocks": max_blocks, "varlen": varlen, "batch_invariant": mode == "batch invariant"}
+        num_splits = int(draw.choice([1, 2, 7, 32])) if mode == "forced" else 0
+        limits = schedule.hopper(int(draw.choice([132, 114, 1])))
+        tiling = schedule.tile(limits, **extents, num_splits=num_splits)
+        if tiling.num_parts > 20_000:
+            continue
+        lengths = draw_lengths(draw, SPREADS[number % len(SPREADS)], batch, 64 * max_blocks)
+        offsets, total_q, tokens = Pointer(), 0, None
+        if varlen:
+            counts = draw.integers(0, s_q + 2, batch) * draw.integers(0, 2, batch)
+            offsets = Pointer(map(int, np.concatenate([[0], np.cumsum(counts)])))
+            total_q = max(1, offsets[-1])
+            tokens = schedule.query_tokens(offsets, total_q, s_q)
+        found_cuts, found_costs = run(
+            plan, limits, tiling, batch=batch, s_q=s_q, cache_seqlens=Pointer(map(int, lengths)),
+            capacity=64 * max_blocks, cu_seqlens_q=offsets, total_q=total_q,
+        )  # fmt: skip
+        cuts, costs = schedule.cuts(limits, tiling, schedule.units(limits, lengths, 64 * max_blocks), tokens)
+        np.testing.assert_array_equal(found_cuts, cuts, f"{extents}, {num_splits}, {SPREADS[number % len(SPREADS)]}")
+        np.testing.assert_array_equal(found_costs, costs)
