@@ -89,7 +89,8 @@ def tile(
     num_tiles = batch * columns
     most_units = ceil(min(max_blocks * page_size, INT32_MAX), limits.unit)
     if batch_invariant:
-        num_splits = min(max(1, ceil(most_units, limits.piece_units)), MAX_PIECES)
+        n = np.arange(1, most_units + 1) if most_units < 10_000 else np.array([most_units])
+        num_splits = max(1, int(ceil(n, piece_size(n, limits.piece_units)).max(initial=1)))
     if num_splits:
         num_parts = num_tiles * num_splits
     else:
@@ -149,8 +150,7 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
         tile_of, split = np.divmod(w, tiling.num_splits)
         pages = n[request[tile_of]]
         if tiling.piece_units:
-            least = np.clip(ceil(pages, 4), tiling.piece_units, 2 * tiling.piece_units)
-            found = _in_pieces(tile_of, split, np.maximum(least, ceil(pages, MAX_PIECES)), pages)
+            found = _in_pieces(tile_of, split, piece_size(pages, tiling.piece_units), pages)
             found = np.where(live[tile_of][:, None], found, _begin(tile_of + 1))
         else:
             pieces = np.minimum(tiling.num_splits, np.maximum(pages, 1))
@@ -160,6 +160,11 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
         found = _balanced(limits, tiling, at, n, request, live)
     found[0] = 0
     return np.concatenate([found, [[tiles, 0]]]), before
+
+
+def piece_size(n: np.ndarray, least: int) -> np.ndarray:
+    """Units of a batch-invariant piece of requests of n units."""
+    return np.maximum(np.clip(ceil(n, 4), least, 2 * least), ceil(n, MAX_PIECES))
 
 
 def _begin(tile_of: np.ndarray) -> np.ndarray:

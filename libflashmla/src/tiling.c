@@ -16,6 +16,13 @@ static int64_t most_units(const fm_problem *problem, int32_t unit) {
   return fm_ceil_div(fm_min64((int64_t)problem->max_blocks * problem->page_size, INT32_MAX), unit);
 }
 
+/* The most pieces that a request of up to so many units has in a batch-invariant schedule (fm_cut in internal.h): 4 of
+ * at least piece_units, or then those of twice as many. */
+static int32_t most_pieces(int64_t units, int32_t piece_units) {
+  const int64_t small = fm_min64(fm_ceil_div(units, piece_units), 4), large = fm_ceil_div(units, 2 * piece_units);
+  return (int32_t)fm_clamp64(fm_max64(small, large), 1, FM_MAX_PIECES);
+}
+
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling) {
   fm_backend_limits limits;
   if (problem->cuda)
@@ -39,7 +46,7 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
   const int64_t units = most_units(problem, limits.unit);
   if (FM_FAULTY(FM_FAULT_PIECE_SIZE)) limits.piece_units += problem->batch;
   const int32_t piece_units = problem->batch_invariant ? limits.piece_units : 0;
-  if (problem->batch_invariant) num_splits = (int32_t)fm_clamp64(fm_ceil_div(units, piece_units), 1, FM_MAX_PIECES);
+  if (problem->batch_invariant) num_splits = most_pieces(units, piece_units);
   int32_t num_parts;
   if (num_splits > 0) {
     if (__builtin_mul_overflow(num_tiles, num_splits, &num_parts)) return too_many_tiles(problem, num_splits);

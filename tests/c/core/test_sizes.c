@@ -63,10 +63,11 @@ static void small_work_has_few_parts(void) {
   fake.limits.workers = 132;
 }
 
-/* Pieces of 16 units: their number follows from the table, up to FM_MAX_PIECES. */
+/* Pieces of 16 units up to 64, then quarters, then pieces of 32: their number follows from the table, up to
+ * FM_MAX_PIECES. */
 static void invariant_pieces(void) {
-  const int32_t pages[] = {1, 15, 16, 17, 32, 33, 496, 497, 512, 513, 100000};
-  const int32_t pieces[] = {1, 1, 1, 2, 2, 3, 31, 32, 32, 32, 32};
+  const int32_t pages[] = {1, 15, 16, 17, 32, 33, 128, 129, 992, 993, 100000};
+  const int32_t pieces[] = {1, 1, 1, 2, 2, 3, 4, 5, 31, 32, 32};
   for (int i = 0; i < 11; ++i)
     for (int32_t page_size = 1; page_size <= 64; page_size *= 64) {
       fm_problem p = {.batch = 3, .s_q = 1, .h_q = 16, .h_kv = 1, .d_v = 512, .batch_invariant = true};
