@@ -89,8 +89,8 @@ def tile(
     num_tiles = batch * columns
     most_units = ceil(min(max_blocks * page_size, INT32_MAX), limits.unit)
     if batch_invariant:
-        n = np.arange(1, most_units + 1) if most_units < 10_000 else np.array([most_units])
-        num_splits = max(1, int(ceil(n, piece_size(n, limits.piece_units)).max(initial=1)))
+        n = np.arange(1, min(most_units, 10_000) + 1)  # by then there are MAX_PIECES
+        num_splits = int(ceil(n, piece_size(n, limits.piece_units)).max(initial=1))
     if num_splits:
         num_parts = num_tiles * num_splits
     else:
@@ -210,3 +210,31 @@ def read(buffer: np.ndarray, tiling: Tiling, batch: int) -> tuple[np.ndarray, np
     costs = ceil(cut_bytes, 16) * 16
     found = buffer[:cut_bytes].view(np.int32).reshape(-1, 2)
     return found, buffer[costs : costs + 8 * (batch + 1)].view(np.int64)
+
+
+SPREADS = ("equal", "random", "short", "one long", "outside")
+
+
+def draw_lengths(draw: np.random.Generator, spread: str, batch: int, capacity: int) -> np.ndarray:
+    """cache_seqlens of up to `capacity` tokens, or beyond any limit."""
+    lengths = draw.integers(0, capacity + 1, batch)
+    if spread == "equal":
+        lengths[:] = lengths[0]
+    elif spread == "short":
+        lengths %= 260
+    elif spread == "one long":
+        lengths[draw.permutation(batch)[1:]] %= 70
+    elif spread == "outside":
+        outside = draw.random(batch) < 0.5
+        lengths[outside] = draw.choice([-(2**31), -1, 2**31 - 1, capacity + 1], int(outside.sum()))
+    return lengths
+
+
+def draw_offsets(draw: np.random.Generator, batch: int, s_q: int) -> tuple[np.ndarray, int]:
+    """cu_seqlens_q and total_q: in order, or anything."""
+    counts = draw.integers(0, s_q + 2, batch) * draw.integers(0, 2, batch)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    total_q = max(1, int(offsets[-1]))
+    if draw.random() < 0.3:
+        offsets = draw.integers(-2, total_q + 3, batch + 1)
+    return offsets.astype(np.int32), total_q

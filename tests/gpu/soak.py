@@ -1,7 +1,7 @@
 """Ragged batches over and over, always with the same bits. Run by test_soak.py.
 
-A process of its own, because a kernel that hangs would take every later test with it. Tens of thousands of calls: a
-deadlock that one call in ten thousand met was found that way.
+A process of its own, because a kernel that hangs would take every later test with it. Tens of thousands of calls,
+because a deadlock that was there once did not show in fewer.
 """
 
 from __future__ import annotations

@@ -10,31 +10,6 @@ import flashmla
 import schedule
 
 CASES = 40  # a seed
-SPREADS = ("equal", "random", "short", "one long", "outside")
-
-
-def draw_lengths(draw, spread: str, batch: int, capacity: int) -> np.ndarray:
-    lengths = draw.integers(0, capacity + 1, batch)
-    if spread == "equal":
-        lengths[:] = lengths[0]
-    elif spread == "short":
-        lengths %= 130
-    elif spread == "one long":
-        lengths[draw.permutation(batch)[1:]] %= 70
-    elif spread == "outside":
-        outside = draw.random(batch) < 0.5
-        lengths[outside] = draw.choice([-(2**31), -1, 2**31 - 1, capacity + 1], int(outside.sum()))
-    return lengths
-
-
-def draw_offsets(draw, batch: int, s_q: int) -> tuple[np.ndarray, int]:
-    """cu_seqlens_q and total_q: in order, or anything."""
-    counts = draw.integers(0, s_q + 2, batch) * draw.integers(0, 2, batch)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    total_q = max(1, int(offsets[-1]))
-    if draw.random() < 0.3:
-        offsets = draw.integers(-2, total_q + 3, batch + 1)
-    return offsets.astype(np.int32), total_q
 
 
 @pytest.mark.parametrize("mode", ["balanced or forced", "batch invariant"])
@@ -54,11 +29,12 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen, mode):
         page_size = int(draw.choice([64, 64, 16, 1, 256]))
         max_blocks = int(draw.choice([1, 2, 64, 3126])) * 64 // page_size + 1  # 3126 * 64 are 200,000 tokens
         num_splits = 0 if invariant else int(draw.choice([0, 0, 0, 0, 1, 2, 7, 32]))
-        lengths = draw_lengths(draw, SPREADS[number % len(SPREADS)], batch, page_size * max_blocks)
+        spread = schedule.SPREADS[number % len(schedule.SPREADS)]
+        lengths = schedule.draw_lengths(draw, spread, batch, page_size * max_blocks)
         options = {"num_splits": num_splits, "batch_invariant": invariant}
         tokens, rows = None, (batch, s_q)
         if varlen:
-            offsets, total_q = draw_offsets(draw, batch, s_q)
+            offsets, total_q = schedule.draw_offsets(draw, batch, s_q)
             tokens, rows = schedule.query_tokens(offsets, total_q, s_q), (total_q,)
             options |= {"cu_seqlens_q": torch.tensor(offsets, device=device), "max_seqlen_q": s_q}
         # A plan looks at shapes, lengths and offsets only, so one element stands for each of the other tensors.
@@ -75,6 +51,6 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen, mode):
         tiling = schedule.tile(limits, **extents)
         found_cuts, found_costs = schedule.read(buffer.cpu().numpy(), tiling, batch)
         cuts, costs = schedule.cuts(limits, tiling, schedule.units(limits, lengths, page_size * max_blocks), tokens)
-        what = f"{extents}, lengths {SPREADS[number % len(SPREADS)]}"
+        what = f"{extents}, lengths {spread}"
         np.testing.assert_array_equal(found_cuts, cuts, what)
         np.testing.assert_array_equal(found_costs, costs, what)

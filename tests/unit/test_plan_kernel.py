@@ -17,8 +17,6 @@ import pytest
 import schedule
 from dsl_kernels import params
 
-SPREADS = ("equal", "random", "short", "one long", "outside")
-
 
 def integer(bits: int, *, signed: bool = True):
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if signed else (0, 2**bits)
@@ -62,7 +60,6 @@ def stand_ins() -> dict[str, ModuleType]:
     cutlass.memory = SimpleNamespace(SmemAllocator=lambda: allocator)
     cutlass.cute = cute
     cute.jit = cute.kernel = lambda function: function
-    cute.CUstream = cute.Pointer = cute.Tensor = None
     cute.make_layout = lambda _: None
     cute.make_tensor = lambda pointer, _: pointer
     cute.arch = SimpleNamespace(
@@ -110,19 +107,6 @@ def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> tu
     return np.array(cuts).reshape(-1, 2), np.array(costs)
 
 
-def draw_lengths(draw, spread: str, batch: int, capacity: int) -> np.ndarray:
-    lengths = draw.integers(0, capacity + 1, batch)
-    if spread == "equal":
-        lengths[:] = lengths[0]
-    elif spread == "short":
-        lengths %= 260
-    elif spread == "one long":
-        lengths[1:] %= 70
-    elif spread == "outside":
-        lengths[::2] = draw.choice([-(2**31), -1, 2**31 - 1, capacity + 1], len(lengths[::2]))
-    return lengths
-
-
 @pytest.mark.parametrize("varlen", [False, True], ids=["fixed", "varlen"])
 @pytest.mark.parametrize("mode", ["balanced", "forced", "batch invariant"])
 def test_cuts_are_those_of_the_definition(plan, mode, varlen):
@@ -137,17 +121,16 @@ def test_cuts_are_those_of_the_definition(plan, mode, varlen):
         tiling = schedule.tile(limits, **extents, num_splits=num_splits)
         if tiling.num_parts > 20_000:
             continue
-        lengths = draw_lengths(draw, SPREADS[number % len(SPREADS)], batch, 64 * max_blocks)
+        spread = schedule.SPREADS[number % len(schedule.SPREADS)]
+        lengths = schedule.draw_lengths(draw, spread, batch, 64 * max_blocks)
         offsets, total_q, tokens = Pointer(), 0, None
         if varlen:
-            counts = draw.integers(0, s_q + 2, batch) * draw.integers(0, 2, batch)
-            offsets = Pointer(map(int, np.concatenate([[0], np.cumsum(counts)])))
-            total_q = max(1, offsets[-1])
-            tokens = schedule.query_tokens(offsets, total_q, s_q)
+            drawn, total_q = schedule.draw_offsets(draw, batch, s_q)
+            offsets, tokens = Pointer(map(int, drawn)), schedule.query_tokens(drawn, total_q, s_q)
         found_cuts, found_costs = run(
             plan, limits, tiling, batch=batch, s_q=s_q, cache_seqlens=Pointer(map(int, lengths)),
             capacity=64 * max_blocks, cu_seqlens_q=offsets, total_q=total_q,
         )  # fmt: skip
         cuts, costs = schedule.cuts(limits, tiling, schedule.units(limits, lengths, 64 * max_blocks), tokens)
-        np.testing.assert_array_equal(found_cuts, cuts, f"{extents}, {num_splits}, {SPREADS[number % len(SPREADS)]}")
+        np.testing.assert_array_equal(found_cuts, cuts, f"{extents}, {num_splits}, {spread}")
         np.testing.assert_array_equal(found_costs, costs)

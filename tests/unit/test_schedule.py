@@ -30,26 +30,8 @@ def host_cuts(case, lengths, offsets, tiling):
     return schedule.read(buffer, tiling, case.batch)
 
 
-def draw_lengths(draw, spread, batch, capacity):
-    lengths = draw.integers(-3, capacity + 100, batch)
-    if spread == "equal":
-        lengths[:] = lengths[0]
-    elif spread == "one long":
-        lengths[1:] %= 70
-    return lengths
-
-
-def draw_offsets(draw, batch, s_q):
-    """Offsets of query tokens and their number: in order, or anything."""
-    offsets = np.concatenate([[0], np.cumsum(draw.integers(0, s_q + 2, batch) * draw.integers(0, 2, batch))])
-    total = max(1, int(offsets[-1]))
-    if draw.random() < 0.3:
-        offsets = draw.integers(-2, total + 3, batch + 1)
-    return offsets.astype(np.int32), total
-
-
 @pytest.mark.parametrize("num_splits", [0, 1, 3, 32, 1024, "invariant"])
-@pytest.mark.parametrize("spread", ["equal", "random", "one long"])
+@pytest.mark.parametrize("spread", schedule.SPREADS)
 @pytest.mark.parametrize("varlen", [False, True], ids=["batched", "varlen"])
 def test_cuts_are_those_of_the_host_scheduler(num_splits, spread, varlen):
     draw = np.random.default_rng((len(str(num_splits)), len(spread), varlen))
@@ -58,10 +40,10 @@ def test_cuts_are_those_of_the_host_scheduler(num_splits, spread, varlen):
     for _ in range(60 if num_splits == 0 else 5):
         batch, s_q, page_size = int(draw.integers(1, 40)), int(draw.integers(1, 4)), int(draw.choice(PAGE_SIZES))
         max_blocks = int(draw.integers(1024, 3000)) * 64 // page_size
-        lengths = draw_lengths(draw, spread, batch, page_size * max_blocks)
+        lengths = schedule.draw_lengths(draw, spread, batch, page_size * max_blocks)
         extents = {"s_q": s_q, "h_q": 256, "h_kv": int(draw.choice([1, 2])), "max_blocks": max_blocks}
         extents |= {"page_size": page_size, "batch_invariant": invariant}
-        offsets, total = draw_offsets(draw, batch, s_q) if varlen else (None, 0)
+        offsets, total = schedule.draw_offsets(draw, batch, s_q) if varlen else (None, 0)
         tiling = schedule.tile(CPU, batch=batch, **extents, num_splits=forced, varlen=varlen)
         case = Case(**extents, lengths=tuple(map(int, lengths)), num_splits=forced)
         tokens = None

@@ -5,7 +5,7 @@
 
 #define START_OVERHEAD 4 /* units: a tile's Q load, pipeline fill and output take about as long as 4 units */
 #define SPLIT_OVERHEAD 8 /* units: partial rows and their merge */
-#define PIECE_UNITS 16   /* of a piece at least in batch-invariant schedules: a split costs about 4 */
+#define PIECE_UNITS 16   /* of a piece at least in batch-invariant schedules: smaller ones make too many partial rows */
 _Static_assert(FM_KERNEL_MAX_PIECES == FM_MAX_PIECES, "the device's batch-invariant schedule is the host's");
 _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a plan can split");
 #define LN_2 0.69314718055994531f
