@@ -23,7 +23,7 @@ WARPS = THREADS // 32
 VECTOR = 8  # float16 values of a load
 IN_FLIGHT = 8  # loads that a thread starts before it uses the first, where a CTA merges a row
 LOG_MAX_CHUNKS = 3  # log2 of the most chunks of columns in which several CTAs merge a row
-ROWS_FOR_WARPS = 2  # more rows than this for each CTA: a warp a row
+ROWS_FOR_WARPS = 1  # more rows than this for each CTA: a warp a row
 
 
 class Combine:

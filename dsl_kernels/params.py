@@ -140,6 +140,7 @@ PLAN = (
     *_DIVISORS,
     Param("num_splits", "int32_t", "0, or parts of every tile"),
     _PIECE_UNITS,
+    Param("whole_units", "int32_t", "a tile of at most so many units is not split"),
     Param("start_overhead", "int32_t", "cost of beginning a tile, units"),
     Param("split_overhead", "int32_t", "extra cost of a split work list, units"),
 )

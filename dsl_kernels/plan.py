@@ -48,10 +48,11 @@ class Plan:
         run = (a.batch + (THREADS - 1)) // THREADS
         begin = min(tid * run, a.batch)
         end = min(begin + run, a.batch)
-        own, longest = Int64(0), Int32(0)
+        own, largest = Int64(0), Int32(0)
+        pieces = a.num_parts // a.num_tiles  # of a tile in an aligned schedule; 0: whole tiles
         for i in cutlass.range(begin, end, unroll=1):
             own += self.request_cost(i)
-            longest = max(longest, self.units(i))
+            largest = max(largest, self.aligned_piece(self.units(i), max(pieces, 1)))
         column = self.scan_add(scan, tid, own)  # cost of a column of tiles, with variable-length queries of all
         running = scan[tid] - own
         for i in cutlass.range(begin, end, unroll=1):
@@ -63,19 +64,18 @@ class Plan:
             cuts[2 * a.num_parts + 1] = Int32(0)
         cute.arch.sync_threads()
 
+        total = column if schedule.by_request(a) else column * a.tiles_per_request
         if a.piece_units > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                self.place(w, *self.cut_in_pieces(w, a.num_splits))
+                self.place(w, *self.cut_at(Int64(w), total))
         elif a.num_splits > 0:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 self.place(w, *self.cut_forced(w))
         else:
-            total = column if schedule.by_request(a) else column * a.tiles_per_request
-            pieces = a.num_parts // a.num_tiles  # of a tile; 0: whole tiles
             per_part = (Int64(a.num_tiles) + a.num_parts - 1) // Int64(a.num_parts)
             worst = Int64(0)  # cost of the most expensive aligned part
             if pieces > 0:
-                worst = Int64(piece_of(longest, Int32(1), pieces) + a.start_overhead)
+                worst = Int64(largest + a.start_overhead)
             else:
                 for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                     worst = max(worst, self.position((w + 1) * per_part, total) - self.position(w * per_part, total))
@@ -103,8 +103,23 @@ class Plan:
 
     @cute.jit
     def tile_cost(self, i):
-        """Of one tile of request i."""
-        return Int64(self.units(i) + self.a.start_overhead)
+        """Of one tile of request i; the number of its pieces where they are batch invariant."""
+        a, units = self.a, self.units(i)
+        cost = units + a.start_overhead
+        if a.piece_units > 0:
+            cost = max(ceil_div(units, self.invariant_piece(units)), 1)
+        return Int64(cost)
+
+    @cute.jit
+    def aligned_piece(self, units, pieces):
+        """Units of a piece of an aligned schedule, with at most `pieces` of a tile."""
+        return max(units, 1) if units <= self.a.whole_units else ceil_div(units, pieces)
+
+    @cute.jit
+    def invariant_piece(self, units):
+        """Units of a piece of a batch-invariant schedule."""
+        least = self.a.piece_units
+        return max(min(max(ceil_div(units, 4), least), 2 * least), ceil_div(units, params.MAX_PIECES))
 
     @cute.jit
     def live_tiles(self, i):
@@ -160,11 +175,7 @@ class Plan:
             b, _, k = schedule.tile_place(a, tile)
             _, count = schedule.query_range(a, b)
             units = self.units(b)
-            piece = piece_of(units, Int32(1), most)
-            if a.piece_units > 0:
-                least = min(max(ceil_div(units, 4), a.piece_units), 2 * a.piece_units)
-                piece = piece_of(units, least, Int32(params.MAX_PIECES))
-            unit = (w - tile * most) * piece
+            unit = (w - tile * most) * self.aligned_piece(units, most)
             dead = schedule.first_token(a, k * a.cluster) >= count
             if dead or ((unit >= units) and (unit != 0)):
                 tile, unit = tile + 1, Int32(0)
@@ -195,6 +206,8 @@ class Plan:
             else:
                 tile = Int32(column) * a.batch + low
             unit = Int32(max(rest - a.start_overhead, Int64(0)))
+            if a.piece_units > 0:
+                unit = Int32(rest) * self.invariant_piece(self.units(low))
         return tile, unit
 
     @cute.jit
@@ -224,7 +237,3 @@ class Plan:
 def ceil_div(x, y):
     return x // y + min(x % y, 1)
 
-
-def piece_of(units, least, pieces):
-    """Units of a piece: enough that there are no more than `pieces`, and `least`."""
-    return max(least, (units + (pieces - 1)) // pieces)

@@ -25,6 +25,7 @@ class Limits:
     split_overhead: int
     unit: int = 64
     piece_units: int = 32
+    whole_units: int = 0
     partial_bytes: int = 4
 
 
@@ -37,6 +38,7 @@ def hopper(processors: int) -> Limits:
         start_overhead=4,
         split_overhead=8,
         piece_units=16,
+        whole_units=3,
         partial_bytes=2,
     )
 
@@ -58,6 +60,7 @@ class Tiling:
     num_splits: int  # 0, forced, or the most pieces of a tile in a batch-invariant schedule
     slots_per_part: int
     piece_units: int  # batch invariant, else 0
+    whole_units: int
 
 
 def ceil(a: int, b: int) -> int:
@@ -91,6 +94,8 @@ def tile(
     if batch_invariant:
         n = np.arange(1, min(most_units, 10_000) + 1)  # by then there are MAX_PIECES
         num_splits = int(ceil(n, piece_size(n, limits.piece_units)).max(initial=1))
+    elif num_splits == 0 and most_units <= limits.whole_units:
+        num_splits = 1
     if num_splits:
         num_parts = num_tiles * num_splits
     else:
@@ -109,6 +114,7 @@ def tile(
         num_splits=num_splits,
         slots_per_part=1 if num_splits else 2,
         piece_units=limits.piece_units if batch_invariant else 0,
+        whole_units=limits.whole_units,
     )
 
 
@@ -142,20 +148,23 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
     first_token = column % tiling.tiles_per_head * tiling.cluster // tiling.head_chunks * tiling.block_tokens
     live = np.ones(tiles, bool) if tokens is None else first_token < tokens[request]
     cost = np.where(live, n[request] + limits.start_overhead, 0)
+    if tiling.piece_units:
+        piece = piece_size(n[request], tiling.piece_units)
+        cost = np.where(live, np.maximum(1, ceil(n[request], piece)), 0)
     at = np.concatenate([[0], np.cumsum(cost)])
     before = at[np.arange(batch + 1) * (tiling.columns if tiling.request_major else 1)]
 
     w = np.arange(parts)
-    if tiling.num_splits:
+    if tiling.piece_units:
+        tile_of = np.searchsorted(at, w, side="right") - 1  # the last one that begins there: no dead one
+        inner = np.minimum(tile_of, tiles - 1)
+        found = np.where((w < at[-1])[:, None], np.stack([tile_of, (w - at[inner]) * piece[inner]], 1), [tiles, 0])
+    elif tiling.num_splits:
         tile_of, split = np.divmod(w, tiling.num_splits)
         pages = n[request[tile_of]]
-        if tiling.piece_units:
-            found = _in_pieces(tile_of, split, piece_size(pages, tiling.piece_units), pages)
-            found = np.where(live[tile_of][:, None], found, _begin(tile_of + 1))
-        else:
-            pieces = np.minimum(tiling.num_splits, np.maximum(pages, 1))
-            equal = np.stack([tile_of, split * pages // pieces], 1)
-            found = np.where((split < pieces)[:, None], equal, _begin(tile_of + 1))
+        pieces = np.minimum(tiling.num_splits, np.maximum(pages, 1))
+        equal = np.stack([tile_of, split * pages // pieces], 1)
+        found = np.where((split < pieces)[:, None], equal, _begin(tile_of + 1))
     else:
         found = _balanced(limits, tiling, at, n, request, live)
     found[0] = 0
@@ -185,7 +194,7 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
     per_part, share = ceil(tiles, parts), ceil(total, parts)
     pieces = parts // tiles
     if pieces:
-        piece = np.maximum(1, ceil(n, pieces))
+        piece = np.where(n <= tiling.whole_units, np.maximum(1, n), ceil(n, pieces))
         worst = int(piece.max()) + limits.start_overhead
         tile_of = np.minimum(w // pieces, tiles)
         inner = np.minimum(tile_of, tiles - 1)

@@ -82,6 +82,7 @@ typedef struct fm_tiling {
   int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
   int32_t unit;              /* KV tokens that are worked on as one: 64 on CUDA */
   int32_t piece_units;       /* batch invariant: units of a piece at least; else 0 */
+  int32_t whole_units;       /* a tile of at most so many units is not worth splitting */
   /* A partial row: bytes of an element, and floats that belong to it. The CPU has float32 rows and the log-sum-exp; for
    * CUDA see FACTS in dsl_kernels/components/epilogue.py. */
   int32_t partial_bytes, partial_facts;
@@ -114,19 +115,19 @@ typedef struct fm_tiling {
  *
  *   forced (num_splits > 0): part w begins tile t = w / num_splits, with P = min(num_splits, max(n_i, 1)) and j = w %
  *         num_splits at page floor(j * n_i / P), or at (t + 1, 0) when j >= P.
- *   pieces of f_i pages, at most S of a tile: part w begins tile t = w / S at page (w % S) * f_i, or at (t + 1, 0)
- * where that is >= n_i and not 0, or where the tile is dead; at (num_tiles, 0) behind the last tile. aligned: where
- * there are at least as many parts as tiles, pieces of f_i = max(1, ceil(n_i / S)) pages with S = num_parts /
- * num_tiles; cost = max_i f_i + start_overhead. Else whole tiles: K = ceil(num_tiles / num_parts), cut[w] = (min(w * K,
- * num_tiles), 0), cost = max_w (at((w + 1) * K) - at(w * K)). even: S = ceil(total / num_parts);   cut[w] = the
- * position w * S: in tile t with o = w * S - at(t), page = max(0, o - start_overhead), or (num_tiles, 0) when w * S >=
- * total.
- *
+ *   aligned: where there are at least as many parts as tiles, at most S = num_parts / num_tiles pieces of f_i pages of a
+ *         tile, f_i = max(1, n_i) for n_i <= whole_units, else ceil(n_i / S): part w begins tile t = w / S at page
+ *         (w % S) * f_i, or at (t + 1, 0) where that is >= n_i and not 0, or where the tile is dead; at (num_tiles, 0)
+ *         behind the last tile; cost = max_i f_i + start_overhead. Else whole tiles: K = ceil(num_tiles / num_parts),
+ *         cut[w] = (min(w * K, num_tiles), 0), cost = max_w (at((w + 1) * K) - at(w * K)).
+ *   even: S = ceil(total / num_parts); cut[w] = the position w * S: in tile t with o = w * S - at(t), page =
+ *         max(0, o - start_overhead), or (num_tiles, 0) when w * S >= total.
  *   even, variable-length queries: i = the last request with before_i <= w * S, o = w * S - before_i, live tile
  *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), page = max(0, o - j * c_i - start_overhead).
- *   batch invariant: piece_units > 0, num_splits the most pieces that a tile can have, num_parts = num_tiles *
- *         num_splits; pieces of f_i = max(clamp(ceil(n_i / 4), piece_units, 2 * piece_units), ceil(n_i /
- *         FM_MAX_PIECES)) pages with S = num_splits.
+ *   batch invariant: piece_units > 0; pieces of f_i = max(clamp(ceil(n_i / 4), piece_units, 2 * piece_units),
+ *         ceil(n_i / FM_MAX_PIECES)) pages, each of which costs 1: instead of n_i + start_overhead a tile costs
+ *         max(1, ceil(n_i / f_i)). Part w is piece w: as `even` with S = 1 and page = o * f_i. num_splits is the most
+ *         pieces that a tile can have, num_parts = num_tiles * num_splits; the last parts have no piece.
  *
  * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
  * make the fewest partial results. Always cut[0] = (0, 0) and
@@ -186,7 +187,7 @@ typedef struct fm_backend_limits {
   int32_t workers;     /* blocks that run at once, before division by the cluster */
   int32_t start_overhead, split_overhead;
   int32_t unit;                         /* tokens; fm_tiling.unit */
-  int32_t piece_units;                  /* of fm_tiling, for batch-invariant calls */
+  int32_t piece_units, whole_units;     /* of fm_tiling, the first for batch-invariant calls */
   int32_t partial_bytes, partial_facts; /* of fm_tiling */
 } fm_backend_limits;
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling);

@@ -17,8 +17,22 @@ static int64_t pages_of(const scheduler *s, int32_t request) {
   return fm_ceil_div(fm_clamp64(s->problem->cache_seqlens[request], 0, capacity), s->tiling->unit);
 }
 
+/* Pages of a piece of an aligned schedule, with at most `pieces` of a tile. */
+static int64_t aligned_piece(const scheduler *s, int32_t request, int32_t pieces) {
+  const int64_t pages = pages_of(s, request);
+  return pages <= s->tiling->whole_units ? fm_max64(pages, 1) : fm_ceil_div(pages, pieces);
+}
+
+/* Pages of a piece of a batch-invariant schedule. */
+static int64_t invariant_piece(const scheduler *s, int32_t request) {
+  const int64_t pages = pages_of(s, request), least = s->tiling->piece_units;
+  return fm_max64(fm_clamp64(fm_ceil_div(pages, 4), least, 2 * least), fm_ceil_div(pages, FM_MAX_PIECES));
+}
+
 static int64_t tile_cost(const scheduler *s, int32_t request) {
-  return pages_of(s, request) + s->tiling->start_overhead;
+  const int64_t pages = pages_of(s, request);
+  if (s->tiling->piece_units > 0) return fm_max64(fm_ceil_div(pages, invariant_piece(s, request)), 1);
+  return pages + s->tiling->start_overhead;
 }
 
 /* Live tiles of a request, a KV head. */
@@ -55,17 +69,6 @@ static void cut_forced(const scheduler *s, fm_cut *cuts) {
   }
 }
 
-/* Pages of a piece: enough that there are no more than `pieces`, and `least`. */
-static int64_t piece_of(const scheduler *s, int32_t request, int64_t least, int32_t pieces) {
-  return fm_max64(least, fm_ceil_div(pages_of(s, request), pieces));
-}
-
-/* The same for a batch-invariant schedule. */
-static int64_t invariant_piece(const scheduler *s, int32_t request) {
-  const int64_t least = s->tiling->piece_units;
-  return piece_of(s, request, fm_clamp64(fm_ceil_div(pages_of(s, request), 4), least, 2 * least), FM_MAX_PIECES);
-}
-
 /* At most `most` pieces of a tile. */
 static void cut_in_pieces(const scheduler *s, int32_t most, fm_cut *cuts) {
   for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
@@ -75,9 +78,7 @@ static void cut_in_pieces(const scheduler *s, int32_t most, fm_cut *cuts) {
       continue;
     }
     const fm_place at = place_of(s, tile);
-    const int64_t piece =
-        s->tiling->piece_units > 0 ? invariant_piece(s, at.request) : piece_of(s, at.request, 1, most);
-    const int64_t page = w % most * piece;
+    const int64_t page = w % most * aligned_piece(s, at.request, most);
     const bool none = (page > 0 && page >= pages_of(s, at.request)) || at.k >= live_tiles(s, at.request);
     cuts[w] = none ? (fm_cut){tile + 1, 0} : (fm_cut){tile, (int32_t)page};
   }
@@ -88,8 +89,9 @@ static void cut_whole_tiles(const scheduler *s, int64_t tiles_per_part, fm_cut *
     cuts[w] = (fm_cut){(int32_t)fm_min64(w * tiles_per_part, s->tiling->num_tiles), 0};
 }
 
-/* Positions only grow, so the search for the request goes on from the last one, and anew in the next column. Numbered
- * request by request, all tiles are one column of requests. */
+/* Every part costs part_cost; with batch-invariant pieces, which cost 1, each has one. Positions only grow, so the
+ * search for the request goes on from the last one, and anew in the next column. Numbered request by request, all tiles
+ * are one column of requests. */
 static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const int32_t batch = s->problem->batch;
@@ -112,7 +114,9 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
       tile = (int64_t)request * tiling->tiles_per_request + j / live * tiling->tiles_per_head + j % live;
       offset -= j * cost;
     }
-    cuts[w] = (fm_cut){(int32_t)tile, (int32_t)fm_max64(offset - tiling->start_overhead, 0)};
+    const bool pieces = tiling->piece_units > 0;
+    const int64_t page = pieces ? offset * invariant_piece(s, request) : fm_max64(offset - tiling->start_overhead, 0);
+    cuts[w] = (fm_cut){(int32_t)tile, (int32_t)page};
   }
 }
 
@@ -120,7 +124,7 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
 static int64_t worst_aligned(const scheduler *s, int32_t pieces, int64_t tiles_per_part) {
   int64_t worst = 0;
   if (pieces > 0) {
-    for (int32_t i = 0; i < s->problem->batch; ++i) worst = fm_max64(worst, piece_of(s, i, 1, pieces));
+    for (int32_t i = 0; i < s->problem->batch; ++i) worst = fm_max64(worst, aligned_piece(s, i, pieces));
     return worst + s->tiling->start_overhead;
   }
   for (int32_t w = 0; w < s->tiling->num_parts; ++w)
@@ -150,7 +154,7 @@ void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_
     cost_before[i + 1] = cost_before[i] + tiles * tile_cost(&s, i);
   }
   if (tiling->piece_units > 0)
-    cut_in_pieces(&s, tiling->num_splits, cuts);
+    cut_evenly(&s, 1, cuts);
   else if (tiling->num_splits > 0)
     cut_forced(&s, cuts);
   else

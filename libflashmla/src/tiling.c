@@ -46,7 +46,10 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
   const int64_t units = most_units(problem, limits.unit);
   if (FM_FAULTY(FM_FAULT_PIECE_SIZE)) limits.piece_units += problem->batch;
   const int32_t piece_units = problem->batch_invariant ? limits.piece_units : 0;
-  if (problem->batch_invariant) num_splits = most_pieces(units, piece_units);
+  if (problem->batch_invariant)
+    num_splits = most_pieces(units, piece_units);
+  else if (num_splits == 0 && units <= limits.whole_units)
+    num_splits = 1;
   int32_t num_parts;
   if (num_splits > 0) {
     if (__builtin_mul_overflow(num_tiles, num_splits, &num_parts)) return too_many_tiles(problem, num_splits);
@@ -75,6 +78,7 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
                         .split_overhead = limits.split_overhead,
                         .unit = limits.unit,
                         .piece_units = piece_units,
+                        .whole_units = limits.whole_units,
                         .partial_bytes = limits.partial_bytes,
                         .partial_facts = limits.partial_facts};
   return FLASHMLA_OK;

@@ -119,6 +119,7 @@ def plan_params(case: Case, processors: int, *, own_plan: bool) -> dict:
         "cost_before": where["cost_before"],
         "num_splits": tiling.num_splits,
         "piece_units": tiling.piece_units,
+        "whole_units": tiling.whole_units,
         "start_overhead": limits.start_overhead,
         "split_overhead": limits.split_overhead,
     }

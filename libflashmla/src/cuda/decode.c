@@ -6,6 +6,7 @@
 #define START_OVERHEAD 4 /* units: a tile's Q load, pipeline fill and output take about as long as 4 units */
 #define SPLIT_OVERHEAD 8 /* units: partial rows and their merge */
 #define PIECE_UNITS 16   /* of a piece at least in batch-invariant schedules: smaller ones make too many partial rows */
+#define WHOLE_UNITS 3    /* of a tile that is not split: partial rows and their merge take longer */
 _Static_assert(FM_KERNEL_MAX_PIECES == FM_MAX_PIECES, "the device's batch-invariant schedule is the host's");
 _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a plan can split");
 #define LN_2 0.69314718055994531f
@@ -21,6 +22,7 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *lim
                                 .split_overhead = SPLIT_OVERHEAD,
                                 .unit = FM_UNIT,
                                 .piece_units = PIECE_UNITS,
+                                .whole_units = WHOLE_UNITS,
                                 .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                                 .partial_facts = FM_KERNEL_PARTIAL_FACTS};
   return fm_kernel_cluster(problem, &limits->max_cluster);
@@ -80,6 +82,7 @@ static flashmla_status launch_plan(const fm_launcher *l, const fm_run *run, cons
                                   .cost_before = run->cost_before,
                                   .num_splits = run->tiling.num_splits,
                                   .piece_units = run->tiling.piece_units,
+                                  .whole_units = run->tiling.whole_units,
                                   .start_overhead = run->tiling.start_overhead,
                                   .split_overhead = run->tiling.split_overhead};
   FM_LAUNCH(l, loaded, 1, &params, list);

@@ -223,6 +223,7 @@ typedef struct fm_plan_kernel_params {
   int64_t by_block_heads; /* divides by block_heads */
   int32_t num_splits; /* 0, or parts of every tile */
   int32_t piece_units; /* batch invariant: units of a piece at least; else 0 */
+  int32_t whole_units; /* a tile of at most so many units is not split */
   int32_t start_overhead; /* cost of beginning a tile, units */
   int32_t split_overhead; /* extra cost of a split work list, units */
 } fm_plan_kernel_params;
@@ -251,6 +252,7 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, by_block_heads), 8}, \
     {offsetof(fm_plan_kernel_params, num_splits), 4}, \
     {offsetof(fm_plan_kernel_params, piece_units), 4}, \
+    {offsetof(fm_plan_kernel_params, whole_units), 4}, \
     {offsetof(fm_plan_kernel_params, start_overhead), 4}, \
     {offsetof(fm_plan_kernel_params, split_overhead), 4}, \
   }

@@ -19,6 +19,21 @@ typedef struct work {
   int64_t at[MAX_TILES + 1];
 } work;
 
+/* Pages of a batch-invariant piece: a quarter, but piece_units at least and at most twice as many; no more than
+ * FM_MAX_PIECES pieces. */
+static int64_t invariant_size(const fm_tiling *t, int64_t pages) {
+  int64_t size = t->piece_units;
+  while (size < 2 * t->piece_units && 4 * size < pages) size++;
+  while (FM_MAX_PIECES * size < pages) size++;
+  return size;
+}
+
+static int64_t pieces_of(const fm_tiling *t, int64_t pages) {
+  int64_t pieces = 1;
+  while (pieces * invariant_size(t, pages) < pages) pieces++;
+  return pieces;
+}
+
 static void add_tile(work *w, const fm_problem *p, const fm_tiling *t, int32_t i, int32_t k) {
   int64_t length = p->cache_seqlens[i], capacity = (int64_t)p->max_blocks * p->page_size;
   length = length < 0 ? 0 : length > capacity ? capacity : length;
@@ -26,7 +41,8 @@ static void add_tile(work *w, const fm_problem *p, const fm_tiling *t, int32_t i
   const int64_t token = (int64_t)k * t->cluster / t->head_chunks * t->block_tokens;
   w->dead[w->tiles] = token >= fm_query_range_of(p, i).count;
   w->pages[w->tiles] = (length + t->unit - 1) / t->unit;
-  w->at[w->tiles + 1] = w->at[w->tiles] + (w->dead[w->tiles] ? 0 : w->pages[w->tiles] + t->start_overhead);
+  const int64_t cost = t->piece_units > 0 ? pieces_of(t, w->pages[w->tiles]) : w->pages[w->tiles] + t->start_overhead;
+  w->at[w->tiles + 1] = w->at[w->tiles] + (w->dead[w->tiles] ? 0 : cost);
   ++w->tiles;
 }
 
@@ -53,11 +69,12 @@ static fm_cut piece_cut(const work *w, int64_t i, int32_t most, int64_t size) {
   return piece < pieces ? (fm_cut){(int32_t)tile, (int32_t)(piece * size)} : (fm_cut){(int32_t)tile + 1, 0};
 }
 
-/* Pages of a piece, when there shall be no more than `pieces` of a tile. */
-static int64_t piece_size(const work *w, int64_t tile, int64_t least, int64_t pieces) {
+/* Pages of a piece, when there shall be no more than `pieces` of a tile, and one where it is not worth more. */
+static int64_t piece_size(const fm_tiling *t, const work *w, int64_t tile, int64_t pieces) {
   if (tile >= w->tiles) return 1;
+  if (w->pages[tile] <= t->whole_units) pieces = 1;
   const int64_t size = (w->pages[tile] + pieces - 1) / pieces;
-  return size > least ? size : least;
+  return size > 1 ? size : 1;
 }
 
 /* A tile in equal pieces, as many as it has pages at most; then nothing. */
@@ -77,10 +94,10 @@ static fm_cut even_cut(const fm_tiling *t, const work *w, int64_t position) {
 
 static fm_cut wanted_cut(const fm_tiling *t, const work *w, int32_t i) {
   if (t->piece_units > 0) {
-    const int64_t tile = i / t->num_splits, pages = tile < w->tiles ? w->pages[tile] : 0;
-    int64_t least = t->piece_units; /* a quarter of the pages, but at most twice as much */
-    while (least < 2 * t->piece_units && 4 * least < pages) least++;
-    return piece_cut(w, i, t->num_splits, piece_size(w, tile, least, FM_MAX_PIECES));
+    int32_t tile = 0;
+    while (tile < w->tiles && w->at[tile + 1] <= i) ++tile;
+    const int64_t page = tile < w->tiles ? (i - w->at[tile]) * invariant_size(t, w->pages[tile]) : 0;
+    return (fm_cut){tile, (int32_t)page};
   }
   if (t->num_splits > 0) return forced_cut(w, i, t->num_splits);
   const int64_t total = w->at[w->tiles], share = (total + t->num_parts - 1) / t->num_parts;
@@ -92,11 +109,11 @@ static fm_cut wanted_cut(const fm_tiling *t, const work *w, int32_t i) {
     if (cost > worst) worst = cost;
   }
   for (int32_t tile = 0; pieces > 0 && tile < w->tiles; ++tile) {
-    const int64_t cost = piece_size(w, tile, 1, pieces) + t->start_overhead;
+    const int64_t cost = piece_size(t, w, tile, pieces) + t->start_overhead;
     if (cost > worst) worst = cost;
   }
   if (worst > share + t->start_overhead + (pieces > 1 ? 1 : t->split_overhead)) return even_cut(t, w, i * share);
-  if (pieces > 0) return piece_cut(w, i, pieces, piece_size(w, i / pieces, 1, pieces));
+  if (pieces > 0) return piece_cut(w, i, pieces, piece_size(t, w, i / pieces, pieces));
   return (fm_cut){(int32_t)(i * whole < w->tiles ? i * whole : w->tiles), 0};
 }
 
@@ -169,7 +186,8 @@ static void one_case(void) {
                                     .start_overhead = draw(1, 8),
                                     .split_overhead = draw(0, 20),
                                     .unit = draw(1, 70),
-                                    .piece_units = draw(1, 20)};
+                                    .piece_units = draw(1, 20),
+                                    .whole_units = draw(0, 5)};
   fm_problem p = {.batch = draw(1, MAX_BATCH), .s_q = draw(1, 4), .h_kv = draw(1, 3), .page_size = draw(1, 70)};
   p.h_q = p.h_kv * draw(1, 130);
   p.max_blocks = draw(1, 60);
@@ -211,18 +229,17 @@ static void own_length_alone(void) {
   CHECK_OK(fm_tile(&p, 0, &all));
   CHECK(all.num_splits == FM_MAX_PIECES && all.num_parts == FM_MAX_PIECES * REQUESTS);
   fm_schedule_on_host(&p, &all, together, cost_before);
+  int32_t w = 0;
   for (int32_t i = 0; i < REQUESTS; ++i) {
     p.batch = 1;
     p.max_blocks = lengths[i] / 64 + 1;
     p.cache_seqlens = &lengths[i];
     CHECK_OK(fm_tile(&p, 0, &one));
     fm_schedule_on_host(&p, &one, alone, cost_before);
-    for (int32_t piece = 0; piece < FM_MAX_PIECES; ++piece) {
-      const fm_cut beside = together[i * FM_MAX_PIECES + piece];
-      const fm_cut own = piece < one.num_splits ? alone[piece] : (fm_cut){1, 0};
-      CHECK(beside.tile == i + own.tile && beside.page == own.page);
-    }
+    for (int32_t piece = 0; piece < one.num_splits && alone[piece].tile == 0; ++piece, ++w)
+      CHECK(together[w].tile == i && together[w].page == alone[piece].page);
   }
+  CHECK(together[w].tile == REQUESTS); /* and no piece more */
 }
 
 /* No query tokens at all: nothing is worth a part, and every tile is in one all the same. */
