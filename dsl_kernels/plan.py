@@ -236,4 +236,3 @@ class Plan:
 
 def ceil_div(x, y):
     return x // y + min(x % y, 1)
-

@@ -106,7 +106,19 @@ def test_only_a_dense_decode_row_can_be_forced(select, name):
 
 
 @pytest.mark.parametrize(
-    ("s_q", "heads", "cluster"), [(1, 1, 1), (1, 64, 1), (4, 16, 1), (1, 65, 2), (5, 16, 2), (2, 128, 2), (2**30, 8, 2)]
+    ("s_q", "heads", "cluster"),
+    [
+        (1, 1, 1),
+        (1, 64, 1),
+        (4, 16, 1),
+        (1, 65, 2),
+        (5, 16, 2),
+        (2, 128, 2),
+        (2**30, 8, 2),
+        (3, 64, 1),
+        (7, 33, 1),
+        (9, 64, 2),
+    ],
 )
 def test_blocks_share_a_stream_where_one_is_not_enough(select, s_q, heads, cluster):
     assert select(s_q, heads) == str(cluster)

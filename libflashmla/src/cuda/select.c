@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arith.h"
 #include "cuda/kernels.h"
 #include "try.h"
 
@@ -61,11 +62,19 @@ flashmla_status fm_kernel_select(const fm_need *need, const fm_kernel **kernel) 
                  need->driver_version);
 }
 
-/* With more query rows than a block has, two blocks share what they read: half the traffic from L2 and memory. */
+/* fm_tiling.blocks */
+static int64_t row_blocks(const fm_problem *problem) {
+  const int64_t group = problem->h_q / problem->h_kv, block_heads = fm_min64(group, FM_UNIT);
+  return fm_ceil_div(problem->s_q, FM_UNIT / block_heads) * fm_ceil_div(group, block_heads);
+}
+
+/* Two blocks of query rows share what they read: half the traffic from L2 and memory. But of an odd number of blocks one
+ * is joined by an idle one, which takes as long, and sharing gains less than an eighth. */
 flashmla_status fm_kernel_cluster(const fm_problem *problem, int32_t *cluster) {
   const fm_kernel *only;
   FM_TRY(forced(&only));
-  const int64_t rows = (int64_t)problem->s_q * (problem->h_q / problem->h_kv);
-  *cluster = only ? only->cluster : rows > FM_UNIT ? LARGEST_CLUSTER : 1;
+  const int64_t blocks = row_blocks(problem);
+  const bool shared = blocks > 1 && (blocks % LARGEST_CLUSTER == 0 || blocks > 8);
+  *cluster = only ? only->cluster : shared ? LARGEST_CLUSTER : 1;
   return FLASHMLA_OK;
 }
