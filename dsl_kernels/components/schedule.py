@@ -96,15 +96,16 @@ def next_live(a, t, end, cluster):
 @cute.jit
 def first_unit(a, w, t):
     """Where the piece of tile t in part w begins, by the schedule."""
-    return cut(a, w, 1) if t == cut(a, w, 0) else Int32(0)
+    tile, unit = cut(a, w, 0), cut(a, w, 1)  # both at once, wanted or not
+    return unit if t == tile else Int32(0)
 
 
 @cute.jit
 def piece_units(a, w, t, units):
     """Units [lo, hi) of the piece of tile t in part w, of a sequence that has `units` units now."""
-    lo = first_unit(a, w, t)
-    hi = min(cut(a, w + 1, 1), units) if t == cut(a, w + 1, 0) else units
-    return min(lo, hi), hi
+    tile, unit = cut(a, w + 1, 0), cut(a, w + 1, 1)
+    hi = min(unit, units) if t == tile else units
+    return min(first_unit(a, w, t), hi), hi
 
 
 @cute.jit
@@ -126,8 +127,8 @@ def partial_slot(a, w, t):
 
     Without room for partials there are only whole tiles, whatever the cuts say.
     """
-    begins = (t != cut(a, w, 0)) or (cut(a, w, 1) == 0)
-    ends = t != cut(a, w + 1, 0)
+    tile, unit, last = cut(a, w, 0), cut(a, w, 1), cut(a, w + 1, 0)
+    begins, ends = (t != tile) or (unit == 0), t != last
     slot = a.slots_per_part * w + (a.slots_per_part - 1 if begins else 0)
     return Int32(-1) if (begins and ends) or (a.partial.toint() == 0) else slot
 
