@@ -120,7 +120,8 @@ class Loader:
                     if row >= a.page_size:
                         column, row = column + a.pages_per_unit, Int32(0)
                 else:
-                    self.load_page(half, bar, first, head, page)
+                    # by a shuffle, or the compiler waits for the number where it is asked for, to make it uniform
+                    self.load_page(half, bar, first, head, cute.arch.shuffle_sync(page, 0))
                     column = index + 1
                 index += 1
                 page = self.page_number(b, self.lane_column(column))
