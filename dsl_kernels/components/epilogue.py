@@ -93,11 +93,9 @@ def store_rows(k, place, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer
         if cute.arch.vote_any_sync(where != 0):
             if some:
                 if form == PARTIAL:
-                    factor0 = inverse[0] * scale_row(k, place, half, o_rows[0, None], inverse[0], 0)
-                    factor1 = inverse[1] * scale_row(k, place, half, o_rows[1, None], inverse[1], 8)
-                    stage_rows(o_rows, factor0, factor1, warp_stage, Float16)
+                    stage_rows(o_rows, scale_rows(k, place, half, o_rows, inverse), warp_stage, Float16)
                 else:
-                    stage_rows(o_rows, inverse[0], inverse[1], warp_stage, k.dtype)
+                    stage_rows(o_rows, inverse, warp_stage, k.dtype)
             cute.arch.sync_warp()
             store_staged(k, where, warp_stage, some)
 
@@ -116,22 +114,26 @@ def row_address(k, place, half, row, size):
 
 
 @cute.jit
-def scale_row(k, place, half, values: cute.Tensor, inverse, below):
-    """The power of two that brings the largest of the lanes' values, times `inverse`, to [1, 2); sums beyond 2^126 to
-    less than 8.
+def scale_rows(k, place, half, o_rows: cute.Tensor, inverse):
+    """What both rows of this thread are multiplied by for a partial result: `inverse` and the power of two that brings
+    the largest of the lanes' products with it to [1, 2), of sums beyond 2^126 to less than 8. Stores the power.
     """
     thread = thread_now()
-    top = inverse * _largest([values[c] for c in range(cute.size(values))])
-    top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, 1), abs=True)
-    top = cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, 2), abs=True)
-    power = _bits(top) & 0x7F800000  # largest power of two that is not larger; 0 stands for a subnormal one
-    power = min(power, (_bits(inverse) & 0x7F800000) + (125 << 23))  # so that inverse / power is a normal number
-    if (thread & 3) == 0:
-        row = row_of(thread) + below
-        slot_row = (k.smem.sBase[place] - schedule.address(k.a.partial)) // (2 * k.d_v)
-        fact = cute.make_tensor(k.a.partial_facts + ((slot_row + row) * FACTS + FACT_LEFT + half), cute.make_layout(1))
-        fact[0] = _float(power)
-    return _float(0x7F000000 - power)
+    slot_row = (k.smem.sBase[place] - schedule.address(k.a.partial)) // (2 * k.d_v)
+    tops = [inverse[r] * _largest([o_rows[r, c] for c in range(cute.size(o_rows, mode=[1]))]) for r in (0, 1)]
+    for lanes in (1, 2):
+        tops = [cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, lanes), abs=True) for top in tops]
+    factors = []
+    for r in cutlass.range_constexpr(2):
+        power = _bits(tops[r]) & 0x7F800000  # largest power of two that is not larger; 0 stands for a subnormal one
+        # so that inverse / power is a normal number
+        power = min(power, (_bits(inverse[r]) & 0x7F800000) + (125 << 23))
+        if (thread & 3) == 0:
+            where = (slot_row + row_of(thread) + 8 * r) * FACTS + FACT_LEFT + half
+            fact = cute.make_tensor(k.a.partial_facts + where, cute.make_layout(1))
+            fact[0] = _float(power)
+        factors.append(inverse[r] * _float(0x7F000000 - power))
+    return factors
 
 
 def _largest(values):
@@ -153,7 +155,7 @@ def _float(bits):
 
 
 @cute.jit
-def stage_rows(o_rows: cute.Tensor, factor0, factor1, stage: cute.Pointer, dtype: cutlass.Constexpr):
+def stage_rows(o_rows: cute.Tensor, factors, stage: cute.Pointer, dtype: cutlass.Constexpr):
     """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r lies at place
     c ^ (r % 8): no bank conflicts, written or read.
     """
@@ -161,7 +163,7 @@ def stage_rows(o_rows: cute.Tensor, factor0, factor1, stage: cute.Pointer, dtype
     lane = thread_now() & 31
     start = stage.toint() + (lane & 15) * (16 * chunks) + (((lane >> 4) ^ (lane & 7)) << 4)
     for c in cutlass.range_constexpr(0, chunks, 2):
-        words = [_packed(o_rows, r, 2 * j, factor0 if r == 0 else factor1, dtype) for j in (c, c + 1) for r in (0, 1)]
+        words = [_packed(o_rows, r, 2 * j, factors[r], dtype) for j in (c, c + 1) for r in (0, 1)]
         store_matrices(start ^ (16 * c), words)
 
 
