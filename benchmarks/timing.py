@@ -70,13 +70,14 @@ def host_us(call: Call, count: int = 200, rounds: int = 7) -> float:
 
 def alternate(graphs: Mapping[str, Replays], rounds: int) -> dict[str, list[float]]:
     """Times of every contender, in alternating rounds: power and clocks drift, so only neighbours compare. Every round
-    begins with another contender, since what ran before leaves its heat behind.
+    begins with another contender and every other one goes backwards, since what ran before leaves its heat behind.
     """
     times: dict[str, list[float]] = {name: [] for name in graphs}
     names = list(graphs)
     for i in range(rounds):
         first = i % len(names)
-        for name in names[first:] + names[:first]:
+        order = names[first:] + names[:first]
+        for name in order if i % 2 == 0 else reversed(order):
             times[name].append(graphs[name].time())
     return times
 

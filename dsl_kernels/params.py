@@ -138,6 +138,7 @@ PLAN = (
     *_QUERIES,
     *_TILING,
     *_DIVISORS,
+    Param("bands", "int32_t", "columns that are cut alike, all of them; or 1"),
     Param("num_splits", "int32_t", "0, or parts of every tile"),
     _PIECE_UNITS,
     Param("whole_units", "int32_t", "a tile of at most so many units is not split"),

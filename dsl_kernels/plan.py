@@ -72,20 +72,24 @@ class Plan:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 self.place(w, *self.cut_forced(w))
         else:
-            per_part = (Int64(a.num_tiles) + a.num_parts - 1) // Int64(a.num_parts)
+            parts, tiles, cost = a.num_parts // a.bands, a.num_tiles // a.bands, column if a.bands > 1 else total  # a band
+            per_part = ceil_div(tiles, parts)
             worst = Int64(0)  # cost of the most expensive aligned part
             if pieces > 0:
                 worst = Int64(largest + a.start_overhead)
             else:
-                for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                    worst = max(worst, self.position((w + 1) * per_part, total) - self.position(w * per_part, total))
+                for w in cutlass.range(tid, parts, THREADS, unroll=1):
+                    edges = [self.position(min((w + i) * per_part, Int64(tiles)), total) for i in (Int64(0), Int64(1))]
+                    worst = max(worst, edges[1] - edges[0])
             worst = self.reduce_max(scan, tid, worst)
-            share = (total + a.num_parts - 1) // Int64(a.num_parts)
+            share = (cost + (parts - 1)) // Int64(parts)
             aligned = worst <= share + a.start_overhead + (1 if pieces > 1 else a.split_overhead)
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                tile, unit = Int32(min(w * per_part, Int64(a.num_tiles))), Int32(0)
+                band = w // parts
+                j = Int64(w - band * parts)
+                tile, unit = Int32(min(band * tiles + min(j * per_part, Int64(tiles)), Int64(a.num_tiles))), Int32(0)
                 if not aligned:
-                    tile, unit = self.cut_at(w * share, total)
+                    tile, unit = self.cut_at(band * cost + min(j * share, cost), total)
                 elif pieces > 0:
                     tile, unit = self.cut_in_pieces(w, pieces)
                 self.place(w, tile, unit)

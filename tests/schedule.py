@@ -56,6 +56,7 @@ class Tiling:
     columns: int  # tiles of a request
     num_tiles: int
     request_major: bool
+    bands: int  # columns that are cut alike
     num_parts: int
     num_splits: int  # 0, forced, or the most pieces of a tile in a batch-invariant schedule
     slots_per_part: int
@@ -102,6 +103,7 @@ def tile(
         num_parts = num_tiles * num_splits
     else:
         num_parts = min(max(1, limits.workers // cluster), num_tiles * (most_units + limits.start_overhead))
+    alike = not varlen and not num_splits and num_parts % columns <= num_parts // 16
     return Tiling(
         group=group,
         block_heads=block_heads,
@@ -112,6 +114,7 @@ def tile(
         columns=columns,
         num_tiles=num_tiles,
         request_major=varlen,
+        bands=columns if alike else 1,
         num_parts=num_parts,
         num_splits=num_splits,
         slots_per_part=1 if num_splits else 2,
@@ -193,7 +196,10 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
     """Where each part begins: aligned with tiles if that is nearly as even. at[t] is the cost of all tiles before t."""
     parts, tiles, total = tiling.num_parts, tiling.num_tiles, int(at[-1])
     w = np.arange(parts)
-    per_part, share = ceil(tiles, parts), ceil(total, parts)
+    band_parts, band_tiles = parts // tiling.bands, tiles // tiling.bands
+    band_cost = int(at[band_tiles])
+    per_part, share = ceil(band_tiles, band_parts), ceil(band_cost, band_parts)
+    band, inside = np.divmod(w, band_parts)
     pieces = parts // tiles
     if pieces:
         piece = np.where(n <= tiling.whole_units, np.maximum(1, n), ceil(n, pieces))
@@ -204,12 +210,12 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
         aligned = np.where(live[inner][:, None], aligned, _begin(tile_of + 1))
         aligned = np.where((tile_of < tiles)[:, None], aligned, [tiles, 0])
     else:
-        edges = at[np.minimum(np.arange(parts + 1) * per_part, tiles)]
+        edges = at[np.minimum(np.arange(band_parts + 1) * per_part, band_tiles)]
         worst = int(np.diff(edges).max())
-        aligned = _begin(np.minimum(w * per_part, tiles))
+        aligned = _begin(np.minimum(band * band_tiles + np.minimum(inside * per_part, band_tiles), tiles))
     if worst <= share + limits.start_overhead + (1 if pieces > 1 else limits.split_overhead):
         return aligned
-    position = w * share
+    position = band * band_cost + np.minimum(inside * share, band_cost)
     found = np.searchsorted(at, position, side="right") - 1  # the last one that begins there: no dead one
     page = np.maximum(0, position - at[found] - limits.start_overhead)
     return np.where((position < total)[:, None], np.stack([found, page], 1), [tiles, 0])

@@ -49,6 +49,17 @@ static int64_t total_cost(const scheduler *s) {
   return s->tiling->request_major ? all_requests : s->tiling->tiles_per_request * all_requests;
 }
 
+/* What the bands of a schedule have in common. */
+typedef struct band {
+  int32_t tiles, parts;
+  int64_t cost;
+} band;
+
+static band band_of(const scheduler *s) {
+  const fm_tiling *tiling = s->tiling;
+  return (band){tiling->num_tiles / tiling->bands, tiling->num_parts / tiling->bands, total_cost(s) / tiling->bands};
+}
+
 /* Cost of all tiles before tile t. */
 static int64_t cost_at(const scheduler *s, int64_t t) {
   if (t >= s->tiling->num_tiles) return total_cost(s);
@@ -85,8 +96,11 @@ static void cut_in_pieces(const scheduler *s, int32_t most, fm_cut *cuts) {
 }
 
 static void cut_whole_tiles(const scheduler *s, int64_t tiles_per_part, fm_cut *cuts) {
-  for (int32_t w = 0; w < s->tiling->num_parts; ++w)
-    cuts[w] = (fm_cut){(int32_t)fm_min64(w * tiles_per_part, s->tiling->num_tiles), 0};
+  const band band = band_of(s);
+  for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
+    const int64_t tile = w / band.parts * band.tiles + fm_min64(w % band.parts * tiles_per_part, band.tiles);
+    cuts[w] = (fm_cut){(int32_t)fm_min64(tile, s->tiling->num_tiles), 0};
+  }
 }
 
 /* Every part costs part_cost; with batch-invariant pieces, which cost 1, each has one. Positions only grow, so the
@@ -96,10 +110,11 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const int32_t batch = s->problem->batch;
   const int64_t column_cost = s->cost_before[batch];
+  const band band = band_of(s);
   int64_t column = 0;
   int32_t request = 0;
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
-    const int64_t position = w * part_cost;
+    const int64_t position = w / band.parts * band.cost + fm_min64(w % band.parts * part_cost, band.cost);
     if (position >= total_cost(s)) {
       cuts[w] = (fm_cut){tiling->num_tiles, 0};
       continue;
@@ -121,24 +136,24 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
 }
 
 /* Cost of the most expensive part of aligned ones: one of `pieces` of a tile, or whole tiles where that is 0. */
-static int64_t worst_aligned(const scheduler *s, int32_t pieces, int64_t tiles_per_part) {
+static int64_t worst_aligned(const scheduler *s, band band, int32_t pieces, int64_t tiles_per_part) {
   int64_t worst = 0;
   if (pieces > 0) {
     for (int32_t i = 0; i < s->problem->batch; ++i) worst = fm_max64(worst, aligned_piece(s, i, pieces));
     return worst + s->tiling->start_overhead;
   }
-  for (int32_t w = 0; w < s->tiling->num_parts; ++w)
-    worst = fm_max64(worst, cost_at(s, (w + INT64_C(1)) * tiles_per_part) - cost_at(s, w * tiles_per_part));
+  for (int64_t first = 0; first < band.tiles; first += tiles_per_part)
+    worst = fm_max64(worst, cost_at(s, fm_min64(first + tiles_per_part, band.tiles)) - cost_at(s, first));
   return worst;
 }
 
 static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const int32_t pieces = tiling->num_parts / tiling->num_tiles; /* of a tile; 0: whole tiles */
-  const int64_t tiles_per_part = fm_ceil_div(tiling->num_tiles, tiling->num_parts);
-  const int64_t part_cost = fm_ceil_div(total_cost(s), tiling->num_parts);
+  const band band = band_of(s);
+  const int64_t tiles_per_part = fm_ceil_div(band.tiles, band.parts), part_cost = fm_ceil_div(band.cost, band.parts);
   const int64_t bonus = pieces > 1 ? 1 : tiling->split_overhead;
-  if (worst_aligned(s, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)
+  if (worst_aligned(s, band, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)
     cut_evenly(s, part_cost, cuts);
   else if (pieces > 0)
     cut_in_pieces(s, pieces, cuts);

@@ -80,6 +80,7 @@ static flashmla_status launch_plan(const fm_launcher *l, const fm_run *run, cons
                                   .cache_seqlens = run->problem.cache_seqlens,
                                   .capacity = capacity(&run->problem),
                                   .cost_before = run->cost_before,
+                                  .bands = run->tiling.bands,
                                   .num_splits = run->tiling.num_splits,
                                   .piece_units = run->tiling.piece_units,
                                   .whole_units = run->tiling.whole_units,

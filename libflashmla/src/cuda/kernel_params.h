@@ -221,6 +221,7 @@ typedef struct fm_plan_kernel_params {
   int64_t by_tiles_per_head; /* divides by tiles_per_head */
   int64_t by_head_chunks; /* divides by head_chunks */
   int64_t by_block_heads; /* divides by block_heads */
+  int32_t bands; /* columns that are cut alike, all of them; or 1 */
   int32_t num_splits; /* 0, or parts of every tile */
   int32_t piece_units; /* batch invariant: units of a piece at least; else 0 */
   int32_t whole_units; /* a tile of at most so many units is not split */
@@ -250,6 +251,7 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, by_tiles_per_head), 8}, \
     {offsetof(fm_plan_kernel_params, by_head_chunks), 8}, \
     {offsetof(fm_plan_kernel_params, by_block_heads), 8}, \
+    {offsetof(fm_plan_kernel_params, bands), 4}, \
     {offsetof(fm_plan_kernel_params, num_splits), 4}, \
     {offsetof(fm_plan_kernel_params, piece_units), 4}, \
     {offsetof(fm_plan_kernel_params, whole_units), 4}, \

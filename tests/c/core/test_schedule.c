@@ -58,8 +58,6 @@ static void list_tiles(const fm_problem *p, const fm_tiling *t, work *w) {
   }
 }
 
-static int64_t at(const work *w, int64_t tile) { return w->at[tile < w->tiles ? tile : w->tiles]; }
-
 /* Where part i begins, of at most `most` parts of a tile in pieces of `size` pages: first the pieces, then nothing. */
 static fm_cut piece_cut(const work *w, int64_t i, int32_t most, int64_t size) {
   const int64_t tile = i / most, piece = i % most;
@@ -100,21 +98,27 @@ static fm_cut wanted_cut(const fm_tiling *t, const work *w, int32_t i) {
     return (fm_cut){tile, (int32_t)page};
   }
   if (t->num_splits > 0) return forced_cut(w, i, t->num_splits);
-  const int64_t total = w->at[w->tiles], share = (total + t->num_parts - 1) / t->num_parts;
-  const int64_t whole = (w->tiles + t->num_parts - 1) / t->num_parts;
+  /* Every band has its own parts, all alike; what is left over has none. */
+  const int32_t parts = t->num_parts / t->bands, tiles = w->tiles / t->bands, band = i / parts, inside = i % parts;
+  const int64_t cost_of_band = w->at[tiles], share = (cost_of_band + parts - 1) / parts;
+  const int64_t whole = (tiles + parts - 1) / parts;
   const int32_t pieces = t->num_parts / w->tiles;
   int64_t worst = 0; /* of the parts that are aligned with tiles */
-  for (int64_t k = 0; pieces == 0 && k < t->num_parts; ++k) {
-    const int64_t cost = at(w, (k + 1) * whole) - at(w, k * whole);
+  for (int64_t k = 0; pieces == 0 && k < tiles; k += whole) {
+    const int64_t cost = w->at[k + whole < tiles ? k + whole : tiles] - w->at[k];
     if (cost > worst) worst = cost;
   }
   for (int32_t tile = 0; pieces > 0 && tile < w->tiles; ++tile) {
     const int64_t cost = piece_size(t, w, tile, pieces) + t->start_overhead;
     if (cost > worst) worst = cost;
   }
-  if (worst > share + t->start_overhead + (pieces > 1 ? 1 : t->split_overhead)) return even_cut(t, w, i * share);
+  if (worst > share + t->start_overhead + (pieces > 1 ? 1 : t->split_overhead)) {
+    const int64_t within = inside * share < cost_of_band ? inside * share : cost_of_band;
+    return even_cut(t, w, band * cost_of_band + within);
+  }
   if (pieces > 0) return piece_cut(w, i, pieces, piece_size(t, w, i / pieces, pieces));
-  return (fm_cut){(int32_t)(i * whole < w->tiles ? i * whole : w->tiles), 0};
+  const int64_t tile = band * tiles + (inside * whole < tiles ? inside * whole : tiles);
+  return (fm_cut){(int32_t)(tile < w->tiles ? tile : w->tiles), 0};
 }
 
 static void check_definition(const fm_tiling *t, const work *w, const fm_cut *cuts) {
