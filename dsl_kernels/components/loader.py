@@ -74,11 +74,11 @@ class Loader:
 
     @cute.jit
     def fetch_all(self, half, item, end, page):
-        """Fetches the items from `item` to `end` (exclusive)."""
+        """Fetches the items from `item` to `end` (exclusive); returns what `fetch` is called with next."""
         while item < end:
             page = self.fetch(half, item, page)
             item += 1
-        return page
+        return item, page
 
     @cute.jit
     def fetch(self, half, item, page):

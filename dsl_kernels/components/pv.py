@@ -24,7 +24,7 @@ class PV:
         k, a, sScale, dt = self.k, self.a, self.smem.sScale, self.k.dtype
         lead = (warp % 4) == 0
         w, t = schedule.seek(a, first, Int32(0), k.step, k.cluster)
-        page = Int32(0)  # of the item that is fetched next
+        item, page = Int32(0), Int32(0)  # that is fetched next
         if lead:
             self.loader.start(half, w, t)
         K, MN = OperandMajorMode.K, OperandMajorMode.MN
@@ -40,15 +40,13 @@ class PV:
         row = softmax.row_of(tid)
         it, units = Int32(0), Int32(0)  # items, and units among them; the difference counts tiles
         while w < a.num_parts:
-            if lead:  # into the slot of the last unit, but of the first tile all that there is room for
-                page = self.loader.fetch_all(half, Int32(0) if it == 0 else it + (k.slots - 1), it + k.slots, page)
+            if lead:  # of the first tile all that there is room for, else into the slot of the last unit; and of Q
+                item, page = self.loader.fetch_all(half, item, it + k.slots + 1, page)
             left, n = schedule.open_piece(a, w, t, k.cluster, k.rank, schedule.last_limit)
             it += 1  # nothing to do for Q
             rO.fill(0.0)
             some = n > 0
             while n > 0:
-                if lead:  # into the slot of the item before
-                    page = self.loader.fetch(half, it + (k.slots - 1), page)
                 slot, phase = self.bars.slot_phase(it)
                 place, turn = self.bars.slot_phase(units)
                 cute.arch.mbarrier_wait(self.bars.p_full(place), turn)
@@ -69,6 +67,9 @@ class PV:
                 warpgroup.wait_group(0)
                 if n > 0:
                     self.bars.release(slot, half)
+                    if lead:
+                        page = self.loader.fetch(half, item, page)
+                        item += 1
                 it += 1
                 units += 1
             parity = (it - units - 1) & 1

@@ -44,9 +44,8 @@ def online_softmax(scale_log2, s_rows: cute.Tensor, row_max: cute.Tensor, row_su
         new = old if (new - old) * scale_log2 <= LAZY_LOG2 else new
         row_max[r] = new
         base = 0.0 if new == -Float32.inf else new
-        # the difference first: exactly 1 when the maximum is kept, whatever the rounding of the product; and where
-        # nothing was accumulated yet, so that the zeros there are left alone
-        scale[r] = cute.math.exp2((old - base) * scale_log2, fastmath=True) if old != -Float32.inf else Float32(1.0)
+        # the difference first: exactly 1 when the maximum is kept, whatever the rounding of the product
+        scale[r] = cute.math.exp2((old - base) * scale_log2, fastmath=True)
         shift = base * scale_log2
         p = cute.math.exp2(s_rows[r, None].load() * scale_log2 - shift, fastmath=True)
         s_rows[r, None].store(p)

@@ -130,18 +130,16 @@ class Model:
             yield None
 
     def pv(self, block: Block, half: int, warp: int):
-        it = units = 0
+        it = units = item = 0
         for n in self.tiles:
-            if warp == 0:
-                for item in range(0 if it == 0 else it + self.slots - 1, it + self.slots):
-                    yield from self.fetch(block, half, item)
+            while warp == 0 and item <= it + self.slots:
+                yield from self.fetch(block, half, item)
+                item += 1
             if self.pv_waits_for_q:
                 slot, phase = self.place(it)
                 yield block.full[slot], phase
             it += 1
             for j in range(n):
-                if warp == 0:
-                    yield from self.fetch(block, half, it + self.slots - 1)
                 slot, phase = self.place(it)
                 place, turn = self.place(units)
                 yield block.p_full[place], turn
@@ -151,6 +149,9 @@ class Model:
                 yield None
                 if j < n - 1:
                     self.release(slot, half)
+                    if warp == 0:
+                        yield from self.fetch(block, half, item)
+                        item += 1
                 it, units = it + 1, units + 1
             yield block.sum_full, (it - units - 1) & 1
             block.sum_empty.arrive()
