@@ -100,6 +100,7 @@ DENSE_DECODE = (
     Param("scale_log2", "float", "softmax_scale * log2(e)"),
     Param("max_blocks", "int32_t", "columns of the block table"),
     Param("causal", "int32_t", "0 or 1"),
+    Param("kv_policy", "int64_t", "L2 cache policy of the loads of KV"),
     *_QUERIES,
     *_TILING,
     *_DIVISORS,

@@ -11,7 +11,7 @@ NAMES += ("cu_seqlens_q", "global_seqlens")
 # A terabyte each, so that no tensor reaches into the next; 64-byte aligned, like an allocator's.
 ADDRESSES = {name: (number + 1) << 40 for number, name in enumerate(NAMES)}
 # Several tiles of two row blocks, more pages than processors.
-STEP = Case(s_q=2, h_q=128, num_blocks=100, max_blocks=40, lengths=(1,) * 8, given=("lse",))
+STEP = Case(s_q=2, h_q=64, num_blocks=100, max_blocks=40, lengths=(1,) * 8, given=("lse",))
 
 
 def strides(case: Case, name: str) -> tuple[int, ...]:

@@ -88,7 +88,7 @@ def tile(
     head_chunks = ceil(group, block_heads)
     blocks = ceil(s_q, block_tokens) * head_chunks
     cluster = min(limits.max_cluster, blocks)
-    if blocks % cluster and blocks <= 8:  # an idle block costs more than sharing gains
+    if 3 <= blocks <= 8 and not varlen:  # in step anyway
         cluster = 1
     tiles_per_head = ceil(blocks, cluster)
     columns = h_kv * tiles_per_head

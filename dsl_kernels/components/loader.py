@@ -19,7 +19,6 @@ from . import schedule
 from .schedule import UNIT
 
 SLICE_BYTES = 64 * 64 * 2
-EVICT_FIRST = 0x12F0000000000000  # L2 policy: the line is the first to go
 
 # The cursor: the next item's part, tile and unit; end of the piece; request and KV head of the tile; where the unit
 # begins: column of the block table and row in that page (only with pages of any size).
@@ -210,9 +209,8 @@ class Loader:
 
     @cute.jit
     def copy_slice(self, src, dst, bar):
-        """Without a cluster nobody wants the page again: evict-first is faster (with multicast slower)."""
-        atom = self.tma_kv
+        atom, policy = self.tma_kv, self.a.kv_policy
         if const_expr(self.k.cluster > 1):
-            cute.copy(atom, src, dst, tma_bar_ptr=bar, mcast_mask=Int16((1 << self.k.cluster) - 1))
+            cute.copy(atom, src, dst, tma_bar_ptr=bar, mcast_mask=Int16((1 << self.k.cluster) - 1), cache_policy=policy)
         else:
-            cute.copy(atom, src, dst, tma_bar_ptr=bar, cache_policy=Int64(EVICT_FIRST))
+            cute.copy(atom, src, dst, tma_bar_ptr=bar, cache_policy=policy)

@@ -119,6 +119,7 @@ def plan_params(case: Case, processors: int, *, own_plan: bool) -> dict:
         "cost_before": where["cost_before"],
         "num_splits": tiling.num_splits,
         "piece_units": tiling.piece_units,
+        "bands": tiling.bands,
         "whole_units": tiling.whole_units,
         "start_overhead": limits.start_overhead,
         "split_overhead": limits.split_overhead,
@@ -171,10 +172,19 @@ def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
         "scale_log2": scale * math.log2(math.e),
         "max_blocks": case.max_blocks,
         "causal": int(case.causal),
+        "kv_policy": kv_policy(case),
     }
     if case.batch > 1:
         found["block_table_stride"] = made_up.strides(case, "block_table")[0]
     return found
+
+
+def kv_policy(case: Case) -> int:
+    """Evict first where q and out are at most 40 MiB, else normal."""
+    tokens = case.batch * case.s_q if case.cu_seqlens_q is None else case.total_q
+    width = {"float32": 4}.get(case.out_dtype, 2)
+    small = tokens * case.h_q * (2 * case.d_qk + width * case.d_v) <= 40 << 20
+    return 0x12F0000000000000 if small else 0x1000000000000000
 
 
 def paging_params(case: Case, cluster: int) -> dict:

@@ -9,6 +9,10 @@
 #define WHOLE_UNITS 3    /* of a tile that is not split: partial rows and their merge take longer */
 _Static_assert(FM_KERNEL_MAX_PIECES == FM_MAX_PIECES, "the device's batch-invariant schedule is the host's");
 _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a plan can split");
+/* L2 cache policies of TMA, as CUTLASS has them (cute/arch/copy_sm90_desc.hpp). */
+#define EVICT_NORMAL INT64_C(0x1000000000000000)
+#define EVICT_FIRST INT64_C(0x12F0000000000000)
+#define KEPT_BYTES (40 << 20) /* of q and out that L2 (50 MB on H100 and H200) keeps beside a stream that goes first */
 #define LN_2 0.69314718055994531f
 #define DEVICE_OF_Q "q.device.device_id"
 
@@ -99,6 +103,13 @@ static void set_paging(const fm_problem *p, int32_t cluster, fm_dense_decode_ker
   params->boxes = FM_UNIT / cluster / params->box_rows;
 }
 
+/* Where q and out fit into L2 the stream of KV shall not push them out: q was just written and out will soon be read. */
+static int64_t kv_policy(const fm_problem *p) {
+  const int64_t tokens = p->varlen ? p->total_q : (int64_t)p->batch * p->s_q;
+  const int64_t row_bytes = 2 * p->d_qk + (p->out_dtype == FM_FP32 ? 4 : 2) * p->d_v;
+  return tokens * p->h_q <= KEPT_BYTES / row_bytes ? EVICT_FIRST : EVICT_NORMAL;
+}
+
 /* The kernel counts in 32 bits without sign; what is beyond them no length reaches. */
 static void set_shard(const fm_problem *p, fm_dense_decode_kernel_params *params) {
   if (p->cp_world == 0) return;
@@ -119,7 +130,8 @@ static flashmla_status fill_dense_decode(const fm_driver *driver, const fm_run *
                                             .block_table_stride = p->block_table_stride,
                                             .scale_log2 = p->scale_log2,
                                             .max_blocks = p->max_blocks,
-                                            .causal = p->causal};
+                                            .causal = p->causal,
+                                            .kv_policy = kv_policy(p)};
   set_paging(p, run->tiling.cluster, params);
   set_shard(p, params);
   FM_TRY(fm_encode_q(driver, run, &params->tma_q));

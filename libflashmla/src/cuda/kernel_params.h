@@ -41,6 +41,7 @@ typedef struct fm_dense_decode_kernel_params {
   float scale_log2; /* softmax_scale * log2(e) */
   int32_t max_blocks; /* columns of the block table */
   int32_t causal; /* 0 or 1 */
+  int64_t kv_policy; /* L2 cache policy of the loads of KV */
   const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
   int32_t total_q; /* query tokens in all, with cu_seqlens_q */
   int32_t s_q; /* query tokens of a request, with cu_seqlens_q at most */
@@ -94,6 +95,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, scale_log2), 4}, \
     {offsetof(fm_dense_decode_kernel_params, max_blocks), 4}, \
     {offsetof(fm_dense_decode_kernel_params, causal), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, kv_policy), 8}, \
     {offsetof(fm_dense_decode_kernel_params, cu_seqlens_q), 8}, \
     {offsetof(fm_dense_decode_kernel_params, total_q), 4}, \
     {offsetof(fm_dense_decode_kernel_params, s_q), 4}, \

@@ -13,6 +13,7 @@
 
 #define FORCE_KERNEL "FLASHMLA_FORCE_KERNEL"
 #define LARGEST_CLUSTER 2
+#define MOST_ALONE 8 /* blocks */
 
 /* NULL if it does, else what it lacks. */
 static const char *misfit(const fm_kernel *kernel, const fm_need *need) {
@@ -68,13 +69,14 @@ static int64_t row_blocks(const fm_problem *problem) {
   return fm_ceil_div(problem->s_q, FM_UNIT / block_heads) * fm_ceil_div(group, block_heads);
 }
 
-/* Two blocks of query rows share what they read: half the traffic from L2 and memory. But of an odd number of blocks one
- * is joined by an idle one, which takes as long, and sharing gains less than an eighth. */
+/* Two blocks of query rows share what they read: half the traffic from L2. More blocks are better alone: cut alike they
+ * read the same pages in step, and none is joined by an idle one. That is measured up to MOST_ALONE blocks; and blocks of
+ * variable-length queries are not in step. */
 flashmla_status fm_kernel_cluster(const fm_problem *problem, int32_t *cluster) {
   const fm_kernel *only;
   FM_TRY(forced(&only));
   const int64_t blocks = row_blocks(problem);
-  const bool shared = blocks > 1 && (blocks % LARGEST_CLUSTER == 0 || blocks > 8);
-  *cluster = only ? only->cluster : shared ? LARGEST_CLUSTER : 1;
+  const bool in_step = blocks > LARGEST_CLUSTER && blocks <= MOST_ALONE && !problem->varlen;
+  *cluster = only ? only->cluster : blocks > 1 && !in_step ? LARGEST_CLUSTER : 1;
   return FLASHMLA_OK;
 }
