@@ -26,6 +26,7 @@ class Limits:
     unit: int = 64
     piece_units: int = 32
     whole_units: int = 0
+    start_overhead_alone: int | None = None  # where a request has one row block, if it differs
     partial_bytes: int = 4
 
 
@@ -36,6 +37,7 @@ def hopper(processors: int) -> Limits:
         max_cluster=2,
         workers=processors,
         start_overhead=4,
+        start_overhead_alone=3,
         split_overhead=8,
         piece_units=16,
         whole_units=3,
@@ -62,6 +64,7 @@ class Tiling:
     slots_per_part: int
     piece_units: int  # batch invariant, else 0
     whole_units: int
+    start_overhead: int
 
 
 def ceil(a: int, b: int) -> int:
@@ -88,8 +91,11 @@ def tile(
     head_chunks = ceil(group, block_heads)
     blocks = ceil(s_q, block_tokens) * head_chunks
     cluster = min(limits.max_cluster, blocks)
-    if 3 <= blocks <= 8 and not varlen:  # in step anyway
+    if blocks > 2 and not varlen and limits.workers % (h_kv * blocks) <= limits.workers // 16:  # in step anyway
         cluster = 1
+    start_overhead = limits.start_overhead
+    if blocks == 1 and limits.start_overhead_alone is not None:
+        start_overhead = limits.start_overhead_alone
     tiles_per_head = ceil(blocks, cluster)
     columns = h_kv * tiles_per_head
     num_tiles = batch * columns
@@ -102,7 +108,7 @@ def tile(
     if num_splits:
         num_parts = num_tiles * num_splits
     else:
-        num_parts = min(max(1, limits.workers // cluster), num_tiles * (most_units + limits.start_overhead))
+        num_parts = min(max(1, limits.workers // cluster), num_tiles * (most_units + start_overhead))
     alike = not varlen and not num_splits and num_parts % columns <= num_parts // 16
     return Tiling(
         group=group,
@@ -120,6 +126,7 @@ def tile(
         slots_per_part=1 if num_splits else 2,
         piece_units=limits.piece_units if batch_invariant else 0,
         whole_units=limits.whole_units,
+        start_overhead=start_overhead,
     )
 
 
@@ -152,7 +159,7 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
     # A tile lives if its first block has a token.
     first_token = column % tiling.tiles_per_head * tiling.cluster // tiling.head_chunks * tiling.block_tokens
     live = np.ones(tiles, bool) if tokens is None else first_token < tokens[request]
-    cost = np.where(live, n[request] + limits.start_overhead, 0)
+    cost = np.where(live, n[request] + tiling.start_overhead, 0)
     if tiling.piece_units:
         piece = piece_size(n[request], tiling.piece_units)
         cost = np.where(live, np.maximum(1, ceil(n[request], piece)), 0)
@@ -203,7 +210,7 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
     pieces = parts // tiles
     if pieces:
         piece = np.where(n <= tiling.whole_units, np.maximum(1, n), ceil(n, pieces))
-        worst = int(piece.max()) + limits.start_overhead
+        worst = int(piece.max()) + tiling.start_overhead
         tile_of = np.minimum(w // pieces, tiles)
         inner = np.minimum(tile_of, tiles - 1)
         aligned = _in_pieces(tile_of, w % pieces, piece[request[inner]], n[request[inner]])
@@ -213,11 +220,11 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
         edges = at[np.minimum(np.arange(band_parts + 1) * per_part, band_tiles)]
         worst = int(np.diff(edges).max())
         aligned = _begin(np.minimum(band * band_tiles + np.minimum(inside * per_part, band_tiles), tiles))
-    if worst <= share + limits.start_overhead + (1 if pieces > 1 else limits.split_overhead):
+    if worst <= share + tiling.start_overhead + (1 if pieces > 1 else limits.split_overhead):
         return aligned
     position = band * band_cost + np.minimum(inside * share, band_cost)
     found = np.searchsorted(at, position, side="right") - 1  # the last one that begins there: no dead one
-    page = np.maximum(0, position - at[found] - limits.start_overhead)
+    page = np.maximum(0, position - at[found] - tiling.start_overhead)
     return np.where((position < total)[:, None], np.stack([found, page], 1), [tiles, 0])
 
 

@@ -195,6 +195,10 @@ typedef struct fm_backend_limits {
   int32_t partial_bytes, partial_facts; /* of fm_tiling */
 } fm_backend_limits;
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling);
+/* Whether every column has as many parts as any other: no more than a sixteenth of them is left over. */
+static inline bool fm_cut_alike(const fm_problem *problem, int32_t num_parts, int64_t columns) {
+  return !problem->varlen && num_parts % columns <= num_parts / 16;
+}
 flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, bool own_plan, fm_layout *layout);
 
 /* tiling.c: where a tile number leads. */

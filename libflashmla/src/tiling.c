@@ -23,12 +23,6 @@ static int32_t most_pieces(int64_t units, int32_t piece_units) {
   return (int32_t)fm_clamp64(fm_max64(small, large), 1, FM_MAX_PIECES);
 }
 
-/* fm_tiling.bands: every column alike where no more than a sixteenth of the parts is left over. */
-static int32_t bands_of(const fm_problem *problem, int32_t num_splits, int32_t num_parts, int32_t columns) {
-  if (problem->varlen || num_splits > 0) return 1;
-  return num_parts % columns <= num_parts / 16 ? columns : 1;
-}
-
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling) {
   fm_backend_limits limits;
   if (problem->cuda)
@@ -77,7 +71,7 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
                         .tiles_per_request = tiles_per_request,
                         .num_tiles = num_tiles,
                         .request_major = problem->varlen,
-                        .bands = bands_of(problem, num_splits, num_parts, tiles_per_request),
+                        .bands = num_splits == 0 && fm_cut_alike(problem, num_parts, tiles_per_request) ? tiles_per_request : 1,
                         .num_parts = num_parts,
                         .num_splits = num_splits,
                         .slots_per_part = num_splits > 0 ? 1 : 2,

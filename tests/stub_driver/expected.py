@@ -121,7 +121,7 @@ def plan_params(case: Case, processors: int, *, own_plan: bool) -> dict:
         "piece_units": tiling.piece_units,
         "bands": tiling.bands,
         "whole_units": tiling.whole_units,
-        "start_overhead": limits.start_overhead,
+        "start_overhead": tiling.start_overhead,
         "split_overhead": limits.split_overhead,
     }
 

@@ -118,11 +118,11 @@ def test_only_a_dense_decode_row_can_be_forced(select, name):
         (3, 64, 1),
         (7, 33, 1),
         (4, 128, 1),
-        (5, 128, 2),
-        (9, 64, 2),
+        (9, 64, 1),
+        (12, 128, 2),
     ],
 )
-def test_blocks_share_a_stream_where_one_is_not_enough(select, s_q, heads, cluster):
+def test_two_blocks_share_a_stream_and_more_where_they_are_not_in_step(select, s_q, heads, cluster):
     assert select(s_q, heads) == str(cluster)
     assert select(s_q, heads, forced="bf16-1") == "1"
     assert select(s_q, heads, forced="bf16-pages") == "2"

@@ -3,7 +3,10 @@
 #include "cuda/launch.h"
 #include "try.h"
 
-#define START_OVERHEAD 4 /* units: a tile's Q load, pipeline fill and output take about as long as 4 units */
+/* Units: a tile's Q load, pipeline fill and output take about as long as 4 units, or as 3 where nobody shares what is
+ * read, so that a unit takes longer. */
+#define START_OVERHEAD 4
+#define START_OVERHEAD_ALONE 3
 #define SPLIT_OVERHEAD 8 /* units: partial rows and their merge */
 #define PIECE_UNITS 16   /* of a piece at least in batch-invariant schedules: smaller ones make too many partial rows */
 #define WHOLE_UNITS 3    /* of a tile that is not split: partial rows and their merge take longer */
@@ -29,7 +32,8 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *lim
                                 .whole_units = WHOLE_UNITS,
                                 .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                                 .partial_facts = FM_KERNEL_PARTIAL_FACTS};
-  return fm_kernel_cluster(problem, &limits->max_cluster);
+  if (fm_row_blocks(problem) == 1) limits->start_overhead = START_OVERHEAD_ALONE;
+  return fm_kernel_cluster(problem, device.processors, &limits->max_cluster);
 }
 
 static fm_need need_of(const fm_run *run, fm_operation operation) {

@@ -13,7 +13,6 @@
 
 #define FORCE_KERNEL "FLASHMLA_FORCE_KERNEL"
 #define LARGEST_CLUSTER 2
-#define MOST_ALONE 8 /* blocks */
 
 /* NULL if it does, else what it lacks. */
 static const char *misfit(const fm_kernel *kernel, const fm_need *need) {
@@ -63,20 +62,18 @@ flashmla_status fm_kernel_select(const fm_need *need, const fm_kernel **kernel) 
                  need->driver_version);
 }
 
-/* fm_tiling.blocks */
-static int64_t row_blocks(const fm_problem *problem) {
+int64_t fm_row_blocks(const fm_problem *problem) {
   const int64_t group = problem->h_q / problem->h_kv, block_heads = fm_min64(group, FM_UNIT);
   return fm_ceil_div(problem->s_q, FM_UNIT / block_heads) * fm_ceil_div(group, block_heads);
 }
 
-/* Two blocks of query rows share what they read: half the traffic from L2. More blocks are better alone: cut alike they
- * read the same pages in step, and none is joined by an idle one. That is measured up to MOST_ALONE blocks; and blocks of
- * variable-length queries are not in step. */
-flashmla_status fm_kernel_cluster(const fm_problem *problem, int32_t *cluster) {
+/* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
+ * in step and are better alone: none is joined by an idle one, and none waits for another. */
+flashmla_status fm_kernel_cluster(const fm_problem *problem, int32_t processors, int32_t *cluster) {
   const fm_kernel *only;
   FM_TRY(forced(&only));
-  const int64_t blocks = row_blocks(problem);
-  const bool in_step = blocks > LARGEST_CLUSTER && blocks <= MOST_ALONE && !problem->varlen;
+  const int64_t blocks = fm_row_blocks(problem);
+  const bool in_step = blocks > LARGEST_CLUSTER && fm_cut_alike(problem, processors, problem->h_kv * blocks);
   *cluster = only ? only->cluster : blocks > 1 && !in_step ? LARGEST_CLUSTER : 1;
   return FLASHMLA_OK;
 }
