@@ -43,6 +43,7 @@ class Combine:
         class Storage:
             sums: cute.struct.Align[cute.struct.MemRange[Float32, THREADS * VECTOR], 16]
             weights: cute.struct.MemRange[Float32, 2 * params.MAX_SPLITS]
+            reduced: cute.struct.MemRange[Float32, 2 * WARPS]
             begins: cute.struct.MemRange[Int32, THREADS]
             ends: cute.struct.MemRange[Int32, THREADS]
             tiles: cute.struct.MemRange[Int32, THREADS]
@@ -61,6 +62,7 @@ class Combine:
         st = cutlass.memory.SmemAllocator().allocate(self.storage)
         self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * VECTOR))
         self.sWeights = st.weights.get_tensor(cute.make_layout((2, params.MAX_SPLITS)))
+        self.sReduced = st.reduced.get_tensor(cute.make_layout((WARPS, 2)))
         # of the split tiles, in order: the part that begins it, the one that ends it, the tile
         lists = (st.begins, st.ends, st.tiles)
         self.sBegins, self.sEnds, self.sTiles = (x.get_tensor(cute.make_layout(THREADS)) for x in lists)
@@ -69,10 +71,7 @@ class Combine:
         block_rows = a.block_heads * a.block_tokens
         rows = block_rows * a.cluster
         for base in cutlass.range(0, a.num_parts, THREADS, unroll=1):
-            # dense_decode began, so the schedule is there; its partials are only after the wait
             found = self.list_split_tiles(base, tid)
-            if base == 0:
-                cute.arch.griddepcontrol_wait()
             # a batch-invariant sum has one order, however many rows there are
             by_warp = (found * rows > ROWS_FOR_WARPS * grid) or (a.piece_units > 0)
             log_chunks = Int32(0)
@@ -106,6 +105,7 @@ class Combine:
                         if tid + chunk == 0:
                             self.store_lse(lse2, b, token, h)
             cute.arch.sync_threads()
+        wait_for_partials()  # what comes after this kernel comes after dense_decode too
 
     @cute.jit
     def list_split_tiles(self, base, tid):
@@ -215,6 +215,7 @@ class Combine:
         x = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors, pieces)), Float16)
         acc = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors)), Float32)
         acc.fill(0.0)
+        wait_for_partials()
         self.load_pieces(x, w, 0, count, row, lane)
         lse, left, right = self.facts(w, lane, count, row)
         second, _, _ = self.facts(w, lane + 32, count, row)
@@ -257,18 +258,11 @@ class Combine:
         x = cute.make_rmem_tensor(cute.make_layout((VECTOR, IN_FLIGHT)), Float16)
         acc = cute.make_rmem_tensor((VECTOR,), Float32)
         acc.fill(0.0)
+        wait_for_partials()
         for i in cutlass.range_constexpr(IN_FLIGHT):
             if group + i * groups < count:
                 self.load(x[None, i], w, group + i * groups, row, column)
-        lane = tid & 31  # every warp for itself
-        lse, _, _ = self.facts(w, lane, count, row)
-        second, _, _ = self.facts(w, lane + 32, count, row)
-        lse2 = self.row_lse(w, count, row, lane, (lse, second))
-        for j in cutlass.range(tid, count, THREADS, unroll=1):
-            lse, left, right = self.facts(w, j, count, row)
-            sWeights[0, j] = weight(lse, lse2, left)
-            sWeights[1, j] = weight(lse, lse2, right)
-        cute.arch.sync_threads()
+        lse2 = self.weigh(w, count, row, tid)
         for i in cutlass.range_constexpr(IN_FLIGHT):
             if group + i * groups < count:
                 self.add(acc, x[None, i], sWeights[half, group + i * groups])
@@ -285,6 +279,42 @@ class Combine:
             self.store(total, where + chunk * columns + tid, 1)
         cute.arch.sync_threads()
         return lse2
+
+
+    @cute.jit
+    def weigh(self, w, count, row, tid):
+        """The whole CTA: weights of the pieces of a row, at most 2 * THREADS, to shared memory; returns its base-2
+        log-sum-exp.
+        """
+        sWeights = self.sWeights
+        lse, left, right = self.facts(w, tid, count, row)
+        second, _, _ = self.facts(w, tid + THREADS, count, row)
+        top = self.block_reduce(0, tid, cute.arch.fmax(lse, second), cute.arch.fmax, -Float32.inf)
+        shift = 0.0 if top == -Float32.inf else top
+        total = cute.math.exp2(lse - shift, fastmath=True) + cute.math.exp2(second - shift, fastmath=True)
+        lse2 = top + cute.math.log2(self.block_reduce(1, tid, total, lambda x, y: x + y, 0.0))
+        if tid < count:
+            sWeights[0, tid], sWeights[1, tid] = weight(lse, lse2, left), weight(lse, lse2, right)
+        for j in cutlass.range(tid + THREADS, count, THREADS, unroll=1):
+            lse, left, right = self.facts(w, j, count, row)
+            sWeights[0, j], sWeights[1, j] = weight(lse, lse2, left), weight(lse, lse2, right)
+        cute.arch.sync_threads()
+        return lse2
+
+    @cute.jit
+    def block_reduce(self, which, tid, value, op: cutlass.Constexpr, none: cutlass.Constexpr):
+        """The values of all threads joined by `op`, in every thread; `which` of two places it takes to."""
+        own, sReduced = warp_reduce(value, op), self.sReduced
+        if tid % 32 == 0:
+            sReduced[tid // 32, which] = own
+        cute.arch.sync_threads()
+        return warp_reduce(sReduced[tid % WARPS, which] if tid % 32 < WARPS else Float32(none), op)
+
+
+@cute.jit
+def wait_for_partials():
+    """Until dense_decode is done. The schedule was there when it began, so all that follows from it comes before."""
+    cute.arch.griddepcontrol_wait()
 
 
 @cute.jit
