@@ -2,8 +2,9 @@
 
 Every CTA looks through the schedule for parts that begin a tile they do not end; the rows of those tiles are dealt out
 over the grid, so the work is balanced however the tiles were split. With many rows a warp merges one; with few rows,
-which have many pieces then, the whole CTA merges one, or some of its columns. Latency is what counts here: loads are
-started before the weights are known, and code is short, since instructions too come from memory the first time.
+which have many pieces then, the whole CTA merges one, or some of its columns. Latency is what counts here: what follows
+from the schedule comes before the wait for dense_decode, loads are started before the weights are known, and code is
+short, since instructions too come from memory the first time.
 Partials: libflashmla/src/internal.h (fm_cut), components/epilogue.py (FACTS).
 """
 
@@ -18,7 +19,7 @@ from .components.epilogue import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS
 from .components.warp import warp_reduce
 from .variants import Variant
 
-THREADS = 512
+THREADS = params.MAX_SPLITS // 2  # weigh gives a thread two pieces
 WARPS = THREADS // 32
 VECTOR = 8  # float16 values of a load
 IN_FLIGHT = 8  # loads that a thread starts before it uses the first, where a CTA merges a row
@@ -280,12 +281,9 @@ class Combine:
         cute.arch.sync_threads()
         return lse2
 
-
     @cute.jit
     def weigh(self, w, count, row, tid):
-        """The whole CTA: weights of the pieces of a row, at most 2 * THREADS, to shared memory; returns its base-2
-        log-sum-exp.
-        """
+        """The whole CTA: weights of the pieces of a row to shared memory; returns its base-2 log-sum-exp."""
         sWeights = self.sWeights
         lse, left, right = self.facts(w, tid, count, row)
         second, _, _ = self.facts(w, tid + THREADS, count, row)

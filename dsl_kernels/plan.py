@@ -72,7 +72,8 @@ class Plan:
             for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 self.place(w, *self.cut_forced(w))
         else:
-            parts, tiles, cost = a.num_parts // a.bands, a.num_tiles // a.bands, column if a.bands > 1 else total  # a band
+            parts, tiles = a.num_parts // a.bands, a.num_tiles // a.bands  # of a band
+            cost = column if a.bands > 1 else total
             per_part = ceil_div(tiles, parts)
             worst = Int64(0)  # cost of the most expensive aligned part
             if pieces > 0:

@@ -61,8 +61,8 @@ typedef struct fm_problem {
  * cluster) live tiles a KV head, and its tiles with k >= k_i are dead: nothing is done for them. Otherwise all are
  * live.
  *
- * Every column has the same costs. Cut alike (bands), the parts that work on the same pages for different columns run in
- * step, and all but the first find them in L2. */
+ * Every column has the same costs. Cut alike (bands), the parts that work on the same pages for different columns run
+ * in step, and all but the first find them in L2. */
 typedef struct fm_tiling {
   int32_t block_rows;  /* row capacity of a block: 64 on CUDA */
   int32_t cluster;     /* blocks a tile */
@@ -119,13 +119,14 @@ typedef struct fm_tiling {
  *
  *   forced (num_splits > 0): part w begins tile t = w / num_splits, with P = min(num_splits, max(n_i, 1)) and j = w %
  *         num_splits at page floor(j * n_i / P), or at (t + 1, 0) when j >= P.
- *   aligned: where there are at least as many parts as tiles, at most S = num_parts / num_tiles pieces of f_i pages of a
- *         tile, f_i = max(1, n_i) for n_i <= whole_units, else ceil(n_i / S): part w begins tile t = w / S at page
+ *   aligned: where there are at least as many parts as tiles, at most S = num_parts / num_tiles pieces of f_i pages of
+ *         a tile, f_i = max(1, n_i) for n_i <= whole_units, else ceil(n_i / S): part w begins tile t = w / S at page
  *         (w % S) * f_i, or at (t + 1, 0) where that is >= n_i and not 0, or where the tile is dead; at (num_tiles, 0)
- *         behind the last tile; cost = max_i f_i + start_overhead. Else whole tiles, K = ceil(T / W) a part: w of band
- *         c = w / W begins tile c * T + min(w % W * K, T) at page 0, at most (num_tiles, 0); cost = the most of K tiles.
- *   even: S = ceil(C / W); cut[w] = the position x = c * C + min(w % W * S, C): in tile t with o = x - at(t), page =
- *         max(0, o - start_overhead), or (num_tiles, 0) when x >= total.
+ *         behind the last tile; cost = max_i f_i + start_overhead.
+ *         Else whole tiles, K = ceil(T / W) a part: part w of band c = w / W begins tile c * T + min(w % W * K, T) at
+ *         page 0, at most (num_tiles, 0); cost = the most that K tiles in turn cost.
+ *   even: S = ceil(C / W); cut[w] = the position x = c * C + min(w % W * S, C): in tile t with o = x - at(t),
+ *         page = max(0, o - start_overhead), or (num_tiles, 0) when x >= total.
  *   even, variable-length queries: i = the last request with before_i <= x, o = x - before_i, live tile
  *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), page = max(0, o - j * c_i - start_overhead).
  *   batch invariant: piece_units > 0; pieces of f_i = max(clamp(ceil(n_i / 4), piece_units, 2 * piece_units),

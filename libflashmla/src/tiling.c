@@ -60,6 +60,7 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
     num_parts = (int32_t)fm_min64(workers > 1 ? workers : 1, most_cost);
   }
 
+  const bool alike = num_splits == 0 && fm_cut_alike(problem, num_parts, tiles_per_request);
   *tiling = (fm_tiling){.block_rows = limits.block_rows,
                         .cluster = cluster,
                         .group = group,
@@ -71,7 +72,7 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
                         .tiles_per_request = tiles_per_request,
                         .num_tiles = num_tiles,
                         .request_major = problem->varlen,
-                        .bands = num_splits == 0 && fm_cut_alike(problem, num_parts, tiles_per_request) ? tiles_per_request : 1,
+                        .bands = alike ? tiles_per_request : 1,
                         .num_parts = num_parts,
                         .num_splits = num_splits,
                         .slots_per_part = num_splits > 0 ? 1 : 2,

@@ -29,7 +29,8 @@ flashmla_status fm_fail(flashmla_status status, const char *format, ...) {
   return status;
 }
 
-/* Arguments: operation, dtype, d_qk, page size, cluster, driver version. Or s_q, heads: the cluster of a problem on 132 processors. */
+/* Arguments: operation, dtype, d_qk, page size, cluster, driver version. Or s_q, heads: the cluster of a problem on 132
+ * processors. */
 int main(int count, char **texts) {
   int numbers[8] = {0};
   for (int i = 1; i < count && i < 8; i++) numbers[i - 1] = atoi(texts[i]);

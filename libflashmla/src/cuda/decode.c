@@ -15,7 +15,7 @@ _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a pla
 /* L2 cache policies of TMA, as CUTLASS has them (cute/arch/copy_sm90_desc.hpp). */
 #define EVICT_NORMAL INT64_C(0x1000000000000000)
 #define EVICT_FIRST INT64_C(0x12F0000000000000)
-#define KEPT_BYTES (40 << 20) /* of q and out that L2 (50 MB on H100 and H200) keeps beside a stream that goes first */
+#define KEPT_BYTES (40 << 20) /* of q and out that L2 (50 MB on H100 and H200) keeps beside the stream */
 #define LN_2 0.69314718055994531f
 #define DEVICE_OF_Q "q.device.device_id"
 
@@ -107,7 +107,7 @@ static void set_paging(const fm_problem *p, int32_t cluster, fm_dense_decode_ker
   params->boxes = FM_UNIT / cluster / params->box_rows;
 }
 
-/* Where q and out fit into L2 the stream of KV shall not push them out: q was just written and out will soon be read. */
+/* Where q and out fit into L2 the stream of KV shall not push them out: q was just written, out is read soon. */
 static int64_t kv_policy(const fm_problem *p) {
   const int64_t tokens = p->varlen ? p->total_q : (int64_t)p->batch * p->s_q;
   const int64_t row_bytes = 2 * p->d_qk + (p->out_dtype == FM_FP32 ? 4 : 2) * p->d_v;
