@@ -6,12 +6,13 @@ The ring. Items (Q of a tile, then its units) take the slots in turn. Each passe
 
   full           2 arrivals, and bytes. The two loaders of this CTA, each announcing its half's bytes; in a cluster the
                  peer's multicast brings half of them. Waited for by QK, and by PV where the item is a unit.
-  empty, twice   4 x cluster for each half of the columns: four warps of every CTA, since a loader fills the slots of
-                 all. Of Q both halves by QK, once Q is in its own place; of a unit each half by its PV warpgroup, once
-                 the product is done. Waited for by the loaders: the left one for the left half, the right one for
-                 both, because it loads the RoPE part, which P lies over and both halves of PV read. In the last unit of
-                 a piece a warpgroup gives its half back only after the rows are stored, because they are turned round
-                 in it (epilogue.store_rows).
+  empty, twice   128 x cluster for each half of the columns: a warpgroup of every CTA, since a loader fills the slots
+                 of all; every thread, because racecheck does not see what a warp does before one lane arrives for it.
+                 Of Q both halves by QK, once Q is in its own place; of a unit each half by its PV warpgroup, once the
+                 product is done. Waited for by the loaders: the left one for the left half, the right one for both,
+                 because it loads the RoPE part, which P lies over and both halves of PV read. In the last unit of a
+                 piece a warpgroup gives its half back only after the rows are stored, because they are turned round in
+                 it (epilogue.store_rows).
 
 An item's phase in its slot is (item / slots) & 1. Who waits until a slot is empty wants the item before to have left,
 so the other phase, which a new barrier counts as over.
@@ -92,8 +93,8 @@ class Barriers:
         with cute.arch.elect_one():
             for slot in cutlass.range_constexpr(self.slots):
                 cute.arch.mbarrier_init(self.full(slot), 2)
-                cute.arch.mbarrier_init(self.empty(slot, 0), 4 * self.cluster)
-                cute.arch.mbarrier_init(self.empty(slot, 1), 4 * self.cluster)
+                cute.arch.mbarrier_init(self.empty(slot, 0), 128 * self.cluster)
+                cute.arch.mbarrier_init(self.empty(slot, 1), 128 * self.cluster)
                 cute.arch.mbarrier_init(self.p_full(slot), 32)
                 cute.arch.mbarrier_init(self.qk_done(slot), 1)
             cute.arch.mbarrier_init(self.sum_full(), 32)
@@ -101,15 +102,14 @@ class Barriers:
 
     @cute.jit
     def release(self, slot, half):
-        """This warp is done with half of a slot: one arrival in every CTA of the cluster."""
+        """This thread is done with half of a slot: one arrival in every CTA of the cluster."""
         bar = self.empty(slot, half)
-        cute.arch.sync_warp()
-        with cute.arch.elect_one():
-            if const_expr(self.cluster > 1):
-                for c in cutlass.range_constexpr(self.cluster):
-                    cute.arch.mbarrier_arrive(bar, c)
-            else:
-                cute.arch.mbarrier_arrive(bar)
+        cute.arch.sync_warp()  # the lanes in one instruction
+        if const_expr(self.cluster > 1):
+            for c in cutlass.range_constexpr(self.cluster):
+                cute.arch.mbarrier_arrive(bar, c)
+        else:
+            cute.arch.mbarrier_arrive(bar)
 
     @cute.jit
     def arrive(self, bar):

@@ -32,6 +32,14 @@ def gpu() -> backends.Backend:
     return found
 
 
+@pytest.fixture(autouse=True)
+def first_device(gpu) -> None:
+    """Tests take the first device for the current one; a framework may have left another when there are several."""
+    import torch  # without it these tests are not collected
+
+    torch.cuda.set_device(gpu.device[1])
+
+
 @pytest.fixture
 def figure(record_property):
     """Puts a measured figure (name, text) into the summary of the run."""

@@ -99,6 +99,9 @@ def test_several_devices_in_one_process(current, device):
     with torch.cuda.device(current):
         plan = flashmla.plan_decode(*step.inputs, causal=True, num_splits=3)
         results = [flashmla.dense_decode(*step.inputs, causal=True, plan=given) for given in (None, plan)]
+        side = torch.cuda.Stream(device)
+        results.append(flashmla.dense_decode(*step.inputs, causal=True, stream=side))
+        side.synchronize()
         assert torch.cuda.current_device() == current
     for out, lse in results:
         assert out.device.index == lse.device.index == device

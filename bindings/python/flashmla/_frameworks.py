@@ -95,9 +95,11 @@ class Torch(Framework):
 
     def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         # to_dlpack is C and saves 3 us, but knows neither streams nor that gradients must not be lost.
+        torch = sys.modules["torch"]
         if tensor.requires_grad or (tensor.is_cuda and stream is not None):
-            return super().export(tensor, argument, stream)
-        return sys.modules["torch"].utils.dlpack.to_dlpack(tensor)
+            with torch.cuda.device_of(tensor):  # __dlpack__ refuses tensors of another device than the current one
+                return super().export(tensor, argument, stream)
+        return torch.utils.dlpack.to_dlpack(tensor)
 
     def empty(self, like: Any, argument: str, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
         del argument
