@@ -27,6 +27,7 @@ from contenders import Ours  # noqa: E402
 from problem import TABLE_PAGES, Pool, Problem  # noqa: E402
 
 CASES = [(b, 1, h_q, tokens) for h_q in (16, 128) for tokens in (4096, 8192) for b in (16, 32, 64, 128)]
+CASES += [(b, 2, 128, 4096) for b in (16, 128)]
 TARGET_US = 10_000.0
 
 

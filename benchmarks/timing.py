@@ -68,16 +68,20 @@ def host_us(call: Call, count: int = 200, rounds: int = 7) -> float:
     return statistics.median(times)
 
 
+def order(names: Sequence[str], i: int) -> Sequence[str]:
+    """Of contenders in round i: every second round begins with another one, and the one behind it goes backwards."""
+    first = i // 2 % len(names)
+    rotated = [*names[first:], *names[:first]]
+    return rotated if i % 2 == 0 else rotated[::-1]
+
+
 def alternate(graphs: Mapping[str, Replays], rounds: int) -> dict[str, list[float]]:
-    """Times of every contender, in alternating rounds: power and clocks drift, so only neighbours compare. Every round
-    begins with another contender and every other one goes backwards, since what ran before leaves its heat behind.
+    """Times of every contender, in alternating rounds: power and clocks drift, so only neighbours compare. What ran
+    before leaves its heat behind, so the order changes.
     """
     times: dict[str, list[float]] = {name: [] for name in graphs}
-    names = list(graphs)
     for i in range(rounds):
-        first = i % len(names)
-        order = names[first:] + names[:first]
-        for name in order if i % 2 == 0 else reversed(order):
+        for name in order(list(graphs), i):
             times[name].append(graphs[name].time())
     return times
 

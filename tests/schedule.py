@@ -91,15 +91,16 @@ def tile(
     head_chunks = ceil(group, block_heads)
     blocks = ceil(s_q, block_tokens) * head_chunks
     cluster = min(limits.max_cluster, blocks)
-    if blocks > 2 and not varlen and limits.workers % (h_kv * blocks) <= limits.workers // 16:  # in step anyway
-        cluster = 1
+    most_units = ceil(min(max_blocks * page_size, INT32_MAX), limits.unit)
+    balanced = most_units <= limits.whole_units or (num_splits == 0 and not batch_invariant)
+    if balanced and blocks > 2 and not varlen and limits.workers % (h_kv * blocks) <= limits.workers // 16:
+        cluster = 1  # in step anyway
     start_overhead = limits.start_overhead
     if blocks == 1 and limits.start_overhead_alone is not None:
         start_overhead = limits.start_overhead_alone
     tiles_per_head = ceil(blocks, cluster)
     columns = h_kv * tiles_per_head
     num_tiles = batch * columns
-    most_units = ceil(min(max_blocks * page_size, INT32_MAX), limits.unit)
     if batch_invariant:
         n = np.arange(1, min(most_units, 10_000) + 1)  # by then there are MAX_PIECES
         num_splits = int(ceil(n, piece_size(n, limits.piece_units)).max(initial=1))
@@ -109,7 +110,7 @@ def tile(
         num_parts = num_tiles * num_splits
     else:
         num_parts = min(max(1, limits.workers // cluster), num_tiles * (most_units + start_overhead))
-    alike = not varlen and not num_splits and num_parts % columns <= num_parts // 16
+    alike = tiles_per_head > 1 and not varlen and not num_splits and num_parts % columns <= num_parts // 16
     return Tiling(
         group=group,
         block_heads=block_heads,

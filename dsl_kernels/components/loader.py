@@ -1,8 +1,8 @@
 """TMA loads of Q and of the KV units, by one warp for each half of the columns.
 
 Items in the order of the ring: for each piece first Q, then its units of 64 tokens. A loader's place is kept in shared
-memory (the cursor), because its warp also holds an accumulator and has no registers to spare; only the page number,
-read one item ahead, stays in one.
+memory (the cursor), because its warp also holds an accumulator and has no registers to spare; only the number of the
+next item and its page number, read one item ahead, stay in them.
 
 A unit of a 64-token page is one box, whose halves the CTAs of a cluster load for each other. With pages of any other
 size (`any_page`) a CTA loads its 64 / cluster rows of a unit as boxes of box_rows rows: one box of a larger page, or as

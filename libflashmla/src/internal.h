@@ -59,10 +59,8 @@ typedef struct fm_problem {
  * With variable-length queries the tile numbers are request major, tile = request * tiles_per_request + column, with
  * columns for max_seqlen_q tokens; a request of s_i tokens has k_i = ceil(ceil(s_i / block_tokens) * head_chunks /
  * cluster) live tiles a KV head, and its tiles with k >= k_i are dead: nothing is done for them. Otherwise all are
- * live.
- *
- * Every column has the same costs. Cut alike (bands), the parts that work on the same pages for different columns run
- * in step, and all but the first find them in L2. */
+ * live, and every column has the same costs: cut alike (bands), the parts that work on the same pages for different
+ * columns of a KV head run in step, and all but the first find them in L2. */
 typedef struct fm_tiling {
   int32_t block_rows;  /* row capacity of a block: 64 on CUDA */
   int32_t cluster;     /* blocks a tile */
@@ -76,8 +74,8 @@ typedef struct fm_tiling {
   int32_t num_tiles;         /* batch * tiles_per_request */
   bool request_major;        /* variable-length queries: how tiles are numbered */
   int32_t bands;             /* columns, each cut alike into num_parts / bands parts; or 1: all tiles are one band */
-  int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits when forced */
-  int32_t num_splits;        /* 0, or forced, or of the batch-invariant mode */
+  int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits where that is given */
+  int32_t num_splits;        /* 0, or forced, or of the batch-invariant mode, or 1: no table exceeds whole_units */
   int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces */
   int32_t start_overhead;    /* cost of beginning a tile, in units */
   int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
@@ -196,10 +194,6 @@ typedef struct fm_backend_limits {
   int32_t partial_bytes, partial_facts; /* of fm_tiling */
 } fm_backend_limits;
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling);
-/* Whether every column has as many parts as any other: no more than a sixteenth of them is left over. */
-static inline bool fm_cut_alike(const fm_problem *problem, int32_t num_parts, int64_t columns) {
-  return !problem->varlen && num_parts % columns <= num_parts / 16;
-}
 flashmla_status fm_lay_out(const fm_problem *problem, const fm_tiling *tiling, bool own_plan, fm_layout *layout);
 
 /* tiling.c: where a tile number leads. */
@@ -258,8 +252,8 @@ void fm_schedule_on_host(const fm_problem *problem, const fm_tiling *tiling, fm_
 flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, bool partials);
 
 /* cuda/: GPU backend. All functions fail with a clear status on a machine without driver, kernels or a fitting GPU. */
-flashmla_status fm_cuda_limits(const fm_problem *problem,
-                               fm_backend_limits *limits); /* also: device exists and is of a supported architecture */
+/* Also: the device exists and is of a supported architecture. `num_splits` as in fm_tile. */
+flashmla_status fm_cuda_limits(const fm_problem *problem, int32_t num_splits, fm_backend_limits *limits);
 flashmla_status fm_cuda_plan(const fm_run *run);
 flashmla_status fm_cuda_dense_decode(const fm_run *run);
 flashmla_status fm_cuda_merge_states(const fm_merge *merge);

@@ -50,14 +50,15 @@ static int64_t total_cost(const scheduler *s) {
 }
 
 /* What the bands of a schedule have in common. */
-typedef struct band {
+typedef struct band_extents {
   int32_t tiles, parts;
   int64_t cost;
-} band;
+} band_extents;
 
-static band band_of(const scheduler *s) {
+static band_extents band_of(const scheduler *s) {
   const fm_tiling *tiling = s->tiling;
-  return (band){tiling->num_tiles / tiling->bands, tiling->num_parts / tiling->bands, total_cost(s) / tiling->bands};
+  const int32_t bands = tiling->bands;
+  return (band_extents){tiling->num_tiles / bands, tiling->num_parts / bands, total_cost(s) / bands};
 }
 
 /* Cost of all tiles before tile t. */
@@ -96,9 +97,9 @@ static void cut_in_pieces(const scheduler *s, int32_t most, fm_cut *cuts) {
 }
 
 static void cut_whole_tiles(const scheduler *s, int64_t tiles_per_part, fm_cut *cuts) {
-  const band band = band_of(s);
+  const band_extents band = band_of(s);
   for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
-    const int64_t tile = w / band.parts * band.tiles + fm_min64(w % band.parts * tiles_per_part, band.tiles);
+    const int64_t tile = (int64_t)(w / band.parts) * band.tiles + fm_min64(w % band.parts * tiles_per_part, band.tiles);
     cuts[w] = (fm_cut){(int32_t)fm_min64(tile, s->tiling->num_tiles), 0};
   }
 }
@@ -110,7 +111,7 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const int32_t batch = s->problem->batch;
   const int64_t column_cost = s->cost_before[batch];
-  const band band = band_of(s);
+  const band_extents band = band_of(s);
   int64_t column = 0;
   int32_t request = 0;
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
@@ -136,7 +137,7 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
 }
 
 /* Cost of the most expensive part of aligned ones: one of `pieces` of a tile, or whole tiles where that is 0. */
-static int64_t worst_aligned(const scheduler *s, band band, int32_t pieces, int64_t tiles_per_part) {
+static int64_t worst_aligned(const scheduler *s, band_extents band, int32_t pieces, int64_t tiles_per_part) {
   int64_t worst = 0;
   if (pieces > 0) {
     for (int32_t i = 0; i < s->problem->batch; ++i) worst = fm_max64(worst, aligned_piece(s, i, pieces));
@@ -150,7 +151,7 @@ static int64_t worst_aligned(const scheduler *s, band band, int32_t pieces, int6
 static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const int32_t pieces = tiling->num_parts / tiling->num_tiles; /* of a tile; 0: whole tiles */
-  const band band = band_of(s);
+  const band_extents band = band_of(s);
   const int64_t tiles_per_part = fm_ceil_div(band.tiles, band.parts), part_cost = fm_ceil_div(band.cost, band.parts);
   const int64_t bonus = pieces > 1 ? 1 : tiling->split_overhead;
   if (worst_aligned(s, band, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)

@@ -1,6 +1,6 @@
 /* tiling.c - how the query rows of a call become blocks and tiles, and into how many parts the work is cut. */
-#include "arith.h"
-#include "internal.h"
+#include "tiling.h"
+
 #include "try.h"
 
 static flashmla_status too_many_tiles(const fm_problem *problem, int32_t num_splits) {
@@ -9,11 +9,6 @@ static flashmla_status too_many_tiles(const fm_problem *problem, int32_t num_spl
       "q.shape is (batch %d, s_q %d, h_q %d) with h_kv %d, num_splits is %d; the tiles of query rows times the splits "
       "must stay below 2^31",
       problem->batch, problem->s_q, problem->h_q, problem->h_kv, num_splits);
-}
-
-/* The most units of KV that a request can have. */
-static int64_t most_units(const fm_problem *problem, int32_t unit) {
-  return fm_ceil_div(fm_min64((int64_t)problem->max_blocks * problem->page_size, INT32_MAX), unit);
 }
 
 /* The most pieces that a request of up to so many units has in a batch-invariant schedule (fm_cut in internal.h): 4 of
@@ -26,7 +21,7 @@ static int32_t most_pieces(int64_t units, int32_t piece_units) {
 flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling *tiling) {
   fm_backend_limits limits;
   if (problem->cuda)
-    FM_TRY(fm_cuda_limits(problem, &limits));
+    FM_TRY(fm_cuda_limits(problem, num_splits, &limits));
   else
     fm_cpu_limits(problem, &limits);
 
@@ -34,16 +29,16 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
   const int32_t block_heads = (int32_t)fm_min64(group, limits.block_rows);
   const int32_t block_tokens = (int32_t)fm_min64(problem->s_q, limits.block_rows / block_heads);
   const int32_t head_chunks = (int32_t)fm_ceil_div(group, block_heads);
-  int32_t blocks, tiles_per_request, num_tiles;
-  if (__builtin_mul_overflow(fm_ceil_div(problem->s_q, block_tokens), head_chunks, &blocks))
-    return too_many_tiles(problem, num_splits);
+  int32_t tiles_per_request, num_tiles;
+  const int64_t blocks = fm_row_blocks(problem, limits.block_rows);
+  if (blocks > INT32_MAX) return too_many_tiles(problem, num_splits);
   const int32_t cluster = (int32_t)fm_min64(limits.max_cluster, blocks);
   const int32_t tiles_per_head = (int32_t)fm_ceil_div(blocks, cluster);
   if (__builtin_mul_overflow(problem->h_kv, tiles_per_head, &tiles_per_request) ||
       __builtin_mul_overflow(problem->batch, tiles_per_request, &num_tiles))
     return too_many_tiles(problem, num_splits);
 
-  const int64_t units = most_units(problem, limits.unit);
+  const int64_t units = fm_most_units(problem, limits.unit);
   if (FM_FAULTY(FM_FAULT_PIECE_SIZE)) limits.piece_units += problem->batch;
   const int32_t piece_units = problem->batch_invariant ? limits.piece_units : 0;
   if (problem->batch_invariant)
@@ -60,14 +55,16 @@ flashmla_status fm_tile(const fm_problem *problem, int32_t num_splits, fm_tiling
     num_parts = (int32_t)fm_min64(workers > 1 ? workers : 1, most_cost);
   }
 
-  const bool alike = num_splits == 0 && fm_cut_alike(problem, num_parts, tiles_per_request);
+  /* Columns of other KV heads read other bytes. Numbers behind the last band's tiles must stay in 32 bits. */
+  const bool alike = num_splits == 0 && tiles_per_head > 1 && num_tiles <= INT32_MAX / 2 &&
+                     fm_cut_alike(problem, num_parts, tiles_per_request);
   *tiling = (fm_tiling){.block_rows = limits.block_rows,
                         .cluster = cluster,
                         .group = group,
                         .block_heads = block_heads,
                         .block_tokens = block_tokens,
                         .head_chunks = head_chunks,
-                        .blocks = blocks,
+                        .blocks = (int32_t)blocks,
                         .tiles_per_head = tiles_per_head,
                         .tiles_per_request = tiles_per_request,
                         .num_tiles = num_tiles,

@@ -11,7 +11,8 @@ fake_backend fake = {.limits = {.block_rows = 64,
                                 .partial_bytes = 4,
                                 .partial_facts = 1}};
 
-flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *limits) {
+flashmla_status fm_cuda_limits(const fm_problem *problem, int32_t num_splits, fm_backend_limits *limits) {
+  (void)num_splits;
   if (problem->device_id > 7) return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "no device %d", problem->device_id);
   *limits = fake.limits;
   return FLASHMLA_OK;

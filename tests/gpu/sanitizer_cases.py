@@ -31,7 +31,7 @@ def decode_cases(processors: int) -> list[Case]:
         for d_qk in oracle.D_V:
             plain = Case(dtype, d_qk=d_qk, num_blocks=14, max_blocks=5, lengths=LENGTHS, causal=True, given=("lse",))
             small = plain.but(page_size=16, num_blocks=60, max_blocks=20)
-            # combine gives a row to a warp when there are more than two rows a processor, else to a whole block
+            # combine gives a row to a warp when there are more rows than processors, else to a whole block
             many = plain.but(lengths=(130,) * (2 * processors // 64 + 2), num_blocks=30)
             for h_q, s_q in ((16, 3), (128, 1)):
                 found += [

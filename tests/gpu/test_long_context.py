@@ -11,7 +11,7 @@ import flashmla
 PAGES = 2048
 
 
-@pytest.mark.parametrize("num_splits", [0, 1, 32])
+@pytest.mark.parametrize("num_splits", [0, 1, 32, 1024])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("h_q", [16, 128])
 def test_131072_tokens(h_q, dtype, num_splits, figure):

@@ -29,15 +29,15 @@ flashmla_status fm_fail(flashmla_status status, const char *format, ...) {
   return status;
 }
 
-/* Arguments: operation, dtype, d_qk, page size, cluster, driver version. Or s_q, heads: the cluster of a problem on 132
- * processors. */
+/* Arguments: operation, dtype, d_qk, page size, cluster, driver version. Or s_q, h_q, h_kv, varlen, balanced: the
+ * cluster of a problem on 132 processors. */
 int main(int count, char **texts) {
   int numbers[8] = {0};
   for (int i = 1; i < count && i < 8; i++) numbers[i - 1] = atoi(texts[i]);
-  if (count == 3) {
-    const fm_problem problem = {.s_q = numbers[0], .h_q = numbers[1], .h_kv = 1};
+  if (count == 6) {
+    const fm_problem problem = {.s_q = numbers[0], .h_q = numbers[1], .h_kv = numbers[2], .varlen = numbers[3] != 0};
     int32_t cluster;
-    if (fm_kernel_cluster(&problem, 132, &cluster) == FLASHMLA_OK) printf("%d\n", cluster);
+    if (fm_kernel_cluster(&problem, numbers[4] != 0, 132, &cluster) == FLASHMLA_OK) printf("%d\n", cluster);
     return 0;
   }
   if (count != 7) return 1;

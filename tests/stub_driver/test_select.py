@@ -28,7 +28,7 @@ def select(tmp_path_factory):
         environment = {name: text for name, text in os.environ.items() if name != "FLASHMLA_FORCE_KERNEL"}
         if forced is not None:
             environment["FLASHMLA_FORCE_KERNEL"] = forced
-        command = [made, *map(str, numbers)]
+        command = [made, *(str(int(n)) for n in numbers)]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
     return run
@@ -102,7 +102,7 @@ def test_a_forced_row_may_be_for_other_pages_or_more_rows(select):
 def test_only_a_dense_decode_row_can_be_forced(select, name):
     sentence = f'{UNSUPPORTED}: FLASHMLA_FORCE_KERNEL is "{name}", which is no dense_decode kernel of this library'
     assert select(DENSE_DECODE, BF16, 576, 64, 2, 13000, forced=name) == sentence
-    assert select(1, 128, forced=name) == sentence
+    assert select(1, 128, 1, False, True, forced=name) == sentence
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,21 @@ def test_only_a_dense_decode_row_can_be_forced(select, name):
         (4, 128, 1),
         (9, 64, 1),
         (12, 128, 2),
+        (31, 64, 1),  # 8 of 132 processors are left over
+        (15, 64, 2),  # 12
     ],
 )
 def test_two_blocks_share_a_stream_and_more_where_they_are_not_in_step(select, s_q, heads, cluster):
-    assert select(s_q, heads) == str(cluster)
-    assert select(s_q, heads, forced="bf16-1") == "1"
-    assert select(s_q, heads, forced="bf16-pages") == "2"
+    asked = (s_q, heads, 1, False)
+    assert select(*asked, True) == str(cluster)
+    assert select(*asked, True, forced="bf16-1") == "1"
+    assert select(*asked, True, forced="bf16-pages") == "2"
+
+
+@pytest.mark.parametrize("s_q", [2, 3, 4])
+def test_blocks_are_not_in_step(select, s_q):
+    """With queries of variable length, with given splits, or where the columns of all KV heads leave much over."""
+    assert select(s_q, 128, 1, False, True) == "1"
+    assert select(s_q, 128, 1, True, True) == "2"
+    assert select(s_q, 128, 1, False, False) == "2"
+    assert select(s_q, 128 * 23, 23, False, True) == "2"

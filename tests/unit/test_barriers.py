@@ -2,7 +2,8 @@
 that holds another item.
 
 It follows dsl_kernels/components/{qk,pv,loader}.py step by step and must be changed with them; what the barriers mean
-stands in barriers.py. A warp is a generator that yields what it waits for, or None where time passes.
+stands in barriers.py. A warp is a generator that yields what it waits for, or None where time passes; where all its
+threads arrive it does so once.
 """
 
 from __future__ import annotations

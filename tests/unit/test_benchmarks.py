@@ -135,6 +135,15 @@ def test_the_page_shows_last_records_of_one_machine_and_every_lost_point(load, t
     assert "b 1, s_q 1, h_q 8, 128 tokens: 120 us; flashmla 100" in hints
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_every_contender_begins_and_ends_as_many_rounds_as_any_other(load, count):
+    timing = pytest.importorskip("torch") and load("timing")
+    rounds = [timing.order(range(count), i) for i in range(2 * count)]
+    assert all(sorted(order) == list(range(count)) for order in rounds)
+    for place in (0, -1):
+        assert sorted(order[place] for order in rounds) == sorted(2 * list(range(count)))
+
+
 def test_block_tables_share_no_page_where_the_pool_suffices(load, monkeypatch):
     pytest.importorskip("torch")
     problem = load("problem")

@@ -1,6 +1,6 @@
 /* decode.c - plan and dense_decode on a GPU: kernel parameters and the order of the launches. */
-#include "arith.h"
 #include "cuda/launch.h"
+#include "tiling.h"
 #include "try.h"
 
 /* Units: a tile's Q load, pipeline fill and output take about as long as 4 units, or as 3 where nobody shares what is
@@ -19,7 +19,7 @@ _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a pla
 #define LN_2 0.69314718055994531f
 #define DEVICE_OF_Q "q.device.device_id"
 
-flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *limits) {
+flashmla_status fm_cuda_limits(const fm_problem *problem, int32_t num_splits, fm_backend_limits *limits) {
   const fm_driver *driver;
   fm_device device;
   FM_TRY(fm_supported_device(DEVICE_OF_Q, problem->device_id, &driver, &device));
@@ -32,8 +32,11 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, fm_backend_limits *lim
                                 .whole_units = WHOLE_UNITS,
                                 .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                                 .partial_facts = FM_KERNEL_PARTIAL_FACTS};
-  if (fm_row_blocks(problem) == 1) limits->start_overhead = START_OVERHEAD_ALONE;
-  return fm_kernel_cluster(problem, device.processors, &limits->max_cluster);
+  if (fm_row_blocks(problem, FM_UNIT) == 1) limits->start_overhead = START_OVERHEAD_ALONE;
+  /* With tables that are never split it is all the same, and a plan for num_splits 0 says 1. */
+  const bool balanced =
+      (num_splits == 0 && !problem->batch_invariant) || fm_most_units(problem, FM_UNIT) <= WHOLE_UNITS;
+  return fm_kernel_cluster(problem, balanced, device.processors, &limits->max_cluster);
 }
 
 static fm_need need_of(const fm_run *run, fm_operation operation) {

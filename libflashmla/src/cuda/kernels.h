@@ -38,10 +38,9 @@ typedef struct fm_need {
 
 /* The row for a call: the first that does it and that the driver loads, of dense_decode the forced one. */
 flashmla_status fm_kernel_select(const fm_need *need, const fm_kernel **kernel);
-/* fm_tiling.blocks */
-int64_t fm_row_blocks(const fm_problem *problem);
-/* Most row blocks that a tile of the problem should have on so many processors: the clusters of its kernel. */
-flashmla_status fm_kernel_cluster(const fm_problem *problem, int32_t processors, int32_t *cluster);
+/* Most row blocks that a tile of the problem should have on so many processors: the clusters of its kernel. `balanced`:
+ * the schedule has no given splits. */
+flashmla_status fm_kernel_cluster(const fm_problem *problem, bool balanced, int32_t processors, int32_t *cluster);
 
 /* kernels.c: a row's handle on the device, loaded on first use. The context of the device must be current. */
 flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, const fm_device *device,

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arith.h"
 #include "cuda/kernels.h"
+#include "tiling.h"
 #include "try.h"
 
 #define FORCE_KERNEL "FLASHMLA_FORCE_KERNEL"
@@ -62,18 +62,14 @@ flashmla_status fm_kernel_select(const fm_need *need, const fm_kernel **kernel) 
                  need->driver_version);
 }
 
-int64_t fm_row_blocks(const fm_problem *problem) {
-  const int64_t group = problem->h_q / problem->h_kv, block_heads = fm_min64(group, FM_UNIT);
-  return fm_ceil_div(problem->s_q, FM_UNIT / block_heads) * fm_ceil_div(group, block_heads);
-}
-
 /* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
  * in step and are better alone: none is joined by an idle one, and none waits for another. */
-flashmla_status fm_kernel_cluster(const fm_problem *problem, int32_t processors, int32_t *cluster) {
+flashmla_status fm_kernel_cluster(const fm_problem *problem, bool balanced, int32_t processors, int32_t *cluster) {
   const fm_kernel *only;
   FM_TRY(forced(&only));
-  const int64_t blocks = fm_row_blocks(problem);
-  const bool in_step = blocks > LARGEST_CLUSTER && fm_cut_alike(problem, processors, problem->h_kv * blocks);
+  const int64_t blocks = fm_row_blocks(problem, FM_UNIT);
+  const bool alike = balanced && fm_cut_alike(problem, processors, problem->h_kv * blocks);
+  const bool in_step = alike && blocks > LARGEST_CLUSTER;
   *cluster = only ? only->cluster : blocks > 1 && !in_step ? LARGEST_CLUSTER : 1;
   return FLASHMLA_OK;
 }
