@@ -293,7 +293,7 @@ class Combine:
         lse2 = top + cute.math.log2(self.block_reduce(1, tid, total, lambda x, y: x + y, 0.0))
         if tid < count:
             sWeights[0, tid], sWeights[1, tid] = weight(lse, lse2, left), weight(lse, lse2, right)
-        for j in cutlass.range(tid + THREADS, count, THREADS, unroll=1):
+        for j in cutlass.range(tid + THREADS, count, THREADS, unroll=1):  # read again: seldom, and registers are few
             lse, left, right = self.facts(w, j, count, row)
             sWeights[0, j], sWeights[1, j] = weight(lse, lse2, left), weight(lse, lse2, right)
         cute.arch.sync_threads()

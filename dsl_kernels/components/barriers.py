@@ -46,6 +46,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import const_expr
 
+from .schedule import opaque
+
 
 class NamedBarrier(IntEnum):
     """Numbers of bar.sync; 0 belongs to sync_threads. Each is of one warpgroup."""
@@ -110,6 +112,11 @@ class Barriers:
                 cute.arch.mbarrier_arrive(bar, c)
         else:
             cute.arch.mbarrier_arrive(bar)
+
+    @cute.jit
+    def sync_half(self, half):
+        """Waits for the other warps of the PV warpgroup of a half."""
+        cute.arch.barrier(barrier_id=NamedBarrier.PV_LEFT + opaque(half), number_of_threads=128)
 
     @cute.jit
     def arrive(self, bar):

@@ -4,8 +4,6 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import BFloat16, Int32, const_expr, max, min
 
-from . import schedule
-from .barriers import NamedBarrier
 from .epilogue import thread_now
 from .schedule import UNIT
 
@@ -42,4 +40,4 @@ def clear(k, half, slot, left):
     for row in cutlass.range(max(left, 0) + begin, UNIT, step, unroll=4):
         cute.autovec_copy(words, sWords[None, thread % 8, row, which])
     cute.arch.fence_proxy("async.shared", space="cta")
-    cute.arch.barrier(barrier_id=NamedBarrier.PV_LEFT + schedule.opaque(half), number_of_threads=128)
+    k.bars.sync_half(half)

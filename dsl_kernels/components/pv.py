@@ -9,7 +9,6 @@ from cutlass import Float32, Int32
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 
 from . import dead_rows, epilogue, schedule, softmax
-from .barriers import NamedBarrier
 from .fragments import accumulator_rows, gemm, transposed
 from .schedule import UNIT
 
@@ -80,7 +79,7 @@ class PV:
             self.bars.arrive(self.bars.sum_empty())
             # this half of the last unit's slot serves to turn rows round, once every warp's product is done, and only
             # then is given back
-            cute.arch.barrier(barrier_id=NamedBarrier.PV_LEFT + schedule.opaque(half), number_of_threads=128)
+            self.bars.sync_half(half)
             slot, _ = self.bars.slot_phase(it + (k.slots - 1))
             stage = self.smem.slice_start(slot, k.half_slices * half)
             epilogue.store_rows(k, parity, half, o_rows, (inverse0, inverse1), stage, some)
