@@ -11,10 +11,10 @@ Partials: libflashmla/src/internal.h (fm_cut), components/epilogue.py (FACTS).
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Boolean, Float16, Float32, Int32, Int64, const_expr, max, min
+from cutlass import BFloat16, Float16, Float32, Int32, Int64, const_expr, max, min
 
 from . import params
-from .components import schedule
+from .components import schedule, split_tiles
 from .components.epilogue import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS
 from .components.warp import warp_reduce
 from .variants import Variant
@@ -72,7 +72,7 @@ class Combine:
         block_rows = a.block_heads * a.block_tokens
         rows = block_rows * a.cluster
         for base in cutlass.range(0, a.num_parts, THREADS, unroll=1):
-            found = self.list_split_tiles(base, tid)
+            found = split_tiles.find(self, base, tid)
             # a batch-invariant sum has one order, however many rows there are
             by_warp = (found * rows > ROWS_FOR_WARPS * grid) or (a.piece_units > 0)
             log_chunks = Int32(0)
@@ -95,7 +95,7 @@ class Combine:
                     where = schedule.out_offset(a, b, token, h)
                     count = min(max(self.sEnds[i] - w + 1, 1), a.num_parts - w)  # whatever the cuts are
                     if a.num_parts > THREADS:  # the end may be among the next parts
-                        count = self.count_pieces(w, t, tid & 31)
+                        count = split_tiles.count_pieces(a, w, t, tid & 31)
                     if by_warp:
                         lse2 = self.merge_row_by_warp(w, count, row, tid & 31, where)
                         if (tid & 31) == 0:
@@ -107,44 +107,6 @@ class Combine:
                             self.store_lse(lse2, b, token, h)
             cute.arch.sync_threads()
         wait_for_partials()  # what comes after this kernel comes after dense_decode too
-
-    @cute.jit
-    def list_split_tiles(self, base, tid):
-        """Of the parts from base on, those that begin a tile they do not end, in order; returns how many."""
-        a, v = self.a, base + tid
-        sBegins, sEnds, sTiles = self.sBegins, self.sEnds, self.sTiles
-        w = min(v, a.num_parts - 1)
-        t, unit = schedule.cut(a, w, 0), schedule.cut(a, w, 1)
-        last, last_unit = schedule.cut(a, w + 1, 0), schedule.cut(a, w + 1, 1)
-        begins_here = (t != last) or (unit == 0)
-        begins = (v < a.num_parts) and begins_here and (last_unit > 0) and (last < a.num_tiles)
-        ends = (v < a.num_parts) and (unit > 0) and (t < a.num_tiles) and (t != last)
-        votes = cute.arch.vote_ballot_sync(begins)
-        warp, lane = tid // 32, tid % 32
-        self.sFound[warp] = cute.arch.popc(votes)
-        cute.arch.sync_threads()
-        found = self.sFound[lane] if lane < WARPS else Int32(0)
-        before = warp_reduce(found if lane < warp else Int32(0), lambda x, y: x + y)
-        before += cute.arch.popc(votes & ((1 << lane) - 1))
-        if begins:
-            sBegins[before], sTiles[before] = w, last
-        if ends and (before > 0):
-            sEnds[before - 1] = w
-        total = warp_reduce(found, lambda x, y: x + y)
-        cute.arch.sync_threads()
-        return total
-
-    @cute.jit
-    def count_pieces(self, w, t, lane):
-        """One warp: number of parts, from w on, that work on tile t."""
-        a, count, more = self.a, Int32(1), Boolean(True)
-        while more:
-            v = w + count + lane
-            here = (v < a.num_parts) and (schedule.cut(a, min(v, a.num_parts - 1), 0) == t)
-            found = cute.arch.popc(cute.arch.vote_ballot_sync(here))
-            count += found
-            more = found == 32
-        return min(count, params.MAX_SPLITS)
 
     @cute.jit
     def partial_row(self, w, j, row):

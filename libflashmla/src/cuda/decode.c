@@ -33,7 +33,7 @@ flashmla_status fm_cuda_limits(const fm_problem *problem, int32_t num_splits, fm
                                 .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                                 .partial_facts = FM_KERNEL_PARTIAL_FACTS};
   if (fm_row_blocks(problem, FM_UNIT) == 1) limits->start_overhead = START_OVERHEAD_ALONE;
-  /* With tables that are never split it is all the same, and a plan for num_splits 0 says 1. */
+  /* Where no table is long enough to be split, num_splits 0 becomes 1 (fm_tile); that is no given split. */
   const bool balanced =
       (num_splits == 0 && !problem->batch_invariant) || fm_most_units(problem, FM_UNIT) <= WHOLE_UNITS;
   return fm_kernel_cluster(problem, balanced, device.processors, &limits->max_cluster);
