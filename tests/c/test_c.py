@@ -24,6 +24,7 @@ PROGRAMS = [
     (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c"], THREAD),
     *((path, WHOLE, ADDRESS) for path in sorted((HERE / "library").glob("test_*.c"))),
     (HERE / "library" / "test_threads.c", WHOLE, THREAD),
+    (HERE / "library" / "test_workers.c", WHOLE, THREAD),
 ]
 
 
