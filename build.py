@@ -315,13 +315,36 @@ def command_demo(options: argparse.Namespace) -> None:
     run([sys.executable, "examples/python/serve.py", *options.rest])
 
 
-def command_test(options: argparse.Namespace) -> None:
-    enter_venv(extras("aot", "test"))
+def c_files() -> list[Path]:
+    """The C sources that are written by hand."""
+    found = [
+        path
+        for folder in (ROOT / "libflashmla", ROOT / "tests", ROOT / "examples")
+        for path in folder.rglob("*")
+        if path.suffix in {".c", ".h", ".inc"} and GENERATED not in path.parents
+    ]
+    return sorted(path for path in found if not path.read_text().startswith("/* Generated"))
+
+
+def shell_scripts() -> list[Path]:
+    return [ROOT / ".ci" / "run", *sorted(path for path in ROOT.glob("[!.]*/**/*.sh") if BUILD not in path.parents)]
+
+
+def lint() -> None:
+    """Style and types of everything that is written by hand."""
     with one_build_at_a_time():
         make_cdef()  # mypy follows it
+    tools = Path(sys.executable).parent
     run([sys.executable, "-m", "ruff", "check", "."])
     run([sys.executable, "-m", "ruff", "format", "--check", "."])
     run([sys.executable, "-m", "mypy"])
+    run([tools / "clang-format", "--dry-run", "-Werror", *c_files()], title="$ clang-format --dry-run -Werror")
+    run([tools / "shellcheck", *shell_scripts()], title="$ shellcheck")
+
+
+def command_test(options: argparse.Namespace) -> None:
+    enter_venv(extras("aot", "test"))
+    lint()
     ensure_kernels()
     build_library()
     profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")

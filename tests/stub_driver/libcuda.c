@@ -123,7 +123,7 @@ int cuDeviceGet(CUdevice *device, int ordinal) {
 int cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
   (void)device;
   int architecture = setting("STUB_ARCHITECTURE", 90);
-  *value = attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT        ? setting("STUB_PROCESSORS", 132)
+  *value = attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT       ? setting("STUB_PROCESSORS", 132)
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? architecture / 10
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? architecture % 10
                                                                        : -1;
