@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.1).
 # usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default the first three:
-#   tests        tests/gpu and the random calls            -> OUT/gpu-tests.txt (pytest's summary)
+#   tests        what only a GPU shows, random calls          -> OUT/gpu-tests.txt (pytest's summary)
 #   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt
 #   bench        the benchmark cases                       -> OUT/dense_decode.jsonl
 #   grid         the grid of shapes                        -> OUT/grid.jsonl
@@ -33,8 +33,8 @@ run_tests() {
   { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
     echo "kernels $(python3 -c 'import sys; sys.path.insert(0, "benchmarks"); import digest; print(digest.current())')"
   } > "$out/gpu-tests.txt"
-  suite tests-gpu tests/gpu
-  suite tests-property --timeout 120 tests/property tests/stateful -k gpu
+  suite tests-gpu tests/gpu tests/ops -m gpu
+  suite tests-property --timeout 120 tests/ops tests/test_invalid_calls.py -m "not gpu" -k gpu
   cat "$out/gpu-tests.txt"
 }
 
