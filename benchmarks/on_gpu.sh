@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.1).
 # usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default the first three:
-#   tests        what only a GPU shows, random calls          -> OUT/gpu-tests.txt (pytest's summary)
+#   tests        what only a GPU shows, random calls       -> OUT/gpu-tests.txt (pytest's summary)
 #   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt
 #   bench        the benchmark cases                       -> OUT/dense_decode.jsonl
 #   grid         the grid of shapes                        -> OUT/grid.jsonl
