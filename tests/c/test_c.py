@@ -18,8 +18,8 @@ import operations
 HERE = Path(__file__).parent
 CORE = sorted(build.SOURCE.glob("*.c"))
 WHOLE = sorted(build.SOURCE.rglob("*.c"))
-ADDRESS = build.compile_flags(fault=0, sanitize=True, debug=False, kernels=False)
-THREAD = [*build.compile_flags(fault=0, sanitize=False, debug=True, kernels=False), "-fsanitize=thread"]
+ADDRESS = build.compile_flags(sanitize=True, debug=False, kernels=False)
+THREAD = [*build.compile_flags(sanitize=False, debug=True, kernels=False), "-fsanitize=thread"]
 FOLDERS = [HERE, *(operations.FOLDER / name / "c" for name in operations.NAMES)]
 
 
