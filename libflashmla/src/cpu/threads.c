@@ -4,8 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "arith.h"
-#include "cpu.h"
+#include "cpu/cpu.h"
 
 /* In units of fm_cpu_threads_for: what one thread does in the time that two need, one of which has to wake up first.
  * See FLOP_PER_THREAD in decode.c. */

@@ -18,8 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "arith.h"
-#include "cpu.h"
+#include "cpu/cpu.h"
 
 enum {
   IDLE_SECONDS = 1, /* starting a worker anew costs nothing beside this */
