@@ -44,7 +44,7 @@ def program_id(program) -> str:
 
 def compile_program(path: Path, sources: list[Path], flags: list[str], made: Path) -> None:
     flags = [*flags, f"-I{HERE}"]
-    headers = [*build.INCLUDE.rglob("*.h"), *build.SOURCE.rglob("*.h"), *build.SOURCE.rglob("*.inc"), *HERE.glob("*.h")]
+    headers = [*build.INCLUDE.rglob("*.h"), *build.SOURCE.rglob("*.h"), *build.SOURCE.rglob("*.inc"), *(header for folder in FOLDERS for header in folder.glob("*.h"))]
     shared = build.digest(*sorted(headers))
     folder = build.BUILD / "objects" / build.digest(*flags)[:12]
     with build.one_build_at_a_time():

@@ -64,8 +64,7 @@ static flashmla_status check_form(const fm_tensors *tensors, int32_t row, int32_
   return FLASHMLA_OK;
 }
 
-/* A list is there before its tensors can be. */
-static flashmla_status check_list(const fm_tensors *tensors, int32_t row) {
+flashmla_status fm_check_list(const fm_tensors *tensors, int32_t row) {
   const void *field;
   memcpy(&field, (const char *)tensors->params + tensors->rows[row].offset, sizeof field);
   if (!tensors->rows[row].listed || field != NULL) return FLASHMLA_OK;
@@ -73,7 +72,7 @@ static flashmla_status check_list(const fm_tensors *tensors, int32_t row) {
 }
 
 flashmla_status fm_check_presence(const fm_tensors *tensors) {
-  for (int32_t row = 0; row < tensors->count; ++row) FM_TRY(check_list(tensors, row));
+  for (int32_t row = 0; row < tensors->count; ++row) FM_TRY(fm_check_list(tensors, row));
   for (int32_t row = 0; row < tensors->count; ++row)
     for (int32_t element = 0; element < fm_tensors_of(tensors, row); ++element)
       FM_TRY(check_form(tensors, row, element));
