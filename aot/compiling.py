@@ -132,8 +132,8 @@ def _compile(variant: Variant) -> tuple[bytes, int]:
 
     maps = [argument(p) for p in family.params if p.ctype == "tensormap"]
     rest = tuple(argument(p) for p in family.params if p.ctype != "tensormap")
-    # The compiler appends the class with its module to the entry's name, on which its choices of registers depend: named
-    # for the folder, so that moving code between files does not change a kernel.
+    # The compiler appends the class with its module to the entry's name, on which its choices of registers depend.
+    # Named for the folder, moving code between files does not change a kernel.
     type(kernel).__module__ = family.module.rpartition(".")[0]
     type(kernel).kernel.set_name_prefix(f"flashmla_{variant.name}")
     with tempfile.TemporaryDirectory() as dump:

@@ -9,7 +9,6 @@ from dsl_kernels.core.fragments import row_of, store_matrices
 from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACTS
 from dsl_kernels.core.threads import opaque, thread_now
 
-
 # Where the rows of a tile go, in shared memory, once for the tile that is finished and once for the one that is stored:
 # the address of row 0 (64 bits), and how many query tokens and heads there are. Row r of a block is query token
 # r // block_heads, head r % block_heads of it.

@@ -213,6 +213,8 @@ class Loader:
     def copy_slice(self, src, dst, bar):
         atom, policy = self.tma_kv, self.a.kv_policy
         if const_expr(self.kernel.cluster > 1):
-            cute.copy(atom, src, dst, tma_bar_ptr=bar, mcast_mask=Int16((1 << self.kernel.cluster) - 1), cache_policy=policy)
+            cute.copy(
+                atom, src, dst, tma_bar_ptr=bar, mcast_mask=Int16((1 << self.kernel.cluster) - 1), cache_policy=policy
+            )
         else:
             cute.copy(atom, src, dst, tma_bar_ptr=bar, cache_policy=policy)
