@@ -31,9 +31,8 @@ def facts(cubin: bytes) -> dict[str, Any]:
     sections = dict(_sections(cubin))
     (entry,) = (name.removeprefix(".text.") for name in sections if name.startswith(".text."))
     module, kernel = _attributes(sections[".nv.info"]), _attributes(sections[f".nv.info.{entry}"])
-    layout = sorted(
-        struct.unpack("<4xHHI", value) for value in kernel[KPARAM_INFO]
-    )  # (number, offset, size << 18 | ...)
+    # of each parameter (number, offset, size << 18 | ...)
+    layout = sorted(struct.unpack("<4xHHI", value) for value in kernel[KPARAM_INFO])
     return {
         "elf_abi": cubin[ELF_ABI],
         "entry": entry,

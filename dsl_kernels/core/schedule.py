@@ -80,11 +80,8 @@ def next_live(a, tile, end, cluster):
             _, count = query_range(a, request)
             dead = first_token(a, tile_of_head * cluster) >= count
             if dead:  # with them all the tiles behind: of the KV head, or of a request without tokens
-                of_next_head, of_next_request = (
-                    tile - tile_of_head + a.tiles_per_head,
-                    (request + 1) * a.tiles_per_request,
-                )
-                tile = of_next_head if tile_of_head > 0 else of_next_request
+                next_head = tile - tile_of_head + a.tiles_per_head
+                tile = next_head if tile_of_head > 0 else (request + 1) * a.tiles_per_request
                 dead = tile < end
     return tile
 

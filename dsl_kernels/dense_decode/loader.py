@@ -1,8 +1,8 @@
 """TMA loads of Q and of the KV units, by one warp for each half of the columns.
 
-Items in the order of the ring: for each piece first Q, then its units of 64 tokens. Where a loader is, it keeps in shared
-memory (the cursor), because its warp also holds an accumulator and has no registers to spare; only the number of the
-next item and its page, read one item ahead, stay in them.
+Items in the order of the ring: for each piece first Q, then its units of 64 tokens. Where a loader is, it keeps in
+shared memory (the cursor), because its warp also holds an accumulator and has no registers to spare; only the number of
+the next item and its page, read one item ahead, stay in them.
 
 A unit of a 64-token page is one box, whose halves the CTAs of a cluster load for each other. With pages of any other
 size (`any_page`) a CTA loads its 64 / cluster rows of a unit as boxes of box_rows rows: one box of a larger page, or as
@@ -213,8 +213,7 @@ class Loader:
     def copy_slice(self, src, dst, bar):
         atom, policy = self.tma_kv, self.a.kv_policy
         if const_expr(self.kernel.cluster > 1):
-            cute.copy(
-                atom, src, dst, tma_bar_ptr=bar, mcast_mask=Int16((1 << self.kernel.cluster) - 1), cache_policy=policy
-            )
+            every = Int16((1 << self.kernel.cluster) - 1)
+            cute.copy(atom, src, dst, tma_bar_ptr=bar, mcast_mask=every, cache_policy=policy)
         else:
             cute.copy(atom, src, dst, tma_bar_ptr=bar, cache_policy=policy)

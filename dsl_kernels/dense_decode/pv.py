@@ -30,9 +30,8 @@ class PV:
         item, page = Int32(0), Int32(0)  # that is fetched next, and its page
         if loads:
             self.loader.start(half, part, tile)
-        mma = sm90.make_trivial_tiled_mma(
-            dt, dt, OperandMajorMode.K, OperandMajorMode.MN, Float32, (1, 1, 1), (64, kernel.half)
-        )
+        majors = OperandMajorMode.K, OperandMajorMode.MN
+        mma = sm90.make_trivial_tiled_mma(dt, dt, *majors, Float32, (1, 1, 1), (64, kernel.half))
         tid, _, _ = cute.arch.thread_idx()
         tid %= 128
         thr = mma.get_slice(tid)

@@ -67,7 +67,7 @@ class QK:
                     cute.arch.mbarrier_wait(self.bars.full(slot), phase)
                 warpgroup.fence()
                 # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the unit before,
-                # then the rest. The last k-steps (`early` of those with Q in registers, and all with Q in shared memory)
+                # then the rest. The last k-steps (`early` of those with Q in registers, all with Q in shared memory)
                 # are a group of their own, so that PV is told to go a little before S is done.
                 sB = rK[None, None, None, slot]
                 gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)

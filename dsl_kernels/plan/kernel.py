@@ -1,7 +1,8 @@
 """The scheduler: sequence lengths -> cuts of the work list, in one CTA on the device, without host synchronisation.
 
-The algorithm, in exact integers, is that of fm_cut in the C core, which does it on the host; the results are equal bit for bit. A thread sums the costs of its run of requests, the block
-scans the sums, then threads find cuts independently by binary search.
+The algorithm, in exact integers, is that of fm_cut in the C core, which does it on the host; the results are equal bit
+for bit. A thread sums the costs of its run of requests, the block scans the sums, then threads find cuts independently
+by binary search.
 """
 
 import cuda.bindings.driver as cuda
@@ -80,9 +81,8 @@ class Plan:
                 worst = Int64(largest + a.start_overhead)
             else:
                 for part in cutlass.range(tid, parts, THREADS, unroll=1):
-                    edges = [
-                        self.position(min((part + i) * per_part, Int64(tiles)), total) for i in (Int64(0), Int64(1))
-                    ]
+                    ends = [min((part + i) * per_part, Int64(tiles)) for i in (Int64(0), Int64(1))]
+                    edges = [self.position(end, total) for end in ends]
                     worst = max(worst, edges[1] - edges[0])
             worst = self.reduce_max(scan, tid, worst)
             share = (cost + (parts - 1)) // Int64(parts)

@@ -209,9 +209,8 @@ def test_there_is_a_kernel_for_every_call_that_is_allowed():
     for elements in (BF16, FP16):
         for d_qk, d_v in ((576, 512), (512, 512), (320, 256)):
             for cluster in (1, 2):
-                fitting = [
-                    v for v in decode if (v.elements, v.d_qk, v.d_v, v.cluster) == (elements, d_qk, d_v, cluster)
-                ]
+                wanted = (elements, d_qk, d_v, cluster)
+                fitting = [v for v in decode if (v.elements, v.d_qk, v.d_v, v.cluster) == wanted]
                 assert [v.any_page for v in fitting] == ([False, True] if d_qk == 576 else [True])
             assert combine.Variant(HOPPER, Elements(out=elements.out), d_v=d_v) in merged
     assert {v.elements.out for v in FAMILIES["merge_states"].variants} == set(ELEMENT_BYTES)
