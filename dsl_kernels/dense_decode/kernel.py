@@ -1,62 +1,65 @@
 """Paged dense MLA decode for Hopper: split-KV over a work list, Q in registers, a ring of KV slots, TMA multicast.
 
-Work. A part of the schedule (libflashmla/src/internal.h) is done by one cluster of 1 or 2 CTAs; cluster c takes the
+Work. A part of the schedule (core/schedule.py) is done by one cluster of 1 or 2 CTAs; cluster c takes the
 parts c, c + clusters, ... . A CTA owns one block of up to 64 query rows of the tile, so the CTAs of a cluster need
 the same KV pages and share them by multicast.
 
 384 threads, three warpgroups and no producer warp (with more threads ptxas caps a kernel at 128 registers, too few
 for an m64n256 accumulator):
-  QK   components/qk.py: S = Q K^T for one unit of 64 tokens (m64n64), most of Q in registers, the rest in shared
+  QK   qk.py: S = Q K^T for one unit of 64 tokens (m64n64), most of Q in registers, the rest in shared
        memory; online softmax; P -> shared memory.
-  PV   components/pv.py: two warpgroups, each O += P V for half of V's columns (m64n256, or m64n128 for d_v 256). The
-       first warp of each also starts the TMA loads of its half of the next units (components/loader.py), as soon as
+  PV   pv.py: two warpgroups, each O += P V for half of V's columns (m64n256, or m64n128 for d_v 256). The
+       first warp of each also starts the TMA loads of its half of the next units (loader.py), as soon as
        that half of a slot is free in the whole cluster.
 
-Shared memory (components/shared_memory.py): slots of d_v / 64 + 1 slices of 64 rows x 64 columns (128-byte swizzle),
+Shared memory (shared_memory.py): slots of d_v / 64 + 1 slices of 64 rows x 64 columns (128-byte swizzle),
 72 KB for d_v 512. The last slice is K's RoPE part, the others its latent part and V; once S of the unit is done, P
 (64 x 64) overwrites the RoPE part. Without one (d_qk == d_v) that slice is P's alone. Q travels through the ring as an
 item in front of the units; when all are done, the rows of the output are turned round in the slot of the last one.
 
 Order on the tensor cores: PV of a unit starts when S of the next one is nearly done, so PV runs under softmax and S has
 the tensor cores to itself; when the next unit is late, PV starts at once. The barriers that make this order, and all
-others, are described in components/barriers.py.
+others, are described in barriers.py.
 """
 
 import cuda.bindings.driver as cuda
 import cutlass.cute as cute
-from cutlass import BFloat16, Float16, const_expr
+from cutlass import const_expr
 from cutlass.cute.nvgpu import cpasync, warpgroup
 
-from . import budget, params
-from .components.barriers import Barriers
-from .components.loader import Loader
-from .components.pv import PV
-from .components.qk import QK
-from .components.schedule import UNIT
-from .components.shared_memory import SharedMemory
-from .variants import Variant
+from dsl_kernels.core.dtypes import DTYPES
+from dsl_kernels.core.params import Named
+from dsl_kernels.core.schedule_params import UNIT
+
+from .barriers import Barriers
+from .config import Variant
+from .loader import Loader
+from .params import PARAMS
+from .pv import PV
+from .qk import QK
+from .shared_memory import SharedMemory
 
 
 class DenseDecode:
     def __init__(self, variant: Variant):
-        self.dtype = {"bfloat16": BFloat16, "float16": Float16}[variant.dtype]
+        self.dtype = DTYPES[variant.elements.cache]  # of q and out too
         # threads and registers
-        self.threads = 384
-        self.regs_qk, self.regs_pv = variant.registers
+        self.threads = variant.threads
+        self.regs_qk, self.regs_pv = variant.qk_registers, variant.pv_registers
         # geometry
         self.d_qk, self.d_v = variant.d_qk, variant.d_v
         self.half = variant.d_v // 2  # columns of one PV warpgroup
         self.half_slices = self.half // 64
-        self.slices = budget.slot_slices(variant)
+        self.slices = variant.slot_slices
         self.last = self.slices - 1  # the slice of RoPE and P
-        self.rope = budget.rope_slices(variant) > 0
+        self.rope = variant.rope_slices > 0
         self.any_page = variant.any_page
         # tiles and stages
         self.cluster = variant.cluster
         self.slots = variant.slots
         self.q_steps = variant.q_steps_in_registers  # of the latent part's; the RoPE part stays in shared memory
-        self.q_tail = budget.q_tail_steps(variant)
-        self.lead = variant.lead_steps
+        self.q_tail = variant.q_tail_steps
+        self.early = variant.early_steps
         self.bars = Barriers(self.slots, self.cluster)
 
     @cute.jit
@@ -86,13 +89,13 @@ class DenseDecode:
     @cute.kernel
     def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, tma_kv: cute.CopyAtom, mKV: cute.Tensor, args: tuple):
         # Parameters stay in constant memory: every role reads them from here at no cost.
-        self.a = params.Named(params.DENSE_DECODE, args)
+        self.a = Named(PARAMS, args)
         bidx, _, _ = cute.arch.block_idx()
         gdim, _, _ = cute.arch.grid_dim()
         self.rank, self.step = bidx % self.cluster, gdim // self.cluster
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         role = cute.arch.make_warp_uniform(warp // 4)
-        self.bars.place(self.smem.allocate())
+        self.bars.lie_at(self.smem.allocate())
         loader = Loader(self, tma_q, mQ, tma_kv, mKV)
         self.qk, self.pv = QK(self), PV(self, loader)
         if warp == 0:

@@ -1,8 +1,8 @@
 """The scheduler: sequence lengths -> cuts of the work list, in one CTA on the device, without host synchronisation.
 
-The algorithm, in exact integers, is stated in libflashmla/src/internal.h (fm_cut) and done on the host by
-libflashmla/src/plan.c; the results are equal bit for bit. A thread sums the costs of its run of requests, the block
-scans the sums, then threads place cuts independently by binary search.
+The algorithm, in exact integers, is that of fm_cut in the C core, which does it on the host; the results are equal bit
+for bit. A thread sums the costs of its run of requests, the block scans the sums, then threads find cuts independently
+by binary search.
 """
 
 import cuda.bindings.driver as cuda
@@ -10,11 +10,12 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, Int64, max, min
 
-from . import params
-from .components import schedule
-from .variants import Variant
+from dsl_kernels.core import attended, schedule
+from dsl_kernels.core.params import Named
 
-LOG2_THREADS = 8
+from .config import LOG2_THREADS, Variant
+from .params import MAX_PIECES, PARAMS
+
 THREADS = 1 << LOG2_THREADS
 
 
@@ -35,7 +36,7 @@ class Plan:
 
     @cute.kernel
     def kernel(self, args: tuple):
-        self.a = a = params.Named(params.PLAN, args)
+        self.a = a = Named(PARAMS, args)
         tid, _, _ = cute.arch.thread_idx()
         scan = cutlass.memory.SmemAllocator().allocate(self.storage).scan.get_tensor(cute.make_layout(THREADS))
         self.before = before = cute.make_tensor(a.cost_before, cute.make_layout(2**30))
@@ -66,11 +67,11 @@ class Plan:
 
         total = column if schedule.by_request(a) else column * a.tiles_per_request
         if a.piece_units > 0:
-            for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                self.place(w, *self.cut_at(Int64(w), total))
+            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                self.write_cut(part, *self.cut_at(Int64(part), total))
         elif a.num_splits > 0:
-            for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                self.place(w, *self.cut_forced(w))
+            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                self.write_cut(part, *self.cut_forced(part))
         else:
             parts, tiles = a.num_parts // a.bands, a.num_tiles // a.bands  # of a band
             cost = column if a.bands > 1 else total
@@ -79,32 +80,33 @@ class Plan:
             if pieces > 0:
                 worst = Int64(largest + a.start_overhead)
             else:
-                for w in cutlass.range(tid, parts, THREADS, unroll=1):
-                    edges = [self.position(min((w + i) * per_part, Int64(tiles)), total) for i in (Int64(0), Int64(1))]
+                for part in cutlass.range(tid, parts, THREADS, unroll=1):
+                    ends = [min((part + i) * per_part, Int64(tiles)) for i in (Int64(0), Int64(1))]
+                    edges = [self.position(end, total) for end in ends]
                     worst = max(worst, edges[1] - edges[0])
             worst = self.reduce_max(scan, tid, worst)
             share = (cost + (parts - 1)) // Int64(parts)
             aligned = worst <= share + a.start_overhead + (1 if pieces > 1 else a.split_overhead)
-            for w in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                band = w // parts
-                j = Int64(w - band * parts)
+            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                band = part // parts
+                j = Int64(part - band * parts)
                 tile, unit = Int32(min(band * tiles + min(j * per_part, Int64(tiles)), Int64(a.num_tiles))), Int32(0)
                 if not aligned:
                     tile, unit = self.cut_at(band * cost + min(j * share, cost), total)
                 elif pieces > 0:
-                    tile, unit = self.cut_in_pieces(w, pieces)
-                self.place(w, tile, unit)
+                    tile, unit = self.cut_in_pieces(part, pieces)
+                self.write_cut(part, tile, unit)
 
     @cute.jit
-    def place(self, w, tile, unit):
-        """Writes cut w; the first one is always the beginning."""
+    def write_cut(self, part, tile, unit):
+        """Writes the cut where a part begins; the first one is always the beginning."""
         cuts = self.cuts
-        cuts[2 * w] = tile if w > 0 else 0
-        cuts[2 * w + 1] = unit if w > 0 else 0
+        cuts[2 * part] = tile if part > 0 else 0
+        cuts[2 * part + 1] = unit if part > 0 else 0
 
     @cute.jit
     def units(self, i):
-        return schedule.units_of(schedule.length_of(self.a, i))
+        return attended.units_of(attended.length_of(self.a, i))
 
     @cute.jit
     def tile_cost(self, i):
@@ -124,11 +126,11 @@ class Plan:
     def invariant_piece(self, units):
         """Units of a piece of a batch-invariant schedule."""
         least = self.a.piece_units
-        return max(min(max(ceil_div(units, 4), least), 2 * least), ceil_div(units, params.MAX_PIECES))
+        return max(min(max(ceil_div(units, 4), least), 2 * least), ceil_div(units, MAX_PIECES))
 
     @cute.jit
     def live_tiles(self, i):
-        """Tiles of a KV head of request i for which there is something to do: k_i in internal.h."""
+        """Tiles of a KV head of request i for which there is something to do."""
         a = self.a
         _, count = schedule.query_range(a, i)
         blocks = ceil_div(count, a.block_tokens) * a.head_chunks
@@ -146,22 +148,23 @@ class Plan:
         """Cost of all tiles before a tile (Int64, any number >= 0)."""
         a, where = self.a, total
         if tile < a.num_tiles:
-            b, head, k = schedule.tile_place(a, Int32(tile))
+            request, head, tile_of_head = schedule.locate_tile(a, Int32(tile))
             if schedule.by_request(a):
-                live = self.live_tiles(b)
-                where = self.before[b] + (head * live + min(Int64(k), live)) * self.tile_cost(b)
+                live = self.live_tiles(request)
+                before = self.before[request]
+                where = before + (head * live + min(Int64(tile_of_head), live)) * self.tile_cost(request)
             else:
-                where = (head * a.tiles_per_head + k) * self.before[a.batch] + self.before[b]
+                where = (head * a.tiles_per_head + tile_of_head) * self.before[a.batch] + self.before[request]
         return where
 
     @cute.jit
-    def cut_forced(self, w):
-        """Where part w begins when every tile is cut into num_splits equal pieces."""
+    def cut_forced(self, part):
+        """Where a part begins when every tile is cut into num_splits equal pieces."""
         a = self.a
-        tile, unit = w // a.num_splits, Int32(0)
-        split = w - tile * a.num_splits
-        b, _, _ = schedule.tile_place(a, tile)
-        units = self.units(b)
+        tile, unit = part // a.num_splits, Int32(0)
+        split = part - tile * a.num_splits
+        request, _, _ = schedule.locate_tile(a, tile)
+        units = self.units(request)
         pieces = min(a.num_splits, max(units, 1))  # no empty ones between others
         if split < pieces:
             unit = Int32(Int64(split) * Int64(units) // Int64(pieces))
@@ -170,18 +173,18 @@ class Plan:
         return tile, unit
 
     @cute.jit
-    def cut_in_pieces(self, w, most):
-        """Where part w begins when a tile is cut into at most `most` pieces."""
+    def cut_in_pieces(self, part, most):
+        """Where a part begins when a tile is cut into at most `most` pieces."""
         a = self.a
-        tile, unit = w // most, Int32(0)
+        tile, unit = part // most, Int32(0)
         if tile >= a.num_tiles:
             tile = a.num_tiles
         else:
-            b, _, k = schedule.tile_place(a, tile)
-            _, count = schedule.query_range(a, b)
-            units = self.units(b)
-            unit = (w - tile * most) * self.aligned_piece(units, most)
-            dead = schedule.first_token(a, k * a.cluster) >= count
+            request, _, tile_of_head = schedule.locate_tile(a, tile)
+            _, count = schedule.query_range(a, request)
+            units = self.units(request)
+            unit = (part - tile * most) * self.aligned_piece(units, most)
+            dead = schedule.first_token(a, tile_of_head * a.cluster) >= count
             if dead or ((unit >= units) and (unit != 0)):
                 tile, unit = tile + 1, Int32(0)
         return tile, unit
@@ -221,9 +224,9 @@ class Plan:
         scan[tid] = value
         cute.arch.sync_threads()
         for step in cutlass.range_constexpr(LOG2_THREADS):
-            left = scan[max(tid - (1 << step), 0)] if tid >= (1 << step) else Int64(0)
+            below = scan[max(tid - (1 << step), 0)] if tid >= (1 << step) else Int64(0)
             cute.arch.sync_threads()
-            scan[tid] = scan[tid] + left
+            scan[tid] = scan[tid] + below
             cute.arch.sync_threads()
         return scan[THREADS - 1]
 

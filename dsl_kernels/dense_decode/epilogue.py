@@ -4,20 +4,10 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float16, Float32, Int32, Int64, const_expr, min
 
-from dsl_kernels.params import PARTIAL_FACTS
-
-from . import schedule
-from .fragments import store_matrices
-from .schedule import opaque
-from .softmax import row_of
-
-
-@cute.jit
-def thread_now():
-    """Thread number in the warpgroup, read on the spot."""
-    x, _, _ = cute.arch.thread_idx()
-    return opaque(x) & 127
-
+from dsl_kernels.core import schedule
+from dsl_kernels.core.fragments import row_of, store_matrices
+from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACTS
+from dsl_kernels.core.threads import opaque, thread_now
 
 # Where the rows of a tile go, in shared memory, once for the tile that is finished and once for the one that is stored:
 # the address of row 0 (64 bits), and how many query tokens and heads there are. Row r of a block is query token
@@ -25,22 +15,19 @@ def thread_now():
 TOKENS, HEADS, FORM, NARROW_WORDS = range(4)
 IN_KERNEL_DTYPE, IN_FLOAT32, PARTIAL = range(3)  # FORM
 
-# A partial row is stored in float16, each half scaled by a power of two so that it uses the format's whole precision,
-# whatever the range of V. With it go, in float32: base-2 log-sum-exp (-inf: empty, the row is not written), the values
-# that 1.0 in its left and in its right half stands for, and padding.
-FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, PARTIAL_FACTS
-
 
 @cute.jit
-def finish_rows(k, w, t, place, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
-    """1 / row sum and the rows' place for the PV warpgroups, and the log-sum-exp of the rows. `k`: the kernel."""
-    a, sBase, sNarrow = k.a, k.smem.sBase, k.smem.sNarrow
-    thread, t, wanted = thread_now(), opaque(t), a.lse.toint() != 0
-    b, head, tile = schedule.tile_place(a, t)
-    begin, count = schedule.query_range(a, b)
-    block = tile * k.cluster + k.rank
-    slot = schedule.partial_slot(a, opaque(w), t)
-    slot_row = (Int64(slot) * k.cluster + k.rank) * 64
+def finish_rows(kernel, part, tile, turn, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
+    """1 / row sum and where the rows go, for the PV warpgroups, and the log-sum-exp of the rows. `kernel`: the
+    DenseDecode; `turn`: which of two destinations.
+    """
+    a, sBase, sNarrow = kernel.a, kernel.smem.sBase, kernel.smem.sNarrow
+    thread, tile, wanted = thread_now(), opaque(tile), a.lse.toint() != 0
+    request, head, tile_of_head = schedule.locate_tile(a, tile)
+    begin, count = schedule.query_range(a, request)
+    block = tile_of_head * kernel.cluster + kernel.rank
+    slot = schedule.partial_slot(a, opaque(part), tile)
+    slot_row = (Int64(slot) * kernel.cluster + kernel.rank) * 64
     for r in cutlass.range_constexpr(2):
         total = row_sum[r]
         total = total + cute.arch.shuffle_sync_bfly(total, 1)
@@ -54,72 +41,72 @@ def finish_rows(k, w, t, place, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
                 dst = cute.make_tensor(a.partial_facts + ((slot_row + row) * FACTS + FACT_LSE), cute.make_layout(1))
                 dst[0] = -Float32.inf if empty else lse2
             elif wanted:
-                valid, token, h = schedule.row_place(a, block, row, count)
+                valid, token, h = schedule.locate_row(a, block, row, count)
                 if valid:
-                    where = schedule.lse_offset(a, b, begin + token, head * a.group + h)
+                    where = schedule.lse_offset(a, request, begin + token, head * a.group + h)
                     dst = cute.make_tensor(a.lse + where, cute.make_layout(1))
                     dst[0] = a.empty_lse if empty else lse2 * a.lse_factor
     group_of_tokens = schedule.divide(block, a.by_head_chunks)
     token, h = group_of_tokens * a.block_tokens, (block - group_of_tokens * a.head_chunks) * a.block_heads
     form = IN_FLOAT32 if a.out_is_float != 0 else IN_KERNEL_DTYPE
     size = 4 if a.out_is_float != 0 else 2  # bytes of an element
-    base = a.out.toint() + size * schedule.out_offset(a, b, begin + token, head * a.group + h)
+    base = a.out.toint() + size * schedule.out_offset(a, request, begin + token, head * a.group + h)
     if slot >= 0:
         form = Int32(PARTIAL)
-        base = schedule.address(a.partial) + slot_row * (2 * k.d_v)
+        base = schedule.address(a.partial) + slot_row * (2 * kernel.d_v)
     if thread == 0:
-        sBase[place] = base
-        sNarrow[TOKENS, place] = min(a.block_tokens, count - token)
-        sNarrow[HEADS, place] = min(a.block_heads, a.group - h)
-        sNarrow[FORM, place] = form
+        sBase[turn] = base
+        sNarrow[TOKENS, turn] = min(a.block_tokens, count - token)
+        sNarrow[HEADS, turn] = min(a.block_heads, a.group - h)
+        sNarrow[FORM, turn] = form
 
 
 @cute.jit
-def store_rows(k, place, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer, some):
+def store_rows(kernel, turn, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer, some):
     """Half of the columns of the rows, times `inverse`. `some`: the tile has units; else the rows are zeros.
 
     stage: shared memory of this half, in which each warp turns round its own 16 rows. No warp of the warpgroup may
     still read it.
     """
-    form = k.smem.sNarrow[FORM, place]
+    form = kernel.smem.sNarrow[FORM, turn]
     if form == IN_FLOAT32:
         for r in cutlass.range_constexpr(2):
-            store_floats(k, place, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
+            store_floats(kernel, turn, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
     else:
         thread = thread_now()
-        warp_stage = stage + cute.assume((thread >> 5) * (16 * k.half), divby=2048)
+        warp_stage = stage + cute.assume((thread >> 5) * (16 * kernel.half), divby=2048)
         # a lane of each half warp knows where one of the warp's rows goes
-        where = row_address(k, place, half, ((thread >> 5) << 4) + (thread & 15), 2)
+        where = row_address(kernel, turn, half, ((thread >> 5) << 4) + (thread & 15), 2)
         if cute.arch.vote_any_sync(where != 0):
             if some:
                 if form == PARTIAL:
-                    stage_rows(o_rows, scale_rows(k, place, half, o_rows, inverse), warp_stage, Float16)
+                    stage_rows(o_rows, scale_rows(kernel, turn, half, o_rows, inverse), warp_stage, Float16)
                 else:
-                    stage_rows(o_rows, inverse, warp_stage, k.dtype)
+                    stage_rows(o_rows, inverse, warp_stage, kernel.dtype)
             cute.arch.sync_warp()
-            store_staged(k, where, warp_stage, some)
+            store_staged(kernel, where, warp_stage, some)
 
 
 @cute.jit
-def row_address(k, place, half, row, size):
+def row_address(kernel, turn, half, row, size):
     """Where this half of a row begins, bytes, of elements of `size` bytes; 0: the row is not stored."""
-    a, sNarrow = k.a, k.smem.sNarrow
+    a, sNarrow = kernel.a, kernel.smem.sNarrow
     token = schedule.divide(row, a.by_block_heads)
     head = row - token * a.block_heads
     offset = Int64(token) * a.out_stride_s + Int64(head) * a.out_stride_h
-    if sNarrow[FORM, place] == PARTIAL:
-        offset = Int64(row * k.d_v)
-    where = k.smem.sBase[place] + (offset + half * k.half) * size
-    return where if (token < sNarrow[TOKENS, place]) and (head < sNarrow[HEADS, place]) else Int64(0)
+    if sNarrow[FORM, turn] == PARTIAL:
+        offset = Int64(row * kernel.d_v)
+    where = kernel.smem.sBase[turn] + (offset + half * kernel.half) * size
+    return where if (token < sNarrow[TOKENS, turn]) and (head < sNarrow[HEADS, turn]) else Int64(0)
 
 
 @cute.jit
-def scale_rows(k, place, half, o_rows: cute.Tensor, inverse):
+def scale_rows(kernel, turn, half, o_rows: cute.Tensor, inverse):
     """What both rows of this thread are multiplied by for a partial result: `inverse` and the power of two that brings
     the largest of the lanes' products with it to [1, 2), of sums beyond 2^126 to less than 8. Stores the power.
     """
     thread = thread_now()
-    slot_row = (k.smem.sBase[place] - schedule.address(k.a.partial)) // (2 * k.d_v)
+    slot_row = (kernel.smem.sBase[turn] - schedule.address(kernel.a.partial)) // (2 * kernel.d_v)
     tops = [inverse[r] * _largest([o_rows[r, c] for c in range(cute.size(o_rows, mode=[1]))]) for r in (0, 1)]
     for lanes in (1, 2):
         tops = [cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, lanes), abs=True) for top in tops]
@@ -130,7 +117,7 @@ def scale_rows(k, place, half, o_rows: cute.Tensor, inverse):
         power = min(power, (_bits(inverse[r]) & 0x7F800000) + (125 << 23))
         if (thread & 3) == 0:
             where = (slot_row + row_of(thread) + 8 * r) * FACTS + FACT_LEFT + half
-            fact = cute.make_tensor(k.a.partial_facts + where, cute.make_layout(1))
+            fact = cute.make_tensor(kernel.a.partial_facts + where, cute.make_layout(1))
             fact[0] = _float(power)
         factors.append(inverse[r] * _float(0x7F000000 - power))
     return factors
@@ -156,8 +143,8 @@ def _float(bits):
 
 @cute.jit
 def stage_rows(o_rows: cute.Tensor, factors, stage: cute.Pointer, dtype: cutlass.Constexpr):
-    """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r lies at place
-    c ^ (r % 8): no bank conflicts, written or read.
+    """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r is stored as
+    chunk c ^ (r % 8): no bank conflicts, written or read.
     """
     chunks: cutlass.Constexpr = cute.size(o_rows, mode=[1]) // 2
     lane = thread_now() & 31
@@ -180,12 +167,12 @@ BEFORE_STORES = 4  # loads of a lane that are under way before it stores the fir
 
 
 @cute.jit
-def store_staged(k, where, stage: cute.Pointer, some):
+def store_staged(kernel, where, stage: cute.Pointer, some):
     """A warp's rows of two-byte elements from shared memory, 16 bytes a lane: a row at a time, or two short ones.
 
     where: the address of this half of row lane % 16 of the warp; 0: it is not stored.
     """
-    chunks, log_chunks = k.half // 8, 5 if const_expr(k.half == 256) else 4
+    chunks, log_chunks = kernel.half // 8, 5 if const_expr(kernel.half == 256) else 4
     low, high = Int32(where & 0xFFFFFFFF), Int32(where >> 32)
     lane = thread_now() & 31
     chunk = lane & (chunks - 1)
@@ -206,9 +193,9 @@ def store_staged(k, where, stage: cute.Pointer, some):
 
 
 @cute.jit
-def store_floats(k, place, half, values: cute.Tensor, factor, row):
+def store_floats(kernel, turn, half, values: cute.Tensor, factor, row):
     """This lane's quarter of half a row, times a factor, in float32."""
-    where = row_address(k, place, half, row, 4)
+    where = row_address(kernel, turn, half, row, 4)
     if where != 0:
         columns: cutlass.Constexpr = 4 * cute.size(values)
         dst = _global(Float32, where + 8 * (thread_now() & 3), columns, 8)

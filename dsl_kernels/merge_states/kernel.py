@@ -11,22 +11,23 @@ go on to the next 32, with a first round over all of them for the sum of the wei
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Float16, Float32, Int32, Int64, min
+from cutlass import Float32, Int32, Int64, min
 
-from . import params
-from .components.warp import warp_reduce
-from .variants import Variant
+from dsl_kernels.core.dtypes import DTYPES
+from dsl_kernels.core.params import Named
+from dsl_kernels.core.threads import warp_reduce
 
-THREADS = 256
-WARPS = THREADS // 32
+from .config import Variant
+from .params import MAX_STATES, PARAMS
+
 COLUMNS = 8  # of a lane at once
 PARTS_AT_ONCE = 4  # loads in flight
 
 
 class MergeStates:
     def __init__(self, variant: Variant):
-        self.dtype = {"bfloat16": BFloat16, "float16": Float16, "float32": Float32}[variant.dtype]
-        self.threads = THREADS
+        self.dtype = DTYPES[variant.elements.out]
+        self.threads = variant.threads
         self.cluster = 1
         self.shared_bytes = 0
 
@@ -36,7 +37,7 @@ class MergeStates:
 
     @cute.kernel
     def kernel(self, args: tuple):
-        self.a = a = params.Named(params.MERGE_STATES, args)
+        self.a = a = Named(PARAMS, args)
         tid, _, _ = cute.arch.thread_idx()
         bid, _, _ = cute.arch.block_idx()
         grid, _, _ = cute.arch.grid_dim()
@@ -44,7 +45,7 @@ class MergeStates:
         cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()
         part = self.part_of_lane(lane)
-        for row in cutlass.range(bid + tid // 32 * grid, a.rows, WARPS * grid, unroll=1):
+        for row in cutlass.range(bid + tid // 32 * grid, a.rows, self.threads // 32 * grid, unroll=1):
             self.merge_row(row, lane, part)
 
     @cute.jit
@@ -57,7 +58,7 @@ class MergeStates:
         names = [f"{what}_{{}}{end}" for what in ("out", "lse") for end in ("", "_stride_b", "_stride_s", "_stride_h")]
         for n, name in enumerate(names):
             found[n] = self.number(name.format(0))
-        for i in cutlass.range_constexpr(1, params.MAX_STATES):
+        for i in cutlass.range_constexpr(1, MAX_STATES):
             if i < a.num_states and a.stacked == 0:
                 if lane == i:
                     for n, name in enumerate(names):
@@ -95,10 +96,10 @@ class MergeStates:
                 self.store(acc, where + COLUMNS * chunk)
         wanted = a.result_lse.toint() != 0
         if wanted and lane == 0:
-            place = (
+            there = (
                 Int64(b) * a.result_lse_stride_b + Int64(s) * a.result_lse_stride_s + Int64(h) * a.result_lse_stride_h
             )
-            dst = cute.make_tensor(a.result_lse + place, cute.make_layout(1))
+            dst = cute.make_tensor(a.result_lse + there, cute.make_layout(1))
             dst[0] = top + cute.math.log2(total) * a.lse_factor if total != 0.0 else a.empty_lse
 
     @cute.jit
@@ -153,7 +154,7 @@ class MergeStates:
     def store(self, acc: cute.Tensor, where):
         """Eight columns of the result, in its dtype."""
         a = self.a
-        for code, dtype in enumerate((BFloat16, Float16, Float32)):
+        for code, dtype in enumerate(DTYPES.values()):
             if a.result_dtype == code:
                 rounded = cute.make_rmem_tensor((COLUMNS,), dtype)
                 rounded.store(acc.load().to(dtype))

@@ -31,11 +31,11 @@ three further, has taken the item that followed this unit in its slot.
 The end of a tile, one of each for the CTA, a phase a tile:
 
   sum_full       32: every fourth thread of QK. 1 / row sum is in the scales of the slot of the next Q, which has none
-                 of its own, and the place of the rows in sBase and sNarrow. Waited for by PV.
+                 of its own, and where the rows go in sBase and sNarrow. Waited for by PV.
   sum_empty      8: the warps of PV, which have read 1 / row sum. Waited for by QK.
 
 The phase of tile i is i & 1; QK waits for sum_empty of the tile before, so in the other one. It does so before it
-writes a unit's scales, which may take the place of that tile's 1 / row sum, and before it writes the next 1 / row sum;
+writes a unit's scales, which may lie where that tile's 1 / row sum is, and before it writes the next 1 / row sum;
 for that it also waits until the slot is empty, when the scales that were there have been read. sBase and sNarrow exist
 twice, since PV stores a tile's rows after it has arrived at sum_empty.
 """
@@ -46,7 +46,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import const_expr
 
-from .schedule import opaque
+from dsl_kernels.core.threads import opaque
 
 
 class NamedBarrier(IntEnum):
@@ -64,7 +64,7 @@ class Barriers:
         self.slots, self.cluster = slots, cluster
         self.count = 5 * slots + 2
 
-    def place(self, start):
+    def lie_at(self, start):
         """`start`: where they lie; once in a kernel, before anything else."""
         self.start = start
 

@@ -5,23 +5,24 @@ over the grid, so the work is balanced however the tiles were split. With many r
 which have many pieces then, the whole CTA merges one, or some of its columns. Latency is what counts here: what follows
 from the schedule comes before the wait for dense_decode, loads are started before the weights are known, and code is
 short, since instructions too come from memory the first time.
-Partials: libflashmla/src/internal.h (fm_cut), components/epilogue.py (FACTS).
+Partials: core/schedule_params.py.
 """
 
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Float16, Float32, Int32, Int64, const_expr, max, min
+from cutlass import Float16, Float32, Int32, Int64, const_expr, max, min
 
-from . import params
-from .components import schedule, split_tiles
-from .components.epilogue import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS
-from .components.warp import warp_reduce
-from .variants import Variant
+from dsl_kernels.core import schedule
+from dsl_kernels.core.dtypes import DTYPES
+from dsl_kernels.core.params import Named
+from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS
+from dsl_kernels.core.threads import warp_reduce
 
-THREADS = params.MAX_SPLITS // 2  # weigh gives a thread two pieces
-WARPS = THREADS // 32
-VECTOR = 8  # float16 values of a load
+from . import split_tiles
+from .config import THREADS, VECTOR, WARPS, Variant
+from .params import MAX_SPLITS, PARAMS
+
 IN_FLIGHT = 8  # loads that a thread starts before it uses the first, where a CTA merges a row
 LOG_MAX_CHUNKS = 3  # log2 of the most chunks of columns in which several CTAs merge a row
 ROWS_FOR_WARPS = 1  # more rows than this for each CTA: a warp a row
@@ -29,13 +30,13 @@ ROWS_FOR_WARPS = 1  # more rows than this for each CTA: a warp a row
 
 class Combine:
     def __init__(self, variant: Variant):
-        self.dtype = {"bfloat16": BFloat16, "float16": Float16}[variant.dtype]
+        self.dtype = DTYPES[variant.elements.out]
         self.d_v = variant.d_v
         self.log_row_threads = (variant.d_v // VECTOR).bit_length() - 1  # threads that load a row
         self.groups = THREADS >> self.log_row_threads  # of them
         self.warp_vectors = variant.d_v // (32 * VECTOR)  # that a lane loads of a row
         self.warp_pieces = 4  # that a lane has in flight
-        self.threads = THREADS
+        self.threads = variant.threads
         self.cluster = 1
 
     @cute.jit
@@ -43,7 +44,7 @@ class Combine:
         @cute.struct
         class Storage:
             sums: cute.struct.Align[cute.struct.MemRange[Float32, THREADS * VECTOR], 16]
-            weights: cute.struct.MemRange[Float32, 2 * params.MAX_SPLITS]
+            weights: cute.struct.MemRange[Float32, 2 * MAX_SPLITS]
             reduced: cute.struct.MemRange[Float32, 2 * WARPS]
             begins: cute.struct.MemRange[Int32, THREADS]
             ends: cute.struct.MemRange[Int32, THREADS]
@@ -56,13 +57,13 @@ class Combine:
 
     @cute.kernel
     def kernel(self, args: tuple):
-        self.a = a = params.Named(params.COMBINE, args)
+        self.a = a = Named(PARAMS, args)
         tid, _, _ = cute.arch.thread_idx()
         bid, _, _ = cute.arch.block_idx()
         grid, _, _ = cute.arch.grid_dim()
         st = cutlass.memory.SmemAllocator().allocate(self.storage)
         self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * VECTOR))
-        self.sWeights = st.weights.get_tensor(cute.make_layout((2, params.MAX_SPLITS)))
+        self.sWeights = st.weights.get_tensor(cute.make_layout((2, MAX_SPLITS)))
         self.sReduced = st.reduced.get_tensor(cute.make_layout((WARPS, 2)))
         # of the split tiles, in order: the part that begins it, the one that ends it, the tile
         lists = (st.begins, st.ends, st.tiles)
@@ -86,61 +87,61 @@ class Combine:
                 row = (c >> log_chunks) - i * rows
                 rank = schedule.divide(row, a.by_block_rows)
                 row -= rank * block_rows
-                w, t = self.sBegins[i], self.sTiles[i]
-                b, kv_head, k = schedule.tile_place(a, t)
-                begin, tokens = schedule.query_range(a, b)
-                valid, token, h = schedule.row_place(a, k * a.cluster + rank, row, tokens)
+                part, tile = self.sBegins[i], self.sTiles[i]
+                request, kv_head, tile_of_head = schedule.locate_tile(a, tile)
+                begin, tokens = schedule.query_range(a, request)
+                valid, token, h = schedule.locate_row(a, tile_of_head * a.cluster + rank, row, tokens)
                 if valid:
                     token, h, row = begin + token, h + kv_head * a.group, row + 64 * rank
-                    where = schedule.out_offset(a, b, token, h)
-                    count = min(max(self.sEnds[i] - w + 1, 1), a.num_parts - w)  # whatever the cuts are
+                    where = schedule.out_offset(a, request, token, h)
+                    count = min(max(self.sEnds[i] - part + 1, 1), a.num_parts - part)  # whatever the cuts are
                     if a.num_parts > THREADS:  # the end may be among the next parts
-                        count = split_tiles.count_pieces(a, w, t, tid & 31)
+                        count = split_tiles.count_pieces(a, part, tile, tid & 31)
                     if by_warp:
-                        lse2 = self.merge_row_by_warp(w, count, row, tid & 31, where)
+                        lse2 = self.merge_row_by_warp(part, count, row, tid & 31, where)
                         if (tid & 31) == 0:
-                            self.store_lse(lse2, b, token, h)
+                            self.store_lse(lse2, request, token, h)
                     else:
                         chunk = c & ((1 << log_chunks) - 1)
-                        lse2 = self.merge_row_by_block(w, count, row, tid, log_chunks, chunk, where)
+                        lse2 = self.merge_row_by_block(part, count, row, tid, log_chunks, chunk, where)
                         if tid + chunk == 0:
-                            self.store_lse(lse2, b, token, h)
+                            self.store_lse(lse2, request, token, h)
             cute.arch.sync_threads()
         wait_for_partials()  # what comes after this kernel comes after dense_decode too
 
     @cute.jit
-    def partial_row(self, w, j, row):
-        """Number of a row of piece j of the tile that part w begins."""
-        return Int64(slot_of(self.a, w, j)) * (64 * self.a.cluster) + row
+    def partial_row(self, part, j, row):
+        """Number of a row of piece j of the tile that a part begins."""
+        return Int64(slot_of(self.a, part, j)) * (64 * self.a.cluster) + row
 
     @cute.jit
-    def facts(self, w, j, count, row):
+    def facts(self, part, j, count, row):
         """(Log-sum-exp of piece j, what 1.0 in each half of its row stands for); -inf: empty, or no such piece."""
         found = cute.make_rmem_tensor((FACTS,), Float32)
-        where = self.a.partial_facts + cute.assume(self.partial_row(w, min(j, count - 1), row) * FACTS, divby=FACTS)
+        where = self.a.partial_facts + cute.assume(self.partial_row(part, min(j, count - 1), row) * FACTS, divby=FACTS)
         cute.autovec_copy(cute.make_tensor(where, cute.make_layout(FACTS)), found)
         return found[FACT_LSE] if j < count else -Float32.inf, found[FACT_LEFT], found[FACT_RIGHT]
 
     @cute.jit
-    def row_lse(self, w, count, row, lane, first):
+    def row_lse(self, part, count, row, lane, first):
         """One warp: base-2 log-sum-exp over the pieces of a row, -inf when no token was attended.
 
         first: the log-sum-exps of the pieces lane and lane + 32.
         """
         top = cute.arch.fmax(first[0], first[1])
         for j in cutlass.range(64 + lane, count, 32, unroll=1):
-            top = cute.arch.fmax(top, self.facts(w, j, count, row)[0])
+            top = cute.arch.fmax(top, self.facts(part, j, count, row)[0])
         top = warp_reduce(top, cute.arch.fmax)
         shift = 0.0 if top == -Float32.inf else top
         total = cute.math.exp2(first[0] - shift, fastmath=True) + cute.math.exp2(first[1] - shift, fastmath=True)
         for j in cutlass.range(64 + lane, count, 32, unroll=1):
-            total += cute.math.exp2(self.facts(w, j, count, row)[0] - shift, fastmath=True)
+            total += cute.math.exp2(self.facts(part, j, count, row)[0] - shift, fastmath=True)
         return top + cute.math.log2(warp_reduce(total, lambda x, y: x + y))
 
     @cute.jit
-    def load(self, x: cute.Tensor, w, j, row, column):
+    def load(self, x: cute.Tensor, part, j, row, column):
         """Starts to load VECTOR columns of piece j. What an empty piece holds is not used."""
-        where = self.a.partial + cute.assume(self.partial_row(w, j, row) * self.d_v + column, divby=VECTOR)
+        where = self.a.partial + cute.assume(self.partial_row(part, j, row) * self.d_v + column, divby=VECTOR)
         cute.autovec_copy(cute.make_tensor(where, cute.make_layout(VECTOR)), x)
 
     @cute.jit
@@ -165,28 +166,28 @@ class Combine:
             cute.autovec_copy(rounded, cute.make_tensor(a.out + cute.assume(where, divby=align), cute.make_layout(n)))
 
     @cute.jit
-    def store_lse(self, lse2, b, token, head):
+    def store_lse(self, lse2, request, token, head):
         a, wanted = self.a, self.a.lse.toint() != 0
         if wanted:
-            dst = cute.make_tensor(a.lse + schedule.lse_offset(a, b, token, head), cute.make_layout(1))
+            dst = cute.make_tensor(a.lse + schedule.lse_offset(a, request, token, head), cute.make_layout(1))
             dst[0] = lse2 * a.lse_factor if lse2 != -Float32.inf else a.empty_lse
 
     @cute.jit
-    def merge_row_by_warp(self, w, count, row, lane, where):
+    def merge_row_by_warp(self, part, count, row, lane, where):
         """All columns of a row, its pieces in order; returns its base-2 log-sum-exp."""
         vectors, pieces = self.warp_vectors, self.warp_pieces
         x = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors, pieces)), Float16)
         acc = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors)), Float32)
         acc.fill(0.0)
         wait_for_partials()
-        self.load_pieces(x, w, 0, count, row, lane)
-        lse, left, right = self.facts(w, lane, count, row)
-        second, _, _ = self.facts(w, lane + 32, count, row)
-        lse2 = self.row_lse(w, count, row, lane, (lse, second))
+        self.load_pieces(x, part, 0, count, row, lane)
+        lse, left, right = self.facts(part, lane, count, row)
+        second, _, _ = self.facts(part, lane + 32, count, row)
+        lse2 = self.row_lse(part, count, row, lane, (lse, second))
         left, right = weight(lse, lse2, left), weight(lse, lse2, right)
         for base in cutlass.range(0, count, pieces, unroll=1):
             if ((base & 31) == 0) and (base > 0):
-                lse, left, right = self.facts(w, base + lane, count, row)
+                lse, left, right = self.facts(part, base + lane, count, row)
                 left, right = weight(lse, lse2, left), weight(lse, lse2, right)
             for i in cutlass.range_constexpr(pieces):
                 of_left = cute.arch.shuffle_sync(left, (base + i) & 31)
@@ -196,21 +197,21 @@ class Combine:
                     self.add(acc[None, 1], x[None, 1, i], of_right)
                 else:
                     self.add(acc[None, 0], x[None, 0, i], of_left if lane < 16 else of_right)
-            self.load_pieces(x, w, base + pieces, count, row, lane)
+            self.load_pieces(x, part, base + pieces, count, row, lane)
         for v in cutlass.range_constexpr(vectors):
             self.store(acc[None, v], where + (32 * v + lane) * VECTOR, VECTOR)
         return lse2
 
     @cute.jit
-    def load_pieces(self, x: cute.Tensor, w, base, count, row, lane):
+    def load_pieces(self, x: cute.Tensor, part, base, count, row, lane):
         """Starts to load this lane's columns of the next pieces from `base` on."""
         for i in cutlass.range_constexpr(self.warp_pieces):
             if base + i < count:
                 for v in cutlass.range_constexpr(self.warp_vectors):
-                    self.load(x[None, v, i], w, base + i, row, (32 * v + lane) * VECTOR)
+                    self.load(x[None, v, i], part, base + i, row, (32 * v + lane) * VECTOR)
 
     @cute.jit
-    def merge_row_by_block(self, w, count, row, tid, log_chunks, chunk, where):
+    def merge_row_by_block(self, part, count, row, tid, log_chunks, chunk, where):
         """Columns of one chunk of a row, of which a group of threads takes every `groups`-th piece; returns the row's
         base-2 log-sum-exp.
         """
@@ -224,13 +225,13 @@ class Combine:
         wait_for_partials()
         for i in cutlass.range_constexpr(IN_FLIGHT):
             if group + i * groups < count:
-                self.load(x[None, i], w, group + i * groups, row, column)
-        lse2 = self.weigh(w, count, row, tid)
+                self.load(x[None, i], part, group + i * groups, row, column)
+        lse2 = self.weigh(part, count, row, tid)
         for i in cutlass.range_constexpr(IN_FLIGHT):
             if group + i * groups < count:
                 self.add(acc, x[None, i], sWeights[half, group + i * groups])
         for j in cutlass.range(group + IN_FLIGHT * groups, count, groups, unroll=1):
-            self.load(x[None, 0], w, j, row, column)
+            self.load(x[None, 0], part, j, row, column)
             self.add(acc, x[None, 0], sWeights[half, j])
         cute.autovec_copy(acc, cute.local_tile(self.sSums, (VECTOR,), (tid,)))
         cute.arch.sync_threads()
@@ -244,11 +245,11 @@ class Combine:
         return lse2
 
     @cute.jit
-    def weigh(self, w, count, row, tid):
+    def weigh(self, part, count, row, tid):
         """The whole CTA: weights of the pieces of a row to shared memory; returns its base-2 log-sum-exp."""
         sWeights = self.sWeights
-        lse, left, right = self.facts(w, tid, count, row)
-        second, _, _ = self.facts(w, tid + THREADS, count, row)
+        lse, left, right = self.facts(part, tid, count, row)
+        second, _, _ = self.facts(part, tid + THREADS, count, row)
         top = self.block_reduce(0, tid, cute.arch.fmax(lse, second), cute.arch.fmax, -Float32.inf)
         shift = 0.0 if top == -Float32.inf else top
         total = cute.math.exp2(lse - shift, fastmath=True) + cute.math.exp2(second - shift, fastmath=True)
@@ -256,14 +257,14 @@ class Combine:
         if tid < count:
             sWeights[0, tid], sWeights[1, tid] = weight(lse, lse2, left), weight(lse, lse2, right)
         for j in cutlass.range(tid + THREADS, count, THREADS, unroll=1):  # read again: seldom, and registers are few
-            lse, left, right = self.facts(w, j, count, row)
+            lse, left, right = self.facts(part, j, count, row)
             sWeights[0, j], sWeights[1, j] = weight(lse, lse2, left), weight(lse, lse2, right)
         cute.arch.sync_threads()
         return lse2
 
     @cute.jit
     def block_reduce(self, which, tid, value, op: cutlass.Constexpr, none: cutlass.Constexpr):
-        """The values of all threads joined by `op`, in every thread; `which` of two places it takes to."""
+        """The values of all threads joined by `op`, in every thread; by way of one of two arrays."""
         own, sReduced = warp_reduce(value, op), self.sReduced
         if tid % 32 == 0:
             sReduced[tid // 32, which] = own
@@ -283,6 +284,6 @@ def weight(lse, lse2, unit):
     return 0.0 if lse == -Float32.inf else cute.math.exp2(lse - lse2, fastmath=True) * unit
 
 
-def slot_of(a, w, j):
-    """Partial slot of piece j of the tile that part w begins: the last of part w, the first of the others."""
-    return a.slots_per_part * (w + j) + (a.slots_per_part - 1) * (1 - min(j, 1))
+def slot_of(a, part, j):
+    """Partial slot of piece j of the tile that a part begins: the last of that part, the first of the others."""
+    return a.slots_per_part * (part + j) + (a.slots_per_part - 1) * (1 - min(j, 1))

@@ -1,35 +1,13 @@
-"""Online softmax on the logits of one unit, in the registers of the QK warpgroup.
-
-A thread holds two rows (r and r + 8 of its warp's 16) and 16 columns of each: column c is token
-(c // 2) * 8 + c % 2 + 2 * (lane % 4).
+"""Online softmax on the logits of one unit, in the registers of a warpgroup that holds them as an m64n64 accumulator:
+two rows a thread, and 16 columns of each.
 """
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32
 
-from . import schedule
-
 # A row maximum may be this much too small (log2) before the output is rescaled: P <= 2^8 loses nothing in bf16 or fp16.
 LAZY_LOG2 = 8.0
-
-
-def row_of(thread):
-    """First of the two rows that a thread of a warpgroup holds in an m64 accumulator."""
-    return ((thread >> 5) << 4) + ((thread >> 2) & 7)
-
-
-@cute.jit
-def mask(a, s_rows: cute.Tensor, thread, left, length, tokens):
-    """Logits of tokens that a row does not attend become -inf; `left` tokens are left for the block's first row, and
-    `length`, `tokens` are as in schedule.row_surplus.
-    """
-    cute.arch.sync_warp()
-    for r in cutlass.range_constexpr(2):
-        row = row_of(thread) + 8 * r
-        end = left + schedule.row_surplus(a, row, length, tokens) - (thread & 3) * 2
-        for c in cutlass.range_constexpr(cute.size(s_rows, mode=[1])):
-            s_rows[r, c] = -Float32.inf if (c // 2) * 8 + c % 2 >= end else s_rows[r, c]
 
 
 @cute.jit

@@ -18,13 +18,20 @@ def gemm(
     """acc (+)= A B over the k-steps (first, end) of A, with B shifted by b0 k-steps."""
     atom = cute.make_mma_atom(mma.op)
     atom.set(warpgroup.Field.ACCUMULATE, not zero)
-    for k in cutlass.range_constexpr(*steps):
-        cute.gemm(atom, acc, A[None, None, k], B[None, None, b0 + k], acc)
+    for step in cutlass.range_constexpr(*steps):
+        cute.gemm(atom, acc, A[None, None, step], B[None, None, b0 + step], acc)
         atom.set(warpgroup.Field.ACCUMULATE, True)
 
 
+def row_of(thread):
+    """First of the two rows (r and r + 8) that a thread of a warpgroup holds in an m64 accumulator."""
+    return ((thread >> 5) << 4) + ((thread >> 2) & 7)
+
+
 def accumulator_rows(acc):
-    """An m64nN accumulator ((2, 2, N/8), 1, 1) seen as (2 rows of this thread, N/4 columns)."""
+    """An m64nN accumulator ((2, 2, N/8), 1, 1) seen as (2 rows of this thread, N/4 columns): column c is column
+    (c // 2) * 8 + c % 2 + 2 * (lane % 4) of the matrix.
+    """
     s, d = acc.layout.shape, acc.layout.stride
     layout = cute.make_layout(
         ((s[0][1], s[1]), (s[0][0], s[0][2], s[2])),

@@ -1,32 +1,34 @@
-"""Shared memory of dense_decode: what lies there, and the tensors by which it is seen. budget.py knows its size."""
+"""Shared memory of dense_decode: what lies there, and the tensors by which it is seen. config.py knows its size."""
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
 from cutlass.cute.nvgpu import warpgroup
 
+from dsl_kernels.core.schedule_params import UNIT
+
 from .epilogue import NARROW_WORDS
 from .loader import CURSOR
-from .schedule import UNIT
 
 
 class SharedMemory:
-    """Of a kernel `k`; made in two steps, since the launch needs the size and only the kernel has addresses."""
+    """Of a kernel; made in two steps, since the launch needs the size and only the kernel has addresses."""
 
-    def __init__(self, k):
-        self.dtype, self.slices, self.slots, self.rope, self.q_tail = k.dtype, k.slices, k.slots, k.rope, k.q_tail
+    def __init__(self, kernel):
+        self.dtype, self.slices, self.slots = kernel.dtype, kernel.slices, kernel.slots
+        self.rope, self.q_tail = kernel.rope, kernel.q_tail
 
         @cute.struct
         class Storage:
-            barriers: cute.struct.MemRange[Int64, k.bars.count]
+            barriers: cute.struct.MemRange[Int64, kernel.bars.count]
             base: cute.struct.MemRange[Int64, 2]
             narrow: cute.struct.MemRange[Int32, 2 * NARROW_WORDS]
             shard: cute.struct.MemRange[Int32, 2]
             cursors: cute.struct.MemRange[Int32, 2 * CURSOR]
-            scale: cute.struct.MemRange[Float32, 64 * k.slots]
-            kv: cute.struct.Align[cute.struct.MemRange[k.dtype, UNIT * 64 * k.slices * k.slots], 1024]
-            q_rope: cute.struct.Align[cute.struct.MemRange[k.dtype, 64 * 64 * k.rope], 1024]
-            q_tail: cute.struct.Align[cute.struct.MemRange[k.dtype, 64 * 16 * k.q_tail], 1024]
+            scale: cute.struct.MemRange[Float32, 64 * kernel.slots]
+            kv: cute.struct.Align[cute.struct.MemRange[kernel.dtype, UNIT * 64 * kernel.slices * kernel.slots], 1024]
+            q_rope: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 64 * 64 * kernel.rope], 1024]
+            q_tail: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 64 * 16 * kernel.q_tail], 1024]
 
         self.storage = Storage
 
