@@ -123,7 +123,10 @@ static flashmla_status read_plan_again(const fm_call *call, fm_dense_decode *dec
                    decode->own_plan ? "given" : "NULL", decode->own_plan ? "without" : "with");
   if (decode->own_plan) return FLASHMLA_OK;
   FM_TRY(read_plan(call, decode));
-  if (decode->stamp.num_splits != before.num_splits || decode->stamp.batch_invariant != before.batch_invariant)
+  if (decode->stamp.batch_invariant != before.batch_invariant)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is%s batch invariant, that of the prepared call is%s",
+                   before.batch_invariant ? " not" : "", before.batch_invariant ? "" : " not");
+  if (decode->stamp.num_splits != before.num_splits)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan has num_splits %d, that of the prepared call %d",
                    decode->stamp.num_splits, before.num_splits);
   return fm_check_plan_tiling(&decode->stamp, &decode->attention.tiling);

@@ -84,14 +84,12 @@ static bool evenly_spaced(const fm_state *states, int32_t count, int64_t *out_by
 static flashmla_status arrange(const fm_call *call, fm_merge *merge) {
   int64_t out_bytes, lse_bytes;
   merge->stacked = evenly_spaced(merge->states, merge->num_states, &out_bytes, &lse_bytes);
-  if (merge->stacked) {
-    merge->out_state_stride = out_bytes / fm_dtype_bytes(merge->dtype);
-    merge->lse_state_stride = lse_bytes / (int64_t)sizeof(float);
-  } else if (call->cuda && merge->num_states > FM_MAX_STATES) {
+  merge->out_state_stride = merge->stacked ? out_bytes / fm_dtype_bytes(merge->dtype) : 0;
+  merge->lse_state_stride = merge->stacked ? lse_bytes / (int64_t)sizeof(float) : 0;
+  if (call->cuda && !merge->stacked && merge->num_states > FM_MAX_STATES)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
                    "params.num_states is %d; supported on CUDA are up to %d separate tensors: stack them in one",
                    merge->num_states, FM_MAX_STATES);
-  }
   return FLASHMLA_OK;
 }
 
@@ -131,8 +129,8 @@ static flashmla_status check_values(fm_call *call, void *state) {
 static flashmla_status read_parts_again(const fm_call *call, fm_merge *merge) {
   for (int32_t i = 0; i < merge->listed; ++i) {
     void *out, *lse;
-    FM_TRY(fm_view_address(&call->tensors, OUTS, i, false, &out));
-    FM_TRY(fm_view_address(&call->tensors, LSES, i, false, &lse));
+    FM_TRY(fm_view_address(&call->tensors, OUTS, i, &out));
+    FM_TRY(fm_view_address(&call->tensors, LSES, i, &lse));
     merge->states[i].out = out;
     merge->states[i].lse = lse;
   }
