@@ -34,6 +34,7 @@ PROGRAMS = [
     (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c"], THREAD),
     *((path, WHOLE, ADDRESS) for path in programs("library")),
     (HERE / "library" / "test_threads.c", WHOLE, THREAD),
+    (HERE / "library" / "test_workers.c", WHOLE, THREAD),
 ]
 
 
