@@ -21,9 +21,9 @@ WHOLE = sorted(build.SOURCE.rglob("*.c"))
 BACKENDS = {"cuda", "cpu", "rows", "merge", "piece"}
 CORE = [path for path in WHOLE if not BACKENDS & set(path.relative_to(build.SOURCE).with_suffix("").parts)]
 FLAGS = {
-    "address": build.compile_flags(fault=0, sanitize=True, debug=False, kernels=False),
-    "thread": [*build.compile_flags(fault=0, sanitize=False, debug=True, kernels=False), "-fsanitize=thread"],
-    "release": build.compile_flags(fault=0, sanitize=False, debug=False, kernels=False),
+    "address": build.compile_flags(sanitize=True, debug=False, kernels=False),
+    "thread": [*build.compile_flags(sanitize=False, debug=True, kernels=False), "-fsanitize=thread"],
+    "release": build.compile_flags(sanitize=False, debug=False, kernels=False),
 }
 FOLDERS = [HERE, *(operations.FOLDER / name / "c" for name in operations.NAMES)]
 
@@ -41,7 +41,7 @@ PROGRAMS = [
     *((path, [*CORE, HERE / "fake_backend.c"], "address") for path in programs("core")),
     (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c"], "thread"),
     *((path, WHOLE, sanitizer(path)) for path in programs("library")),
-    *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("threads", "prepared")),
+    *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("prepared", "threads", "workers")),
 ]
 
 

@@ -18,7 +18,7 @@ def test_arguments_after_two_dashes_are_passed_on():
     assert build.parse(["demo", "--requests", "3"]).rest == ["--requests", "3"]
 
 
-@pytest.mark.parametrize("arguments", [["lib", "--fault", "1"], ["lib", "--sanitize"], ["lib", "--surprise"], []])
+@pytest.mark.parametrize("arguments", [["lib", "--sanitize"], ["lib", "--surprise"], []])
 def test_test_libraries_never_replace_the_real_one(arguments, capsys):
     with pytest.raises(SystemExit):
         build.parse(arguments)

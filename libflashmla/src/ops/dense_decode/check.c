@@ -1,5 +1,5 @@
 /* check.c - the rules on a decode step that its table does not say: those of dense decode and of its plan. */
-#include <float.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "ops/dense_decode/dense_decode.h"
@@ -44,13 +44,25 @@ static flashmla_status check_extents(const fm_call *call) {
   return FLASHMLA_OK;
 }
 
+/* "576, 512 and 320" */
+static fm_text supported_d_qk(void) {
+  fm_text text = {""};
+  int used = 0;
+  for (int32_t i = 0; i < GEOMETRIES; ++i) {
+    const char *joint = i == 0 ? "" : i == GEOMETRIES - 1 ? " and " : ", ";
+    used += snprintf(text.chars + used, sizeof text.chars - (size_t)used, "%s%d", joint, geometries[i].d_qk);
+  }
+  return text;
+}
+
 /* Sets d_v; `given`: that of `out`, or 0 where there is none. */
 static flashmla_status check_geometry(const fm_call *call, int32_t given, int32_t *d_v) {
   const int32_t d_qk = call->extents[FM_D_QK], inner = call->tensors.rows[FM_Q].rank - 1;
   int32_t found = 0;
   while (found < GEOMETRIES && geometries[found].d_qk != d_qk) ++found;
   if (found == GEOMETRIES)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported are 576, 512 and 320", inner, d_qk);
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported are %s", inner, d_qk,
+                   supported_d_qk().chars);
   *d_v = geometries[found].d_v;
   if (given != 0 && given != *d_v)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported with d_qk %d is %d", inner, given,
