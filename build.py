@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
 ROOT = Path(__file__).resolve().parent
@@ -91,14 +91,12 @@ def compiler() -> str:
     return found
 
 
-def compile_flags(*, fault: int, sanitize: bool, debug: bool, kernels: bool) -> list[str]:
+def compile_flags(*, sanitize: bool, debug: bool, kernels: bool) -> list[str]:
     flags = [*C_FLAGS, "-O1" if sanitize or debug else "-O3"]
     if sanitize or debug:
         flags.append("-g")
     if sanitize:
         flags += SANITIZERS
-    if fault:
-        flags.append(f"-DFLASHMLA_FAULT={fault}")
     if not kernels:
         flags.append("-DFLASHMLA_CPU_ONLY")
     return flags
@@ -116,10 +114,12 @@ def compile_one(source: Path, flags: list[str], shared: str, folder: Path) -> tu
     return made, key
 
 
-def compile_library(out: Path, *, fault: int, sanitize: bool, debug: bool, kernels: bool) -> Path:
-    """Compiles what changed and links `out`/libflashmla.so.1."""
-    flags = compile_flags(fault=fault, sanitize=sanitize, debug=debug, kernels=kernels)
-    sources = sorted(SOURCE.rglob("*.c"))
+def compile_library(
+    out: Path, *, sanitize: bool, debug: bool, kernels: bool, edited: Mapping[Path, Path] | None = None
+) -> Path:
+    """Compiles what changed and links `out`/libflashmla.so.1; `edited`: C files to compile in place of others."""
+    flags = compile_flags(sanitize=sanitize, debug=debug, kernels=kernels)
+    sources = [(edited or {}).get(source, source) for source in sorted(SOURCE.rglob("*.c"))]
     included = sorted([*INCLUDE.rglob("*.h"), *(path for path in SOURCE.rglob("*") if path.suffix in {".h", ".inc"})])
     if kernels:
         sources += [GENERATED / "kernels.S", GENERATED / "kernel_table.c"]
@@ -170,14 +170,19 @@ def link_to(target: Path, name: Path) -> None:
 
 
 def build_library(
-    *, fault: int = 0, sanitize: bool = False, debug: bool = False, cpu_only: bool = False, out: Path | None = None
+    *,
+    sanitize: bool = False,
+    debug: bool = False,
+    cpu_only: bool = False,
+    out: Path | None = None,
+    edited: Mapping[Path, Path] | None = None,
 ) -> Path:
     """The library with the kernels at hand: in the Python package, or in `out` for test builds."""
     with one_build_at_a_time():
         kernels = not cpu_only and (GENERATED / "kernels.S").exists() and (GENERATED / "kernel_table.c").exists()
         if not kernels:
             say("CPU only: " + ("as asked" if cpu_only else "no compiled GPU kernels in libflashmla/generated"))
-        library = compile_library(out or PACKAGE, fault=fault, sanitize=sanitize, debug=debug, kernels=kernels)
+        library = compile_library(out or PACKAGE, sanitize=sanitize, debug=debug, kernels=kernels, edited=edited)
         if out is None:
             make_cdef()
             link_to(library, BUILD / "libflashmla.so")
@@ -287,10 +292,9 @@ def ensure_kernels() -> None:
 def command_lib(options: argparse.Namespace) -> None:
     if options.out is None and importlib.util.find_spec("cffi") is None:
         enter_venv(extras())
-    if not (options.cpu_only or options.fault or options.sanitize):
+    if not (options.cpu_only or options.sanitize):
         ensure_kernels()
     library = build_library(
-        fault=options.fault,
         sanitize=options.sanitize,
         debug=options.debug,
         cpu_only=options.cpu_only,
@@ -315,13 +319,36 @@ def command_demo(options: argparse.Namespace) -> None:
     run([sys.executable, "examples/python/serve.py", *options.rest])
 
 
-def command_test(options: argparse.Namespace) -> None:
-    enter_venv(extras("aot", "test"))
+def c_files() -> list[Path]:
+    """The C sources that are written by hand."""
+    found = [
+        path
+        for folder in (ROOT / "libflashmla", ROOT / "tests", ROOT / "examples")
+        for path in folder.rglob("*")
+        if path.suffix in {".c", ".h", ".inc"} and GENERATED not in path.parents
+    ]
+    return sorted(path for path in found if not path.read_text().startswith("/* Generated"))
+
+
+def shell_scripts() -> list[Path]:
+    return [ROOT / ".ci" / "run", *sorted(path for path in ROOT.glob("[!.]*/**/*.sh") if BUILD not in path.parents)]
+
+
+def lint() -> None:
+    """Style and types of everything that is written by hand."""
     with one_build_at_a_time():
         make_cdef()  # mypy follows it
+    tools = Path(sys.executable).parent
     run([sys.executable, "-m", "ruff", "check", "."])
     run([sys.executable, "-m", "ruff", "format", "--check", "."])
     run([sys.executable, "-m", "mypy"])
+    run([tools / "clang-format", "--dry-run", "-Werror", *c_files()], title="$ clang-format --dry-run -Werror")
+    run([tools / "shellcheck", *shell_scripts()], title="$ shellcheck")
+
+
+def command_test(options: argparse.Namespace) -> None:
+    enter_venv(extras("aot", "test"))
+    lint()
     ensure_kernels()
     build_library()
     profile = os.environ.get("HYPOTHESIS_PROFILE", "ci")
@@ -347,7 +374,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="build.py", description=__doc__.split("\n\n")[0] if __doc__ else None)
     commands = parser.add_subparsers(required=True, metavar="command")
     lib = commands.add_parser("lib", help="build the shared library into the Python package")
-    lib.add_argument("--fault", type=int, default=0, metavar="N", help="plant fault N (tests only; give --out)")
     lib.add_argument("--sanitize", action="store_true", help="AddressSanitizer and UBSan (tests only; give --out)")
     lib.add_argument("--debug", action="store_true", help="-O1 -g")
     lib.add_argument("--cpu-only", action="store_true", help="leave the GPU kernels out")
@@ -364,8 +390,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.rest = [argument for argument in rest if argument != "--"]
     if rest and options.action in {command_lib, command_clean}:
         parser.error(f"unknown arguments: {shlex.join(rest)}")
-    if (getattr(options, "fault", 0) or getattr(options, "sanitize", False)) and options.out is None:
-        parser.error("--fault and --sanitize make test libraries: give --out DIR")
+    if getattr(options, "sanitize", False) and options.out is None:
+        parser.error("--sanitize makes a test library: give --out DIR")
     return options
 
 

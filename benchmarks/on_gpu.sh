@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.1).
 # usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default the first three:
-#   tests        tests/gpu and the random calls            -> OUT/gpu-tests.txt (pytest's summary)
+#   tests        what only a GPU shows, random calls       -> OUT/gpu-tests.txt (pytest's summary)
 #   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt
 #   bench        the benchmark cases                       -> OUT/dense_decode.jsonl
 #   grid         the grid of shapes                        -> OUT/grid.jsonl
@@ -11,8 +11,9 @@
 # Environment: COMMIT names the sources in the records; *_LIMIT are seconds; GRID holds further arguments of grid.py, such
 # as "--shard 0/2 --done FILE"; FLASHMLA_TESTS is the folder `tests` of FlashMLA. Peers to time beside: the module
 # flash_mla on PYTHONPATH, FA3_LIBRARY (see peer_libraries.py).
+# shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [bench] [grid] [traces] [plans] [peers-tests]}
 shift
 mkdir -p "$out"
@@ -32,8 +33,8 @@ run_tests() {
   { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
     echo "kernels $(python3 -c 'import sys; sys.path.insert(0, "benchmarks"); import digest; print(digest.current())')"
   } > "$out/gpu-tests.txt"
-  suite tests-gpu tests/gpu
-  suite tests-property --timeout 120 tests/property tests/stateful -k gpu
+  suite tests-gpu tests/gpu tests/ops -m gpu
+  suite tests-property --timeout 120 tests/ops tests/test_invalid_calls.py -m "not gpu" -k gpu
   cat "$out/gpu-tests.txt"
 }
 
@@ -54,6 +55,7 @@ timed() { # seconds, program and its record's name, further arguments...
 
 run_bench() { timed "${BENCH_LIMIT:-300}" dense_decode; }
 # The grid ends by itself before its limit, so that no record is cut off.
+# shellcheck disable=SC2086 # GRID holds several arguments
 run_grid() { timed "$((${GRID_LIMIT:-400} + 30))" grid --limit-seconds "${GRID_LIMIT:-400}" ${GRID:-}; }
 run_traces() { timed "${TRACES_LIMIT:-120}" traces; }
 run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
@@ -61,7 +63,7 @@ run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
 run_peers_tests() {
   local script=${FLASHMLA_TESTS:?the folder tests of FlashMLA is needed}/test_flash_mla_dense_decoding.py
   for dtype in bf16 fp16; do
-    timeout -k 5 "${PEERS_TESTS_LIMIT:-200}" python3 tests/peers/run_flashmla_tests.py "$script" --dtype $dtype \
+    timeout -k 5 "${PEERS_TESTS_LIMIT:-200}" python3 tests/peers/run_flashmla_tests.py "$script" --dtype "$dtype" \
       > "$out/peers-tests-$dtype.log" 2>&1 || status=1
     tail -n 1 "$out/peers-tests-$dtype.log"
   done > "$out/peers-tests.txt"

@@ -13,7 +13,7 @@ DTYPE_CODES = {  # DLPack's code, bits, lanes
     "float32": (2, 32, 1),
     "int32": (0, 32, 1),
 }
-SIZE_QUERY = {"dense_decode": "flashmla_dense_decode_workspace_size", "plan_decode": "flashmla_plan_decode_size"}
+IGNORED = -12345  # a stride where the extent is 1
 POINTERS = {"workspace", "buffer", "stream"}  # fields that a test gives as addresses
 
 
@@ -27,43 +27,16 @@ def flags(**wanted: bool) -> int:
     return sum(constant(name.upper()) for name, value in wanted.items() if value)
 
 
-def plan_fields(case) -> dict[str, object]:
-    """What a case says of plan_decode, but for tensors and buffer."""
-    fields: dict[str, object] = {"flags": flags(causal=case.causal, batch_invariant=case.batch_invariant)}
-    fields["num_splits"] = case.num_splits
-    if case.cu_seqlens_q is not None:
-        fields["max_seqlen_q"] = case.s_q
-    return fields
+def size_query(operation: str) -> str | None:
+    """The function that says how much scratch the operation needs, if it needs any."""
+    names = (f"flashmla_{operation}_workspace_size", f"flashmla_{operation}_size")
+    return next((name for name in names if hasattr(lib, name)), None)
 
 
-def decode_fields(case) -> dict[str, object]:
-    """What a case says of dense_decode, but for tensors, plan and workspace."""
-    fields: dict[str, object] = {
-        "flags": flags(
-            causal=case.causal,
-            default_scale=case.softmax_scale is None,
-            lse_base2=case.lse_base2,
-            empty_lse_minus=case.empty_lse_minus,
-            batch_invariant=case.batch_invariant and case.plan == "none",  # with a plan, the plan decides
-        ),
-        "num_threads": case.num_threads,
-    }
-    if case.softmax_scale is not None:
-        fields["softmax_scale"] = case.softmax_scale
-    if case.cu_seqlens_q is not None:
-        fields["max_seqlen_q"] = case.s_q
-    if case.shard is not None:
-        fields |= {f"cp_{name}": value for name, value in case.shard._asdict().items()}
-    return fields
-
-
-def merge_fields(case) -> dict[str, object]:
-    """What a merging.MergeCase says of merge_states, but for tensors."""
-    return {
-        "flags": flags(lse_base2=case.lse_base2, empty_lse_minus=case.empty_lse_minus),
-        "num_states": 0 if case.stacked else case.num_states,
-        "num_threads": case.num_threads,
-    }
+def scratch_field(operation: str) -> str | None:
+    """The field of the params struct that holds the scratch; its size is the field of this name with `_size`."""
+    fields = dict(ffi.typeof(f"flashmla_{operation}_params").fields)
+    return next((name for name in ("workspace", "buffer") if name in fields), None)
 
 
 @dataclass
@@ -77,6 +50,20 @@ class CTensor:
     strides: list[int] | None  # None: a NULL pointer, compact row-major
     byte_offset: int = 0
     ndim: int | None = None  # None: the length of shape
+
+    @classmethod
+    def of(cls, guarded, device: tuple[int, int], *, compact: bool) -> CTensor:
+        """The DLTensor of a guarded tensor; where it is not compact, with the liberties that DLPack allows."""
+        byte_offset = 0 if compact else guarded.offset
+        strides = [step if n > 1 else IGNORED for n, step in zip(guarded.shape, guarded.strides, strict=True)]
+        return cls(
+            data=guarded.adapter.address(guarded.tensor) - byte_offset,
+            byte_offset=byte_offset,
+            device=device,
+            dtype=DTYPE_CODES[guarded.dtype.name],
+            shape=list(guarded.shape),
+            strides=None if compact else strides,
+        )
 
     def build(self, keep: list):
         """The C struct; `keep` receives what has to outlive it."""
@@ -151,8 +138,13 @@ class CCall:
         """(status, bytes of scratch)."""
         keep: list = []
         size = ffi.new("uint64_t *")
-        status = getattr(lib, SIZE_QUERY[self.operation])(self._build(keep), size)
+        status = getattr(lib, size_query(self.operation))(self._build(keep), size)
         return int(status), int(size[0])
+
+    def give_scratch(self, address: int, size: int) -> None:
+        """Memory for the operation's scratch."""
+        name = scratch_field(self.operation)
+        self.fields |= {name: address, f"{name}_size": size}
 
     def run(self, *outputs) -> int:
         """The status of the call; `outputs` are the arguments after params."""

@@ -1,4 +1,4 @@
-"""When a result is right: one table of tolerances by operation and dtype, and the comparison that uses it.
+"""When a result is right: the comparison of attention results, with the bounds of ops/<operation>/bounds.py.
 
 The norm and lse bounds are the accuracy the library promises for N(0, 1) inputs at the default scale. A single wrong
 row drowns in the norm of a large output, so each row and each element is bounded as well. FlashMLA's own tests bound
@@ -8,6 +8,7 @@ holds for any data.
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,25 +30,10 @@ class Tolerance:
         return Tolerance(*(factor * bound for bound in vars(self).values()))
 
 
-# element_of_row is 8 times the norm bound: rounding errors are near Gaussian and no row has more than 512 elements.
-# element_absolute: 8 subnormal steps of float16, whose weights and outputs both round there; the smallest normal number
-# of the dtypes with 8 exponent bits, below which a backend may flush to zero.
-TOLERANCES = {
-    ("dense_decode", "bfloat16"): Tolerance(3e-3, 2.01 / 128, 2.4e-2, 2.0**-126),
-    ("dense_decode", "float16"): Tolerance(5e-4, 2.01 / 1024, 4e-3, 2.0**-21),
-    ("dense_decode", "float32"): Tolerance(1e-5, 1e-5, 8e-5, 2.0**-126),
-    # Of the dtype of out. Its inputs are what they are, so an element carries float32 rounding of a sum whose terms may
-    # cancel, and one rounding at the end.
-    ("merge_states", "bfloat16"): Tolerance(3e-3, 1.01 / 256, 1e-4, 2.0**-126),
-    ("merge_states", "float16"): Tolerance(5e-4, 1.01 / 2048, 1e-4, 2.0**-23),
-    ("merge_states", "float32"): Tolerance(1e-5, 1e-5, 1e-4, 2.0**-126),
-}
-
-
 def tolerance(operation: str, dtype: str, softmax_scale: float | None = None, d_qk: int = 576) -> Tolerance:
     """Bounds for one call. A logit's float32 rounding error grows with the scale, and beyond the default so do they."""
     ratio = 1.0 if softmax_scale is None else softmax_scale * d_qk**0.5
-    return TOLERANCES[operation, dtype].widened(max(1.0, ratio))
+    return importlib.import_module(f"ops.{operation}.bounds").BY_DTYPE[dtype].widened(max(1.0, ratio))
 
 
 def relative_error(result, reference) -> float:

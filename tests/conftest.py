@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import backends
+from stub_driver.fixtures import compile_stub, cpu_only_library, cuda_12_0, cuda_12_4, gpu_kernels  # noqa: F401
 
 with contextlib.suppress(ImportError):  # the kernel record is optional
     from benchmarks import digest as kernel_digest
@@ -38,10 +39,45 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
 hypothesis.settings.load_profile(PROFILE)
 
 
+GPU_SECONDS = 100  # a test; one that hangs in the driver can only be ended with its process
+figures: list[str] = []
+
+
 @pytest.fixture(scope="session", params=list(backends.available()))
 def backend(request) -> backends.Backend:
     """Every backend that can run here; the header says why one cannot."""
     return backends.available()[request.param]
+
+
+@pytest.fixture
+def gpu() -> backends.Backend:
+    """The GPU backend. Its device is the current one; a framework may have left another when there are several."""
+    found, why_not = backends.gpu()
+    if found is None:
+        pytest.skip(why_not)
+    import torch  # without it there is no GPU backend
+
+    torch.cuda.set_device(found.device[1])
+    return found
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if "gpu" in item.fixturenames:
+            item.add_marker(pytest.mark.gpu)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(GPU_SECONDS, method="thread"))
+
+
+@pytest.fixture
+def figure(record_property):
+    """Puts a measured figure (name, text) into the summary of the run."""
+    return record_property
+
+
+def pytest_runtest_logreport(report) -> None:
+    if report.when == "call":  # parallel workers send their reports here
+        figures.extend(f"figure: {name}: {value}" for name, value in report.user_properties)
 
 
 def pytest_report_header() -> list[str]:
@@ -63,25 +99,27 @@ def pytest_report_header() -> list[str]:
 
 def pytest_sessionfinish(session) -> None:
     """A worker of pytest-xdist hands its count over with its last words."""
-    import calls
+    import properties
 
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["calls_drawn"] = [(*key, count) for key, count in calls.drawn.items()]
+        session.config.workeroutput["calls_drawn"] = [(*key, count) for key, count in properties.drawn.items()]
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's: a worker is done, or died without a count
 def pytest_testnodedown(node) -> None:
     """Adds a worker's count to that of this process."""
-    import calls
+    import properties
 
     for name, kind, count in getattr(node, "workeroutput", {}).get("calls_drawn", []):
-        calls.drawn[name, kind] += count
+        properties.drawn[name, kind] += count
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """How many calls were drawn, by all workers together."""
-    import calls
+    import properties
 
-    counts = [f"{name}: {kind} {count}" for (name, kind), count in sorted(calls.drawn.items())]
+    counts = [f"{name}: {kind} {count}" for (name, kind), count in sorted(properties.drawn.items())]
     if counts:
         terminalreporter.write_line(f"calls drawn: {', '.join(counts)}")
+    for line in figures:
+        terminalreporter.write_line(line)

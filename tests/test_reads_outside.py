@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PROPERTY = "tests/property/test_dense_decode.py::test_any_legal_call_is_the_oracle[cpu]"
+PROPERTY = "tests/ops/dense_decode/test_legal_calls.py::test_any_legal_call_is_the_oracle[cpu]"
 
 
 def run_fenced(*command: str, **environment: str) -> subprocess.CompletedProcess:

@@ -20,6 +20,7 @@ int main(void) {
   for (size_t i = 0; i < sizeof q / 4; ++i) (&q[0][0][0][0])[i] = sinf((float)i * 0.37f);
   for (size_t i = 0; i < sizeof kv_cache / 4; ++i) (&kv_cache[0][0][0][0])[i] = cosf((float)i * 0.11f);
 
+  /* clang-format off */
   DLTensor tensors[] = {
       TENSOR(q, 4, kDLFloat, BATCH, 1, HEADS, D_QK),
       TENSOR(kv_cache, 4, kDLFloat, PAGES, PAGE, 1, D_QK),
@@ -28,6 +29,7 @@ int main(void) {
       TENSOR(out, 4, kDLFloat, BATCH, 1, HEADS, D_V),
       TENSOR(lse, 3, kDLFloat, BATCH, HEADS, 1),
   };
+  /* clang-format on */
   flashmla_dense_decode_params call = {
       .struct_size = sizeof call,
       .flags = FLASHMLA_DEFAULT_SCALE,

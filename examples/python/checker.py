@@ -12,7 +12,7 @@ from batcher import PAGE_SIZE, pages_for
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "tests"))
 
 import compare
-import oracle
+from ops.dense_decode import oracle
 
 ROWS = 2  # requests that a sampled step compares, in every layer
 

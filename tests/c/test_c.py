@@ -1,7 +1,7 @@
 """Compiles and runs the C tests: the core with a stand-in backend, and the whole library, each under sanitizers.
 
-`core/test_*.c` link the sources of libflashmla/src itself with fake_backend.c; `library/test_*.c` link every source but
-the GPU kernels. Objects are cached like those of the library.
+`core/test_*.c`, here and in the folders of the operations, link the sources of libflashmla/src itself with
+fake_backend.c; `library/test_*.c` link every source but the GPU kernels. Objects are cached like those of the library.
 """
 
 import os
@@ -13,22 +13,31 @@ from pathlib import Path
 import pytest
 
 import build
+import operations
 
 HERE = Path(__file__).parent
 CORE = sorted(build.SOURCE.glob("*.c"))
 WHOLE = sorted(build.SOURCE.rglob("*.c"))
-ADDRESS = build.compile_flags(fault=0, sanitize=True, debug=False, kernels=False)
-THREAD = [*build.compile_flags(fault=0, sanitize=False, debug=True, kernels=False), "-fsanitize=thread"]
+ADDRESS = build.compile_flags(sanitize=True, debug=False, kernels=False)
+THREAD = [*build.compile_flags(sanitize=False, debug=True, kernels=False), "-fsanitize=thread"]
+FOLDERS = [HERE, *(operations.FOLDER / name / "c" for name in operations.NAMES)]
+
+
+def programs(kind: str) -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (folder / kind).glob("test_*.c"))
+
+
 PROGRAMS = [
-    *((path, [*CORE, HERE / "fake_backend.c"], ADDRESS) for path in sorted((HERE / "core").glob("test_*.c"))),
+    *((path, [*CORE, HERE / "fake_backend.c"], ADDRESS) for path in programs("core")),
     (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c"], THREAD),
-    *((path, WHOLE, ADDRESS) for path in sorted((HERE / "library").glob("test_*.c"))),
+    *((path, WHOLE, ADDRESS) for path in programs("library")),
     (HERE / "library" / "test_threads.c", WHOLE, THREAD),
 ]
 
 
 def program_id(program) -> str:
-    return f"{program[0].stem}-{'thread' if program[2] is THREAD else 'address'}"
+    path, _, flags = program
+    return f"{path.relative_to(HERE.parent).with_suffix('')}-{'thread' if flags is THREAD else 'address'}"
 
 
 def compile_program(path: Path, sources: list[Path], flags: list[str], made: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 import backends
-import calls
 from gpu.steps import STEP
+from ops.dense_decode import calls
 
 INT32 = 2**31
 

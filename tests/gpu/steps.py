@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-import calls
 from backends import TorchAdapter
-from cases import Case, Data, make_data
+from ops.dense_decode import calls
+from ops.dense_decode.case import Case, Data, make_data
 
 # Two requests of several pages, more query rows than one tile holds, two KV heads.
 STEP = Case(

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-import calls
 import compare
 import flashmla
-import oracle
-from cases import INT32_MAX, INT32_MIN, Case, make_data
 from gpu.steps import STEP, to_numpy
+from ops.dense_decode import calls, oracle
+from ops.dense_decode.case import INT32_MAX, INT32_MIN, Case, make_data
 
 HERE = Path(__file__).parent
 HEADS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 96, 100, 127, 128)

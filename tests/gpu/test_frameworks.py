@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import calls
 import flashmla
 from backends import has
-from cases import make_data
 from gpu.steps import STEP
+from ops.dense_decode import calls
+from ops.dense_decode.case import make_data
 
 ROUTES = ("torch", "cupy", "jax")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import calls
 import flashmla
 from backends import Backend, TorchAdapter
 from gpu.steps import STEP, Step
+from ops.dense_decode import calls
 
 
 def allocated_by(work) -> tuple[int, int]:

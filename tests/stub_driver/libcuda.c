@@ -29,6 +29,8 @@ enum {
 enum { MAX_DEVICES = 8, MAX_KERNELS = 32, MAX_DEPTH = 8, MAX_PARAMS = 192, DEFAULT_SHARED_BYTES = 48 * 1024 };
 enum { BIGGEST_SHARED_BYTES = 227 * 1024 /* of a block on sm_90 */, BIGGEST_BOX = 256 };
 
+#include "parameter_sizes.h" /* made by launches.py */
+
 struct CUctx_st {
   int device;
 };
@@ -123,7 +125,7 @@ int cuDeviceGet(CUdevice *device, int ordinal) {
 int cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
   (void)device;
   int architecture = setting("STUB_ARCHITECTURE", 90);
-  *value = attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT        ? setting("STUB_PROCESSORS", 132)
+  *value = attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT       ? setting("STUB_PROCESSORS", 132)
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? architecture / 10
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? architecture % 10
                                                                        : -1;
@@ -206,20 +208,12 @@ int cuKernelSetAttribute(int attribute, int value, CUkernel kernel, CUdevice dev
   return result;
 }
 
-/* Sizes of a kernel's parameters, by the operation in its name; they end with a 0. */
+/* Sizes of a kernel's parameters, by the family in its name; they end with a 0. */
 static void sizes_of(const char *kernel, size_t sizes[MAX_PARAMS]) {
-  static const fm_param dense_decode[] = FM_DENSE_DECODE_PARAMS;
-  static const fm_param combine[] = FM_COMBINE_PARAMS;
-  static const fm_param plan[] = FM_PLAN_PARAMS;
-  static const fm_param merge_states[] = FM_MERGE_STATES_PARAMS;
   memset(sizes, 0, MAX_PARAMS * sizeof *sizes);
-#define SIZES_OF(operation)                             \
-  if (strstr(kernel, "flashmla_" #operation) == kernel) \
-    for (size_t i = 0; i < sizeof operation / sizeof *operation; i++) sizes[i] = operation[i].size;
-  SIZES_OF(dense_decode)
-  SIZES_OF(combine)
-  SIZES_OF(plan)
-  SIZES_OF(merge_states)
+  for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+    if (strncmp(kernel, families[i].prefix, strlen(families[i].prefix)) == 0)
+      memcpy(sizes, families[i].sizes, sizeof families[i].sizes);
 }
 
 int cuKernelGetParamInfo(CUkernel kernel, size_t index, size_t *offset, size_t *size) {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import build
+import operations
+from stub_driver import launches
 
 HERE = Path(__file__).parent
 # The driver functions that the library needs, and the CUDA version each appeared in (CUDA Driver API release notes).
@@ -45,7 +46,8 @@ def compile_stub(folder: Path, exports: set[str]) -> Path:
     flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
     made = folder / "libcuda.so.1"
     link = ["-Wl,-soname,libcuda.so.1", f"-Wl,--version-script={script}", "-o", made, "-lpthread"]
-    includes = [f"-I{build.SOURCE}", f"-I{build.INCLUDE}"]
+    includes = [f"-I{build.SOURCE}", f"-I{build.INCLUDE}", f"-I{folder}"]
+    (folder / "parameter_sizes.h").write_text(launches.sizes_header())
     subprocess.run([build.compiler(), *flags, *includes, HERE / "libcuda.c", *link], check=True)
     return made
 
@@ -68,11 +70,6 @@ class Ran:
         return self.of("cuLaunchKernelEx")
 
 
-def operation(kernel: str) -> str:
-    """The operation in an entry's name."""
-    return re.match(r"flashmla_(dense_decode|combine|plan|merge_states)", kernel)[1]
-
-
 @dataclass
 class Stub:
     """A compiled stub driver."""
@@ -83,16 +80,18 @@ class Stub:
     def run(
         self, code: str, *, flashmla_library: Path | None = None, force_kernel: str | None = None, **settings: object
     ) -> Ran:
-        """Runs Python `code` with the names of host.py; `settings`: STUB_ variables."""
+        """Runs Python `code` with the names of the host.py files; `settings`: STUB_ variables."""
         log = self.folder / f"calls-{len(list(self.folder.iterdir()))}.jsonl"
         log.touch()
         paths = os.pathsep.join([str(HERE.parent), *sys.path])
+        hosts = ["stub_driver.host", *(f"ops.{name}.host" for name in operations.having("host"))]
+        imports = "\n".join(f"from {host} import *" for host in hosts)
         forced = {"FLASHMLA_LIBRARY": str(flashmla_library)} if flashmla_library else {}
         if force_kernel is not None:
             forced["FLASHMLA_FORCE_KERNEL"] = force_kernel
         done = subprocess.run(
             [sys.executable, "-"],
-            input=f"from stub_driver.host import *\n{code}\n",
+            input=f"{imports}\n{code}\n",
             env={
                 **os.environ,
                 "PYTHONPATH": paths,

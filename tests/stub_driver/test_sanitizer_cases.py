@@ -7,30 +7,9 @@ import re
 import flashmla
 
 CODE = """
-import os
-import merging
-from flashmla._cdef import ffi
-from gpu.sanitizer_cases import FORCE, decode_cases, merge_cases, rows_of
-from c_abi import new_plan
-from made_up import decode_call, merge_call, plan_call, run
-
-for row in rows_of("dense_decode"):
-    os.environ[FORCE] = row["name"]
-    for case in decode_cases(132):
-        if case.dtype != row["dtype"]:
-            continue
-        planned = new_plan() if case.plan != "none" else None
-        if planned is not None and run(plan_call(case), planned):
-            continue
-        status = run(decode_call(case, plan=planned))
-        if status == 0:
-            tell(row["name"], ffi.string(lib.flashmla_last_kernel()).decode(), case.num_splits)
-        elif status != c_abi.constant("ERROR_UNSUPPORTED"):
-            raise SystemExit(last_error())
-    del os.environ[FORCE]
-for case in merge_cases():
-    if merge_call(case).run():
-        raise SystemExit(last_error())
+import operations
+for module in operations.modules("sanitizer_cases").values():
+    module.launch_all(tell)
 """
 
 

@@ -20,7 +20,7 @@ UNSUPPORTED = c_abi.constant("ERROR_UNSUPPORTED")
 @pytest.fixture(scope="module")
 def select(tmp_path_factory):
     made = tmp_path_factory.mktemp("select") / "select"
-    flags = build.compile_flags(fault=0, sanitize=True, debug=False, kernels=True)
+    flags = build.compile_flags(sanitize=True, debug=False, kernels=True)
     sources = [HERE / "select.c", build.SOURCE / "cuda" / "select.c"]
     subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
 

@@ -44,14 +44,6 @@ def options_of_a_step(
     flashmla.dense_decode(q, kv_cache, table, lengths, out_dtype=32)  # type: ignore[arg-type]
 
 
-def states_are_stacked_or_listed(outs: NDArray[np.float16], lses: NDArray[np.float32]) -> None:
-    out, lse = flashmla.merge_states(outs, lses, out_dtype="float32")
-    assert_type(out, Any)  # stacked or a part, of whichever dtype
-    assert_type(lse, Any)
-    flashmla.merge_states([outs, outs], (lses, lses), out=out, lse=lse, empty_lse=float("-inf"), num_threads=1)
-    flashmla.merge_states(outs, lses, 1)  # type: ignore[call-arg]
-
-
 def the_last_kernel_is_a_name() -> None:
     assert_type(flashmla.last_kernel(), str)
 

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 
 import compare
-import oracle
+from ops.dense_decode import oracle
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 

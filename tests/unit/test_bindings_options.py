@@ -8,8 +8,8 @@ import pytest
 
 import compare
 import flashmla
-import oracle
 import small
+from ops.dense_decode import oracle
 
 
 def same(found, want, dtype="float32"):
@@ -152,41 +152,6 @@ def test_a_batch_invariant_call_and_plan():
         np.testing.assert_array_equal(left[1:], one)
     with pytest.raises(flashmla.InvalidArgumentError, match=r"^num_splits is 2; with batch_invariant it must be 0"):
         flashmla.plan_decode(*arrays, batch_invariant=True, num_splits=2)
-
-
-def shards(kv_cache, block_table, lengths, world, interleave):
-    """The cache dealt out: (kv_cache, block_table, cache_seqlens) of each shard, in pages of the same size."""
-    page_size = kv_cache.shape[1]
-    for rank in range(world):
-        shard = oracle.Shard(rank, world, interleave)
-        pages, counts = np.full_like(kv_cache, np.nan), np.zeros_like(lengths)
-        for i, length in enumerate(lengths):
-            tokens = shard.global_tokens(int(length))
-            tokens = tokens[tokens < length]
-            counts[i] = len(tokens)
-            for place, token in enumerate(tokens):
-                source = kv_cache[block_table[i, token // page_size], token % page_size]
-                pages[block_table[i, place // page_size], place % page_size] = source
-        yield pages, block_table, counts
-
-
-def test_shards_of_a_context_merge_to_the_whole():
-    q, kv_cache, block_table, lengths = small.inputs(lengths=(5, 100))
-    world, interleave = 3, 4
-    parts = [
-        flashmla.dense_decode(
-            *(q, *shard),
-            causal=True,
-            empty_lse=-math.inf,
-            cp_rank=rank,
-            cp_world=world,
-            cp_interleave=interleave,
-            global_seqlens=lengths,
-        )
-        for rank, shard in enumerate(shards(kv_cache, block_table, lengths, world, interleave))
-    ]
-    merged = flashmla.merge_states(*zip(*parts, strict=True))
-    same(merged, oracle.dense_decode(q, kv_cache, block_table, lengths, causal=True))
 
 
 def test_rules_on_shards_are_those_of_c():

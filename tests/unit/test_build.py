@@ -1,6 +1,7 @@
 """The build driver: arguments, and what it puts beside the library."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def test_arguments_after_two_dashes_are_passed_on():
     assert build.parse(["demo", "--requests", "3"]).rest == ["--requests", "3"]
 
 
-@pytest.mark.parametrize("arguments", [["lib", "--fault", "1"], ["lib", "--sanitize"], ["lib", "--surprise"], []])
+@pytest.mark.parametrize("arguments", [["lib", "--sanitize"], ["lib", "--surprise"], []])
 def test_test_libraries_never_replace_the_real_one(arguments, capsys):
     with pytest.raises(SystemExit):
         build.parse(arguments)
@@ -65,3 +66,16 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
     assert len(commands) == count, "the stamp spares the second time"
     build.ensure_venv("env", ["numpy", "cffi"])
     assert len(commands) > count
+
+
+def test_every_c_file_and_shell_script_is_linted():
+    """But for what is generated; asked of git, where the tree is a checkout."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=build.ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a checkout")
+    files = [build.ROOT / name for name in listed.stdout.split("\0") if name]
+    files = [path for path in files if path.exists()]
+    texts = {path: path.read_bytes() for path in files}
+    c_files = {path for path in files if path.suffix in {".c", ".h", ".inc"}}
+    assert set(build.c_files()) >= {path for path in c_files if not texts[path].startswith(b"/* Generated")}
+    assert set(build.shell_scripts()) >= {path for path in files if re.match(rb"#!.*\b(ba)?sh\n", texts[path])}

@@ -4,9 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import compare
 import flashmla
-import oracle
 import small
 from flashmla._library import ffi, lib
 
@@ -43,23 +41,6 @@ def test_other_head_dimensions_are_right(isa, d_qk, s_q, h_q, monkeypatch):
     monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
     arrays = small.inputs("bfloat16", lengths=(1, 128), s_q=s_q, h_q=h_q, d_qk=d_qk)
     small.check(*flashmla.dense_decode(*arrays, causal=True), arrays, causal=True)
-
-
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", small.DTYPES)
-# Shorter than a vector, not a multiple of the longest one, and more than are summed at a time.
-@pytest.mark.parametrize("d_v", [8, 24, 512, 1032])
-def test_merge_states_is_right(isa, dtype, d_v, monkeypatch):
-    monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
-    draw = np.random.default_rng(5)
-    outs = draw.standard_normal((3, 2, 2, 4, d_v)).astype(small.DTYPES[dtype])
-    lses = draw.standard_normal((3, 2, 4, 2)).astype(np.float32)
-    want, want_lse = oracle.merge_states(outs.astype(np.float64), lses)
-    bound = compare.tolerance("merge_states", dtype)
-    for parts in ((outs, lses), (list(outs), list(lses))):
-        out, lse = flashmla.merge_states(*parts)
-        compare.check_out(out.astype(np.float64), want, bound)
-        compare.check_lse(lse.astype(np.float64), want_lse, bound)
 
 
 def test_unknown_name_means_the_best(best, monkeypatch):

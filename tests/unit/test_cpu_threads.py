@@ -45,14 +45,6 @@ def test_variable_queries_do_not_depend_on_the_number_of_threads():
     assert all(other == one for other in others)
 
 
-def test_merged_states_do_not_depend_on_the_number_of_threads():
-    draw = np.random.default_rng(4)
-    outs = draw.standard_normal((5, 3, 2, 100, 512), np.float32)
-    lses = draw.standard_normal((5, 3, 100, 2), np.float32)
-    one, *others = (bits(flashmla.merge_states(outs, lses, num_threads=n)) for n in (1, 2, 3, 100))
-    assert all(other == one for other in others)
-
-
 COUNTER = """
 #define _GNU_SOURCE
 #include <dlfcn.h>

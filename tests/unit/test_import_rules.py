@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import operations
+
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = {"cupy", "jax", "jaxlib", "ml_dtypes", "torch"}
 OURS = {"aot", "benchmarks", "build", "dsl_kernels", "flashmla", "tests"}
@@ -70,8 +72,9 @@ def test_c_sources_include_no_toolkit_and_no_python(path):
     assert not [name for name in included if foreign.match(name) and name not in own]
 
 
-def test_the_oracle_needs_numpy_only():
-    assert imports(ROOT / "tests" / "oracle.py") - set(sys.stdlib_module_names) == {"numpy"}
+@pytest.mark.parametrize("operation", operations.having("oracle"))
+def test_an_oracle_needs_numpy_only(operation):
+    assert imports(operations.FOLDER / operation / "oracle.py") - set(sys.stdlib_module_names) == {"numpy"}
 
 
 def test_build_starts_with_the_standard_library():

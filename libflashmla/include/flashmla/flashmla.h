@@ -238,6 +238,16 @@ FLASHMLA_API const char *flashmla_last_error(void);
  * that it does not fit fails with FLASHMLA_ERROR_UNSUPPORTED. */
 FLASHMLA_API const char *flashmla_last_kernel(void);
 
+/* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
+ * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose tensors may be used or freed afterwards, and
+ * runs nothing; *prepared is host memory for flashmla_prepared_free. flashmla_<operation>_run runs it with the addresses
+ * that `params` holds now: of each tensor data and byte_offset, the plan, the scratch buffer with its size, and the
+ * stream. They are checked as ever; all else in `params` and its tensors is not looked at and stays as it was prepared.
+ * Any number of threads may run one prepared call. A run can be captured in a CUDA graph without a run before it. */
+typedef struct flashmla_prepared flashmla_prepared;
+/* NULL is allowed. No run of it may be in flight in another thread; work that it enqueued may be. */
+FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
+
 /* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
  * stream are not looked at. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params,
@@ -245,6 +255,12 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flas
 /* Makes a plan: checks, fills *plan on the host and enqueues the scheduling on the device (no synchronisation). */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params,
                                                                  flashmla_plan *plan);
+/* A prepared call of flashmla_plan_decode, see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_plan_decode_prepare(const flashmla_plan_decode_params *params, flashmla_prepared **prepared);
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_run(const flashmla_prepared *prepared,
+                                                                     const flashmla_plan_decode_params *params,
+                                                                     flashmla_plan *plan);
 
 /* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from
  * lengths; data, workspace and stream are not looked at. */
@@ -252,9 +268,20 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status
 flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes);
 /* Runs the attention described at flashmla_dense_decode_params. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params);
+/* A prepared call of flashmla_dense_decode, see flashmla_prepared. With a plan, each run takes one that was made with the
+ * same num_splits and flags. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_dense_decode_prepare(const flashmla_dense_decode_params *params, flashmla_prepared **prepared);
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_run(const flashmla_prepared *prepared,
+                                                                      const flashmla_dense_decode_params *params);
 
 /* Runs the merge described at flashmla_merge_states_params. It needs no scratch. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states(const flashmla_merge_states_params *params);
+/* A prepared call of flashmla_merge_states, see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_merge_states_prepare(const flashmla_merge_states_params *params, flashmla_prepared **prepared);
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_run(const flashmla_prepared *prepared,
+                                                                      const flashmla_merge_states_params *params);
 
 /* Waits until `stream` of CUDA device `device_id` has done all its work: for callers whose framework has no streams of
  * its own. */

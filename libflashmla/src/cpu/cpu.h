@@ -1,11 +1,13 @@
-/* cpu.h - what the files of the CPU backend share.
- * Flow of a call: decode.c takes the parts of the schedule with several threads (threads.c); piece.c attends one piece
- * of a tile with the micro-kernels of the instruction set that isa.c chose; merge.c joins the partial results of tiles
- * that were cut; rows.c knows which rows a tile has. merge_states.c is an operation of its own. */
+/* cpu.h - the CPU runtime: micro-kernels of the instruction set that isa.c chose, with the buffers of a thread that
+ * works with them, and threads.c. */
 #ifndef FLASHMLA_CPU_H_
 #define FLASHMLA_CPU_H_
 
-#include "internal.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/arith.h"
+#include "core/dtype.h"
 
 enum {
   /* Floats between two rows of a thread's buffers: the largest d_qk and d_v that the argument rules let through.
@@ -71,43 +73,6 @@ extern const fm_cpu_kernels fm_cpu_avx512;
 /* isa.c: the best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. Read at each call, so a test can
  * change it. */
 const fm_cpu_kernels *fm_cpu_select(void);
-
-/* Row of the kernel table: a dense decode's is its fm_dtype. */
-enum { FM_CPU_MERGE_STATES_ROW = 3 };
-
-/* rows.c: the query rows of one tile (a tile is one row block on the CPU). Row r is token first_token + r / heads of
- * the request, head first_head + r % heads. */
-typedef struct fm_cpu_rows {
-  int32_t request, kv_head;
-  fm_query_range queries; /* of the request */
-  int32_t first_token, tokens;
-  int32_t first_head, heads; /* within the KV head's group */
-  int32_t count;             /* tokens * heads; 0: a dead tile */
-  int64_t length;            /* tokens in the request's cache, clamped */
-} fm_cpu_rows;
-
-fm_cpu_rows fm_cpu_rows_of(const fm_run *run, int32_t tile);
-/* Length of request i, clamped to [0, capacity of its table row]. */
-int64_t fm_cpu_length(const fm_problem *problem, int32_t request);
-/* Query token `token` of the request attends to tokens [0, bound); 0: an empty row. Grows with the token. */
-int64_t fm_cpu_bound(const fm_problem *problem, const fm_cpu_rows *rows, int32_t token);
-const void *fm_cpu_query(const fm_problem *problem, const fm_cpu_rows *rows, int32_t row);
-/* Writes values * scale and the log-sum-exp of a row, given as a natural one, to out and lse; values NULL: an empty
- * row. */
-void fm_cpu_write_row(const fm_problem *problem, const fm_cpu_kernels *kernels, const fm_cpu_rows *rows, int32_t row,
-                      const float *values, float scale, double lse);
-static inline int32_t fm_cpu_element_bytes(fm_dtype dtype) { return dtype == FM_FP32 ? 4 : 2; }
-
-/* piece.c: units [first, last) of a tile; last < 0: to the current end. slot < 0: the tile is whole and goes to out and
- * lse, else to that partial slot. */
-void fm_cpu_attend_piece(const fm_run *run, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch, int32_t tile,
-                         int32_t first, int32_t last, int64_t slot);
-
-/* merge.c: the slot of the piece that `part` has of a tile; `begins`: at its first unit. */
-int64_t fm_cpu_slot(const fm_tiling *tiling, int32_t part, bool begins);
-/* Joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row +
- * rows) of it. */
-void fm_cpu_merge(const fm_run *run, const fm_cpu_kernels *kernels, int32_t part, int32_t row, int32_t rows);
 
 /* threads.c: `requested` if > 0, else FLASHMLA_NUM_THREADS, else the CPUs of the affinity mask. */
 int32_t fm_cpu_num_threads(int32_t requested);

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu.h"
+#include "cpu/cpu.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -39,7 +39,7 @@ static inline void narrow_fp16(uint16_t *to, __m256 value) {
   _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-#include "kernels_template.h"
+#include "cpu/kernels_template.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

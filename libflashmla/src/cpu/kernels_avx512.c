@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu.h"
+#include "cpu/cpu.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
@@ -34,7 +34,7 @@ static inline void narrow_fp16(uint16_t *to, __m512 value) {
   _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-#include "kernels_template.h"
+#include "cpu/kernels_template.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu.h"
+#include "cpu/cpu.h"
 
 #define KERNELS fm_cpu_portable
 #define ISA "portable"
@@ -50,4 +50,4 @@ static inline void narrow_fp16(uint16_t *to, __attribute__((vector_size(4 * LANE
   for (int i = 0; i < LANES; i++) to[i] = fp16_of(value[i]);
 }
 
-#include "kernels_template.h"
+#include "cpu/kernels_template.h"

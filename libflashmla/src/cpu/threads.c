@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "arith.h"
-#include "cpu.h"
+#include "cpu/cpu.h"
 
 int32_t fm_cpu_num_threads(int32_t requested) {
   if (requested > 0) return requested;

@@ -1,11 +1,10 @@
-/* device.c - devices and their contexts. */
-#include "cuda/driver.h"
+/* device.c - see device.h. */
+#include "cuda/device.h"
 
 #include <pthread.h>
 
-#include "try.h"
-
 static fm_device devices[FM_MAX_DEVICES];
+static CUcontext primaries[FM_MAX_DEVICES]; /* NULL until it was needed */
 static bool known[FM_MAX_DEVICES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -23,18 +22,21 @@ static flashmla_status read_locked(const fm_driver *driver, const char *argument
   FM_DRIVER_TRY(driver, device_get_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device.handle));
   FM_DRIVER_TRY(driver, device_get_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device.handle));
   device.processors = processors;
-  device.architecture = 10 * major + minor;
+  device.arch = 10 * major + minor;
   devices[id] = device;
-  known[id] = true;
+  __atomic_store_n(&known[id], true, __ATOMIC_RELEASE);
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_device_get(const fm_driver *driver, const char *argument, int32_t id, fm_device *device) {
-  pthread_mutex_lock(&lock);
-  const bool is_known = id >= 0 && id < FM_MAX_DEVICES && known[id];
-  const flashmla_status status = is_known ? FLASHMLA_OK : read_locked(driver, argument, id);
-  if (status == FLASHMLA_OK) *device = devices[id];
-  pthread_mutex_unlock(&lock);
+flashmla_status fm_device_get(const fm_driver *driver, const char *argument, int32_t id, const fm_device **device) {
+  flashmla_status status = FLASHMLA_OK;
+  const bool in_table = id >= 0 && id < FM_MAX_DEVICES;
+  if (!in_table || !__atomic_load_n(&known[id], __ATOMIC_ACQUIRE)) {
+    pthread_mutex_lock(&lock);
+    status = read_locked(driver, argument, id);
+    pthread_mutex_unlock(&lock);
+  }
+  if (status == FLASHMLA_OK) *device = &devices[id];
   return status;
 }
 
@@ -43,7 +45,7 @@ flashmla_status fm_device_get(const fm_driver *driver, const char *argument, int
 static flashmla_status primary_context(const fm_driver *driver, const fm_device *device, CUcontext *context) {
   flashmla_status status = FLASHMLA_OK;
   pthread_mutex_lock(&lock);
-  CUcontext *primary = &devices[device->id].primary;
+  CUcontext *primary = &primaries[device->id];
   if (!*primary) {
     CUresult result = driver->primary_context_retain(primary, device->handle);
     if (result != 0) {
@@ -77,14 +79,14 @@ void fm_device_leave(const fm_driver *driver, bool pushed) {
   if (pushed) driver->context_pop_current(&context);
 }
 
-flashmla_status fm_cuda_stream_synchronize(int32_t device_id, void *stream) {
+flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream) {
   flashmla_status status;
   const fm_driver *driver = fm_driver_open(&status);
   if (!driver) return status;
-  fm_device device;
+  const fm_device *device;
   FM_TRY(fm_device_get(driver, "device_id", device_id, &device));
   bool pushed;
-  FM_TRY(fm_device_enter(driver, &device, &pushed));
+  FM_TRY(fm_device_enter(driver, device, &pushed));
   CUresult result = driver->stream_synchronize((CUstream)stream);
   fm_device_leave(driver, pushed);
   return result == 0 ? FLASHMLA_OK : fm_driver_fail(driver, "stream_synchronize", result);

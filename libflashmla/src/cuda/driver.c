@@ -38,6 +38,7 @@ static flashmla_status open_locked(void) {
     dlclose(library);
     return status;
   }
+  table.driver_get_version(&table.version); /* whoever asks for it is told of a failure */
   __atomic_store_n(&ready, true, __ATOMIC_RELEASE);
   return FLASHMLA_OK;
 }
@@ -57,7 +58,8 @@ flashmla_status fm_driver_fail(const fm_driver *driver, const char *what, CUresu
   return fm_fail(FLASHMLA_ERROR_DRIVER, "CUDA driver: %s: %s (%d)", what, text ? text : "unknown error", result);
 }
 
-flashmla_status fm_cuda_driver_version(int32_t *version) {
+flashmla_status flashmla_driver_version(int32_t *version) {
+  if (version == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "version is NULL; the result goes there");
   flashmla_status status;
   const fm_driver *driver = fm_driver_open(&status);
   if (!driver) return status;

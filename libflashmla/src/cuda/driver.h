@@ -2,8 +2,11 @@
 #ifndef FLASHMLA_CUDA_DRIVER_H_
 #define FLASHMLA_CUDA_DRIVER_H_
 
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "core/error.h"
 #include "cuda/driver_types.h"
-#include "internal.h"
 
 /* The driver symbols this library looks up, as X(member, symbol, parameters): all of them are in CUDA 12.0, none
  * allocates device memory. */
@@ -30,13 +33,15 @@
   X(tensor_map_encode_tiled, cuTensorMapEncodeTiled,                                                                 \
     (CUtensorMap * map, int dtype, uint32_t rank, void *address, const uint64_t *extents, const uint64_t *strides,   \
      const uint32_t *box, const uint32_t *element_strides, int interleave, int swizzle, int l2_promotion,            \
-     int oob_fill))
+     int oob_fill))                                                                                                  \
+  X(tensor_map_replace_address, cuTensorMapReplaceAddress, (CUtensorMap * map, void *address))
 /* Symbols newer than 12.0: NULL where the driver lacks them. */
 #define FM_OPTIONAL_DRIVER_SYMBOLS(X)            \
   X(kernel_get_param_info, cuKernelGetParamInfo, \
     (CUkernel kernel, size_t index, size_t *offset, size_t *size)) /* 12.4 */
 
 typedef struct fm_driver {
+  int version; /* CUDA version, 1000 * major + 10 * minor */
 #define FM_MEMBER(member, symbol, parameters) CUresult(*member) parameters;
   FM_DRIVER_SYMBOLS(FM_MEMBER)
   FM_OPTIONAL_DRIVER_SYMBOLS(FM_MEMBER)
@@ -53,21 +58,5 @@ flashmla_status fm_driver_fail(const fm_driver *driver, const char *what, CUresu
     CUresult result_ = (driver)->call;                                 \
     if (result_ != 0) return fm_driver_fail((driver), #call, result_); \
   } while (0)
-
-/* device.c: facts about one device, read once. */
-#define FM_MAX_DEVICES 64
-typedef struct fm_device {
-  int32_t id; /* the driver's ordinal, DLPack's device_id */
-  CUdevice handle;
-  CUcontext primary; /* NULL until it was needed */
-  int32_t processors;
-  int32_t architecture; /* 10 * major + minor */
-} fm_device;
-/* `argument`: whose value `id` is, for the sentence when there is no such device (FLASHMLA_ERROR_DEVICE). */
-flashmla_status fm_device_get(const fm_driver *driver, const char *argument, int32_t id, fm_device *device);
-/* Makes a context of the device current, if the current one is of another device or none is; *pushed tells
- * fm_device_leave. */
-flashmla_status fm_device_enter(const fm_driver *driver, const fm_device *device, bool *pushed);
-void fm_device_leave(const fm_driver *driver, bool pushed);
 
 #endif /* FLASHMLA_CUDA_DRIVER_H_ */

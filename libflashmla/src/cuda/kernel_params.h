@@ -11,6 +11,17 @@ typedef struct fm_param {
   uint16_t offset, size;
 } fm_param;
 
+typedef enum fm_kernel_family {
+  FM_KERNEL_DENSE_DECODE,
+  FM_KERNEL_COMBINE,
+  FM_KERNEL_PLAN,
+  FM_KERNEL_MERGE_STATES,
+} fm_kernel_family;
+enum { FM_KERNEL_FAMILIES = 4 };
+#define FM_KERNEL_FAMILY_NAMES {"dense_decode", "combine", "plan", "merge_states"}
+enum { FM_DENSE_DECODE_ANY_PAGE = 1 };
+#define FM_KERNEL_UNIT 64
+#define FM_KERNEL_GEOMETRIES {{576, 512}, {512, 512}, {320, 256}}
 #define FM_KERNEL_MAX_SPLITS 1024
 #define FM_KERNEL_MAX_PIECES 32
 #define FM_KERNEL_MAX_STATES 16

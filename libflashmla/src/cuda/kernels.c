@@ -1,47 +1,30 @@
-/* kernels.c - loads the kernels of the table, each once a process. */
+/* kernels.c - loads the kernels of the table, each once a process, and tells about them. */
 #include "cuda/kernels.h"
 
 #include <pthread.h>
-
-#include "cuda/kernel_params.h"
-#include "try.h"
 
 #ifdef FLASHMLA_CPU_ONLY
 const fm_kernel fm_kernels[1];
 const int32_t fm_kernel_count = 0;
 #endif
 
-#define MAX_KERNELS 256
+enum { MAX_KERNELS = 256 };
 static CUlibrary libraries[MAX_KERNELS];
 static CUkernel handles[MAX_KERNELS];
-static uint64_t prepared[MAX_KERNELS]; /* bit per device: attributes are set */
+static uint64_t prepared[MAX_KERNELS]; /* bit per device: handle and attributes are there */
 _Static_assert(FM_MAX_DEVICES <= 64, "a bit per device");
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static const fm_param dense_decode_params[] = FM_DENSE_DECODE_PARAMS;
-static const fm_param combine_params[] = FM_COMBINE_PARAMS;
-static const fm_param plan_params[] = FM_PLAN_PARAMS;
-static const fm_param merge_states_params[] = FM_MERGE_STATES_PARAMS;
-static const struct {
-  const fm_param *params;
-  size_t count;
-} expected[] = {
-    [FM_DENSE_DECODE] = {dense_decode_params, sizeof dense_decode_params / sizeof(fm_param)},
-    [FM_COMBINE] = {combine_params, sizeof combine_params / sizeof(fm_param)},
-    [FM_PLAN] = {plan_params, sizeof plan_params / sizeof(fm_param)},
-    [FM_MERGE_STATES] = {merge_states_params, sizeof merge_states_params / sizeof(fm_param)},
-};
 
 /* The compiled parameter list against the struct the launcher fills; drivers before 12.4 cannot tell. Offsets are not
  * compared: the driver counts them from a base of its own. */
 static flashmla_status check_params(const fm_driver *driver, const fm_kernel *kernel, CUkernel handle) {
   if (!driver->kernel_get_param_info) return FLASHMLA_OK;
-  for (size_t i = 0; i < expected[kernel->operation].count; i++) {
+  for (int32_t i = 0; i < kernel->num_params; i++) {
     size_t offset = 0, size = 0;
-    FM_DRIVER_TRY(driver, kernel_get_param_info(handle, i, &offset, &size));
-    size_t want = expected[kernel->operation].params[i].size;
+    FM_DRIVER_TRY(driver, kernel_get_param_info(handle, (size_t)i, &offset, &size));
+    const size_t want = kernel->params[i].size;
     if (size != want)
-      return fm_fail(FLASHMLA_ERROR_DRIVER, "%s: parameter %zu is %zu bytes in the kernel, %zu in the launcher",
+      return fm_fail(FLASHMLA_ERROR_DRIVER, "%s: parameter %d is %zu bytes in the kernel, %zu in the launcher",
                      kernel->name, i, size, want);
   }
   return FLASHMLA_OK;
@@ -63,13 +46,22 @@ static flashmla_status load_locked(const fm_driver *driver, const fm_kernel *ker
 
 static flashmla_status prepare_locked(const fm_driver *driver, const fm_kernel *kernel, size_t row,
                                       const fm_device *device) {
-  const uint64_t bit = UINT64_C(1) << device->id;
   if (!handles[row]) FM_TRY(load_locked(driver, kernel, row));
-  if (prepared[row] & bit) return FLASHMLA_OK;
   FM_DRIVER_TRY(driver, kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes,
                                              handles[row], device->handle));
-  prepared[row] |= bit;
+  __atomic_fetch_or(&prepared[row], UINT64_C(1) << device->id, __ATOMIC_RELEASE);
   return FLASHMLA_OK;
+}
+
+/* In a context of the device. */
+static flashmla_status prepare(const fm_driver *driver, const fm_kernel *kernel, size_t row, const fm_device *device) {
+  bool pushed;
+  FM_TRY(fm_device_enter(driver, device, &pushed));
+  pthread_mutex_lock(&lock);
+  const flashmla_status status = prepare_locked(driver, kernel, row, device);
+  pthread_mutex_unlock(&lock);
+  fm_device_leave(driver, pushed);
+  return status;
 }
 
 flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, const fm_device *device,
@@ -78,26 +70,26 @@ flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel,
   if (row >= MAX_KERNELS)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s is row %zu of the kernel table; this library loads the first %d",
                    kernel->name, row, MAX_KERNELS);
-  pthread_mutex_lock(&lock);
-  const flashmla_status status = prepare_locked(driver, kernel, row, device);
+  if ((__atomic_load_n(&prepared[row], __ATOMIC_ACQUIRE) >> device->id & 1) == 0)
+    FM_TRY(prepare(driver, kernel, row, device));
   *handle = handles[row];
-  pthread_mutex_unlock(&lock);
-  return status;
+  return FLASHMLA_OK;
 }
 
 int32_t fm_cuda_kernel_count(void) { return fm_kernel_count; }
 
+/* The dtype that tells kernels of a family apart. */
+static int32_t main_element(fm_elements elements) {
+  return elements.q != FM_ANY_DTYPE ? elements.q : elements.cache != FM_ANY_DTYPE ? elements.cache : elements.out;
+}
+
 void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info) {
-  static const char *const operations[] = {[FM_DENSE_DECODE] = "dense_decode",
-                                           [FM_COMBINE] = "combine",
-                                           [FM_PLAN] = "plan",
-                                           [FM_MERGE_STATES] = "merge_states"};
-  static const char *const dtypes[] = {[FM_BF16] = "bfloat16", [FM_FP16] = "float16", [FM_FP32] = "float32"};
+  static const char *const families[FM_KERNEL_FAMILIES] = FM_KERNEL_FAMILY_NAMES;
   const fm_kernel *k = &fm_kernels[index];
   *info = (flashmla_kernel_info){.name = k->name,
-                                 .operation = operations[k->operation],
-                                 .dtype = k->dtype == FM_ANY_DTYPE ? "any" : dtypes[k->dtype],
-                                 .target = "sm_90a",
+                                 .operation = families[k->family],
+                                 .dtype = fm_dtype_name(main_element(k->elements)),
+                                 .target = k->target,
                                  .min_driver = k->min_driver,
                                  .registers = k->registers,
                                  .shared_bytes = k->shared_bytes,

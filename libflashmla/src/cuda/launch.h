@@ -1,47 +1,38 @@
-/* launch.h - launches of one call on the caller's stream, and the tensor maps they take. */
+/* launch.h - a device of this library's kernels, and launches on it. */
 #ifndef FLASHMLA_CUDA_LAUNCH_H_
 #define FLASHMLA_CUDA_LAUNCH_H_
 
-#include "cuda/kernel_params.h"
 #include "cuda/kernels.h"
 
-#define FM_MAX_PARAMS 192 /* of a kernel */
-
-/* What the launches of one call share. */
-typedef struct fm_launcher {
+/* A device that exists and that this library has kernels for. */
+typedef struct fm_gpu {
   const fm_driver *driver;
-  fm_device device;
-  int driver_version;
-  CUstream stream;
-  bool pushed; /* a context, which fm_launcher_end pops */
-} fm_launcher;
+  const fm_device *device;
+} fm_gpu;
 
-/* A kernel that is loaded on the call's device. */
+/* A kernel that is loaded on a device. */
 typedef struct fm_loaded {
   const fm_kernel *kernel;
   CUkernel handle;
 } fm_loaded;
 
-/* launch.c. The device exists and is of a supported architecture; `argument`: whose value `device_id` is. */
-flashmla_status fm_supported_device(const char *argument, int32_t device_id, const fm_driver **driver,
-                                    fm_device *device);
-/* Enters the device, until fm_launcher_end. */
-flashmla_status fm_launcher_begin(fm_launcher *launcher, const char *argument, int32_t device_id, void *stream);
-void fm_launcher_end(const fm_launcher *launcher);
-/* Selects and loads the kernel for a need, whose driver version is filled in here. */
-flashmla_status fm_launcher_load(const fm_launcher *launcher, fm_need need, fm_loaded *loaded);
-/* `params`: the kernel's struct of kernel_params.h; `list`: the offsets in it. */
-flashmla_status fm_launch(const fm_launcher *launcher, const fm_loaded *loaded, unsigned grid, const void *params,
-                          const fm_param *list, size_t count);
-/* Launches with `params`, and `list` an array. */
-#define FM_LAUNCH(launcher, loaded, grid, params, list)                                              \
-  do {                                                                                               \
-    _Static_assert(sizeof(list) / sizeof *(list) <= FM_MAX_PARAMS, "every parameter has a pointer"); \
-    FM_TRY(fm_launch(launcher, loaded, grid, params, list, sizeof(list) / sizeof *(list)));          \
-  } while (0)
+/* `argument`: whose value `device_id` is. */
+flashmla_status fm_gpu_open(const char *argument, int32_t device_id, fm_gpu *gpu);
+/* Selects and loads the kernel for a need. */
+flashmla_status fm_load(fm_gpu gpu, fm_need need, fm_loaded *loaded);
+/* `params`: the launcher's struct of the kernel's family. A context of the device must be current. */
+flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream);
 
-/* tensor_maps.c: q with a box of one row block, and kv_cache with a box of box_rows rows. */
-flashmla_status fm_encode_q(const fm_driver *driver, const fm_run *run, CUtensorMap *map);
-flashmla_status fm_encode_kv(const fm_driver *driver, const fm_problem *problem, int32_t box_rows, CUtensorMap *map);
+/* A tensor as TMA sees it: extents and strides from the innermost axis, whose stride is 1; strides in elements. */
+typedef struct fm_tensor_map {
+  fm_dtype dtype;
+  uint32_t rank;
+  const void *address;
+  int64_t extents[5], strides[5];
+  uint32_t box[5];
+} fm_tensor_map;
+flashmla_status fm_encode(const fm_driver *driver, const fm_tensor_map *tensor, CUtensorMap *map);
+/* The same tensor at another address. */
+flashmla_status fm_encode_address(const fm_driver *driver, const void *address, CUtensorMap *map);
 
 #endif /* FLASHMLA_CUDA_LAUNCH_H_ */

@@ -1,0 +1,169 @@
+/* argument.c - presence, rank, dtype, device and extents over a table of tensor arguments. */
+#include "core/argument.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void drop_batch(fm_argument *row) {
+  uint8_t rank = 0;
+  for (int32_t axis = 0; axis < row->rank; ++axis)
+    if (row->axes[axis] != FM_BATCH) row->axes[rank++] = row->axes[axis] == FM_S_Q ? FM_TOTAL_Q : row->axes[axis];
+  row->rank = rank;
+}
+
+static void stack(fm_argument *row) {
+  memmove(&row->axes[1], &row->axes[0], row->rank);
+  row->axes[0] = FM_NUM_STATES;
+  ++row->rank;
+}
+
+void fm_tensors_init(const fm_argument *table, int32_t count, const fm_axis *axes, const void *params, fm_form form,
+                     fm_tensors *tensors) {
+  memcpy(tensors->rows, table, sizeof *table * (size_t)count);
+  tensors->count = count;
+  tensors->axes = axes;
+  tensors->params = params;
+  tensors->listed = form.listed;
+  for (int32_t row = 0; row < count; ++row) {
+    if (form.varlen && table[row].of_queries) drop_batch(&tensors->rows[row]);
+    if (form.listed == 0 && table[row].listed) stack(&tensors->rows[row]);
+  }
+}
+
+const DLTensor *fm_tensor_at(const fm_tensors *tensors, int32_t row, int32_t element) {
+  const void *field;
+  memcpy(&field, (const char *)tensors->params + tensors->rows[row].offset, sizeof field);
+  return tensors->rows[row].listed ? ((const DLTensor *const *)field)[element] : field;
+}
+
+fm_text fm_tensor_name(const fm_tensors *tensors, int32_t row, int32_t element) {
+  fm_text text;
+  const bool numbered = tensors->rows[row].listed && tensors->listed > 0;
+  snprintf(text.chars, sizeof text.chars, numbered ? "%s[%d]" : "%s", tensors->rows[row].name, element);
+  return text;
+}
+
+#define NAME(row, element) fm_tensor_name(tensors, row, element).chars
+/* Loops over every tensor that is given. */
+#define EACH_TENSOR(row, element, tensor)                                       \
+  for (int32_t row = 0; row < tensors->count; ++row)                            \
+    for (int32_t element = 0; element < fm_tensors_of(tensors, row); ++element) \
+      for (const DLTensor *tensor = fm_tensor_at(tensors, row, element); tensor != NULL; tensor = NULL)
+
+static flashmla_status check_form(const fm_tensors *tensors, int32_t row, int32_t element) {
+  const DLTensor *tensor = fm_tensor_at(tensors, row, element);
+  const int32_t rank = tensors->rows[row].rank;
+  if (tensor == NULL) {
+    if (tensors->rows[row].optional) return FLASHMLA_OK;
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the tensor is required", NAME(row, element));
+  }
+  if (tensor->ndim != rank)
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.ndim is %d; it must be %d", NAME(row, element), tensor->ndim, rank);
+  if (tensor->shape == NULL)
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s.shape is NULL; it must list %d extents", NAME(row, element), rank);
+  return FLASHMLA_OK;
+}
+
+/* A list is there before its tensors can be. */
+static flashmla_status check_list(const fm_tensors *tensors, int32_t row) {
+  const void *field;
+  memcpy(&field, (const char *)tensors->params + tensors->rows[row].offset, sizeof field);
+  if (!tensors->rows[row].listed || field != NULL) return FLASHMLA_OK;
+  return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the tensors are required", tensors->rows[row].name);
+}
+
+flashmla_status fm_check_presence(const fm_tensors *tensors) {
+  for (int32_t row = 0; row < tensors->count; ++row) FM_TRY(check_list(tensors, row));
+  for (int32_t row = 0; row < tensors->count; ++row)
+    for (int32_t element = 0; element < fm_tensors_of(tensors, row); ++element)
+      FM_TRY(check_form(tensors, row, element));
+  return FLASHMLA_OK;
+}
+
+static bool same_dtype(DLDataType a, DLDataType b) {
+  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+}
+
+static flashmla_status check_dtype(const fm_tensors *tensors, int32_t row, int32_t element, DLDataType dtype) {
+  const fm_argument *rule = &tensors->rows[row];
+  const fm_dtype known = fm_dtype_of(dtype);
+  const bool allowed = known < FM_DTYPES && (rule->dtypes & FM_ONLY(known)) != 0;
+  if (element == 0 &&
+      (allowed || (rule->like != 0 && same_dtype(dtype, fm_tensor_at(tensors, rule->like - 1, 0)->dtype))))
+    return FLASHMLA_OK;
+  if (element == 0 && rule->like == 0)
+    return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s; it must be %s", NAME(row, element),
+                   fm_describe_dtype(dtype).chars, fm_describe_dtypes(rule->dtypes).chars);
+  const int32_t other = element > 0 ? row : rule->like - 1; /* those of a list are like its first */
+  const DLDataType wanted = fm_tensor_at(tensors, other, 0)->dtype;
+  if (element > 0 && same_dtype(dtype, wanted)) return FLASHMLA_OK;
+  const bool more = element == 0 && rule->dtypes != 0;
+  return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s, %s.dtype is %s; they must be equal%s%s", NAME(row, element),
+                 fm_describe_dtype(dtype).chars, NAME(other, 0), fm_describe_dtype(wanted).chars,
+                 more ? ", or the former " : "", more ? fm_describe_dtypes(rule->dtypes).chars : "");
+}
+
+flashmla_status fm_check_dtypes(const fm_tensors *tensors) {
+  EACH_TENSOR(row, element, tensor) FM_TRY(check_dtype(tensors, row, element, tensor->dtype));
+  return FLASHMLA_OK;
+}
+
+static const char *device_name(int32_t type) { return type == kDLCPU ? "cpu" : "cuda"; }
+
+flashmla_status fm_check_devices(const fm_tensors *tensors) {
+  EACH_TENSOR(row, element, tensor) {
+    const int32_t type = (int32_t)tensor->device.device_type, id = tensor->device.device_id;
+    if (type != kDLCPU && type != kDLCUDA)
+      return fm_fail(FLASHMLA_ERROR_DEVICE, "%s.device.device_type is %d; it must be kDLCPU (1) or kDLCUDA (2)",
+                     NAME(row, element), type);
+    if (type == kDLCUDA && id < 0)
+      return fm_fail(FLASHMLA_ERROR_DEVICE, "%s.device.device_id is %d; it must be >= 0", NAME(row, element), id);
+  }
+  const DLDevice first = fm_tensor_at(tensors, 0, 0)->device;
+  EACH_TENSOR(row, element, tensor) {
+    if (tensor->device.device_type != first.device_type || tensor->device.device_id != first.device_id)
+      return fm_fail(FLASHMLA_ERROR_MIXED_DEVICES, "%s is on %s:%d, %s is on %s:%d; all tensors must be on one device",
+                     NAME(row, element), device_name((int32_t)tensor->device.device_type), tensor->device.device_id,
+                     NAME(0, 0), device_name((int32_t)first.device_type), first.device_id);
+  }
+  return FLASHMLA_OK;
+}
+
+static flashmla_status check_range(const fm_tensors *tensors, int32_t row, int32_t element, int32_t axis,
+                                   int64_t extent) {
+  const fm_axis *named = &tensors->axes[tensors->rows[row].axes[axis]];
+  const int64_t least = named->may_be_empty ? 0 : 1;
+  if (extent < least)
+    return fm_fail(FLASHMLA_ERROR_ZERO_EXTENT, "%s.shape[%d] (%s) is %lld; it must be >= %lld", NAME(row, element),
+                   axis, named->name, (long long)extent, (long long)least);
+  if (extent > INT32_MAX)
+    return fm_fail(FLASHMLA_ERROR_OVERFLOW, "%s.shape[%d] (%s) is %lld; it must be < 2^31", NAME(row, element), axis,
+                   named->name, (long long)extent);
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_check_extents(const fm_tensors *tensors, int32_t extents[FM_MAX_AXES]) {
+  EACH_TENSOR(row, element, tensor)
+  for (int32_t axis = 0; axis < tensors->rows[row].rank; ++axis)
+    FM_TRY(check_range(tensors, row, element, axis, tensor->shape[axis]));
+
+  struct {
+    int16_t met, row, axis; /* the first tensor that has the axis, of a list its first */
+  } owner[FM_MAX_AXES] = {{0, 0, 0}};
+  memset(extents, 0, sizeof *extents * FM_MAX_AXES);
+  EACH_TENSOR(row, element, tensor)
+  for (int32_t axis = 0; axis < tensors->rows[row].rank; ++axis) {
+    const int32_t which = tensors->rows[row].axes[axis], extent = (int32_t)tensor->shape[axis];
+    if (!owner[which].met) {
+      owner[which].met = 1;
+      owner[which].row = (int16_t)row;
+      owner[which].axis = (int16_t)axis;
+      extents[which] = extent;
+    } else if (extent != extents[which]) {
+      return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.shape[%d] is %d, %s.shape[%d] (%s) is %d; they must be equal",
+                     NAME(row, element), axis, extent, NAME(owner[which].row, 0), owner[which].axis,
+                     tensors->axes[which].name, extents[which]);
+    }
+  }
+  return FLASHMLA_OK;
+}

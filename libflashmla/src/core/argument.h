@@ -1,0 +1,102 @@
+/* argument.h - the tensors of an operation as a table: each row says what a tensor must be, and the checks of presence,
+ * dtype, device, extents, strides, overlap and address follow from it. Tests read the same table. */
+#ifndef FLASHMLA_CORE_ARGUMENT_H_
+#define FLASHMLA_CORE_ARGUMENT_H_
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/dtype.h"
+#include "core/error.h"
+
+enum { FM_MAX_RANK = 5, FM_MAX_ARGUMENTS = 12, FM_MAX_AXES = 16 };
+
+/* Axes of an operation are numbered: first those that several operations have, then its own. An axis that an earlier
+ * tensor has must be as long as there. */
+enum {
+  FM_BATCH,
+  FM_S_Q,
+  FM_TOTAL_Q,    /* the axis of all query tokens, in the form of variable-length queries */
+  FM_NUM_STATES, /* the axis that a tensor in the place of a list has in front */
+  FM_H_Q,
+  FM_OWN_AXES
+};
+typedef struct fm_axis {
+  const char *name;
+  bool may_be_empty;
+} fm_axis;
+#define FM_SHARED_AXES                                                                      \
+  [FM_BATCH] = {"batch", true}, [FM_S_Q] = {"s_q", true}, [FM_TOTAL_Q] = {"total_q", true}, \
+  [FM_NUM_STATES] = {"num_states", false}, [FM_H_Q] = {"h_q", false}
+
+typedef struct fm_argument {
+  const char *name;
+  uint16_t offset; /* in the params struct, of a const DLTensor *; of a const DLTensor *const * where `listed` */
+  uint8_t rank;
+  uint8_t axes[FM_MAX_RANK];
+  uint8_t dtypes;      /* set of fm_dtype that it may have */
+  uint8_t like;        /* 0, or FM_LIKE(row): or the dtype of that row's tensor */
+  uint8_t alignment;   /* bytes, of the address and of every stride but the innermost */
+  bool free_innermost; /* false: the innermost stride must be 1 */
+  bool written;        /* must not overlap itself */
+  bool optional;       /* NULL: not given, no rule applies */
+  bool of_queries; /* in the form of variable-length queries: without the batch axis, with total_q in place of s_q */
+  bool listed;     /* a list of tensors alike, or one tensor of them all with an axis in front */
+  bool shape_only; /* its memory is not looked at */
+} fm_argument;
+#define FM_LIKE(row) ((row) + 1)
+
+/* Tensors with this alignment are read through tensor maps on CUDA, and by vectors elsewhere. */
+enum { FM_VECTOR_BYTES = 16 };
+
+/* The tensors of one call, whose table is in the call's form. */
+typedef struct fm_tensors {
+  fm_argument rows[FM_MAX_ARGUMENTS];
+  int32_t count;
+  const fm_axis *axes;
+  const void *params; /* of the call */
+  int32_t listed;     /* tensors of each list; 0: one tensor is in its place */
+} fm_tensors;
+
+/* What the form of a call is: it decides the rank of its tensors. */
+typedef struct fm_form {
+  bool varlen;    /* variable-length queries */
+  int32_t listed; /* fm_tensors.listed */
+} fm_form;
+
+void fm_tensors_init(const fm_argument *table, int32_t count, const fm_axis *axes, const void *params, fm_form form,
+                     fm_tensors *tensors);
+/* Tensor number `element` of a list, and of any other row the tensor 0; NULL: not given. */
+const DLTensor *fm_tensor_at(const fm_tensors *tensors, int32_t row, int32_t element);
+/* How many tensors a row has. */
+static inline int32_t fm_tensors_of(const fm_tensors *tensors, int32_t row) {
+  return tensors->rows[row].listed && tensors->listed > 0 ? tensors->listed : 1;
+}
+/* "q", "outs[3]". */
+fm_text fm_tensor_name(const fm_tensors *tensors, int32_t row, int32_t element);
+
+/* Each stops at the first tensor that breaks the rule. */
+flashmla_status fm_check_presence(const fm_tensors *tensors);
+flashmla_status fm_check_dtypes(const fm_tensors *tensors);
+flashmla_status fm_check_devices(const fm_tensors *tensors);
+/* `extents`: by axis; 0 where no tensor has it. */
+flashmla_status fm_check_extents(const fm_tensors *tensors, int32_t extents[FM_MAX_AXES]);
+
+/* Where a checked tensor lies: byte_offset applied; strides in elements, that of an extent of 1 set to the innermost
+ * extent, so that it is as aligned as the others and may be handed to a tensor map. All zero without elements or when
+ * not given. */
+typedef struct fm_view {
+  void *data;
+  int64_t stride[FM_MAX_RANK];
+} fm_view;
+
+/* view.c: strides, overlap and address of one tensor that passed the checks above. `empty`: the call has no elements,
+ * data may be NULL. */
+flashmla_status fm_view_tensor(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, fm_view *view);
+/* The address alone. */
+flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, void **address);
+/* Strides of a view from the batch axis on: 0 for that axis where it was dropped. */
+void fm_strides_from_batch(const int64_t *stride, bool dropped, int64_t from_batch[3]);
+
+#endif /* FLASHMLA_CORE_ARGUMENT_H_ */

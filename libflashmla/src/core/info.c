@@ -1,0 +1,34 @@
+/* info.c - the entry points that tell about the library: versions, and the kernel table. */
+#include "core/operation.h"
+#include "cuda/kernels.h"
+
+int32_t flashmla_version(void) {
+  return FLASHMLA_VERSION_MAJOR * 10000 + FLASHMLA_VERSION_MINOR * 100 + FLASHMLA_VERSION_PATCH;
+}
+
+int32_t flashmla_abi_version(void) { return FLASHMLA_ABI_VERSION; }
+
+/* Rows of GPU kernels come first, then those of the CPU, operation by operation. */
+int32_t flashmla_kernel_count(void) {
+  int32_t rows = fm_cuda_kernel_count();
+  for (int32_t i = 0; fm_operation_at(i) != NULL; ++i) rows += fm_operation_at(i)->num_cpu_kernels;
+  return rows;
+}
+
+static void cpu_kernel_at(int32_t index, flashmla_kernel_info *info) {
+  int32_t i = 0;
+  for (; index >= fm_operation_at(i)->num_cpu_kernels; ++i) index -= fm_operation_at(i)->num_cpu_kernels;
+  *info = fm_operation_at(i)->cpu_kernels[index];
+}
+
+flashmla_status flashmla_kernel_at(int32_t index, flashmla_kernel_info *info) {
+  const int32_t cuda_rows = fm_cuda_kernel_count(), rows = flashmla_kernel_count();
+  if (info == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "info is NULL; the row goes there");
+  if (index < 0 || index >= rows)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "index is %d; it must be in [0, %d)", index, rows);
+  if (index < cuda_rows)
+    fm_cuda_kernel_at(index, info);
+  else
+    cpu_kernel_at(index - cuda_rows, info);
+  return FLASHMLA_OK;
+}

@@ -1,0 +1,118 @@
+/* operation.c - the path that every call of every operation takes. */
+#include "core/operation.h"
+
+#include <string.h>
+
+#include "core/params.h"
+
+enum { SCRATCH_ALIGNMENT = 16 /* bytes */ };
+
+/* Begin and end of the section that FM_REGISTER fills; the linker makes them. */
+extern const fm_operation *const __start_fm_operations[], *const __stop_fm_operations[];
+
+const fm_operation *fm_operation_at(int32_t i) {
+  return i < __stop_fm_operations - __start_fm_operations ? __start_fm_operations[i] : NULL;
+}
+
+static flashmla_status check_flags(const fm_operation *operation, const void *params) {
+  uint32_t flags; /* behind struct_size in every params struct */
+  memcpy(&flags, (const char *)params + sizeof(uint32_t), sizeof flags);
+  if ((flags & ~operation->flags) == 0) return FLASHMLA_OK;
+  return fm_fail(FLASHMLA_ERROR_FLAGS, "params.flags is 0x%x; only bits of 0x%x are known", flags, operation->flags);
+}
+
+static flashmla_status check_memory(fm_call *call) {
+  const fm_tensors *tensors = &call->tensors;
+  for (int32_t row = 0; row < tensors->count; ++row) {
+    if (tensors->rows[row].shape_only) continue;
+    for (int32_t element = 0; element < fm_tensors_of(tensors, row); ++element)
+      FM_TRY(fm_view_tensor(tensors, row, element, call->empty, &call->views[row]));
+  }
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_check_call(const fm_operation *operation, const void *params, bool sizes_only, fm_call *call,
+                              void *state) {
+  call->operation = operation;
+  call->form = (fm_form){0};
+  call->empty = call->again = false;
+  call->sizes_only = sizes_only;
+  call->scratch_bytes = 0;
+  memset(call->views, 0, sizeof call->views);
+  memset(state, 0, operation->state_size);
+  FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));
+  FM_TRY(check_flags(operation, call->params));
+  FM_TRY(operation->read_form(call->params, &call->form));
+  fm_tensors *tensors = &call->tensors;
+  fm_tensors_init(operation->arguments, operation->num_arguments, operation->axes, call->params, call->form, tensors);
+  FM_TRY(fm_check_presence(tensors));
+  FM_TRY(fm_check_dtypes(tensors));
+  FM_TRY(fm_check_devices(tensors));
+  FM_TRY(fm_check_extents(tensors, call->extents));
+  const DLDevice device = fm_tensor_at(tensors, 0, 0)->device;
+  call->cuda = (int32_t)device.device_type == kDLCUDA;
+  call->device_id = device.device_id;
+  FM_TRY(operation->check_shapes(call, state));
+  if (!sizes_only) {
+    FM_TRY(check_memory(call));
+    FM_TRY(operation->check_values(call, state));
+  }
+  return operation->lay_out != NULL ? operation->lay_out(call, state) : FLASHMLA_OK;
+}
+
+flashmla_status fm_check_scratch(const fm_call *call) {
+  const fm_operation *operation = call->operation;
+  const uint64_t needed = call->scratch_bytes;
+  if (needed == 0) return FLASHMLA_OK;
+  const char *name = operation->scratch;
+  const void *buffer;
+  uint64_t size;
+  memcpy(&buffer, call->params + operation->scratch_offset, sizeof buffer);
+  memcpy(&size, call->params + operation->scratch_size_offset, sizeof size);
+  if (buffer == NULL)
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "params.%s is NULL; %llu bytes are needed", name,
+                   (unsigned long long)needed);
+  if ((uintptr_t)buffer % SCRATCH_ALIGNMENT != 0)
+    return fm_fail(FLASHMLA_ERROR_ALIGNMENT, "params.%s is %p; it must be a multiple of %d bytes", name, buffer,
+                   SCRATCH_ALIGNMENT);
+  if (size < needed)
+    return fm_fail(FLASHMLA_ERROR_WORKSPACE_TOO_SMALL, "params.%s_size is %llu; it must be at least %llu", name,
+                   (unsigned long long)size, (unsigned long long)needed);
+  return FLASHMLA_OK;
+}
+
+static void release(const fm_operation *operation, void *state) {
+  if (operation->release != NULL) operation->release(state);
+}
+
+flashmla_status fm_query_size(const fm_operation *operation, const void *params, void *state, uint64_t *bytes) {
+  if (bytes == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL; the result goes there");
+  fm_call call;
+  const flashmla_status status = fm_check_call(operation, params, true, &call, state);
+  if (status == FLASHMLA_OK) *bytes = call.scratch_bytes;
+  release(operation, state);
+  return status;
+}
+
+flashmla_status fm_finish(fm_call *call, void *state) {
+  if (call->empty) fm_set_last_kernel("");
+  return call->operation->finish != NULL ? call->operation->finish(call, state) : FLASHMLA_OK;
+}
+
+static flashmla_status launch(fm_call *call, void *state) {
+  const fm_backend *backend = fm_backend_of(call);
+  FM_TRY(call->operation->bind(call, state));
+  if (backend->prepare != NULL) FM_TRY(backend->prepare(call, state));
+  return backend->launch(call, state);
+}
+
+flashmla_status fm_run(const fm_operation *operation, const void *params, void *state, void *result) {
+  fm_call call;
+  flashmla_status status = fm_check_call(operation, params, false, &call, state);
+  call.result = result;
+  if (status == FLASHMLA_OK) status = fm_check_scratch(&call);
+  if (status == FLASHMLA_OK && !call.empty) status = launch(&call, state);
+  if (status == FLASHMLA_OK) status = fm_finish(&call, state);
+  release(operation, state);
+  return status;
+}

@@ -1,0 +1,87 @@
+/* prepared.c - calls that were checked once and run with other addresses. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/operation.h"
+#include "core/params.h"
+
+enum { STATE_ALIGNMENT = 64 /* bytes: of tensor maps in it */ };
+
+struct flashmla_prepared {
+  fm_call call;
+  _Alignas(STATE_ALIGNMENT) unsigned char state[]; /* of the operation */
+};
+
+static flashmla_status prepare(const fm_operation *operation, const void *params, flashmla_prepared *made) {
+  fm_call *call = &made->call;
+  FM_TRY(fm_check_call(operation, params, false, call, made->state));
+  FM_TRY(fm_check_scratch(call));
+  if (call->empty) return FLASHMLA_OK;
+  FM_TRY(operation->bind(call, made->state));
+  const fm_backend *backend = fm_backend_of(call);
+  return backend->prepare != NULL ? backend->prepare(call, made->state) : FLASHMLA_OK;
+}
+
+flashmla_status fm_prepare(const fm_operation *operation, const void *params, flashmla_prepared **prepared) {
+  if (prepared == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "prepared is NULL; the result goes there");
+  const size_t bytes = (sizeof(flashmla_prepared) + operation->state_size + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT;
+  flashmla_prepared *made = aligned_alloc(STATE_ALIGNMENT, bytes * STATE_ALIGNMENT);
+  if (made == NULL)
+    return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for a prepared call could not be allocated");
+  const flashmla_status status = prepare(operation, params, made);
+  if (status == FLASHMLA_OK)
+    *prepared = made;
+  else
+    flashmla_prepared_free(made);
+  return status;
+}
+
+void flashmla_prepared_free(flashmla_prepared *prepared) {
+  if (prepared == NULL) return;
+  if (prepared->call.operation->release != NULL) prepared->call.operation->release(prepared->state);
+  free(prepared);
+}
+
+/* The tensors of this call, present where those of the prepared one are, into call->views. */
+static flashmla_status read_addresses(const fm_tensors *before, fm_call *call) {
+  fm_tensors *tensors = &call->tensors;
+  for (int32_t row = 0; row < tensors->count; ++row) {
+    if (tensors->rows[row].listed) continue; /* bind reads the list */
+    const bool was = fm_tensor_at(before, row, 0) != NULL, is = fm_tensor_at(tensors, row, 0) != NULL;
+    if (was != is)
+      return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is %s; the prepared call was %s it", tensors->rows[row].name,
+                     is ? "given" : "NULL", was ? "with" : "without");
+    if (is && !tensors->rows[row].shape_only)
+      FM_TRY(fm_view_address(tensors, row, 0, call->empty, &call->views[row].data));
+  }
+  return FLASHMLA_OK;
+}
+
+static flashmla_status run_again(const flashmla_prepared *prepared, const void *params, fm_call *call, void *state) {
+  const fm_operation *operation = call->operation;
+  FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));
+  call->tensors.params = call->params;
+  FM_TRY(read_addresses(&prepared->call.tensors, call));
+  FM_TRY(fm_check_scratch(call));
+  if (call->empty) return FLASHMLA_OK;
+  FM_TRY(operation->bind(call, state));
+  return fm_backend_of(call)->launch(call, state);
+}
+
+flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_prepared *prepared, const void *params,
+                                void *state, void *result) {
+  if (prepared == NULL)
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "prepared is NULL; flashmla_%s_prepare makes it", operation->name);
+  if (prepared->call.operation != operation)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "prepared is a call of %s; it must be one of %s",
+                   prepared->call.operation->name, operation->name);
+  memcpy(state, prepared->state, operation->state_size);
+  if (operation->adopt != NULL) FM_TRY(operation->adopt(state));
+  fm_call call = prepared->call;
+  call.again = true;
+  call.result = result;
+  flashmla_status status = run_again(prepared, params, &call, state);
+  if (status == FLASHMLA_OK) status = fm_finish(&call, state);
+  if (operation->release != NULL) operation->release(state);
+  return status;
+}

@@ -1,0 +1,156 @@
+/* cpu.c - one dense decode call on host memory: schedule, attend the parts with several threads, merge. */
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "ops/dense_decode/piece.h"
+
+enum {
+  /* The number of parts follows from the shapes, never from the number of threads: results must not depend on that. A
+   * part costs a partial result in memory, so short page tables make few. */
+  TOKENS_PER_PART = 512,
+  LEAST_PARTS = 8,
+  MOST_PARTS = 128,          /* and threads */
+  FLOP_PER_THREAD = 4 << 20, /* each further thread needs 4 MFLOP to do: about the 30 us that starting it takes */
+  MERGE_ROWS = 16,           /* rows of one merge task */
+  UNIT = 64,                 /* tokens; what the three below count */
+  START_OVERHEAD = 1,        /* packing queries and writing results takes as long as attending 16 tokens */
+  SPLIT_OVERHEAD = 1,        /* a partial result and its merge as 64 */
+  PIECE_UNITS = TOKENS_PER_PART / UNIT
+};
+
+void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits) {
+  const fm_work *work = &decode->attention.work;
+  const double group = work->h_q / work->h_kv, rows = work->s_q * group;
+  const double tokens = (double)decode->paged.max_blocks * decode->paged.page_size; /* of a table row */
+  double blocks = work->batch * ceil(rows / FM_CPU_BLOCK_ROWS);                     /* of a KV head, at most */
+  if (work->varlen) blocks = fmin(blocks, work->batch + work->total_q * group / FM_CPU_BLOCK_ROWS);
+  const double parts = blocks * work->h_kv * tokens / TOKENS_PER_PART;
+  *limits = (fm_limits){
+      .block_rows = rows < FM_CPU_BLOCK_ROWS ? (int32_t)rows : FM_CPU_BLOCK_ROWS,
+      .max_cluster = 1,
+      .workers = parts < LEAST_PARTS  ? LEAST_PARTS
+                 : parts > MOST_PARTS ? MOST_PARTS
+                                      : (int32_t)parts,
+      .start_overhead = START_OVERHEAD,
+      .split_overhead = SPLIT_OVERHEAD,
+      .unit = UNIT,
+      .piece_units = PIECE_UNITS,
+      .partial_bytes = sizeof(float),
+      .partial_facts = 1,
+  };
+}
+
+typedef struct job {
+  const fm_dense_decode *decode;
+  const fm_cpu_kernels *kernels;
+  fm_cpu_scratch *scratch; /* one per thread */
+  atomic_llong next_part, next_merge;
+  pthread_mutex_t lock;
+  pthread_cond_t all_attended;
+  int32_t attended; /* parts; under lock */
+} job;
+
+static void attend_part(const fm_dense_decode *decode, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch,
+                        int32_t part) {
+  const fm_attention *attention = &decode->attention;
+  const fm_cut from = attention->schedule.cuts[part], to = attention->schedule.cuts[part + 1];
+  for (int32_t tile = from.tile; tile < to.tile || (tile == to.tile && to.unit > 0); tile++) {
+    const int32_t first = tile == from.tile ? from.unit : 0;
+    const int32_t last = tile == to.tile ? to.unit : -1;
+    if (first == last) return; /* an empty part: both cuts are the same */
+    const bool whole = first == 0 && last < 0;
+    fm_attend_piece(decode, kernels, scratch, tile, first, last,
+                    whole ? -1 : fm_partial_slot(&attention->tiling, part, first == 0));
+  }
+}
+
+/* Every thread attends parts until none is left, waits for those still at work elsewhere, and takes merge tasks. Nobody
+ * waits for a thread that may not exist: the thread that takes a part finishes it. */
+static void work(void *context, int32_t thread) {
+  job *job = context;
+  const fm_attention *attention = &job->decode->attention;
+  const int32_t parts = attention->tiling.num_parts;
+  int32_t done = 0;
+  for (int64_t part; (part = atomic_fetch_add(&job->next_part, 1)) < parts; done++)
+    attend_part(job->decode, job->kernels, &job->scratch[thread], (int32_t)part);
+  if (attention->partials.rows == NULL) return;
+  pthread_mutex_lock(&job->lock);
+  job->attended += done;
+  if (job->attended == parts) pthread_cond_broadcast(&job->all_attended);
+  while (job->attended < parts) pthread_cond_wait(&job->all_attended, &job->lock);
+  pthread_mutex_unlock(&job->lock);
+  const int64_t tasks_per_part = (attention->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
+  for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;)
+    fm_merge_partials(attention, job->kernels, (int32_t)(task / tasks_per_part),
+                      (int32_t)(task % tasks_per_part) * MERGE_ROWS, MERGE_ROWS);
+}
+
+static int32_t choose_threads(const fm_dense_decode *decode) {
+  const fm_attention *attention = &decode->attention;
+  const fm_work *work = &attention->work;
+  double flop = 0;
+  for (int32_t i = 0; i < work->batch; i++)
+    flop += (double)fm_length_of(work, i) * fm_query_range_of(work, i).count * work->h_q * 2 *
+            (decode->paged.d_qk + attention->d_v);
+  return fm_cpu_threads_for(decode->num_threads, fm_min32(attention->tiling.num_parts, MOST_PARTS),
+                            flop / FLOP_PER_THREAD);
+}
+
+/* Carves `scratch` out of `memory`; NULL: only counts. Returns the bytes of one thread. */
+static size_t lay_out_scratch(fm_cpu_scratch *scratch, char *memory, int32_t rows) {
+  const int32_t tokens = fm_cpu_step_tokens(rows);
+  const int32_t padded = (rows + 15) / 16 * 16; /* 16: floats in the longest vector, and in 64 bytes */
+  const size_t queries = (size_t)padded * FM_CPU_KEY_STRIDE, keys = (size_t)tokens * FM_CPU_KEY_STRIDE;
+  const size_t weights = (size_t)tokens * FM_CPU_WEIGHT_STRIDE, sums = (size_t)padded * FM_CPU_SUM_STRIDE;
+  if (memory != NULL) {
+    float *at = (float *)memory;
+    scratch->queries = at;
+    scratch->keys = at += queries;
+    scratch->weights = at += keys;
+    scratch->sums = at += weights;
+    scratch->row_max = at += sums;
+    scratch->row_sum = at += padded;
+    scratch->rescale = at += padded;
+  }
+  return sizeof(float) * (queries + keys + weights + sums + 3 * (size_t)padded);
+}
+
+static flashmla_status launch(fm_call *call, void *state) {
+  const fm_dense_decode *decode = state;
+  const fm_attention *attention = &decode->attention;
+  const int32_t rows = attention->tiling.block_rows;
+  const size_t bytes = lay_out_scratch(NULL, NULL, rows);
+  int32_t threads = choose_threads(decode);
+  fm_cpu_scratch *scratch = NULL;
+  char *memory = NULL;
+  for (;; threads = 1) { /* without memory for all threads, one does it */
+    scratch = malloc(sizeof(fm_cpu_scratch) * (size_t)threads);
+    memory = scratch == NULL ? NULL : aligned_alloc(64, bytes * (size_t)threads);
+    if (memory != NULL) break;
+    free(scratch);
+    if (threads == 1)
+      return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for %d query rows (%zu bytes) could not be allocated",
+                     (int)rows, bytes);
+  }
+  for (int32_t i = 0; i < threads; i++) {
+    scratch[i] = (fm_cpu_scratch){.d_qk = decode->paged.d_qk, .d_v = attention->d_v, .tile = -1};
+    lay_out_scratch(&scratch[i], memory + bytes * (size_t)i, rows);
+  }
+
+  if (decode->own_plan) fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
+  job job = {.decode = decode, .kernels = fm_cpu_select(), .scratch = scratch};
+  pthread_mutex_init(&job.lock, NULL);
+  pthread_cond_init(&job.all_attended, NULL);
+  fm_cpu_parallel(threads, work, &job);
+  pthread_cond_destroy(&job.all_attended);
+  pthread_mutex_destroy(&job.lock);
+  free(memory);
+  free(scratch);
+
+  fm_set_last_kernel(call->operation->cpu_kernels[decode->paged.q_dtype].name);
+  return FLASHMLA_OK;
+}
+
+const fm_backend fm_dense_decode_cpu = {.launch = launch};

@@ -1,0 +1,169 @@
+/* cuda.c - dense_decode and its plan on a GPU: limits, the choice of a kernel, its parameters, the order of launches.
+ */
+#include "attention/launch.h"
+#include "ops/dense_decode/dense_decode.h"
+
+/* Units: a tile's Q load, pipeline fill and output take about as long as 4 units, or as 3 where nobody shares what is
+ * read, so that a unit takes longer. */
+#define START_OVERHEAD 4
+#define START_OVERHEAD_ALONE 3
+#define SPLIT_OVERHEAD 8 /* units: partial rows and their merge */
+#define PIECE_UNITS 16   /* of a piece at least in batch-invariant schedules: smaller ones make too many partial rows */
+#define WHOLE_UNITS 3    /* of a tile that is not split: partial rows and their merge take longer */
+#define LARGEST_CLUSTER 2
+/* L2 cache policies of TMA, as CUTLASS has them (cute/arch/copy_sm90_desc.hpp). */
+#define EVICT_NORMAL INT64_C(0x1000000000000000)
+#define EVICT_FIRST INT64_C(0x12F0000000000000)
+#define KEPT_BYTES (40 << 20) /* of q and out that L2 (50 MB on H100 and H200) keeps beside the stream */
+#define DEVICE_OF_Q "q.device.device_id"
+
+/* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
+ * in step and are better alone: none is joined by an idle one, and none waits for another. */
+static flashmla_status choose_cluster(const fm_work *work, bool balanced, int32_t processors, int32_t *cluster) {
+  const fm_kernel *forced;
+  FM_TRY(fm_kernel_forced(&forced));
+  const int64_t blocks = fm_row_blocks(work, FM_KERNEL_UNIT);
+  const bool alike = balanced && fm_cut_alike(work, processors, work->h_kv * blocks);
+  const bool in_step = alike && blocks > LARGEST_CLUSTER;
+  *cluster = forced ? forced->cluster : blocks > 1 && !in_step ? LARGEST_CLUSTER : 1;
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits) {
+  const fm_work *work = &decode->attention.work;
+  fm_gpu gpu;
+  FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
+  const bool alone = fm_row_blocks(work, FM_KERNEL_UNIT) == 1;
+  *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
+                        .workers = gpu.device->processors,
+                        .start_overhead = alone ? START_OVERHEAD_ALONE : START_OVERHEAD,
+                        .split_overhead = SPLIT_OVERHEAD,
+                        .unit = FM_KERNEL_UNIT,
+                        .piece_units = PIECE_UNITS,
+                        .whole_units = WHOLE_UNITS,
+                        .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
+                        .partial_facts = FM_KERNEL_PARTIAL_FACTS};
+  /* Where no table is long enough to be split, num_splits 0 becomes 1 (fm_tile); that is no given split. */
+  const bool balanced =
+      (work->num_splits == 0 && !work->batch_invariant) || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
+  return choose_cluster(work, balanced, gpu.device->processors, &limits->max_cluster);
+}
+
+static fm_need need_of(const fm_dense_decode *decode) {
+  const fm_paged *paged = &decode->paged;
+  return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
+                   .elements = {.q = (int8_t)paged->q_dtype, .cache = (int8_t)paged->cache_dtype},
+                   .d_qk = paged->d_qk,
+                   .d_v = decode->attention.d_v,
+                   .features = paged->page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
+                   .lacking = "pages of 64 tokens",
+                   .cluster = decode->attention.tiling.cluster};
+}
+
+/* How units of 64 tokens lie in the pages; a page is a power of two below 64 or a multiple of 64. */
+static void set_paging(int32_t page_size, int32_t cluster, fm_dense_decode_kernel_params *params) {
+  params->page_size = page_size;
+  params->units_per_page = page_size > FM_KERNEL_UNIT ? page_size / FM_KERNEL_UNIT : 1;
+  params->pages_per_unit = page_size < FM_KERNEL_UNIT ? FM_KERNEL_UNIT / page_size : 1;
+  params->box_rows = fm_min32(page_size, FM_KERNEL_UNIT / cluster);
+  params->boxes = FM_KERNEL_UNIT / cluster / params->box_rows;
+}
+
+/* kv_cache as (d, row, head, block), with a box of some rows of a page. A page number outside [0, num_blocks) reads as
+ * zeros: the hardware checks the bounds. */
+static fm_tensor_map cache_map(const fm_dense_decode *decode) {
+  const fm_paged *paged = &decode->paged;
+  const int64_t *stride = paged->cache_stride;
+  fm_dense_decode_kernel_params paging;
+  set_paging(paged->page_size, decode->attention.tiling.cluster, &paging);
+  return (fm_tensor_map){.dtype = paged->cache_dtype,
+                         .rank = 4,
+                         .address = paged->cache,
+                         .extents = {paged->d_qk, paged->page_size, decode->attention.work.h_kv, paged->num_blocks},
+                         .strides = {1, stride[1], stride[2], stride[0]},
+                         .box = {64, (uint32_t)paging.box_rows, 1, 1}};
+}
+
+/* Where q and out fit into L2 the stream of KV shall not push them out: q was just written, out is read soon. */
+static int64_t kv_policy(const fm_dense_decode *decode) {
+  const fm_work *work = &decode->attention.work;
+  const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
+  const int64_t row_bytes = (int64_t)fm_dtype_bytes(decode->paged.q_dtype) * decode->paged.d_qk +
+                            (int64_t)fm_dtype_bytes(decode->attention.output.dtype) * decode->attention.d_v;
+  return tokens * work->h_q <= KEPT_BYTES / row_bytes ? EVICT_FIRST : EVICT_NORMAL;
+}
+
+/* The kernel counts in 32 bits without sign; what is beyond them no length reaches. */
+static void set_shard(const fm_mask *mask, fm_dense_decode_kernel_params *params) {
+  if (mask->cp_world == 0) return;
+  params->global_seqlens = mask->global_seqlens;
+  params->cp_period = (int32_t)(uint32_t)fm_min64((int64_t)mask->cp_world * mask->cp_interleave, UINT32_MAX);
+  params->cp_interleave = mask->cp_interleave;
+  params->cp_offset = (int32_t)fm_min64((int64_t)mask->cp_rank * mask->cp_interleave, INT32_MAX);
+}
+
+/* All that can fail but the launches themselves. */
+static flashmla_status prepare(fm_call *call, void *state) {
+  fm_dense_decode *decode = state;
+  const fm_attention *attention = &decode->attention;
+  const fm_paged *paged = &decode->paged;
+  FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &decode->gpu));
+  const fm_gpu gpu = decode->gpu;
+  if (decode->own_plan) FM_TRY(fm_load_plan(gpu, &decode->plan));
+  FM_TRY(fm_load(gpu, need_of(decode), &decode->decode));
+  if (attention->partials.rows) FM_TRY(fm_load_combine(gpu, attention, paged->q_dtype, &decode->combine));
+  const fm_tensor_map q = fm_query_map(attention, paged->q_dtype, paged->d_qk, paged->q, paged->q_stride);
+  const fm_tensor_map cache = cache_map(decode);
+  FM_TRY(fm_encode(gpu.driver, &q, &decode->q_map));
+  return fm_encode(gpu.driver, &cache, &decode->cache_map);
+}
+
+static flashmla_status launch_decode(const fm_dense_decode *decode) {
+  const fm_attention *attention = &decode->attention;
+  const fm_tiling *tiling = &attention->tiling;
+  const fm_paged *paged = &decode->paged;
+  fm_dense_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
+                                          .tma_q = decode->q_map,
+                                          .tma_kv = decode->cache_map,
+                                          .block_table = paged->block_table,
+                                          .cache_seqlens = attention->work.lengths,
+                                          .capacity = attention->work.capacity,
+                                          .block_table_stride = paged->block_table_stride,
+                                          .scale_log2 = decode->scale_log2,
+                                          .max_blocks = paged->max_blocks,
+                                          .causal = attention->mask.causal,
+                                          .kv_policy = kv_policy(decode)};
+  set_paging(paged->page_size, tiling->cluster, &params);
+  set_shard(&attention->mask, &params);
+  /* persistent: clusters take parts in turn, so there are never more than run at once */
+  const int32_t clusters = fm_min32(decode->gpu.device->processors / tiling->cluster, tiling->num_parts);
+  return fm_launch(decode->gpu, &decode->decode, clusters * tiling->cluster, &params, decode->stream);
+}
+
+static flashmla_status launch_all(const fm_dense_decode *decode) {
+  const fm_attention *attention = &decode->attention;
+  const fm_gpu gpu = decode->gpu;
+  if (decode->own_plan)
+    FM_TRY(
+        fm_launch_plan(gpu, &decode->plan, &attention->work, &attention->tiling, &attention->schedule, decode->stream));
+  FM_TRY(launch_decode(decode));
+  if (attention->partials.rows) FM_TRY(fm_launch_combine(gpu, &decode->combine, attention, decode->stream));
+  fm_set_last_kernel(decode->decode.kernel->name);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status launch(fm_call *call, void *state) {
+  fm_dense_decode *decode = state;
+  const fm_gpu gpu = decode->gpu;
+  if (call->again) {
+    FM_TRY(fm_encode_address(gpu.driver, decode->paged.q, &decode->q_map));
+    FM_TRY(fm_encode_address(gpu.driver, decode->paged.cache, &decode->cache_map));
+  }
+  bool pushed;
+  FM_TRY(fm_device_enter(gpu.driver, gpu.device, &pushed));
+  const flashmla_status status = launch_all(decode);
+  fm_device_leave(gpu.driver, pushed);
+  return status;
+}
+
+const fm_backend fm_dense_decode_cuda = {prepare, launch};

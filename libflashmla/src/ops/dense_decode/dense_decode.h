@@ -1,0 +1,98 @@
+/* dense_decode.h - a checked call of dense decode, which plan_decode shares: a plan is made for the tensors of a decode
+ * call, so both have the same rows, the same rules and the same state. */
+#ifndef FLASHMLA_OPS_DENSE_DECODE_H_
+#define FLASHMLA_OPS_DENSE_DECODE_H_
+
+#include "attention/attention.h"
+#include "core/operation.h"
+#include "cuda/launch.h"
+#include "schedule/stamp.h"
+
+/* Axes and rows of the tables of both operations; plan_decode has the first rows. */
+enum { FM_D_QK = FM_OWN_AXES, FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_MAX_BLOCKS, FM_D_V, FM_OFFSETS, FM_DECODE_AXES };
+extern const fm_axis fm_decode_axes[FM_DECODE_AXES];
+enum { FM_Q, FM_KV_CACHE, FM_BLOCK_TABLE, FM_CACHE_SEQLENS, FM_CU_SEQLENS_Q, FM_STEP_ROWS };
+/* The rows of the tensors that a plan and its calls share, in a params struct `type`. `shapes`: a plan looks at the
+ * memory of the lengths alone. */
+#define FM_STEP_ARGUMENTS(type, shapes)                                     \
+  [FM_Q] = {.name = "q",                                                    \
+            .offset = offsetof(type, q),                                    \
+            .rank = 4,                                                      \
+            .axes = {FM_BATCH, FM_S_Q, FM_H_Q, FM_D_QK},                    \
+            .dtypes = FM_ANY_FLOAT,                                         \
+            .alignment = FM_VECTOR_BYTES,                                   \
+            .of_queries = true,                                             \
+            .shape_only = shapes},                                          \
+  [FM_KV_CACHE] = {.name = "kv_cache",                                      \
+                   .offset = offsetof(type, kv_cache),                      \
+                   .rank = 4,                                               \
+                   .axes = {FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_D_QK}, \
+                   .like = FM_LIKE(FM_Q),                                   \
+                   .alignment = FM_VECTOR_BYTES,                            \
+                   .shape_only = shapes},                                   \
+  [FM_BLOCK_TABLE] = {.name = "block_table",                                \
+                      .offset = offsetof(type, block_table),                \
+                      .rank = 2,                                            \
+                      .axes = {FM_BATCH, FM_MAX_BLOCKS},                    \
+                      .dtypes = FM_ONLY(FM_INT32),                          \
+                      .alignment = sizeof(int32_t),                         \
+                      .shape_only = shapes},                                \
+  [FM_CACHE_SEQLENS] = {.name = "cache_seqlens",                            \
+                        .offset = offsetof(type, cache_seqlens),            \
+                        .rank = 1,                                          \
+                        .axes = {FM_BATCH},                                 \
+                        .dtypes = FM_ONLY(FM_INT32),                        \
+                        .alignment = sizeof(int32_t)},                      \
+  [FM_CU_SEQLENS_Q] = {.name = "cu_seqlens_q",                              \
+                       .offset = offsetof(type, cu_seqlens_q),              \
+                       .rank = 1,                                           \
+                       .axes = {FM_OFFSETS},                                \
+                       .dtypes = FM_ONLY(FM_INT32),                         \
+                       .alignment = sizeof(int32_t),                        \
+                       .optional = true}
+
+/* q and the paged cache: extents, addresses and strides in elements; the innermost stride of each tensor is 1. */
+typedef struct fm_paged {
+  fm_dtype q_dtype, cache_dtype;
+  int32_t d_qk, num_blocks, page_size, max_blocks;
+  const void *q;
+  int64_t q_stride[3]; /* batch, token, head; batch 0 with variable-length queries */
+  const void *cache;
+  int64_t cache_stride[3]; /* block, row in page, head */
+  const int32_t *block_table;
+  int64_t block_table_stride; /* between requests */
+} fm_paged;
+
+typedef struct fm_dense_decode {
+  fm_attention attention;
+  fm_paged paged;
+  float softmax_scale;
+  float scale_log2;    /* softmax_scale * log2(e), at most the largest float: infinity would make 0 * scale_log2 NaN */
+  int32_t num_threads; /* CPU only; 0: not given */
+  void *stream;
+  bool own_plan;       /* the call has no plan: it schedules first */
+  fm_plan_stamp stamp; /* of the caller's plan, if there is one */
+  /* GPU: the kernels of the call, and the tensor maps of q and the cache. */
+  fm_gpu gpu;
+  fm_loaded plan, decode, combine;
+  CUtensorMap q_map, cache_map;
+} fm_dense_decode;
+
+/* check.c: the rules that both operations have. */
+flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form);
+flashmla_status fm_check_step(const fm_call *call, uint32_t flags, int32_t max_seqlen_q, fm_dense_decode *decode);
+/* Addresses of the lengths. */
+void fm_bind_lengths(const fm_call *call, fm_dense_decode *decode);
+/* Tiles the call on its backend. */
+flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode);
+
+/* What a plan and its calls must agree on. */
+extern const fm_plan_kind fm_decode_plan;
+void fm_decode_plan_facts(const fm_dense_decode *decode, int32_t facts[FM_PLAN_FACTS]);
+
+/* cuda.c, cpu.c */
+flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits);
+void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits);
+extern const fm_backend fm_dense_decode_cuda, fm_dense_decode_cpu, fm_plan_decode_cuda, fm_plan_decode_cpu;
+
+#endif /* FLASHMLA_OPS_DENSE_DECODE_H_ */

@@ -1,0 +1,219 @@
+/* op.c - dense_decode: its descriptor, the rules that its plan does not have, and its entry points. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "ops/dense_decode/dense_decode.h"
+
+typedef flashmla_dense_decode_params params_type;
+enum { OUT = FM_STEP_ROWS, LSE, GLOBAL_SEQLENS, ROWS };
+
+static const fm_argument arguments[ROWS] = {
+    FM_STEP_ARGUMENTS(params_type, false),
+    [OUT] = {.name = "out",
+             .offset = offsetof(params_type, out),
+             .rank = 4,
+             .axes = {FM_BATCH, FM_S_Q, FM_H_Q, FM_D_V},
+             .dtypes = FM_ONLY(FM_FP32),
+             .like = FM_LIKE(FM_Q),
+             .alignment = FM_VECTOR_BYTES,
+             .written = true,
+             .of_queries = true},
+    [LSE] = {.name = "lse",
+             .offset = offsetof(params_type, lse),
+             .rank = 3,
+             .axes = {FM_BATCH, FM_H_Q, FM_S_Q},
+             .dtypes = FM_ONLY(FM_FP32),
+             .alignment = sizeof(float),
+             .free_innermost = true,
+             .written = true,
+             .optional = true,
+             .of_queries = true},
+    [GLOBAL_SEQLENS] = {.name = "global_seqlens",
+                        .offset = offsetof(params_type, global_seqlens),
+                        .rank = 1,
+                        .axes = {FM_BATCH},
+                        .dtypes = FM_ONLY(FM_INT32),
+                        .alignment = sizeof(int32_t),
+                        .optional = true},
+};
+
+static flashmla_status read_form(const void *given, fm_form *form) {
+  const params_type *params = given;
+  return fm_check_queries(params->cu_seqlens_q, params->max_seqlen_q, form);
+}
+
+static flashmla_status check_shapes(fm_call *call, void *state) {
+  const params_type *params = (const void *)call->params;
+  fm_dense_decode *decode = state;
+  FM_TRY(fm_check_step(call, params->flags, params->max_seqlen_q, decode));
+  call->empty = fm_is_empty(&decode->attention.work);
+  decode->own_plan = params->plan == NULL;
+  return FLASHMLA_OK;
+}
+
+static flashmla_status check_scale(const params_type *params, fm_dense_decode *decode) {
+  const bool is_default = (params->flags & FLASHMLA_DEFAULT_SCALE) != 0;
+  if (!is_default && (!isfinite(params->softmax_scale) || params->softmax_scale <= 0.0f))
+    return fm_fail(FLASHMLA_ERROR_VALUE,
+                   "params.softmax_scale is %g; it must be finite and > 0, or set FLASHMLA_DEFAULT_SCALE",
+                   (double)params->softmax_scale);
+  decode->softmax_scale = is_default ? 1.0f / sqrtf((float)decode->paged.d_qk) : params->softmax_scale;
+  decode->scale_log2 = (float)fmin((double)decode->softmax_scale * M_LOG2E, (double)FLT_MAX);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status check_shard(const params_type *params, fm_mask *mask) {
+  const int32_t rank = params->cp_rank, world = params->cp_world, interleave = params->cp_interleave;
+  if (world < 0) return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_world is %d; it must be >= 0", world);
+  if (world == 0 && rank != 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_rank is %d; with cp_world 0 it must be 0", rank);
+  if (world == 0 && interleave != 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_interleave is %d; with cp_world 0 it must be 0", interleave);
+  if (world == 0 && params->global_seqlens != NULL)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "global_seqlens is given; with params.cp_world 0 it must be left out");
+  if (world > 0 && (rank < 0 || rank >= world))
+    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_rank is %d; it must be in [0, %d)", rank, world);
+  if (world > 0 && interleave <= 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_interleave is %d; with cp_world %d it must be > 0", interleave,
+                   world);
+  if (world > 0 && params->global_seqlens == NULL)
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "global_seqlens is NULL; with params.cp_world %d it is required",
+                   world);
+  mask->cp_rank = rank;
+  mask->cp_world = world;
+  mask->cp_interleave = interleave;
+  return FLASHMLA_OK;
+}
+
+static flashmla_status check_values(fm_call *call, void *state) {
+  const params_type *params = (const void *)call->params;
+  fm_dense_decode *decode = state;
+  FM_TRY(check_scale(params, decode));
+  FM_TRY(check_shard(params, &decode->attention.mask));
+  if (params->num_threads < 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_threads is %d; it must be >= 0", params->num_threads);
+  decode->num_threads = params->num_threads;
+  fm_output *output = &decode->attention.output;
+  const bool varlen = call->form.varlen;
+  output->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, OUT, 0)->dtype);
+  output->lse_base2 = (params->flags & FLASHMLA_LSE_BASE2) != 0;
+  output->empty_lse = fm_empty_lse(params->flags);
+  fm_strides_from_batch(call->views[OUT].stride, varlen, output->out_stride);
+  fm_strides_from_batch(call->views[LSE].stride, varlen, output->lse_stride);
+  fm_strides_from_batch(call->views[FM_Q].stride, varlen, decode->paged.q_stride);
+  memcpy(decode->paged.cache_stride, call->views[FM_KV_CACHE].stride, sizeof decode->paged.cache_stride);
+  decode->paged.block_table_stride = call->views[FM_BLOCK_TABLE].stride[0];
+  return FLASHMLA_OK;
+}
+
+static flashmla_status read_plan(const fm_call *call, fm_dense_decode *decode) {
+  const params_type *params = (const void *)call->params;
+  int32_t facts[FM_PLAN_FACTS] = {0};
+  fm_decode_plan_facts(decode, facts);
+  return fm_read_plan(&fm_decode_plan, params->plan, call, facts, &decode->stamp);
+}
+
+static flashmla_status lay_out(fm_call *call, void *state) {
+  fm_dense_decode *decode = state;
+  fm_attention *attention = &decode->attention;
+  if (!decode->own_plan) {
+    FM_TRY(read_plan(call, decode));
+    attention->work.batch_invariant = decode->stamp.batch_invariant;
+    attention->work.num_splits = decode->stamp.num_splits;
+  }
+  if (call->empty) return FLASHMLA_OK;
+  FM_TRY(fm_tile_step(call, decode));
+  if (!decode->own_plan) FM_TRY(fm_check_plan_tiling(&decode->stamp, &attention->tiling));
+  FM_TRY(fm_lay_out(&attention->work, &attention->tiling, attention->d_v, decode->own_plan, &attention->layout));
+  call->scratch_bytes = attention->layout.workspace_bytes;
+  return FLASHMLA_OK;
+}
+
+/* The schedule of the plan that a prepared call is given now. */
+static flashmla_status read_plan_again(const fm_call *call, fm_dense_decode *decode) {
+  const params_type *params = (const void *)call->params;
+  const fm_plan_stamp before = decode->stamp;
+  if ((params->plan == NULL) != decode->own_plan)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is %s; the prepared call was %s one",
+                   decode->own_plan ? "given" : "NULL", decode->own_plan ? "without" : "with");
+  if (decode->own_plan) return FLASHMLA_OK;
+  FM_TRY(read_plan(call, decode));
+  if (decode->stamp.num_splits != before.num_splits || decode->stamp.batch_invariant != before.batch_invariant)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan has num_splits %d, that of the prepared call %d",
+                   decode->stamp.num_splits, before.num_splits);
+  return fm_check_plan_tiling(&decode->stamp, &decode->attention.tiling);
+}
+
+static flashmla_status bind(fm_call *call, void *state) {
+  const params_type *params = (const void *)call->params;
+  fm_dense_decode *decode = state;
+  fm_attention *attention = &decode->attention;
+  if (call->again) FM_TRY(read_plan_again(call, decode));
+  fm_bind_lengths(call, decode);
+  decode->paged.q = call->views[FM_Q].data;
+  decode->paged.cache = call->views[FM_KV_CACHE].data;
+  decode->paged.block_table = call->views[FM_BLOCK_TABLE].data;
+  attention->output.out = call->views[OUT].data;
+  attention->output.lse = call->views[LSE].data;
+  attention->mask.global_seqlens = call->views[GLOBAL_SEQLENS].data;
+  void *schedule = decode->own_plan ? params->workspace : (void *)(uintptr_t)decode->stamp.buffer;
+  attention->schedule = fm_schedule_in(schedule, &attention->layout);
+  attention->partials = fm_partials_in(params->workspace, &attention->layout);
+  decode->stream = params->stream;
+  if (call->cuda || decode->own_plan) return FLASHMLA_OK;
+  return fm_check_schedule(&attention->tiling, attention->schedule.cuts, attention->partials.rows != NULL);
+}
+
+static const flashmla_kernel_info cpu_kernels[] = {
+    {.name = "dense_decode_bf16_cpu", .operation = "dense_decode", .dtype = "bfloat16", .target = "cpu"},
+    {.name = "dense_decode_fp16_cpu", .operation = "dense_decode", .dtype = "float16", .target = "cpu"},
+    {.name = "dense_decode_fp32_cpu", .operation = "dense_decode", .dtype = "float32", .target = "cpu"}};
+
+static const fm_operation dense_decode = {
+    .name = "dense_decode",
+    .params_size = sizeof(params_type),
+    .first_size = offsetof(params_type, stream) + sizeof(void *),
+    .flags = FLASHMLA_CAUSAL | FLASHMLA_DEFAULT_SCALE | FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS |
+             FLASHMLA_BATCH_INVARIANT,
+    .arguments = arguments,
+    .num_arguments = ROWS,
+    .axes = fm_decode_axes,
+    .num_axes = FM_DECODE_AXES,
+    .scratch = "workspace",
+    .scratch_offset = offsetof(params_type, workspace),
+    .scratch_size_offset = offsetof(params_type, workspace_size),
+    .state_size = sizeof(fm_dense_decode),
+    .read_form = read_form,
+    .check_shapes = check_shapes,
+    .check_values = check_values,
+    .lay_out = lay_out,
+    .bind = bind,
+    .cuda = &fm_dense_decode_cuda,
+    .cpu = &fm_dense_decode_cpu,
+    .cpu_kernels = cpu_kernels,
+    .num_cpu_kernels = sizeof cpu_kernels / sizeof cpu_kernels[0],
+};
+FM_REGISTER(dense_decode);
+_Static_assert(sizeof(params_type) <= FM_MAX_PARAMS_BYTES, "fm_call has room for the params");
+
+flashmla_status flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes) {
+  fm_dense_decode decode;
+  return fm_query_size(&dense_decode, params, &decode, bytes);
+}
+
+flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params) {
+  fm_dense_decode decode;
+  return fm_run(&dense_decode, params, &decode, NULL);
+}
+
+flashmla_status flashmla_dense_decode_prepare(const flashmla_dense_decode_params *params,
+                                              flashmla_prepared **prepared) {
+  return fm_prepare(&dense_decode, params, prepared);
+}
+
+flashmla_status flashmla_dense_decode_run(const flashmla_prepared *prepared,
+                                          const flashmla_dense_decode_params *params) {
+  fm_dense_decode decode;
+  return fm_run_prepared(&dense_decode, prepared, params, &decode, NULL);
+}

@@ -1,0 +1,29 @@
+/* launch.h - what the kernels that read a schedule are told of it, and the launch of the one that makes it. */
+#ifndef FLASHMLA_SCHEDULE_LAUNCH_H_
+#define FLASHMLA_SCHEDULE_LAUNCH_H_
+
+#include "cuda/launch.h"
+#include "schedule/schedule.h"
+
+/* A divisor d >= 1 for schedule.divide in dsl_kernels/core: {multiplier ceil(2^s / d), shift s = 31 + ceil(log2 d)}.
+ * With numerators below 2^31 the quotient is exact (Granlund and Montgomery, "Division by Invariant Integers using
+ * Multiplication", PLDI 1994). */
+int64_t fm_divisor(int32_t d);
+
+/* Fields that the params of plan, combine and every attention kernel have in common. */
+#define FM_SCHEDULE_FIELDS(work, tiling, schedule)                                                                \
+  .cuts = &(schedule)->cuts->tile, .cu_seqlens_q = (work)->cu_seqlens_q, .total_q = (work)->total_q,              \
+  .s_q = (work)->s_q, .group = (tiling)->group, .block_heads = (tiling)->block_heads,                             \
+  .block_tokens = (tiling)->block_tokens, .head_chunks = (tiling)->head_chunks, .cluster = (tiling)->cluster,     \
+  .tiles_per_head = (tiling)->tiles_per_head, .tiles_per_request = (tiling)->tiles_per_request,                   \
+  .batch = (work)->batch, .num_tiles = (tiling)->num_tiles, .num_parts = (tiling)->num_parts,                     \
+  .by_tile_major = fm_divisor((tiling)->request_major ? (tiling)->tiles_per_request : (work)->batch),             \
+  .by_tiles_per_head = fm_divisor((tiling)->tiles_per_head), .by_head_chunks = fm_divisor((tiling)->head_chunks), \
+  .by_block_heads = fm_divisor((tiling)->block_heads)
+
+/* cuda.c */
+flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan);
+flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work *work, const fm_tiling *tiling,
+                               const fm_schedule *schedule, void *stream);
+
+#endif /* FLASHMLA_SCHEDULE_LAUNCH_H_ */

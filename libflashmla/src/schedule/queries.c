@@ -1,0 +1,16 @@
+/* queries.c - which query tokens and how many KV items a request has: what the caller's device values mean, clamped. */
+#include "schedule/schedule.h"
+
+bool fm_is_empty(const fm_work *work) { return work->batch == 0 || (work->varlen ? work->total_q : work->s_q) == 0; }
+
+fm_query_range fm_query_range_of(const fm_work *work, int32_t request) {
+  if (work->cu_seqlens_q == NULL) return (fm_query_range){.begin = 0, .count = work->s_q};
+  const int32_t *offset = work->cu_seqlens_q + request;
+  const int64_t begin = fm_clamp64(offset[0], 0, work->total_q);
+  const int64_t end = fm_clamp64(offset[1], begin, work->total_q);
+  return (fm_query_range){.begin = (int32_t)begin, .count = (int32_t)fm_min64(end - begin, work->s_q)};
+}
+
+int64_t fm_length_of(const fm_work *work, int32_t request) {
+  return fm_clamp64(work->lengths[request], 0, work->capacity);
+}

@@ -1,0 +1,193 @@
+/* schedule.h - what is to be attended, how it is cut into parts, and where cuts and partial results lie. Nothing here
+ * knows what a unit of KV is made of: tokens of a paged cache, or whatever else an operation counts.
+ *
+ * The flow: fm_work + fm_limits -> fm_tile -> fm_tiling -> fm_lay_out -> fm_layout; fm_schedule_on_host or the plan
+ * kernel fills in the cuts. */
+#ifndef FLASHMLA_SCHEDULE_SCHEDULE_H_
+#define FLASHMLA_SCHEDULE_SCHEDULE_H_
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/arith.h"
+#include "core/error.h"
+
+/* Query rows, and for each request a number of KV items that they attend to. With variable-length queries s_q is the
+ * most query tokens of a request. */
+typedef struct fm_work {
+  int32_t batch, s_q, h_q, h_kv;
+  bool varlen; /* then cu_seqlens_q is given, but in size queries and empty calls */
+  int32_t total_q;
+  const int32_t *cu_seqlens_q; /* NULL: every request has s_q query tokens */
+  const int32_t *lengths;      /* KV items of each request; read as at least 0 and at most `capacity` */
+  int32_t capacity;
+  bool batch_invariant;
+  int32_t num_splits; /* given; 0: chosen for balance, or by the batch-invariant mode */
+} fm_work;
+
+/* What a backend says of itself for a call. Costs are in units. */
+typedef struct fm_limits {
+  int32_t block_rows;  /* rows of a block */
+  int32_t max_cluster; /* most blocks a tile */
+  int32_t workers;     /* blocks that run at once, before division by the cluster */
+  int32_t start_overhead, split_overhead;
+  int32_t unit;                         /* KV items that are worked on as one */
+  int32_t piece_units, whole_units;     /* of fm_tiling, the first for batch-invariant calls */
+  int32_t partial_bytes, partial_facts; /* of fm_tiling */
+} fm_limits;
+
+/* How the query rows become tiles. The `group` = h_q / h_kv heads of one KV head and the s_q tokens make group * s_q
+ * query rows, packed token major. A row block holds at most `block_rows` of them: `block_tokens` tokens x `block_heads`
+ * heads. A tile is `cluster` consecutive blocks of one (request, KV head) that share the KV stream. The tiles of a
+ * request are its columns, and tiles are numbered column major:
+ *
+ *     tile   = column * batch + request
+ *     column = kv_head * tiles_per_head + k,   blocks k * cluster ... k * cluster + cluster - 1
+ *     block  = token_group * head_chunks + head_chunk
+ *
+ * With variable-length queries the tile numbers are request major, tile = request * tiles_per_request + column, with
+ * columns for max_seqlen_q tokens; a request of s_i tokens has k_i = ceil(ceil(s_i / block_tokens) * head_chunks /
+ * cluster) live tiles a KV head, and its tiles with k >= k_i are dead: nothing is done for them. Otherwise all are
+ * live, and every column has the same costs: cut alike (bands), the parts that work on the same units for different
+ * columns of a KV head run in step, and all but the first find them in L2. */
+typedef struct fm_tiling {
+  int32_t block_rows;  /* row capacity of a block: 64 on CUDA */
+  int32_t cluster;     /* blocks a tile */
+  int32_t group;       /* h_q / h_kv */
+  int32_t block_heads; /* min(group, block_rows) */
+  int32_t block_tokens;
+  int32_t head_chunks;       /* ceil(group / block_heads) */
+  int32_t blocks;            /* row blocks per (request, KV head) */
+  int32_t tiles_per_head;    /* ceil(blocks / cluster) */
+  int32_t tiles_per_request; /* columns: h_kv * tiles_per_head */
+  int32_t num_tiles;         /* batch * tiles_per_request */
+  bool request_major;        /* variable-length queries: how tiles are numbered */
+  int32_t bands;             /* columns, each cut alike into num_parts / bands parts; or 1: all tiles are one band */
+  int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits where that is given */
+  int32_t num_splits;        /* 0, or forced, or of the batch-invariant mode, or 1: no request exceeds whole_units */
+  int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces */
+  int32_t start_overhead;    /* cost of beginning a tile, in units */
+  int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
+  int32_t unit;              /* KV items that are worked on as one: 64 on CUDA */
+  int32_t piece_units;       /* batch invariant: units of a piece at least; else 0 */
+  int32_t whole_units;       /* a tile of at most so many units is not worth splitting */
+  /* A partial row: bytes of an element, and floats that belong to it. The CPU has float32 rows and the log-sum-exp; for
+   * CUDA see FACTS in dsl_kernels/core. */
+  int32_t partial_bytes, partial_facts;
+} fm_tiling;
+
+/* The schedule buffer: `fm_cut cut[num_parts + 1]`, padding to 16 bytes, `int64_t cost_before[batch + 1]` (scratch of
+ * the scheduler).
+ *
+ * Part w works from cut[w] up to cut[w + 1] in the order (tile, unit). For each tile in that range the piece is units
+ * lo <= unit < hi: lo is the cut's unit in the first tile, else 0; hi is the cut's unit in the last tile, else the
+ * current end of the request. A tile that begins and ends in one part is written straight to out and lse. Other pieces
+ * go to a partial slot: normalised rows and base-2 log-sum-exp (-inf: empty, rows not written). A part meets at most
+ * two such tiles, the one it ends (slot 2 * w) and the one it begins (slot 2 * w + 1); with forced splits or batch
+ * invariant a part has one piece at most, slots_per_part is 1 and the slot w. Combine merges the slots of such a tile
+ * in the order of its parts. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the
+ * current end, rows are right with lengths that changed after planning.
+ *
+ * Scheduling, in exact integers (scheduler.c on the host, dsl_kernels/plan on the device, equal bit for bit):
+ *
+ *     n_i = ceil(clamp(length_i, 0, capacity) / unit)
+ *     cost_i = n_i + start_overhead;   before_i = sum_{k < i} cost_k;   total = tiles_per_request * before_batch
+ *     tile t = column * batch + i starts at  at(t) = column * before_batch + before_i
+ *
+ *   with variable-length queries:
+ *     cost_i = h_kv * k_i * c_i, c_i = n_i + start_overhead;   total = before_batch
+ *     tile (i, kv_head, k) starts at  before_i + (kv_head * k_i + min(k, k_i)) * c_i
+ *
+ *   A band has T = num_tiles / bands tiles, C = total / bands cost and W = num_parts / bands parts; the parts that are
+ *   left over have no piece.
+ *
+ *   forced (num_splits > 0): part w begins tile t = w / num_splits, with P = min(num_splits, max(n_i, 1)) and j = w %
+ *         num_splits at unit floor(j * n_i / P), or at (t + 1, 0) when j >= P.
+ *   aligned: where there are at least as many parts as tiles, at most S = num_parts / num_tiles pieces of f_i units of
+ *         a tile, f_i = max(1, n_i) for n_i <= whole_units, else ceil(n_i / S): part w begins tile t = w / S at unit
+ *         (w % S) * f_i, or at (t + 1, 0) where that is >= n_i and not 0, or where the tile is dead; at (num_tiles, 0)
+ *         behind the last tile; cost = max_i f_i + start_overhead.
+ *         Else whole tiles, K = ceil(T / W) a part: part w of band c = w / W begins tile c * T + min(w % W * K, T) at
+ *         unit 0, at most (num_tiles, 0); cost = the most that K tiles in turn cost.
+ *   even: S = ceil(C / W); cut[w] = the position x = c * C + min(w % W * S, C): in tile t with o = x - at(t),
+ *         unit = max(0, o - start_overhead), or (num_tiles, 0) when x >= total.
+ *   even, variable-length queries: i = the last request with before_i <= x, o = x - before_i, live tile
+ *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), unit = max(0, o - j * c_i - start_overhead).
+ *   batch invariant: piece_units > 0; pieces of f_i = max(clamp(ceil(n_i / 4), piece_units, 2 * piece_units),
+ *         ceil(n_i / FM_MAX_PIECES)) units, each of which costs 1: instead of n_i + start_overhead a tile costs
+ *         max(1, ceil(n_i / f_i)). Part w is piece w: as `even` with S = 1 and unit = o * f_i. num_splits is the most
+ *         pieces that a tile can have, num_parts = num_tiles * num_splits; the last parts have no piece.
+ *
+ * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
+ * make the fewest partial results. Always cut[0] = (0, 0) and cut[num_parts] = (num_tiles, 0). */
+enum {
+  FM_MAX_SPLITS = 1024, /* that a plan can be forced to */
+  FM_MAX_PIECES = 32    /* of a tile in the batch-invariant mode */
+};
+typedef struct fm_cut {
+  int32_t tile, unit;
+} fm_cut;
+
+/* A schedule in its buffer. */
+typedef struct fm_schedule {
+  fm_cut *cuts;
+  int64_t *cost_before; /* scratch in it */
+} fm_schedule;
+
+/* Partial results of split tiles. */
+typedef struct fm_partials {
+  void *
+      rows; /* [slots_per_part * num_parts][cluster * block_rows][d_v], of partial_bytes each; NULL: no tile is split */
+  float *facts; /* [slots_per_part * num_parts][cluster * block_rows][partial_facts] */
+} fm_partials;
+
+/* Byte layout of the two caller-owned buffers; sizes are multiples of 16. */
+typedef struct fm_layout {
+  uint64_t plan_bytes; /* the schedule buffer */
+  uint64_t plan_cost_offset;
+  /* workspace: [schedule buffer, when the call has no plan] [partial rows] [facts of the partial rows] */
+  uint64_t partial_offset, partial_facts_offset;
+  uint64_t workspace_bytes; /* no partials when num_splits == 1 or when num_parts == 1 */
+} fm_layout;
+
+/* tiling.c. `work->num_splits` is 0 or forced; a batch-invariant call has its own. */
+flashmla_status fm_tile(const fm_work *work, fm_limits limits, fm_tiling *tiling);
+/* fm_tiling.blocks, of blocks that hold block_rows rows. */
+int64_t fm_row_blocks(const fm_work *work, int32_t block_rows);
+/* The most units of KV that a request can have. */
+int64_t fm_most_units(const fm_work *work, int32_t unit);
+/* Whether every column gets as many parts as any other: no more than a sixteenth of them is left over. */
+bool fm_cut_alike(const fm_work *work, int32_t num_parts, int64_t columns);
+
+/* Where a tile number leads. */
+typedef struct fm_tile_index {
+  int32_t request, kv_head;
+  int32_t in_head; /* which tile of the (request, KV head) */
+} fm_tile_index;
+fm_tile_index fm_tile_at(const fm_work *work, const fm_tiling *tiling, int32_t tile);
+
+/* queries.c: first query token of a request (in q, out and lse) and how many it has; the latter is s_q and the former 0
+ * without cu_seqlens_q. */
+typedef struct fm_query_range {
+  int32_t begin, count;
+} fm_query_range;
+fm_query_range fm_query_range_of(const fm_work *work, int32_t request);
+/* No query tokens, or no requests: nothing is run. */
+bool fm_is_empty(const fm_work *work);
+/* KV items of a request, clamped. */
+int64_t fm_length_of(const fm_work *work, int32_t request);
+
+/* scheduler.c */
+void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
+/* Whether the cuts in a caller's host buffer are still a schedule; `partials`: there is room for split tiles. Kernels
+ * on a device clamp what they read instead. */
+flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, bool partials);
+
+/* workspace.c */
+flashmla_status fm_lay_out(const fm_work *work, const fm_tiling *tiling, int32_t d_v, bool own_plan, fm_layout *layout);
+fm_schedule fm_schedule_in(void *buffer, const fm_layout *layout);
+fm_partials fm_partials_in(void *workspace, const fm_layout *layout);
+/* The slot of the piece that `part` has of a tile; `begins`: at its first unit. */
+int64_t fm_partial_slot(const fm_tiling *tiling, int32_t part, bool begins);
+
+#endif /* FLASHMLA_SCHEDULE_SCHEDULE_H_ */

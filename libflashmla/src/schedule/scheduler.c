@@ -1,0 +1,196 @@
+/* scheduler.c - the host scheduler: cuts the list of (tile, unit) into parts, as schedule.h defines it. */
+#include "schedule/schedule.h"
+
+/* What the scheduler is given: the call and how it is tiled. */
+typedef struct scheduler {
+  const fm_work *work;
+  const fm_tiling *tiling;
+  const int64_t *cost_before;
+} scheduler;
+
+static fm_tile_index tile_at(const scheduler *s, int32_t tile) { return fm_tile_at(s->work, s->tiling, tile); }
+
+static int64_t units_of(const scheduler *s, int32_t request) {
+  return fm_ceil_div(fm_length_of(s->work, request), s->tiling->unit);
+}
+
+/* Units of a piece of an aligned schedule, with at most `pieces` of a tile. */
+static int64_t aligned_piece(const scheduler *s, int32_t request, int32_t pieces) {
+  const int64_t units = units_of(s, request);
+  return units <= s->tiling->whole_units ? fm_max64(units, 1) : fm_ceil_div(units, pieces);
+}
+
+/* Units of a piece of a batch-invariant schedule. */
+static int64_t invariant_piece(const scheduler *s, int32_t request) {
+  const int64_t units = units_of(s, request), least = s->tiling->piece_units;
+  return fm_max64(fm_clamp64(fm_ceil_div(units, 4), least, 2 * least), fm_ceil_div(units, FM_MAX_PIECES));
+}
+
+static int64_t tile_cost(const scheduler *s, int32_t request) {
+  const int64_t units = units_of(s, request);
+  if (s->tiling->piece_units > 0) return fm_max64(fm_ceil_div(units, invariant_piece(s, request)), 1);
+  return units + s->tiling->start_overhead;
+}
+
+/* Live tiles of a request, a KV head. */
+static int64_t live_tiles(const scheduler *s, int32_t request) {
+  const fm_tiling *tiling = s->tiling;
+  if (!tiling->request_major) return tiling->tiles_per_head;
+  const int64_t token_groups = fm_ceil_div(fm_query_range_of(s->work, request).count, tiling->block_tokens);
+  return fm_ceil_div(token_groups * tiling->head_chunks, tiling->cluster);
+}
+
+/* Cost of all tiles. */
+static int64_t total_cost(const scheduler *s) {
+  const int64_t all_requests = s->cost_before[s->work->batch];
+  return s->tiling->request_major ? all_requests : s->tiling->tiles_per_request * all_requests;
+}
+
+/* What the bands of a schedule have in common. */
+typedef struct band_extents {
+  int32_t tiles, parts;
+  int64_t cost;
+} band_extents;
+
+static band_extents band_of(const scheduler *s) {
+  const fm_tiling *tiling = s->tiling;
+  const int32_t bands = tiling->bands;
+  return (band_extents){tiling->num_tiles / bands, tiling->num_parts / bands, total_cost(s) / bands};
+}
+
+/* Cost of all tiles before tile t. */
+static int64_t cost_at(const scheduler *s, int64_t t) {
+  if (t >= s->tiling->num_tiles) return total_cost(s);
+  const int32_t batch = s->work->batch;
+  if (!s->tiling->request_major) return t / batch * s->cost_before[batch] + s->cost_before[t % batch];
+  const fm_tile_index at = tile_at(s, (int32_t)t);
+  const int64_t live = live_tiles(s, at.request);
+  return s->cost_before[at.request] + (at.kv_head * live + fm_min64(at.in_head, live)) * tile_cost(s, at.request);
+}
+
+static void cut_forced(const scheduler *s, fm_cut *cuts) {
+  const int32_t splits = s->tiling->num_splits;
+  for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
+    const int32_t tile = w / splits, split = w % splits;
+    const int64_t units = units_of(s, tile_at(s, tile).request);
+    const int64_t pieces = fm_min64(splits, fm_max64(units, 1)); /* no empty ones between others */
+    cuts[w] = split < pieces ? (fm_cut){tile, (int32_t)(split * units / pieces)} : (fm_cut){tile + 1, 0};
+  }
+}
+
+/* At most `most` pieces of a tile. */
+static void cut_in_pieces(const scheduler *s, int32_t most, fm_cut *cuts) {
+  for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
+    const int32_t tile = w / most;
+    if (tile >= s->tiling->num_tiles) {
+      cuts[w] = (fm_cut){s->tiling->num_tiles, 0};
+      continue;
+    }
+    const fm_tile_index at = tile_at(s, tile);
+    const int64_t unit = w % most * aligned_piece(s, at.request, most);
+    const bool none = (unit > 0 && unit >= units_of(s, at.request)) || at.in_head >= live_tiles(s, at.request);
+    cuts[w] = none ? (fm_cut){tile + 1, 0} : (fm_cut){tile, (int32_t)unit};
+  }
+}
+
+static void cut_whole_tiles(const scheduler *s, int64_t tiles_per_part, fm_cut *cuts) {
+  const band_extents band = band_of(s);
+  for (int32_t w = 0; w < s->tiling->num_parts; ++w) {
+    const int64_t tile = (int64_t)(w / band.parts) * band.tiles + fm_min64(w % band.parts * tiles_per_part, band.tiles);
+    cuts[w] = (fm_cut){(int32_t)fm_min64(tile, s->tiling->num_tiles), 0};
+  }
+}
+
+/* Every part costs part_cost; with batch-invariant pieces, which cost 1, each has one. Positions only grow, so the
+ * search for the request goes on from the last one, and anew in the next column. Numbered request by request, all tiles
+ * are one column of requests. */
+static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
+  const fm_tiling *tiling = s->tiling;
+  const int32_t batch = s->work->batch;
+  const int64_t column_cost = s->cost_before[batch];
+  const band_extents band = band_of(s);
+  int64_t column = 0;
+  int32_t request = 0;
+  for (int32_t w = 0; w < tiling->num_parts; ++w) {
+    const int64_t position = w / band.parts * band.cost + fm_min64(w % band.parts * part_cost, band.cost);
+    if (position >= total_cost(s)) {
+      cuts[w] = (fm_cut){tiling->num_tiles, 0};
+      continue;
+    }
+    for (; column < position / column_cost; ++column) request = 0;
+    int64_t offset = position - column * column_cost;
+    while (s->cost_before[request + 1] <= offset) ++request;
+    offset -= s->cost_before[request];
+    int64_t tile = column * batch + request;
+    if (tiling->request_major) {
+      const int64_t live = live_tiles(s, request), cost = tile_cost(s, request), j = offset / cost;
+      tile = (int64_t)request * tiling->tiles_per_request + j / live * tiling->tiles_per_head + j % live;
+      offset -= j * cost;
+    }
+    const bool pieces = tiling->piece_units > 0;
+    const int64_t unit = pieces ? offset * invariant_piece(s, request) : fm_max64(offset - tiling->start_overhead, 0);
+    cuts[w] = (fm_cut){(int32_t)tile, (int32_t)unit};
+  }
+}
+
+/* Cost of the most expensive part of aligned ones: one of `pieces` of a tile, or whole tiles where that is 0. */
+static int64_t worst_aligned(const scheduler *s, band_extents band, int32_t pieces, int64_t tiles_per_part) {
+  int64_t worst = 0;
+  if (pieces > 0) {
+    for (int32_t i = 0; i < s->work->batch; ++i) worst = fm_max64(worst, aligned_piece(s, i, pieces));
+    return worst + s->tiling->start_overhead;
+  }
+  for (int64_t first = 0; first < band.tiles; first += tiles_per_part)
+    worst = fm_max64(worst, cost_at(s, fm_min64(first + tiles_per_part, band.tiles)) - cost_at(s, first));
+  return worst;
+}
+
+static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
+  const fm_tiling *tiling = s->tiling;
+  const int32_t pieces = tiling->num_parts / tiling->num_tiles; /* of a tile; 0: whole tiles */
+  const band_extents band = band_of(s);
+  const int64_t tiles_per_part = fm_ceil_div(band.tiles, band.parts), part_cost = fm_ceil_div(band.cost, band.parts);
+  const int64_t bonus = pieces > 1 ? 1 : tiling->split_overhead;
+  if (worst_aligned(s, band, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)
+    cut_evenly(s, part_cost, cuts);
+  else if (pieces > 0)
+    cut_in_pieces(s, pieces, cuts);
+  else
+    cut_whole_tiles(s, tiles_per_part, cuts);
+}
+
+void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule) {
+  fm_cut *cuts = schedule.cuts;
+  int64_t *cost_before = schedule.cost_before;
+  const scheduler s = {work, tiling, cost_before};
+  cost_before[0] = 0;
+  for (int32_t i = 0; i < work->batch; ++i) {
+    const int64_t tiles = tiling->request_major ? work->h_kv * live_tiles(&s, i) : 1;
+    cost_before[i + 1] = cost_before[i] + tiles * tile_cost(&s, i);
+  }
+  if (tiling->piece_units > 0)
+    cut_evenly(&s, 1, cuts);
+  else if (tiling->num_splits > 0)
+    cut_forced(&s, cuts);
+  else
+    cut_for_balance(&s, cuts);
+  cuts[0] = (fm_cut){0, 0}; /* dead tiles before the first live one belong to some part too */
+  cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
+}
+
+static bool is_before(fm_cut a, fm_cut b) { return a.tile < b.tile || (a.tile == b.tile && a.unit < b.unit); }
+
+flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, bool partials) {
+  const fm_cut begin = {0, 0}, end = {tiling->num_tiles, 0};
+  for (int32_t w = 0; w <= tiling->num_parts; ++w) {
+    const fm_cut cut = cuts[w], before = w > 0 ? cuts[w - 1] : begin;
+    const bool in_order = cut.unit >= 0 && !is_before(cut, before) && !is_before(end, cut);
+    const bool complete = (w > 0 || !is_before(begin, cut)) && (w < tiling->num_parts || !is_before(cut, end));
+    const bool two_pieces = cut.unit != 0 && before.unit != 0 && cut.tile != before.tile;
+    if (!in_order || !complete || (cut.unit != 0 && !partials) || (two_pieces && tiling->slots_per_part == 1))
+      return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
+                     "the plan's buffer no longer holds its schedule: entry %d of %d is (tile %d, unit %d)", w,
+                     tiling->num_parts + 1, cut.tile, cut.unit);
+  }
+  return FLASHMLA_OK;
+}

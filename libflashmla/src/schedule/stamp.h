@@ -1,0 +1,46 @@
+/* stamp.h - what a flashmla_plan says about the call it was made for. */
+#ifndef FLASHMLA_SCHEDULE_STAMP_H_
+#define FLASHMLA_SCHEDULE_STAMP_H_
+
+#include "core/operation.h"
+#include "schedule/schedule.h"
+
+enum { FM_PLAN_FACTS = 12 };
+
+/* A fact that a plan and its calls must agree on, and where a call says it, with and without cu_seqlens_q. */
+typedef struct fm_fact {
+  const char *name, *argument, *varlen_argument;
+  bool dtype; /* a number of fm_dtype */
+} fm_fact;
+
+/* The facts of one kind of plan. */
+typedef struct fm_plan_kind {
+  const char *name;   /* the operation that takes it */
+  uint32_t operation; /* its number in stamps: pinned */
+  int32_t num_facts;
+  fm_fact facts[FM_PLAN_FACTS];
+} fm_plan_kind;
+
+/* Content of flashmla_plan; the rest of it is zero. */
+typedef struct fm_plan_stamp {
+  uint64_t magic;
+  uint32_t layout; /* of the stamp and of the schedule in its buffer: FM_PLAN_LAYOUT of the library that made it */
+  uint32_t operation;
+  int32_t cuda, device_id, varlen;
+  int32_t facts[FM_PLAN_FACTS];
+  int32_t batch_invariant, num_splits; /* the plan's own: the call follows them */
+  int32_t cluster, num_tiles, num_parts;
+  uint64_t buffer; /* address of the schedule on the device */
+  uint64_t check;  /* of all fields before it: none of a damaged plan's is used, above all not the address */
+} fm_plan_stamp;
+
+/* `facts`: of the call, in the order of the kind. */
+void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t *facts, const fm_work *work,
+                   const fm_tiling *tiling, void *buffer, flashmla_plan *plan);
+/* Refuses a plan that was not made for such a call; else copies its stamp. */
+flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan, const fm_call *call,
+                             const int32_t *facts, fm_plan_stamp *stamp);
+/* Refuses a plan whose schedule is for other tiles or parts than the call has. */
+flashmla_status fm_check_plan_tiling(const fm_plan_stamp *stamp, const fm_tiling *tiling);
+
+#endif /* FLASHMLA_SCHEDULE_STAMP_H_ */

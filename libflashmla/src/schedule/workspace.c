@@ -1,0 +1,39 @@
+/* workspace.c - byte layout of the two caller-owned buffers: the schedule and the workspace. */
+#include "schedule/schedule.h"
+
+static uint64_t round_up_16(uint64_t bytes) { return (bytes + 15) & ~UINT64_C(15); }
+
+/* No product overflows: 2^31 slots of a few hundred rows of d_v floats stay below 2^51 bytes. */
+flashmla_status fm_lay_out(const fm_work *work, const fm_tiling *tiling, int32_t d_v, bool own_plan,
+                           fm_layout *layout) {
+  /* Slots, up to two a part, and the integers of the cuts, two a part, are numbered in 32 bits. */
+  if (tiling->num_parts > INT32_MAX / 2)
+    return fm_fail(FLASHMLA_ERROR_OVERFLOW,
+                   "num_splits is %d, the work is cut into %d parts; there must be fewer than 2^30", tiling->num_splits,
+                   tiling->num_parts);
+  const uint64_t cut_bytes = ((uint64_t)tiling->num_parts + 1) * sizeof(fm_cut);
+  layout->plan_cost_offset = round_up_16(cut_bytes);
+  layout->plan_bytes = round_up_16(layout->plan_cost_offset + ((uint64_t)work->batch + 1) * sizeof(int64_t));
+
+  const bool partials = tiling->num_splits != 1 && tiling->num_parts > 1;
+  const uint64_t slots = partials ? (uint64_t)tiling->slots_per_part * tiling->num_parts : 0;
+  const uint64_t rows = slots * tiling->cluster * tiling->block_rows;
+  layout->partial_offset = own_plan ? layout->plan_bytes : 0;
+  layout->partial_facts_offset = layout->partial_offset + rows * d_v * tiling->partial_bytes;
+  layout->workspace_bytes = layout->partial_facts_offset + round_up_16(rows * tiling->partial_facts * sizeof(float));
+  return FLASHMLA_OK;
+}
+
+fm_schedule fm_schedule_in(void *buffer, const fm_layout *layout) {
+  return (fm_schedule){buffer, (int64_t *)((char *)buffer + layout->plan_cost_offset)};
+}
+
+fm_partials fm_partials_in(void *workspace, const fm_layout *layout) {
+  if (layout->workspace_bytes <= layout->partial_offset) return (fm_partials){NULL, NULL};
+  char *bytes = workspace;
+  return (fm_partials){bytes + layout->partial_offset, (float *)(bytes + layout->partial_facts_offset)};
+}
+
+int64_t fm_partial_slot(const fm_tiling *tiling, int32_t part, bool begins) {
+  return (int64_t)tiling->slots_per_part * part + (begins ? tiling->slots_per_part - 1 : 0);
+}

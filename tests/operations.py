@@ -1,0 +1,31 @@
+"""The operations that have tests: a folder each in ops/, which is found by itself and holds modules of known names.
+
+calls.py            makes calls, runs them, checks their results
+oracle.py           the mathematics in float64; imports NumPy only
+bounds.py           BY_DTYPE: how far a result may be from the oracle
+strategies.py       draws legal calls
+invalid.py          RULES that a legal call can be made to break; legal_call() draws one (test_invalid_calls.py)
+faults.py           FAULTS to plant in copies of the sources (test_planted_faults.py)
+host.py             names for code that runs with the stub driver (stub_driver/host.py)
+sanitizer_cases.py  launches of every kernel of the operation (gpu/sanitizer_cases.py)
+c/                  C tests: core/ with a stand-in for the backends, library/ with the whole library (c/test_c.py)
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+FOLDER = Path(__file__).parent / "ops"
+NAMES = sorted(found.parent.name for found in FOLDER.glob("*/__init__.py"))
+
+
+def having(module: str) -> list[str]:
+    """The operations that have this module."""
+    return [name for name in NAMES if (FOLDER / name / f"{module}.py").exists()]
+
+
+def modules(name: str) -> dict[str, ModuleType]:
+    """This module of every operation that has it."""
+    return {operation: importlib.import_module(f"ops.{operation}.{name}") for operation in having(name)}

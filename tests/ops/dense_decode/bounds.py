@@ -1,0 +1,12 @@
+"""How far a result of dense_decode may be from the oracle."""
+
+from compare import Tolerance
+
+# element_of_row is 8 times the norm bound: rounding errors are near Gaussian and no row has more than 512 elements.
+# element_absolute: 8 subnormal steps of float16, whose weights and outputs both round there; the smallest normal number
+# of the dtypes with 8 exponent bits, below which a backend may flush to zero.
+BY_DTYPE = {  # of q
+    "bfloat16": Tolerance(3e-3, 2.01 / 128, 2.4e-2, 2.0**-126),
+    "float16": Tolerance(5e-4, 2.01 / 1024, 4e-3, 2.0**-21),
+    "float32": Tolerance(1e-5, 1e-5, 8e-5, 2.0**-126),
+}

@@ -1,0 +1,217 @@
+"""One call as plain facts, and its data: the facts are drawn (strategies.py), the numbers follow from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from buffers import ALIGNMENT, COMPACT, DTYPES, Layout
+from ops.dense_decode import oracle
+from ops.dense_decode.oracle import Shard
+
+D_QK = 576
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+INPUTS = ("q", "kv_cache", "block_table", "cache_seqlens")
+# What a table holds where nothing may look: FlashMLA's own tests write 2147480000 there.
+GARBAGE_PAGES = (2147480000, INT32_MIN, INT32_MAX, -1, 0, 1)
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """A layout for each tensor of a call."""
+
+    q: Layout = COMPACT
+    kv_cache: Layout = COMPACT
+    block_table: Layout = COMPACT
+    cache_seqlens: Layout = COMPACT
+    out: Layout = COMPACT
+    lse: Layout = COMPACT
+    cu_seqlens_q: Layout = COMPACT
+    global_seqlens: Layout = COMPACT
+    scratch: Layout = COMPACT  # workspace and plan buffer
+
+
+@dataclass(frozen=True)
+class Case:
+    """A legal call of dense_decode, small enough for the oracle."""
+
+    dtype: str = "bfloat16"
+    s_q: int = 1
+    h_q: int = 1
+    h_kv: int = 1
+    page_size: int = 64
+    num_blocks: int = 1
+    max_blocks: int = 1
+    lengths: tuple[int, ...] = (1,)
+    causal: bool = False
+    softmax_scale: float | None = None
+    bad_pages: bool = False  # some page numbers within the length are outside the cache
+    plan: str = "none"  # "none", "fresh" or "stale": made with other lengths
+    num_splits: int = 0  # of the plan
+    given: tuple[str, ...] = ()  # of out, lse, workspace, plan_buffer: those the caller provides
+    num_threads: int = 0
+    route: str = "c"  # "c": the C ABI; else the package with this framework's tensors: "numpy", "torch", ...
+    layouts: Layouts = field(default_factory=Layouts)
+    seed: int = 0
+    d_qk: int = D_QK
+    cu_seqlens_q: tuple[int, ...] | None = None  # variable-length queries; s_q is then max_seqlen_q
+    total_q: int = 0  # query tokens in all, with cu_seqlens_q
+    shard: Shard | None = None  # the cache is this part of a larger one
+    global_seqlens: tuple[int, ...] = ()  # with a shard
+    out_dtype: str | None = None  # None: dtype
+    lse_base2: bool = False
+    empty_lse_minus: bool = False
+    batch_invariant: bool = False
+
+    @property
+    def batch(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a row of the page table can name."""
+        return self.max_blocks * self.page_size
+
+    @property
+    def d_v(self) -> int:
+        return oracle.D_V[self.d_qk]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors that the call reads."""
+        optional = {"cu_seqlens_q": self.cu_seqlens_q is not None, "global_seqlens": self.shard is not None}
+        return (*INPUTS, *(name for name, given in optional.items() if given))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor that a call can have, given or not."""
+        varlen = self.cu_seqlens_q is not None
+        tokens = (self.total_q,) if varlen else (self.batch, self.s_q)
+        return {
+            "q": (*tokens, self.h_q, self.d_qk),
+            "kv_cache": (self.num_blocks, self.page_size, self.h_kv, self.d_qk),
+            "block_table": (self.batch, self.max_blocks),
+            "cache_seqlens": (self.batch,),
+            "out": (*tokens, self.h_q, self.d_v),
+            "lse": (self.h_q, self.total_q) if varlen else (self.batch, self.h_q, self.s_q),
+            "cu_seqlens_q": (self.batch + 1,),
+            "global_seqlens": (self.batch,),
+        }
+
+    def dtype_of(self, tensor: str) -> str:
+        """The dtype of a tensor of the call."""
+        if tensor == "out":
+            return self.out_dtype or self.dtype
+        return self.dtype if tensor in {"q", "kv_cache"} else "float32" if tensor == "lse" else "int32"
+
+    def granule_of(self, tensor: str) -> int:
+        """Elements in what the strides of a tensor are multiples of: 16 bytes for rows of latents."""
+        return ALIGNMENT // DTYPES[self.dtype_of(tensor)].itemsize if tensor in {"q", "kv_cache", "out"} else 1
+
+    def query_rows(self, i: int) -> slice:
+        """The query tokens of request i: in q itself with cu_seqlens_q, else in q[i]."""
+        if self.cu_seqlens_q is None:
+            return slice(0, self.s_q)
+        return oracle.query_rows(self.cu_seqlens_q, i, self.total_q, self.s_q)
+
+    def owners(self) -> np.ndarray:
+        """How many requests each query token belongs to, with cu_seqlens_q."""
+        owners = np.zeros(self.total_q, int)
+        for i in range(self.batch):
+            owners[self.query_rows(i)] += 1
+        return owners
+
+    def attended(self, i: int) -> int:
+        """How many tokens of request i its last query token attends, which are its first ones."""
+        rows = self.query_rows(i)
+        length = min(max(self.lengths[i], 0), self.capacity)
+        if rows.start == rows.stop or self.shard is None:
+            return 0 if rows.start == rows.stop else length
+        return int(np.sum(self.shard.global_tokens(length) < self.global_seqlens[i]))
+
+    def but(self, **changes) -> Case:
+        """The same case with some facts changed."""
+        return replace(self, **changes)
+
+
+@dataclass
+class Data:
+    """The numbers of a case as compact NumPy arrays."""
+
+    q: np.ndarray
+    kv_cache: np.ndarray
+    block_table: np.ndarray
+    cache_seqlens: np.ndarray
+    stale_seqlens: np.ndarray  # lengths that a stale plan was made with
+    cu_seqlens_q: np.ndarray | None = None
+    stale_cu_seqlens_q: np.ndarray | None = None
+    global_seqlens: np.ndarray | None = None
+
+
+def make_data(case: Case) -> Data:
+    """N(0, 1) queries and latents; every slot that no request attends holds NaN or an infinity."""
+    rng = np.random.default_rng(case.seed)
+    dtype = DTYPES[case.dtype]
+    shapes = case.shapes()
+    q = rng.standard_normal(shapes["q"], np.float32).astype(dtype)
+    table, live = _page_table(case, rng)
+    dead = rng.choice([np.nan, np.nan, np.inf, -np.inf])
+    kv_cache = np.full(shapes["kv_cache"], dead, dtype)
+    for page, rows in live.items():
+        kv_cache[page, :rows] = rng.standard_normal((rows, case.h_kv, case.d_qk), np.float32)
+    lengths = np.array(case.lengths, np.int32)
+    stale = rng.integers(-1, case.capacity + 2, case.batch, np.int32) if case.plan == "stale" else lengths
+    data = Data(q, kv_cache, table, lengths, stale)
+    if case.cu_seqlens_q is not None:
+        data.cu_seqlens_q = data.stale_cu_seqlens_q = np.array(case.cu_seqlens_q, np.int32)
+        if case.plan == "stale":
+            data.stale_cu_seqlens_q = np.sort(rng.integers(-1, case.total_q + 2, case.batch + 1, np.int32))
+        unowned = case.owners() == 0
+        q[unowned] = dead
+    if case.shard is not None:
+        data.global_seqlens = np.array(case.global_seqlens, np.int32)
+    return data
+
+
+def _page_table(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, dict[int, int]]:
+    """A page table whose used entries name scattered pages, and the live rows of each page that is named."""
+    table = rng.choice(np.array(GARBAGE_PAGES, np.int64), (case.batch, case.max_blocks)).astype(np.int32)
+    attended = [case.attended(i) for i in range(case.batch)]
+    used = [-(-count // case.page_size) for count in attended]
+    # Requests share pages where the cache has fewer than they use, as they do with a common prefix.
+    pages = rng.permutation(np.resize(rng.permutation(case.num_blocks), max(sum(used), case.num_blocks)))
+    outside = (-1, case.num_blocks, case.num_blocks + 1, INT32_MIN, INT32_MAX, -7)
+    live: dict[int, int] = {}
+    for i, count in enumerate(attended):
+        for j in range(used[i]):
+            page, pages = int(pages[0]), pages[1:]
+            if case.bad_pages and rng.random() < 0.3:
+                table[i, j] = rng.choice(outside)
+                continue
+            table[i, j] = page
+            live[page] = max(live.get(page, 0), min(case.page_size, count - j * case.page_size))
+    return table, live
+
+
+def gathered(case: Case, data: Data, requests: list[int], more_columns: int = 0) -> tuple[Case, Data]:
+    """The call on these requests of another one, in this order; `more_columns`: of garbage in the page table."""
+    lengths = tuple(min(max(case.lengths[i], 0), case.capacity) for i in requests)
+    garbage = np.full((len(requests), more_columns), GARBAGE_PAGES[0], np.int32)
+    changes: dict = {"lengths": lengths, "max_blocks": case.max_blocks + more_columns}
+    moved = replace(
+        data,
+        q=data.q[requests] if case.cu_seqlens_q is None else data.q,
+        block_table=np.concatenate([data.block_table[requests], garbage], 1),
+        cache_seqlens=np.array(lengths, np.int32),
+        stale_seqlens=data.stale_seqlens[requests],
+    )
+    if case.shard is not None:
+        changes["global_seqlens"] = tuple(case.global_seqlens[i] for i in requests)
+        moved.global_seqlens = data.global_seqlens[requests]
+    if case.cu_seqlens_q is not None:
+        rows = [case.query_rows(i) for i in requests]
+        moved.q = np.concatenate([data.q[one] for one in rows])
+        offsets = np.cumsum([0, *(one.stop - one.start for one in rows)], dtype=np.int32)
+        moved.cu_seqlens_q = moved.stale_cu_seqlens_q = offsets
+        changes |= {"cu_seqlens_q": tuple(map(int, offsets)), "total_q": len(moved.q)}
+    return case.but(**changes), moved

@@ -1,0 +1,215 @@
+"""Faults of dense_decode on the CPU, each of which the suite must find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from buffers import COMPACT, Layout
+from ops.dense_decode.case import Case, Layouts
+from ops.dense_decode.oracle import Shard
+from ops.dense_decode.relations import MIXED, STEP
+from planted_faults import Edit, Fault
+
+__all__ = ["FAULTS", "Case", "Layout", "Layouts", "Shard"]  # what a drawn case is written with
+
+TESTS = "tests/ops/dense_decode/"
+ANY_CALL = TESTS + "test_legal_calls.py::test_any_legal_call_is_the_oracle[cpu]"
+LIMIT = TESTS + "test_varlen.py::test_more_queries_than_max_seqlen_q_are_not_written[cpu]"
+DIGITS = TESTS + "test_options.py::test_float32_out_has_more_digits_than_the_dtype_of_q[cpu-bfloat16]"
+PIECE = "libflashmla/src/ops/dense_decode/piece.c"
+ROWS = "libflashmla/src/attention/rows.c"
+MASK = "libflashmla/src/attention/mask.c"
+MERGE = "libflashmla/src/attention/merge.c"
+
+ROWS_OF_PIECE = "  const fm_rows rows = fm_rows_of(&decode->attention, tile);\n"
+BLOCK_OF_PAGE = "  const int32_t block = paged->block_table["
+BOUND = "rows->length, rows->queries.count, token);"
+END_OF_PIECE = "  if (last >= 0) end = fm_min64(end, last * unit);\n"
+OUTPUT = "  const fm_output *output = &attention->output;\n"
+NARROW = "    kernels->narrow[output->dtype](out, values, scale, attention->d_v);\n"
+
+
+def whole_pages(case: Case) -> Case:
+    """A shard, too, may end within a page."""
+    case = case.but(shard=None, global_seqlens=())
+    return case.but(lengths=tuple(-(-n // case.page_size) * case.page_size if n > 0 else n for n in case.lengths))
+
+
+def unpadded(case: Case) -> Case:
+    return case.but(h_kv=1, layouts=replace(case.layouts, kv_cache=COMPACT))
+
+
+def same_count(case: Case) -> Case:
+    """Every request has max_seqlen_q query tokens."""
+    offsets = tuple(case.s_q * i for i in range(case.batch + 1))
+    return case.but(cu_seqlens_q=offsets, total_q=offsets[-1])
+
+
+def capped(case: Case, tokens: int) -> Case:
+    """No request is longer than that."""
+    return case.but(lengths=tuple(min(n, tokens) for n in case.lengths))
+
+
+def not_empty(case: Case) -> Case:
+    lengths = tuple(max(n, 1) for n in case.lengths)
+    return case.but(causal=False, shard=None, global_seqlens=(), lengths=lengths)
+
+
+def one(file: str, before: str, after: str) -> tuple[Edit, ...]:
+    return (Edit(file, before, after),)
+
+
+def found_in_any_call(name: str, edits: tuple[Edit, ...], heal, message: str = "lse|out") -> Fault:
+    return Fault(name, edits, heal, ANY_CALL, message)
+
+
+FAULTS = [
+    found_in_any_call(
+        "page end off by one",
+        one(
+            PIECE,
+            ROWS_OF_PIECE,
+            "  fm_rows rows = fm_rows_of(&decode->attention, tile);\n"
+            "  if (rows.length % decode->paged.page_size != 0) rows.length++;\n",
+        ),
+        whole_pages,
+    ),
+    found_in_any_call(
+        "causal bound off by one",
+        one(ROWS, BOUND, BOUND.replace("token)", "token + (token < rows->queries.count - 1))")),
+        lambda case: case.but(causal=False),
+    ),
+    found_in_any_call(
+        "head map",
+        one(
+            ROWS,
+            "return rows->kv_head * (attention->work.h_q / attention->work.h_kv) + in_group;",
+            "return in_group * attention->work.h_kv + rows->kv_head;",
+        ),
+        lambda case: case.but(h_kv=1),
+    ),
+    found_in_any_call(
+        "stale last page",
+        one(
+            PIECE,
+            BLOCK_OF_PAGE,
+            "  if (page > 0 && (page + 1) * paged->page_size >= rows->length) page--;\n" + BLOCK_OF_PAGE,
+        ),
+        lambda case: capped(case, case.page_size),
+    ),
+    found_in_any_call(
+        "NaN in V let through",
+        (
+            Edit(PIECE, "rows->heads, rows->heads, attended[s]);", "rows->heads, rows->heads, count);"),
+            Edit(
+                PIECE,
+                END_OF_PIECE,
+                "  const int64_t page_size = decode->paged.page_size;\n"
+                "  end = (end + page_size - 1) / page_size * page_size;\n" + END_OF_PIECE,
+            ),
+        ),
+        whole_pages,
+        "out: NaN position",
+    ),
+    found_in_any_call(
+        "split weight",
+        one(
+            MERGE, "const float weight = exp2f(attention->partials.facts[at] - largest);", "const float weight = 1.0f;"
+        ),
+        lambda case: case.but(plan="fresh", num_splits=1, batch_invariant=False),
+    ),
+    found_in_any_call(
+        "lse base",
+        one(ROWS, "if (output->lse_base2)", "if (!output->lse_base2)"),
+        lambda case: case.but(route="c", given=()),
+        "lse",
+    ),
+    found_in_any_call(
+        "empty row", one(ROWS, OUTPUT, OUTPUT + "  if (values == NULL) return;\n"), not_empty, r"(lse|out): .* position"
+    ),
+    found_in_any_call(
+        "stride ignored",
+        one(
+            PIECE,
+            "stride = paged->cache_stride[1] * fm_dtype_bytes(paged->cache_dtype);",
+            "stride = fm_min64(paged->cache_stride[1] * fm_dtype_bytes(paged->cache_dtype), bytes);",
+        ),
+        unpadded,
+    ),
+    found_in_any_call(
+        "length not clamped",  # to the table's capacity; reads stay inside the table
+        (
+            Edit(
+                PIECE,
+                ROWS_OF_PIECE,
+                "  fm_rows rows = fm_rows_of(&decode->attention, tile);\n"
+                "  const fm_work *work = &decode->attention.work;\n"
+                "  const int64_t most = work->capacity + decode->paged.page_size;\n"
+                "  rows.length = fm_clamp64(work->lengths[rows.request], 0, most);\n",
+            ),
+            Edit(PIECE, BLOCK_OF_PAGE, "  if (page >= paged->max_blocks) return NULL;\n" + BLOCK_OF_PAGE),
+        ),
+        lambda case: capped(case, case.capacity),
+    ),
+    found_in_any_call(
+        "causal bound by max_seqlen_q",
+        one(ROWS, BOUND, BOUND.replace("rows->queries.count", "attention->work.s_q")),
+        same_count,
+    ),
+    Fault(
+        "max_seqlen_q is no limit",  # writes stay inside the request's last tile
+        one(
+            ROWS,
+            "  fm_rows rows = {\n      .request = request,\n      .kv_head = at.kv_head,\n"
+            "      .queries = fm_query_range_of(&attention->work, request),\n",
+            "  fm_work unlimited = attention->work;\n  if (unlimited.varlen) unlimited.s_q = unlimited.total_q;\n"
+            "  fm_rows rows = {\n      .request = request,\n      .kv_head = at.kv_head,\n"
+            "      .queries = fm_query_range_of(&unlimited, request),\n",
+        ),
+        lambda case: case.but(s_q=max(case.s_q, case.total_q)),
+        LIMIT,
+        case=MIXED.but(s_q=2),
+    ),
+    found_in_any_call(
+        "rank",
+        one(MASK, "before = mask->cp_rank * interleave;", "before = 0 * interleave;"),
+        lambda case: case.but(shard=case.shard._replace(rank=0)),
+    ),
+    found_in_any_call(
+        "interleave",
+        one(MASK, "interleave = mask->cp_interleave, round", "interleave = 1, round"),
+        lambda case: case.but(shard=case.shard._replace(interleave=1)),
+    ),
+    found_in_any_call(
+        "causal bound of a shard",  # on the shard's own tokens
+        one(
+            MASK,
+            "return fm_min64(length, local_tokens(mask, global - masked));",
+            "return fm_max64(fm_min64(length, local_tokens(mask, global)) - masked, 0);",
+        ),
+        lambda case: case.but(causal=False),
+    ),
+    found_in_any_call(
+        "lse of an empty row",
+        one(MASK, "(flags & FLASHMLA_EMPTY_LSE_MINUS) != 0", "flags == UINT32_MAX"),
+        lambda case: case.but(empty_lse_minus=False),
+        r"lse: .inf position",
+    ),
+    Fault(
+        "float32 out",  # rounded to the dtype of q first
+        one(
+            ROWS,
+            NARROW,
+            "  {\n"
+            "    float rounded[FM_CPU_SUM_STRIDE] __attribute__((aligned(64)));\n"
+            "    kernels->narrow[FM_BF16](rounded, values, scale, attention->d_v);\n"
+            "    kernels->widen[FM_BF16]((float *)out, rounded, attention->d_v);\n"
+            "  }\n",
+        ),
+        lambda case: capped(case, 1),
+        DIGITS,
+        "out: 0 elements have more digits",
+        "ops.dense_decode.relations.check_digits",
+        STEP.but(out_dtype="float32"),
+    ),
+]

@@ -1,0 +1,88 @@
+"""Small calls that launch every dense_decode kernel, with combine and plan; see gpu/sanitizer_cases.py."""
+
+from __future__ import annotations
+
+import os
+
+import c_abi
+import flashmla
+from gpu.kernel_rows import FORCE, last_kernel, rows_of
+from ops.dense_decode import calls, oracle
+from ops.dense_decode.case import Case, make_data
+from ops.dense_decode.oracle import Shard
+from ops.dense_decode.shape_only import decode_call, plan_call
+from shape_only import run
+
+LENGTHS = (200, 65, 0, 64)  # pages that are full, begun, and none
+
+
+def decode_cases(processors: int) -> list[Case]:
+    """Calls whose requests are split, but for the one with num_splits 1. Each dense_decode kernel fits some of them."""
+    found = []
+    for dtype in ("bfloat16", "float16"):
+        for d_qk in oracle.D_V:
+            plain = Case(dtype, d_qk=d_qk, num_blocks=14, max_blocks=5, lengths=LENGTHS, causal=True, given=("lse",))
+            small = plain.but(page_size=16, num_blocks=60, max_blocks=20)
+            # combine gives a row to a warp when there are more rows than processors, else to a whole block
+            many = plain.but(lengths=(130,) * (2 * processors // 64 + 2), num_blocks=30)
+            for h_q, s_q in ((16, 3), (128, 1)):
+                found += [
+                    plain.but(h_q=h_q, s_q=s_q, bad_pages=True),
+                    plain.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=1),
+                    small.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=3, out_dtype="float32"),
+                    small.but(h_q=h_q, s_q=s_q, page_size=1, max_blocks=200, num_blocks=400, plan="stale"),
+                    plain.but(h_q=h_q, s_q=s_q, page_size=128, shard=Shard(1, 2, 16), global_seqlens=(500, 90, 3, 0)),
+                    plain.but(h_q=h_q, s_q=s_q, cu_seqlens_q=(0, s_q, s_q, s_q + 1, s_q + 2), total_q=s_q + 3),
+                    plain.but(h_q=h_q, s_q=s_q, lengths=(300, 3, 320), batch_invariant=True, lse_base2=True),
+                    many.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=2),
+                ]
+            found.append(plain.but(h_q=5, h_kv=5, s_q=2, plan="stale"))
+    return [case.but(seed=seed) for seed, case in enumerate(found)]
+
+
+def run_decode(row: dict, case: Case, backend) -> bool:
+    """Whether the row's kernel does the case; then its result is right."""
+    os.environ[FORCE] = row["name"]
+    try:
+        routed = case.but(route="torch", given=("out", "lse"))
+        data = make_data(routed)
+        result = calls.run(routed, backend, data)
+    except flashmla.UnsupportedError as refusal:
+        if row["name"] in str(refusal):
+            return False
+        raise
+    finally:
+        del os.environ[FORCE]
+    found = last_kernel()
+    assert found == row["name"], f"{found} ran, {row['name']} was forced"
+    calls.check_result(routed, data, result)
+    return True
+
+
+def check_all(backend) -> None:
+    """Runs them on a GPU."""
+    import torch
+
+    cases = decode_cases(torch.cuda.get_device_properties(backend.device[1]).multi_processor_count)
+    for row in rows_of("dense_decode"):
+        done = [case for case in cases if case.dtype == row["dtype"] and run_decode(row, case, backend)]
+        assert any(case.num_splits > 1 for case in done), f"{row['name']}: no case with splits fits it"
+        print(f"{row['name']}: {len(done)} cases right", flush=True)
+
+
+def launch_all(tell) -> None:
+    """Launches them with made-up tensors; tells the kernel that was forced, the one that ran, and num_splits."""
+    for row in rows_of("dense_decode"):
+        os.environ[FORCE] = row["name"]
+        for case in decode_cases(132):
+            if case.dtype != row["dtype"]:
+                continue
+            planned = c_abi.new_plan() if case.plan != "none" else None
+            if planned is not None and run(plan_call(case), planned):
+                continue
+            status = run(decode_call(case, plan=planned))
+            if status == 0:
+                tell(row["name"], last_kernel(), case.num_splits)
+            elif status != c_abi.constant("ERROR_UNSUPPORTED"):
+                raise SystemExit(c_abi.last_error())
+        del os.environ[FORCE]

@@ -1,0 +1,57 @@
+"""Faults that tests plant in copies of the sources, so that the sources themselves need no hooks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import build
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A text that stands in a source file exactly once, and what stands there in the copy."""
+
+    file: str  # in the tree
+    before: str
+    after: str
+
+    def applied(self, text: str) -> str:
+        found = text.count(self.before)
+        assert found == 1, f"{self.file}: stands there {found} times, not once:\n{self.before}"
+        return text.replace(self.before, self.after)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of the C library: what is edited, what the suite says of it, how a case loses what the fault needs."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    heal: Callable  # a case in which the fault does not show
+    test: str  # that fails
+    message: str = "lse|out"  # the beginning of what it says, as a regular expression
+    check: str = "ops.dense_decode.calls.check"  # what that test does with a case and a backend
+    case: object = None  # of the test; None: it draws them, and tells which one failed
+
+
+def edited_copies(edits: tuple[Edit, ...], folder: Path) -> dict[Path, Path]:
+    """Copies of the edited files in `folder`, by the files they are copies of."""
+    texts: dict[str, str] = {}
+    for edit in edits:
+        texts[edit.file] = edit.applied(texts.get(edit.file) or (build.ROOT / edit.file).read_text())
+    copies = {build.ROOT / file: folder / file for file in texts}
+    for (file, text), copy in zip(texts.items(), copies.values(), strict=True):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists() or copy.read_text() != text:
+            copy.write_text(text)
+        assert copy.name == Path(file).name
+    return copies
+
+
+def faulty_library(fault: Fault) -> Path:
+    """The library with the fault, without GPU kernels. Only the edited files are compiled anew."""
+    assert all(edit.file.endswith(".c") for edit in fault.edits), "an edited header would not be found"
+    folder = build.BUILD / "faulty" / fault.name.replace(" ", "-")
+    return build.build_library(cpu_only=True, debug=True, out=folder, edited=edited_copies(fault.edits, folder))
