@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,26 +27,27 @@ class Call:
 
     def __init__(self, params: Any, first: Any, argument: str, stream: Any) -> None:
         self.first = first
-        self._argument = argument
         self.framework = framework = framework_of(first)
+        self._argument = argument
         current = framework.current_stream(first) if stream is None else None
         self._own = None if current is None else framework  # whose current stream it is
         # CUDA's legacy default stream, 0, where nobody named one: exporters make it wait for their work.
-        self._stream = number = (0 if stream is None else stream_number(stream)) if current is None else current
-        self._keep: list[Any] = []
-        self.params = params
-        params.stream = ffi.cast(_POINTER, number)
+        self._stream = (0 if stream is None else stream_number(stream)) if current is None else current
+        self._begin(params)
         self.model = self.read(first, argument)
         self._place = device(self.model)
 
+    def _begin(self, params: Any) -> None:
+        params.stream = ffi.cast(_POINTER, self._stream)
+        self.params = params
+        self._keep: list[Any] = []
+
     def again(self, params: Any) -> Call:
-        """The same call with other params, on the current stream where this one is."""
-        call = Call.__new__(Call)
-        call.first, call.framework, call.model = self.first, self.framework, self.model
-        call._argument, call._own, call._place = self._argument, self._own, self._place
-        call._keep, call.params = [], params
-        call._stream = self._stream if self._own is None else self._own.current_stream(self.first)
-        params.stream = ffi.cast(_POINTER, call._stream)
+        """The same call with other params, on the current stream if that is where this one is."""
+        call = copy.copy(self)
+        if self._own is not None:
+            call._stream = self._own.current_stream(self.first) or 0  # noqa: SLF001 - its own
+        call._begin(params)  # noqa: SLF001
         return call
 
     def read(self, tensor: Any, argument: str) -> Any:

@@ -80,7 +80,7 @@ _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c
 def _start() -> int | None:
     """Tells the library of Python's functions. Address of the definition that builtins are made of.
 
-    None where that cannot be: another Python than CPython, a library that lacks the entry.
+    None where that cannot be: another Python than CPython, a library that lacks the entry or has another one.
     """
     if platform.python_implementation() != "CPython" or not hasattr(lib, "flashmla_exchange_call"):
         return None
@@ -90,7 +90,9 @@ def _start() -> int | None:
             function = ctypes.cast(getattr(ctypes.pythonapi, _HOST[name]), ctypes.c_void_p).value
             setattr(host, name, ffi.cast(field.type, function))
     host.nothing = ffi.cast("void *", id(None))
-    lib.flashmla_exchange_host(host)
+    host.struct_size = ffi.sizeof("flashmla_host")
+    if lib.flashmla_exchange_host(host) != 0:
+        return None
     entry = int(ffi.cast("uintptr_t", lib.flashmla_exchange_call))
     definition = _MethodDef(b"flashmla_exchange_call", entry, _METH_FASTCALL, None)
     # Builtins look at it when they die, which may be after this module.
@@ -132,7 +134,7 @@ class Argument(NamedTuple):
 
     kind: int
     field: str
-    count: int = 0
+    tensors: int = 0
 
 
 class Form(NamedTuple):
@@ -163,10 +165,11 @@ class Fast:
             form = form._replace(arguments=(*form.arguments, Argument(ADDRESS, "stream")))
         arguments = ffi.new("flashmla_exchange_argument[]", len(form.arguments))
         fields = {
+            "struct_size": ffi.sizeof("flashmla_exchange"),
             "table": table,
             "type": id(kind),
             "params_size": ffi.sizeof(form.params),
-            "num_objects": sum(argument.count if argument.kind == LIST else 1 for argument in form.arguments),
+            "num_objects": sum(argument.tensors if argument.kind == LIST else 1 for argument in form.arguments),
             "arguments": arguments,
             "num_arguments": len(arguments),
             "stream_offset": ffi.offsetof(form.params, "stream"),
@@ -178,7 +181,7 @@ class Fast:
         if framework.exchanged_if is not None:
             fields["attribute"], fields["attribute_value"] = map(id, framework.exchanged_if)
         for place, argument in zip(arguments, form.arguments, strict=True):
-            place.kind, place.count = argument.kind, argument.count
+            place.kind, place.count = argument.kind, argument.tensors
             if argument.kind != RESULT:
                 place.offset = ffi.offsetof(form.params, argument.field)
             if argument.kind == SCRATCH:

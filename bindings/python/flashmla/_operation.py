@@ -72,7 +72,8 @@ class Operation:
         self.described = described
         self.plan = plan
         self.makes_plan = makes_plan
-        self.scratch, self.size = (scratch[0], getattr(lib, scratch[1])) if scratch else (None, None)
+        self.scratch = scratch[0] if scratch else None
+        self.size: Any = getattr(lib, scratch[1]) if scratch else None
         self.run = getattr(lib, f"flashmla_{name}")
         self.struct = ffi.typeof(f"flashmla_{name}_params")
         self.pointer = ffi.typeof(f"flashmla_{name}_params *")

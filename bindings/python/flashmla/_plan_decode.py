@@ -87,7 +87,8 @@ def plan_decode(
         made = fast_status(fast.call, (*inputs, buffer, address))
         if made is not None:
             kept = buffer if type(made) is int else made
-            return Plan(c, address, kept, (q.shape, kv_cache.shape, causal, batch_invariant, num_splits))
+            shapes: tuple[Any, Any] = (q.shape, kv_cache.shape)  # type: ignore[attr-defined] # such tensors have it
+            return Plan(c, address, kept, (*shapes, causal, batch_invariant, num_splits))
 
     ready = _OPERATION.ready(options, inputs, scratch=buffer, stream=stream)
     ready.run(_OPERATION.run, c)

@@ -83,7 +83,8 @@ class Prepared:
             kind = type(ready.call.first).__qualname__
             raise TypeError(f"{names[0]} is a {kind}, which never changes: a prepared call writes its outputs again")
         self._arguments = arguments  # kept alive, the plan too
-        self._result = entry.result(ready, arguments) if entry.result else ready.outputs
+        result: Any = ready.outputs if entry.result is None else entry.result(ready, arguments)
+        self._result = result
         self._handle = _handle(operation, ready)
 
         # Of a fast call: which objects are which tensor, and the objects that leave all as it was prepared.
@@ -96,18 +97,19 @@ class Prepared:
                 self._places[name] = slice(place, place + listed) if listed else place
                 self._blank += [None] * (listed or 1)
         if operation.makes_plan:
-            self._blank.append(self._result.address)
+            self._blank.append(result.address)
             del self._places[str(operation.scratch)]  # the plan names its buffer
         self._fast = self._fast_call(options) if arguments["stream"] is None else None
-        self._call = self._fast and self._fast.call
+        self._call = None if self._fast is None else self._fast.call
 
     def _fast_call(self, options: Options) -> Fast | None:
         operation, call = self._operation, self._ready.call
         form = operation.form(options.listed or 1)._replace(size=None, keep=False)
         more: dict[str, Any] = {"params": call.params, "model": call.model}
         if self._handle is not None:
+            into = "_into" if operation.makes_plan else ""
             run = getattr(lib, f"flashmla_{operation.name}_run")
-            more |= {"run": ffi.NULL, "run_into": ffi.NULL, "prepared": self._handle, "run_prepared": run}
+            more |= {f"run{into}": ffi.NULL, f"run_prepared{into}": run, "prepared": self._handle}
         return fast_call(form, type(call.first), call.first, **more)
 
     def __repr__(self) -> str:
@@ -158,10 +160,10 @@ class Prepared:
             else:
                 read = call.write if name in operation.outputs else call.read
                 setattr(params, name, _alike(read(tensor, name), getattr(params, name), name))
-        if self._handle is not None:
-            run, arguments = getattr(lib, f"flashmla_{operation.name}_run"), (self._handle, params)
-        else:
-            run, arguments = operation.run, ((params, self._result.c) if operation.makes_plan else (params,))
+        run = operation.run if self._handle is None else getattr(lib, f"flashmla_{operation.name}_run")
+        arguments = [params] if self._handle is None else [self._handle, params]
+        if operation.makes_plan:
+            arguments.append(self._result.c)
         call.run(run, *arguments)
 
     def _replace_scratch(self, call: Call, tensor: Any) -> None:

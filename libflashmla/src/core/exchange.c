@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "flashmla/flashmla.h"
+#include "core/error.h"
 
 enum { DLPACK_MAJOR = 1, READ_ONLY = 1 }; /* DLPACK_FLAG_BITMASK_READ_ONLY */
 enum { MAX_TENSORS = 40, MAX_RANK = 8, MAX_PARAMS_BYTES = 512 };
@@ -57,7 +57,13 @@ typedef struct call {
 
 static flashmla_host host;
 
-void flashmla_exchange_host(const flashmla_host *functions) { host = *functions; }
+flashmla_status flashmla_exchange_host(const flashmla_host *functions) {
+  if (functions->struct_size != sizeof host)
+    return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE, "functions.struct_size is %llu; it must be %zu",
+                   (unsigned long long)functions->struct_size, sizeof host);
+  host = *functions;
+  return FLASHMLA_OK;
+}
 
 /* What a tensor type's own export would refuse, and the table does not look at, is left to the caller. */
 static int read_object(const call *c, void *object, DLTensor *tensor) {
@@ -89,7 +95,7 @@ static int export_tensor(call *c, void *object, bool written, DLTensor **exporte
   DLTensor *tensor = &c->tensors[i];
   const int status = c->table ? read_object(c, object, tensor) : read_capsule(object, written, tensor);
   if (status) return status;
-  if (tensor->ndim > MAX_RANK || !tensor->strides) return UNUSUAL;
+  if (tensor->ndim > MAX_RANK || !tensor->shape || !tensor->strides) return UNUSUAL;
   const size_t bytes = (size_t)tensor->ndim * sizeof(int64_t);
   tensor->shape = memcpy(c->shapes[i], tensor->shape, bytes);
   tensor->strides = memcpy(c->strides[i], tensor->strides, bytes);
@@ -102,7 +108,8 @@ static bool same_device(DLDevice a, DLDevice b) { return a.device_type == b.devi
 /* Whether a tensor may take the place of another one in a prepared call; the latter's strides may be NULL. */
 static bool alike(const DLTensor *a, const DLTensor *b) {
   if (a->ndim != b->ndim || !same_device(a->device, b->device)) return false;
-  if (a->dtype.code != b->dtype.code || a->dtype.bits != b->dtype.bits || a->dtype.lanes != b->dtype.lanes) return false;
+  if (a->dtype.code != b->dtype.code || a->dtype.bits != b->dtype.bits || a->dtype.lanes != b->dtype.lanes)
+    return false;
   int64_t compact = 1;
   for (int32_t axis = a->ndim; axis-- > 0;) {
     if (a->shape[axis] != b->shape[axis]) return false;
@@ -158,8 +165,12 @@ static int take_objects(call *c) {
     const flashmla_exchange_argument argument = how->arguments[i];
     int status = FLASHMLA_OK;
     switch (argument.kind) {
-      case FLASHMLA_EXCHANGE_TENSOR: status = take_tensor(c, *next++, false, field(c, argument.offset)); break;
-      case FLASHMLA_EXCHANGE_OUTPUT: status = take_tensor(c, *next++, true, field(c, argument.offset)); break;
+      case FLASHMLA_EXCHANGE_TENSOR:
+        status = take_tensor(c, *next++, false, field(c, argument.offset));
+        break;
+      case FLASHMLA_EXCHANGE_OUTPUT:
+        status = take_tensor(c, *next++, true, field(c, argument.offset));
+        break;
       case FLASHMLA_EXCHANGE_LIST: {
         if (listed + argument.count > MAX_TENSORS) return UNUSUAL;
         const DLTensor *const **list = field(c, argument.offset);
@@ -171,13 +182,18 @@ static int take_objects(call *c) {
         listed += argument.count;
         break;
       }
-      case FLASHMLA_EXCHANGE_SCRATCH: status = take_scratch(c, *next++, argument.offset); break;
+      case FLASHMLA_EXCHANGE_SCRATCH:
+        status = take_scratch(c, *next++, argument.offset);
+        break;
       case FLASHMLA_EXCHANGE_ADDRESS:
         if (*next != host.nothing) *(void **)field(c, argument.offset) = host.address(*next);
         ++next;
         break;
-      case FLASHMLA_EXCHANGE_RESULT: c->result = host.address(*next++); break;
-      default: return UNUSUAL;
+      case FLASHMLA_EXCHANGE_RESULT:
+        c->result = host.address(*next++);
+        break;
+      default:
+        return UNUSUAL;
     }
     if (status) return status;
   }
@@ -223,8 +239,10 @@ static int run(call *c) {
   }
   void *const lock = host.unlock();
   int status;
-  if (how->prepared)
+  if (how->run_prepared)
     status = how->run_prepared(how->prepared, c->params);
+  else if (how->run_prepared_into)
+    status = how->run_prepared_into(how->prepared, c->params, c->result);
   else
     status = how->run_into ? how->run_into(c->params, c->result) : how->run(c->params);
   host.lock(lock);
@@ -233,7 +251,8 @@ static int run(call *c) {
 
 void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count) {
   const flashmla_exchange *how = host.address(self);
-  if (count != how->num_objects || how->params_size > MAX_PARAMS_BYTES) return host.integer(UNUSUAL);
+  if (how->struct_size != sizeof *how || count != how->num_objects || how->params_size > MAX_PARAMS_BYTES)
+    return host.integer(UNUSUAL);
   call c;
   c.how = how;
   c.table = how->table;
