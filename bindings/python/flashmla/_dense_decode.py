@@ -10,16 +10,17 @@ import math
 from typing import Any, TypeVar
 
 from flashmla._cdef import ffi
+from flashmla._exchange import UNUSUAL
 from flashmla._frameworks import Described
 from flashmla._operation import (
     Operation,
     Options,
     check_out_dtype,
     dtype_of_new,
-    fast_status,
     fresh,
     lse_flags,
     lse_shape,
+    raise_if_enqueued,
 )
 from flashmla._plan import Plan, check_plan, step_params
 from flashmla._prepared import by_name, preparable
@@ -157,18 +158,25 @@ def dense_decode(
         check_out_dtype(out, out_dtype)
     if plan is not None:
         check_plan(plan)
-    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens)
-    outputs: tuple[Any, ...] | None = (out, lse)
 
     fast = options.fast[type(q)] if stream is None else None
     if fast is not None:
-        if out is None or lse is None:
-            outputs = fresh(fast, q, (out, lse))
+        outputs = (out, lse) if out is not None and lse is not None else fresh(fast, q, (out, lse))
         if outputs is not None:
+            own_out, own_lse = outputs
             address = None if plan is None else plan.address
-            if fast_status(fast.call, (*inputs, *outputs, workspace, address)) == 0:
-                return outputs[0], outputs[1]
+            try:
+                status = fast.call(
+                    q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, own_out, own_lse, workspace,
+                    address,
+                )  # fmt: skip
+            except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
+                status = UNUSUAL
+            if status == 0:
+                return own_out, own_lse
+            raise_if_enqueued(status)
 
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens)
     ready = _OPERATION.ready(options, inputs, (out, lse), scratch=workspace, plan=plan and plan.c, stream=stream)
     ready.run(_OPERATION.run)
     options.succeeded(type(q), ready)

@@ -205,14 +205,17 @@ def _on_capsules(
 ) -> Callable[..., Any]:
     """A fast call that exports the tensors, and makes the scratch that is missing."""
     places = [i for i, argument in enumerate(form.arguments) if argument.kind == SCRATCH]
-    kinds = frozenset({kind, int, type(None)})  # int: an address, which C refuses as a tensor
     export, current_stream, empty = framework.export, framework.current_stream, framework.empty
+
+    def other(thing: Any) -> Any:
+        raise TypeError(type(thing))
 
     def call(*objects: Any) -> Any:
         first = model if objects[0] is None else objects[0]
-        if not kinds.issuperset(map(type, objects)):
-            return UNUSUAL
-        given = [export(x, "", None) if type(x) is kind else x for x in objects]
+        # An integer is an address; as a tensor C refuses it.
+        given = [
+            export(x, "", None) if type(x) is kind else x if x is None or type(x) is int else other(x) for x in objects
+        ]
         status = builtin(*given, current_stream(first))
         if status >= UNUSUAL:
             return status

@@ -9,16 +9,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from flashmla._exchange import UNUSUAL
 from flashmla._frameworks import Described
 from flashmla._operation import (
     Operation,
     Options,
     check_out_dtype,
     dtype_of_new,
-    fast_status,
     fresh,
     lse_flags,
     lse_shape,
+    raise_if_enqueued,
 )
 from flashmla._prepared import preparable
 from flashmla._scalars import INT32, integer, remembered
@@ -96,14 +97,18 @@ def merge_states(
         options = _options(*values)
     if out_dtype is not None:
         check_out_dtype(out, out_dtype)
-    outputs: tuple[Any, ...] | None = (out, lse)
 
     fast = options.fast[type(parts[0])] if stream is None else None
     if fast is not None:
-        if out is None or lse is None:
-            outputs = fresh(fast, parts[0], (out, lse))
-        if outputs is not None and fast_status(fast.call, (*parts, *part_lses, *outputs)) == 0:
-            return outputs[0], outputs[1]
+        outputs = (out, lse) if out is not None and lse is not None else fresh(fast, parts[0], (out, lse))
+        if outputs is not None:
+            try:
+                status = fast.call(*parts, *part_lses, *outputs)
+            except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
+                status = UNUSUAL
+            if status == 0:
+                return outputs[0], outputs[1]
+            raise_if_enqueued(status)
 
     ready = _OPERATION.ready(options, (outs, lses), (out, lse), stream=stream)
     ready.run(_OPERATION.run)

@@ -19,8 +19,7 @@ from flashmla.errors import check, invalid
 LIST = ffi.typeof("const DLTensor *[]")
 _LSE_BASE2: int = ffi.integer_const("FLASHMLA_LSE_BASE2")
 _EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
-DRIVER_ERRORS = 300
-"""Statuses from here on leave it open what the call enqueued, so it is not made again the long way."""
+_DRIVER_ERRORS = 300
 _MOST_SHAPES = 1024
 
 
@@ -207,17 +206,10 @@ def fresh(fast: Fast, like: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...] | 
     return tuple([make(like) if output is None else output for make, output in zip(makers, outputs, strict=True)])
 
 
-def fast_status(call: Callable[..., Any], objects: Sequence[Any]) -> Any:
-    """Makes a fast call. Returns 0, or scratch that was made; None where the call has to be made the long way."""
-    try:
-        status = call(*objects)
-    except Exception:  # noqa: BLE001 - whatever the tensors' own framework said: the long way says it better
-        return None
-    if type(status) is int and status:
-        if status >= DRIVER_ERRORS:  # something may be enqueued: not made again
-            check(lib, status)
-        return None
-    return status
+def raise_if_enqueued(status: int) -> None:
+    """Raises for the status of a fast call that may have enqueued something. Any other is made again the long way."""
+    if status >= _DRIVER_ERRORS:
+        check(lib, status)
 
 
 def dtype_of_new(out_dtype: str | None) -> str | None:

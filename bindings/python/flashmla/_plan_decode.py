@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from flashmla._cdef import ffi
-from flashmla._operation import Operation, Options, Ready, fast_status
+from flashmla._exchange import UNUSUAL
+from flashmla._operation import Operation, Options, Ready, raise_if_enqueued
 from flashmla._plan import Plan, step_params
 from flashmla._prepared import by_name, preparable
 from flashmla._scalars import INT32, integer, remembered
@@ -78,18 +79,22 @@ def plan_decode(
         options = None
     if options is None:
         options = _options(*values)
-    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q)
     c = ffi.new(_PLAN)
     address = int(ffi.cast("uintptr_t", c))
 
     fast = options.fast[type(q)] if stream is None else None
     if fast is not None:
-        made = fast_status(fast.call, (*inputs, buffer, address))
-        if made is not None:
+        try:
+            made = fast.call(q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, buffer, address)
+        except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
+            made = UNUSUAL
+        if type(made) is not int or made == 0:
             kept = buffer if type(made) is int else made
             shapes: tuple[Any, Any] = (q.shape, kv_cache.shape)  # type: ignore[attr-defined] # such tensors have it
             return Plan(c, address, kept, (*shapes, causal, batch_invariant, num_splits))
+        raise_if_enqueued(made)
 
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q)
     ready = _OPERATION.ready(options, inputs, scratch=buffer, stream=stream)
     ready.run(_OPERATION.run, c)
     return Plan(c, address, ready.scratch, (*_shapes(ready), causal, batch_invariant, num_splits))

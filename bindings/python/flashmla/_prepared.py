@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,7 +11,7 @@ from flashmla._call import Call
 from flashmla._cdef import ffi
 from flashmla._exchange import UNUSUAL, Fast, fast_call
 from flashmla._library import lib
-from flashmla._operation import DRIVER_ERRORS, LIST, Operation, Options, Ready
+from flashmla._operation import LIST, Operation, Options, Ready, raise_if_enqueued
 from flashmla._plan import check_plan
 from flashmla._tensor import difference
 from flashmla.errors import check, invalid
@@ -62,7 +63,10 @@ class Prepared:
     that it was prepared with live as long as it does; their memory must stay where it is.
     """
 
-    __slots__ = ("_arguments", "_blank", "_call", "_fast", "_handle", "_operation", "_places", "_ready", "_result")
+    __slots__ = (
+        *("_arguments", "_blank", "_call", "_fast", "_handle", "_operation", "_own", "_pick", "_places", "_ready"),
+        "_result",
+    )
 
     def __init__(self, entry: _Preparable, arguments: dict[str, Any]) -> None:
         operation = self._operation = entry.operation
@@ -85,6 +89,8 @@ class Prepared:
         self._arguments = arguments  # kept alive, the plan too
         result: Any = ready.outputs if entry.result is None else entry.result(ready, arguments)
         self._result = result
+        self._own = dict(zip(operation.outputs, ready.outputs, strict=True))
+        self._pick = operator.itemgetter(*operation.outputs) if operation.outputs else dict
         self._handle = _handle(operation, ready)
 
         # Of a fast call: which objects are which tensor, and the objects that leave all as it was prepared.
@@ -121,25 +127,21 @@ class Prepared:
             objects = self._blank
             try:
                 if tensors:
-                    objects = objects.copy()
+                    objects, places = objects.copy(), self._places
                     for name, tensor in tensors.items():
-                        objects[self._places[name]] = tensor.address if name == "plan" else tensor
+                        # None would mean the tensor that the call was prepared with: anything wrong takes its place.
+                        objects[places[name]] = tensor if tensor is not None else self
+                    if "plan" in tensors:
+                        objects[places["plan"]] = tensors["plan"].address
                 status = self._call(*objects)
             except Exception:  # noqa: BLE001 - a wrong name, or what the tensors' framework said: said the long way
                 status = UNUSUAL
-            if status == 0:
-                return self._returned(tensors) if tensors else self._result
-            if status >= DRIVER_ERRORS:
-                check(lib, status)
-        self._the_long_way(tensors)
-        return self._returned(tensors)
-
-    def _returned(self, tensors: dict[str, Any]) -> Any:
-        """The outputs with those that were given in their places; a plan is what it is."""
-        if self._operation.makes_plan:
-            return self._result
-        given = (tensors.get(name) for name in self._operation.outputs)
-        return tuple(own if new is None else new for new, own in zip(given, self._result, strict=True))
+            if status != 0:
+                raise_if_enqueued(status)
+                self._the_long_way(tensors)
+        else:
+            self._the_long_way(tensors)
+        return self._pick(self._own | tensors) if tensors and self._own else self._result
 
     def _the_long_way(self, tensors: dict[str, Any]) -> None:
         operation = self._operation
@@ -148,8 +150,6 @@ class Prepared:
         for name, tensor in tensors.items():
             if name not in self._places:
                 raise TypeError(f"{name} is none of {', '.join(self._places)}, which can be others in this call")
-            if tensor is None:
-                continue
             if name == operation.plan:
                 check_plan(tensor)
                 params.plan = tensor.c
@@ -218,9 +218,9 @@ def prepare(operation: Callable[..., Any], *arguments: Any, **options: Any) -> P
     >>> for layer in range(layers):  # doctest: +SKIP
     ...     out, lse = decode(q=qs[layer], kv_cache=kv_caches[layer])
     """
-    entry = _PREPARABLE.get(operation)
+    entry = next((entry for function, entry in _PREPARABLE.items() if function is operation), None)
     if entry is None:
-        names = ", ".join(function.__name__ for function in _PREPARABLE)
+        names = ", ".join(sorted(function.__name__ for function in _PREPARABLE))
         raise TypeError(f"operation is {operation!r}: one of {names} is needed")
     bound = inspect.signature(operation).bind(*arguments, **options)
     bound.apply_defaults()
