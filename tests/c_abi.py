@@ -151,6 +151,14 @@ class CCall:
         keep: list = []
         return int(getattr(lib, f"flashmla_{self.operation}")(self._build(keep), *outputs))
 
+    def prepare(self) -> int:
+        """The status of preparing the call instead of running it."""
+        keep: list = []
+        made = ffi.new("flashmla_prepared **")
+        status = int(getattr(lib, f"flashmla_{self.operation}_prepare")(self._build(keep), made))
+        lib.flashmla_prepared_free(made[0])
+        return status
+
 
 def last_error() -> str:
     return ffi.string(lib.flashmla_last_error()).decode()

@@ -16,8 +16,10 @@ import build
 import operations
 
 HERE = Path(__file__).parent
-CORE = sorted(build.SOURCE.glob("*.c"))
 WHOLE = sorted(build.SOURCE.rglob("*.c"))
+# Folders and files of the backends, for which fake_backend.c stands in; the last three are the CPU's query rows.
+BACKENDS = {"cuda", "cpu", "rows", "merge", "piece"}
+CORE = [path for path in WHOLE if not BACKENDS & set(path.relative_to(build.SOURCE).with_suffix("").parts)]
 ADDRESS = build.compile_flags(sanitize=True, debug=False, kernels=False)
 THREAD = [*build.compile_flags(sanitize=False, debug=True, kernels=False), "-fsanitize=thread"]
 FOLDERS = [HERE, *(operations.FOLDER / name / "c" for name in operations.NAMES)]
@@ -32,6 +34,7 @@ PROGRAMS = [
     (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c"], THREAD),
     *((path, WHOLE, ADDRESS) for path in programs("library")),
     (HERE / "library" / "test_threads.c", WHOLE, THREAD),
+    (HERE / "library" / "test_workers.c", WHOLE, THREAD),
 ]
 
 
@@ -42,7 +45,7 @@ def program_id(program) -> str:
 
 def compile_program(path: Path, sources: list[Path], flags: list[str], made: Path) -> None:
     flags = [*flags, f"-I{HERE}"]
-    headers = [*build.INCLUDE.rglob("*.h"), *build.SOURCE.rglob("*.h"), *build.SOURCE.rglob("*.inc"), *HERE.glob("*.h")]
+    headers = [*build.INCLUDE.rglob("*.h"), *build.SOURCE.rglob("*.h"), *build.SOURCE.rglob("*.inc"), *(header for folder in FOLDERS for header in folder.glob("*.h"))]
     shared = build.digest(*sorted(headers))
     folder = build.BUILD / "objects" / build.digest(*flags)[:12]
     with build.one_build_at_a_time():

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from dsl_kernels import params
+from dsl_kernels.variants import FAMILIES
 
 PROCESSORS = 132
 CLUSTER, DEPENDENT_LAUNCH = "4", "6"  # launch attributes (cuda.h, CUlaunchAttributeID)
@@ -17,7 +17,7 @@ QUIET = {
     *("cuDevicePrimaryCtxRetain", "cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
     *("cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelSetAttribute", "cuTensorMapEncodeTiled", "cuLaunchKernelEx"),
 }
-PARAMETERS = params.BY_OPERATION
+PARAMETERS = {name: family.params for name, family in FAMILIES.items()}
 
 
 def family(kernel: str) -> str:

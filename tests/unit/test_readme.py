@@ -97,10 +97,10 @@ def test_quickstarts_run_on_the_cpu(name):
 
 def test_the_support_matrix_is_that_of_the_kernel_tables():
     import flashmla
-    from dsl_kernels.variants import VARIANTS
+    from dsl_kernels.variants import FAMILIES
 
     short = {"bfloat16": "bf16", "float16": "fp16", "float32": "float32"}
-    on_gpu = {short[variant.dtype] for variant in VARIANTS if variant.operation == "dense_decode"}
+    on_gpu = {short[variant.elements.q] for variant in FAMILIES["dense_decode"].variants}
     on_cpu = {
         short[kernel["dtype"]]
         for kernel in flashmla.info()["kernels"]
