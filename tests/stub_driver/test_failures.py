@@ -23,9 +23,7 @@ def test_another_architecture_is_named(cuda_12_0, architecture, name):
     ran = cuda_12_0.run("decode(); plan(); decode(); merge()", architecture=architecture)
     for status, sentence, depth, *_ in ran.told:
         assert (status, depth) == (ARCHITECTURE, 0)
-        assert sentence == (
-            f"CUDA device 0 is of architecture {name}; this library has kernels for sm_90a only"
-        )
+        assert sentence == (f"CUDA device 0 is of architecture {name}; this library has kernels for sm_90a only")
     assert not ran.of("cuLibraryLoadData", "cuLaunchKernelEx", "cuCtxPushCurrent_v2")
 
 

@@ -282,3 +282,45 @@ def test_the_forced_kernel_is_read_in_every_call(cuda_12_0):
     set_it = "import os; os.environ['FLASHMLA_FORCE_KERNEL'] = 'dense_decode_bf16_576_cluster1'"
     ran = cuda_12_0.run(f"decode(); {set_it}; decode(); del os.environ['FLASHMLA_FORCE_KERNEL']; decode()")
     assert [line[3][-8:] for line in ran.told] == ["cluster2", "cluster1", "cluster2"]
+
+
+BLOCKS = [  # query tokens, heads: row blocks of a tile
+    ((1, 1), 1),
+    ((1, 64), 1),
+    ((4, 16), 1),
+    ((1, 65), 2),
+    ((5, 16), 2),
+    ((2, 128), 1),
+    ((2**25, 8), 2),
+    ((3, 64), 1),
+    ((7, 33), 1),
+    ((4, 128), 1),
+    ((9, 64), 1),
+    ((12, 128), 2),
+    ((31, 64), 1),  # 8 of 132 processors are left over
+    ((15, 64), 2),  # 12
+]
+
+
+def test_two_blocks_share_a_stream_and_more_where_they_are_not_in_step(cuda_12_0):
+    cases = [STEP.but(s_q=s_q, h_q=h_q, lengths=(1,)) for (s_q, h_q), _ in BLOCKS]
+    ran = cuda_12_0.run(f"for case in {cases!r}: decode(case)")
+    assert {line[0] for line in ran.told} == {0}
+    assert [line[3][-8:] for line in ran.told] == [f"cluster{cluster}" for _, cluster in BLOCKS]
+
+
+@pytest.mark.parametrize("s_q", [2, 3, 4])
+def test_blocks_are_not_in_step(cuda_12_0, s_q):
+    """With queries of variable length, with given splits, in the batch-invariant mode, or where the columns of all KV
+    heads leave much over; where no table is long enough to be split they are, whatever is asked for.
+    """
+    alike = STEP.but(s_q=s_q, h_q=128, lengths=(1,))
+    varlen = alike.but(cu_seqlens_q=(0, s_q), total_q=s_q)
+    uneven = alike.but(h_q=128 * 23, h_kv=23)
+    split, invariant = alike.but(num_splits=2), alike.but(batch_invariant=True)
+    ran = cuda_12_0.run(
+        f"for case in {[alike, varlen, uneven, invariant]!r}: decode(case)\n"
+        f"for case in {[split, split.but(max_blocks=3)]!r}: decode(case, plan=plan(case))"
+    )
+    kernels = [line[3][-8:] for line in ran.told if len(line) > 3]
+    assert kernels == ["cluster1", "cluster2", "cluster2", "cluster2", "cluster2", "cluster1"]
