@@ -47,6 +47,7 @@ C_FLAGS = [
 ]
 LINK_FLAGS = [
     *("-shared", f"-Wl,-soname,{SONAME}", f"-Wl,--version-script={EXPORTS}", "-Wl,-z,noexecstack", "-Wl,--as-needed"),
+    "-Wl,-z,nodelete",  # idle worker threads of the CPU backend run its code
 ]
 LIBRARIES = ["-lm", "-lpthread", "-ldl"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]

@@ -3,6 +3,7 @@
 #ifndef FLASHMLA_CPU_H_
 #define FLASHMLA_CPU_H_
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -76,11 +77,18 @@ const fm_cpu_kernels *fm_cpu_select(void);
 
 /* threads.c: `requested` if > 0, else FLASHMLA_NUM_THREADS, else the CPUs of the affinity mask. */
 int32_t fm_cpu_num_threads(int32_t requested);
-/* Of these at most `most`, and each beyond the first only for as much work as starting it takes: `work` in multiples of
- * that. */
+/* Of these at most `most`, and so many that each has something to do: `work` is in units of what a thread should have
+ * at least, about 25 us of it. */
 int32_t fm_cpu_threads_for(int32_t requested, int32_t most, double work);
-/* Calls work(context, 0 ... threads - 1) at the same time and returns when all are done. Where the system refuses
- * threads, the higher indices are never called: work must not depend on them. */
+/* workers.c. Calls work(context, thread) for the threads 0 ... threads - 1 at the same time and returns when all are
+ * done. 0 is the caller's thread. Another one is not called where the system refuses threads, or where it has not begun
+ * when work(context, 0) returns: what there is to do must be shared out as threads come for it. */
 void fm_cpu_parallel(int32_t threads, void (*work)(void *context, int32_t thread), void *context);
+/* Within such work: threads wait until one of them opens the gate, which begins as {0}. */
+typedef struct fm_cpu_gate {
+  atomic_uint state;
+} fm_cpu_gate;
+void fm_cpu_gate_wait(fm_cpu_gate *gate);
+void fm_cpu_gate_open(fm_cpu_gate *gate);
 
 #endif /* FLASHMLA_CPU_H_ */

@@ -1,7 +1,5 @@
 /* cpu.c - one dense decode call on host memory: schedule, attend the parts with several threads, merge. */
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "ops/dense_decode/piece.h"
@@ -11,12 +9,16 @@ enum {
    * part costs a partial result in memory, so short page tables make few. */
   TOKENS_PER_PART = 512,
   LEAST_PARTS = 8,
-  MOST_PARTS = 128,          /* and threads */
-  FLOP_PER_THREAD = 4 << 20, /* each further thread needs 4 MFLOP to do: about the 30 us that starting it takes */
-  MERGE_ROWS = 16,           /* rows of one merge task */
-  UNIT = 64,                 /* tokens; what the three below count */
-  START_OVERHEAD = 1,        /* packing queries and writing results takes as long as attending 16 tokens */
-  SPLIT_OVERHEAD = 1,        /* a partial result and its merge as 64 */
+  MOST_PARTS = 128, /* and threads */
+  /* A thread should have so much to do at least: about 25 us. Measured with calls of growing length, of one thread and
+   * of two, 300 us apart, so that workers sleep, for 1, 8 and 128 rows: two are as fast as one at four times this
+   * (LEAST_TO_SHARE in threads.c), of which most is the time until a sleeping thread runs and is waited for. */
+  FLOP_PER_THREAD = 2 << 20,
+  KEY_ROWS = 2,       /* bringing a token's key in takes as long as attending it with so many query rows */
+  MERGE_ROWS = 16,    /* rows of one merge task */
+  UNIT = 64,          /* tokens; what the three below count */
+  START_OVERHEAD = 1, /* packing queries and writing results takes as long as attending 16 tokens */
+  SPLIT_OVERHEAD = 1, /* a partial result and its merge as 64 */
   PIECE_UNITS = TOKENS_PER_PART / UNIT
 };
 
@@ -47,9 +49,8 @@ typedef struct job {
   const fm_cpu_kernels *kernels;
   fm_cpu_scratch *scratch; /* one per thread */
   atomic_llong next_part, next_merge;
-  pthread_mutex_t lock;
-  pthread_cond_t all_attended;
-  int32_t attended; /* parts; under lock */
+  atomic_int attended; /* parts */
+  fm_cpu_gate all_attended;
 } job;
 
 static void attend_part(const fm_dense_decode *decode, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch,
@@ -76,11 +77,8 @@ static void work(void *context, int32_t thread) {
   for (int64_t part; (part = atomic_fetch_add(&job->next_part, 1)) < parts; done++)
     attend_part(job->decode, job->kernels, &job->scratch[thread], (int32_t)part);
   if (attention->partials.rows == NULL) return;
-  pthread_mutex_lock(&job->lock);
-  job->attended += done;
-  if (job->attended == parts) pthread_cond_broadcast(&job->all_attended);
-  while (job->attended < parts) pthread_cond_wait(&job->all_attended, &job->lock);
-  pthread_mutex_unlock(&job->lock);
+  if (atomic_fetch_add(&job->attended, done) + done == parts) fm_cpu_gate_open(&job->all_attended);
+  fm_cpu_gate_wait(&job->all_attended);
   const int64_t tasks_per_part = (attention->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
   for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;)
     fm_merge_partials(attention, job->kernels, (int32_t)(task / tasks_per_part),
@@ -91,11 +89,15 @@ static int32_t choose_threads(const fm_dense_decode *decode) {
   const fm_attention *attention = &decode->attention;
   const fm_work *work = &attention->work;
   double flop = 0;
-  for (int32_t i = 0; i < work->batch; i++)
-    flop += (double)fm_length_of(work, i) * fm_query_range_of(work, i).count * work->h_q * 2 *
-            (decode->paged.d_qk + attention->d_v);
-  return fm_cpu_threads_for(decode->num_threads, fm_min32(attention->tiling.num_parts, MOST_PARTS),
-                            flop / FLOP_PER_THREAD);
+  int64_t units = 0; /* more threads than these have nothing to do */
+  for (int32_t i = 0; i < work->batch; i++) {
+    const int64_t length = fm_length_of(work, i);
+    const double rows = (double)fm_query_range_of(work, i).count * work->h_q + KEY_ROWS * work->h_kv;
+    flop += (double)length * rows * 2 * (decode->paged.d_qk + attention->d_v);
+    units += fm_ceil_div(length, attention->tiling.unit) * attention->tiling.tiles_per_request;
+  }
+  const int64_t most = fm_min64(units, fm_min32(attention->tiling.num_parts, MOST_PARTS));
+  return fm_cpu_threads_for(decode->num_threads, (int32_t)most, flop / FLOP_PER_THREAD);
 }
 
 /* Carves `scratch` out of `memory`; NULL: only counts. Returns the bytes of one thread. */
@@ -141,11 +143,7 @@ static flashmla_status launch(fm_call *call, void *state) {
 
   if (decode->own_plan) fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
   job job = {.decode = decode, .kernels = fm_cpu_select(), .scratch = scratch};
-  pthread_mutex_init(&job.lock, NULL);
-  pthread_cond_init(&job.all_attended, NULL);
   fm_cpu_parallel(threads, work, &job);
-  pthread_cond_destroy(&job.all_attended);
-  pthread_mutex_destroy(&job.lock);
   free(memory);
   free(scratch);
 
