@@ -115,6 +115,12 @@ def compile_one(source: Path, flags: list[str], shared: str, folder: Path) -> tu
     return made, key
 
 
+def shared_digest(headers: Sequence[Path]) -> str:
+    """The hash of what every object is made from besides its source and flags."""
+    version = subprocess.run([compiler(), "--version"], check=True, capture_output=True, text=True).stdout
+    return digest(version, *headers)
+
+
 def compile_library(
     out: Path, *, sanitize: bool, debug: bool, kernels: bool, edited: Mapping[Path, Path] | None = None
 ) -> Path:
@@ -125,8 +131,7 @@ def compile_library(
     if kernels:
         sources += [GENERATED / "kernels.S", GENERATED / "kernel_table.c"]
         included += sorted(path for path in GENERATED.rglob("*") if path.suffix in {".h", ".cubin"})
-    version = subprocess.run([compiler(), "--version"], check=True, capture_output=True, text=True).stdout
-    shared = digest(version, *included)
+    shared = shared_digest(included)
     folder = BUILD / "objects" / digest(*flags)[:12]
     folder.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
-from dsl_kernels.budget import fits
-from dsl_kernels.variants import VARIANTS, Variant
+from dsl_kernels.core.variant import Variant
+from dsl_kernels.variants import VARIANTS
 
-from . import checks, compiling, embed, paths
+from . import checks, compiling, embed, header, paths
+
+Stale = list[tuple[Variant, str]]
 
 
 @contextlib.contextmanager
@@ -29,32 +32,32 @@ def one_build_at_a_time() -> Iterator[None]:
 
 
 @one_build_at_a_time()
-def build(jobs: int) -> list[dict[str, Any]]:
+def build(jobs: int, variants: tuple[Variant, ...], cache: Path) -> list[dict[str, Any]]:
     """Compiles what changed, over `jobs` processes, then writes the generated sources and the manifest."""
-    misfits = [v.name for v in VARIANTS if not fits(v)]
+    misfits = [f"{v.name}: {why}" for v in variants for why in v.misfits]
     if misfits:
-        raise SystemExit(f"over the budget of an SM (dsl_kernels/budget.py): {', '.join(misfits)}")
-    source, compiler = compiling.source_digest(), compiling.compiler_version()
-    keys = [compiling.key_of(v, source, compiler) for v in VARIANTS]
-    stale = [(v, k) for v, k in zip(VARIANTS, keys, strict=True) if not compiling.cached(k, paths.CACHE)]
+        raise SystemExit("beyond what the chip has (config.py):\n" + "\n".join(misfits))
+    keys = compiling.keys(variants)
+    stale = [(v, k) for v, k in zip(variants, keys, strict=True) if not compiling.cached(k, cache)]
     if stale:
-        print(f"kernels: compiling {len(stale)} of {len(keys)} with {compiler}", flush=True)
-        compile_all(stale, jobs)
-    kernels = [compiling.read_facts(k, paths.CACHE) for k in keys]
-    embed.embed(kernels, paths.CACHE, keys)
-    manifest = {"compiler": compiler, "source": source, "kernels": kernels}
+        print(f"kernels: compiling {len(stale)} of {len(keys)} with {compiling.compiler_version()}", flush=True)
+        compile_all(stale, jobs, cache)
+    kernels = [compiling.read_facts(k, cache) for k in keys]
+    embed.embed(kernels, cache, keys)
+    manifest = {"compiler": compiling.compiler_version(), "kernels": kernels}
     paths.MANIFEST.write_text(json.dumps(manifest, indent=1) + "\n")
     return kernels
 
 
-def compile_all(stale: list[tuple[Variant, str]], jobs: int) -> None:
-    """In parallel; says what is done."""
-    start = time.monotonic()
-    with ProcessPoolExecutor(max_workers=jobs) as pool:
-        waiting = {pool.submit(compiling.compile_variant, v, k, paths.CACHE): v for v, k in stale}
-        for done, future in enumerate(as_completed(waiting), 1):
-            facts = future.result()
-            print(f"kernels: {done}/{len(stale)} {facts['name']} ({facts['bytes'] // 1024} KB)", flush=True)
+def compile_all(stale: Stale, jobs: int, cache: Path) -> None:
+    """In parallel, target after target, since a process compiles for one; says what is done."""
+    start, done = time.monotonic(), 0
+    for target in dict.fromkeys(v.target for v, _ in stale):
+        with ProcessPoolExecutor(max_workers=jobs) as pool:
+            waiting = [pool.submit(compiling.compile_variant, v, k, cache) for v, k in stale if v.target == target]
+            for future in as_completed(waiting):
+                facts, done = future.result(), done + 1
+                print(f"kernels: {done}/{len(stale)} {facts['name']} ({facts['bytes'] // 1024} KB)", flush=True)
     print(f"kernels: {time.monotonic() - start:.0f} s", flush=True)
 
 
@@ -64,16 +67,22 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="compiler processes (310 MB each)"
     )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="build and embed only these kernels")
+    parser.add_argument("--cache", type=Path, default=paths.CACHE, help="where compiled kernels are kept")
     args = parser.parse_args()
+    unknown = set(args.only or ()) - {v.name for v in VARIANTS}
+    if unknown:
+        parser.error(f"no such kernel: {', '.join(sorted(unknown))}")
+    variants = tuple(v for v in VARIANTS if not args.only or v.name in args.only)
     if args.command == "list":
-        for v in VARIANTS:
-            print(v)
+        for v in variants:
+            print(f"{v.name}: {v}")
     elif args.command == "params":
-        paths.PARAMS_HEADER.write_text(embed.params_header())
+        paths.PARAMS_HEADER.write_text(header.kernel_params())
     else:
-        kernels = build(args.jobs)
+        kernels = build(args.jobs, variants, args.cache.resolve())
         if args.command == "check":
-            problems = checks.problems(kernels)
+            problems = [sentence for v, k in zip(variants, kernels, strict=True) for sentence in checks.problems(v, k)]
             print("\n".join(problems) or f"{len(kernels)} kernels: no spills, no stack, wgmma and TMA in place")
             return 1 if problems else 0
     return 0

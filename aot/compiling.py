@@ -1,7 +1,7 @@
 """One variant -> cubin and launch facts, cached by a hash of source, configuration and compiler version.
 
-The result for a key is build/kernels/KEY.cubin with KEY.json: entry name, parameter layout, shared bytes, threads,
-registers, instruction counts. A cached pair is used as it is, so a second build takes no time.
+The result for a key is KEY.cubin with KEY.json in the cache: what the variant's line says, entry, parameters, shared
+bytes, threads, registers, instruction counts. A cached pair is used as it is, so a second build takes no time.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ import importlib
 import importlib.metadata
 import json
 import os
-import re
 import tempfile
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dsl_kernels import params
-from dsl_kernels.variants import Variant
+from dsl_kernels.core.params import Param
+from dsl_kernels.core.variant import Variant
+from dsl_kernels.variants import FAMILIES
 
-from . import inspect_cubin, paths
+from . import cubin, sources
 
 COMPILER = "nvidia-cutlass-dsl"
-ARCHITECTURE = "sm_90a"
-NOT_IN_THE_CODE = ("variants.py", "budget.py")  # the variant itself is hashed in its key
-PTX_SIZES = {"f32": 4, "u32": 4, "u64": 8}
 
 
+@cache
 def compiler_version() -> str:
     """Version of the DSL and of the part that emits code, which decides which drivers load the cubins."""
     parts = [f"{COMPILER} {importlib.metadata.version(COMPILER)}"]
@@ -39,58 +38,66 @@ def compiler_version() -> str:
     return ", ".join(parts)
 
 
-def source_digest() -> str:
-    """Hash over everything that decides a cubin and its facts besides the variant and the compiler."""
-    kernels = [path for path in sorted(paths.KERNELS.rglob("*.py")) if path.name not in NOT_IN_THE_CODE]
-    named = {path.relative_to(paths.KERNELS.parent).as_posix(): path for path in kernels}
-    named |= {f"aot/{path.name}": path for path in (Path(__file__), Path(inspect_cubin.__file__))}
-    digest = hashlib.sha256()
-    for name, path in named.items():
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+def keys(variants: tuple[Variant, ...]) -> list[str]:
+    """Of the sources as they are now."""
+    digests = {family: sources.digest(FAMILIES[family].module) for family in {v.family for v in variants}}
+    return [key_of(v, digests[v.family], compiler_version()) for v in variants]
 
 
 def key_of(variant: Variant, source: str, compiler: str) -> str:
-    config = json.dumps([asdict(variant), source, compiler, ARCHITECTURE], sort_keys=True)
+    config = json.dumps([variant.name, asdict(variant), source, compiler], sort_keys=True)
     return f"{variant.name}-{hashlib.sha256(config.encode()).hexdigest()[:16]}"
 
 
-def cached(key: str, cache: Path) -> bool:
-    return (cache / f"{key}.cubin").exists() and (cache / f"{key}.json").exists()
+def cached(key: str, where: Path) -> bool:
+    return (where / f"{key}.cubin").exists() and (where / f"{key}.json").exists()
 
 
-def read_facts(key: str, cache: Path) -> dict[str, Any]:
-    path = cache / f"{key}.json"
+def read_facts(key: str, where: Path) -> dict[str, Any]:
+    path = where / f"{key}.json"
     facts: dict[str, Any] = json.loads(path.read_text())
-    if "instructions" not in facts and inspect_cubin.tools():  # compiled before the disassembler was installed
-        facts |= inspect_cubin.facts((cache / f"{key}.cubin").read_bytes())
+    tool = cubin.disassembler()
+    if "instructions" not in facts and tool:  # compiled before the disassembler was installed
+        facts["instructions"] = cubin.count_instructions((where / f"{key}.cubin").read_bytes(), tool)
         _store(path, json.dumps(facts, indent=1).encode() + b"\n")
     return facts
 
 
-def compile_variant(variant: Variant, key: str, cache: Path) -> dict[str, Any]:
+def compile_variant(variant: Variant, key: str, where: Path) -> dict[str, Any]:
     """Compiles, stores cubin and facts under the key, returns the facts."""
-    cubin, ptx, kernel = _compile(variant)
+    image, shared_bytes = _compile(variant)
+    found = cubin.facts(image)
+    stated = {"threads": variant.threads, "shared_bytes": variant.shared_bytes, "params": _param_sizes(variant)}
+    for what, value in stated.items():
+        compiled = shared_bytes if what == "shared_bytes" else found[what]
+        if compiled != value:
+            raise RuntimeError(f"{variant.name}: the compiled kernel has {what} {compiled}, its folder says {value}")
     facts = {
         "name": variant.name,
-        "operation": variant.operation,
-        "dtype": variant.dtype,
+        "family": variant.family,
+        "target": variant.target.name,
+        "arch": variant.target.arch,
+        "elements": asdict(variant.elements),
         "d_qk": variant.d_qk,
         "d_v": variant.d_v,
-        "any_page": variant.any_page,
+        "features": variant.features,
         "cluster": variant.cluster,
-        "architecture": ARCHITECTURE,
-        "threads": kernel.threads,
-        "shared_bytes": kernel.shared_bytes,
-        "sha256": hashlib.sha256(cubin).hexdigest(),
-        "bytes": len(cubin),
-        **_entry_facts(ptx, variant),
-        **inspect_cubin.facts(cubin),
+        "shared_bytes": shared_bytes,
+        "sha256": hashlib.sha256(image).hexdigest(),
+        "bytes": len(image),
+        **found,
     }
-    cache.mkdir(parents=True, exist_ok=True)
-    _store(cache / f"{key}.cubin", cubin)
-    _store(cache / f"{key}.json", json.dumps(facts, indent=1).encode() + b"\n")  # last: facts vouch for the cubin
+    tool = cubin.disassembler()
+    if tool:
+        facts["instructions"] = cubin.count_instructions(image, tool)
+    where.mkdir(parents=True, exist_ok=True)
+    _store(where / f"{key}.cubin", image)
+    _store(where / f"{key}.json", json.dumps(facts, indent=1).encode() + b"\n")  # last: facts vouch for the cubin
     return facts
+
+
+def _param_sizes(variant: Variant) -> list[int]:
+    return [p.size for p in FAMILIES[variant.family].params]
 
 
 def _store(path: Path, content: bytes) -> None:
@@ -100,45 +107,36 @@ def _store(path: Path, content: bytes) -> None:
     fresh.replace(path)
 
 
-def _compile(variant: Variant) -> tuple[bytes, str, Any]:
-    os.environ["CUTE_DSL_ARCH"] = ARCHITECTURE  # read once, when cutlass is imported
+def _compile(variant: Variant) -> tuple[bytes, int]:
+    """The cubin, and its dynamic shared memory in bytes."""
+    target = variant.target.name
+    # read once, when cutlass is imported: a process compiles for one target
+    assert os.environ.setdefault("CUTE_DSL_ARCH", target) == target
     import cuda.bindings.driver as cuda
-    from cutlass import BFloat16, Float16, Float32, Int32, Int64, cute
+    from cutlass import Float32, Int32, Int64, cute
     from cutlass.cute.runtime import make_ptr
 
-    module = importlib.import_module(f"dsl_kernels.{variant.operation}")
-    kernel = getattr(module, "".join(word.capitalize() for word in variant.operation.split("_")))(variant)
-    element = {"bfloat16": BFloat16, "float16": Float16, "float32": Float32, "any": Int32}[variant.dtype]
-    pointees = {"int32_t*": Int32, "int64_t*": Int64, "float*": Float32, "half*": Float16, "T*": element}
+    from dsl_kernels.core.dtypes import DTYPES
+
+    family = FAMILIES[variant.family]
+    kernel = getattr(importlib.import_module(family.module), family.kernel)(variant)
     scalars = {"int32_t": Int32(0), "int64_t": Int64(0), "float": Float32(0.0)}
+    pointees = {"int32_t*": Int32, "int64_t*": Int64, "float*": Float32}
 
-    def pointer(ctype: str, align: int) -> Any:
-        return make_ptr(pointees[ctype], 16, cute.AddressSpace.gmem, assumed_align=align)
+    def argument(p: Param) -> Any:
+        if p.ctype in scalars:
+            return scalars[p.ctype]
+        element = DTYPES[getattr(variant.elements, p.element, p.element)] if p.element else None
+        pointee = element or pointees[p.ctype.removeprefix("const ")]
+        return make_ptr(pointee, 16, cute.AddressSpace.gmem, assumed_align=16 if p.ctype == "tensormap" else p.align)
 
-    listed = params.BY_OPERATION[variant.operation]
-    maps = [pointer("T*", 16) for p in listed if p.ctype == "tensormap"]
-    rest = [p for p in listed if p.ctype != "tensormap"]
-    args = tuple(pointer(p.ctype, p.align) if p.ctype.endswith("*") else scalars[p.ctype] for p in rest)
+    maps = [argument(p) for p in family.params if p.ctype == "tensormap"]
+    rest = tuple(argument(p) for p in family.params if p.ctype != "tensormap")
+    # The compiler appends the class with its module to the entry's name, on which its choices of registers depend.
+    # Named for the folder, moving code between files does not change a kernel.
+    type(kernel).__module__ = family.module.rpartition(".")[0]
     type(kernel).kernel.set_name_prefix(f"flashmla_{variant.name}")
     with tempfile.TemporaryDirectory() as dump:
-        options = f"--gpu-arch {ARCHITECTURE} --keep-cubin --keep-ptx --dump-dir={dump}"
-        compiled = cute.compile(kernel, *maps, args, cuda.CUstream(0), options=options)
-        return compiled.__cubin__, compiled.__ptx__, kernel
-
-
-def _entry_facts(ptx: str, variant: Variant) -> dict[str, Any]:
-    """Entry name, and the check that its parameters are those of params.py, in order and size."""
-    head = ptx[ptx.index(".entry") :]
-    head = head[: head.index("{")]
-    found = re.findall(
-        r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)(?:\s+\.ptr[\w\s.]*?\.align\s+\d+)?\s+\w+?(?:\[(\d+)\])?\s*[,)\n]", head
-    )
-    sizes = [int(count) if count else PTX_SIZES[kind] for kind, count in found]
-    expected = [p.size for p in params.BY_OPERATION[variant.operation]]
-    if sizes != expected:
-        raise RuntimeError(
-            f"{variant.name}: the compiled entry takes parameters of {sizes} bytes, params.py lists {expected}"
-        )
-    match = re.search(r"\.entry\s+(\w+)", head)
-    assert match is not None
-    return {"entry": match.group(1), "params": sizes}
+        options = f"--gpu-arch {target} --keep-cubin --dump-dir={dump}"
+        compiled = cute.compile(kernel, *maps, rest, cuda.CUstream(0), options=options)
+        return compiled.__cubin__, kernel.shared_bytes

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+AOT = Path(__file__).resolve().parent
+ROOT = AOT.parent
 KERNELS = ROOT / "dsl_kernels"
 CACHE = ROOT / "build" / "kernels"
 GENERATED = ROOT / "libflashmla" / "generated"

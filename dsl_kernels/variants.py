@@ -1,63 +1,47 @@
-"""The table of kernels: one line each. Standard library only.
+"""The table of kernels: the lines of every operation, an operation being a folder with a config.py. Standard library
+only.
 
 From it come the cubins, the launcher's table, the manifest, the support matrix and the test ids. To add a kernel, add a
-line (and, for a new algorithm, its class beside this file); `budget.py` says whether it fits the chip.
+line to its operation's config.py, which says whether it fits the chip; to add an operation, add a folder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 
-SHORT_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "any": ""}
+from .core.params import Param
+from .core.variant import Variant
 
 
 @dataclass(frozen=True)
-class Variant:
-    operation: str  # a key of params.BY_OPERATION; its class is dsl_kernels.<operation>
-    dtype: str = "any"  # "bfloat16", "float16", "float32", or "any" when no element is touched
-    d_qk: int = 0  # columns of Q and of a KV row; 0 where the kernel does not see them
-    d_v: int = 0  # columns of V, the first of a KV row; 0: any
-    any_page: bool = False  # pages of any size that the launcher has boxes for; else of 64 tokens
-    cluster: int = 1  # row blocks of 64 that share the KV stream of a tile
-    slots: int = 3  # units of 64 tokens in flight in shared memory
-    q_steps_in_registers: int = 31  # of the d_v / 16 k-steps (16 columns) of Q's latent part
-    registers: tuple[int, int] = (184, 160)  # a thread of the QK and of the PV warpgroups
-    lead_steps: int = 4  # PV of the unit before is told to go this many k-steps before Q's steps in registers end
+class Family:
+    """The kernels of an operation."""
+
+    name: str
+    variants: tuple[Variant, ...]  # the launcher takes the first that does a call
+    params: tuple[Param, ...]  # what each of them takes, in order
+    constants: dict[str, int]  # that the C core must agree on
+    features: tuple[str, ...]
 
     @property
-    def name(self) -> str:
-        parts = [self.operation, SHORT_DTYPES[self.dtype]]
-        if self.operation == "dense_decode":
-            parts += [str(self.d_qk), f"cluster{self.cluster}", "pages" if self.any_page else ""]
-        elif self.d_v:
-            parts.append(str(self.d_v))
-        return "_".join(p for p in parts if p)
+    def module(self) -> str:
+        return f"{__package__}.{self.name}.kernel"
+
+    @property
+    def kernel(self) -> str:
+        """Name of the class in that module."""
+        return "".join(word.capitalize() for word in self.name.split("_"))
 
 
-# The launcher takes the first row that does a call.
-VARIANTS: tuple[Variant, ...] = (
-    Variant("dense_decode", "bfloat16", 576, 512, cluster=1),
-    Variant("dense_decode", "bfloat16", 576, 512, cluster=2),
-    Variant("dense_decode", "float16", 576, 512, cluster=1),
-    Variant("dense_decode", "float16", 576, 512, cluster=2),
-    Variant("dense_decode", "bfloat16", 576, 512, any_page=True, cluster=1),
-    Variant("dense_decode", "bfloat16", 576, 512, any_page=True, cluster=2),
-    Variant("dense_decode", "float16", 576, 512, any_page=True, cluster=1),
-    Variant("dense_decode", "float16", 576, 512, any_page=True, cluster=2),
-    Variant("dense_decode", "bfloat16", 512, 512, any_page=True, cluster=1, q_steps_in_registers=30),
-    Variant("dense_decode", "bfloat16", 512, 512, any_page=True, cluster=2, q_steps_in_registers=30),
-    Variant("dense_decode", "float16", 512, 512, any_page=True, cluster=1, q_steps_in_registers=30),
-    Variant("dense_decode", "float16", 512, 512, any_page=True, cluster=2, q_steps_in_registers=30),
-    Variant("dense_decode", "bfloat16", 320, 256, any_page=True, cluster=1, slots=5, q_steps_in_registers=16),
-    Variant("dense_decode", "bfloat16", 320, 256, any_page=True, cluster=2, slots=5, q_steps_in_registers=16),
-    Variant("dense_decode", "float16", 320, 256, any_page=True, cluster=1, slots=5, q_steps_in_registers=16),
-    Variant("dense_decode", "float16", 320, 256, any_page=True, cluster=2, slots=5, q_steps_in_registers=16),
-    Variant("combine", "bfloat16", d_v=512),
-    Variant("combine", "float16", d_v=512),
-    Variant("combine", "bfloat16", d_v=256),
-    Variant("combine", "float16", d_v=256),
-    Variant("plan"),
-    Variant("merge_states", "bfloat16"),
-    Variant("merge_states", "float16"),
-    Variant("merge_states", "float32"),
-)
+def _family(name: str) -> Family:
+    config = import_module(f"{__package__}.{name}.config")
+    params = import_module(f"{__package__}.{name}.params")
+    return Family(name, config.VARIANTS, params.PARAMS, params.CONSTANTS, config.Variant.FEATURES)
+
+
+FAMILIES: dict[str, Family] = {
+    path.parent.name: _family(path.parent.name) for path in sorted(Path(__file__).parent.glob("*/config.py"))
+}
+VARIANTS: tuple[Variant, ...] = tuple(variant for family in FAMILIES.values() for variant in family.variants)

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from dsl_kernels import params
+from dsl_kernels.variants import FAMILIES
 
 PROCESSORS = 132
 CLUSTER, DEPENDENT_LAUNCH = "4", "6"  # launch attributes (cuda.h, CUlaunchAttributeID)
@@ -16,8 +16,9 @@ QUIET = {
     *("cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetAttribute"),
     *("cuDevicePrimaryCtxRetain", "cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
     *("cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelSetAttribute", "cuTensorMapEncodeTiled", "cuLaunchKernelEx"),
+    "cuTensorMapReplaceAddress",
 }
-PARAMETERS = params.BY_OPERATION
+PARAMETERS = {name: family.params for name, family in FAMILIES.items()}
 
 
 def family(kernel: str) -> str:
@@ -32,6 +33,16 @@ def decoded(launch: dict) -> dict:
     return {
         p.name: struct.unpack(formats.get(p.ctype, "<Q"), bytes.fromhex(text))[0]
         for p, text in zip(listed, launch["params"], strict=True)
+    }
+
+
+def map_addresses(launch: dict) -> dict[str, int]:
+    """Where the tensor maps of a launch point to, by parameter."""
+    listed = PARAMETERS[family(launch["kernel"])]
+    return {
+        p.name: struct.unpack_from("<Q", bytes.fromhex(text), 8)[0]
+        for p, text in zip(listed, launch["params"], strict=True)
+        if p.ctype == "tensormap"
     }
 
 

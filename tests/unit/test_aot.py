@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import importlib.metadata
 import json
 from pathlib import Path
@@ -11,15 +11,21 @@ import pytest
 
 import build
 import flashmla
-from aot import checks, compiling, embed, inspect_cubin, paths
+from aot import checks, compiling, cubin, embed, header, paths
 from aot.__main__ import compile_all
-from dsl_kernels import budget, params
-from dsl_kernels.variants import VARIANTS, Variant
+from dsl_kernels.combine import config as combine
+from dsl_kernels.core.params import Named
+from dsl_kernels.core.targets import HOPPER
+from dsl_kernels.core.variant import ELEMENT_BYTES, Elements
+from dsl_kernels.dense_decode.config import BF16, FP16
+from dsl_kernels.dense_decode.config import Variant as DenseDecode
+from dsl_kernels.merge_states import config as merge_states
+from dsl_kernels.plan import config as plan
+from dsl_kernels.variants import FAMILIES, VARIANTS
 
 MEGABYTE = 2**20
-REGISTERS_OF_AN_SM = 65_536
-ELF_ABI = 8  # byte of an ELF file: EI_ABIVERSION
 NAMES = [variant.name for variant in VARIANTS]
+TARGETS = {variant.target.name for variant in VARIANTS}
 
 
 def has_compiler() -> bool:
@@ -34,11 +40,10 @@ def has_compiler() -> bool:
 def facts() -> dict[str, dict]:
     """Facts of every kernel by name: of the sources as they are, or without a compiler of the last build."""
     if has_compiler():
-        source, compiler = compiling.source_digest(), compiling.compiler_version()
-        keys = [compiling.key_of(variant, source, compiler) for variant in VARIANTS]
+        keys = compiling.keys(VARIANTS)
         stale = [(v, k) for v, k in zip(VARIANTS, keys, strict=True) if not compiling.cached(k, paths.CACHE)]
         if stale:
-            compile_all(stale, jobs=1)
+            compile_all(stale, 1, paths.CACHE)
         found = [compiling.read_facts(key, paths.CACHE) for key in keys]
     else:
         if not paths.MANIFEST.exists():
@@ -58,63 +63,50 @@ def generated() -> Path:
 @pytest.fixture(scope="session")
 def table() -> dict[str, dict]:
     """The GPU rows of the built library's kernel table by name."""
-    rows = {row["name"]: row for row in flashmla.info()["kernels"] if row["target"] == "sm_90a"}
+    rows = {row["name"]: row for row in flashmla.info()["kernels"] if row["target"] in TARGETS}
     if not rows:
         pytest.skip("this libflashmla was built without GPU kernels")
     return rows
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_kernel_keeps_every_rule(facts, name):
-    if "instructions" not in facts[name] and inspect_cubin.tools() is None:
-        pytest.skip("the disassembler is not installed (nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm)")
-    assert checks.problems([facts[name]]) == []
+@pytest.mark.parametrize("variant", VARIANTS, ids=NAMES)
+def test_a_kernel_keeps_every_rule(facts, variant):
+    if "instructions" not in facts[variant.name] and cubin.disassembler() is None:
+        pytest.skip("the disassembler is not installed (nvidia-cuda-nvdisasm)")
+    assert checks.problems(variant, facts[variant.name]) == []
 
 
-GOOD = {
-    "name": "some_kernel",
-    "operation": "dense_decode",
-    "d_qk": 576,
-    "elf_abi": 7,
-    "registers": 168,
-    "stack": 0,
-    "local": 0,
-    "shared_bytes": budget.SHARED_BYTES_LIMIT,
-    "instructions": {"HGMMA": 40, "UTMALDG": 30, "WARPGROUP.DEPBAR": 3, "LDL": 0, "STL": 0},
-}
+DECODE = DenseDecode(HOPPER, BF16, 576, 512)
+ONE_OF_EACH = [DECODE, *(family.variants[0] for family in FAMILIES.values() if family.name != "dense_decode")]
 
 
-def spoiled(operation="dense_decode", instructions=(), **changes) -> dict:
-    kernel = copy.deepcopy(GOOD) | {"operation": operation} | changes
-    kernel["instructions"] |= dict(instructions)
-    return kernel
+def good(variant, instructions=(), **changes) -> dict:
+    """Facts that keep every rule, but for the changes."""
+    counts = {name: allowed.start for name, allowed in variant.instructions.items()} | dict(instructions)
+    return {"elf_abi": 7, "registers": 168, "stack": 0, "local": 0, "instructions": counts} | changes
 
 
-def test_the_rules_are_quiet_about_a_good_kernel():
-    assert checks.problems([spoiled()]) == []
-    other = spoiled("plan", {"HGMMA": 0, "UTMALDG": 0, "WARPGROUP.DEPBAR": 0})
-    assert checks.problems([other]) == [], "only dense_decode multiplies"
+@pytest.mark.parametrize("variant", ONE_OF_EACH, ids=lambda variant: variant.family)
+def test_the_rules_are_quiet_about_a_good_kernel(variant):
+    assert checks.problems(variant, good(variant)) == []
 
 
-@pytest.mark.parametrize("operation", ["dense_decode", "combine", "plan", "merge_states"])
+@pytest.mark.parametrize("variant", ONE_OF_EACH, ids=lambda variant: variant.family)
 @pytest.mark.parametrize(
-    ("kernel", "words"),
+    ("changes", "words"),
     [
         ({"stack": 16}, "16 bytes of stack"),
         ({"local": 8}, "8 bytes of local"),
-        ({"instructions": {"LDL": 2}}, "2 LDL"),
-        ({"instructions": {"STL": 1}}, "1 STL"),
+        ({"instructions": {"LDL": 2}}, "2 LDL, expected 0"),
+        ({"instructions": {"STL": 1}}, "1 STL, expected 0"),
         ({"elf_abi": 8}, "ELF ABI version 8"),
-        ({"shared_bytes": budget.SHARED_BYTES_LIMIT + 1024}, "bytes of shared memory"),
     ],
 )
-def test_a_planted_fact_is_a_problem_of_any_kernel(operation, kernel, words):
-    allowed = {} if operation == "dense_decode" else {"HGMMA": 0, "UTMALDG": 0, "WARPGROUP.DEPBAR": 0}
-    instructions = allowed | kernel.get("instructions", {})
-    planted = spoiled(operation, instructions, **{what: n for what, n in kernel.items() if what != "instructions"})
-    [problem] = checks.problems([spoiled(), planted])
+def test_a_planted_fact_is_a_problem_of_any_kernel(variant, changes, words):
+    others = {what: value for what, value in changes.items() if what != "instructions"}
+    [problem] = checks.problems(variant, good(variant, changes.get("instructions", {}), **others))
     assert words in problem
-    assert problem.startswith("some_kernel: ")
+    assert problem.startswith(f"{variant.name}: ")
 
 
 @pytest.mark.parametrize(
@@ -122,67 +114,68 @@ def test_a_planted_fact_is_a_problem_of_any_kernel(operation, kernel, words):
     [
         ({"HGMMA": 39}, "39 HGMMA, expected 40"),
         ({"HGMMA": 0}, "0 HGMMA"),
-        ({"UTMALDG": 0}, "no UTMALDG"),
-        ({"WARPGROUP.DEPBAR": 40}, "40 WARPGROUP.DEPBAR, expected 3: serialised wgmma"),
+        ({"UTMALDG": 0}, "0 UTMALDG"),
+        ({"WARPGROUP.DEPBAR": 40}, "40 WARPGROUP.DEPBAR, expected 3"),
         ({"WARPGROUP.DEPBAR": 2}, "2 WARPGROUP.DEPBAR"),
     ],
 )
 def test_a_planted_count_is_a_problem_of_dense_decode(instructions, words):
-    [problem] = checks.problems([spoiled(instructions=instructions)])
+    [problem] = checks.problems(DECODE, good(DECODE, instructions))
     assert words in problem
 
 
-@pytest.mark.parametrize(("d_qk", "products"), [(576, 40), (512, 36), (320, 24)])
-def test_the_products_follow_from_the_geometry(d_qk, products):
-    assert checks.problems([spoiled(instructions={"HGMMA": products}, d_qk=d_qk)]) == []
-    [problem] = checks.problems([spoiled(instructions={"HGMMA": products + 1}, d_qk=d_qk)])
+@pytest.mark.parametrize(("geometry", "products"), [((576, 512), 40), ((512, 512), 36), ((320, 256), 24)])
+def test_the_products_follow_from_the_geometry(geometry, products):
+    variant = DenseDecode(HOPPER, BF16, *geometry)
+    assert checks.problems(variant, good(variant, {"HGMMA": products})) == []
+    [problem] = checks.problems(variant, good(variant, {"HGMMA": products + 1}))
     assert f"expected {products}" in problem
 
 
 def test_a_kernel_that_nobody_looked_into_is_a_problem():
-    [problem] = checks.problems([{name: value for name, value in GOOD.items() if name != "instructions"}])
+    facts = {name: value for name, value in good(DECODE).items() if name != "instructions"}
+    [problem] = checks.problems(DECODE, facts)
     assert "not inspected" in problem
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kernel_takes_the_listed_parameters(facts, name):
-    listed = params.BY_OPERATION[facts[name]["operation"]]
+    listed = FAMILIES[facts[name]["family"]].params
     assert facts[name]["params"] == [p.size for p in listed]
     assert len(listed) == len({p.name for p in listed})
     assert sum(p.size for p in listed) <= 4096, "what a CUDA 12.0 driver passes"
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=NAMES)
-def test_the_budget_is_that_of_the_compiled_kernel(facts, variant):
+def test_what_a_line_says_is_true_of_the_compiled_kernel(facts, variant):
     compiled = facts[variant.name]
-    assert budget.fits(variant)
-    assert compiled["shared_bytes"] <= budget.SHARED_BYTES_LIMIT
-    if "registers" in compiled:
-        assert compiled["registers"] * compiled["threads"] <= REGISTERS_OF_AN_SM
-    if variant.operation == "dense_decode":
-        assert compiled["shared_bytes"] == budget.shared_bytes(variant)
-        assert compiled["threads"] == 384
-        assert compiled.get("registers", budget.REGISTERS_AT_ENTRY) == budget.REGISTERS_AT_ENTRY
+    assert variant.misfits == []
+    assert compiled["shared_bytes"] == variant.shared_bytes <= variant.target.shared_bytes
+    assert compiled["threads"] == variant.threads
+    assert compiled["registers"] * compiled["threads"] <= variant.target.registers
+    if variant.family == "dense_decode":
+        assert compiled["registers"] == variant.target.registers_at_entry(variant.threads)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "why"),
     [
-        {"slots": 4},
-        {"q_steps_in_registers": 20},
-        {"q_steps_in_registers": 32, "slots": 4},
-        {"registers": (192, 160)},
-        {"registers": (183, 160)},
-        {"registers": (152, 176)},
-        {"registers": (240, 128)},
-        {"cluster": 3},
-        {"cluster": 4},
+        ({"slots": 4}, "bytes of shared memory, a block can have 232448"),
+        ({"q_steps_in_registers": 20}, "bytes of shared memory"),
+        ({"q_steps_in_registers": 32, "slots": 4}, "bytes of shared memory"),
+        ({"qk_registers": 192}, "more registers than an SM has"),
+        ({"qk_registers": 183}, "registers come by eights"),
+        ({"qk_registers": 152, "pv_registers": 176}, "too few registers for Q and S"),
+        ({"qk_registers": 240, "pv_registers": 128}, "too few registers for O"),
+        ({"cluster": 3}, "clusters are of 1 or 2"),
+        ({"cluster": 4}, "clusters are of 1 or 2"),
+        ({"elements": Elements("bfloat16", "float16", "bfloat16")}, "elements of one type"),
     ],
     ids=str,
 )
-def test_a_variant_beyond_the_chip_does_not_fit(change):
-    assert budget.fits(Variant("dense_decode", "bfloat16", 576, 512))
-    assert not budget.fits(Variant("dense_decode", "bfloat16", 576, 512, **change))
+def test_a_variant_beyond_the_chip_does_not_fit(change, why):
+    assert DECODE.misfits == []
+    assert any(why in misfit for misfit in dataclasses.replace(DECODE, **change).misfits)
 
 
 @pytest.mark.parametrize(
@@ -197,46 +190,50 @@ def test_a_variant_beyond_the_chip_does_not_fit(change):
     ids=str,
 )
 def test_a_geometry_beyond_the_chip_does_not_fit(geometry, change):
-    assert not budget.fits(Variant("dense_decode", "bfloat16", *geometry, **change))
+    assert DenseDecode(HOPPER, BF16, *geometry, **change).misfits
 
 
 def test_names_are_unique_and_say_what_the_kernel_is():
     assert len(NAMES) == len(set(NAMES))
-    assert Variant("dense_decode", "float16", 576, 512, cluster=2).name == "dense_decode_fp16_576_cluster2"
-    assert Variant("dense_decode", "bfloat16", 320, 256, any_page=True).name == "dense_decode_bf16_320_cluster1_pages"
-    assert Variant("combine", "bfloat16", d_v=512).name == "combine_bf16_512"
-    assert Variant("merge_states", "float32").name == "merge_states_fp32"
-    assert Variant("plan").name == "plan"
+    assert DenseDecode(HOPPER, FP16, 576, 512, cluster=2).name == "dense_decode_fp16_576_cluster2"
+    assert DenseDecode(HOPPER, BF16, 320, 256, any_page=True).name == "dense_decode_bf16_320_cluster1_pages"
+    assert combine.Variant(HOPPER, Elements(out="bfloat16"), d_v=512).name == "combine_bf16_512"
+    assert merge_states.Variant(HOPPER, Elements(out="float32")).name == "merge_states_fp32"
+    assert plan.Variant(HOPPER).name == "plan"
+    assert Elements("bfloat16", "float16", "bfloat16").short == "bf16_fp16"
 
 
 def test_there_is_a_kernel_for_every_call_that_is_allowed():
     """Dtypes, geometries, page sizes and clusters; and the special comes before the general."""
-    decode = [v for v in VARIANTS if v.operation == "dense_decode"]
-    for dtype in ("bfloat16", "float16"):
+    decode, merged = FAMILIES["dense_decode"].variants, FAMILIES["combine"].variants
+    for elements in (BF16, FP16):
         for d_qk, d_v in ((576, 512), (512, 512), (320, 256)):
             for cluster in (1, 2):
-                fitting = [v for v in decode if (v.dtype, v.d_qk, v.d_v, v.cluster) == (dtype, d_qk, d_v, cluster)]
+                wanted = (elements, d_qk, d_v, cluster)
+                fitting = [v for v in decode if (v.elements, v.d_qk, v.d_v, v.cluster) == wanted]
                 assert [v.any_page for v in fitting] == ([False, True] if d_qk == 576 else [True])
-            assert Variant("combine", dtype, d_v=d_v) in VARIANTS
-    assert {v.dtype for v in VARIANTS if v.operation == "merge_states"} == {"bfloat16", "float16", "float32"}
+            assert combine.Variant(HOPPER, Elements(out=elements.out), d_v=d_v) in merged
+    assert {v.elements.out for v in FAMILIES["merge_states"].variants} == set(ELEMENT_BYTES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_embedded_kernel_loads_on_cuda_12(generated, table, name):
-    cubin = (generated / f"{name}.cubin").read_bytes()
-    assert cubin[:4] == b"\x7fELF"
-    assert cubin[ELF_ABI] == 7
+    image = (generated / f"{name}.cubin").read_bytes()
+    assert image[:4] == b"\x7fELF"
+    assert image[cubin.ELF_ABI] == 7
     assert table[name]["min_driver"] == 12000
-    found = cubin in Path(flashmla.info()["library_path"]).read_bytes()
+    found = image in Path(flashmla.info()["library_path"]).read_bytes()
     assert found, "the library holds another one: run `python3 build.py lib`"
 
 
 def test_the_library_has_every_kernel_and_its_facts(facts, table):
     assert sorted(table) == sorted(NAMES)
     for name, row in table.items():
-        for fact in ("operation", "dtype", "shared_bytes", "threads"):
+        for fact in ("target", "shared_bytes", "threads", "registers"):
             assert row[fact] == facts[name][fact]
-        assert row["registers"] == facts[name].get("registers", 0)
+        assert row["operation"] == facts[name]["family"]
+        types = {dtype for dtype in facts[name]["elements"].values() if dtype}
+        assert row["dtype"] in (types or {"any"})
 
 
 def test_the_library_is_small():
@@ -247,24 +244,30 @@ def test_what_is_embedded_was_made_from_these_sources(facts, generated):
     if not has_compiler():
         pytest.skip(f"{compiling.COMPILER} is not installed (extra [aot])")
     manifest = json.loads(paths.MANIFEST.read_text())
-    assert manifest["source"] == compiling.source_digest(), "run `python -m aot build`"
     assert {kernel["name"]: kernel["sha256"] for kernel in manifest["kernels"]} == {
         name: kernel["sha256"] for name, kernel in facts.items()
-    }
-    assert (generated / "kernel_table.c").read_text() == embed._table(manifest["kernels"])
-    assert (generated / "kernels.S").read_text() == embed._assembly(manifest["kernels"])
+    }, "run `python -m aot build`"
+    assert (generated / "kernel_table.c").read_text() == embed.table(manifest["kernels"])
+    assert (generated / "kernels.S").read_text() == embed.assembly(manifest["kernels"])
 
 
 def test_the_launchers_header_is_the_generated_one():
-    assert paths.PARAMS_HEADER.read_text() == embed.params_header(), "run `python -m aot params`"
+    assert paths.PARAMS_HEADER.read_text() == header.kernel_params(), "run `python -m aot params`"
 
 
-@pytest.mark.parametrize("operation", sorted(params.BY_OPERATION))
-def test_the_launchers_structs_are_laid_out_naturally(tmp_path, operation):
+def test_a_constant_has_one_value(monkeypatch):
+    other = dataclasses.replace(FAMILIES["plan"], name="other", constants={"UNIT": 128})
+    monkeypatch.setitem(FAMILIES, "other", other)
+    with pytest.raises(ValueError, match="UNIT of other is 128, of another operation 64"):
+        header.kernel_params()
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_launchers_structs_are_laid_out_naturally(tmp_path, family):
     """Each field at the next multiple of its own alignment, in the order of the list, and of the listed size."""
     offset, lines = 0, []
-    name = f"fm_{operation}_kernel_params"
-    for p in params.BY_OPERATION[operation]:
+    name = f"fm_{family.name}_kernel_params"
+    for p in family.params:
         alignment = 64 if p.ctype == "tensormap" else p.size  # cuda.h: CUtensorMap is aligned to 64 bytes
         offset = -(-offset // alignment) * alignment
         lines.append(f'_Static_assert(offsetof({name}, {p.name}) == {offset}, "offset of {p.name}");')
@@ -276,11 +279,12 @@ def test_the_launchers_structs_are_laid_out_naturally(tmp_path, operation):
 
 
 def test_named_parameters_are_read_by_name_only():
-    listed = params.PLAN
-    named = params.Named(listed, range(len(listed)))
+    listed = FAMILIES["plan"].params
+    named = Named(listed, range(len(listed)))
     assert [getattr(named, p.name) for p in listed] == list(range(len(listed)))
     with pytest.raises(AttributeError, match="batches"):
         _ = named.batches
     with pytest.raises(ValueError, match="argument"):
-        params.Named(listed, range(3))
-    assert params.Named(params.DENSE_DECODE, range(len(params.DENSE_DECODE) - 2)).block_table == 0, "maps travel apart"
+        Named(listed, range(3))
+    listed = FAMILIES["dense_decode"].params
+    assert Named(listed, range(len(listed) - 2)).block_table == 0, "maps travel apart"

@@ -11,42 +11,39 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+import made_up_cubin
 from aot import __main__ as command
-from aot import compiling, embed, inspect_cubin, paths
-from dsl_kernels import params
-from dsl_kernels.variants import VARIANTS, Variant
+from aot import compiling, cubin, embed, paths, sources
+from dsl_kernels.core.params import Param
+from dsl_kernels.core.targets import HOPPER, Target
+from dsl_kernels.core.variant import Elements
+from dsl_kernels.dense_decode.config import BF16
+from dsl_kernels.dense_decode.config import Variant as DenseDecode
+from dsl_kernels.plan.config import Variant as Plan
+from dsl_kernels.variants import FAMILIES, VARIANTS
 
 VARIANT = VARIANTS[0]
 COMPILER = "made-up compiler 1.0"
-PTX_TYPES = {"float": "f32", "int32_t": "u32", "int64_t": "u64"}
 
 
-def ptx(variant: Variant, listed=None) -> str:
-    """PTX whose entry takes the listed parameters, as the compiler writes it."""
-    lines = []
-    for i, p in enumerate(params.BY_OPERATION[variant.operation] if listed is None else listed):
-        if p.ctype == "tensormap":
-            lines.append(f"\t.param .align 128 .b8 flashmla_param_{i}[128]")
-        elif p.ctype.endswith("*"):
-            lines.append(f"\t.param .u64 .ptr .global .align {p.align} flashmla_param_{i}")
-        else:
-            lines.append(f"\t.param .{PTX_TYPES[p.ctype]} flashmla_param_{i}")
-    return (
-        f".target sm_90a\n.visible .entry flashmla_{variant.name}_0(\n"
-        + ",\n".join(lines)
-        + "\n)\n.reqntid 384\n{\n}\n"
-    )
+def image(variant, listed=None) -> bytes:
+    """A cubin whose entry takes the listed parameters."""
+    listed = FAMILIES[variant.family].params if listed is None else listed
+    return made_up_cubin.image(f"flashmla_{variant.name}_0", [p.size for p in listed], threads=variant.threads)
 
 
-def compile_here(stale, jobs):
+def build(**given):
+    return command.build(**{"jobs": 1, "variants": VARIANTS, "cache": paths.CACHE} | given)
+
+
+def compile_here(stale, jobs, cache):
     """In this process, where the made-up compiler is."""
     assert jobs == 1
     for variant, key in stale:
-        compiling.compile_variant(variant, key, paths.CACHE)
+        compiling.compile_variant(variant, key, cache)
 
 
 @pytest.fixture
@@ -56,12 +53,11 @@ def made(monkeypatch, tmp_path) -> list[str]:
 
     def compile_one(variant):
         compiled.append(variant.name)
-        image = b"\x7fELF" + bytes(4) + b"\x07" + variant.name.encode()
-        return image, ptx(variant), SimpleNamespace(threads=384, shared_bytes=1024)
+        return image(variant), variant.shared_bytes
 
     monkeypatch.setattr(compiling, "_compile", compile_one)
     monkeypatch.setattr(compiling, "compiler_version", lambda: COMPILER)
-    monkeypatch.setattr(inspect_cubin, "tools", lambda: None)
+    monkeypatch.setattr(cubin, "disassembler", lambda: None)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(paths, "LOCK", tmp_path / "build" / "lock")
@@ -73,10 +69,10 @@ def made(monkeypatch, tmp_path) -> list[str]:
 
 @pytest.mark.parametrize("suffix", [".cubin", ".json"])
 def test_half_a_result_is_none(made, suffix):
-    command.build(1)
+    build()
     [half] = paths.CACHE.glob(f"{VARIANT.name}-*{suffix}")
     half.unlink()
-    command.build(1)
+    build()
     assert made == [variant.name for variant in (*VARIANTS, VARIANT)]
 
 
@@ -94,9 +90,9 @@ def test_a_build_that_is_stopped_leaves_no_half_file(made, monkeypatch, suffix):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", fill_the_disk)
         with pytest.raises(OSError, match="No space"):
-            command.build(1)
+            build()
     assert not list(paths.CACHE.glob("*.json")), "facts come last"
-    command.build(1)
+    build()
     assert made == [VARIANT.name, *(variant.name for variant in VARIANTS)]
 
 
@@ -104,15 +100,15 @@ def test_a_build_that_is_stopped_leaves_no_half_file(made, monkeypatch, suffix):
 def test_one_build_waits_for_another(monkeypatch):
     inside = threading.Lock()
 
-    def compile_alone(stale, jobs):
+    def compile_alone(stale, jobs, cache):
         assert inside.acquire(blocking=False), "two builds at once"
         time.sleep(0.05)
-        compile_here(stale, jobs)
+        compile_here(stale, jobs, cache)
         inside.release()
 
     monkeypatch.setattr(command, "compile_all", compile_alone)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(command.build, (1, 1))
+        first, second = pool.map(lambda jobs: build(jobs=jobs), (1, 1))
     assert first == second
 
 
@@ -122,22 +118,22 @@ def test_the_lock_is_that_of_build_py():
 
 
 def test_facts_are_completed_when_the_disassembler_has_come(made, monkeypatch):
-    command.build(1)
-    assert '"registers"' not in paths.MANIFEST.read_text()
-    monkeypatch.setattr(inspect_cubin, "tools", lambda: ("cuobjdump", "nvdisasm"))
-    monkeypatch.setattr(inspect_cubin, "facts", lambda _: {"registers": 168, "instructions": {}})
-    assert {kernel["registers"] for kernel in command.build(1)} == {168}
-    monkeypatch.setattr(inspect_cubin, "tools", lambda: None)
-    assert {kernel["registers"] for kernel in command.build(1)} == {168}, "and stay complete"
+    build()
+    assert '"instructions"' not in paths.MANIFEST.read_text()
+    monkeypatch.setattr(cubin, "disassembler", lambda: "nvdisasm")
+    monkeypatch.setattr(cubin, "count_instructions", lambda *_: {"LDL": 0})
+    assert all(kernel["instructions"] == {"LDL": 0} for kernel in build())
+    monkeypatch.setattr(cubin, "disassembler", lambda: None)
+    assert all(kernel["instructions"] == {"LDL": 0} for kernel in build()), "and stay complete"
     assert len(made) == len(VARIANTS)
 
 
 def test_a_second_build_compiles_nothing_and_changes_no_file(made, capsys):
-    kernels = command.build(1)
+    kernels = build()
     assert made == [variant.name for variant in VARIANTS]
     assert f"compiling {len(VARIANTS)} of {len(VARIANTS)} with {COMPILER}" in capsys.readouterr().out
     times = {path: path.stat().st_mtime_ns for path in paths.GENERATED.glob("kernel*") if path.suffix != ".json"}
-    assert command.build(1) == kernels
+    assert build() == kernels
     assert len(made) == len(VARIANTS)
     assert capsys.readouterr().out == "", "and says nothing"
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -149,71 +145,115 @@ def test_a_build_embeds_every_kernel_and_forgets_old_ones():
     paths.GENERATED.mkdir()
     old = paths.GENERATED / "dense_decode_of_yesterday.cubin"
     old.write_bytes(b"")
-    command.build(1)
+    build()
     assert not old.exists()
     assert {path.stem for path in paths.GENERATED.glob("*.cubin")} == {variant.name for variant in VARIANTS}
     manifest = json.loads(paths.MANIFEST.read_text())
     assert manifest["compiler"] == COMPILER
-    assert manifest["source"] == compiling.source_digest()
     assert [kernel["name"] for kernel in manifest["kernels"]] == [variant.name for variant in VARIANTS]
 
 
-def test_a_variant_over_the_budget_stops_the_build_before_it_compiles(made, monkeypatch):
-    large = Variant("dense_decode", "bfloat16", 576, 512, cluster=2, slots=4)
-    monkeypatch.setattr(command, "VARIANTS", (*VARIANTS, large))
-    with pytest.raises(SystemExit, match=rf"over the budget of an SM .*: {large.name}$"):
-        command.build(1)
+def test_a_variant_over_the_budget_stops_the_build_before_it_compiles(made):
+    large = DenseDecode(HOPPER, BF16, 576, 512, cluster=2, slots=4)
+    with pytest.raises(SystemExit, match=rf"beyond what the chip has .*\n{large.name}: \d+ bytes of shared memory"):
+        build(variants=(*VARIANTS, large))
     assert made == []
 
 
+def test_a_build_of_some_kernels_embeds_those_alone(made, monkeypatch, tmp_path):
+    """As a copy of the sources does, with a cache of its own or another's."""
+    some, elsewhere = [VARIANTS[1].name, VARIANTS[-1].name], tmp_path / "elsewhere"
+    monkeypatch.setattr(sys, "argv", ["aot", "build", "--jobs", "1", "--cache", str(elsewhere), "--only", *some])
+    assert command.main() == 0
+    assert made == some
+    assert sorted(path.stem for path in paths.GENERATED.glob("*.cubin")) == sorted(some)
+    assert len(list(elsewhere.iterdir())) == 4
+    assert not paths.CACHE.exists()
+    monkeypatch.setattr(sys, "argv", ["aot", "build", "--only", "dense_decode_of_tomorrow"])
+    with pytest.raises(SystemExit):
+        command.main()
+
+
 def test_the_key_names_everything_that_decides_the_code():
-    key = compiling.key_of(VARIANT, "source", COMPILER)
-    assert key == compiling.key_of(dataclasses.replace(VARIANT), "source", COMPILER)
-    assert key.startswith(VARIANT.name)
-    changed = {"operation": "combine", "dtype": "float16"}
+    variant = FAMILIES["dense_decode"].variants[0]
+    key = compiling.key_of(variant, "source", COMPILER)
+    assert key == compiling.key_of(dataclasses.replace(variant), "source", COMPILER)
+    assert key.startswith(variant.name)
+    changed = {"target": Target("sm_100a", 100, 1, 1), "elements": Elements("float16")}
     others = [
-        compiling.key_of(VARIANT, "other source", COMPILER),
-        compiling.key_of(VARIANT, "source", "made-up compiler 1.1"),
+        compiling.key_of(variant, "other source", COMPILER),
+        compiling.key_of(variant, "source", "made-up compiler 1.1"),
     ]
-    for field in dataclasses.fields(Variant):
-        value = getattr(VARIANT, field.name)
-        other = changed.get(field.name) or ((1, 2) if isinstance(value, tuple) else value + 1)
-        others.append(compiling.key_of(dataclasses.replace(VARIANT, **{field.name: other}), "source", COMPILER))
+    for field in dataclasses.fields(variant):
+        other = changed.get(field.name) or getattr(variant, field.name) + 1
+        others.append(compiling.key_of(dataclasses.replace(variant, **{field.name: other}), "source", COMPILER))
     assert len({key, *others}) == 1 + len(others)
 
 
-def test_the_source_digest_follows_the_kernels_and_not_the_table(monkeypatch, tmp_path):
-    copied = tmp_path / "dsl_kernels"
-    shutil.copytree(paths.KERNELS, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(paths, "KERNELS", copied)
-    digest = compiling.source_digest()
-    for name, counts in (("dense_decode.py", True), ("components/schedule.py", True), ("params.py", True)):
-        text = (copied / name).read_text()
-        (copied / name).write_text(text + "# changed\n")
-        assert (compiling.source_digest() != digest) == counts, name
-        (copied / name).write_text(text)
-    for module in (compiling, inspect_cubin):
-        edited = tmp_path / "aot" / Path(module.__file__).name
-        edited.parent.mkdir(exist_ok=True)
-        edited.write_text("# changed\n")
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "__file__", str(edited))
-            assert compiling.source_digest() != digest, edited.name
-    (copied / "components" / "params.py").write_bytes((copied / "params.py").read_bytes())
-    one_more = compiling.source_digest()
-    (copied / "components" / "params.py").rename(copied / "components" / "moved.py")
-    assert len({digest, one_more, compiling.source_digest()}) == 3, "where a file lies counts"
-    (copied / "components" / "moved.py").unlink()
-    for name in ("variants.py", "budget.py"):
-        (copied / name).write_text("# changed\n")
-        assert compiling.source_digest() == digest, name
+@pytest.fixture
+def copied(monkeypatch, tmp_path) -> Path:
+    """A copy of the sources, in which digests are taken."""
+    for folder in (paths.KERNELS, paths.AOT):
+        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(paths, "KERNELS", tmp_path / "dsl_kernels")
+    monkeypatch.setattr(paths, "AOT", tmp_path / "aot")
+    return tmp_path
+
+
+def digests() -> dict[str, str]:
+    return {name: sources.digest(family.module) for name, family in FAMILIES.items()}
+
+
+@pytest.mark.parametrize(
+    ("edited", "families"),
+    [
+        ("dsl_kernels/dense_decode/kernel.py", {"dense_decode"}),
+        ("dsl_kernels/dense_decode/epilogue.py", {"dense_decode"}),
+        ("dsl_kernels/dense_decode/config.py", {"dense_decode"}),
+        ("dsl_kernels/merge_states/params.py", {"merge_states"}),
+        ("dsl_kernels/core/fragments.py", {"dense_decode"}),
+        ("dsl_kernels/core/schedule.py", {"dense_decode", "combine", "plan"}),
+        ("dsl_kernels/core/threads.py", set(FAMILIES)),
+        ("dsl_kernels/core/__init__.py", set(FAMILIES)),
+        ("dsl_kernels/variants.py", set()),
+        ("aot/compiling.py", set(FAMILIES)),
+        ("aot/cubin.py", set(FAMILIES)),
+        ("aot/checks.py", set()),
+        ("aot/embed.py", set()),
+    ],
+)
+def test_an_edit_recompiles_the_operations_that_import_the_file(copied, edited, families):
+    before = digests()
+    with (copied / edited).open("a") as file:
+        file.write("# changed\n")
+    assert {name for name, digest in digests().items() if digest != before[name]} == families
+
+
+def test_a_line_of_the_table_recompiles_no_other(copied):
+    before, config = digests(), copied / "dsl_kernels" / "dense_decode" / "config.py"
+    text = config.read_text()
+    config.write_text(text.replace("    Variant(HOPPER, BF16, 576, 512, cluster=1),\n", "", 1))
+    assert config.read_text() != text
+    assert digests() == before
+    config.write_text(text.replace("early_steps: int = 4", "early_steps: int = 5"))
+    assert digests() != before
+
+
+def test_where_a_file_lies_counts(copied):
+    before, core = digests(), copied / "dsl_kernels" / "core"
+    (core / "threads.py").rename(core / "lanes.py")
+    for path in (copied / "dsl_kernels").rglob("*.py"):
+        path.write_text(path.read_text().replace(".threads import", ".lanes import"))
+    moved = digests()
+    assert not set(moved.values()) & set(before.values())
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_an_entry_with_the_listed_parameters_is_taken(variant):
-    facts = compiling._entry_facts(ptx(variant), variant)
+def test_a_kernel_with_the_listed_parameters_is_taken(made, variant):
+    facts = compiling.compile_variant(variant, "key", paths.CACHE)
     assert facts["entry"] == f"flashmla_{variant.name}_0"
-    assert facts["params"] == [p.size for p in params.BY_OPERATION[variant.operation]]
+    assert facts["params"] == [p.size for p in FAMILIES[variant.family].params]
+    assert made == [variant.name]
 
 
 def without_one(listed):
@@ -221,7 +261,7 @@ def without_one(listed):
 
 
 def with_one_more(listed):
-    return (*listed, params.Param("surprise", "int32_t", ""))
+    return (*listed, Param("surprise", "int32_t", ""))
 
 
 def in_another_order(listed):
@@ -229,95 +269,119 @@ def in_another_order(listed):
 
 
 def of_another_size(listed):
-    return (*listed[:-1], params.Param(listed[-1].name, "int64_t", ""))
+    return (*listed[:-1], Param(listed[-1].name, "int64_t", ""))
 
 
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("change", [without_one, with_one_more, in_another_order, of_another_size])
-def test_an_entry_with_other_parameters_is_refused(change):
-    listed = params.PLAN if change is not in_another_order else params.COMBINE[4:6] + params.COMBINE[-1:]
-    variant = Variant("plan") if change is not in_another_order else Variant("combine", "bfloat16", d_v=512)
-    with pytest.raises(RuntimeError, match=f"{variant.name}: the compiled entry takes parameters of"):
-        compiling._entry_facts(ptx(variant, change(listed)), variant)
+def test_a_kernel_with_other_parameters_is_refused(monkeypatch, change):
+    variant = Plan(HOPPER)
+    other = image(variant, change(FAMILIES["plan"].params))
+    monkeypatch.setattr(compiling, "_compile", lambda _: (other, variant.shared_bytes))
+    with pytest.raises(RuntimeError, match="plan: the compiled kernel has params"):
+        compiling.compile_variant(variant, "key", paths.CACHE)
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize(("fact", "threads", "shared_bytes"), [("threads", 128, 2048), ("shared_bytes", 256, 4096)])
+def test_a_kernel_that_is_not_what_its_line_says_is_refused(monkeypatch, fact, threads, shared_bytes):
+    variant = Plan(HOPPER)
+    sizes = [p.size for p in FAMILIES["plan"].params]
+    other = made_up_cubin.image("flashmla_plan_0", sizes, threads=threads)
+    monkeypatch.setattr(compiling, "_compile", lambda _: (other, shared_bytes))
+    with pytest.raises(RuntimeError, match=f"plan: the compiled kernel has {fact} "):
+        compiling.compile_variant(variant, "key", paths.CACHE)
 
 
 KERNEL = {
-    "name": "dense_decode_bf16_576_cluster2",
-    "operation": "dense_decode",
-    "dtype": "bfloat16",
+    "name": "dense_decode_bf16_576_cluster2_pages",
+    "family": "dense_decode",
+    "target": "sm_90a",
+    "arch": 90,
+    "elements": {"q": "bfloat16", "cache": "float16", "out": None},
     "d_qk": 576,
     "d_v": 512,
-    "any_page": False,
+    "features": ["any_page"],
     "cluster": 2,
     "threads": 384,
     "shared_bytes": 232448,
     "sha256": "0" * 64,
     "entry": "flashmla_entry",
+    "params": [8, 4],
     "elf_abi": 7,
     "registers": 168,
 }
 
 
 def test_a_row_of_the_generated_table():
-    row = re.search(r"\{\.name.*?\}", embed._table([KERNEL]), re.DOTALL)[0]
-    fields = dict(re.findall(r"\.(\w+) = ([^,}]+)", row))
+    text = embed.table([KERNEL])
+    row = re.search(r"\{\.name.*\}", text, re.DOTALL)[0]
+    fields = dict(re.findall(r"\.(\w+) = (\{[^}]*\}|[^,{}]+)", row))
     assert fields == {
-        "name": '"dense_decode_bf16_576_cluster2"',
-        "operation": "FM_DENSE_DECODE",
-        "dtype": "FM_BF16",
+        "name": '"dense_decode_bf16_576_cluster2_pages"',
+        "family": "FM_KERNEL_DENSE_DECODE",
+        "target": '"sm_90a"',
+        "arch": "90",
+        "elements": "{.q = FM_BF16, .cache = FM_FP16, .out = FM_ANY_DTYPE}",
         "d_qk": "576",
         "d_v": "512",
-        "any_page": "0",
+        "features": "FM_DENSE_DECODE_ANY_PAGE",
         "cluster": "2",
         "min_driver": "12000",
         "registers": "168",
         "shared_bytes": "232448",
         "threads": "384",
+        "params": "dense_decode_params",
+        "num_params": "2",
         "entry": '"flashmla_entry"',
-        "image": "fm_cubin_dense_decode_bf16_576_cluster2",
+        "image": "fm_cubin_dense_decode_bf16_576_cluster2_pages",
     }
+    assert "static const fm_param dense_decode_params[2] = FM_DENSE_DECODE_PARAMS;" in text
+    assert ".features = 0" in embed.table([KERNEL | {"features": []}])
 
 
 def test_a_kernel_for_newer_drivers_says_so():
-    assert ".min_driver = 13000" in embed._table([KERNEL | {"elf_abi": 8}])
+    assert ".min_driver = 13000" in embed.table([KERNEL | {"elf_abi": 8}])
     with pytest.raises(KeyError):
-        embed._table([KERNEL | {"elf_abi": 9}])
+        embed.table([KERNEL | {"elf_abi": 9}])
 
 
 def test_the_generated_assembly_embeds_a_hidden_aligned_image():
-    text = embed._assembly([KERNEL])
-    symbol = "fm_cubin_dense_decode_bf16_576_cluster2"
+    text = embed.assembly([KERNEL])
+    symbol = "fm_cubin_dense_decode_bf16_576_cluster2_pages"
     wanted = f".hidden {symbol}\n.globl {symbol}\n.balign 64\n{symbol}:\n.incbin "
     assert wanted in text
     assert ".note.GNU-stack" in text, "or the library's stack would be executable"
 
 
-def test_inspection_reads_registers_memory_and_instructions(monkeypatch, tmp_path):
-    usage = "Function k:\n REG:168 STACK:16 SHARED:0 LOCAL:8 CONSTANT[0]:1000\n"
-    code = "HGMMA.64x64 R1 ;\n@P0 HGMMA ;\nUTMALDG.5D ;\nLDL R1, [R2] ;\nWARPGROUP.DEPBAR.LE gsb0, 0x0 ;\nLDLX ;\n"
-    for name, text in (("cuobjdump", usage), ("nvdisasm", code)):
-        (tmp_path / f"{name}.txt").write_text(text)
-        (tmp_path / name).write_text(f"#!/bin/sh\ncat {tmp_path / name}.txt\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setattr(inspect_cubin, "_tool", lambda name: str(tmp_path / name))
-    assert inspect_cubin.facts(b"\x7fELF" + bytes(4) + b"\x08") == {
+def test_a_cubin_tells_of_its_kernel():
+    text = made_up_cubin.image("flashmla_entry", [128, 8, 4], threads=512, registers=127, stack=16, abi=8)
+    assert cubin.facts(text) == {
         "elf_abi": 8,
-        "registers": 168,
+        "entry": "flashmla_entry",
+        "params": [128, 8, 4],
+        "threads": 512,
+        "registers": 127,
         "stack": 16,
-        "local": 8,
-        "instructions": {"HGMMA": 2, "UTMALDG": 1, "WARPGROUP.DEPBAR": 1, "LDL": 1, "STL": 0},
+        "local": 0,
     }
 
 
-def test_without_a_disassembler_the_elf_abi_is_known(monkeypatch):
-    monkeypatch.setattr(inspect_cubin, "_tool", lambda _: None)
-    assert inspect_cubin.facts(b"\x7fELF" + bytes(4) + b"\x07") == {"elf_abi": 7}
+def test_instructions_are_counted_in_the_disassembly(tmp_path):
+    code = "HGMMA.64x64 R1 ;\n@P0 HGMMA ;\nUTMALDG.5D ;\nLDL R1, [R2] ;\nWARPGROUP.DEPBAR.LE gsb0, 0x0 ;\nLDLX ;\n"
+    tool = tmp_path / "nvdisasm"
+    (tmp_path / "code.txt").write_text(code)
+    tool.write_text(f"#!/bin/sh\ncat {tmp_path}/code.txt\n")
+    tool.chmod(0o755)
+    expected = {"HGMMA": 2, "UTMALDG": 1, "WARPGROUP.DEPBAR": 1, "LDL": 1, "STL": 0}
+    assert cubin.count_instructions(b"", str(tool)) == expected
 
 
-@pytest.mark.parametrize(("problems", "status"), [([], 0), (["some_kernel: no UTMALDG"], 1)])
+@pytest.mark.parametrize(("problems", "status"), [([], 0), (["some_kernel: 0 UTMALDG"], 1)])
 def test_the_check_command_tells_problems_and_fails(monkeypatch, capsys, problems, status):
-    monkeypatch.setattr(sys, "argv", ["aot", "check"])
-    monkeypatch.setattr(command, "build", lambda _: [KERNEL])
-    monkeypatch.setattr(command.checks, "problems", lambda _: problems)
+    monkeypatch.setattr(sys, "argv", ["aot", "check", "--only", "plan"])
+    monkeypatch.setattr(command, "build", lambda *_: [KERNEL])
+    monkeypatch.setattr(command.checks, "problems", lambda *_: problems)
     assert command.main() == status
     assert ("\n".join(problems) or "1 kernels") in capsys.readouterr().out
 

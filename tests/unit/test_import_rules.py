@@ -46,12 +46,28 @@ def test_bindings_import_no_framework_and_no_build_step(path):
     assert imports(path) <= allowed, "a user's framework is found through sys.modules, never imported"
 
 
-@pytest.mark.parametrize("name", ["variants.py", "budget.py"])
-def test_the_variant_table_needs_the_standard_library_only(name):
-    path = ROOT / "dsl_kernels" / name
-    if not path.exists():
-        pytest.skip(f"no {name}")
+TABLES = [
+    *(path for path in DSL if path.name in {"config.py", "params.py"}),
+    *(ROOT / "dsl_kernels" / name for name in ("variants.py", "core/variant.py", "core/targets.py")),
+    ROOT / "dsl_kernels" / "core" / "schedule_params.py",
+]
+
+
+@pytest.mark.parametrize("path", TABLES, ids=names(TABLES))
+def test_the_variant_table_needs_the_standard_library_only(path):
     assert imports(path) <= set(sys.stdlib_module_names) | {"dsl_kernels", "."}
+    modules = {part for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+               for part in [(node.module or "").rpartition(".")[2]]}  # fmt: skip
+    ours = {other.stem for other in DSL} - {other.stem for other in TABLES}
+    assert not modules & ours, "a module that imports the DSL"
+
+
+def test_an_operation_imports_core_and_itself():
+    folders = {path.parent.name for path in DSL if path.name == "config.py"}
+    for path in DSL:
+        imported = [n.module or "" for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+        others = folders - {path.parent.name} if path.parent.name in folders else folders
+        assert not {name.split(".")[1] for name in imported if name.startswith("dsl_kernels.")} & others, path
 
 
 @pytest.mark.parametrize("path", DSL, ids=names(DSL))

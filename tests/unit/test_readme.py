@@ -65,7 +65,7 @@ def test_the_python_snippets_of_the_usage_page_run(names_of_the_usage_page):
 
     names = names_of_the_usage_page
     on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text]
-    assert len(on_numpy) == 7
+    assert len(on_numpy) == 8
     for text in on_numpy:
         exec(compile(text, "usage.md", "exec"), names)
         if "packed_out" in text:
@@ -97,10 +97,10 @@ def test_quickstarts_run_on_the_cpu(name):
 
 def test_the_support_matrix_is_that_of_the_kernel_tables():
     import flashmla
-    from dsl_kernels.variants import VARIANTS
+    from dsl_kernels.variants import FAMILIES
 
     short = {"bfloat16": "bf16", "float16": "fp16", "float32": "float32"}
-    on_gpu = {short[variant.dtype] for variant in VARIANTS if variant.operation == "dense_decode"}
+    on_gpu = {short[variant.elements.q] for variant in FAMILIES["dense_decode"].variants}
     on_cpu = {
         short[kernel["dtype"]]
         for kernel in flashmla.info()["kernels"]

@@ -64,8 +64,7 @@ static flashmla_status check_form(const fm_tensors *tensors, int32_t row, int32_
   return FLASHMLA_OK;
 }
 
-/* A list is there before its tensors can be. */
-static flashmla_status check_list(const fm_tensors *tensors, int32_t row) {
+flashmla_status fm_check_list(const fm_tensors *tensors, int32_t row) {
   const void *field;
   memcpy(&field, (const char *)tensors->params + tensors->rows[row].offset, sizeof field);
   if (!tensors->rows[row].listed || field != NULL) return FLASHMLA_OK;
@@ -73,7 +72,7 @@ static flashmla_status check_list(const fm_tensors *tensors, int32_t row) {
 }
 
 flashmla_status fm_check_presence(const fm_tensors *tensors) {
-  for (int32_t row = 0; row < tensors->count; ++row) FM_TRY(check_list(tensors, row));
+  for (int32_t row = 0; row < tensors->count; ++row) FM_TRY(fm_check_list(tensors, row));
   for (int32_t row = 0; row < tensors->count; ++row)
     for (int32_t element = 0; element < fm_tensors_of(tensors, row); ++element)
       FM_TRY(check_form(tensors, row, element));
@@ -84,23 +83,27 @@ static bool same_dtype(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
 
+/* `alternatives`: dtypes that the former may have too. */
+static flashmla_status fail_unequal(const fm_tensors *tensors, int32_t row, int32_t element, DLDataType dtype,
+                                    int32_t other, uint32_t alternatives) {
+  const DLDataType wanted = fm_tensor_at(tensors, other, 0)->dtype;
+  return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s, %s.dtype is %s; they must be equal%s%s", NAME(row, element),
+                 fm_describe_dtype(dtype).chars, NAME(other, 0), fm_describe_dtype(wanted).chars,
+                 alternatives != 0 ? ", or the former " : "", fm_describe_dtypes(alternatives).chars);
+}
+
 static flashmla_status check_dtype(const fm_tensors *tensors, int32_t row, int32_t element, DLDataType dtype) {
   const fm_argument *rule = &tensors->rows[row];
   const fm_dtype known = fm_dtype_of(dtype);
   const bool allowed = known < FM_DTYPES && (rule->dtypes & FM_ONLY(known)) != 0;
-  if (element == 0 &&
-      (allowed || (rule->like != 0 && same_dtype(dtype, fm_tensor_at(tensors, rule->like - 1, 0)->dtype))))
-    return FLASHMLA_OK;
-  if (element == 0 && rule->like == 0)
+  if (!allowed && rule->like == 0)
     return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s; it must be %s", NAME(row, element),
                    fm_describe_dtype(dtype).chars, fm_describe_dtypes(rule->dtypes).chars);
-  const int32_t other = element > 0 ? row : rule->like - 1; /* those of a list are like its first */
-  const DLDataType wanted = fm_tensor_at(tensors, other, 0)->dtype;
-  if (element > 0 && same_dtype(dtype, wanted)) return FLASHMLA_OK;
-  const bool more = element == 0 && rule->dtypes != 0;
-  return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s, %s.dtype is %s; they must be equal%s%s", NAME(row, element),
-                 fm_describe_dtype(dtype).chars, NAME(other, 0), fm_describe_dtype(wanted).chars,
-                 more ? ", or the former " : "", more ? fm_describe_dtypes(rule->dtypes).chars : "");
+  if (!allowed && !same_dtype(dtype, fm_tensor_at(tensors, rule->like - 1, 0)->dtype))
+    return fail_unequal(tensors, row, element, dtype, rule->like - 1, rule->dtypes);
+  if (!same_dtype(dtype, fm_tensor_at(tensors, row, 0)->dtype)) /* those of a list are like its first */
+    return fail_unequal(tensors, row, element, dtype, row, 0);
+  return FLASHMLA_OK;
 }
 
 flashmla_status fm_check_dtypes(const fm_tensors *tensors) {

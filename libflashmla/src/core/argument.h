@@ -76,6 +76,8 @@ static inline int32_t fm_tensors_of(const fm_tensors *tensors, int32_t row) {
 /* "q", "outs[3]". */
 fm_text fm_tensor_name(const fm_tensors *tensors, int32_t row, int32_t element);
 
+/* Whether a row that is a list has one: only then fm_tensor_at may look into it. */
+flashmla_status fm_check_list(const fm_tensors *tensors, int32_t row);
 /* Each stops at the first tensor that breaks the rule. */
 flashmla_status fm_check_presence(const fm_tensors *tensors);
 flashmla_status fm_check_dtypes(const fm_tensors *tensors);
@@ -94,8 +96,8 @@ typedef struct fm_view {
 /* view.c: strides, overlap and address of one tensor that passed the checks above. `empty`: the call has no elements,
  * data may be NULL. */
 flashmla_status fm_view_tensor(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, fm_view *view);
-/* The address alone. */
-flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, void **address);
+/* The address alone, of a call that is not empty. */
+flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, void **address);
 /* Strides of a view from the batch axis on: 0 for that axis where it was dropped. */
 void fm_strides_from_batch(const int64_t *stride, bool dropped, int64_t from_batch[3]);
 

@@ -42,17 +42,25 @@ void flashmla_prepared_free(flashmla_prepared *prepared) {
   free(prepared);
 }
 
+static flashmla_status check_presence(const fm_tensors *before, const fm_tensors *tensors, int32_t row) {
+  const bool was = fm_tensor_at(before, row, 0) != NULL, is = fm_tensor_at(tensors, row, 0) != NULL;
+  if (was == is) return FLASHMLA_OK;
+  return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is %s; the prepared call was %s it", tensors->rows[row].name,
+                 is ? "given" : "NULL", was ? "with" : "without");
+}
+
 /* The tensors of this call, present where those of the prepared one are, into call->views. */
 static flashmla_status read_addresses(const fm_tensors *before, fm_call *call) {
-  fm_tensors *tensors = &call->tensors;
+  const fm_tensors *tensors = &call->tensors;
   for (int32_t row = 0; row < tensors->count; ++row) {
-    if (tensors->rows[row].listed) continue; /* bind reads the list */
-    const bool was = fm_tensor_at(before, row, 0) != NULL, is = fm_tensor_at(tensors, row, 0) != NULL;
-    if (was != is)
-      return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is %s; the prepared call was %s it", tensors->rows[row].name,
-                     is ? "given" : "NULL", was ? "with" : "without");
-    if (is && !tensors->rows[row].shape_only)
-      FM_TRY(fm_view_address(tensors, row, 0, call->empty, &call->views[row].data));
+    const fm_argument *rule = &tensors->rows[row];
+    if (rule->listed) {
+      FM_TRY(fm_check_list(tensors, row)); /* bind reads it */
+      continue;
+    }
+    FM_TRY(check_presence(before, tensors, row));
+    if (fm_tensor_at(tensors, row, 0) != NULL && !rule->shape_only && !call->empty)
+      FM_TRY(fm_view_address(tensors, row, 0, &call->views[row].data));
   }
   return FLASHMLA_OK;
 }

@@ -107,10 +107,10 @@ static flashmla_status find_address(given g, bool empty, void **address) {
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, void **address) {
+flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, void **address) {
   const given g = given_at(tensors, row, element);
   if (g.tensor == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the tensor is required", NAME(g));
-  return find_address(g, empty, address);
+  return find_address(g, false, address);
 }
 
 flashmla_status fm_view_tensor(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, fm_view *view) {

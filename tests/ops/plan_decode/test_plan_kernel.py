@@ -1,4 +1,4 @@
-"""The device scheduler (dsl_kernels/plan.py) run as plain Python, with one thread, against the definition.
+"""The device scheduler (dsl_kernels/plan) run as plain Python, with one thread, against the definition.
 
 The module's own code runs; of the DSL it finds stand-ins here that compute with Python's integers and refuse what does
 not fit in 32 or 64 bits. tests/gpu/test_device_schedule.py compares the compiled kernel.
@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import schedule
-from dsl_kernels import params
+from dsl_kernels.plan.config import VARIANTS
+from dsl_kernels.plan.params import PARAMS
 
 
 def integer(bits: int, *, signed: bool = True):
@@ -45,7 +46,7 @@ def nothing_to_do() -> None:
 
 
 def stand_ins() -> dict[str, ModuleType]:
-    """The modules that plan.py and components/schedule.py import."""
+    """The modules that the kernel and what it imports of core import."""
     made = {
         name: ModuleType(name) for name in ("cuda", "cuda.bindings", "cuda.bindings.driver", "cutlass", "cutlass.cute")
     }
@@ -74,13 +75,13 @@ def stand_ins() -> dict[str, ModuleType]:
 @pytest.fixture(scope="module")
 def plan():
     """The module, with one thread."""
-    names = ("dsl_kernels.plan", "dsl_kernels.components", "dsl_kernels.components.schedule")
+    names = ["dsl_kernels.plan.kernel", *(f"dsl_kernels.core.{name}" for name in ("attended", "schedule", "threads"))]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
             patch.delitem(sys.modules, name, raising=False)
         for name, module in stand_ins().items():
             patch.setitem(sys.modules, name, module)
-        module = importlib.import_module("dsl_kernels.plan")
+        module = importlib.import_module("dsl_kernels.plan.kernel")
         module.LOG2_THREADS, module.THREADS = 0, 1
         yield module
         for name in names:
@@ -101,9 +102,9 @@ def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> tu
         "by_head_chunks": schedule.divisor(tiling.head_chunks),
         "by_block_heads": schedule.divisor(tiling.block_heads),
     }
-    kernel = module.Plan(None)
+    kernel = module.Plan(VARIANTS[0])
     kernel.storage = None
-    kernel.kernel(tuple(values[p.name] for p in params.PLAN))
+    kernel.kernel(tuple(values[p.name] for p in PARAMS))
     return np.array(cuts).reshape(-1, 2), np.array(costs)
 
 

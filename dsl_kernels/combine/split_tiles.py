@@ -1,0 +1,49 @@
+"""Which tiles combine merges: those that were split, and in which parts their pieces are."""
+
+import cutlass.cute as cute
+from cutlass import Boolean, Int32, min
+
+from dsl_kernels.core import schedule
+from dsl_kernels.core.threads import warp_reduce
+
+from .params import MAX_SPLITS
+
+
+@cute.jit
+def find(kernel, base, tid):
+    """Of the parts from base on, those that begin a tile they do not end, in order; returns how many."""
+    a, here = kernel.a, base + tid < kernel.a.num_parts
+    sBegins, sEnds, sTiles = kernel.sBegins, kernel.sEnds, kernel.sTiles
+    part = min(base + tid, a.num_parts - 1)
+    first, unit = schedule.cut(a, part, 0), schedule.cut(a, part, 1)
+    last, last_unit = schedule.cut(a, part + 1, 0), schedule.cut(a, part + 1, 1)
+    begins_here = (first != last) or (unit == 0)
+    begins = here and begins_here and (last_unit > 0) and (last < a.num_tiles)
+    ends = here and (unit > 0) and (first < a.num_tiles) and (first != last)
+    votes = cute.arch.vote_ballot_sync(begins)
+    warp, lane = tid // 32, tid % 32
+    kernel.sFound[warp] = cute.arch.popc(votes)
+    cute.arch.sync_threads()
+    found = kernel.sFound[lane] if lane < kernel.threads // 32 else Int32(0)
+    before = warp_reduce(found if lane < warp else Int32(0), lambda x, y: x + y)
+    before += cute.arch.popc(votes & ((1 << lane) - 1))
+    if begins:
+        sBegins[before], sTiles[before] = part, last
+    if ends and (before > 0):
+        sEnds[before - 1] = part
+    total = warp_reduce(found, lambda x, y: x + y)
+    cute.arch.sync_threads()
+    return total
+
+
+@cute.jit
+def count_pieces(a, part, tile, lane):
+    """One warp: number of parts, from `part` on, that work on a tile."""
+    count, more = Int32(1), Boolean(True)
+    while more:
+        candidate = part + count + lane
+        here = (candidate < a.num_parts) and (schedule.cut(a, min(candidate, a.num_parts - 1), 0) == tile)
+        found = cute.arch.popc(cute.arch.vote_ballot_sync(here))
+        count += found
+        more = found == 32
+    return min(count, MAX_SPLITS)

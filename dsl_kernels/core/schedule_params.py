@@ -1,0 +1,65 @@
+"""What kernels share that work on the schedule: constants and parts of their parameter lists. Standard library only."""
+
+from __future__ import annotations
+
+from .params import Param
+
+LOG_UNIT = 6
+UNIT = 1 << LOG_UNIT  # KV tokens that are worked on as one
+ROWS = 64  # query rows of a block
+
+# A partial row is stored in float16, each half scaled by a power of two so that it uses the format's whole precision,
+# whatever the range of V. With it go, in float32: base-2 log-sum-exp (-inf: empty, the row is not written), the values
+# that 1.0 in its left and in its right half stands for, and padding.
+PARTIAL_BYTES = 2  # of an element
+FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, 4
+
+CONSTANTS = {"UNIT": UNIT, "PARTIAL_BYTES": PARTIAL_BYTES, "PARTIAL_FACTS": FACTS}
+
+# Geometry of tiles and the schedule: fm_tiling and fm_cut of the C core.
+CUTS = Param("cuts", "int32_t*", "schedule: num_parts + 1 pairs (tile, unit)", 8)
+PARTIAL = Param("partial", "void*", "rows [slots_per_part * num_parts][cluster * 64][d_v], scaled", 16, "float16")
+PARTIAL_FACTS = Param("partial_facts", "float*", "FACTS of each partial row", 16)
+OUTPUT = (
+    Param("out", "void*", "output rows, in the kernel's dtype or in float32", 16, "out"),
+    Param("lse", "float*", "log-sum-exp, or null"),
+    Param("out_stride_b", "int64_t", "elements between requests"),
+    Param("out_stride_s", "int64_t", "elements between query tokens"),
+    Param("out_stride_h", "int64_t", "elements between heads"),
+    Param("lse_stride_b", "int64_t", "elements between requests"),
+    Param("lse_stride_h", "int64_t", "elements between heads"),
+    Param("lse_stride_s", "int64_t", "elements between query tokens"),
+    Param("out_is_float", "int32_t", "0, or 1: out is float32 whatever the kernel's dtype"),
+    Param("lse_factor", "float", "what a base-2 logarithm is multiplied by: ln 2, or 1"),
+    Param("empty_lse", "float", "log-sum-exp of a row that attends to nothing"),
+)
+QUERIES = (
+    Param("cu_seqlens_q", "const int32_t*", "first query token of each request, or null: every request has s_q"),
+    Param("total_q", "int32_t", "query tokens in all, with cu_seqlens_q"),
+)
+TILING = (
+    Param("s_q", "int32_t", "query tokens of a request, with cu_seqlens_q at most"),
+    Param("group", "int32_t", "query heads of a KV head"),
+    Param("block_heads", "int32_t", "heads of a row block"),
+    Param("block_tokens", "int32_t", "query tokens of a row block"),
+    Param("head_chunks", "int32_t", "row blocks of a token group"),
+    Param("cluster", "int32_t", "row blocks of a tile"),
+    Param("tiles_per_head", "int32_t", "tiles of one (request, KV head)"),
+    Param("tiles_per_request", "int32_t", "tiles of a request: columns"),
+    Param("batch", "int32_t", "requests"),
+    Param("num_tiles", "int32_t", "tiles in all"),
+    Param("num_parts", "int32_t", "parts of the schedule"),
+)
+DIVISORS = (
+    # schedule.divide: low 32 bits a multiplier, high ones a shift
+    Param("by_tile_major", "int64_t", "divides by the faster axis of tile numbers: batch, or tiles_per_request"),
+    Param("by_tiles_per_head", "int64_t", "divides by tiles_per_head"),
+    Param("by_head_chunks", "int64_t", "divides by head_chunks"),
+    Param("by_block_heads", "int64_t", "divides by block_heads"),
+)
+SLOTS = Param("slots_per_part", "int32_t", "partial slots of a part: 2, or 1")
+PIECE_UNITS = Param("piece_units", "int32_t", "batch invariant: units of a piece at least; else 0")
+LENGTHS = (
+    Param("cache_seqlens", "const int32_t*", "tokens of each request"),
+    Param("capacity", "int32_t", "tokens that a row of the block table can name, at most 2^31 - 1"),
+)

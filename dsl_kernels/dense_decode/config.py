@@ -1,0 +1,119 @@
+"""The kernels of dense_decode, a line each, and what a line costs of an SM: shared memory, registers. Plain arithmetic,
+needs no GPU and no DSL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsl_kernels.core.schedule_params import ROWS, UNIT
+from dsl_kernels.core.targets import HOPPER
+from dsl_kernels.core.variant import ELEMENT_BYTES, Elements
+from dsl_kernels.core.variant import Variant as Base
+
+from . import barrier_table
+
+WARPGROUPS = 3  # QK, PV of the left half of the columns, PV of the right half
+SLICE = 64  # columns of a slice: 128 bytes, one row of the swizzle
+CURSOR = 8  # words of a loader's cursor
+DESTINATION = 2 * (8 + 3 * 4)  # bytes that say where a tile's rows go, twice
+SHARD = 2 * 4  # bytes that say how far a tile's rows attend in a shard
+PV_STEPS = UNIT // 16  # k-steps of P V
+# wgmma groups that are waited for: two in QK, one in PV. More means that ptxas serialised the wgmma chain (warning
+# C7512), which it does as soon as one register is spilled.
+WGMMA_WAITS = 3
+
+
+@dataclass(frozen=True)
+class Variant(Base):
+    FEATURES = ("any_page",)
+
+    any_page: bool = False  # pages of any size that the launcher has boxes for; else of 64 tokens
+    slots: int = 3  # units of 64 tokens in flight in shared memory
+    q_steps_in_registers: int = 31  # of the d_v / 16 k-steps (16 columns) of Q's latent part
+    early_steps: int = 4  # PV of the unit before may start this many k-steps before Q's steps in registers end
+    qk_registers: int = 184  # a thread of the QK warpgroup
+    pv_registers: int = 160  # a thread of a PV warpgroup
+
+    @property
+    def name(self) -> str:
+        parts = [self.family, self.elements.short, str(self.d_qk), f"cluster{self.cluster}"]
+        return "_".join(parts + ["pages"] * self.any_page)
+
+    @property
+    def threads(self) -> int:
+        return 128 * WARPGROUPS
+
+    @property
+    def slot_slices(self) -> int:
+        """Slices of a slot: the latent part, and one for P, which is the RoPE part's own where there is one."""
+        return self.d_v // SLICE + 1
+
+    @property
+    def rope_slices(self) -> int:
+        return (self.d_qk - self.d_v) // SLICE
+
+    @property
+    def q_tail_steps(self) -> int:
+        """k-steps of Q's latent part that stay in shared memory."""
+        return self.d_v // 16 - self.q_steps_in_registers
+
+    @property
+    def shared_bytes(self) -> int:
+        """Barriers, cursors, scales and the like, the KV slots, and the part of Q that is not in registers."""
+        barriers = barrier_table.BYTES * barrier_table.total(self.slots)
+        header = barriers + DESTINATION + SHARD + 4 * 2 * CURSOR + 4 * ROWS * self.slots
+        kv = ELEMENT_BYTES[self.elements.cache] * UNIT * SLICE * self.slot_slices * self.slots
+        q = ELEMENT_BYTES[self.elements.q] * ROWS * (SLICE * self.rope_slices + 16 * self.q_tail_steps)
+        return -(-header // 1024) * 1024 + kv + q
+
+    @property
+    def misfits(self) -> list[str]:
+        # setmaxnreg moves registers from warpgroup to warpgroup, it cannot make any
+        registers = self.qk_registers + (WARPGROUPS - 1) * self.pv_registers
+        accumulator_s, accumulator_o = ROWS * UNIT // 128, ROWS * self.d_v // 2 // 128  # registers of a thread
+        q = 4 * self.q_steps_in_registers  # a k-step of 64 x 16 two-byte values over 128 threads
+        rules = {
+            "elements of one type": self.elements in (BF16, FP16),
+            "more registers than an SM has": registers <= WARPGROUPS * self.target.registers_at_entry(self.threads),
+            "registers come by eights": self.qk_registers % 8 == self.pv_registers % 8 == 0,
+            "too few registers for Q and S": q + accumulator_s < self.qk_registers,
+            "too few registers for O": accumulator_o < self.pv_registers,
+            "clusters are of 1 or 2": self.cluster in (1, 2),
+            "each half of V is made of whole slices": self.d_v % (2 * SLICE) == 0,
+            "the RoPE part is a slice or nothing": self.d_qk - self.d_v in (0, SLICE),
+            "Q has not so many k-steps": self.q_tail_steps >= 0,
+        }
+        return super().misfits + [rule for rule, kept in rules.items() if not kept]
+
+    @property
+    def instructions(self) -> dict[str, range]:
+        products = self.d_qk // 16 + PV_STEPS
+        return super().instructions | {
+            "HGMMA": range(products, products + 1),
+            "UTMALDG": range(1, 1000),
+            "WARPGROUP.DEPBAR": range(WGMMA_WAITS, WGMMA_WAITS + 1),
+        }
+
+
+BF16 = Elements("bfloat16", "bfloat16", "bfloat16")
+FP16 = Elements("float16", "float16", "float16")
+
+VARIANTS = (
+    Variant(HOPPER, BF16, 576, 512, cluster=1),
+    Variant(HOPPER, BF16, 576, 512, cluster=2),
+    Variant(HOPPER, FP16, 576, 512, cluster=1),
+    Variant(HOPPER, FP16, 576, 512, cluster=2),
+    Variant(HOPPER, BF16, 576, 512, cluster=1, any_page=True),
+    Variant(HOPPER, BF16, 576, 512, cluster=2, any_page=True),
+    Variant(HOPPER, FP16, 576, 512, cluster=1, any_page=True),
+    Variant(HOPPER, FP16, 576, 512, cluster=2, any_page=True),
+    Variant(HOPPER, BF16, 512, 512, cluster=1, any_page=True, q_steps_in_registers=30),
+    Variant(HOPPER, BF16, 512, 512, cluster=2, any_page=True, q_steps_in_registers=30),
+    Variant(HOPPER, FP16, 512, 512, cluster=1, any_page=True, q_steps_in_registers=30),
+    Variant(HOPPER, FP16, 512, 512, cluster=2, any_page=True, q_steps_in_registers=30),
+    Variant(HOPPER, BF16, 320, 256, cluster=1, any_page=True, slots=5, q_steps_in_registers=16),
+    Variant(HOPPER, BF16, 320, 256, cluster=2, any_page=True, slots=5, q_steps_in_registers=16),
+    Variant(HOPPER, FP16, 320, 256, cluster=1, any_page=True, slots=5, q_steps_in_registers=16),
+    Variant(HOPPER, FP16, 320, 256, cluster=2, any_page=True, slots=5, q_steps_in_registers=16),
+)

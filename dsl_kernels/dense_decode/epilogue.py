@@ -1,0 +1,210 @@
+"""Results of a tile: rows and log-sum-exps to the output, or to the partial slot of the piece."""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float16, Float32, Int32, Int64, const_expr, min
+
+from dsl_kernels.core import schedule
+from dsl_kernels.core.fragments import row_of, store_matrices
+from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACTS
+from dsl_kernels.core.threads import opaque, thread_now
+
+# Where the rows of a tile go, in shared memory, once for the tile that is finished and once for the one that is stored:
+# the address of row 0 (64 bits), and how many query tokens and heads there are. Row r of a block is query token
+# r // block_heads, head r % block_heads of it.
+TOKENS, HEADS, FORM, NARROW_WORDS = range(4)
+IN_KERNEL_DTYPE, IN_FLOAT32, PARTIAL = range(3)  # FORM
+
+
+@cute.jit
+def finish_rows(kernel, part, tile, turn, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
+    """1 / row sum and where the rows go, for the PV warpgroups, and the log-sum-exp of the rows. `kernel`: the
+    DenseDecode; `turn`: which of two destinations.
+    """
+    a, sBase, sNarrow = kernel.a, kernel.smem.sBase, kernel.smem.sNarrow
+    thread, tile, wanted = thread_now(), opaque(tile), a.lse.toint() != 0
+    request, head, tile_of_head = schedule.locate_tile(a, tile)
+    begin, count = schedule.query_range(a, request)
+    block = tile_of_head * kernel.cluster + kernel.rank
+    slot = schedule.partial_slot(a, opaque(part), tile)
+    slot_row = (Int64(slot) * kernel.cluster + kernel.rank) * 64
+    for r in cutlass.range_constexpr(2):
+        total = row_sum[r]
+        total = total + cute.arch.shuffle_sync_bfly(total, 1)
+        total = total + cute.arch.shuffle_sync_bfly(total, 2)
+        if (thread & 3) == 0:
+            row = row_of(thread) + 8 * r
+            empty = total == 0.0
+            sInverse[row] = 0.0 if empty else cute.arch.rcp_approx(total)
+            lse2 = row_max[r] * a.scale_log2 + cute.math.log2(total)
+            if slot >= 0:
+                dst = cute.make_tensor(a.partial_facts + ((slot_row + row) * FACTS + FACT_LSE), cute.make_layout(1))
+                dst[0] = -Float32.inf if empty else lse2
+            elif wanted:
+                valid, token, h = schedule.locate_row(a, block, row, count)
+                if valid:
+                    where = schedule.lse_offset(a, request, begin + token, head * a.group + h)
+                    dst = cute.make_tensor(a.lse + where, cute.make_layout(1))
+                    dst[0] = a.empty_lse if empty else lse2 * a.lse_factor
+    group_of_tokens = schedule.divide(block, a.by_head_chunks)
+    token, h = group_of_tokens * a.block_tokens, (block - group_of_tokens * a.head_chunks) * a.block_heads
+    form = IN_FLOAT32 if a.out_is_float != 0 else IN_KERNEL_DTYPE
+    size = 4 if a.out_is_float != 0 else 2  # bytes of an element
+    base = a.out.toint() + size * schedule.out_offset(a, request, begin + token, head * a.group + h)
+    if slot >= 0:
+        form = Int32(PARTIAL)
+        base = schedule.address(a.partial) + slot_row * (2 * kernel.d_v)
+    if thread == 0:
+        sBase[turn] = base
+        sNarrow[TOKENS, turn] = min(a.block_tokens, count - token)
+        sNarrow[HEADS, turn] = min(a.block_heads, a.group - h)
+        sNarrow[FORM, turn] = form
+
+
+@cute.jit
+def store_rows(kernel, turn, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer, some):
+    """Half of the columns of the rows, times `inverse`. `some`: the tile has units; else the rows are zeros.
+
+    stage: shared memory of this half, in which each warp turns round its own 16 rows. No warp of the warpgroup may
+    still read it.
+    """
+    form = kernel.smem.sNarrow[FORM, turn]
+    if form == IN_FLOAT32:
+        for r in cutlass.range_constexpr(2):
+            store_floats(kernel, turn, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
+    else:
+        thread = thread_now()
+        warp_stage = stage + cute.assume((thread >> 5) * (16 * kernel.half), divby=2048)
+        # a lane of each half warp knows where one of the warp's rows goes
+        where = row_address(kernel, turn, half, ((thread >> 5) << 4) + (thread & 15), 2)
+        if cute.arch.vote_any_sync(where != 0):
+            if some:
+                if form == PARTIAL:
+                    stage_rows(o_rows, scale_rows(kernel, turn, half, o_rows, inverse), warp_stage, Float16)
+                else:
+                    stage_rows(o_rows, inverse, warp_stage, kernel.dtype)
+            cute.arch.sync_warp()
+            store_staged(kernel, where, warp_stage, some)
+
+
+@cute.jit
+def row_address(kernel, turn, half, row, size):
+    """Where this half of a row begins, bytes, of elements of `size` bytes; 0: the row is not stored."""
+    a, sNarrow = kernel.a, kernel.smem.sNarrow
+    token = schedule.divide(row, a.by_block_heads)
+    head = row - token * a.block_heads
+    offset = Int64(token) * a.out_stride_s + Int64(head) * a.out_stride_h
+    if sNarrow[FORM, turn] == PARTIAL:
+        offset = Int64(row * kernel.d_v)
+    where = kernel.smem.sBase[turn] + (offset + half * kernel.half) * size
+    return where if (token < sNarrow[TOKENS, turn]) and (head < sNarrow[HEADS, turn]) else Int64(0)
+
+
+@cute.jit
+def scale_rows(kernel, turn, half, o_rows: cute.Tensor, inverse):
+    """What both rows of this thread are multiplied by for a partial result: `inverse` and the power of two that brings
+    the largest of the lanes' products with it to [1, 2), of sums beyond 2^126 to less than 8. Stores the power.
+    """
+    thread = thread_now()
+    slot_row = (kernel.smem.sBase[turn] - schedule.address(kernel.a.partial)) // (2 * kernel.d_v)
+    tops = [inverse[r] * _largest([o_rows[r, c] for c in range(cute.size(o_rows, mode=[1]))]) for r in (0, 1)]
+    for lanes in (1, 2):
+        tops = [cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, lanes), abs=True) for top in tops]
+    factors = []
+    for r in cutlass.range_constexpr(2):
+        power = _bits(tops[r]) & 0x7F800000  # largest power of two that is not larger; 0 stands for a subnormal one
+        # so that inverse / power is a normal number
+        power = min(power, (_bits(inverse[r]) & 0x7F800000) + (125 << 23))
+        if (thread & 3) == 0:
+            where = (slot_row + row_of(thread) + 8 * r) * FACTS + FACT_LEFT + half
+            fact = cute.make_tensor(kernel.a.partial_facts + where, cute.make_layout(1))
+            fact[0] = _float(power)
+        factors.append(inverse[r] * _float(0x7F000000 - power))
+    return factors
+
+
+def _largest(values):
+    """The largest magnitude, with any sign. Four chains: a tree takes registers that there are not."""
+    tops = values[:4]
+    for i, value in enumerate(values[4:]):
+        tops[i % 4] = cute.arch.fmax(tops[i % 4], value, abs=True)
+    return cute.arch.fmax(
+        cute.arch.fmax(tops[0], tops[1], abs=True), cute.arch.fmax(tops[2], tops[3], abs=True), abs=True
+    )
+
+
+def _bits(x):
+    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[Float32(x)])
+
+
+def _float(bits):
+    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[Int32(bits)])
+
+
+@cute.jit
+def stage_rows(o_rows: cute.Tensor, factors, stage: cute.Pointer, dtype: cutlass.Constexpr):
+    """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r is stored as
+    chunk c ^ (r % 8): no bank conflicts, written or read.
+    """
+    chunks: cutlass.Constexpr = cute.size(o_rows, mode=[1]) // 2
+    lane = thread_now() & 31
+    start = stage.toint() + (lane & 15) * (16 * chunks) + (((lane >> 4) ^ (lane & 7)) << 4)
+    for c in cutlass.range_constexpr(0, chunks, 2):
+        words = [_packed(o_rows, r, 2 * j, factors[r], dtype) for j in (c, c + 1) for r in (0, 1)]
+        store_matrices(start ^ (16 * c), words)
+
+
+def _packed(o_rows, r, column, factor, dtype):
+    """Two neighbouring values of a row, times a factor, in one register."""
+    pair = cute.make_rmem_tensor((2,), Float32)
+    pair[0], pair[1] = o_rows[r, column] * factor, o_rows[r, column + 1] * factor
+    packed = cute.make_rmem_tensor((2,), dtype)
+    packed.store(pair.load().to(dtype))
+    return cute.recast_tensor(packed, Int32)[0]
+
+
+BEFORE_STORES = 4  # loads of a lane that are under way before it stores the first
+
+
+@cute.jit
+def store_staged(kernel, where, stage: cute.Pointer, some):
+    """A warp's rows of two-byte elements from shared memory, 16 bytes a lane: a row at a time, or two short ones.
+
+    where: the address of this half of row lane % 16 of the warp; 0: it is not stored.
+    """
+    chunks, log_chunks = kernel.half // 8, 5 if const_expr(kernel.half == 256) else 4
+    low, high = Int32(where & 0xFFFFFFFF), Int32(where >> 32)
+    lane = thread_now() & 31
+    chunk = lane & (chunks - 1)
+    words = cute.make_tensor(cute.recast_ptr(stage, dtype=Int32), cute.make_layout(64 * chunks))
+    vectors = cute.make_rmem_tensor(cute.make_layout((4, BEFORE_STORES)), Int32)
+    to = cute.make_rmem_tensor((BEFORE_STORES,), Int64)
+    for i in cutlass.range(0, chunks // 2, BEFORE_STORES, unroll=1):
+        for j in cutlass.range_constexpr(BEFORE_STORES):
+            row = (i + j) * (32 // chunks) + (lane >> log_chunks)
+            cute.autovec_copy(cute.local_tile(words, (4,), (row * chunks + (chunk ^ (row & 7)),)), vectors[None, j])
+            to_low, to_high = cute.arch.shuffle_sync(low, row), cute.arch.shuffle_sync(high, row)
+            to[j] = (Int64(to_high) << 32) | (Int64(to_low) & 0xFFFFFFFF)
+        if not some:
+            vectors.fill(0)
+        for j in cutlass.range_constexpr(BEFORE_STORES):
+            if to[j] != 0:
+                cute.autovec_copy(vectors[None, j], _global(Int32, to[j] + 16 * chunk, 4, 16))
+
+
+@cute.jit
+def store_floats(kernel, turn, half, values: cute.Tensor, factor, row):
+    """This lane's quarter of half a row, times a factor, in float32."""
+    where = row_address(kernel, turn, half, row, 4)
+    if where != 0:
+        columns: cutlass.Constexpr = 4 * cute.size(values)
+        dst = _global(Float32, where + 8 * (thread_now() & 3), columns, 8)
+        for j in cutlass.range_constexpr(columns // 8):
+            pair = cute.make_rmem_tensor((2,), Float32)
+            pair[0], pair[1] = values[2 * j] * factor, values[2 * j + 1] * factor
+            cute.autovec_copy(pair, cute.local_tile(dst, (2,), (4 * j,)))
+
+
+def _global(dtype, address, size, align):
+    where = cute.make_ptr(dtype, address, cute.AddressSpace.gmem, assumed_align=align)
+    return cute.make_tensor(where, cute.make_layout(size))

@@ -1,0 +1,122 @@
+"""Paged dense MLA decode for Hopper: split-KV over a work list, Q in registers, a ring of KV slots, TMA multicast.
+
+Work. A part of the schedule (core/schedule.py) is done by one cluster of 1 or 2 CTAs; cluster c takes the
+parts c, c + clusters, ... . A CTA owns one block of up to 64 query rows of the tile, so the CTAs of a cluster need
+the same KV pages and share them by multicast.
+
+384 threads, three warpgroups and no producer warp (with more threads ptxas caps a kernel at 128 registers, too few
+for an m64n256 accumulator):
+  QK   qk.py: S = Q K^T for one unit of 64 tokens (m64n64), most of Q in registers, the rest in shared
+       memory; online softmax; P -> shared memory.
+  PV   pv.py: two warpgroups, each O += P V for half of V's columns (m64n256, or m64n128 for d_v 256). The
+       first warp of each also starts the TMA loads of its half of the next units (loader.py), as soon as
+       that half of a slot is free in the whole cluster.
+
+Shared memory (shared_memory.py): slots of d_v / 64 + 1 slices of 64 rows x 64 columns (128-byte swizzle),
+72 KB for d_v 512. The last slice is K's RoPE part, the others its latent part and V; once S of the unit is done, P
+(64 x 64) overwrites the RoPE part. Without one (d_qk == d_v) that slice is P's alone. Q travels through the ring as an
+item in front of the units; when all are done, the rows of the output are turned round in the slot of the last one.
+
+Order on the tensor cores: PV of a unit starts when S of the next one is nearly done, so PV runs under softmax and S has
+the tensor cores to itself; when the next unit is late, PV starts at once. The barriers that make this order, and all
+others, are described in barriers.py.
+"""
+
+import cuda.bindings.driver as cuda
+import cutlass.cute as cute
+from cutlass import const_expr
+from cutlass.cute.nvgpu import cpasync, warpgroup
+
+from dsl_kernels.core.dtypes import DTYPES
+from dsl_kernels.core.params import Named
+from dsl_kernels.core.schedule_params import UNIT
+
+from .barriers import Barriers
+from .config import Variant
+from .loader import Loader
+from .params import PARAMS
+from .pv import PV
+from .qk import QK
+from .shared_memory import SharedMemory
+
+
+class DenseDecode:
+    def __init__(self, variant: Variant):
+        self.dtype = DTYPES[variant.elements.cache]  # of q and out too
+        # threads and registers
+        self.threads = variant.threads
+        self.regs_qk, self.regs_pv = variant.qk_registers, variant.pv_registers
+        # geometry
+        self.d_qk, self.d_v = variant.d_qk, variant.d_v
+        self.half = variant.d_v // 2  # columns of one PV warpgroup
+        self.half_slices = self.half // 64
+        self.slices = variant.slot_slices
+        self.last = self.slices - 1  # the slice of RoPE and P
+        self.rope = variant.rope_slices > 0
+        self.any_page = variant.any_page
+        # tiles and stages
+        self.cluster = variant.cluster
+        self.slots = variant.slots
+        self.q_steps = variant.q_steps_in_registers  # of the latent part's; the RoPE part stays in shared memory
+        self.q_tail = variant.q_tail_steps
+        self.early = variant.early_steps
+        self.bars = Barriers(self.slots, self.cluster)
+
+    @cute.jit
+    def __call__(self, q: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream):
+        atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, self.dtype)
+        slice_layout = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
+        # Only the order of the modes matters (d first, then as listed): the launcher encodes the true extents, strides
+        # and boxes.
+        n, d = 4096, self.d_qk  # n: any extent
+        gQ = cute.make_tensor(q, cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d)))
+        gKV = cute.make_tensor(kv, cute.make_layout((UNIT, d, n, n), stride=(d, 1, UNIT * d, 2 * UNIT * d)))
+        load = cpasync.CopyBulkTensorTileG2SOp()
+        tma_q, mQ = cpasync.make_tiled_tma_atom(load, gQ, slice_layout, (64, 64))
+        if const_expr(self.cluster > 1):
+            load = cpasync.CopyBulkTensorTileG2SMulticastOp()
+        tma_kv, mKV = cpasync.make_tiled_tma_atom(load, gKV, slice_layout, (64, 64), num_multicast=self.cluster)
+        self.smem = SharedMemory(self)
+        self.shared_bytes = self.smem.storage.size_in_bytes()
+        self.kernel(tma_q, mQ, tma_kv, mKV, args).launch(
+            grid=(1, 1, 1),
+            block=(self.threads, 1, 1),
+            cluster=(self.cluster, 1, 1),
+            stream=stream,
+            min_blocks_per_mp=1,
+        )
+
+    @cute.kernel
+    def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, tma_kv: cute.CopyAtom, mKV: cute.Tensor, args: tuple):
+        # Parameters stay in constant memory: every role reads them from here at no cost.
+        self.a = Named(PARAMS, args)
+        bidx, _, _ = cute.arch.block_idx()
+        gdim, _, _ = cute.arch.grid_dim()
+        self.rank, self.step = bidx % self.cluster, gdim // self.cluster
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        role = cute.arch.make_warp_uniform(warp // 4)
+        self.bars.lie_at(self.smem.allocate())
+        loader = Loader(self, tma_q, mQ, tma_kv, mKV)
+        self.qk, self.pv = QK(self), PV(self, loader)
+        if warp == 0:
+            cpasync.prefetch_descriptor(tma_q)
+            cpasync.prefetch_descriptor(tma_kv)
+            self.bars.init()
+        cute.arch.mbarrier_init_fence()
+        if const_expr(self.cluster > 1):
+            cute.arch.cluster_arrive_relaxed()
+            cute.arch.cluster_wait()
+        else:
+            cute.arch.sync_threads()
+        cute.arch.griddepcontrol_wait()  # what came before in the stream is done and visible
+        cute.arch.griddepcontrol_launch_dependents()  # only now: combine looks at the schedule before its own wait
+
+        if role == 0:
+            cute.arch.setmaxregister_increase(self.regs_qk)
+            self.qk.run(bidx // self.cluster, warp)
+        else:
+            cute.arch.setmaxregister_decrease(self.regs_pv)
+            self.pv.run(bidx // self.cluster, role - 1, warp)
+        if const_expr(self.cluster > 1):  # nobody leaves while its peer may still signal it
+            cute.arch.cluster_arrive()
+            cute.arch.cluster_wait()

@@ -1,0 +1,37 @@
+"""Parameters of dense_decode: see core/params.py."""
+
+from dsl_kernels.core import schedule_params as shared
+from dsl_kernels.core.params import Param
+
+CONSTANTS = shared.CONSTANTS
+
+PARAMS = (
+    Param("tma_q", "tensormap", "q as (d, head in group, token, KV head, request); box of one row block", element="q"),
+    Param("tma_kv", "tensormap", "kv_cache as (d, row, head, block); box of box_rows rows", element="cache"),
+    Param("block_table", "const int32_t*", "page numbers"),
+    *shared.LENGTHS,
+    shared.CUTS,
+    shared.PARTIAL,
+    shared.PARTIAL_FACTS,
+    *shared.OUTPUT,
+    Param("block_table_stride", "int64_t", "entries between requests"),
+    Param("scale_log2", "float", "softmax_scale * log2(e)"),
+    Param("max_blocks", "int32_t", "columns of the block table"),
+    Param("causal", "int32_t", "0 or 1"),
+    Param("kv_policy", "int64_t", "L2 cache policy of the loads of KV"),
+    *shared.QUERIES,
+    *shared.TILING,
+    *shared.DIVISORS,
+    shared.SLOTS,
+    # where a unit of 64 tokens lies in pages of another size
+    Param("page_size", "int32_t", "tokens of a page"),
+    Param("units_per_page", "int32_t", "units of a page of 64 tokens or more; else 1"),
+    Param("pages_per_unit", "int32_t", "pages of a unit, of pages of fewer than 64 tokens; else 1"),
+    Param("boxes", "int32_t", "boxes of a unit that one block of the cluster loads"),
+    Param("box_rows", "int32_t", "rows of a box: min(page_size, 64 / cluster)"),
+    # context parallelism
+    Param("global_seqlens", "const int32_t*", "tokens of each request over all shards"),
+    Param("cp_period", "int32_t", "tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole"),
+    Param("cp_interleave", "int32_t", "tokens of a shard's turn"),
+    Param("cp_offset", "int32_t", "where the turn of this shard begins in the period"),
+)

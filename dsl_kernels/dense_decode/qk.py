@@ -1,0 +1,175 @@
+"""The QK warpgroup of dense_decode: S = Q K^T of a unit, online softmax, P to shared memory; row sums at the end."""
+
+import cutlass
+import cutlass.cute as cute
+import cutlass.utils.hopper_helpers as sm90
+from cutlass import Boolean, Float32, Int32, const_expr, min
+from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
+
+from dsl_kernels.core import attended, schedule
+from dsl_kernels.core.fragments import accumulator_rows, gemm, row_of, store_p
+from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.core.softmax import online_softmax
+from dsl_kernels.core.threads import thread_now
+
+from .barriers import NamedBarrier
+from .epilogue import finish_rows
+from .masking import mask
+from .piece import open_piece
+
+HANDED = 8  # k-steps of S that are issued before P of the unit before is handed over
+
+
+class QK:
+    def __init__(self, kernel):
+        self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
+
+    @cute.jit
+    def run(self, first, warp):
+        """All pieces from part `first` on."""
+        kernel, a, sScale, sShard, dt = self.kernel, self.a, self.smem.sScale, self.smem.sShard, self.kernel.dtype
+        major, rmem = OperandMajorMode.K, warpgroup.OperandSource.RMEM
+        mma_rs = sm90.make_trivial_tiled_mma(dt, dt, major, major, Float32, (1, 1, 1), (64, UNIT), rmem)
+        mma_ss = sm90.make_trivial_tiled_mma(dt, dt, major, major, Float32, (1, 1, 1), (64, UNIT))
+        tid, _, _ = cute.arch.thread_idx()
+        thr_rs, thr_ss = mma_rs.get_slice(tid), mma_ss.get_slice(tid)
+        rK = thr_rs.make_fragment_B(thr_rs.partition_B(cute.local_tile(self.smem.sK, (64, kernel.d_v), (0, 0, None))))
+        rQ = cute.make_rmem_tensor(thr_rs.partition_shape_A((64, 16 * kernel.q_steps)), dt)
+        if const_expr(kernel.q_tail > 0):
+            rQtail = thr_ss.make_fragment_A(thr_ss.partition_A(self.smem.sQtail))
+        if const_expr(kernel.rope):
+            rKrope = thr_ss.make_fragment_B(thr_ss.partition_B(self.smem.sS))
+            rQrope = thr_ss.make_fragment_A(thr_ss.partition_A(self.smem.sQrope))
+        row_max = cute.make_rmem_tensor((2,), Float32)
+        row_sum = cute.make_rmem_tensor((2,), Float32)
+        it, units = Int32(0), Int32(0)  # items, and units among them; the difference counts tiles
+        part, tile = schedule.seek(a, first, Int32(0), kernel.step, kernel.cluster)
+        while part < a.num_parts:
+            remaining, n = open_piece(a, part, tile, kernel.cluster, kernel.rank, attended.first_limit)
+            self.note_shard(tile)
+            slot, phase = self.bars.slot_phase(it)
+            cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+            self.take_q(slot, mma_rs, rQ, tid)
+            self.bars.release(slot, 0)
+            self.bars.release(slot, 1)
+            it += 1
+            row_max.fill(-Float32.inf)
+            row_sum.fill(0.0)
+            begun, here = Boolean(False), Boolean(False)
+            while n > 0:
+                slot, phase = self.bars.slot_phase(it)
+                rS = cute.make_rmem_tensor(thr_rs.partition_shape_C((64, UNIT)), Float32)
+                # When the unit is not there yet the tensor cores are free: the unit before goes to PV at once.
+                if not here:
+                    if begun:
+                        self.hand_over(units - 1)
+                        self.go(units - 1, warp)
+                    cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+                warpgroup.fence()
+                # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the unit before,
+                # then the rest. The last k-steps (`early` of those with Q in registers, all with Q in shared memory)
+                # are a group of their own, so that PV is told to go a little before S is done.
+                sB = rK[None, None, None, slot]
+                gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)
+                if here:
+                    self.hand_over(units - 1)
+                # the last tile's 1 / row sum was read (long ago)
+                cute.arch.mbarrier_wait(self.bars.sum_empty(), (it - units) & 1)
+                warpgroup.fence()  # behind a branch the compiler wants one, and serialises where it puts it in itself
+                gemm(mma_rs, rS, rQ, sB, (HANDED, kernel.q_steps - kernel.early), False)
+                warpgroup.commit_group()
+                gemm(mma_rs, rS, rQ, sB, (kernel.q_steps - kernel.early, kernel.q_steps), False)
+                if const_expr(kernel.q_tail > 0):
+                    gemm(mma_ss, rS, rQtail, sB, (0, kernel.q_tail), False, kernel.q_steps)
+                if const_expr(kernel.rope):
+                    rB = rKrope[None, None, None, kernel.slices * slot + kernel.last]
+                    gemm(mma_ss, rS, rQrope, rB, (0, 4), False)
+                warpgroup.commit_group()
+                warpgroup.wait_group(1)
+                if here:
+                    self.go(units - 1, warp)
+                warpgroup.wait_group(0)
+                n -= 1
+                thread = thread_now()
+                s_rows = accumulator_rows(rS)
+                if remaining < UNIT:
+                    mask(a, s_rows, thread, remaining, sShard[0], sShard[1])
+                remaining -= UNIT
+                scale = online_softmax(a.scale_log2, s_rows, row_max, row_sum)
+                rP = cute.make_rmem_tensor_like(rS, dt)
+                rP.store(rS.load().to(dt))
+                # every warp must be past its S before P overwrites the RoPE slice
+                cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
+                store_p(cute.recast_tensor(rP, Int32), self.smem.slice_start(slot, kernel.last), thread)
+                if (thread & 3) == 0:
+                    row = row_of(thread)
+                    sScale[row, slot] = scale[0]
+                    sScale[row + 8, slot] = scale[1]
+                it += 1
+                units += 1
+                begun = Boolean(True)
+                slot, phase = self.bars.slot_phase(it)
+                here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.full(slot), phase))
+            if begun:
+                self.hand_over(units - 1)
+                self.go(units - 1, warp)
+            # 1 / row sum travels in the scale array of the next item's slot (a Q item, which needs none): the slot's
+            # last unit must be done, and the last tile's 1 / row sum read
+            slot, phase = self.bars.slot_phase(it)
+            cute.arch.mbarrier_wait(self.bars.sum_empty(), (it - units) & 1)
+            cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
+            cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
+            finish_rows(kernel, part, tile, (it - units - 1) & 1, row_max, row_sum, sScale[None, slot])
+            self.bars.arrive_quads(self.bars.sum_full())
+            part, tile = schedule.seek(a, part, tile + 1, kernel.step, kernel.cluster)
+
+    @cute.jit
+    def note_shard(self, tile):
+        """What mask needs in a shard, for the tile: into shared memory, since QK has no register left. The barrier in
+        take_q shows it to all warps; the one before P is stored holds this back until all have masked the last piece.
+        """
+        a, sShard = self.a, self.smem.sShard
+        if (a.cp_period != 0) and (thread_now() < 32):
+            request, _, tile_of_head = schedule.locate_tile(a, tile)
+            _, count = schedule.query_range(a, request)
+            block = tile_of_head * self.kernel.cluster + self.kernel.rank
+            token = min(schedule.first_token(a, block), count - 1)
+            tokens = attended.global_length(a, request) - a.causal * (count - 1 - token)
+            with cute.arch.elect_one():
+                sShard[0], sShard[1] = attended.length_of(a, request), tokens
+
+    @cute.jit
+    def take_q(self, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):
+        """Q from its slot: the first k-steps to registers, the last and the RoPE part to their own shared memory."""
+        kernel, smem, dt = self.kernel, self.smem, self.kernel.dtype
+        load = cute.make_copy_atom(cute.nvgpu.warp.LdMatrix8x8x16bOp(False, 4), dt)
+        store = cute.make_copy_atom(cute.nvgpu.warp.StMatrix8x8x16bOp(False, 4), dt)
+        thr_load = cute.make_tiled_copy_A(load, mma).get_slice(tid)
+        thr_save = cute.make_tiled_copy_A(store, mma).get_slice(tid)
+        thr = mma.get_slice(tid)
+        tLsK = thr_load.partition_S(cute.local_tile(smem.sK, (64, kernel.d_v), (0, 0, None)))
+        if const_expr(kernel.rope):
+            rope = cute.make_rmem_tensor(thr.partition_shape_A((64, 64)), dt)
+            src = thr_load.partition_S(smem.sS)[None, None, None, kernel.slices * slot + kernel.last]
+            cute.copy(thr_load, src, thr_load.retile(rope))
+            cute.copy(thr_save, thr_save.retile(rope), thr_save.partition_D(smem.sQrope))
+        for i in cutlass.range_constexpr(kernel.q_tail):
+            step = cute.make_rmem_tensor(thr.partition_shape_A((64, 16)), dt)
+            cute.copy(thr_load, tLsK[None, None, kernel.q_steps + i, slot], thr_load.retile(step)[None, None, 0])
+            cute.copy(thr_save, thr_save.retile(step)[None, None, 0], thr_save.partition_D(smem.sQtail)[None, None, i])
+        for i in cutlass.range_constexpr(kernel.q_steps):
+            cute.copy(thr_load, tLsK[None, None, i, slot], thr_load.retile(rQ)[None, None, i])
+        cute.arch.fence_proxy("async.shared", space="cta")
+        cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
+
+    @cute.jit
+    def hand_over(self, unit):
+        """P and scale of the unit were written with ordinary stores: shows them to the tensor cores and says so."""
+        cute.arch.fence_proxy("async.shared", space="cta")
+        self.bars.arrive_quads(self.bars.p_full(unit % self.kernel.slots))
+
+    @cute.jit
+    def go(self, unit, warp):
+        """PV of the unit may start."""
+        if warp == 0:
+            self.bars.arrive(self.bars.qk_done(unit % self.kernel.slots))

@@ -1,0 +1,67 @@
+"""Shared memory of dense_decode: what lies there, and the tensors by which it is seen. config.py knows its size."""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Int64, const_expr
+from cutlass.cute.nvgpu import warpgroup
+
+from dsl_kernels.core.schedule_params import UNIT
+
+from . import barrier_table
+from .epilogue import NARROW_WORDS
+from .loader import CURSOR
+
+
+class SharedMemory:
+    """Of a kernel; made in two steps, since the launch needs the size and only the kernel has addresses."""
+
+    def __init__(self, kernel):
+        self.dtype, self.slices, self.slots = kernel.dtype, kernel.slices, kernel.slots
+        self.rope, self.q_tail = kernel.rope, kernel.q_tail
+
+        @cute.struct
+        class Storage:
+            barriers: cute.struct.MemRange[Int64, barrier_table.total(kernel.slots)]
+            base: cute.struct.MemRange[Int64, 2]
+            narrow: cute.struct.MemRange[Int32, 2 * NARROW_WORDS]
+            shard: cute.struct.MemRange[Int32, 2]
+            cursors: cute.struct.MemRange[Int32, 2 * CURSOR]
+            scale: cute.struct.MemRange[Float32, 64 * kernel.slots]
+            kv: cute.struct.Align[cute.struct.MemRange[kernel.dtype, UNIT * 64 * kernel.slices * kernel.slots], 1024]
+            q_rope: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 64 * 64 * kernel.rope], 1024]
+            q_tail: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 64 * 16 * kernel.q_tail], 1024]
+
+        self.storage = Storage
+
+    def allocate(self):
+        """Makes the tensors; returns where the barriers lie."""
+        st = cutlass.memory.SmemAllocator().allocate(self.storage)
+        swizzle = warpgroup.SmemLayoutAtomKind
+        atom = warpgroup.make_smem_layout_atom(swizzle.K_SW128, self.dtype)
+        slot = cute.tile_to_shape(atom, (UNIT, 64 * self.slices, self.slots), order=(0, 1, 2))
+        slices = cute.tile_to_shape(atom, (64, 64, self.slices * self.slots), order=(0, 1, 2))
+        rope = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
+        # of the tile that is finished and of the one that is stored: epilogue.finish_rows
+        self.sBase = st.base.get_tensor(cute.make_layout(2))
+        self.sNarrow = st.narrow.get_tensor(cute.make_layout((NARROW_WORDS, 2)))
+        self.sShard = st.shard.get_tensor(cute.make_layout(2))  # QK.note_shard
+        self.sCursor = st.cursors.get_tensor(cute.make_layout((CURSOR, 2)))  # of the left and of the right loader
+        self.sScale = st.scale.get_tensor(cute.make_layout((64, self.slots)))
+        self.kv = st.kv.data_ptr()
+        self.sK = st.kv.get_tensor(slot.outer, swizzle=slot.inner)  # (64, 64 * slices, slots)
+        self.sS = st.kv.get_tensor(slices.outer, swizzle=slices.inner)  # the same bytes as (64, 64, slices * slots)
+        self.sPlain = cute.make_tensor(st.kv.data_ptr(), slices.outer)  # for addresses: without the swizzle
+        # the same bytes, unswizzled: a row of a slice is 8 chunks of 16 bytes
+        chunks = cute.make_layout((4, 8, 64, self.slices * self.slots), stride=(1, 4, 32, 2048))
+        self.sWords = cute.make_tensor(cute.recast_ptr(st.kv.data_ptr(), dtype=Int32), chunks)
+        if const_expr(self.rope):
+            self.sQrope = st.q_rope.get_tensor(rope.outer, swizzle=rope.inner)
+        if const_expr(self.q_tail > 0):
+            atom = warpgroup.make_smem_layout_atom(swizzle.K_SW32, self.dtype)
+            tail = cute.tile_to_shape(atom, (64, 16 * self.q_tail), order=(0, 1))
+            self.sQtail = st.q_tail.get_tensor(tail.outer, swizzle=tail.inner)
+        return st.barriers.data_ptr()
+
+    def slice_start(self, slot, which):
+        """Address of a slice: 64 rows of 128 bytes."""
+        return self.kv + cute.assume(64 * 64 * (self.slices * slot + which), divby=4096)

@@ -1,0 +1,24 @@
+"""The kernels of plan, a line each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsl_kernels.core.targets import HOPPER
+from dsl_kernels.core.variant import Variant as Base
+
+LOG2_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Variant(Base):
+    @property
+    def threads(self) -> int:
+        return 1 << LOG2_THREADS
+
+    @property
+    def shared_bytes(self) -> int:
+        return 8 * self.threads  # one number each
+
+
+VARIANTS = (Variant(HOPPER),)

@@ -1,0 +1,247 @@
+"""The scheduler: sequence lengths -> cuts of the work list, in one CTA on the device, without host synchronisation.
+
+The algorithm, in exact integers, is that of fm_cut in the C core, which does it on the host; the results are equal bit
+for bit. A thread sums the costs of its run of requests, the block scans the sums, then threads find cuts independently
+by binary search.
+"""
+
+import cuda.bindings.driver as cuda
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, Int64, max, min
+
+from dsl_kernels.core import attended, schedule
+from dsl_kernels.core.params import Named
+
+from .config import LOG2_THREADS, Variant
+from .params import MAX_PIECES, PARAMS
+
+THREADS = 1 << LOG2_THREADS
+
+
+class Plan:
+    def __init__(self, _: Variant):
+        self.threads = THREADS
+        self.cluster = 1
+
+    @cute.jit
+    def __call__(self, args: tuple, stream: cuda.CUstream):
+        @cute.struct
+        class Storage:
+            scan: cute.struct.MemRange[Int64, THREADS]
+
+        self.storage = Storage
+        self.shared_bytes = Storage.size_in_bytes()
+        self.kernel(args).launch(grid=(1, 1, 1), block=(self.threads, 1, 1), stream=stream)
+
+    @cute.kernel
+    def kernel(self, args: tuple):
+        self.a = a = Named(PARAMS, args)
+        tid, _, _ = cute.arch.thread_idx()
+        scan = cutlass.memory.SmemAllocator().allocate(self.storage).scan.get_tensor(cute.make_layout(THREADS))
+        self.before = before = cute.make_tensor(a.cost_before, cute.make_layout(2**30))
+        self.cuts = cuts = cute.make_tensor(a.cuts, cute.make_layout(2**30))
+
+        cute.arch.griddepcontrol_launch_dependents()
+        cute.arch.griddepcontrol_wait()  # the lengths are written, and nobody reads the old schedule any more
+
+        # prefix sums of the cost: each thread a run of requests
+        run = (a.batch + (THREADS - 1)) // THREADS
+        begin = min(tid * run, a.batch)
+        end = min(begin + run, a.batch)
+        own, largest = Int64(0), Int32(0)
+        pieces = a.num_parts // a.num_tiles  # of a tile in an aligned schedule; 0: whole tiles
+        for i in cutlass.range(begin, end, unroll=1):
+            own += self.request_cost(i)
+            largest = max(largest, self.aligned_piece(self.units(i), max(pieces, 1)))
+        column = self.scan_add(scan, tid, own)  # cost of a column of tiles, with variable-length queries of all
+        running = scan[tid] - own
+        for i in cutlass.range(begin, end, unroll=1):
+            before[i] = running
+            running += self.request_cost(i)
+        if tid == 0:
+            before[a.batch] = column
+            cuts[2 * a.num_parts] = a.num_tiles
+            cuts[2 * a.num_parts + 1] = Int32(0)
+        cute.arch.sync_threads()
+
+        total = column if schedule.by_request(a) else column * a.tiles_per_request
+        if a.piece_units > 0:
+            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                self.write_cut(part, *self.cut_at(Int64(part), total))
+        elif a.num_splits > 0:
+            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                self.write_cut(part, *self.cut_forced(part))
+        else:
+            parts, tiles = a.num_parts // a.bands, a.num_tiles // a.bands  # of a band
+            cost = column if a.bands > 1 else total
+            per_part = ceil_div(tiles, parts)
+            worst = Int64(0)  # cost of the most expensive aligned part
+            if pieces > 0:
+                worst = Int64(largest + a.start_overhead)
+            else:
+                for part in cutlass.range(tid, parts, THREADS, unroll=1):
+                    edges = [
+                        self.position(min((part + i) * per_part, Int64(tiles)), total) for i in (Int64(0), Int64(1))
+                    ]
+                    worst = max(worst, edges[1] - edges[0])
+            worst = self.reduce_max(scan, tid, worst)
+            share = (cost + (parts - 1)) // Int64(parts)
+            aligned = worst <= share + a.start_overhead + (1 if pieces > 1 else a.split_overhead)
+            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                band = part // parts
+                j = Int64(part - band * parts)
+                tile, unit = Int32(min(band * tiles + min(j * per_part, Int64(tiles)), Int64(a.num_tiles))), Int32(0)
+                if not aligned:
+                    tile, unit = self.cut_at(band * cost + min(j * share, cost), total)
+                elif pieces > 0:
+                    tile, unit = self.cut_in_pieces(part, pieces)
+                self.write_cut(part, tile, unit)
+
+    @cute.jit
+    def write_cut(self, part, tile, unit):
+        """Writes the cut where a part begins; the first one is always the beginning."""
+        cuts = self.cuts
+        cuts[2 * part] = tile if part > 0 else 0
+        cuts[2 * part + 1] = unit if part > 0 else 0
+
+    @cute.jit
+    def units(self, i):
+        return attended.units_of(attended.length_of(self.a, i))
+
+    @cute.jit
+    def tile_cost(self, i):
+        """Of one tile of request i; the number of its pieces where they are batch invariant."""
+        a, units = self.a, self.units(i)
+        cost = units + a.start_overhead
+        if a.piece_units > 0:
+            cost = max(ceil_div(units, self.invariant_piece(units)), 1)
+        return Int64(cost)
+
+    @cute.jit
+    def aligned_piece(self, units, pieces):
+        """Units of a piece of an aligned schedule, with at most `pieces` of a tile."""
+        return max(units, 1) if units <= self.a.whole_units else ceil_div(units, pieces)
+
+    @cute.jit
+    def invariant_piece(self, units):
+        """Units of a piece of a batch-invariant schedule."""
+        least = self.a.piece_units
+        return max(min(max(ceil_div(units, 4), least), 2 * least), ceil_div(units, MAX_PIECES))
+
+    @cute.jit
+    def live_tiles(self, i):
+        """Tiles of a KV head of request i for which there is something to do."""
+        a = self.a
+        _, count = schedule.query_range(a, i)
+        blocks = ceil_div(count, a.block_tokens) * a.head_chunks
+        return Int64(ceil_div(blocks, a.cluster))
+
+    @cute.jit
+    def request_cost(self, i):
+        a, cost = self.a, self.tile_cost(i)
+        if schedule.by_request(a):
+            cost *= self.live_tiles(i) * (a.tiles_per_request // a.tiles_per_head)
+        return cost
+
+    @cute.jit
+    def position(self, tile, total):
+        """Cost of all tiles before a tile (Int64, any number >= 0)."""
+        a, where = self.a, total
+        if tile < a.num_tiles:
+            request, head, tile_of_head = schedule.locate_tile(a, Int32(tile))
+            if schedule.by_request(a):
+                live = self.live_tiles(request)
+                before = self.before[request]
+                where = before + (head * live + min(Int64(tile_of_head), live)) * self.tile_cost(request)
+            else:
+                where = (head * a.tiles_per_head + tile_of_head) * self.before[a.batch] + self.before[request]
+        return where
+
+    @cute.jit
+    def cut_forced(self, part):
+        """Where a part begins when every tile is cut into num_splits equal pieces."""
+        a = self.a
+        tile, unit = part // a.num_splits, Int32(0)
+        split = part - tile * a.num_splits
+        request, _, _ = schedule.locate_tile(a, tile)
+        units = self.units(request)
+        pieces = min(a.num_splits, max(units, 1))  # no empty ones between others
+        if split < pieces:
+            unit = Int32(Int64(split) * Int64(units) // Int64(pieces))
+        else:
+            tile += 1
+        return tile, unit
+
+    @cute.jit
+    def cut_in_pieces(self, part, most):
+        """Where a part begins when a tile is cut into at most `most` pieces."""
+        a = self.a
+        tile, unit = part // most, Int32(0)
+        if tile >= a.num_tiles:
+            tile = a.num_tiles
+        else:
+            request, _, tile_of_head = schedule.locate_tile(a, tile)
+            _, count = schedule.query_range(a, request)
+            units = self.units(request)
+            unit = (part - tile * most) * self.aligned_piece(units, most)
+            dead = schedule.first_token(a, tile_of_head * a.cluster) >= count
+            if dead or ((unit >= units) and (unit != 0)):
+                tile, unit = tile + 1, Int32(0)
+        return tile, unit
+
+    @cute.jit
+    def cut_at(self, where, total):
+        """The (tile, unit) at which the cost before reaches `where`."""
+        a, before = self.a, self.before
+        varlen = schedule.by_request(a)
+        tile, unit = a.num_tiles, Int32(0)
+        if where < total:
+            column = Int64(0) if varlen else where // before[a.batch]
+            rest = where - column * before[a.batch]
+            low, high = Int32(0), a.batch
+            while high - low > 1:
+                middle = low + (high - low) // 2
+                below = before[middle] <= rest
+                low = middle if below else low
+                high = high if below else middle
+            rest -= before[low]
+            if varlen:
+                cost, live = self.tile_cost(low), max(self.live_tiles(low), Int64(1))
+                j = rest // cost
+                head = j // live
+                tile = low * a.tiles_per_request + Int32(head * a.tiles_per_head + j - head * live)
+                rest -= j * cost
+            else:
+                tile = Int32(column) * a.batch + low
+            unit = Int32(max(rest - a.start_overhead, Int64(0)))
+            if a.piece_units > 0:
+                unit = Int32(rest) * self.invariant_piece(self.units(low))
+        return tile, unit
+
+    @cute.jit
+    def scan_add(self, scan, tid, value):
+        """Inclusive prefix sums over the block into `scan`; returns the total."""
+        scan[tid] = value
+        cute.arch.sync_threads()
+        for step in cutlass.range_constexpr(LOG2_THREADS):
+            below = scan[max(tid - (1 << step), 0)] if tid >= (1 << step) else Int64(0)
+            cute.arch.sync_threads()
+            scan[tid] = scan[tid] + below
+            cute.arch.sync_threads()
+        return scan[THREADS - 1]
+
+    @cute.jit
+    def reduce_max(self, scan, tid, value):
+        cute.arch.sync_threads()
+        scan[tid] = value
+        cute.arch.sync_threads()
+        for step in cutlass.range_constexpr(LOG2_THREADS):
+            if tid < (THREADS >> (step + 1)):
+                scan[tid] = max(scan[tid], scan[tid + (THREADS >> (step + 1))])
+            cute.arch.sync_threads()
+        return scan[0]
+
+
+def ceil_div(x, y):
+    return x // y + min(x % y, 1)

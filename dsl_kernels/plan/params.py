@@ -1,0 +1,22 @@
+"""Parameters of plan: see core/params.py."""
+
+from dsl_kernels.core import schedule_params as shared
+from dsl_kernels.core.params import Param
+
+MAX_PIECES = 32  # of a tile in batch-invariant schedules
+CONSTANTS = shared.CONSTANTS | {"MAX_PIECES": MAX_PIECES}
+
+PARAMS = (
+    *shared.LENGTHS,
+    shared.CUTS,
+    Param("cost_before", "int64_t*", "scratch: batch + 1 prefix sums of the cost", 8),
+    *shared.QUERIES,
+    *shared.TILING,
+    *shared.DIVISORS,
+    Param("bands", "int32_t", "columns that are cut alike, all of them; or 1"),
+    Param("num_splits", "int32_t", "0, or parts of every tile"),
+    shared.PIECE_UNITS,
+    Param("whole_units", "int32_t", "a tile of at most so many units is not split"),
+    Param("start_overhead", "int32_t", "cost of beginning a tile, units"),
+    Param("split_overhead", "int32_t", "extra cost of a split work list, units"),
+)
