@@ -62,7 +62,7 @@ FAULTS = [
     ),
     fault(
         "gaps in scratch",
-        "if (tensor->shape[axis] > 1 && tensor->strides[axis] != count) return UNUSUAL;",
+        "if (tensor->shape[axis] > 1 && (uint64_t)tensor->strides[axis] != count) return UNUSUAL;",
         "",
         "tests/unit/test_bindings_calls.py::test_scratch_must_be_contiguous",
     ),
