@@ -16,7 +16,7 @@ def digest(module: str) -> str:
     """Hash over all sources that a kernel's module imports, of this project, and over what compiles it."""
     finder = ModuleFinder(path=[str(paths.KERNELS.parent)])
     finder.import_hook(module)
-    files = [Path(str(found.__file__)) for found in finder.modules.values()]
+    files = [Path(vars(found)["__file__"]) for found in finder.modules.values()]
     named = {path.relative_to(paths.KERNELS.parent).as_posix(): path for path in files}
     named |= {f"aot/{name}": paths.AOT / name for name in DECIDING}
     found = hashlib.sha256()

@@ -1,8 +1,9 @@
 #!/bin/bash
 # Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.1).
-# usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default the first three:
+# usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default tests, sanitizer and bench:
 #   tests        what only a GPU shows, random calls       -> OUT/gpu-tests.txt (pytest's summary)
 #   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt
+#   faults       faults of the kernels, made by tests/gpu/build_faults.py -> OUT/faults.txt
 #   bench        the benchmark cases                       -> OUT/dense_decode.jsonl
 #   grid         the grid of shapes                        -> OUT/grid.jsonl
 #   traces       batches of a production trace             -> OUT/traces.jsonl
@@ -15,7 +16,7 @@
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [bench] [grid] [traces] [plans] [host] [peers-tests]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [host] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -46,6 +47,11 @@ run_sanitizer() {
     echo "$tool: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|hazard' "$out/sanitizer-$tool.log" | tail -1)"
   done > "$out/sanitizer.txt"
   cat "$out/sanitizer.txt"
+}
+
+run_faults() {
+  timeout -k 5 "${FAULTS_LIMIT:-500}" python3 tests/gpu/run_faults.py > "$out/faults.txt" 2>&1 || status=1
+  cat "$out/faults.txt"
 }
 
 timed() { # seconds, program and its record's name, further arguments...

@@ -13,7 +13,8 @@ import flashmla
 import operations
 import schedule
 from buffers import DTYPES
-from dsl_kernels.variants import VARIANTS
+from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.variants import FAMILIES
 from flashmla import _dense_decode
 from flashmla._cdef import ffi
 from ops.dense_decode import oracle
@@ -74,15 +75,15 @@ def test_element_types():
 def test_head_dimensions():
     geometries = {tuple(pair) for pair in FACTS["geometries"]}
     assert geometries == set(oracle.D_V.items()) == set(_dense_decode.D_V.items())
-    assert geometries == {(v.d_qk, v.d_v) for v in VARIANTS if v.operation == "dense_decode"}
+    assert geometries == {(v.d_qk, v.d_v) for v in FAMILIES["dense_decode"].variants}
 
 
 def test_families_of_kernels():
-    assert set(FACTS["families"]) == {v.operation for v in VARIANTS}
+    assert FACTS["families"] == list(FAMILIES)
 
 
 def test_a_unit_of_the_schedule():
-    assert FACTS["unit"] == schedule.hopper(1).unit
+    assert FACTS["unit"] == UNIT == schedule.hopper(1).unit
 
 
 @pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)

@@ -11,6 +11,8 @@ from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import ELEMENT_BYTES, Elements
 from dsl_kernels.core.variant import Variant as Base
 
+from . import barrier_table
+
 WARPGROUPS = 3  # QK, PV of the left half of the columns, PV of the right half
 SLICE = 64  # columns of a slice: 128 bytes, one row of the swizzle
 CURSOR = 8  # words of a loader's cursor
@@ -59,7 +61,8 @@ class Variant(Base):
     @property
     def shared_bytes(self) -> int:
         """Barriers, cursors, scales and the like, the KV slots, and the part of Q that is not in registers."""
-        header = 8 * (5 * self.slots + 2) + DESTINATION + SHARD + 4 * 2 * CURSOR + 4 * ROWS * self.slots
+        barriers = barrier_table.BYTES * barrier_table.total(self.slots)
+        header = barriers + DESTINATION + SHARD + 4 * 2 * CURSOR + 4 * ROWS * self.slots
         kv = ELEMENT_BYTES[self.elements.cache] * UNIT * SLICE * self.slot_slices * self.slots
         q = ELEMENT_BYTES[self.elements.q] * ROWS * (SLICE * self.rope_slices + 16 * self.q_tail_steps)
         return -(-header // 1024) * 1024 + kv + q

@@ -7,6 +7,7 @@ from cutlass.cute.nvgpu import warpgroup
 
 from dsl_kernels.core.schedule_params import UNIT
 
+from . import barrier_table
 from .epilogue import NARROW_WORDS
 from .loader import CURSOR
 
@@ -20,7 +21,7 @@ class SharedMemory:
 
         @cute.struct
         class Storage:
-            barriers: cute.struct.MemRange[Int64, kernel.bars.count]
+            barriers: cute.struct.MemRange[Int64, barrier_table.total(kernel.slots)]
             base: cute.struct.MemRange[Int64, 2]
             narrow: cute.struct.MemRange[Int32, 2 * NARROW_WORDS]
             shard: cute.struct.MemRange[Int32, 2]

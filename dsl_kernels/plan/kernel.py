@@ -81,8 +81,9 @@ class Plan:
                 worst = Int64(largest + a.start_overhead)
             else:
                 for part in cutlass.range(tid, parts, THREADS, unroll=1):
-                    ends = [min((part + i) * per_part, Int64(tiles)) for i in (Int64(0), Int64(1))]
-                    edges = [self.position(end, total) for end in ends]
+                    edges = [
+                        self.position(min((part + i) * per_part, Int64(tiles)), total) for i in (Int64(0), Int64(1))
+                    ]
                     worst = max(worst, edges[1] - edges[0])
             worst = self.reduce_max(scan, tid, worst)
             share = (cost + (parts - 1)) // Int64(parts)

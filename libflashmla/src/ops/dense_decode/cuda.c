@@ -51,8 +51,9 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
 
 static fm_need need_of(const fm_dense_decode *decode) {
   const fm_paged *paged = &decode->paged;
+  const int8_t q = (int8_t)paged->q_dtype; /* and of results, where they are not float32 */
   return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
-                   .elements = {.q = (int8_t)paged->q_dtype, .cache = (int8_t)paged->cache_dtype},
+                   .elements = {.q = q, .cache = (int8_t)paged->cache_dtype, .out = q},
                    .d_qk = paged->d_qk,
                    .d_v = decode->attention.d_v,
                    .features = paged->page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,

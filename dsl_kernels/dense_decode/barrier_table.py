@@ -1,0 +1,58 @@
+"""The barriers of dense_decode, an mbarrier each: how many there are, who arrives how often, who waits. The kernel
+initialises them from this table, config.py counts their bytes, and a test runs a model of them. Why the phases agree
+stands in barriers.py. Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BYTES = 8  # of a barrier
+
+
+@dataclass(frozen=True)
+class Barrier:
+    name: str
+    of: str  # "slot", "half" (of the columns of a slot) or "CTA": of what there is one
+    arrivals: int  # that end a phase, of each CTA that arrives
+    arrive: str
+    wait: str
+    cluster: bool = False  # every CTA of the cluster arrives; else only the own
+
+    def number(self, slots: int) -> int:
+        return {"slot": slots, "half": 2 * slots, "CTA": 1}[self.of]
+
+    def count(self, cluster: int) -> int:
+        """Arrivals that end a phase."""
+        return self.arrivals * (cluster if self.cluster else 1)
+
+
+BARRIERS = (
+    # An item has come.
+    Barrier("full", "slot", 2, arrive="both loaders, with their half's bytes", wait="QK; PV where it is a unit"),
+    # Nobody needs an item any more. Every thread arrives, because racecheck does not see what a warp does before one
+    # lane arrives for it.
+    Barrier(
+        "empty", "half", 128, cluster=True,
+        arrive="of Q, QK; of a unit, the PV warpgroup of the half",
+        wait="the left loader for its half, the right one for both; QK at the end of a tile for both",
+    ),
+    # P and scales of a unit are in shared memory.
+    Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV"),
+    # PV of a unit may start: S of the next one is nearly done, or that one is late.
+    Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV"),
+    # 1 / row sum and where the rows go are in shared memory.
+    Barrier("sum_full", "CTA", 32, arrive="every fourth thread of QK", wait="PV"),
+    # 1 / row sum has been read.
+    Barrier("sum_empty", "CTA", 8, arrive="the warps of PV", wait="QK"),
+)  # fmt: skip
+
+
+def first(name: str, slots: int) -> int:
+    """Where the barriers of a name begin among all, which lie one after another."""
+    names = [barrier.name for barrier in BARRIERS]
+    return sum(barrier.number(slots) for barrier in BARRIERS[: names.index(name)])
+
+
+def total(slots: int) -> int:
+    return sum(barrier.number(slots) for barrier in BARRIERS)

@@ -1,0 +1,85 @@
+"""The barriers of dense_decode in a model: it never stops, nobody finds what he does not expect, and a wrong number in
+the kernel's table is noticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from dsl_kernels.dense_decode.barrier_table import BARRIERS, first, total
+from ops.dense_decode.barrier_model import Model
+
+LENGTHS = [0, 0, 1, 1, 2, 3, 4, 5, 7]
+
+
+@pytest.mark.parametrize("cluster", [1, 2])
+@pytest.mark.parametrize("slots", [3, 5])
+def test_no_deadlock_and_the_right_items(slots, cluster):
+    for seed in range(40):
+        draw = random.Random(seed)
+        tiles = [draw.choice(LENGTHS) for _ in range(draw.randint(1, 12))]
+        Model(tiles, slots, cluster, seed).run()
+
+
+def fails(model: type[Model], cluster: int, runs: int = 20) -> bool:
+    """With tiles long and short, many phases of each barrier."""
+    for seed in range(runs):
+        draw = random.Random(seed)
+        tiles = [draw.choice(LENGTHS) for _ in range(60)]
+        try:
+            model(tiles, 3, cluster, seed).run()
+        except AssertionError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("cluster", [1, 2])
+@pytest.mark.parametrize("change", [-1, 1])
+@pytest.mark.parametrize("name", [barrier.name for barrier in BARRIERS])
+def test_a_wrong_count_is_noticed(name, change, cluster):
+    def other(barrier):
+        return dataclasses.replace(barrier, arrivals=barrier.arrivals + change) if barrier.name == name else barrier
+
+    class Wrong(Model):
+        barriers = tuple(map(other, BARRIERS))
+
+    assert fails(Wrong, cluster)
+
+
+@pytest.mark.parametrize("name", [barrier.name for barrier in BARRIERS])
+def test_arrivals_of_one_cta_too_many_or_too_few_are_noticed(name):
+    def other(barrier):
+        return dataclasses.replace(barrier, cluster=not barrier.cluster) if barrier.name == name else barrier
+
+    class Wrong(Model):
+        barriers = tuple(map(other, BARRIERS))
+
+    assert fails(Wrong, 2)
+
+
+def test_the_table_as_it_is_keeps_the_same_run_going():
+    assert not fails(Model, 1, runs=2)
+    assert not fails(Model, 2, runs=2)
+
+
+def test_a_wait_for_a_phase_that_may_pass_twice_is_noticed():
+    """QK alone gives Q's slot back, which may be filled again before PV looks."""
+
+    class Careless(Model):
+        pv_waits_for_q = True
+
+    def run() -> None:
+        for seed in range(200):
+            Careless([7] * 6, 3, 1, seed).run()
+
+    with pytest.raises(AssertionError, match="a deadlock"):
+        run()
+
+
+def test_barriers_lie_one_after_another():
+    for slots in (3, 5):
+        found = [first(barrier.name, slots) + i for barrier in BARRIERS for i in range(barrier.number(slots))]
+        assert found == list(range(total(slots)))
