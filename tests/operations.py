@@ -8,6 +8,7 @@ invalid.py          RULES that a legal call can be made to break; legal_call() d
 faults.py           FAULTS to plant in copies of the sources (test_planted_faults.py)
 host.py             names for code that runs with the stub driver (stub_driver/host.py)
 sanitizer_cases.py  launches of every kernel of the operation (gpu/sanitizer_cases.py)
+test_legal_calls.py its main property is test_any_...(backend), which test_reads_outside.py runs too
 c/                  C tests: core/ with a stand-in for the backends, library/ with the whole library (c/test_c.py)
 """
 
