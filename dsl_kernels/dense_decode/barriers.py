@@ -36,7 +36,6 @@ from dsl_kernels.core.threads import opaque
 from . import barrier_table
 from .barrier_table import BARRIERS
 
-
 RING = [barrier for barrier in BARRIERS if barrier.of != "CTA"]
 ALONE = [barrier for barrier in BARRIERS if barrier.of == "CTA"]
 

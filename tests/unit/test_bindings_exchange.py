@@ -220,15 +220,21 @@ def test_nothing_is_kept(framework):
     assert all(abs(a - b) < 50 for a, b in zip(after, before, strict=True)), (before, after)
 
 
-def test_other_threads_run_while_the_cpu_computes():
-    q, kv_cache, table, lengths = tensors(lengths=(128,) * 16, h_q=64, s_q=4)
-    plan = flashmla.plan_decode(q, kv_cache, table, lengths)
-    flashmla.dense_decode(q, kv_cache, table, lengths, plan=plan, num_threads=1)
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+def test_other_threads_run_while_the_cpu_computes(framework):
+    """Everything is given, so that nothing else in the calls gives the interpreter's lock up."""
+    arrays = small.inputs(lengths=(128,) * 16, h_q=64, s_q=4)
+    given = {"plan": flashmla.plan_decode(*arrays), "num_threads": 1}
+    out, lse = flashmla.dense_decode(*arrays, **given)
+    workspace = np.empty(flashmla.dense_decode_workspace_size(*arrays, plan=given["plan"]), np.uint8)
+    convert = np.asarray if framework == "numpy" else torch.from_numpy
+    arguments = [convert(array) for array in arrays]
+    given |= {"out": convert(out), "lse": convert(lse), "workspace": convert(workspace)}
     done = threading.Event()
 
     def compute():
         for _ in range(20):
-            flashmla.dense_decode(q, kv_cache, table, lengths, plan=plan, num_threads=1)
+            flashmla.dense_decode(*arguments, **given)
         done.set()
 
     interval = sys.getswitchinterval()

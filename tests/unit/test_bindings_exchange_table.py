@@ -47,6 +47,19 @@ def test_scratch_comes_from_the_table_and_goes_back(exchange):
     assert exchange.calls == ["allocate", "delete"]
 
 
+def test_strides_that_are_not_told_are_compact(exchange):
+    exchange.tells_strides = False
+    arguments, given = tensors(), outputs()
+    workspace = Tensor(np.empty(1 << 20, np.uint8))
+    out, lse = flashmla.dense_decode(*arguments, **given, workspace=workspace)
+    small.check(out.array, lse.array, [tensor.array for tensor in arguments])
+    prepared = flashmla.prepare(flashmla.dense_decode, *arguments, **given, workspace=workspace)
+    given["out"].array[:] = 0
+    out, lse = prepared(q=arguments[0], out=given["out"])
+    small.check(out.array, lse.array, [tensor.array for tensor in arguments])
+    assert exchange.calls == []
+
+
 def test_a_plan_keeps_the_scratch_that_was_made_for_it(exchange):
     arguments = tensors()
     plan = flashmla.plan_decode(*arguments)

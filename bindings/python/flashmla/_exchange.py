@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from flashmla._cdef import ffi
 from flashmla._frameworks import Framework, exact_framework
-from flashmla._library import lib
+from flashmla._library import function, lib
 from flashmla._scalars import forget
 
 UNUSUAL: int = ffi.integer_const("FLASHMLA_EXCHANGE_UNUSUAL")
@@ -82,13 +82,13 @@ def _start() -> int | None:
 
     None where that cannot be: another Python than CPython, a library that lacks the entry or has another one.
     """
-    if platform.python_implementation() != "CPython" or not hasattr(lib, "flashmla_exchange_call"):
+    if platform.python_implementation() != "CPython" or function("flashmla_exchange_call") is None:
         return None
     host = ffi.new("flashmla_host *")
     for name, field in ffi.typeof("flashmla_host").fields:
         if name in _HOST:
-            function = ctypes.cast(getattr(ctypes.pythonapi, _HOST[name]), ctypes.c_void_p).value
-            setattr(host, name, ffi.cast(field.type, function))
+            address = ctypes.cast(getattr(ctypes.pythonapi, _HOST[name]), ctypes.c_void_p).value
+            setattr(host, name, ffi.cast(field.type, address))
     host.nothing = ffi.cast("void *", id(None))
     host.struct_size = ffi.sizeof("flashmla_host")
     if lib.flashmla_exchange_host(host) != 0:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from flashmla._call import Call
 from flashmla._cdef import ffi
 from flashmla._exchange import UNUSUAL, Fast, fast_call
-from flashmla._library import lib
+from flashmla._library import function, lib
 from flashmla._operation import LIST, Operation, Options, Ready, raise_if_enqueued
 from flashmla._plan import check_plan
 from flashmla._tensor import difference
@@ -43,9 +43,9 @@ def preparable(
 ) -> Callable[[FunctionT], FunctionT]:
     """Marks the public function of an operation. `result`: makes what its calls return, where that is no output."""
 
-    def mark(function: FunctionT) -> FunctionT:
-        _PREPARABLE[function] = _Preparable(operation, options, result)
-        return function
+    def mark(public: FunctionT) -> FunctionT:
+        _PREPARABLE[public] = _Preparable(operation, options, result)
+        return public
 
     return mark
 
@@ -196,7 +196,7 @@ def _alike(tensor: Any, was: Any, argument: str) -> Any:
 
 def _handle(operation: Operation, ready: Ready) -> Any:
     """The library's own part, released with the last reference; None for a library that has none."""
-    make = getattr(lib, f"flashmla_{operation.name}_prepare", None)
+    make = function(f"flashmla_{operation.name}_prepare")
     if make is None:
         return None
     made = ffi.new("flashmla_prepared **")
@@ -218,9 +218,9 @@ def prepare(operation: Callable[..., Any], *arguments: Any, **options: Any) -> P
     >>> for layer in range(layers):  # doctest: +SKIP
     ...     out, lse = decode(q=qs[layer], kv_cache=kv_caches[layer])
     """
-    entry = next((entry for function, entry in _PREPARABLE.items() if function is operation), None)
+    entry = next((entry for public, entry in _PREPARABLE.items() if public is operation), None)
     if entry is None:
-        names = ", ".join(sorted(function.__name__ for function in _PREPARABLE))
+        names = ", ".join(sorted(public.__name__ for public in _PREPARABLE))
         raise TypeError(f"operation is {operation!r}: one of {names} is needed")
     bound = inspect.signature(operation).bind(*arguments, **options)
     bound.apply_defaults()

@@ -95,10 +95,15 @@ static int export_tensor(call *c, void *object, bool written, DLTensor **exporte
   DLTensor *tensor = &c->tensors[i];
   const int status = c->table ? read_object(c, object, tensor) : read_capsule(object, written, tensor);
   if (status) return status;
-  if (tensor->ndim > MAX_RANK || !tensor->shape || !tensor->strides) return UNUSUAL;
-  const size_t bytes = (size_t)tensor->ndim * sizeof(int64_t);
-  tensor->shape = memcpy(c->shapes[i], tensor->shape, bytes);
-  tensor->strides = memcpy(c->strides[i], tensor->strides, bytes);
+  if (tensor->ndim > MAX_RANK || (tensor->ndim > 0 && !tensor->shape)) return UNUSUAL;
+  uint64_t compact = 1; /* unsigned: nobody has looked at the extents yet */
+  for (int32_t axis = tensor->ndim; axis-- > 0;) {
+    c->shapes[i][axis] = tensor->shape[axis];
+    c->strides[i][axis] = tensor->strides ? tensor->strides[axis] : (int64_t)compact;
+    compact *= (uint64_t)tensor->shape[axis];
+  }
+  tensor->shape = c->shapes[i];
+  tensor->strides = c->strides[i];
   *exported = tensor;
   return FLASHMLA_OK;
 }
@@ -110,11 +115,11 @@ static bool alike(const DLTensor *a, const DLTensor *b) {
   if (a->ndim != b->ndim || !same_device(a->device, b->device)) return false;
   if (a->dtype.code != b->dtype.code || a->dtype.bits != b->dtype.bits || a->dtype.lanes != b->dtype.lanes)
     return false;
-  int64_t compact = 1;
+  uint64_t compact = 1;
   for (int32_t axis = a->ndim; axis-- > 0;) {
     if (a->shape[axis] != b->shape[axis]) return false;
-    if (a->shape[axis] > 1 && a->strides[axis] != (b->strides ? b->strides[axis] : compact)) return false;
-    compact *= a->shape[axis];
+    if (a->shape[axis] > 1 && a->strides[axis] != (b->strides ? b->strides[axis] : (int64_t)compact)) return false;
+    compact *= (uint64_t)a->shape[axis];
   }
   return true;
 }
@@ -141,12 +146,12 @@ static int take_scratch(call *c, void *object, uint32_t offset) {
   DLTensor *tensor;
   const int status = export_tensor(c, object, true, &tensor);
   if (status) return status;
-  int64_t count = 1;
+  uint64_t count = 1; /* unsigned: nobody has looked at the extents yet */
   for (int32_t axis = tensor->ndim; axis-- > 0;) {
-    if (tensor->shape[axis] > 1 && tensor->strides[axis] != count) return UNUSUAL;
-    count *= tensor->shape[axis];
+    if (tensor->shape[axis] > 1 && (uint64_t)tensor->strides[axis] != count) return UNUSUAL;
+    count *= (uint64_t)tensor->shape[axis];
   }
-  const uint64_t size = (uint64_t)count * tensor->dtype.bits * tensor->dtype.lanes / 8;
+  const uint64_t size = count * tensor->dtype.bits * tensor->dtype.lanes / 8;
   if ((c->model && !same_device(tensor->device, c->model->device)) || size < *bytes) return UNUSUAL;
   *memory = (char *)tensor->data + tensor->byte_offset;
   *bytes = size;
