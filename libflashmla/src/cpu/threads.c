@@ -1,13 +1,15 @@
 /* threads.c - how many threads a call gets. */
+#include "cpu/threads.h"
+
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "cpu/cpu.h"
+#include "core/arith.h"
 
 /* In units of fm_cpu_threads_for: what one thread does in the time that two need, one of which has to wake up first.
- * See FLOP_PER_THREAD in decode.c. */
+ * See FLOP_PER_THREAD of dense decode. */
 enum { LEAST_TO_SHARE = 4 };
 
 int32_t fm_cpu_num_threads(int32_t requested) {

@@ -4,6 +4,8 @@
  * list, or starts new ones, has them to itself, and puts them back. So calls from several threads, or calls from within
  * a call, neither wait for each other's workers nor know of each other. A worker that nobody needed for IDLE_SECONDS
  * ends. The library must stay mapped while there are workers: it is linked with -z nodelete. */
+#include "cpu/threads.h"
+
 #include <errno.h>
 #include <fenv.h>
 #include <limits.h>
@@ -12,13 +14,12 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#include "cpu/cpu.h"
 
 enum {
   IDLE_SECONDS = 1, /* starting a worker anew costs nothing beside this */

@@ -6,11 +6,12 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
-#include "cpu/cpu.h"
+#include "cpu/threads.h"
 
 enum { THREADS = 5, CALLERS = 4, ROUNDS = 200 };
 
@@ -152,12 +153,12 @@ static void kept_for_a_while(void) {
 int main(void) {
   main_thread = pthread_self();
   at_the_same_time();
+  in_a_forked_child(); /* while no worker ends: AddressSanitizer's allocator is not safe to fork in */
   hold_meeting(THREADS, signals_of_a_worker);
   several_callers();
   hold_meeting(3, call_within);
   work_without_meetings();
   in_the_callers_environment();
-  in_a_forked_child();
   kept_for_a_while();
   return 0; /* with idle workers */
 }

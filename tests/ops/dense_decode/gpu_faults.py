@@ -6,7 +6,7 @@ from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/dense_decode/"
 QK, PV, LOADER = FOLDER + "qk.py", FOLDER + "pv.py", FOLDER + "loader.py"
-BARRIERS, MASKING = FOLDER + "barriers.py", FOLDER + "masking.py"
+BARRIERS = FOLDER + "barrier_table.py"
 SCHEDULE, ATTENDED = "dsl_kernels/core/schedule.py", "dsl_kernels/core/attended.py"
 COMBINE = "dsl_kernels/combine/kernel.py"
 
@@ -41,14 +41,14 @@ GPU_FAULTS = [
     fault(
         "barrier count of a full slot",  # one loader's bytes are enough
         BARRIERS,
-        "cute.arch.mbarrier_init(self.full(slot), 2)",
-        "cute.arch.mbarrier_init(self.full(slot), 1)",
+        'Barrier("full", "slot", 2,',
+        'Barrier("full", "slot", 1,',
     ),
     fault(
         "barrier count of P",
         BARRIERS,
-        "cute.arch.mbarrier_init(self.p_full(slot), 32)",
-        "cute.arch.mbarrier_init(self.p_full(slot), 24)",
+        'Barrier("p_full", "slot", 32,',
+        'Barrier("p_full", "slot", 24,',
     ),
     fault(
         "stale phase of a full slot",
