@@ -134,7 +134,7 @@ def test_any_exporter_can_be_read_and_written_but_not_made():
     small.check(out, lse, arrays)
     with pytest.raises(TypeError, match="q is a Exporter: memory is made for torch, CuPy, JAX, NumPy; pass what"):
         flashmla.dense_decode(*exporters)
-    with pytest.raises(TypeError, match="pass what .* its scratch .*buffer"):
+    with pytest.raises(TypeError, match=r"pass what .* its scratch .*buffer"):
         flashmla.plan_decode(*exporters)
 
 
