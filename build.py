@@ -47,6 +47,7 @@ C_FLAGS = [
 ]
 LINK_FLAGS = [
     *("-shared", f"-Wl,-soname,{SONAME}", f"-Wl,--version-script={EXPORTS}", "-Wl,-z,noexecstack", "-Wl,--as-needed"),
+    "-Wl,-z,nodelete",  # idle worker threads of the CPU backend run its code
 ]
 LIBRARIES = ["-lm", "-lpthread", "-ldl"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
@@ -114,6 +115,12 @@ def compile_one(source: Path, flags: list[str], shared: str, folder: Path) -> tu
     return made, key
 
 
+def shared_digest(headers: Sequence[Path]) -> str:
+    """The hash of what every object is made from besides its source and flags."""
+    version = subprocess.run([compiler(), "--version"], check=True, capture_output=True, text=True).stdout
+    return digest(version, *headers)
+
+
 def compile_library(
     out: Path, *, sanitize: bool, debug: bool, kernels: bool, edited: Mapping[Path, Path] | None = None
 ) -> Path:
@@ -124,8 +131,7 @@ def compile_library(
     if kernels:
         sources += [GENERATED / "kernels.S", GENERATED / "kernel_table.c"]
         included += sorted(path for path in GENERATED.rglob("*") if path.suffix in {".h", ".cubin"})
-    version = subprocess.run([compiler(), "--version"], check=True, capture_output=True, text=True).stdout
-    shared = digest(version, *included)
+    shared = shared_digest(included)
     folder = BUILD / "objects" / digest(*flags)[:12]
     folder.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
+from builds import environment
 from problem import D_V, DEVICE, Problem
 
 import flashmla
@@ -42,20 +38,6 @@ class Ours:
         self.calls: Calls = [call(table) for table in p.tables]
 
 
-@contextmanager
-def environment(name: str, value: str) -> Iterator[None]:
-    """An environment variable set for a while; the library reads it in each call."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
 def forced(p: Problem, kernel: str) -> Calls | None:
     """Ours with the kernel of that name, None where it does not fit. The variable matters while a call is captured, not
     in replays.
@@ -75,19 +57,3 @@ def forced(p: Problem, kernel: str) -> Calls | None:
     except flashmla.UnsupportedError:
         return None
     return [under(call) for call in calls]
-
-
-def another_build(path: Path) -> ModuleType:
-    """A second copy of the package, over the libflashmla at `path`."""
-
-    def taken_out() -> dict[str, ModuleType]:
-        names = [name for name in sys.modules if name.split(".")[0] == "flashmla"]
-        return {name: sys.modules.pop(name) for name in names}
-
-    ours = taken_out()
-    try:
-        with environment("FLASHMLA_LIBRARY", str(path.resolve())):
-            return importlib.import_module("flashmla")
-    finally:
-        taken_out()
-        sys.modules.update(ours)

@@ -34,7 +34,8 @@ import peer_libraries  # noqa: E402
 import records  # noqa: E402
 import timing  # noqa: E402
 import torch  # noqa: E402
-from contenders import Calls, Ours, another_build, forced  # noqa: E402
+from builds import another_build, named  # noqa: E402
+from contenders import Calls, Ours, forced  # noqa: E402
 from problem import D_QK, D_V, PAGE, TABLE_PAGES, Pool, Problem  # noqa: E402
 
 import flashmla  # noqa: E402
@@ -158,14 +159,6 @@ def line(record: dict) -> str:
         ratio = record["us"] / record["peers"]["flashmla"]
         cells.append(f"/ flashmla {ratio:.3f}, goal {goal.ratio:.3f}: {verdict}")
     return " ".join(cells)
-
-
-def named(text: str) -> tuple[str, Path]:
-    """NAME=PATH"""
-    name, separator, path = text.partition("=")
-    if not (name and separator and Path(path).is_file()):
-        raise argparse.ArgumentTypeError(f"{text}: NAME=PATH of a library is needed")
-    return name, Path(path)
 
 
 def case_of(text: str) -> tuple:

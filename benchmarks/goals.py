@@ -45,6 +45,19 @@ FRESH_PLAN_US = 5.0  # a plan made in every call costs at most so much more than
 BATCH_INVARIANT = 1.10  # batch-invariant plans take at most so many times the time of normal ones, for b >= 16
 TRACE_LEAD, TRACE_LIMIT = 1.15, 1.08  # of a trace's snapshot: see trace_verdict
 
+# Host time of a call of host.py, by device and figure: on a GPU microseconds beyond the driver's own launches.
+HOST_US = {
+    "cuda": {"given": 6.0, "made": 16.0, "plan": 8.0, "prepared": 2.0, "prepared q out": 2.0, "entry": 1.0},
+    "cpu": {"given": 7.0, "made": 12.0},
+}
+HOST_US_OF = {("cpu", "numpy", "given"): 15.0, ("cpu", "numpy", "made"): 15.0, ("cpu", "jax", "made"): 100.0}
+
+
+def host_goal(device: str, framework: str, figure: str) -> float | None:
+    """The goal for a figure of host.py; that of the device is meant for PyTorch, and in C for its entry."""
+    of_all = HOST_US[device].get(figure) if framework in {"torch", "C"} else None
+    return HOST_US_OF.get((device, framework, figure), of_all)
+
 
 def goal_of(case: tuple) -> Goal | None:
     """The goal for a benchmark case, if it has one."""

@@ -1,12 +1,14 @@
 #!/bin/bash
 # Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.1).
-# usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default the first three:
+# usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default tests, sanitizer and bench:
 #   tests        what only a GPU shows, random calls       -> OUT/gpu-tests.txt (pytest's summary)
 #   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt
+#   faults       faults of the kernels, made by tests/gpu/build_faults.py -> OUT/faults.txt
 #   bench        the benchmark cases                       -> OUT/dense_decode.jsonl
 #   grid         the grid of shapes                        -> OUT/grid.jsonl
 #   traces       batches of a production trace             -> OUT/traces.jsonl
 #   plans        plans made afresh, and batch invariant    -> OUT/plans.jsonl
+#   host         host time of calls                        -> OUT/host.jsonl
 #   peers-tests  FlashMLA's own test of dense decode       -> OUT/peers-tests.txt
 # Environment: COMMIT names the sources in the records; *_LIMIT are seconds; GRID holds further arguments of grid.py, such
 # as "--shard 0/2 --done FILE"; FLASHMLA_TESTS is the folder `tests` of FlashMLA. Peers to time beside: the module
@@ -14,7 +16,7 @@
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [bench] [grid] [traces] [plans] [peers-tests]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [host] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -47,6 +49,11 @@ run_sanitizer() {
   cat "$out/sanitizer.txt"
 }
 
+run_faults() {
+  timeout -k 5 "${FAULTS_LIMIT:-500}" python3 tests/gpu/run_faults.py > "$out/faults.txt" 2>&1 || status=1
+  cat "$out/faults.txt"
+}
+
 timed() { # seconds, program and its record's name, further arguments...
   local seconds=$1 name=$2
   shift 2
@@ -58,6 +65,7 @@ run_bench() { timed "${BENCH_LIMIT:-300}" dense_decode; }
 # shellcheck disable=SC2086 # GRID holds several arguments
 run_grid() { timed "$((${GRID_LIMIT:-400} + 30))" grid --limit-seconds "${GRID_LIMIT:-400}" ${GRID:-}; }
 run_traces() { timed "${TRACES_LIMIT:-120}" traces; }
+run_host() { timed "${HOST_LIMIT:-120}" host; }
 run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
 
 run_peers_tests() {

@@ -16,7 +16,48 @@ from numpy.lib.stride_tricks import as_strided
 from buffers import DTYPES, POISON, host_bytes
 
 
-class NumpyAdapter:
+class Adapter:
+    """Tensors of one framework on one device."""
+
+    def call(self, operation, *arguments, **options):
+        """Makes a call of the package twice, which must give the same: it may go another way once its shapes are known.
+
+        The second one is what is checked.
+        """
+        operation(*arguments, **options)
+        return operation(*arguments, **options)
+
+
+class LongWay(Adapter):
+    """Calls that go the way of tensors for which there is no fast one."""
+
+    def call(self, operation, *arguments, **options):
+        from flashmla._exchange import long_way
+
+        with long_way():
+            return operation(*arguments, **options)
+
+
+class Prepared(Adapter):
+    """Calls that are prepared, and then made with the same tensors named again."""
+
+    def call(self, operation, *arguments, **options):
+        import flashmla
+
+        prepared = flashmla.prepare(operation, *arguments, **options)
+        if operation is flashmla.plan_decode:
+            options = {"cu_seqlens_q": options.get("cu_seqlens_q")}
+        names = ("outs", "lses") if operation is flashmla.merge_states else CALL[: len(arguments)]
+        tensors = dict(zip(names, arguments, strict=True))
+        tensors |= {name: options[name] for name in PREPARED if options.get(name) is not None}
+        return prepared(**tensors)
+
+
+CALL = ("q", "kv_cache", "block_table", "cache_seqlens")
+PREPARED = ("cu_seqlens_q", "global_seqlens", "out", "lse", "workspace", "plan")
+
+
+class NumpyAdapter(Adapter):
     """Host memory. The buffer is shared, so a write outside a tensor is seen where it happened."""
 
     name = "numpy"
@@ -48,7 +89,7 @@ class NumpyAdapter:
         return tensor.ctypes.data
 
 
-class TorchAdapter:
+class TorchAdapter(Adapter):
     """PyTorch tensors of one device."""
 
     name = "torch"
@@ -90,7 +131,19 @@ class TorchAdapter:
         return tensor.data_ptr()
 
 
-class CupyAdapter:
+class TorchLongWay(LongWay, TorchAdapter):
+    name = "torch-long-way"
+
+
+class TorchPrepared(Prepared, TorchAdapter):
+    name = "torch-prepared"
+
+
+class NumpyPrepared(Prepared, NumpyAdapter):
+    name = "numpy-prepared"
+
+
+class CupyAdapter(Adapter):
     """CuPy arrays, of float16: not every CuPy knows bfloat16."""
 
     name = "cupy"
@@ -124,7 +177,7 @@ class CupyAdapter:
         return tensor.data.ptr
 
 
-class JaxAdapter:
+class JaxAdapter(Adapter):
     """JAX arrays of one platform: immutable and compact. Inputs are copies; outputs and scratch are the library's."""
 
     name = "jax"
@@ -178,9 +231,11 @@ def has(module: str) -> bool:
 
 @cache
 def cpu() -> Backend:
-    adapters: dict[str, object] = {"numpy": NumpyAdapter()}
+    adapters: dict[str, object] = {"numpy": NumpyAdapter(), "numpy-prepared": NumpyPrepared()}
     if has("torch"):
         adapters["torch"] = TorchAdapter("cpu")
+        adapters["torch-long-way"] = TorchLongWay("cpu")
+        adapters["torch-prepared"] = TorchPrepared("cpu")
     if has("jax"):
         adapters["jax"] = JaxAdapter("cpu")
     page_sizes = (64, 1, 2, 7, 16, 32, 53, 128, 256)
@@ -206,7 +261,12 @@ def gpu() -> tuple[Backend | None, str]:
     except flashmla.FlashMLAError as error:
         return None, str(error)
     index = zeros.device.index  # now: initialising JAX may change the current device
-    adapters: dict[str, object] = {"torch": TorchAdapter(f"cuda:{index}")}
+    place = f"cuda:{index}"
+    adapters: dict[str, object] = {
+        "torch": TorchAdapter(place),
+        "torch-long-way": TorchLongWay(place),
+        "torch-prepared": TorchPrepared(place),
+    }
     if has("cupy"):
         adapters["cupy"] = CupyAdapter()
     if has("jax") and jax_has_gpu():

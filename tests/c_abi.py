@@ -151,6 +151,23 @@ class CCall:
         keep: list = []
         return int(getattr(lib, f"flashmla_{self.operation}")(self._build(keep), *outputs))
 
+    def prepare(self) -> int:
+        """The status of preparing the call instead of running it."""
+        status, _ = self.prepared()
+        return status
+
+    def prepared(self) -> tuple[int, object]:
+        """(status, the prepared call); whatever it was made from is gone."""
+        keep: list = []
+        made = ffi.new("flashmla_prepared **")
+        status = int(getattr(lib, f"flashmla_{self.operation}_prepare")(self._build(keep), made))
+        return status, ffi.gc(made[0], lib.flashmla_prepared_free) if status == 0 else None
+
+    def run_prepared(self, prepared, *outputs) -> int:
+        """The status of running a prepared call with the addresses of this one."""
+        keep: list = []
+        return int(getattr(lib, f"flashmla_{self.operation}_run")(prepared, self._build(keep), *outputs))
+
 
 def last_error() -> str:
     return ffi.string(lib.flashmla_last_error()).decode()

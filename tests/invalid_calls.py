@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as field_
 
 from hypothesis import strategies as st
@@ -27,6 +27,10 @@ class Rule:
     spoil: Callable  # (CCall, draw, LegalCall): breaks the rule
     only: str | None = None  # the one backend that has the rule
     base: dict = field_(default_factory=dict)  # what the legal call is: arguments of the operation's legal_call
+
+    def on(self, form: str, base: dict) -> Rule:
+        """The rule in another form of the call."""
+        return replace(self, name=f"{self.name} ({form})" if form else self.name, base=base)
 
 
 @dataclass
@@ -47,7 +51,7 @@ def field(name: str, *values):
     """Sets a field of the params struct to one of the values."""
 
     def spoil(call, draw, _legal):
-        call.fields[name] = draw(st.sampled_from(values))
+        call.fields[name] = one_of(draw, values)
 
     return spoil
 
@@ -56,7 +60,7 @@ def attribute(tensor: str, attribute: str, *values):
     """Sets an attribute of a DLTensor to one of the values."""
 
     def spoil(call, draw, _legal):
-        setattr(call.tensor(tensor), attribute, draw(st.sampled_from(values)))
+        setattr(call.tensor(tensor), attribute, one_of(draw, values))
 
     return spoil
 
@@ -72,6 +76,11 @@ def extent(tensor: str, axis: int, change: Callable[[int], int]):
     return spoil
 
 
+def one_of(draw, values):
+    """One of the values."""
+    return draw(st.sampled_from(values))
+
+
 def explicit_strides(tensor) -> None:
     if tensor.strides is None:
         tensor.strides = [math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
@@ -83,13 +92,9 @@ def stride(tensor: str, axis: int, *values: int):
     def spoil(call, draw, _legal):
         spoiled = call.tensor(tensor)
         explicit_strides(spoiled)
-        spoiled.strides[axis] = draw(st.sampled_from(values))
+        spoiled.strides[axis] = one_of(draw, values)
 
     return spoil
-
-
-def never_made(call, _draw, _legal):
-    call.fields["plan"] = c_abi.new_plan()
 
 
 def no_params(call, _draw, _legal):
@@ -119,16 +124,6 @@ def tail(call, draw, _legal):
     call.tail = bytes(tail)
 
 
-def dtype_of(name: str, *wrong: str | tuple[int, int, int]):
-    codes = [c_abi.DTYPE_CODES[dtype] if isinstance(dtype, str) else dtype for dtype in wrong]
-
-    def spoil(call, draw, _legal):
-        tensor = call.tensor(name)
-        tensor.dtype = draw(st.sampled_from([code for code in codes if code != tensor.dtype]))
-
-    return spoil
-
-
 def other_device(name: str):
     """Another device type, or another device of the same type."""
 
@@ -139,11 +134,12 @@ def other_device(name: str):
     return spoil
 
 
-def every_extent(axis: int, value: int, *names: str):
-    """The same extent of several tensors at once."""
+def extents(places: dict[str, int], *values: int):
+    """Sets an extent of several tensors, by their axes, to one of the values."""
 
-    def spoil(call, _draw, _legal):
-        for name in names:
+    def spoil(call, draw, _legal):
+        value = one_of(draw, values)
+        for name, axis in places.items():
             explicit_strides(call.tensor(name))
             call.tensor(name).shape[axis] = value
 
@@ -159,17 +155,6 @@ def no_part(name: str, part: int):
     return spoil
 
 
-def more_parts(count: int):
-    """More parts than a backend takes, and not evenly spaced, which would make them one stacked tensor."""
-
-    def spoil(call, _draw, _legal):
-        for name in ("outs", "lses"):
-            call.tensors[name] = [call.tensors[name][i % 3 // 2] for i in range(count)]
-        call.fields["num_states"] = count
-
-    return spoil
-
-
 def everywhere(attribute: str, value):
     def spoil(call, _draw, _legal):
         for tensor in call.every_tensor():
@@ -178,40 +163,13 @@ def everywhere(attribute: str, value):
     return spoil
 
 
-def latent_extent(*values: int):
-    """Another d_qk, in both tensors that have it."""
-
-    def spoil(call, draw, _legal):
-        value = draw(st.sampled_from(values))
-        for name in ("q", "kv_cache"):
-            explicit_strides(call.tensors[name])
-            call.tensors[name].shape[-1] = value
-
-    return spoil
-
-
-def page_size(*values: int):
-    """Pages of a size that is not supported; the table names as many as before."""
-
-    def spoil(call, draw, _legal):
-        explicit_strides(call.tensors["kv_cache"])
-        call.tensors["kv_cache"].shape[1] = draw(st.sampled_from(values))
-
-    return spoil
-
-
-def h_kv_that_does_not_divide(call, _draw, _legal):
-    explicit_strides(call.tensors["kv_cache"])
-    call.tensors["kv_cache"].shape[2] = call.tensors["q"].shape[2] + 1
-
-
-def overlap(name: str, axis: int):
+def overlap(name: str, axis: int, other: int):
     """An axis with the stride of another one."""
 
     def spoil(call, _draw, _legal):
         tensor = call.tensor(name)
         explicit_strides(tensor)
-        tensor.strides[axis] = tensor.strides[axis - 1]
+        tensor.strides[axis] = tensor.strides[other]
 
     return spoil
 
@@ -240,24 +198,9 @@ def scratch_small(name: str):
     return spoil
 
 
-def bad_scale(call, draw, _legal):
-    call.fields["flags"] &= ~c_abi.constant("DEFAULT_SCALE")
-    call.fields["softmax_scale"] = draw(st.sampled_from((0.0, -0.0, -1.0, math.nan, math.inf, -math.inf)))
-
-
 def null_shape(name: str):
     def spoil(call, _draw, _legal):
         tensor = call.tensor(name)
         tensor.ndim, tensor.shape, tensor.strides = len(tensor.shape), None, None
 
     return spoil
-
-
-def all_float32(call, _draw, _legal):
-    for name in ("q", "kv_cache", "out"):
-        call.tensors[name].dtype = c_abi.DTYPE_CODES["float32"]
-
-
-def invariant_splits(call, draw, _legal):
-    call.fields["flags"] |= c_abi.constant("BATCH_INVARIANT")
-    call.fields["num_splits"] = draw(st.sampled_from((1, 7, 1024)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,3 +56,33 @@ def faulty_library(fault: Fault) -> Path:
     assert all(edit.file.endswith(".c") for edit in fault.edits), "an edited header would not be found"
     folder = build.BUILD / "faulty" / fault.name.replace(" ", "-")
     return build.build_library(cpu_only=True, debug=True, out=folder, edited=edited_copies(fault.edits, folder))
+
+
+# Enough of the kernel table for any bfloat16 call of 576 / 512.
+KERNELS = (
+    "dense_decode_bf16_576_cluster1",
+    "dense_decode_bf16_576_cluster2",
+    "dense_decode_bf16_576_cluster1_pages",
+    "dense_decode_bf16_576_cluster2_pages",
+    "combine_bf16_512",
+    "plan",
+)
+
+
+@dataclass(frozen=True)
+class KernelFault:
+    """A fault of the GPU kernels, which gpu/build_faults.py compiles and gpu/run_faults.py tries on a GPU."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    kernels: tuple[str, ...] = KERNELS  # that are compiled
+    always: bool = True  # False: an order that the hardware may keep by chance, so that missing it is no failure
+
+
+def faulty_tree(fault: KernelFault, folder: Path) -> None:
+    """What the library with its kernels is built from, with the fault, as a tree of its own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for part in ("aot", "dsl_kernels", "libflashmla"):
+        shutil.copytree(build.ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "generated"))
+    shutil.copy(build.ROOT / "build.py", folder)
+    edited_copies(fault.edits, folder)

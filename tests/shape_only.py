@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import c_abi
 
 CPU, CUDA = 1, 2  # DLPack's device types
@@ -13,11 +15,24 @@ def addresses(*names: str) -> dict[str, int]:
     return {name: (number + 1) << 40 for number, name in enumerate(names)}
 
 
-def run(call: c_abi.CCall, *outputs) -> int:
-    """Asks for the size of the scratch, gives as much, and runs: the first status that is a failure."""
-    if scratch := c_abi.scratch_field(call.operation):
-        status, size = call.size()
-        if status:
-            return status
+def give_scratch(call: c_abi.CCall) -> int:
+    """Asks for the size of the scratch and gives as much; the status."""
+    scratch = c_abi.scratch_field(call.operation)
+    status, size = call.size() if scratch else (0, 0)
+    if scratch and status == 0:
         call.give_scratch(SCRATCH[scratch], size)
-    return call.run(*outputs)
+    return status
+
+
+def run(call: c_abi.CCall, *outputs) -> int:
+    """Runs it with as much scratch as it wants: the first status that is a failure."""
+    return give_scratch(call) or call.run(*outputs)
+
+
+def moved(call: c_abi.CCall, by: int, **fields) -> c_abi.CCall:
+    """The call with all its memory `by` bytes further, and with these fields."""
+    found = copy.deepcopy(call.tensors)
+    for tensor in c_abi.CCall(call.operation, found).every_tensor():
+        tensor.data += by
+    scratch = {name: call.fields[name] + by for name in SCRATCH if name in call.fields}
+    return c_abi.CCall(call.operation, found, call.fields | scratch | fields)

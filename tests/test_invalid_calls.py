@@ -40,13 +40,15 @@ def test_spoiled_call_is_refused(backend, operation, rule):
 
 
 def check_refused(rule, legal, draw) -> None:
-    """Spoils the call and looks at status, sentence and every buffer."""
+    """Spoils the call and looks at status, sentence and every buffer; preparing the call is refused likewise."""
     call, outputs = legal.call, legal.outputs
     rule.spoil(call, draw, legal)
     status = call.run(*outputs)
     message = c_abi.last_error()
     assert status == c_abi.constant(f"ERROR_{rule.status}"), f"status {status}: {message}"
     assert re.search(rule.names, message), f"{message!r} does not name {rule.names}"
+    assert call.prepare() == status
+    assert c_abi.last_error() == message
     legal.check_untouched()
     for output in outputs:
         assert not any(output.opaque), "a plan was filled in spite of the error"

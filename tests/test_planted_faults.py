@@ -18,10 +18,13 @@ from pathlib import Path
 import pytest
 
 import operations
-from planted_faults import faulty_library
+from dsl_kernels.variants import VARIANTS
+from gpu import run_faults
+from planted_faults import edited_copies, faulty_library
 
 ROOT = Path(__file__).parent.parent
 FAULTS = [(module, fault) for module in operations.modules("faults").values() for fault in module.FAULTS]
+GPU_FAULTS = [fault for module in operations.modules("gpu_faults").values() for fault in module.GPU_FAULTS]
 # Faults show in NumPy's arrays too; importing the other frameworks would take most of the time.
 LEAN = "import sys; sys.modules['torch'] = sys.modules['jax'] = None\n"
 PYTEST = LEAN + "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
@@ -74,7 +77,21 @@ def test_fault_is_caught_for_its_own_reason(module, fault):
     assert judged.stdout.split() == ["wrong", "right"], f"{case!r}\n{judged.stdout}{judged.stderr}"
 
 
+@pytest.mark.parametrize("fault", GPU_FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_of_a_kernel_can_be_planted(fault, tmp_path):
+    """Its texts stand once in the sources, and what they become is Python. gpu/run_faults.py shows that it is found."""
+    for copy in edited_copies(fault.edits, tmp_path).values():
+        compile(copy.read_text(), copy.name, "exec")
+    assert set(fault.kernels) <= {variant.name for variant in VARIANTS}
+
+
+def test_the_calls_that_find_faults_of_kernels_are_legal_and_right(backend):
+    if backend.name != "cpu":
+        pytest.skip("gpu/run_faults.py runs them, in processes of their own")
+    run_faults.check_all(backend)
+
+
 def test_names_are_of_one_fault_each():
     """They name the folders of the faulty libraries."""
-    names = [fault.name for _, fault in FAULTS]
+    names = [fault.name for fault in (*(fault for _, fault in FAULTS), *GPU_FAULTS)]
     assert len(names) == len(set(names))

@@ -1,6 +1,8 @@
 /* fake_backend.c - see fake_backend.h. */
 #include "fake_backend.h"
 
+#include "check.h"
+
 fake_backend fake = {.limits = {.block_rows = 64,
                                 .max_cluster = 2,
                                 .workers = 132,
@@ -11,55 +13,83 @@ fake_backend fake = {.limits = {.block_rows = 64,
                                 .partial_bytes = 4,
                                 .partial_facts = 1}};
 
-flashmla_status fm_cuda_limits(const fm_problem *problem, int32_t num_splits, fm_backend_limits *limits) {
-  (void)num_splits;
-  if (problem->device_id > 7) return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "no device %d", problem->device_id);
+int fake_launches(void) {
+  const int plans = fake.cuda_plans + fake.cpu_plans, decodes = fake.cuda_decodes + fake.cpu_decodes;
+  const int merges = fake.cuda_merges + fake.cpu_merges;
+  fake.cuda_plans = fake.cuda_decodes = fake.cuda_merges = fake.cpu_plans = fake.cpu_decodes = fake.cpu_merges = 0;
+  return plans + decodes + merges;
+}
+
+/* What a backend's prepare leaves in the state must be there in every launch. */
+static const CUkernel loaded = (CUkernel)(uintptr_t)0x10ade4;
+
+static flashmla_status prepare(const fm_call *call, CUkernel *handle) {
+  CHECK(call->cuda && !call->again && !call->empty);
+  ++fake.prepares;
+  if (fake.answer != FLASHMLA_OK) return fm_fail(fake.answer, "the fake refuses");
+  *handle = loaded;
+  return FLASHMLA_OK;
+}
+
+static flashmla_status launched(const fm_call *call, CUkernel handle, int *count, const char *kernel) {
+  CHECK(handle == (call->cuda ? loaded : NULL));
+  ++*count;
+  fake.again = call->again;
+  fm_set_last_kernel(kernel);
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits) {
+  (void)decode;
+  if (call->device_id > 7) return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "no device %d", call->device_id);
   *limits = fake.limits;
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_cuda_plan(const fm_run *run) {
-  ++fake.cuda_plans;
-  fake.last = *run;
-  fm_set_last_kernel("fake_plan");
-  return FLASHMLA_OK;
+void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits) {
+  (void)decode;
+  *limits = fake.limits;
 }
 
-flashmla_status fm_cuda_dense_decode(const fm_run *run) {
-  ++fake.cuda_decodes;
-  fake.last = *run;
-  fm_set_last_kernel("fake_cuda");
-  return FLASHMLA_OK;
+static flashmla_status prepare_decode(fm_call *call, void *state) {
+  return prepare(call, &((fm_dense_decode *)state)->decode.handle);
 }
 
-static void keep_merge(const fm_merge *merge) {
-  fake.last_merge = *merge;
-  const int32_t states = merge->stacked ? 1 : merge->num_states;
-  for (int32_t i = 0; i < states; ++i) fake.last_states[i] = merge->states[i];
+static flashmla_status decode(fm_call *call, void *state) {
+  fake.decode = *(const fm_dense_decode *)state;
+  return call->cuda ? launched(call, fake.decode.decode.handle, &fake.cuda_decodes, "fake_cuda")
+                    : launched(call, fake.decode.decode.handle, &fake.cpu_decodes, "fake_cpu");
 }
 
-flashmla_status fm_cuda_merge_states(const fm_merge *merge) {
-  ++fake.cuda_merges;
-  keep_merge(merge);
-  fm_set_last_kernel("fake_cuda_merge");
-  return FLASHMLA_OK;
+static flashmla_status prepare_plan(fm_call *call, void *state) {
+  return prepare(call, &((fm_dense_decode *)state)->plan.handle);
 }
 
-flashmla_status fm_cpu_merge_states(const fm_merge *merge) {
-  ++fake.cpu_merges;
-  keep_merge(merge);
-  fm_set_last_kernel("fake_cpu_merge");
-  return FLASHMLA_OK;
+/* A schedule that is in host memory is read by the core. */
+static flashmla_status plan(fm_call *call, void *state) {
+  fake.plan = *(const fm_dense_decode *)state;
+  const fm_attention *attention = &fake.plan.attention;
+  if (call->cuda) return launched(call, fake.plan.plan.handle, &fake.cuda_plans, "fake_plan");
+  fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
+  return launched(call, fake.plan.plan.handle, &fake.cpu_plans, "");
 }
 
-flashmla_status fm_cuda_driver_version(int32_t *version) {
-  *version = 12040;
-  return FLASHMLA_OK;
+static flashmla_status prepare_merge(fm_call *call, void *state) {
+  return prepare(call, &((fm_merge *)state)->kernel.handle);
 }
 
-flashmla_status fm_cuda_stream_synchronize(int32_t device_id, void *stream) {
-  return stream == NULL ? FLASHMLA_OK : fm_fail(FLASHMLA_ERROR_DRIVER, "device %d has no such stream", device_id);
+static flashmla_status merge(fm_call *call, void *state) {
+  fake.merge = *(const fm_merge *)state;
+  const int32_t states = fake.merge.stacked ? 1 : fake.merge.num_states;
+  for (int32_t i = 0; i < states; ++i) fake.states[i] = fake.merge.states[i];
+  fake.merge.states = NULL; /* it ends with the call */
+  return call->cuda ? launched(call, fake.merge.kernel.handle, &fake.cuda_merges, "fake_cuda_merge")
+                    : launched(call, fake.merge.kernel.handle, &fake.cpu_merges, "fake_cpu_merge");
 }
+
+const fm_backend fm_dense_decode_cuda = {prepare_decode, decode}, fm_dense_decode_cpu = {.launch = decode};
+const fm_backend fm_plan_decode_cuda = {prepare_plan, plan}, fm_plan_decode_cpu = {.launch = plan};
+const fm_backend fm_merge_states_cuda = {prepare_merge, merge}, fm_merge_states_cpu = {.launch = merge};
 
 int32_t fm_cuda_kernel_count(void) { return 2; }
 
@@ -67,23 +97,13 @@ void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info) {
   *info = (flashmla_kernel_info){.name = index == 0 ? "fake_plan" : "fake_cuda", .target = "sm_90a"};
 }
 
-void fm_cpu_limits(const fm_problem *problem, fm_backend_limits *limits) {
-  (void)problem;
-  *limits = fake.limits;
-}
-
-flashmla_status fm_cpu_dense_decode(const fm_run *run) {
-  ++fake.cpu_decodes;
-  fake.last = *run;
-  fm_set_last_kernel("fake_cpu");
+flashmla_status flashmla_driver_version(int32_t *version) {
+  *version = 12040;
   return FLASHMLA_OK;
 }
 
-int32_t fm_cpu_kernel_count(void) { return 1; }
-
-void fm_cpu_kernel_at(int32_t index, flashmla_kernel_info *info) {
-  (void)index;
-  *info = (flashmla_kernel_info){.name = "fake_cpu", .target = "cpu"};
+flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream) {
+  return stream == NULL ? FLASHMLA_OK : fm_fail(FLASHMLA_ERROR_DRIVER, "device %d has no such stream", device_id);
 }
 
-const char *fm_cpu_isa(void) { return "fake"; }
+const char *flashmla_cpu_isa(void) { return "fake"; }

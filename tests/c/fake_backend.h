@@ -3,16 +3,24 @@
 #ifndef FAKE_BACKEND_H_
 #define FAKE_BACKEND_H_
 
-#include "internal.h"
+#include "ops/dense_decode/dense_decode.h"
+#include "ops/merge_states/merge_states.h"
 
 typedef struct fake_backend {
-  fm_backend_limits limits; /* what fm_cuda_limits and fm_cpu_limits say */
-  int cuda_plans, cuda_decodes, cpu_decodes, cuda_merges, cpu_merges;
-  fm_run last;
-  fm_merge last_merge;
-  fm_state last_states[FM_MAX_CPU_STATES]; /* what last_merge.states held */
+  fm_limits limits;       /* of both backends */
+  flashmla_status answer; /* of prepare, on CUDA devices */
+  int prepares;           /* on CUDA devices; the other counts are of launches */
+  int cuda_plans, cuda_decodes, cuda_merges, cpu_plans, cpu_decodes, cpu_merges;
+  bool again; /* fm_call.again of the last launch */
+  /* What the last launch was given, by operation. */
+  fm_dense_decode plan, decode;
+  fm_merge merge;
+  fm_state states[FM_MAX_CPU_STATES]; /* what merge.states held */
 } fake_backend;
 
 extern fake_backend fake;
+
+/* Launches of all kinds since the last call of this. */
+int fake_launches(void);
 
 #endif /* FAKE_BACKEND_H_ */

@@ -7,7 +7,7 @@
 #include "fixture.h"
 
 static inline void no_run(const fixture *f) {
-  CHECK(fake.cpu_decodes == 0 && fake.cuda_decodes == 0 && fake.cuda_plans == 0);
+  CHECK(fake_launches() == 0 && fake.prepares == 0);
   CHECK(fixture_outputs_untouched(f));
 }
 
@@ -37,7 +37,8 @@ static inline void no_run(const fixture *f) {
     change;                                           \
     CHECK_OK(flashmla_dense_decode(&f.decode));       \
     CHECK(fake.cpu_decodes + fake.cuda_decodes == 1); \
-    fake.cpu_decodes = fake.cuda_decodes = 0;         \
+    fake_launches();                                  \
+    fake.prepares = 0;                                \
     fixture_free(&f);                                 \
   } while (0)
 #define ACCEPTED(change) ACCEPTED_OF(SMALL, kDLCPU, change)

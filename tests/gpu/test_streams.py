@@ -140,7 +140,7 @@ def test_cupys_current_stream_is_used(gpu):
         pytest.skip("cupy is installed, but not for GPUs" if has("cupy") else "cupy is not installed")
     import cupy
 
-    import calls
+    from ops.dense_decode import calls
 
     case = STEP.but(route="cupy", dtype="float16")
     old, new = calls.Tensors(case, gpu), calls.Tensors(case.but(seed=3, lengths=LENGTHS), gpu)

@@ -16,6 +16,7 @@ QUIET = {
     *("cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetAttribute"),
     *("cuDevicePrimaryCtxRetain", "cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
     *("cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelSetAttribute", "cuTensorMapEncodeTiled", "cuLaunchKernelEx"),
+    "cuTensorMapReplaceAddress",
 }
 PARAMETERS = {name: family.params for name, family in FAMILIES.items()}
 
@@ -32,6 +33,16 @@ def decoded(launch: dict) -> dict:
     return {
         p.name: struct.unpack(formats.get(p.ctype, "<Q"), bytes.fromhex(text))[0]
         for p, text in zip(listed, launch["params"], strict=True)
+    }
+
+
+def map_addresses(launch: dict) -> dict[str, int]:
+    """Where the tensor maps of a launch point to, by parameter."""
+    listed = PARAMETERS[family(launch["kernel"])]
+    return {
+        p.name: struct.unpack_from("<Q", bytes.fromhex(text), 8)[0]
+        for p, text in zip(listed, launch["params"], strict=True)
+        if p.ctype == "tensormap"
     }
 
 

@@ -285,6 +285,7 @@ int cuTensorMapEncodeTiled(CUtensorMap *map, int dtype, uint32_t rank, void *add
   FILE *log = open_line("cuTensorMapEncodeTiled");
   memset(map, 0, sizeof *map);
   map->opaque[0] = (uint64_t)++map_count; /* by which a launch's map is found again */
+  map->opaque[1] = (uintptr_t)address;
   fprintf(log, ", \"map\": %d, \"dtype\": %d, \"address\": %zu", map_count, dtype, (size_t)address);
   list(log, "extents", extents, (int)rank, 8);
   list(log, "strides", strides, (int)rank - 1, 8);
@@ -292,4 +293,13 @@ int cuTensorMapEncodeTiled(CUtensorMap *map, int dtype, uint32_t rank, void *add
   fprintf(log, ", \"modes\": [%d, %d, %d, %d]", interleave, swizzle, l2_promotion, oob_fill);
   bool good = legal_map(map, rank, address, extents, strides, box, element_strides) && interleave == 0 && swizzle == 3;
   return close_line(log, "cuTensorMapEncodeTiled", good ? 0 : INVALID_VALUE);
+}
+
+int cuTensorMapReplaceAddress(CUtensorMap *map, void *address) {
+  FILE *log = open_line("cuTensorMapReplaceAddress");
+  fprintf(log, ", \"map\": %zu, \"address\": %zu", (size_t)map->opaque[0], (size_t)address);
+  bool good = (uintptr_t)map % 64 == 0 && (uintptr_t)address % 16 == 0 && address && map->opaque[0];
+  int result = close_line(log, "cuTensorMapReplaceAddress", good ? 0 : INVALID_VALUE);
+  if (result == 0) map->opaque[1] = (uintptr_t)address;
+  return result;
 }

@@ -6,16 +6,20 @@
 
 #include "cuda/kernels.h"
 
-#define DECODE .operation = FM_DENSE_DECODE, .d_v = 512
+#define ALL(dtype) {dtype, dtype, dtype}
+#define DECODE(dtype) \
+  .family = FM_KERNEL_DENSE_DECODE, .arch = 90, .target = "sm_90a", .elements = ALL(dtype), .d_v = 512
+#define OTHER(name) .family = FM_KERNEL_##name, .arch = 90, .target = "sm_90a", .cluster = 1, .min_driver = 12000
+#define ANY FM_DENSE_DECODE_ANY_PAGE
 const fm_kernel fm_kernels[] = {
-    {.name = "bf16-13", DECODE, .dtype = FM_BF16, .d_qk = 576, .cluster = 2, .min_driver = 13000},
-    {.name = "bf16-12", DECODE, .dtype = FM_BF16, .d_qk = 576, .cluster = 2, .min_driver = 12000},
-    {.name = "fp16-12", DECODE, .dtype = FM_FP16, .d_qk = 576, .cluster = 2, .min_driver = 12000},
-    {.name = "bf16-1", DECODE, .dtype = FM_BF16, .d_qk = 576, .cluster = 1, .min_driver = 12000},
-    {.name = "bf16-pages", DECODE, .dtype = FM_BF16, .d_qk = 576, .any_page = true, .cluster = 2, .min_driver = 12000},
-    {.name = "bf16-512", DECODE, .dtype = FM_BF16, .d_qk = 512, .any_page = true, .cluster = 2, .min_driver = 12000},
-    {.name = "plan", .operation = FM_PLAN, .dtype = FM_ANY_DTYPE, .cluster = 1, .min_driver = 12000},
-    {.name = "combine", .operation = FM_COMBINE, .dtype = FM_BF16, .d_v = 512, .cluster = 1, .min_driver = 12000},
+    {.name = "bf16-13", DECODE(FM_BF16), .d_qk = 576, .cluster = 2, .min_driver = 13000},
+    {.name = "bf16-12", DECODE(FM_BF16), .d_qk = 576, .cluster = 2, .min_driver = 12000},
+    {.name = "fp16-12", DECODE(FM_FP16), .d_qk = 576, .cluster = 2, .min_driver = 12000},
+    {.name = "bf16-1", DECODE(FM_BF16), .d_qk = 576, .cluster = 1, .min_driver = 12000},
+    {.name = "bf16-pages", DECODE(FM_BF16), .d_qk = 576, .features = ANY, .cluster = 2, .min_driver = 12000},
+    {.name = "bf16-512", DECODE(FM_BF16), .d_qk = 512, .features = ANY, .cluster = 2, .min_driver = 12000},
+    {.name = "plan", OTHER(PLAN), .elements = ALL(FM_ANY_DTYPE)},
+    {.name = "combine", OTHER(COMBINE), .elements = {FM_ANY_DTYPE, FM_ANY_DTYPE, FM_BF16}, .d_v = 512},
 };
 const int32_t fm_kernel_count = sizeof fm_kernels / sizeof *fm_kernels;
 
@@ -29,26 +33,19 @@ flashmla_status fm_fail(flashmla_status status, const char *format, ...) {
   return status;
 }
 
-/* Arguments: operation, dtype, d_qk, page size, cluster, driver version. Or s_q, h_q, h_kv, varlen, balanced: the
- * cluster of a problem on 132 processors. */
+/* Arguments: family, dtype, d_qk, features, cluster, driver version, architecture. */
 int main(int count, char **texts) {
-  int numbers[8] = {0};
-  for (int i = 1; i < count && i < 8; i++) numbers[i - 1] = atoi(texts[i]);
-  if (count == 6) {
-    const fm_problem problem = {.s_q = numbers[0], .h_q = numbers[1], .h_kv = numbers[2], .varlen = numbers[3] != 0};
-    int32_t cluster;
-    if (fm_kernel_cluster(&problem, numbers[4] != 0, 132, &cluster) == FLASHMLA_OK) printf("%d\n", cluster);
-    return 0;
-  }
-  if (count != 7) return 1;
-  const fm_need need = {.operation = (fm_operation)numbers[0],
-                        .dtype = numbers[1],
+  if (count != 8) return 1;
+  int numbers[7];
+  for (int i = 0; i < 7; i++) numbers[i] = atoi(texts[i + 1]);
+  const fm_need need = {.family = (fm_kernel_family)numbers[0],
+                        .elements = ALL((int8_t)numbers[1]),
                         .d_qk = numbers[2],
                         .d_v = 512,
-                        .page_size = numbers[3],
-                        .cluster = numbers[4],
-                        .driver_version = numbers[5]};
+                        .features = (uint32_t)numbers[3],
+                        .lacking = "pages of 64 tokens",
+                        .cluster = numbers[4]};
   const fm_kernel *kernel;
-  if (fm_kernel_select(&need, &kernel) == FLASHMLA_OK) puts(kernel->name);
+  if (fm_kernel_select(&need, numbers[6], numbers[5], &kernel) == FLASHMLA_OK) puts(kernel->name);
   return 0;
 }

@@ -33,6 +33,7 @@ SINCE = {
     "cuKernelSetAttribute": "12.0",
     "cuLaunchKernelEx": "11.8",
     "cuTensorMapEncodeTiled": "12.0",
+    "cuTensorMapReplaceAddress": "12.0",
 }
 OPTIONAL = {"cuKernelGetParamInfo": "12.4"}
 

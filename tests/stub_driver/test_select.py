@@ -9,10 +9,13 @@ import pytest
 
 import build
 import c_abi
+from dsl_kernels.variants import FAMILIES
 from stub_driver.stub import HERE
 
-DENSE_DECODE, COMBINE, PLAN, _ = range(4)
+FAMILY = {name: number for number, name in enumerate(FAMILIES)}  # as kernel_params.h numbers them
+DENSE_DECODE, COMBINE, PLAN = (FAMILY[name] for name in ("dense_decode", "combine", "plan"))
 BF16, FP16, FP32 = range(3)
+PAGES_OF_64, ANY_PAGE = 0, 1  # features
 ANY_CLUSTER = 0
 UNSUPPORTED = c_abi.constant("ERROR_UNSUPPORTED")
 
@@ -24,11 +27,11 @@ def select(tmp_path_factory):
     sources = [HERE / "select.c", build.SOURCE / "cuda" / "select.c"]
     subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
 
-    def run(*numbers: int, forced: str | None = None) -> str:
+    def run(*numbers: int, arch: int = 90, forced: str | None = None) -> str:
         environment = {name: text for name, text in os.environ.items() if name != "FLASHMLA_FORCE_KERNEL"}
         if forced is not None:
             environment["FLASHMLA_FORCE_KERNEL"] = forced
-        command = [made, *(str(int(n)) for n in numbers)]
+        command = [made, *map(str, numbers), str(arch)]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
     return run
@@ -37,16 +40,15 @@ def select(tmp_path_factory):
 @pytest.mark.parametrize(
     ("numbers", "name"),
     [
-        ((DENSE_DECODE, BF16, 576, 64, 2, 13000), "bf16-13"),
-        ((DENSE_DECODE, BF16, 576, 64, 2, 12090), "bf16-12"),
-        ((DENSE_DECODE, BF16, 576, 64, 2, 12000), "bf16-12"),
-        ((DENSE_DECODE, FP16, 576, 64, 2, 13000), "fp16-12"),
-        ((DENSE_DECODE, BF16, 576, 64, 1, 13000), "bf16-1"),
-        ((DENSE_DECODE, BF16, 576, 1, 2, 13000), "bf16-pages"),
-        ((DENSE_DECODE, BF16, 576, 128, 2, 13000), "bf16-pages"),
-        ((DENSE_DECODE, BF16, 512, 64, 2, 13000), "bf16-512"),
-        ((PLAN, FP16, 320, 16, ANY_CLUSTER, 12000), "plan"),
-        ((COMBINE, BF16, 512, 16, ANY_CLUSTER, 12000), "combine"),
+        ((DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 13000), "bf16-13"),
+        ((DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 12090), "bf16-12"),
+        ((DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 12000), "bf16-12"),
+        ((DENSE_DECODE, FP16, 576, PAGES_OF_64, 2, 13000), "fp16-12"),
+        ((DENSE_DECODE, BF16, 576, PAGES_OF_64, 1, 13000), "bf16-1"),
+        ((DENSE_DECODE, BF16, 576, ANY_PAGE, 2, 13000), "bf16-pages"),
+        ((DENSE_DECODE, BF16, 512, PAGES_OF_64, 2, 13000), "bf16-512"),
+        ((PLAN, FP16, 320, PAGES_OF_64, ANY_CLUSTER, 12000), "plan"),
+        ((COMBINE, BF16, 512, PAGES_OF_64, ANY_CLUSTER, 12000), "combine"),
     ],
 )
 def test_the_first_row_that_does_it_and_that_the_driver_loads(select, numbers, name):
@@ -56,12 +58,12 @@ def test_the_first_row_that_does_it_and_that_the_driver_loads(select, numbers, n
 @pytest.mark.parametrize(
     "numbers",
     [
-        (DENSE_DECODE, BF16, 576, 64, 2, 11080),
-        (DENSE_DECODE, FP16, 576, 64, 1, 13000),
-        (DENSE_DECODE, FP16, 576, 32, 2, 13000),
-        (DENSE_DECODE, FP16, 512, 64, 2, 13000),
-        (DENSE_DECODE, FP32, 576, 64, 2, 13000),
-        (COMBINE, FP16, 576, 64, ANY_CLUSTER, 13000),
+        (DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 11080),
+        (DENSE_DECODE, FP16, 576, PAGES_OF_64, 1, 13000),
+        (DENSE_DECODE, FP16, 576, ANY_PAGE, 2, 13000),
+        (DENSE_DECODE, FP16, 512, PAGES_OF_64, 2, 13000),
+        (DENSE_DECODE, FP32, 576, PAGES_OF_64, 2, 13000),
+        (COMBINE, FP16, 576, PAGES_OF_64, ANY_CLUSTER, 13000),
     ],
 )
 def test_no_row_does_it(select, numbers):
@@ -71,12 +73,12 @@ def test_no_row_does_it(select, numbers):
 
 @pytest.mark.parametrize("name", ["bf16-12", "bf16-pages"])
 def test_the_forced_row_is_taken_and_others_are_not_forced(select, name):
-    assert select(DENSE_DECODE, BF16, 576, 64, 2, 13000, forced=name) == name
-    assert select(PLAN, BF16, 576, 64, ANY_CLUSTER, 13000, forced=name) == "plan"
+    assert select(DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 13000, forced=name) == name
+    assert select(PLAN, BF16, 576, PAGES_OF_64, ANY_CLUSTER, 13000, forced=name) == "plan"
 
 
 def test_an_empty_name_forces_nothing(select):
-    assert select(DENSE_DECODE, BF16, 576, 64, 2, 13000, forced="") == "bf16-13"
+    assert select(DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 13000, forced="") == "bf16-13"
 
 
 @pytest.mark.parametrize(
@@ -89,52 +91,26 @@ def test_an_empty_name_forces_nothing(select):
     ],
 )
 def test_a_forced_row_that_does_not_fit_is_refused(select, name, why):
-    found = select(DENSE_DECODE, BF16, 576, 64, 2, 12000, forced=name)
+    found = select(DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 12000, forced=name)
     assert found == f'{UNSUPPORTED}: FLASHMLA_FORCE_KERNEL is "{name}", which does not fit the call: it is for {why}'
 
 
 def test_a_forced_row_may_be_for_other_pages_or_more_rows(select):
-    assert select(DENSE_DECODE, BF16, 576, 32, 2, 13000, forced="bf16-12").endswith("it is for pages of 64 tokens")
-    assert select(DENSE_DECODE, BF16, 576, 64, 1, 13000, forced="bf16-12").endswith("more than 64 query rows a KV head")
+    assert select(DENSE_DECODE, BF16, 576, ANY_PAGE, 2, 13000, forced="bf16-12").endswith(
+        "it is for pages of 64 tokens"
+    )
+    assert select(DENSE_DECODE, BF16, 576, PAGES_OF_64, 1, 13000, forced="bf16-12").endswith(
+        "more than 64 query rows a KV head"
+    )
+
+
+def test_a_row_for_another_architecture_is_not_taken(select):
+    asked = (DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 13000)
+    assert select(*asked, arch=100) == f"{UNSUPPORTED}: no kernel of this library fits the call on driver version 13000"
+    assert select(*asked, arch=100, forced="bf16-13").endswith("it is for another architecture")
 
 
 @pytest.mark.parametrize("name", ["plan", "bf16", "nothing"])
 def test_only_a_dense_decode_row_can_be_forced(select, name):
     sentence = f'{UNSUPPORTED}: FLASHMLA_FORCE_KERNEL is "{name}", which is no dense_decode kernel of this library'
-    assert select(DENSE_DECODE, BF16, 576, 64, 2, 13000, forced=name) == sentence
-    assert select(1, 128, 1, False, True, forced=name) == sentence
-
-
-@pytest.mark.parametrize(
-    ("s_q", "heads", "cluster"),
-    [
-        (1, 1, 1),
-        (1, 64, 1),
-        (4, 16, 1),
-        (1, 65, 2),
-        (5, 16, 2),
-        (2, 128, 1),
-        (2**30, 8, 2),
-        (3, 64, 1),
-        (7, 33, 1),
-        (4, 128, 1),
-        (9, 64, 1),
-        (12, 128, 2),
-        (31, 64, 1),  # 8 of 132 processors are left over
-        (15, 64, 2),  # 12
-    ],
-)
-def test_two_blocks_share_a_stream_and_more_where_they_are_not_in_step(select, s_q, heads, cluster):
-    asked = (s_q, heads, 1, False)
-    assert select(*asked, True) == str(cluster)
-    assert select(*asked, True, forced="bf16-1") == "1"
-    assert select(*asked, True, forced="bf16-pages") == "2"
-
-
-@pytest.mark.parametrize("s_q", [2, 3, 4])
-def test_blocks_are_not_in_step(select, s_q):
-    """With queries of variable length, with given splits, or where the columns of all KV heads leave much over."""
-    assert select(s_q, 128, 1, False, True) == "1"
-    assert select(s_q, 128, 1, True, True) == "2"
-    assert select(s_q, 128, 1, False, False) == "2"
-    assert select(s_q, 128 * 23, 23, False, True) == "2"
+    assert select(DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 13000, forced=name) == sentence

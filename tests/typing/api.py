@@ -44,6 +44,16 @@ def options_of_a_step(
     flashmla.dense_decode(q, kv_cache, table, lengths, out_dtype=32)  # type: ignore[arg-type]
 
 
+def a_prepared_call(
+    q: NDArray[np.float16], kv_cache: NDArray[np.float16], table: NDArray[np.int32], lengths: NDArray[np.int32]
+) -> None:
+    prepared = flashmla.prepare(flashmla.dense_decode, q, kv_cache, table, lengths, causal=True)
+    assert_type(prepared, flashmla.Prepared)
+    assert_type(prepared(q=q), Any)  # what the operation returns
+    flashmla.prepare(3)  # type: ignore[arg-type]
+    prepared(q)  # type: ignore[call-arg]
+
+
 def the_last_kernel_is_a_name() -> None:
     assert_type(flashmla.last_kernel(), str)
 

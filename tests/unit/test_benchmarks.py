@@ -83,6 +83,41 @@ def test_goals(load):
     assert goals.trace_verdict(record | {"limit_us": 60.0, "us": 72.0}) == "missed by 3.5 %"
 
 
+def test_host_costs_are_timed_without_a_gpu(load, tmp_path, monkeypatch):
+    """Also those of another build, which has the old functions alone."""
+    host, library = load("host"), load("digest").ROOT / "bindings" / "python" / "flashmla" / "libflashmla.so.1"
+    file = tmp_path / "host.jsonl"
+    arguments = ["--device", "cpu", "--rounds", "2", "--seconds", "0.0005", "--record", str(file)]
+    monkeypatch.setattr(host.sys, "argv", ["host.py", *arguments, "--library", f"again={library}"])
+    assert host.main() == 0
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    found = {(record["library"], record["framework"], record["figure"]) for record in records}
+    assert {(library, "numpy", "given") for library in ("", "again")} <= found
+    assert {("", "C", "entry"), ("", "C", "prepared entry"), ("", "numpy", "prepared q out")} <= found
+    assert {record["figure"] for record in records} <= set(host.FIGURES)
+    assert all(record["us"] > 0 and record["device"] == "cpu" for record in records if record["framework"] != "C")
+
+
+def test_a_launch_is_taken_off_what_a_call_on_a_gpu_costs(load):
+    host = load("host")
+    times = {
+        ("", "driver", "launch"): [5.0, 5.2, 4.8],
+        ("", "driver", "nothing"): [1.0, 1.0, 1.0],
+        ("", "C", "nothing"): [0.2, 0.2, 0.2],
+        ("", "C", "entry"): [5.2, 5.1, 5.3],
+        ("", "torch", "alone"): [12.0, 11.0, 14.0],
+        ("", "flashmla", "given"): [40.0, 40.0, 40.0],
+    }
+    found = {(record["framework"], record["figure"]): record for record in host.figures(times, "cuda")}
+    assert found["torch", "alone"]["beyond_us"] == 4.0
+    assert found["torch", "alone"]["spread"] == 0.25
+    assert found["C", "entry"] == found["C", "entry"] | {"us": 5.0, "beyond_us": 1.0, "launches": 1}
+    assert found["driver", "launch"]["us"] == 4.0
+    assert "beyond_us" not in found["flashmla", "given"]
+    assert "goal 1: met" in host.line(found["C", "entry"], "cuda")
+    assert "goal" not in host.line(found["flashmla", "given"], "cuda")
+
+
 def test_what_counts_as_a_loss(load):
     records = load("records")
     assert not records.loses({"us": 102.0, "peers": {"flashmla": 100.0, "fa3": 120.0}})

@@ -60,7 +60,7 @@ int pthread_create(pthread_t *id, const pthread_attr_t *attributes, void *(*run)
 """
 
 # Prints, for each (FLASHMLA_NUM_THREADS, num_threads, CPUs of the mask, threads the system grants), how many were
-# started and whether the result is that of one thread.
+# started and whether the result is that of one thread. Each in a forked child, which has no workers yet.
 SCENARIOS = """
 import ctypes, json, os, sys
 import flashmla
@@ -71,13 +71,18 @@ arrays = long_inputs()
 one = bits(flashmla.dense_decode(*arrays, num_threads=1))
 everything = os.sched_getaffinity(0)
 for variable, argument, cpus, granted in json.loads(sys.argv[2]):
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0) == (child, 0)
+        continue
     os.environ.pop("FLASHMLA_NUM_THREADS", None)
     if variable is not None:
         os.environ["FLASHMLA_NUM_THREADS"] = variable
     os.sched_setaffinity(0, sorted(everything)[:cpus])
     started.value, allowed.value = 0, granted
     same = bits(flashmla.dense_decode(*arrays, num_threads=argument)) == one
-    print(json.dumps([started.value, same]))
+    print(json.dumps([started.value, same]), flush=True)
+    os._exit(0)
 """
 
 
@@ -116,20 +121,40 @@ def test_count_is_the_argument_else_the_variable_else_the_affinity_mask(tmp_path
 
 
 def child(arrays, expected, connection):
-    connection.send(bits(flashmla.dense_decode(*arrays, num_threads=4)) == expected)
+    for _ in range(3):
+        connection.send(bits(flashmla.dense_decode(*arrays, num_threads=4)) == expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_forked_child_works():
+def test_forked_children_work():
+    """While the parent has workers, which its children have not."""
     arrays = long_inputs()
-    expected = bits(flashmla.dense_decode(*arrays, num_threads=4))
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=child, args=(arrays, expected, sender))
-    process.start()
-    assert receiver.poll(30)
-    assert receiver.recv()
-    process.join(30)
-    assert process.exitcode == 0
+    for _ in range(3):
+        expected = bits(flashmla.dense_decode(*arrays, num_threads=4))
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=child, args=(arrays, expected, sender))
+        process.start()
+        for _ in range(3):
+            assert receiver.poll(30)
+            assert receiver.recv()
+        process.join(30)
+        assert process.exitcode == 0
+
+
+UNLOADED = """
+import time
+import flashmla
+from flashmla import _library
+from test_cpu_threads import long_inputs
+flashmla.dense_decode(*long_inputs(), num_threads=4)
+_library.ffi.dlclose(_library.lib)
+time.sleep(1.5)  # idle workers wake up and end
+"""
+
+
+def test_closed_library_stays_for_its_workers():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", UNLOADED], env=environment, check=False, timeout=60).returncode == 0
 
 
 def test_several_callers_at_once():

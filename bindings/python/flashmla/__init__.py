@@ -7,7 +7,9 @@ from flashmla._dense_decode import dense_decode, dense_decode_workspace_size
 from flashmla._info import info, last_kernel
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
 from flashmla._merge_states import merge_states
-from flashmla._plan import Plan, plan_decode, plan_decode_size
+from flashmla._plan import Plan
+from flashmla._plan_decode import plan_decode, plan_decode_size
+from flashmla._prepared import Prepared, prepare
 from flashmla.errors import ABIMismatchError, DeviceError, FlashMLAError, InvalidArgumentError, UnsupportedError
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "FlashMLAError",
     "InvalidArgumentError",
     "Plan",
+    "Prepared",
     "UnsupportedError",
     "__version__",
     "dense_decode",
@@ -25,4 +28,5 @@ __all__ = [
     "merge_states",
     "plan_decode",
     "plan_decode_size",
+    "prepare",
 ]

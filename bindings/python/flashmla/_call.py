@@ -1,58 +1,54 @@
-"""What the operations share: the params struct of one call, the tensors it names, their stream and their lifetime."""
+"""One call of the C library, the long way: its params struct, the tensors it names, their stream and their lifetime."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Sequence
+from typing import Any
 
 from flashmla._cdef import ffi
-from flashmla._frameworks import framework_of, stream_number
+from flashmla._frameworks import Described, framework_of, stream_number
 from flashmla._library import lib
-from flashmla._scalars import flag, real
 from flashmla._tensor import CUDA, DTYPES, described, device, memory, pointer, read_only
 from flashmla.errors import check, invalid
 
 _POINTER = ffi.typeof("void *")
 _BYTE_COUNT = ffi.typeof("uint64_t *")
-_LSE_BASE2: int = ffi.integer_const("FLASHMLA_LSE_BASE2")
-_EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
-
-
-class Params(NamedTuple):
-    """A params struct of flashmla.h."""
-
-    pointer: Any
-    size: int
-
-
-def params_type(name: str) -> Params:
-    """The params struct of that name."""
-    return Params(ffi.typeof(f"{name} *"), ffi.sizeof(name))
 
 
 class Call:
-    """One call of the C library: its params struct, and all that must live until the work is enqueued.
+    """A call in the making. `params` holds its scalars; `Operation.ready` adds the tensors.
 
     The first tensor of the call, named by `argument`, is the model of outputs and scratch: they are made by its
     framework on its device.
     """
 
-    __slots__ = ("_argument", "_first", "_framework", "_keep", "_own", "_place", "_stream", "model", "params")
+    __slots__ = ("_argument", "_keep", "_own", "_place", "_stream", "first", "framework", "model", "params")
 
-    def __init__(self, kind: Params, first: Any, argument: str, stream: Any) -> None:
-        self._first = first
+    def __init__(self, params: Any, first: Any, argument: str, stream: Any) -> None:
+        self.first = first
+        self.framework = framework = framework_of(first)
         self._argument = argument
-        self._framework = framework = framework_of(first)
         current = framework.current_stream(first) if stream is None else None
         self._own = None if current is None else framework  # whose current stream it is
         # CUDA's legacy default stream, 0, where nobody named one: exporters make it wait for their work.
-        self._stream = number = (0 if stream is None else stream_number(stream)) if current is None else current
-        self._keep: list[Any] = []
-        self.params = params = ffi.new(kind.pointer)
-        params.struct_size = kind.size
-        params.stream = ffi.cast(_POINTER, number)
+        self._stream = (0 if stream is None else stream_number(stream)) if current is None else current
+        self._begin(params)
         self.model = self.read(first, argument)
         self._place = device(self.model)
+
+    def _begin(self, params: Any) -> None:
+        params.stream = ffi.cast(_POINTER, self._stream)
+        self.params = params
+        self._keep: list[Any] = []
+
+    def again(self, params: Any) -> Call:
+        """The same call with other params, on the current stream if that is where this one is."""
+        call = copy.copy(self)
+        if self._own is not None:
+            call._stream = self._own.current_stream(self.first) or 0  # noqa: SLF001 - its own
+        call._begin(params)  # noqa: SLF001
+        return call
 
     def read(self, tensor: Any, argument: str) -> Any:
         """A tensor of the caller as a `DLTensor *`. What its exporter says against it is the message."""
@@ -71,6 +67,11 @@ class Call:
             raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is read-only and would be written")
         return found
 
+    def keep(self, thing: Any) -> Any:
+        """The thing, which lives as long as the call."""
+        self._keep.append(thing)
+        return thing
+
     def describe(self, extents: tuple[int, ...], dtype: str | None) -> Any:
         """A tensor to be made by `make`, as a `DLTensor *` without memory. `dtype` None is the model's."""
         if dtype is None:
@@ -81,25 +82,19 @@ class Call:
         self._keep += (found, owner)
         return found
 
-    def make(self, extents: tuple[int, ...], dtype: str | None) -> tuple[Any, Any]:
-        """A new tensor and its address."""
+    def make(self, tensors: Sequence[Described]) -> list[tuple[Any, Any]]:
+        """New tensors and their addresses."""
         stream = self._stream if self._own is None else None
-        made = self._framework.empty(self._first, self._argument, extents, dtype, stream)
-        return made, ffi.cast(_POINTER, self._framework.address(made))
+        made = self.framework.empties(self.first, self._argument, tensors, stream)
+        return [(tensor, ffi.cast(_POINTER, self.framework.address(tensor))) for tensor in made]
 
-    def scratch(self, given: Any, size: int, argument: str) -> tuple[Any, Any, int]:
-        """A caller's buffer, or a new one of `size` bytes: (what keeps it alive, address, bytes)."""
-        if given is not None:
-            tensor = self.write(given, argument)
-            if device(tensor) != self._place:
-                places = f"{argument} is on DLPack device {device(tensor)}, {self._argument} is on {self._place}"
-                raise invalid("FLASHMLA_ERROR_MIXED_DEVICES", places)
-            return self._keep[-1], *memory(tensor, argument)
-        if size == 0:
-            return None, ffi.NULL, 0
-        made, address = self.make((size,), "uint8")
-        self._keep.append(made)
-        return made, address, size
+    def scratch(self, given: Any, argument: str) -> tuple[Any, Any, int]:
+        """A buffer of the caller: (what keeps it alive, address, bytes)."""
+        tensor = self.write(given, argument)
+        if device(tensor) != self._place:
+            places = f"{argument} is on DLPack device {device(tensor)}, {self._argument} is on {self._place}"
+            raise invalid("FLASHMLA_ERROR_MIXED_DEVICES", places)
+        return self._keep[-1], *memory(tensor, argument)
 
     def query(self, size_of: Any) -> int:
         """The answer of a size query."""
@@ -107,37 +102,10 @@ class Call:
         check(lib, size_of(self.params, size))
         return int(size[0])
 
-    def run(self, operation: Any, *more: Any) -> None:
+    def run(self, operation: Any, *arguments: Any) -> None:
         """Calls the operation, and waits for a framework that must not see unfinished results."""
-        check(lib, operation(self.params, *more))
-        if self._framework.waits:
+        check(lib, operation(*arguments))
+        if self.framework.waits:
             device_type, device_id = self._place
             if device_type == CUDA:
                 check(lib, lib.flashmla_stream_synchronize(device_id, self.params.stream))
-
-
-def dtype_of_new(out: Any, out_dtype: str | None) -> str | None:
-    """The dtype that an `out` is to be made with; None is the model's."""
-    if out_dtype is None:
-        return None
-    if not isinstance(out_dtype, str) or out_dtype not in DTYPES:
-        raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}; it must be None or one of {[*DTYPES]}")
-    if out is not None:
-        raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}, but out is given: it has its own dtype")
-    return out_dtype
-
-
-def lse_flags(*, lse_base2: bool, empty_lse: float) -> int:
-    """The flags that tell how log-sum-exps are written."""
-    flags = _LSE_BASE2 if flag(lse_base2, "lse_base2") else 0
-    value = real(empty_lse, "empty_lse")
-    if value == -math.inf:
-        return flags | _EMPTY_LSE_MINUS
-    if value != math.inf:
-        raise invalid("FLASHMLA_ERROR_VALUE", f"empty_lse is {empty_lse}; it must be inf or -inf")
-    return flags
-
-
-def lse_shape(out_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(..., tokens, heads, d_v) -> (..., heads, tokens). For a wrong rank it is nonsense, and C refuses the model."""
-    return (*out_shape[:-3], *out_shape[-2:-1], *out_shape[-3:-2])

@@ -9,13 +9,23 @@ import functools
 import math
 from typing import Any, TypeVar
 
-from flashmla._call import dtype_of_new, lse_flags, lse_shape, params_type
 from flashmla._cdef import ffi
-from flashmla._library import lib
-from flashmla._plan import Plan
-from flashmla._scalars import INT32, integer, real
-from flashmla._step import Step
-from flashmla._tensor import SupportsDLPack, shape
+from flashmla._exchange import UNUSUAL
+from flashmla._frameworks import Described
+from flashmla._operation import (
+    Operation,
+    Options,
+    check_out_dtype,
+    dtype_of_new,
+    fresh,
+    lse_flags,
+    lse_shape,
+    raise_if_enqueued,
+)
+from flashmla._plan import Plan, check_plan, step_params
+from flashmla._prepared import by_name, preparable
+from flashmla._scalars import INT32, integer, real, remembered
+from flashmla._tensor import SupportsDLPack
 
 TensorT = TypeVar("TensorT", bound=SupportsDLPack)
 
@@ -23,23 +33,63 @@ D_V = {576: 512, 512: 512, 320: 256}
 """d_v by d_qk, to make an output of the right shape. What geometries there are is C's rule: it refuses any other q."""
 
 _DEFAULT_SCALE: int = ffi.integer_const("FLASHMLA_DEFAULT_SCALE")
-_PARAMS = params_type("flashmla_dense_decode_params")
 
 
 @functools.lru_cache(maxsize=1024)
-def _output_shapes(q_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _shapes(q_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of out and lse. For a q of wrong rank or d_qk they are nonsense, and C refuses q first."""
     out_shape = (*q_shape[:-1], D_V.get(q_shape[-1], 512)) if q_shape else (1,)
     return out_shape, lse_shape(out_shape)
 
 
-def _set_plan(step: Step, plan: Plan | None) -> None:
-    if plan is not None:
-        if not isinstance(plan, Plan):
-            raise TypeError(f"plan is a {type(plan).__qualname__}: what plan_decode returned is needed")
-        step.params.plan = plan._c  # noqa: SLF001 - opaque to callers, not to this package
+def _described(q_shape: tuple[int, ...], options: Options) -> tuple[Described, ...]:
+    """out and lse as they are made."""
+    out_shape, lse_extents = _shapes(q_shape)
+    return (out_shape, options.out_dtype), (lse_extents, "float32")
 
 
+_OPERATION = Operation(
+    "dense_decode",
+    ("q", "kv_cache", "block_table", "cache_seqlens"),
+    optional=("cu_seqlens_q", "global_seqlens"),
+    outputs=("out", "lse"),
+    described=_described,
+    scratch=("workspace", "flashmla_dense_decode_workspace_size"),
+    plan="plan",
+)
+
+
+def _options(
+    causal: Any,
+    batch_invariant: Any,
+    max_seqlen_q: Any,
+    softmax_scale: Any,
+    num_threads: Any,
+    out_dtype: Any,
+    lse_base2: Any,
+    empty_lse: Any,
+    cp_rank: Any,
+    cp_world: Any,
+    cp_interleave: Any,
+) -> Options:
+    """The scalars of dense_decode."""
+    params = step_params(_OPERATION, causal, batch_invariant, max_seqlen_q)
+    params.flags |= lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
+    if softmax_scale is None:
+        params.flags |= _DEFAULT_SCALE
+    else:
+        params.softmax_scale = real(softmax_scale, "softmax_scale")
+    params.num_threads = integer(num_threads, "num_threads", INT32)
+    params.cp_rank = integer(cp_rank, "cp_rank", INT32)
+    params.cp_world = integer(cp_world, "cp_world", INT32)
+    params.cp_interleave = integer(cp_interleave, "cp_interleave", INT32)
+    return Options(_OPERATION, params, out_dtype=dtype_of_new(out_dtype))
+
+
+_remembered = remembered(_options)
+
+
+@preparable(_OPERATION, by_name(_options))
 def dense_decode(
     q: TensorT,
     kv_cache: SupportsDLPack,
@@ -94,46 +144,43 @@ def dense_decode(
 
     GPU work is enqueued on `stream` and not waited for, except with JAX, whose arrays must hold their result when seen.
     """
-    step = Step(
-        _PARAMS,
-        (q, kv_cache, block_table, cache_seqlens),
-        cu_seqlens_q,
-        max_seqlen_q,
-        stream,
-        causal=causal,
-        batch_invariant=batch_invariant,
+    values = (
+        *(causal, batch_invariant, max_seqlen_q, softmax_scale, num_threads, out_dtype, lse_base2, empty_lse),
+        *(cp_rank, cp_world, cp_interleave),
     )
-    params = step.params
-    flags = lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
-    if softmax_scale is None:
-        flags |= _DEFAULT_SCALE
-    else:
-        params.softmax_scale = real(softmax_scale, "softmax_scale")
-    params.flags |= flags
-    params.num_threads = integer(num_threads, "num_threads", INT32)
-    params.cp_rank = integer(cp_rank, "cp_rank", INT32)
-    params.cp_world = integer(cp_world, "cp_world", INT32)
-    params.cp_interleave = integer(cp_interleave, "cp_interleave", INT32)
-    if global_seqlens is not None:
-        params.global_seqlens = step.read(global_seqlens, "global_seqlens")
-    _set_plan(step, plan)
+    try:
+        options = _remembered(*values)
+    except TypeError:
+        options = None
+    if options is None:
+        options = _options(*values)
+    if out_dtype is not None:
+        check_out_dtype(out, out_dtype)
+    if plan is not None:
+        check_plan(plan)
 
-    dtype = dtype_of_new(out, out_dtype)
-    out_shape, lse_extents = _output_shapes(shape(params.q))
-    params.out = step.describe(out_shape, dtype) if out is None else step.write(out, "out")
-    params.lse = step.describe(lse_extents, "float32") if lse is None else step.write(lse, "lse")
-    size = 0
-    if out is None or lse is None or workspace is None:
-        # The size query refuses wrong ranks, extents, dtypes and devices before outputs of such shapes are made.
-        # Strides, addresses and scalars are looked at by the call itself.
-        size = step.query(lib.flashmla_dense_decode_workspace_size)
-    if out is None:
-        out, params.out.data = step.make(out_shape, dtype)
-    if lse is None:
-        lse, params.lse.data = step.make(lse_extents, "float32")
-    _, params.workspace, params.workspace_size = step.scratch(workspace, size, "workspace")
-    step.run(lib.flashmla_dense_decode)
-    return out, lse
+    fast = options.fast[type(q)] if stream is None else None
+    if fast is not None:
+        outputs = (out, lse) if out is not None and lse is not None else fresh(fast, q, (out, lse))
+        if outputs is not None:
+            own_out, own_lse = outputs
+            address = None if plan is None else plan.address
+            try:
+                status = fast.call(
+                    q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, own_out, own_lse, workspace,
+                    address,
+                )  # fmt: skip
+            except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
+                status = UNUSUAL
+            if status == 0:
+                return own_out, own_lse
+            raise_if_enqueued(status)
+
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens)
+    ready = _OPERATION.ready(options, inputs, (out, lse), scratch=workspace, plan=plan and plan.c, stream=stream)
+    ready.run(_OPERATION.run)
+    options.succeeded(type(q), ready)
+    return ready.outputs[0], ready.outputs[1]
 
 
 def dense_decode_workspace_size(
@@ -149,19 +196,8 @@ def dense_decode_workspace_size(
     batch_invariant: bool = False,
 ) -> int:
     """Bytes of `workspace` that `dense_decode` needs: from shapes, flags and device, never from lengths."""
-    step = Step(
-        _PARAMS,
-        (q, kv_cache, block_table, cache_seqlens),
-        cu_seqlens_q,
-        max_seqlen_q,
-        None,
-        causal=causal,
-        batch_invariant=batch_invariant,
-    )
-    params = step.params
-    params.flags |= _DEFAULT_SCALE
-    _set_plan(step, plan)
-    out_shape, lse_extents = _output_shapes(shape(params.q))
-    params.out = step.describe(out_shape, None)
-    params.lse = step.describe(lse_extents, "float32")
-    return step.query(lib.flashmla_dense_decode_workspace_size)
+    options = _options(causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0)
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None)
+    if plan is not None:
+        check_plan(plan)
+    return _OPERATION.scratch_size(options, inputs, plan and plan.c)

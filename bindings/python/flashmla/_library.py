@@ -60,3 +60,11 @@ def load() -> tuple[Any, str]:
 
 
 lib, PATH = load()
+
+
+def function(name: str) -> Any:
+    """A function that was added to the ABI later, as cffi's; None where the library does not have it."""
+    try:
+        return getattr(lib, name)
+    except (AttributeError, ffi.error):
+        return None

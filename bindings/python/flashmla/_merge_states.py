@@ -9,17 +9,55 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flashmla._call import Call, dtype_of_new, lse_flags, lse_shape, params_type
-from flashmla._cdef import ffi
-from flashmla._library import lib
-from flashmla._scalars import INT32, integer
-from flashmla._tensor import SupportsDLPack, shape
+from flashmla._exchange import UNUSUAL
+from flashmla._frameworks import Described
+from flashmla._operation import (
+    Operation,
+    Options,
+    check_out_dtype,
+    dtype_of_new,
+    fresh,
+    lse_flags,
+    lse_shape,
+    raise_if_enqueued,
+)
+from flashmla._prepared import preparable
+from flashmla._scalars import INT32, integer, remembered
+from flashmla._tensor import SupportsDLPack
 from flashmla.errors import invalid
 
-_PARAMS = params_type("flashmla_merge_states_params")
-_TENSORS = ffi.typeof("const DLTensor *[]")
+
+def _described(shape: tuple[int, ...], options: Options) -> tuple[Described, ...]:
+    """out and lse as they are made; an output is never larger than what was given."""
+    out_shape = shape if options.listed else shape[1:]
+    return (out_shape, options.out_dtype), (lse_shape(out_shape), "float32")
 
 
+_OPERATION = Operation("merge_states", ("outs", "lses"), outputs=("out", "lse"), described=_described)
+
+
+def _options(listed: int, num_threads: Any, out_dtype: Any, lse_base2: Any, empty_lse: Any) -> Options:
+    """The scalars of merge_states. `listed`: tensors of each list, 0 where they are stacked in one."""
+    params = _OPERATION.new_params()
+    params.flags = lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
+    params.num_states = listed
+    params.num_threads = integer(num_threads, "num_threads", INT32)
+    return Options(_OPERATION, params, out_dtype=dtype_of_new(out_dtype), listed=listed)
+
+
+_remembered = remembered(_options)
+
+
+def _prepared_options(arguments: dict[str, Any]) -> Options:
+    """The scalars of a call to be prepared."""
+    outs, lses = _parts(arguments["outs"], arguments["lses"])
+    listed = 0 if outs[0] is arguments["outs"] else len(outs)
+    names = ("num_threads", "out_dtype", "lse_base2", "empty_lse")
+    del lses
+    return _options(listed, *(arguments[name] for name in names))
+
+
+@preparable(_OPERATION, _prepared_options)
 def merge_states(
     outs: SupportsDLPack | Sequence[SupportsDLPack],
     lses: SupportsDLPack | Sequence[SupportsDLPack],
@@ -48,38 +86,39 @@ def merge_states(
 
     Strides are free but for the innermost one of outs and out. No scratch is needed.
     """
-    stacked = not isinstance(outs, (list, tuple))
-    parts, part_lses = _parts(outs, lses, stacked=stacked)
-    call = Call(_PARAMS, parts[0], "outs" if stacked else "outs[0]", stream)
-    params = call.params
-    params.flags = lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
-    params.num_states = 0 if stacked else len(parts)
-    params.num_threads = integer(num_threads, "num_threads", INT32)
-    tensors = [call.model, *(call.read(part, f"outs[{i}]") for i, part in enumerate(parts[1:], 1))]
-    lse_tensors = [call.read(part, "lses" if stacked else f"lses[{i}]") for i, part in enumerate(part_lses)]
-    params.outs = pointers = ffi.new(_TENSORS, tensors)
-    params.lses = lse_pointers = ffi.new(_TENSORS, lse_tensors)
+    parts, part_lses = _parts(outs, lses)
+    listed = 0 if parts[0] is outs else len(parts)
+    values = listed, num_threads, out_dtype, lse_base2, empty_lse
+    try:
+        options = _remembered(*values)
+    except TypeError:
+        options = None
+    if options is None:
+        options = _options(*values)
+    if out_dtype is not None:
+        check_out_dtype(out, out_dtype)
 
-    dtype = dtype_of_new(out, out_dtype)
-    # There is no size query: an output is never larger than what was given.
-    out_shape = shape(call.model)[1:] if stacked else shape(call.model)
-    if out is None:
-        params.out = call.describe(out_shape, dtype)
-        out, params.out.data = call.make(out_shape, dtype)
-    else:
-        params.out = call.write(out, "out")
-    if lse is None:
-        params.lse = call.describe(lse_shape(out_shape), "float32")
-        lse, params.lse.data = call.make(lse_shape(out_shape), "float32")
-    else:
-        params.lse = call.write(lse, "lse")
-    call.run(lib.flashmla_merge_states)
-    del pointers, lse_pointers  # lived until here
-    return out, lse
+    fast = options.fast[type(parts[0])] if stream is None else None
+    if fast is not None:
+        outputs = (out, lse) if out is not None and lse is not None else fresh(fast, parts[0], (out, lse))
+        if outputs is not None:
+            try:
+                status = fast.call(*parts, *part_lses, *outputs)
+            except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
+                status = UNUSUAL
+            if status == 0:
+                return outputs[0], outputs[1]
+            raise_if_enqueued(status)
+
+    ready = _OPERATION.ready(options, (outs, lses), (out, lse), stream=stream)
+    ready.run(_OPERATION.run)
+    options.succeeded(type(parts[0]), ready)
+    return ready.outputs[0], ready.outputs[1]
 
 
-def _parts(outs: Any, lses: Any, *, stacked: bool) -> tuple[Sequence[Any], Sequence[Any]]:
+def _parts(outs: Any, lses: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     """outs and lses as sequences of the same length. C has one count for both, so it cannot see a difference."""
+    stacked = not isinstance(outs, (list, tuple))
     if isinstance(lses, (list, tuple)) == stacked:
         kinds = f"outs is a {type(outs).__qualname__}, lses is a {type(lses).__qualname__}"
         raise TypeError(f"{kinds}: both must be tensors, or both lists or tuples of tensors")

@@ -5,10 +5,14 @@ What a value may be beyond its type is C's rule.
 
 from __future__ import annotations
 
+import functools
 import operator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from flashmla.errors import invalid
+
+MadeT = TypeVar("MadeT")
 
 
 class Integer(NamedTuple):
@@ -24,6 +28,9 @@ STREAM = Integer(range(2**64), "an integer CUstream or a stream object", "it mus
 
 _FLAGS = {True: True, False: False}
 _NOT_REAL = (bool, str, bytes, bytearray)
+_CONSTANT = frozenset({int, float, bool, str, type(None)})
+_MOST_REMEMBERED = 1024
+_caches: list[Any] = []
 
 
 def integer(value: Any, argument: str, kind: Integer) -> int:
@@ -63,3 +70,25 @@ def flag(value: Any, argument: str) -> bool:
 
 def _wrong_type(value: Any, argument: str, needed: str) -> TypeError:
     return TypeError(f"{argument} is {value!r}, a {type(value).__qualname__}: {needed} is needed")
+
+
+def remembered(make: Callable[..., MadeT]) -> Callable[..., MadeT]:
+    """`make`, with what it made kept by the values and types of its arguments.
+
+    Arguments of types whose values may change, such as arrays, are a TypeError: then call `make` itself.
+    """
+
+    @functools.lru_cache(maxsize=_MOST_REMEMBERED, typed=True)
+    def kept(*values: Any) -> MadeT:
+        if not _CONSTANT.issuperset(map(type, values)):
+            raise TypeError
+        return make(*values)
+
+    _caches.append(kept)
+    return kept
+
+
+def forget() -> None:
+    """Drops all that is remembered."""
+    for cache in _caches:
+        cache.cache_clear()

@@ -81,6 +81,15 @@ def shape(tensor: Any) -> tuple[int, ...]:
     return tuple(ffi.unpack(tensor.shape, tensor.ndim)) if tensor.ndim else ()
 
 
+def compact(extents: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a compact row-major tensor."""
+    strides, step = [], 1
+    for extent in reversed(extents):
+        strides.append(step)
+        step *= max(extent, 1)
+    return tuple(reversed(strides))
+
+
 @functools.lru_cache(maxsize=1024)
 def _model(extents: tuple[int, ...], dtype: tuple[int, int], place: tuple[int, int]) -> tuple[Any, Any]:
     """A compact tensor without memory, never changed, and its extents, which must live as long as its copies."""
@@ -95,6 +104,26 @@ def described(extents: tuple[int, ...], dtype: tuple[int, int], place: tuple[int
     """
     model, owner = _model(extents, dtype, place)
     return ffi.new(_DLTENSOR, model[0]), owner
+
+
+def difference(tensor: Any, other: Any) -> tuple[str, str] | None:
+    """What keeps one `DLTensor *` from the place of another: the status that fits, and the words. None: nothing."""
+    for status, name, of in (
+        ("FLASHMLA_ERROR_MIXED_DEVICES", "device", device),
+        ("FLASHMLA_ERROR_DTYPE", "dtype (code, bits, lanes)", lambda x: (x.dtype.code, x.dtype.bits, x.dtype.lanes)),
+        ("FLASHMLA_ERROR_SHAPE", "shape", shape),
+        ("FLASHMLA_ERROR_STRIDE", "strides", _strides),
+    ):
+        if of(tensor) != of(other):
+            return status, f"{name} is {of(tensor)}, was {of(other)}"
+    return None
+
+
+def _strides(tensor: Any) -> tuple[int, ...]:
+    """Strides of a `DLTensor *`; 0 where they do not matter."""
+    extents = shape(tensor)
+    strides = ffi.unpack(tensor.strides, tensor.ndim) if tensor.strides else compact(extents)
+    return tuple(stride if extent > 1 else 0 for extent, stride in zip(extents, strides, strict=True))
 
 
 def memory(tensor: Any, argument: str) -> tuple[Any, int]:

@@ -239,11 +239,12 @@ FLASHMLA_API const char *flashmla_last_error(void);
 FLASHMLA_API const char *flashmla_last_kernel(void);
 
 /* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
- * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose tensors may be used or freed afterwards, and
- * runs nothing; *prepared is host memory for flashmla_prepared_free. flashmla_<operation>_run runs it with the addresses
- * that `params` holds now: of each tensor data and byte_offset, the plan, the scratch buffer with its size, and the
- * stream. They are checked as ever; all else in `params` and its tensors is not looked at and stays as it was prepared.
- * Any number of threads may run one prepared call. A run can be captured in a CUDA graph without a run before it. */
+ * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose tensors may be used or freed afterwards,
+ * and runs nothing; *prepared is host memory for flashmla_prepared_free. flashmla_<operation>_run runs it with the
+ * addresses that `params` holds now: of each tensor data and byte_offset, the plan, the scratch buffer with its size,
+ * and the stream. They are checked as ever; all else in `params` and its tensors is not looked at and stays as it was
+ * prepared. Any number of threads may run one prepared call. A run can be captured in a CUDA graph without a run before
+ * it. */
 typedef struct flashmla_prepared flashmla_prepared;
 /* NULL is allowed. No run of it may be in flight in another thread; work that it enqueued may be. */
 FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
@@ -256,8 +257,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flas
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params,
                                                                  flashmla_plan *plan);
 /* A prepared call of flashmla_plan_decode, see flashmla_prepared. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status
-flashmla_plan_decode_prepare(const flashmla_plan_decode_params *params, flashmla_prepared **prepared);
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_prepare(const flashmla_plan_decode_params *params,
+                                                                         flashmla_prepared **prepared);
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_run(const flashmla_prepared *prepared,
                                                                      const flashmla_plan_decode_params *params,
                                                                      flashmla_plan *plan);
@@ -268,18 +269,18 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status
 flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes);
 /* Runs the attention described at flashmla_dense_decode_params. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params);
-/* A prepared call of flashmla_dense_decode, see flashmla_prepared. With a plan, each run takes one that was made with the
- * same num_splits and flags. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status
-flashmla_dense_decode_prepare(const flashmla_dense_decode_params *params, flashmla_prepared **prepared);
+/* A prepared call of flashmla_dense_decode, see flashmla_prepared. With a plan, each run takes one that was made with
+ * the same num_splits and flags. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_prepare(const flashmla_dense_decode_params *params,
+                                                                          flashmla_prepared **prepared);
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_run(const flashmla_prepared *prepared,
                                                                       const flashmla_dense_decode_params *params);
 
 /* Runs the merge described at flashmla_merge_states_params. It needs no scratch. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states(const flashmla_merge_states_params *params);
 /* A prepared call of flashmla_merge_states, see flashmla_prepared. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status
-flashmla_merge_states_prepare(const flashmla_merge_states_params *params, flashmla_prepared **prepared);
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_prepare(const flashmla_merge_states_params *params,
+                                                                          flashmla_prepared **prepared);
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_run(const flashmla_prepared *prepared,
                                                                       const flashmla_merge_states_params *params);
 
@@ -296,6 +297,83 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_driver_version(int32_t *ver
 /* Instruction set the CPU backend uses on this machine: "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower
  * one. */
 FLASHMLA_API const char *flashmla_cpu_isa(void);
+
+/* Calls on tensor objects: for bindings of a language whose frameworks speak DLPack (in Python a PyObject *), through
+ * the exchange table of the tensors' type (DLPack 1.3, the capsule `__dlpack_c_exchange_api__`), or on capsules of
+ * tensors that were exported one by one. Other callers describe tensors as DLTensor and need none of this. */
+
+/* What such a call needs of the language's runtime; behind each, the function of Python's C API. */
+typedef struct flashmla_host {
+  uint64_t struct_size;                         /* sizeof(flashmla_host) */
+  void *(*address)(void *object);               /* an integer object as an address: PyLong_AsVoidPtr */
+  void *(*integer)(int64_t value);              /* a new integer object: PyLong_FromLongLong */
+  void *(*capsule)(void *object, const char *); /* what a capsule of that name holds: PyCapsule_GetPointer */
+  void *(*type)(void *object);                  /* new reference: PyObject_Type */
+  void *(*attribute)(void *object, void *name); /* new reference, NULL: an exception is set: PyObject_GetAttr */
+  void (*release)(void *object);                /* of a reference: Py_DecRef */
+  void *(*unlock)(void);                        /* lets other threads run: PyEval_SaveThread */
+  void (*lock)(void *state);                    /* with what unlock returned: PyEval_RestoreThread */
+  void *nothing;                                /* the object that stands for a missing argument: Py_None */
+} flashmla_host;
+
+/* What an argument of an exchange call is, and which field of the params struct it fills. */
+typedef enum flashmla_exchange_kind {
+  FLASHMLA_EXCHANGE_TENSOR = 0,  /* a tensor or nothing: a const DLTensor * */
+  FLASHMLA_EXCHANGE_LIST = 1,    /* `count` arguments, each a tensor: a const DLTensor *const * */
+  FLASHMLA_EXCHANGE_SCRATCH = 2, /* a contiguous tensor or nothing: a void *, and its bytes in the uint64_t behind it */
+  FLASHMLA_EXCHANGE_ADDRESS = 3, /* an integer object or nothing: a pointer */
+  FLASHMLA_EXCHANGE_RESULT = 4,  /* an integer object: no field, the second argument of run_into */
+  FLASHMLA_EXCHANGE_OUTPUT = 5   /* as FLASHMLA_EXCHANGE_TENSOR, and written */
+} flashmla_exchange_kind;
+
+typedef struct flashmla_exchange_argument {
+  int32_t kind;    /* a flashmla_exchange_kind */
+  uint32_t offset; /* of the field in the params struct */
+  int32_t count;   /* of a list */
+} flashmla_exchange_argument;
+
+/* The call of one operation with given scalars on tensors of one type. It is read only, so any number of threads may
+ * share one. Exactly one of the functions run* is set. Where params holds a tensor already, one that is passed for it
+ * must have its shape, strides, dtype and device, or it is UNUSUAL. */
+typedef struct flashmla_exchange {
+  uint64_t struct_size;        /* sizeof(flashmla_exchange); with another one than the library's, all is UNUSUAL */
+  const void *table;           /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
+                               /* NULL: tensors are capsules named "dltensor_versioned" */
+  const void *type;            /* with a table: the type object; another type's objects are UNUSUAL */
+  void *attribute;             /* name object of an attribute that must be attribute_value, ... */
+  const void *attribute_value; /* ... or the object is UNUSUAL; NULL: none */
+  const void *params;          /* the params struct but for the fields that arguments fill, which are */
+  uint32_t params_size;        /* zero, or what holds where nothing is passed */
+  int32_t num_objects;         /* objects of a call, lists counted by their tensors */
+  const flashmla_exchange_argument *arguments; /* in the order of the objects */
+  int32_t num_arguments;
+  uint32_t stream_offset;  /* with a table: of the field that gets its current stream of the first tensor's device */
+  uint32_t scratch_offset; /* of the field of scratch that is made where none is passed, by the table's allocator */
+  int32_t keep_scratch;    /* 1: such scratch is what the call returns, as an object; 0: it is released */
+  const DLTensor *model;   /* NULL: the first tensor passed; else what stands in its place */
+  flashmla_status (*size)(const void *params, uint64_t *bytes); /* of scratch; NULL: none is ever made */
+  flashmla_status (*run)(const void *params);
+  flashmla_status (*run_into)(const void *params, void *result);
+  flashmla_status (*run_prepared)(const void *prepared, const void *params);
+  flashmla_status (*run_prepared_into)(const void *prepared, const void *params, void *result);
+  const void *prepared; /* the flashmla_prepared of run_prepared */
+} flashmla_exchange;
+
+typedef enum flashmla_exchange_status {
+  /* What a call returns where something is not as it wants it, and nothing was done. The caller then takes the long
+   * way, which says what is wrong. */
+  FLASHMLA_EXCHANGE_UNUSUAL = -1
+} flashmla_exchange_status;
+
+/* Sets the runtime's functions, once, before the first call; they are copied. FLASHMLA_ERROR_STRUCT_SIZE: the library
+ * was made for others, and no call may be made. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_exchange_host(const flashmla_host *functions);
+/* Makes a call. `self` is an integer object with the address of a flashmla_exchange. Returns a new reference: an
+ * integer object (a flashmla_status, FLASHMLA_EXCHANGE_UNUSUAL, or without a table FLASHMLA_EXCHANGE_UNUSUAL - n where
+ * n bytes of scratch are needed and none was passed) or the scratch that was made and kept; NULL with an exception set
+ * where the framework raised one. To be called with the runtime's lock, which is released while the operation runs. Has
+ * the form of a Python function with METH_FASTCALL. */
+FLASHMLA_API void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count);
 
 #ifdef __cplusplus
 }

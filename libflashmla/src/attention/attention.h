@@ -3,7 +3,7 @@
 #ifndef FLASHMLA_ATTENTION_ATTENTION_H_
 #define FLASHMLA_ATTENTION_ATTENTION_H_
 
-#include "core/dtype.h"
+#include "core/argument.h"
 #include "schedule/schedule.h"
 
 /* Which of a request's tokens a query token attends: FLASHMLA_CAUSAL, and the shard of context parallelism. */
@@ -13,8 +13,15 @@ typedef struct fm_mask {
   const int32_t *global_seqlens;
 } fm_mask;
 
-/* Rows of results, strides in elements; with variable-length queries the batch strides are 0: query token s of request
- * i is the token fm_query_range_of says, whatever the request. */
+/* Rows of results and their log-sum-exps: in the table of an operation, and checked. Strides are in elements; with
+ * variable-length queries the batch strides are 0: query token s of request i is the token fm_query_range_of says,
+ * whatever the request. */
+#define FM_OUT_FIELDS(type, field, d_v)                                                                \
+  .name = #field, .offset = offsetof(type, field), .rank = 4, .axes = {FM_BATCH, FM_S_Q, FM_H_Q, d_v}, \
+  .alignment = FM_VECTOR_BYTES, .of_queries = true
+#define FM_LSE_FIELDS(type, field)                                                                \
+  .name = #field, .offset = offsetof(type, field), .rank = 3, .axes = {FM_BATCH, FM_H_Q, FM_S_Q}, \
+  .dtypes = FM_ONLY(FM_FP32), .alignment = sizeof(float), .free_innermost = true, .of_queries = true
 typedef struct fm_output {
   fm_dtype dtype;
   void *out;
@@ -31,6 +38,7 @@ typedef struct fm_attention {
   fm_output output;
   int32_t d_v;
   fm_tiling tiling;
+  fm_divisors divisors; /* of the tiling; GPU */
   fm_layout layout;
   fm_schedule schedule;
   fm_partials partials;

@@ -11,7 +11,7 @@ static int64_t partial_row(const fm_attention *attention, int32_t part, int32_t 
 }
 
 /* Joins row `row` of the tile that parts `part` ... `end` worked on. Base-2 log-sum-exps weigh the normalised rows. */
-static void merge_row(const fm_attention *attention, const fm_cpu_kernels *kernels, const fm_rows *rows, int32_t part,
+static void merge_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows, int32_t part,
                       int32_t end, int32_t row) {
   float largest = -INFINITY;
   bool attended = false;
@@ -22,24 +22,24 @@ static void merge_row(const fm_attention *attention, const fm_cpu_kernels *kerne
     if (attention->partials.facts[at] > largest) largest = attention->partials.facts[at];
   }
   if (!attended) {
-    fm_write_row(attention, kernels, rows, row, NULL, 0, 0);
+    fm_write_row(attention, elements, rows, row, NULL, 0, 0);
     return;
   }
   const int32_t d_v = attention->d_v;
-  float sum[FM_CPU_SUM_STRIDE] __attribute__((aligned(64))) = {0};
+  float sum[FM_CPU_MOST_D_V] __attribute__((aligned(64))) = {0};
   double total = 0;
   for (int32_t v = part; v <= end; v++) {
     const int64_t at = partial_row(attention, part, v, row);
     if (at < 0 || attention->partials.facts[at] == -INFINITY) continue; /* -inf: the values were not written */
     const float weight = exp2f(attention->partials.facts[at] - largest);
-    kernels->add_weighted(sum, (float *)attention->partials.rows + at * d_v, weight, d_v);
+    elements->add_weighted(sum, (float *)attention->partials.rows + at * d_v, weight, d_v);
     total += weight;
   }
   const double lse = (largest + log2(total)) * M_LN2;
-  fm_write_row(attention, kernels, rows, row, sum, (float)(1 / total), lse);
+  fm_write_row(attention, elements, rows, row, sum, (float)(1 / total), lse);
 }
 
-void fm_merge_partials(const fm_attention *attention, const fm_cpu_kernels *kernels, int32_t part, int32_t row,
+void fm_merge_partials(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
                        int32_t count) {
   const fm_cut from = attention->schedule.cuts[part], to = attention->schedule.cuts[part + 1];
   const int32_t tile = to.tile; /* the tile that the next cut divides, if it does */
@@ -48,5 +48,5 @@ void fm_merge_partials(const fm_attention *attention, const fm_cpu_kernels *kern
   int32_t end = part + 1;
   while (attention->schedule.cuts[end + 1].tile == tile) end++;
   const fm_rows block = fm_rows_of(attention, tile);
-  for (int32_t r = row; r < row + count && r < block.count; r++) merge_row(attention, kernels, &block, part, end, r);
+  for (int32_t r = row; r < row + count && r < block.count; r++) merge_row(attention, elements, &block, part, end, r);
 }

@@ -40,7 +40,7 @@ int64_t fm_row_offset(const fm_attention *attention, const fm_rows *rows, int32_
   return rows->request * stride[0] + token_of(rows, row) * stride[1] + head_of(attention, rows, row) * stride[2];
 }
 
-void fm_write_row(const fm_attention *attention, const fm_cpu_kernels *kernels, const fm_rows *rows, int32_t row,
+void fm_write_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows, int32_t row,
                   const float *values, float scale, double lse) {
   const fm_output *output = &attention->output;
   const int32_t bytes = fm_dtype_bytes(output->dtype);
@@ -48,7 +48,7 @@ void fm_write_row(const fm_attention *attention, const fm_cpu_kernels *kernels, 
   if (values == NULL)
     memset(out, 0, (size_t)attention->d_v * (size_t)bytes);
   else
-    kernels->narrow[output->dtype](out, values, scale, attention->d_v);
+    elements->narrow[output->dtype](out, values, scale, attention->d_v);
   if (output->lse == NULL) return;
   if (output->lse_base2) lse /= M_LN2;
   const int64_t *stride = output->lse_stride;

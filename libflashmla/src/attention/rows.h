@@ -4,7 +4,7 @@
 #define FLASHMLA_ATTENTION_ROWS_H_
 
 #include "attention/attention.h"
-#include "cpu/cpu.h"
+#include "cpu/isa.h"
 
 /* Row r is token first_token + r / heads of the request, head first_head + r % heads. */
 typedef struct fm_rows {
@@ -23,12 +23,12 @@ int64_t fm_row_bound(const fm_attention *attention, const fm_rows *rows, int32_t
 int64_t fm_row_offset(const fm_attention *attention, const fm_rows *rows, int32_t row, const int64_t stride[3]);
 /* Writes values * scale and the log-sum-exp of a row, given as a natural one, to out and lse; values NULL: an empty
  * row. */
-void fm_write_row(const fm_attention *attention, const fm_cpu_kernels *kernels, const fm_rows *rows, int32_t row,
+void fm_write_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows, int32_t row,
                   const float *values, float scale, double lse);
 
 /* merge.c: joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row +
  * count) of it. */
-void fm_merge_partials(const fm_attention *attention, const fm_cpu_kernels *kernels, int32_t part, int32_t row,
+void fm_merge_partials(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
                        int32_t count);
 
 #endif /* FLASHMLA_ATTENTION_ROWS_H_ */

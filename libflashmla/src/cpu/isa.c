@@ -1,24 +1,89 @@
-/* isa.c - which micro-kernels this machine runs.
- * FLASHMLA_CPU_ISA is "portable", "avx2" or "avx512". One that the machine lacks, or another word, means the best. */
+/* isa.c - the table of instruction sets, and which of them this machine runs.
+ * FLASHMLA_CPU_ISA is a name in the table. One that the machine lacks, or another word, means the best. */
+#include "cpu/isa.h"
+
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "cpu/cpu.h"
-
-const fm_cpu_kernels *fm_cpu_select(void) {
 #if defined(__x86_64__)
-  const char *forced = getenv("FLASHMLA_CPU_ISA");
-  if (forced == NULL) forced = "";
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (!avx2 || strcmp(forced, fm_cpu_portable.isa) == 0) return &fm_cpu_portable;
-  if (!avx512 || strcmp(forced, fm_cpu_avx2.isa) == 0) return &fm_cpu_avx2;
-  return &fm_cpu_avx512;
-#else
-  return &fm_cpu_portable;
+#include <cpuid.h>
 #endif
+
+#if defined(__x86_64__)
+/* By cpuid itself: __builtin_cpu_supports does not know F16C in clang before 17. */
+typedef struct features {
+  uint32_t eax, ebx, ecx, edx;
+} features;
+
+static features features_of(uint32_t leaf, uint32_t subleaf) {
+  features f = {0};
+  __get_cpuid_count(leaf, subleaf, &f.eax, &f.ebx, &f.ecx, &f.edx);
+  return f;
 }
 
-const char *flashmla_cpu_isa(void) { return fm_cpu_select()->isa; }
+static bool all_of(uint32_t bits, uint32_t wanted) { return (bits & wanted) == wanted; }
+
+/* Registers whose contents the kernel keeps over a task switch. */
+static bool saves(uint32_t registers) {
+  if (!all_of(features_of(1, 0).ecx, bit_OSXSAVE)) return false;
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return all_of(low, registers);
+}
+
+enum { XMM_YMM = 0x6, ZMM = 0xe0 /* and mask registers */ };
+
+static bool has_avx2(void) {
+  return saves(XMM_YMM) && all_of(features_of(1, 0).ecx, bit_AVX | bit_FMA | bit_F16C) &&
+         all_of(features_of(7, 0).ebx, bit_AVX2);
+}
+
+static bool has_avx512(void) {
+  return has_avx2() && saves(XMM_YMM | ZMM) &&
+         all_of(features_of(7, 0).ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+}
+#endif
+
+static bool always(void) { return true; }
+
+static const fm_cpu_isa table[] = {/* the best first, the last for any machine */
+#if defined(__x86_64__)
+                                   {"avx512", has_avx512, &fm_cpu_avx512_elements, &fm_cpu_avx512_step},
+                                   {"avx2", has_avx2, &fm_cpu_avx2_elements, &fm_cpu_avx2_step},
+#endif
+                                   {"portable", always, &fm_cpu_portable_elements, &fm_cpu_portable_step}};
+enum { ROWS = sizeof table / sizeof table[0] };
+
+/* Asked once: in a virtual machine cpuid takes longer than a small call. Threads that ask at the same time find the
+ * same.
+ */
+static bool is_supported(int row) {
+  static _Atomic uint32_t found; /* bit r: row r; the last row always is, so 0: not asked yet */
+  uint32_t rows = atomic_load_explicit(&found, memory_order_relaxed);
+  if (rows == 0) {
+    for (int r = 0; r < ROWS; r++) rows |= (uint32_t)table[r].supported() << r;
+    atomic_store_explicit(&found, rows, memory_order_relaxed);
+  }
+  return (rows >> row & 1) != 0;
+}
+
+const fm_cpu_isa *fm_cpu_select(void) {
+  const char *forced = getenv("FLASHMLA_CPU_ISA");
+  const fm_cpu_isa *best = NULL;
+  for (int r = 0; r < ROWS; r++) {
+    if (!is_supported(r)) continue;
+    if (best == NULL) best = &table[r];
+    if (forced == NULL || strcmp(forced, table[r].name) == 0) return &table[r];
+  }
+  return best;
+}
+
+const fm_cpu_step *fm_cpu_step_for(const fm_cpu_isa *isa, fm_dtype q, fm_dtype cache) {
+  int row = (int)(isa - table);
+  while (!is_supported(row) || (table[row].step->q_dtypes & FM_ONLY(q)) == 0 ||
+         (table[row].step->cache_dtypes & FM_ONLY(cache)) == 0)
+    row++; /* the last row takes all */
+  return table[row].step;
+}
+
+const char *flashmla_cpu_isa(void) { return fm_cpu_select()->name; }

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu/cpu.h"
+#include "cpu/isa.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -13,8 +13,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
-#define KERNELS fm_cpu_avx2
-#define ISA "avx2"
+#define NAME(part) fm_cpu_avx2_##part
 #define LANES 8
 #define TILE_TOKENS 6
 #define TILE_VECTORS 2
@@ -39,7 +38,8 @@ static inline void narrow_fp16(uint16_t *to, __m256 value) {
   _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-#include "cpu/kernels_template.h"
+#include "cpu/elements_template.h"
+#include "cpu/step_template.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

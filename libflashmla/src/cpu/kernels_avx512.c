@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu/cpu.h"
+#include "cpu/isa.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
@@ -14,8 +14,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #endif
 
-#define KERNELS fm_cpu_avx512
-#define ISA "avx512"
+#define NAME(part) fm_cpu_avx512_##part
 #define LANES 16
 #define TILE_TOKENS 6
 #define TILE_VECTORS 4
@@ -34,7 +33,8 @@ static inline void narrow_fp16(uint16_t *to, __m512 value) {
   _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-#include "cpu/kernels_template.h"
+#include "cpu/elements_template.h"
+#include "cpu/step_template.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

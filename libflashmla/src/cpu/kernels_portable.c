@@ -2,10 +2,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "cpu/cpu.h"
+#include "cpu/isa.h"
 
-#define KERNELS fm_cpu_portable
-#define ISA "portable"
+#define NAME(part) fm_cpu_portable_##part
 #define LANES 4
 #define TILE_TOKENS 6
 #define TILE_VECTORS 2
@@ -50,4 +49,5 @@ static inline void narrow_fp16(uint16_t *to, __attribute__((vector_size(4 * LANE
   for (int i = 0; i < LANES; i++) to[i] = fp16_of(value[i]);
 }
 
-#include "cpu/kernels_template.h"
+#include "cpu/elements_template.h"
+#include "cpu/step_template.h"

@@ -1,13 +1,16 @@
-/* threads.c - how many threads, and a parallel call. Threads live for one call: there is no state that a fork could
- * break or an unload could leak, and calls from several threads need no coordination. */
+/* threads.c - how many threads a call gets. */
+#include "cpu/threads.h"
+
 #include <errno.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "cpu/cpu.h"
+#include "core/arith.h"
+
+/* In units of fm_cpu_threads_for: what one thread does in the time that two need, one of which has to wake up first.
+ * See FLOP_PER_THREAD of dense decode. */
+enum { LEAST_TO_SHARE = 4 };
 
 int32_t fm_cpu_num_threads(int32_t requested) {
   if (requested > 0) return requested;
@@ -25,38 +28,7 @@ int32_t fm_cpu_num_threads(int32_t requested) {
 }
 
 int32_t fm_cpu_threads_for(int32_t requested, int32_t most, double work) {
+  if (work < LEAST_TO_SHARE) return 1;
   const int32_t threads = fm_min32(fm_cpu_num_threads(requested), most);
-  return work < threads ? 1 + fm_min32((int32_t)work, threads - 1) : threads;
-}
-
-typedef struct worker {
-  pthread_t id;
-  int32_t index;
-  void (*work)(void *context, int32_t thread);
-  void *context;
-} worker;
-
-static void *run_worker(void *argument) {
-  const worker *self = argument;
-  self->work(self->context, self->index);
-  return NULL;
-}
-
-void fm_cpu_parallel(int32_t threads, void (*work)(void *context, int32_t thread), void *context) {
-  worker *workers = threads > 1 ? malloc(sizeof(worker) * (size_t)(threads - 1)) : NULL;
-  int32_t started = 0;
-  if (workers != NULL) {
-    sigset_t all, before; /* signals of the process belong to the application's threads */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (; started < threads - 1; started++) {
-      worker *next = &workers[started];
-      *next = (worker){.index = started + 1, .work = work, .context = context};
-      if (pthread_create(&next->id, NULL, run_worker, next) != 0) break;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-  }
-  work(context, 0);
-  for (int32_t i = 0; i < started; i++) pthread_join(workers[i].id, NULL);
-  free(workers);
+  return work < threads ? (int32_t)work : threads;
 }

@@ -10,17 +10,17 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static flashmla_status read_locked(const fm_driver *driver, const char *argument, int32_t id) {
   int count = 0;
-  FM_DRIVER_TRY(driver, device_get_count(&count));
+  FM_DRIVER_TRY(driver, device_get_count, &count);
   const int limit = count < FM_MAX_DEVICES ? count : FM_MAX_DEVICES;
   if (id < 0 || id >= limit)
     return fm_fail(FLASHMLA_ERROR_DEVICE, "%s is %d, the driver has %d CUDA devices; it must be in [0, %d)", argument,
                    id, count, limit);
   fm_device device = {.id = id};
-  FM_DRIVER_TRY(driver, device_get(&device.handle, id));
+  FM_DRIVER_TRY(driver, device_get, &device.handle, id);
   int processors = 0, major = 0, minor = 0;
-  FM_DRIVER_TRY(driver, device_get_attribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device.handle));
-  FM_DRIVER_TRY(driver, device_get_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device.handle));
-  FM_DRIVER_TRY(driver, device_get_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device.handle));
+  FM_DRIVER_TRY(driver, device_get_attribute, &processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device.handle);
+  FM_DRIVER_TRY(driver, device_get_attribute, &major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device.handle);
+  FM_DRIVER_TRY(driver, device_get_attribute, &minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device.handle);
   device.processors = processors;
   device.arch = 10 * major + minor;
   devices[id] = device;
@@ -61,15 +61,15 @@ static flashmla_status primary_context(const fm_driver *driver, const fm_device 
 flashmla_status fm_device_enter(const fm_driver *driver, const fm_device *device, bool *pushed) {
   *pushed = false;
   CUcontext current = NULL;
-  FM_DRIVER_TRY(driver, context_get_current(&current));
+  FM_DRIVER_TRY(driver, context_get_current, &current);
   if (current) {
     CUdevice handle = -1;
-    FM_DRIVER_TRY(driver, context_get_device(&handle));
+    FM_DRIVER_TRY(driver, context_get_device, &handle);
     if (handle == device->handle) return FLASHMLA_OK;
   }
   CUcontext context = NULL;
   FM_TRY(primary_context(driver, device, &context));
-  FM_DRIVER_TRY(driver, context_push_current(context));
+  FM_DRIVER_TRY(driver, context_push_current, context);
   *pushed = true;
   return FLASHMLA_OK;
 }

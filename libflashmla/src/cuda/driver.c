@@ -38,7 +38,7 @@ static flashmla_status open_locked(void) {
     dlclose(library);
     return status;
   }
-  table.driver_get_version(&table.version); /* whoever asks for it is told of a failure */
+  FM_DRIVER_TRY(&table, driver_get_version, &table.version); /* it has started: it stays open */
   __atomic_store_n(&ready, true, __ATOMIC_RELEASE);
   return FLASHMLA_OK;
 }
@@ -63,8 +63,6 @@ flashmla_status flashmla_driver_version(int32_t *version) {
   flashmla_status status;
   const fm_driver *driver = fm_driver_open(&status);
   if (!driver) return status;
-  int value = 0;
-  FM_DRIVER_TRY(driver, driver_get_version(&value));
-  *version = value;
+  *version = driver->version;
   return FLASHMLA_OK;
 }

@@ -53,10 +53,11 @@ typedef struct fm_driver {
 const fm_driver *fm_driver_open(flashmla_status *status);
 /* Status for a failed driver call `what`, with the driver's own words. */
 flashmla_status fm_driver_fail(const fm_driver *driver, const char *what, CUresult result);
-#define FM_DRIVER_TRY(driver, call)                                    \
-  do {                                                                 \
-    CUresult result_ = (driver)->call;                                 \
-    if (result_ != 0) return fm_driver_fail((driver), #call, result_); \
+/* Calls a driver function, whose name the sentence of a failure quotes. */
+#define FM_DRIVER_TRY(driver, function, ...)                               \
+  do {                                                                     \
+    const CUresult result_ = (driver)->function(__VA_ARGS__);              \
+    if (result_ != 0) return fm_driver_fail((driver), #function, result_); \
   } while (0)
 
 #endif /* FLASHMLA_CUDA_DRIVER_H_ */

@@ -21,7 +21,7 @@ static flashmla_status check_params(const fm_driver *driver, const fm_kernel *ke
   if (!driver->kernel_get_param_info) return FLASHMLA_OK;
   for (int32_t i = 0; i < kernel->num_params; i++) {
     size_t offset = 0, size = 0;
-    FM_DRIVER_TRY(driver, kernel_get_param_info(handle, (size_t)i, &offset, &size));
+    FM_DRIVER_TRY(driver, kernel_get_param_info, handle, (size_t)i, &offset, &size);
     const size_t want = kernel->params[i].size;
     if (size != want)
       return fm_fail(FLASHMLA_ERROR_DRIVER, "%s: parameter %d is %zu bytes in the kernel, %zu in the launcher",
@@ -34,33 +34,40 @@ static flashmla_status check_params(const fm_driver *driver, const fm_kernel *ke
 static flashmla_status load_locked(const fm_driver *driver, const fm_kernel *kernel, size_t row) {
   if (!libraries[row]) {
     CUlibrary library;
-    FM_DRIVER_TRY(driver, library_load_data(&library, kernel->image, NULL, NULL, 0, NULL, NULL, 0));
+    FM_DRIVER_TRY(driver, library_load_data, &library, kernel->image, NULL, NULL, 0, NULL, NULL, 0);
     libraries[row] = library;
   }
   CUkernel loaded;
-  FM_DRIVER_TRY(driver, library_get_kernel(&loaded, libraries[row], kernel->entry));
+  FM_DRIVER_TRY(driver, library_get_kernel, &loaded, libraries[row], kernel->entry);
   FM_TRY(check_params(driver, kernel, loaded));
   handles[row] = loaded;
   return FLASHMLA_OK;
 }
 
+static bool is_prepared(size_t row, const fm_device *device) {
+  return (__atomic_load_n(&prepared[row], __ATOMIC_ACQUIRE) >> device->id & 1) != 0;
+}
+
+/* In a context of the device. */
 static flashmla_status prepare_locked(const fm_driver *driver, const fm_kernel *kernel, size_t row,
                                       const fm_device *device) {
   if (!handles[row]) FM_TRY(load_locked(driver, kernel, row));
-  FM_DRIVER_TRY(driver, kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes,
-                                             handles[row], device->handle));
+  FM_DRIVER_TRY(driver, kernel_set_attribute, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes,
+                handles[row], device->handle);
   __atomic_fetch_or(&prepared[row], UINT64_C(1) << device->id, __ATOMIC_RELEASE);
   return FLASHMLA_OK;
 }
 
-/* In a context of the device. */
 static flashmla_status prepare(const fm_driver *driver, const fm_kernel *kernel, size_t row, const fm_device *device) {
-  bool pushed;
-  FM_TRY(fm_device_enter(driver, device, &pushed));
   pthread_mutex_lock(&lock);
-  const flashmla_status status = prepare_locked(driver, kernel, row, device);
+  flashmla_status status = FLASHMLA_OK;
+  bool pushed = false;
+  if (!is_prepared(row, device)) { /* by another thread meanwhile */
+    status = fm_device_enter(driver, device, &pushed);
+    if (status == FLASHMLA_OK) status = prepare_locked(driver, kernel, row, device);
+    fm_device_leave(driver, pushed);
+  }
   pthread_mutex_unlock(&lock);
-  fm_device_leave(driver, pushed);
   return status;
 }
 
@@ -70,8 +77,7 @@ flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel,
   if (row >= MAX_KERNELS)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s is row %zu of the kernel table; this library loads the first %d",
                    kernel->name, row, MAX_KERNELS);
-  if ((__atomic_load_n(&prepared[row], __ATOMIC_ACQUIRE) >> device->id & 1) == 0)
-    FM_TRY(prepare(driver, kernel, row, device));
+  if (!is_prepared(row, device)) FM_TRY(prepare(driver, kernel, row, device));
   *handle = handles[row];
   return FLASHMLA_OK;
 }

@@ -46,6 +46,6 @@ flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, con
                            .hStream = (CUstream)stream,
                            .attrs = attributes,
                            .numAttrs = gpu.driver->version >= PDL_IN_GRAPHS ? 2 : 1};
-  FM_DRIVER_TRY(gpu.driver, launch_kernel_ex(&config, (CUfunction)loaded->handle, pointers, NULL));
+  FM_DRIVER_TRY(gpu.driver, launch_kernel_ex, &config, (CUfunction)loaded->handle, pointers, NULL);
   return FLASHMLA_OK;
 }

@@ -16,15 +16,14 @@ flashmla_status fm_encode(const fm_driver *driver, const fm_tensor_map *tensor, 
     const uint64_t bytes = (uint64_t)tensor->strides[axis] * (uint64_t)fm_dtype_bytes(tensor->dtype);
     strides[axis - 1] = extents[axis] > 1 ? bytes : 16;
   }
-  FM_DRIVER_TRY(driver,
-                tensor_map_encode_tiled(map, tma_types[tensor->dtype], tensor->rank, (void *)(uintptr_t)tensor->address,
-                                        extents, strides, tensor->box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+  FM_DRIVER_TRY(driver, tensor_map_encode_tiled, map, tma_types[tensor->dtype], tensor->rank,
+                (void *)(uintptr_t)tensor->address, extents, strides, tensor->box, element_strides,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return FLASHMLA_OK;
 }
 
 flashmla_status fm_encode_address(const fm_driver *driver, const void *address, CUtensorMap *map) {
-  FM_DRIVER_TRY(driver, tensor_map_replace_address(map, (void *)(uintptr_t)address));
+  FM_DRIVER_TRY(driver, tensor_map_replace_address, map, (void *)(uintptr_t)address);
   return FLASHMLA_OK;
 }

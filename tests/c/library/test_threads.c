@@ -1,6 +1,8 @@
-/* Calls from several threads at once, on shared inputs and a shared plan, agree bit for bit; so does a call in a forked
- * child. */
+/* Calls from several threads at once, on shared inputs and a shared plan, agree bit for bit; so do calls in forked
+ * children, while other threads of the parent are in calls too. A cancelled caller finishes its call. */
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,18 +52,85 @@ static void from_several_threads(void) {
   for (int i = 0; i < CALLERS; ++i) CHECK(pthread_join(thread[i], NULL) == 0);
 }
 
-static void in_a_forked_child(void) {
+static void leave(void) { _exit(0); /* before leaks are looked for: the child shares the parent's blocks */ }
+
+static int exit_status(pid_t child) {
+  int status;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
+static void in_forked_children(void) {
+  for (int i = 0; i < ROUNDS; ++i) {
+    repeat(3); /* the parent has workers, the child has none */
+#ifdef __SANITIZE_ADDRESS__
+    usleep(10000); /* new workers are at rest, see below */
+#endif
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+      for (int again = 0; again < 3; ++again) repeat(2 + again);
+      CHECK_STATUS(flashmla_dense_decode(NULL), FLASHMLA_ERROR_NULL_POINTER, "params");
+      const pid_t grandchild = fork();
+      if (grandchild == 0) repeat(3);
+      if (grandchild != 0) CHECK(exit_status(grandchild) == 0);
+      leave();
+    }
+    CHECK(exit_status(child) == 0);
+    repeat(2); /* the parent goes on */
+  }
+}
+
+#ifndef __SANITIZE_ADDRESS__ /* whose allocator hangs in a child forked while another thread is in it */
+static atomic_bool enough;
+
+static void *caller_until_enough(void *unused) {
+  while (!enough) repeat(3);
+  return unused;
+}
+
+static void in_children_forked_amid_calls(void) {
+  pthread_t thread[CALLERS];
+  for (int i = 0; i < CALLERS; ++i) CHECK(pthread_create(&thread[i], NULL, caller_until_enough, NULL) == 0);
+  in_forked_children();
+  enough = true;
+  for (int i = 0; i < CALLERS; ++i) CHECK(pthread_join(thread[i], NULL) == 0);
+}
+#endif
+
+static void *cancelled_caller(void *finished) {
+  CHECK(pthread_cancel(pthread_self()) == 0);
+  repeat(3);
+  *(int *)finished = 1;
+  pthread_testcancel();
+  return NULL;
+}
+
+static void when_cancelled(void) {
+  pthread_t thread;
+  int finished = 0;
+  void *result;
+  CHECK(pthread_create(&thread, NULL, cancelled_caller, &finished) == 0);
+  CHECK(pthread_join(thread, &result) == 0);
+  CHECK(finished && result == PTHREAD_CANCELED);
+  repeat(3);
+}
+
+/* The process ends when its last thread does: idle workers must not keep it. */
+static void after_the_main_thread_ends(void) {
   const pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
-    repeat(2);
-    CHECK_STATUS(flashmla_dense_decode(NULL), FLASHMLA_ERROR_NULL_POINTER, "params");
-    _exit(0); /* no leak check: the child shares the parent's blocks */
+    repeat(3);
+    atexit(leave);
+    pthread_exit(NULL);
   }
-  int status;
-  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
-  repeat(2); /* the parent goes on */
+  CHECK(exit_status(child) == 0);
 }
+
+/* ThreadSanitizer would end a child of a process with threads. */
+__attribute__((visibility("default"))) const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) { return "die_after_fork=0"; }
 
 int main(void) {
   fixture_init(&shared, (geometry){4, 1, 20, 2, 5, 64, 3, .dtype = FP32});
@@ -71,7 +140,12 @@ int main(void) {
   fixture_use_plan(&shared, 0);
   CHECK_OK(flashmla_dense_decode(&shared.decode));
   from_several_threads();
-  in_a_forked_child();
+  in_forked_children();
+#ifndef __SANITIZE_ADDRESS__
+  in_children_forked_amid_calls();
+#endif
+  when_cancelled();
+  after_the_main_thread_ends();
   fixture_free(&shared);
   return 0;
 }

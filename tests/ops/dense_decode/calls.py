@@ -126,7 +126,7 @@ def make_plan(tensors: Tensors, num_splits: int | None = None, **other_values) -
         buffer = None
         if "plan_buffer" in case.given:
             buffer = tensors.scratch(flashmla.plan_decode_size(*inputs, **options))
-        handle = flashmla.plan_decode(*inputs, **options, buffer=buffer and buffer.tensor)
+        handle = tensors.adapter.call(flashmla.plan_decode, *inputs, **options, buffer=buffer and buffer.tensor)
     else:
         call = tensors.c_call("plan_decode", **other)
         call.fields["num_splits"] = num_splits
@@ -173,7 +173,8 @@ def decode(tensors: Tensors, plan: Plan | None = None) -> Result:
         workspace = None
         if "workspace" in case.given:
             workspace = tensors.scratch(flashmla.dense_decode_workspace_size(*inputs, **options))
-        made_out, made_lse = flashmla.dense_decode(
+        made_out, made_lse = adapter.call(
+            flashmla.dense_decode,
             *inputs,
             **options,
             **tensors.package_decode_options(),

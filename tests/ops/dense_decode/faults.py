@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from buffers import COMPACT, Layout
 from ops.dense_decode.case import Case, Layouts
@@ -16,6 +17,8 @@ TESTS = "tests/ops/dense_decode/"
 ANY_CALL = TESTS + "test_legal_calls.py::test_any_legal_call_is_the_oracle[cpu]"
 LIMIT = TESTS + "test_varlen.py::test_more_queries_than_max_seqlen_q_are_not_written[cpu]"
 DIGITS = TESTS + "test_options.py::test_float32_out_has_more_digits_than_the_dtype_of_q[cpu-bfloat16]"
+ROOT = Path(__file__).parents[3]
+CPU = "libflashmla/src/cpu/"
 PIECE = "libflashmla/src/ops/dense_decode/piece.c"
 ROWS = "libflashmla/src/attention/rows.c"
 MASK = "libflashmla/src/attention/mask.c"
@@ -26,7 +29,7 @@ BLOCK_OF_PAGE = "  const int32_t block = paged->block_table["
 BOUND = "rows->length, rows->queries.count, token);"
 END_OF_PIECE = "  if (last >= 0) end = fm_min64(end, last * unit);\n"
 OUTPUT = "  const fm_output *output = &attention->output;\n"
-NARROW = "    kernels->narrow[output->dtype](out, values, scale, attention->d_v);\n"
+NARROW = "    elements->narrow[output->dtype](out, values, scale, attention->d_v);\n"
 
 
 def whole_pages(case: Case) -> Case:
@@ -53,6 +56,13 @@ def capped(case: Case, tokens: int) -> Case:
 def not_empty(case: Case) -> Case:
     lengths = tuple(max(n, 1) for n in case.lengths)
     return case.but(causal=False, shard=None, global_seqlens=(), lengths=lengths)
+
+
+def in_every_step(before: str, after: str) -> tuple[Edit, ...]:
+    """An edit of the CPU's step of attention, a header that stands in the source of each instruction set."""
+    include = '#include "cpu/step_template.h"\n'
+    template = Edit("step_template.h", before, after).applied((ROOT / CPU / "step_template.h").read_text())
+    return tuple(Edit(f"{CPU}kernels_{isa}.c", include, template) for isa in ("portable", "avx2", "avx512"))
 
 
 def one(file: str, before: str, after: str) -> tuple[Edit, ...]:
@@ -100,7 +110,7 @@ FAULTS = [
     found_in_any_call(
         "NaN in V let through",
         (
-            Edit(PIECE, "rows->heads, rows->heads, attended[s]);", "rows->heads, rows->heads, count);"),
+            *in_every_step("s * heads, heads, attended[s]);", "s * heads, heads, count);"),
             Edit(
                 PIECE,
                 END_OF_PIECE,
@@ -132,7 +142,7 @@ FAULTS = [
         one(
             PIECE,
             "stride = paged->cache_stride[1] * fm_dtype_bytes(paged->cache_dtype);",
-            "stride = fm_min64(paged->cache_stride[1] * fm_dtype_bytes(paged->cache_dtype), bytes);",
+            "stride = fm_min64(paged->cache_stride[1], paged->d_qk) * fm_dtype_bytes(paged->cache_dtype);",
         ),
         unpadded,
     ),
@@ -201,9 +211,9 @@ FAULTS = [
             ROWS,
             NARROW,
             "  {\n"
-            "    float rounded[FM_CPU_SUM_STRIDE] __attribute__((aligned(64)));\n"
-            "    kernels->narrow[FM_BF16](rounded, values, scale, attention->d_v);\n"
-            "    kernels->widen[FM_BF16]((float *)out, rounded, attention->d_v);\n"
+            "    float rounded[FM_CPU_MOST_D_V] __attribute__((aligned(64)));\n"
+            "    elements->narrow[FM_BF16](rounded, values, scale, attention->d_v);\n"
+            "    elements->widen[FM_BF16]((float *)out, rounded, attention->d_v);\n"
             "  }\n",
         ),
         lambda case: capped(case, 1),

@@ -4,10 +4,24 @@ from buffers import Layout
 from c_abi import new_plan
 from ops.dense_decode.case import Case, Layouts, Shard
 from ops.dense_decode.shape_only import STEP, decode_call, plan_call
-from shape_only import CUDA, run
+from shape_only import CUDA, give_scratch, moved, run
 from stub_driver.host import ffi, lib, tell_status
 
-__all__ = ["CUDA", "STEP", "Case", "Layout", "Layouts", "Shard", "decode", "plan"]
+__all__ = [
+    "CUDA",
+    "STEP",
+    "Case",
+    "Layout",
+    "Layouts",
+    "Shard",
+    "decode",
+    "moved",
+    "plan",
+    "prepare_decode",
+    "prepare_plan",
+    "run_decode",
+    "run_plan",
+]
 
 
 def plan(case: Case = STEP, device: int = 0, **fields):
@@ -21,3 +35,36 @@ def decode(case: Case = STEP, device: int = 0, plan=None, **fields) -> None:
     """Decodes and tells the status and the kernel."""
     status = run(decode_call(case, (CUDA, device), plan, **fields))
     tell_status(status, ffi.string(lib.flashmla_last_kernel()).decode())
+
+
+def prepare_decode(case: Case = STEP, device: int = 0, plan=None, **fields):
+    """Prepares a decode, tells the status, returns what was made and the call."""
+    call = decode_call(case, (CUDA, device), plan, **fields)
+    return _prepare(call), call
+
+
+def run_decode(made, by: int = 0, **fields) -> None:
+    """Runs a prepared decode with tensors and workspace `by` bytes further; tells the status and the kernel."""
+    prepared, call = made
+    tell_status(moved(call, by, **fields).run_prepared(prepared), ffi.string(lib.flashmla_last_kernel()).decode())
+
+
+def prepare_plan(case: Case = STEP, device: int = 0, **fields):
+    """As prepare_decode."""
+    call = plan_call(case, (CUDA, device), **fields)
+    return _prepare(call), call
+
+
+def run_plan(made, by: int = 0, **fields):
+    """Runs a prepared plan_decode, tells the status, returns the plan."""
+    prepared, call = made
+    plan = new_plan()
+    tell_status(moved(call, by, **fields).run_prepared(prepared, plan))
+    return plan
+
+
+def _prepare(call):
+    give_scratch(call)
+    status, prepared = call.prepared()
+    tell_status(status)
+    return prepared

@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-import c_abi
 import flashmla
 from buffers import Layout
 from ops.dense_decode import launches as expected
@@ -237,48 +236,3 @@ def test_kv_goes_first_where_q_and_out_fit_into_l2(cuda_12_0, batch, h_q, policy
     case = STEP.but(s_q=1, h_q=h_q, lengths=(1,) * batch)
     ran = cuda_12_0.run(f"decode({case!r})")
     assert decoded(ran.launches()[1])["kv_policy"] == policy
-
-
-FITTING = [
-    ("dense_decode_bf16_576_cluster1", {}),
-    ("dense_decode_bf16_576_cluster1_pages", {}),
-    ("dense_decode_bf16_576_cluster2_pages", {}),
-    ("dense_decode_bf16_576_cluster1_pages", {"page_size": 16}),
-    ("dense_decode_fp16_512_cluster1_pages", {"dtype": "float16", "d_qk": 512}),
-]
-
-
-@pytest.mark.parametrize(("name", "changes"), FITTING)
-def test_a_forced_kernel_runs_with_tiles_of_its_own(cuda_12_0, name, changes):
-    case = STEP.but(**changes)
-    ran = cuda_12_0.run(f"decode({case!r}, plan=plan({case!r})); decode({case!r})", force_kernel=name)
-    assert [line[:2] for line in ran.told] == [[0, ""]] * 3
-    assert [line[3] for line in ran.told[1:]] == [name] * 2
-    cluster = int(name.partition("_cluster")[2][0])
-    for launch in ran.launches():
-        assert decoded(launch)["cluster"] == cluster
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
-        ("dense_decode_bf16_576_cluster2", {"page_size": 16}, "it is for pages of 64 tokens"),
-        ("dense_decode_bf16_576_cluster2", {"dtype": "float16"}, "it is for another dtype"),
-        ("dense_decode_bf16_576_cluster2", {"d_qk": 512}, "it is for other head dimensions"),
-        ("dense_decode_bf16_576_cluster2", {"h_q": 1}, "it is for more than 64 query rows a KV head"),
-        ("dense_decode", {}, "which is no dense_decode kernel of this library"),
-    ],
-)
-def test_a_forced_kernel_that_does_not_fit_is_refused(cuda_12_0, name, changes, words):
-    ran = cuda_12_0.run(f"decode({STEP.but(**changes)!r})", force_kernel=name)
-    status, sentence, depth, _ = ran.told[0]
-    assert (status, depth) == (c_abi.constant("ERROR_UNSUPPORTED"), 0)
-    assert sentence.startswith(f'FLASHMLA_FORCE_KERNEL is "{name}", ')
-    assert sentence.endswith(words)
-    assert ran.launches() == []
-
-
-def test_the_forced_kernel_is_read_in_every_call(cuda_12_0):
-    set_it = "import os; os.environ['FLASHMLA_FORCE_KERNEL'] = 'dense_decode_bf16_576_cluster1'"
-    ran = cuda_12_0.run(f"decode(); {set_it}; decode(); del os.environ['FLASHMLA_FORCE_KERNEL']; decode()")
-    assert [line[3][-8:] for line in ran.told] == ["cluster2", "cluster1", "cluster2"]

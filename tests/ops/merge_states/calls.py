@@ -122,7 +122,8 @@ def run(parts: Parts) -> Result:
         outs, lses = ([guarded.tensor for guarded in tensors] for tensors in (parts.outs, parts.lses))
         if case.stacked:
             outs, lses = outs[0], lses[0]
-        made["out"], made["lse"] = flashmla.merge_states(
+        made["out"], made["lse"] = adapter.call(
+            flashmla.merge_states,
             outs,
             lses,
             lse_base2=case.lse_base2,

@@ -2,12 +2,27 @@
 
 from ops.merge_states.calls import MergeCase
 from ops.merge_states.shape_only import CUDA, merge_call
+from shape_only import moved
 from stub_driver.host import ffi, lib, tell_status
 
-__all__ = ["MergeCase", "merge"]
+__all__ = ["MergeCase", "merge", "prepare_merge", "run_merge"]
 
 
 def merge(case: MergeCase | None = None, device: int = 0) -> None:
     """Merges and tells the status and the kernel."""
     status = merge_call(case or MergeCase(), (CUDA, device)).run()
     tell_status(status, ffi.string(lib.flashmla_last_kernel()).decode())
+
+
+def prepare_merge(case: MergeCase, device: int = 0):
+    """Prepares a merge, tells the status, returns what was made and the call."""
+    call = merge_call(case, (CUDA, device))
+    status, prepared = call.prepared()
+    tell_status(status)
+    return prepared, call
+
+
+def run_merge(made, by: int = 0, **fields) -> None:
+    """Runs a prepared merge with tensors `by` bytes further; tells the status and the kernel."""
+    prepared, call = made
+    tell_status(moved(call, by, **fields).run_prepared(prepared), ffi.string(lib.flashmla_last_kernel()).decode())

@@ -15,7 +15,9 @@ def merges(draw, backend, *, small: bool = False, with_lse: bool = False, **fixe
     adapter = backend.adapter(route)
     dtypes = [dtype for dtype in ("bfloat16", "float16", "float32") if dtype in adapter.dtypes]
     stacked = fixed["stacked"] if "stacked" in fixed else draw(st.booleans())
-    batch = draw(st.integers(2, 3) if small else st.sampled_from((1, 2, 3, None)))
+    batch = (
+        fixed["batch"] if "batch" in fixed else draw(st.integers(2, 3) if small else st.sampled_from((1, 2, 3, None)))
+    )
     outer = (3 if batch else 2) + stacked
     pair = st.tuples(layouts(outer), layouts(outer, inner=False))
     result = st.tuples(layouts(outer - stacked), layouts(outer - stacked, inner=False))

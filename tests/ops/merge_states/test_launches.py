@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -73,3 +74,17 @@ def test_a_merge_is_one_launch(cuda_12_0, case):
     assert launch["block"] == [256, 1, 1]
     assert launch["attributes"][CLUSTER] == 1
     assert set(ran.names()) <= QUIET
+
+
+@pytest.mark.parametrize("case", MERGES, ids=lambda case: case.dtype)
+def test_a_run_of_a_prepared_merge_is_the_same_launch_elsewhere(cuda_12_0, case):
+    ran = cuda_12_0.run(f"made = prepare_merge({case!r}); driver.cuInit(0); run_merge(made, 4096, stream=9)")
+    assert [line[:3] for line in ran.told] == [[0, "", 0]] * 2
+    [launch] = ran.launches()
+    wanted = merge_params(case)
+    addresses = {"result", "result_lse", *(name for name in wanted if re.fullmatch(r"(out|lse)_\d+", name))}
+    same(decoded(launch), {name: value + 4096 * (name in addresses) for name, value in wanted.items()})
+    assert launch["stream"] == 9
+    names = ran.names()
+    *_, behind = (names[at + 1 :] for at, name in enumerate(names) if name == "cuInit")
+    assert behind == ["cuCtxGetCurrent", "cuCtxPushCurrent_v2", "cuLaunchKernelEx", "cuCtxPopCurrent_v2"]

@@ -1,9 +1,8 @@
 /* cpu.c - one dense decode call on host memory: schedule, attend the parts with several threads, merge. */
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
+#include "cpu/threads.h"
 #include "ops/dense_decode/piece.h"
 
 enum {
@@ -11,12 +10,16 @@ enum {
    * part costs a partial result in memory, so short page tables make few. */
   TOKENS_PER_PART = 512,
   LEAST_PARTS = 8,
-  MOST_PARTS = 128,          /* and threads */
-  FLOP_PER_THREAD = 4 << 20, /* each further thread needs 4 MFLOP to do: about the 30 us that starting it takes */
-  MERGE_ROWS = 16,           /* rows of one merge task */
-  UNIT = 64,                 /* tokens; what the three below count */
-  START_OVERHEAD = 1,        /* packing queries and writing results takes as long as attending 16 tokens */
-  SPLIT_OVERHEAD = 1,        /* a partial result and its merge as 64 */
+  MOST_PARTS = 128, /* and threads */
+  /* A thread should have so much to do at least: about 25 us. Measured with calls of growing length, of one thread and
+   * of two, 300 us apart, so that workers sleep, for 1, 8 and 128 rows: two are as fast as one at four times this
+   * (LEAST_TO_SHARE in threads.c), of which most is the time until a sleeping thread runs and is waited for. */
+  FLOP_PER_THREAD = 2 << 20,
+  KEY_ROWS = 2,       /* bringing a token's key in takes as long as attending it with so many query rows */
+  MERGE_ROWS = 16,    /* rows of one merge task */
+  UNIT = 64,          /* tokens; what the three below count */
+  START_OVERHEAD = 1, /* packing queries and writing results takes as long as attending 16 tokens */
+  SPLIT_OVERHEAD = 1, /* a partial result and its merge as 64 */
   PIECE_UNITS = TOKENS_PER_PART / UNIT
 };
 
@@ -24,11 +27,11 @@ void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits
   const fm_work *work = &decode->attention.work;
   const double group = work->h_q / work->h_kv, rows = work->s_q * group;
   const double tokens = (double)decode->paged.max_blocks * decode->paged.page_size; /* of a table row */
-  double blocks = work->batch * ceil(rows / FM_CPU_BLOCK_ROWS);                     /* of a KV head, at most */
-  if (work->varlen) blocks = fmin(blocks, work->batch + work->total_q * group / FM_CPU_BLOCK_ROWS);
+  double blocks = work->batch * ceil(rows / FM_CPU_MOST_ROWS);                      /* of a KV head, at most */
+  if (work->varlen) blocks = fmin(blocks, work->batch + work->total_q * group / FM_CPU_MOST_ROWS);
   const double parts = blocks * work->h_kv * tokens / TOKENS_PER_PART;
   *limits = (fm_limits){
-      .block_rows = rows < FM_CPU_BLOCK_ROWS ? (int32_t)rows : FM_CPU_BLOCK_ROWS,
+      .block_rows = rows < FM_CPU_MOST_ROWS ? (int32_t)rows : FM_CPU_MOST_ROWS,
       .max_cluster = 1,
       .workers = parts < LEAST_PARTS  ? LEAST_PARTS
                  : parts > MOST_PARTS ? MOST_PARTS
@@ -44,16 +47,16 @@ void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits
 
 typedef struct job {
   const fm_dense_decode *decode;
-  const fm_cpu_kernels *kernels;
-  fm_cpu_scratch *scratch; /* one per thread */
+  const fm_cpu_elements *elements;
+  const fm_cpu_step *step;
+  char *scratch; /* scratch_bytes for each thread */
+  size_t scratch_bytes;
   atomic_llong next_part, next_merge;
-  pthread_mutex_t lock;
-  pthread_cond_t all_attended;
-  int32_t attended; /* parts; under lock */
+  atomic_int attended; /* parts */
+  fm_cpu_gate all_attended;
 } job;
 
-static void attend_part(const fm_dense_decode *decode, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch,
-                        int32_t part) {
+static void attend_part(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t part) {
   const fm_attention *attention = &decode->attention;
   const fm_cut from = attention->schedule.cuts[part], to = attention->schedule.cuts[part + 1];
   for (int32_t tile = from.tile; tile < to.tile || (tile == to.tile && to.unit > 0); tile++) {
@@ -61,7 +64,7 @@ static void attend_part(const fm_dense_decode *decode, const fm_cpu_kernels *ker
     const int32_t last = tile == to.tile ? to.unit : -1;
     if (first == last) return; /* an empty part: both cuts are the same */
     const bool whole = first == 0 && last < 0;
-    fm_attend_piece(decode, kernels, scratch, tile, first, last,
+    fm_attend_piece(decode, worker, tile, first, last,
                     whole ? -1 : fm_partial_slot(&attention->tiling, part, first == 0));
   }
 }
@@ -72,18 +75,19 @@ static void work(void *context, int32_t thread) {
   job *job = context;
   const fm_attention *attention = &job->decode->attention;
   const int32_t parts = attention->tiling.num_parts;
+  fm_piece_worker worker = {.elements = job->elements,
+                            .step = job->step,
+                            .scratch = job->scratch + job->scratch_bytes * (size_t)thread,
+                            .tile = -1};
   int32_t done = 0;
   for (int64_t part; (part = atomic_fetch_add(&job->next_part, 1)) < parts; done++)
-    attend_part(job->decode, job->kernels, &job->scratch[thread], (int32_t)part);
+    attend_part(job->decode, &worker, (int32_t)part);
   if (attention->partials.rows == NULL) return;
-  pthread_mutex_lock(&job->lock);
-  job->attended += done;
-  if (job->attended == parts) pthread_cond_broadcast(&job->all_attended);
-  while (job->attended < parts) pthread_cond_wait(&job->all_attended, &job->lock);
-  pthread_mutex_unlock(&job->lock);
+  if (atomic_fetch_add(&job->attended, done) + done == parts) fm_cpu_gate_open(&job->all_attended);
+  fm_cpu_gate_wait(&job->all_attended);
   const int64_t tasks_per_part = (attention->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
   for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;)
-    fm_merge_partials(attention, job->kernels, (int32_t)(task / tasks_per_part),
+    fm_merge_partials(attention, job->elements, (int32_t)(task / tasks_per_part),
                       (int32_t)(task % tasks_per_part) * MERGE_ROWS, MERGE_ROWS);
 }
 
@@ -91,63 +95,36 @@ static int32_t choose_threads(const fm_dense_decode *decode) {
   const fm_attention *attention = &decode->attention;
   const fm_work *work = &attention->work;
   double flop = 0;
-  for (int32_t i = 0; i < work->batch; i++)
-    flop += (double)fm_length_of(work, i) * fm_query_range_of(work, i).count * work->h_q * 2 *
-            (decode->paged.d_qk + attention->d_v);
-  return fm_cpu_threads_for(decode->num_threads, fm_min32(attention->tiling.num_parts, MOST_PARTS),
-                            flop / FLOP_PER_THREAD);
-}
-
-/* Carves `scratch` out of `memory`; NULL: only counts. Returns the bytes of one thread. */
-static size_t lay_out_scratch(fm_cpu_scratch *scratch, char *memory, int32_t rows) {
-  const int32_t tokens = fm_cpu_step_tokens(rows);
-  const int32_t padded = (rows + 15) / 16 * 16; /* 16: floats in the longest vector, and in 64 bytes */
-  const size_t queries = (size_t)padded * FM_CPU_KEY_STRIDE, keys = (size_t)tokens * FM_CPU_KEY_STRIDE;
-  const size_t weights = (size_t)tokens * FM_CPU_WEIGHT_STRIDE, sums = (size_t)padded * FM_CPU_SUM_STRIDE;
-  if (memory != NULL) {
-    float *at = (float *)memory;
-    scratch->queries = at;
-    scratch->keys = at += queries;
-    scratch->weights = at += keys;
-    scratch->sums = at += weights;
-    scratch->row_max = at += sums;
-    scratch->row_sum = at += padded;
-    scratch->rescale = at += padded;
+  int64_t units = 0; /* more threads than these have nothing to do */
+  for (int32_t i = 0; i < work->batch; i++) {
+    const int64_t length = fm_length_of(work, i);
+    const double rows = (double)fm_query_range_of(work, i).count * work->h_q + KEY_ROWS * work->h_kv;
+    flop += (double)length * rows * 2 * (decode->paged.d_qk + attention->d_v);
+    units += fm_ceil_div(length, attention->tiling.unit) * attention->tiling.tiles_per_request;
   }
-  return sizeof(float) * (queries + keys + weights + sums + 3 * (size_t)padded);
+  const int64_t most = fm_min64(units, fm_min32(attention->tiling.num_parts, MOST_PARTS));
+  return fm_cpu_threads_for(decode->num_threads, (int32_t)most, flop / FLOP_PER_THREAD);
 }
 
 static flashmla_status launch(fm_call *call, void *state) {
   const fm_dense_decode *decode = state;
   const fm_attention *attention = &decode->attention;
-  const int32_t rows = attention->tiling.block_rows;
-  const size_t bytes = lay_out_scratch(NULL, NULL, rows);
+  const fm_cpu_isa *isa = fm_cpu_select();
+  job job = {.decode = decode,
+             .elements = isa->elements,
+             .step = fm_cpu_step_for(isa, decode->paged.q_dtype, decode->paged.cache_dtype)};
+  const fm_cpu_tile largest = fm_tile_of(decode, 1, attention->tiling.block_rows);
+  job.scratch_bytes = job.step->scratch_bytes(&largest);
   int32_t threads = choose_threads(decode);
-  fm_cpu_scratch *scratch = NULL;
-  char *memory = NULL;
-  for (;; threads = 1) { /* without memory for all threads, one does it */
-    scratch = malloc(sizeof(fm_cpu_scratch) * (size_t)threads);
-    memory = scratch == NULL ? NULL : aligned_alloc(64, bytes * (size_t)threads);
-    if (memory != NULL) break;
-    free(scratch);
-    if (threads == 1)
-      return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for %d query rows (%zu bytes) could not be allocated",
-                     (int)rows, bytes);
-  }
-  for (int32_t i = 0; i < threads; i++) {
-    scratch[i] = (fm_cpu_scratch){.d_qk = decode->paged.d_qk, .d_v = attention->d_v, .tile = -1};
-    lay_out_scratch(&scratch[i], memory + bytes * (size_t)i, rows);
-  }
+  job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)threads);
+  if (job.scratch == NULL) job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)(threads = 1));
+  if (job.scratch == NULL)
+    return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for %d query rows (%zu bytes) could not be allocated",
+                   (int)attention->tiling.block_rows, job.scratch_bytes);
 
   if (decode->own_plan) fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
-  job job = {.decode = decode, .kernels = fm_cpu_select(), .scratch = scratch};
-  pthread_mutex_init(&job.lock, NULL);
-  pthread_cond_init(&job.all_attended, NULL);
   fm_cpu_parallel(threads, work, &job);
-  pthread_cond_destroy(&job.all_attended);
-  pthread_mutex_destroy(&job.lock);
-  free(memory);
-  free(scratch);
+  free(job.scratch);
 
   fm_set_last_kernel(call->operation->cpu_kernels[decode->paged.q_dtype].name);
   return FLASHMLA_OK;

@@ -10,25 +10,9 @@ enum { OUT = FM_STEP_ROWS, LSE, GLOBAL_SEQLENS, ROWS };
 
 static const fm_argument arguments[ROWS] = {
     FM_STEP_ARGUMENTS(params_type, false),
-    [OUT] = {.name = "out",
-             .offset = offsetof(params_type, out),
-             .rank = 4,
-             .axes = {FM_BATCH, FM_S_Q, FM_H_Q, FM_D_V},
-             .dtypes = FM_ONLY(FM_FP32),
-             .like = FM_LIKE(FM_Q),
-             .alignment = FM_VECTOR_BYTES,
-             .written = true,
-             .of_queries = true},
-    [LSE] = {.name = "lse",
-             .offset = offsetof(params_type, lse),
-             .rank = 3,
-             .axes = {FM_BATCH, FM_H_Q, FM_S_Q},
-             .dtypes = FM_ONLY(FM_FP32),
-             .alignment = sizeof(float),
-             .free_innermost = true,
-             .written = true,
-             .optional = true,
-             .of_queries = true},
+    [OUT] = {FM_OUT_FIELDS(params_type, out, FM_D_V), .dtypes = FM_ONLY(FM_FP32), .like = FM_LIKE(FM_Q),
+             .written = true},
+    [LSE] = {FM_LSE_FIELDS(params_type, lse), .written = true, .optional = true},
     [GLOBAL_SEQLENS] = {.name = "global_seqlens",
                         .offset = offsetof(params_type, global_seqlens),
                         .rank = 1,
@@ -139,7 +123,10 @@ static flashmla_status read_plan_again(const fm_call *call, fm_dense_decode *dec
                    decode->own_plan ? "given" : "NULL", decode->own_plan ? "without" : "with");
   if (decode->own_plan) return FLASHMLA_OK;
   FM_TRY(read_plan(call, decode));
-  if (decode->stamp.num_splits != before.num_splits || decode->stamp.batch_invariant != before.batch_invariant)
+  if (decode->stamp.batch_invariant != before.batch_invariant)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is%s batch invariant, that of the prepared call is%s",
+                   before.batch_invariant ? " not" : "", before.batch_invariant ? "" : " not");
+  if (decode->stamp.num_splits != before.num_splits)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan has num_splits %d, that of the prepared call %d",
                    decode->stamp.num_splits, before.num_splits);
   return fm_check_plan_tiling(&decode->stamp, &decode->attention.tiling);

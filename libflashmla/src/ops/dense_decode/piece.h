@@ -3,11 +3,23 @@
 #define FLASHMLA_OPS_DENSE_DECODE_PIECE_H_
 
 #include "attention/rows.h"
+#include "cpu/isa.h"
 #include "ops/dense_decode/dense_decode.h"
+
+/* What a thread works with. */
+typedef struct fm_piece_worker {
+  const fm_cpu_elements *elements;
+  const fm_cpu_step *step;
+  void *scratch;
+  int32_t tile; /* whose queries are in scratch; -1: none yet */
+} fm_piece_worker;
+
+/* A tile of tokens * heads query rows. */
+fm_cpu_tile fm_tile_of(const fm_dense_decode *decode, int32_t tokens, int32_t heads);
 
 /* Units [first, last) of a tile; last < 0: to the current end. slot < 0: the tile is whole and goes to out and lse,
  * else to that partial slot. */
-void fm_attend_piece(const fm_dense_decode *decode, const fm_cpu_kernels *kernels, fm_cpu_scratch *scratch,
-                     int32_t tile, int32_t first, int32_t last, int64_t slot);
+void fm_attend_piece(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t tile, int32_t first, int32_t last,
+                     int64_t slot);
 
 #endif /* FLASHMLA_OPS_DENSE_DECODE_PIECE_H_ */

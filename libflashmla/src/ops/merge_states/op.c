@@ -13,41 +13,10 @@ enum { WIDTH = 8 /* elements of a row that are read at once */ };
 static const fm_axis axes[AXES] = {FM_SHARED_AXES, [D_V] = {"d_v", false}};
 
 static const fm_argument arguments[ROWS] = {
-    [OUTS] = {.name = "outs",
-              .offset = offsetof(params_type, outs),
-              .rank = 4,
-              .axes = {FM_BATCH, FM_S_Q, FM_H_Q, D_V},
-              .dtypes = FM_ANY_FLOAT,
-              .alignment = FM_VECTOR_BYTES,
-              .of_queries = true,
-              .listed = true},
-    [LSES] = {.name = "lses",
-              .offset = offsetof(params_type, lses),
-              .rank = 3,
-              .axes = {FM_BATCH, FM_H_Q, FM_S_Q},
-              .dtypes = FM_ONLY(FM_FP32),
-              .alignment = sizeof(float),
-              .free_innermost = true,
-              .of_queries = true,
-              .listed = true},
-    [OUT] = {.name = "out",
-             .offset = offsetof(params_type, out),
-             .rank = 4,
-             .axes = {FM_BATCH, FM_S_Q, FM_H_Q, D_V},
-             .dtypes = FM_ANY_FLOAT,
-             .alignment = FM_VECTOR_BYTES,
-             .written = true,
-             .of_queries = true},
-    [LSE] = {.name = "lse",
-             .offset = offsetof(params_type, lse),
-             .rank = 3,
-             .axes = {FM_BATCH, FM_H_Q, FM_S_Q},
-             .dtypes = FM_ONLY(FM_FP32),
-             .alignment = sizeof(float),
-             .free_innermost = true,
-             .written = true,
-             .optional = true,
-             .of_queries = true},
+    [OUTS] = {FM_OUT_FIELDS(params_type, outs, D_V), .dtypes = FM_ANY_FLOAT, .listed = true},
+    [LSES] = {FM_LSE_FIELDS(params_type, lses), .listed = true},
+    [OUT] = {FM_OUT_FIELDS(params_type, out, D_V), .dtypes = FM_ANY_FLOAT, .written = true},
+    [LSE] = {FM_LSE_FIELDS(params_type, lse), .written = true, .optional = true},
 };
 
 static flashmla_status read_form(const void *given, fm_form *form) {
@@ -115,14 +84,12 @@ static bool evenly_spaced(const fm_state *states, int32_t count, int64_t *out_by
 static flashmla_status arrange(const fm_call *call, fm_merge *merge) {
   int64_t out_bytes, lse_bytes;
   merge->stacked = evenly_spaced(merge->states, merge->num_states, &out_bytes, &lse_bytes);
-  if (merge->stacked) {
-    merge->out_state_stride = out_bytes / fm_dtype_bytes(merge->dtype);
-    merge->lse_state_stride = lse_bytes / (int64_t)sizeof(float);
-  } else if (call->cuda && merge->num_states > FM_MAX_STATES) {
+  merge->out_state_stride = merge->stacked ? out_bytes / fm_dtype_bytes(merge->dtype) : 0;
+  merge->lse_state_stride = merge->stacked ? lse_bytes / (int64_t)sizeof(float) : 0;
+  if (call->cuda && !merge->stacked && merge->num_states > FM_MAX_STATES)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
                    "params.num_states is %d; supported on CUDA are up to %d separate tensors: stack them in one",
                    merge->num_states, FM_MAX_STATES);
-  }
   return FLASHMLA_OK;
 }
 
@@ -162,8 +129,8 @@ static flashmla_status check_values(fm_call *call, void *state) {
 static flashmla_status read_parts_again(const fm_call *call, fm_merge *merge) {
   for (int32_t i = 0; i < merge->listed; ++i) {
     void *out, *lse;
-    FM_TRY(fm_view_address(&call->tensors, OUTS, i, false, &out));
-    FM_TRY(fm_view_address(&call->tensors, LSES, i, false, &lse));
+    FM_TRY(fm_view_address(&call->tensors, OUTS, i, &out));
+    FM_TRY(fm_view_address(&call->tensors, LSES, i, &lse));
     merge->states[i].out = out;
     merge->states[i].lse = lse;
   }

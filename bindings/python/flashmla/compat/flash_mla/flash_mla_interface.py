@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from flashmla._dense_decode import D_V, dense_decode
 from flashmla._frameworks import Torch, framework_of
-from flashmla._plan import Plan, plan_decode, plan_decode_size
+from flashmla._plan import Plan
+from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._scalars import INT32, integer
 from flashmla.errors import FlashMLAError, InvalidArgumentError, UnsupportedError
 

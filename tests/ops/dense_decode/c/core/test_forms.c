@@ -35,23 +35,25 @@ static void variable_length_rules(void) {
                   f.tensor[CU_SEQLENS_Q].data = NULL);
 }
 
-static void variable_length_problem(void) {
+static void variable_length_call(void) {
   fixture f;
   fixture_init(&f, SMALL_VARLEN);
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  const fm_problem *p = &fake.last.problem;
-  CHECK(p->varlen && p->batch == 4 && p->s_q == 2 && p->total_q == 7 && p->h_q == 6);
-  CHECK(p->cu_seqlens_q == f.tensor[CU_SEQLENS_Q].data && fake.last.tiling.request_major);
-  CHECK(p->q_stride[0] == 0 && p->q_stride[1] == 6 * 576 && p->q_stride[2] == 576);
-  CHECK(p->out_stride[0] == 0 && p->out_stride[1] == 6 * 512 && p->out_stride[2] == 512);
-  CHECK(p->lse_stride[0] == 0 && p->lse_stride[1] == 7 && p->lse_stride[2] == 1);
+  const fm_attention *a = &fake.decode.attention;
+  const fm_work *w = &a->work;
+  CHECK(w->varlen && w->batch == 4 && w->s_q == 2 && w->total_q == 7 && w->h_q == 6);
+  CHECK(w->cu_seqlens_q == f.tensor[CU_SEQLENS_Q].data && a->tiling.request_major);
+  const int64_t *q = fake.decode.paged.q_stride, *out = a->output.out_stride, *lse = a->output.lse_stride;
+  CHECK(q[0] == 0 && q[1] == 6 * 576 && q[2] == 576);
+  CHECK(out[0] == 0 && out[1] == 6 * 512 && out[2] == 512);
+  CHECK(lse[0] == 0 && lse[1] == 7 && lse[2] == 1);
   const uint64_t size = f.decode.workspace_size;
   free(f.tensor[CU_SEQLENS_Q].data);
   f.tensor[CU_SEQLENS_Q].data = NULL; /* the size queries do not look at it */
   uint64_t bytes = 0;
   CHECK_OK(flashmla_dense_decode_workspace_size(&f.decode, &bytes));
   CHECK(bytes == size);
-  fake.cpu_decodes = 0;
+  fake_launches();
   fixture_free(&f);
 }
 
@@ -61,11 +63,12 @@ static void geometries(void) {
     geometry g = SMALL;
     g.d_qk = d_qk[i];
     ACCEPTED_OF(g, kDLCPU, (void)f);
-    CHECK(fake.last.problem.d_qk == d_qk[i] && fake.last.problem.d_v == d_v[i]);
-    ACCEPTED_OF(g, kDLCUDA, fixture_use_plan(&f, 3); fake.cuda_plans = 0);
-    CHECK(fake.last.problem.d_qk == d_qk[i] && fake.last.problem.d_v == d_v[i]);
-    const fm_tiling *t = &fake.last.tiling;
-    CHECK(fake.last.partial_facts - (float *)fake.last.partial == (ptrdiff_t)t->num_parts * t->cluster * 64 * d_v[i]);
+    CHECK(fake.decode.paged.d_qk == d_qk[i] && fake.decode.attention.d_v == d_v[i]);
+    ACCEPTED_OF(g, kDLCUDA, fixture_use_plan(&f, 3));
+    CHECK(fake.decode.paged.d_qk == d_qk[i] && fake.decode.attention.d_v == d_v[i]);
+    const fm_tiling *t = &fake.decode.attention.tiling;
+    CHECK(fake.decode.attention.partials.facts - (float *)fake.decode.attention.partials.rows ==
+          (ptrdiff_t)t->num_parts * t->cluster * 64 * d_v[i]);
   }
   REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 575; supported are 576, 512 and 320",
           f.shape[Q][3] = f.shape[KV_CACHE][3] = 575);
@@ -81,6 +84,7 @@ static void page_sizes(void) {
     geometry g = SMALL;
     g.page_size = sizes[i];
     ACCEPTED_OF(g, kDLCPU, (void)f);
+    CHECK(fake.decode.attention.work.capacity == 3 * sizes[i]);
     if (i < 10)
       ACCEPTED_OF(g, kDLCUDA, (void)f);
     else
@@ -89,28 +93,32 @@ static void page_sizes(void) {
   }
 }
 
-/* Strides and offsets are 64-bit throughout; nothing is read here. */
+/* Strides and offsets are 64-bit throughout, and a table may hold more tokens than a length can say; nothing is read
+ * here. */
 static void large_caches(void) {
   ACCEPTED_ON_CUDA(f.shape[KV_CACHE][0] = 1 << 18; f.tensor[KV_CACHE].strides = NULL);
-  CHECK(fake.last.problem.num_blocks == 1 << 18 && fake.last.problem.kv_stride[0] == 64 * 2 * 576);
+  CHECK(fake.decode.paged.num_blocks == 1 << 18 && fake.decode.paged.cache_stride[0] == 64 * 2 * 576);
   ACCEPTED_ON_CUDA(f.strides[KV_CACHE][0] = INT64_C(1) << 36); /* of 5 blocks of 2 bytes: 640 GB */
-  CHECK(fake.last.problem.kv_stride[0] == INT64_C(1) << 36);
+  CHECK(fake.decode.paged.cache_stride[0] == INT64_C(1) << 36);
   /* A page beyond 64 rows is read 64 rows at a time, a stride that the whole page's bound covers. */
   ACCEPTED_ON_CUDA(f.shape[KV_CACHE][1] = 256; f.strides[KV_CACHE][1] = INT64_C(1) << 30;
                    fixture_allocate_workspace(&f));
   REFUSED_ON_CUDA(OVERFLOW, "on CUDA it must be < 2^40 bytes", f.shape[KV_CACHE][1] = 256;
                   f.strides[KV_CACHE][1] = INT64_C(1) << 31);
+  ACCEPTED_ON_CUDA(f.shape[BLOCK_TABLE][1] = INT32_MAX; f.tensor[BLOCK_TABLE].strides = NULL;
+                   fixture_allocate_workspace(&f));
+  CHECK(fake.decode.attention.work.capacity == INT32_MAX && fake.decode.paged.max_blocks == INT32_MAX);
 }
 
 static void result_dtypes(void) {
   geometry g = SMALL;
   ACCEPTED_ON_CUDA((void)f);
-  CHECK(fake.last.problem.out_dtype == FM_BF16);
+  CHECK(fake.decode.attention.output.dtype == FM_BF16);
   ACCEPTED_ON_CUDA(f.tensor[OUT].dtype = FP32);
-  CHECK(fake.last.problem.dtype == FM_BF16 && fake.last.problem.out_dtype == FM_FP32);
+  CHECK(fake.decode.paged.q_dtype == FM_BF16 && fake.decode.attention.output.dtype == FM_FP32);
   g.dtype = FP16;
   ACCEPTED_OF(g, kDLCPU, f.tensor[OUT].dtype = FP32);
-  CHECK(fake.last.problem.dtype == FM_FP16 && fake.last.problem.out_dtype == FM_FP32);
+  CHECK(fake.decode.paged.q_dtype == FM_FP16 && fake.decode.attention.output.dtype == FM_FP32);
   REFUSED(ALIGNMENT, "out.strides[2] is 514 elements (2056 bytes)", f.tensor[OUT].dtype = FP32;
           f.strides[OUT][2] = 514);
   g.dtype = FP32;
@@ -126,8 +134,8 @@ static void shard(fixture *f, int32_t rank, int32_t world, int32_t interleave) {
 
 static void shards(void) {
   ACCEPTED(shard(&f, 2, 3, 16));
-  const fm_problem *p = &fake.last.problem;
-  CHECK(p->cp_rank == 2 && p->cp_world == 3 && p->cp_interleave == 16 && p->global_seqlens != NULL);
+  const fm_mask *m = &fake.decode.attention.mask;
+  CHECK(m->cp_rank == 2 && m->cp_world == 3 && m->cp_interleave == 16 && m->global_seqlens != NULL);
   ACCEPTED(shard(&f, 0, 1, 1));
   ACCEPTED(shard(&f, INT32_MAX - 1, INT32_MAX, INT32_MAX));
   REFUSED(VALUE, "params.cp_world is -1", shard(&f, 0, -1, 1));
@@ -146,10 +154,10 @@ static void shards(void) {
 
 static void flags(void) {
   ACCEPTED((void)f);
-  CHECK(!fake.last.problem.lse_base2 && fake.last.problem.empty_lse == INFINITY);
-  CHECK(!fake.last.problem.batch_invariant && fake.last.tiling.piece_units == 0);
+  CHECK(!fake.decode.attention.output.lse_base2 && fake.decode.attention.output.empty_lse == INFINITY);
+  CHECK(!fake.decode.attention.work.batch_invariant && fake.decode.attention.tiling.piece_units == 0);
   ACCEPTED(f.decode.flags = FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS);
-  CHECK(fake.last.problem.lse_base2 && fake.last.problem.empty_lse == -INFINITY);
+  CHECK(fake.decode.attention.output.lse_base2 && fake.decode.attention.output.empty_lse == -INFINITY);
   PLAN_REFUSED(VALUE, "params.num_splits is 4; with FLASHMLA_BATCH_INVARIANT it must be 0",
                f.plan_params.num_splits = 4;
                f.plan_params.flags = FLASHMLA_BATCH_INVARIANT);
@@ -159,32 +167,34 @@ static void flags(void) {
 static void batch_invariant(void) {
   geometry g = SMALL;
   ACCEPTED_OF(g, kDLCPU, f.decode.flags = FLASHMLA_BATCH_INVARIANT; fixture_allocate_workspace(&f));
-  CHECK(fake.last.problem.batch_invariant && fake.last.tiling.num_splits == 1 && fake.last.partial == NULL);
+  CHECK(fake.decode.attention.work.batch_invariant && fake.decode.attention.tiling.num_splits == 1 &&
+        fake.decode.attention.partials.rows == NULL);
   g.max_blocks = 40;
   fixture f;
   fixture_init(&f, g);
   f.decode.flags = FLASHMLA_BATCH_INVARIANT;
   fixture_allocate_workspace(&f);
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  const fm_tiling *t = &fake.last.tiling;
+  const fm_tiling *t = &fake.decode.attention.tiling;
   CHECK(t->num_splits == 3 && t->piece_units == 16 && t->num_parts == 3 * t->num_tiles && t->slots_per_part == 1);
-  CHECK(fake.last.make_plan && fake.last.partial != NULL);
+  CHECK(fake.decode.own_plan && fake.decode.attention.partials.rows != NULL);
   /* The plan decides. */
   fixture_use_plan(&f, 0);
   f.decode.flags = 0;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(fake.last.problem.batch_invariant && t->num_splits == 3 && t->piece_units == 16 && !fake.last.make_plan);
+  CHECK(fake.decode.attention.work.batch_invariant && t->num_splits == 3 && t->piece_units == 16 &&
+        !fake.decode.own_plan);
   fixture_use_plan(&f, 2);
   f.decode.flags = FLASHMLA_BATCH_INVARIANT;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(!fake.last.problem.batch_invariant && t->num_splits == 2 && t->piece_units == 0);
-  fake.cpu_decodes = 0;
+  CHECK(!fake.decode.attention.work.batch_invariant && t->num_splits == 2 && t->piece_units == 0);
+  fake_launches();
   fixture_free(&f);
 }
 
 int main(void) {
   variable_length_rules();
-  variable_length_problem();
+  variable_length_call();
   geometries();
   page_sizes();
   large_caches();

@@ -3,7 +3,7 @@
 #include "fake_backend.h"
 #include "fixture.h"
 
-static void problem_is_flat(void) {
+static void call_is_flat(void) {
   fixture f;
   fixture_init(&f, SMALL);
   f.tensor[Q].byte_offset = 32;
@@ -15,19 +15,24 @@ static void problem_is_flat(void) {
   f.decode.flags = FLASHMLA_CAUSAL;
   f.decode.stream = &f;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  const fm_problem *p = &fake.last.problem;
-  CHECK(p->batch == 4 && p->s_q == 2 && p->h_q == 6 && p->h_kv == 2 && p->d_qk == 576 && p->d_v == 512);
-  CHECK(p->num_blocks == 5 && p->page_size == 64 && p->max_blocks == 3);
-  CHECK(p->dtype == FM_BF16 && p->causal && !p->cuda && p->num_threads == 3 && p->stream == &f);
-  CHECK(p->softmax_scale == 0.05f);
-  CHECK(p->q == (char *)f.tensor[Q].data + 32 && p->kv == f.tensor[KV_CACHE].data);
+  const fm_attention *a = &fake.decode.attention;
+  const fm_paged *p = &fake.decode.paged;
+  CHECK(fake.cpu_decodes == 1 && fake_launches() == 1 && fake.prepares == 0 && !fake.again);
+  CHECK(a->work.batch == 4 && a->work.s_q == 2 && a->work.h_q == 6 && a->work.h_kv == 2 && a->d_v == 512);
+  CHECK(p->d_qk == 576 && p->num_blocks == 5 && p->page_size == 64 && p->max_blocks == 3);
+  CHECK(a->work.capacity == 3 * 64 && a->work.cu_seqlens_q == NULL && !a->work.varlen);
+  CHECK(p->q_dtype == FM_BF16 && p->cache_dtype == FM_BF16 && a->output.dtype == FM_BF16);
+  CHECK(a->mask.causal && a->mask.cp_world == 0 && a->mask.global_seqlens == NULL);
+  CHECK(fake.decode.num_threads == 3 && fake.decode.stream == &f && fake.decode.softmax_scale == 0.05f);
+  CHECK(p->q == (char *)f.tensor[Q].data + 32 && p->cache == f.tensor[KV_CACHE].data);
   CHECK(p->q_stride[0] == 2 * 6 * 576 && p->q_stride[1] == 6 * 576 && p->q_stride[2] == 576);
-  CHECK(p->kv_stride[0] == 64 * 2 * 576 && p->kv_stride[1] == 2 * 576 && p->kv_stride[2] == 576);
-  CHECK(p->out_stride[0] == 2 * 6 * 512 && p->out_stride[1] == 6 * 512 && p->out_stride[2] == 512);
-  CHECK(p->lse_stride[0] == 1 && p->lse_stride[1] == 100 && p->lse_stride[2] == 10);
+  CHECK(p->cache_stride[0] == 64 * 2 * 576 && p->cache_stride[1] == 2 * 576 && p->cache_stride[2] == 576);
+  const fm_output *o = &a->output;
+  CHECK(o->out_stride[0] == 2 * 6 * 512 && o->out_stride[1] == 6 * 512 && o->out_stride[2] == 512);
+  CHECK(o->lse_stride[0] == 1 && o->lse_stride[1] == 100 && o->lse_stride[2] == 10);
   CHECK(p->block_table == f.tensor[BLOCK_TABLE].data && p->block_table_stride == 3);
-  CHECK(p->cache_seqlens == f.tensor[CACHE_SEQLENS].data && p->out == f.tensor[OUT].data);
-  CHECK(p->lse == f.tensor[LSE].data);
+  CHECK(a->work.lengths == f.tensor[CACHE_SEQLENS].data && o->out == f.tensor[OUT].data);
+  CHECK(o->lse == f.tensor[LSE].data);
   fixture_free(&f);
 }
 
@@ -35,33 +40,37 @@ static void workspace_is_split(void) {
   fixture f;
   fixture_init(&f, SMALL);
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  const fm_run *run = &fake.last;
+  const fm_attention *a = &fake.decode.attention;
   char *workspace = f.decode.workspace;
-  CHECK(run->make_plan && (char *)run->cuts == workspace);
-  CHECK((char *)run->cost_before >= (char *)(run->cuts + run->tiling.num_parts + 1));
-  CHECK((char *)run->partial >= (char *)(run->cost_before + 5));
-  const size_t rows = 2 * (size_t)run->tiling.num_parts * run->tiling.cluster * run->tiling.block_rows;
-  CHECK(run->partial_facts == (float *)run->partial + rows * 512);
-  CHECK((char *)(run->partial_facts + rows) <= workspace + f.decode.workspace_size);
+  CHECK(fake.decode.own_plan && (char *)a->schedule.cuts == workspace);
+  CHECK((char *)a->schedule.cost_before >= (char *)(a->schedule.cuts + a->tiling.num_parts + 1));
+  CHECK((char *)a->partials.rows >= (char *)(a->schedule.cost_before + 5));
+  const size_t rows = 2 * (size_t)a->tiling.num_parts * a->tiling.cluster * a->tiling.block_rows;
+  CHECK(a->partials.facts == (float *)a->partials.rows + rows * 512);
+  CHECK((char *)(a->partials.facts + rows) <= workspace + f.decode.workspace_size);
 
   f.decode.lse = NULL;
   fixture_use_plan(&f, 1);
   CHECK(f.decode.workspace_size == 0);
   f.decode.flags = 0;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(run->partial == NULL && run->partial_facts == NULL && run->problem.lse == NULL);
+  CHECK(!fake.decode.own_plan && a->schedule.cuts == f.plan_params.buffer);
+  CHECK(a->partials.rows == NULL && a->partials.facts == NULL && a->output.lse == NULL);
   fixture_free(&f);
 }
 
 static void kernels(void) {
-  static const char *const names[] = {"fake_plan", "fake_cuda", "fake_cpu"}; /* CUDA rows first */
+  static const char *const gpu[] = {"fake_plan", "fake_cuda"}; /* come first */
+  static const char *const cpu[] = {"dense_decode_bf16_cpu", "dense_decode_fp16_cpu", "dense_decode_fp32_cpu",
+                                    "merge_states_cpu"}; /* operation by operation */
   flashmla_kernel_info info;
-  CHECK(flashmla_kernel_count() == 3);
-  for (int32_t i = 0; i < 3; ++i) {
+  CHECK(flashmla_kernel_count() == 6);
+  for (int32_t i = 0; i < 6; ++i) {
     CHECK_OK(flashmla_kernel_at(i, &info));
-    CHECK(strcmp(info.name, names[i]) == 0);
+    CHECK(strcmp(info.name, i < 2 ? gpu[i] : cpu[i - 2]) == 0);
+    CHECK(strcmp(info.target, i < 2 ? "sm_90a" : "cpu") == 0);
   }
-  CHECK_STATUS(flashmla_kernel_at(3, &info), FLASHMLA_ERROR_VALUE, "index is 3; it must be in [0, 3)");
+  CHECK_STATUS(flashmla_kernel_at(6, &info), FLASHMLA_ERROR_VALUE, "index is 6; it must be in [0, 6)");
   CHECK_STATUS(flashmla_kernel_at(-1, &info), FLASHMLA_ERROR_VALUE, "index is -1");
   CHECK_STATUS(flashmla_kernel_at(0, NULL), FLASHMLA_ERROR_NULL_POINTER, "info is NULL");
 
@@ -88,7 +97,6 @@ static void pass_through(void) {
   int32_t version = 0;
   CHECK_OK(flashmla_driver_version(&version));
   CHECK(version == 12040);
-  CHECK_STATUS(flashmla_driver_version(NULL), FLASHMLA_ERROR_NULL_POINTER, "version is NULL");
   CHECK_OK(flashmla_stream_synchronize(0, NULL));
   CHECK_STATUS(flashmla_stream_synchronize(3, &version), FLASHMLA_ERROR_DRIVER, "device 3");
   CHECK(strcmp(flashmla_cpu_isa(), "fake") == 0);
@@ -97,7 +105,7 @@ static void pass_through(void) {
 }
 
 int main(void) {
-  problem_is_flat();
+  call_is_flat();
   workspace_is_split();
   kernels();
   pass_through();

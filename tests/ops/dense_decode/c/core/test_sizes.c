@@ -4,16 +4,15 @@
 #include "fixture.h"
 
 static fm_tiling tile(geometry g, int32_t num_splits, fm_layout *layout, bool own_plan) {
-  const fm_problem problem = {.batch = (int32_t)g.batch,
-                              .s_q = (int32_t)g.s_q,
-                              .h_q = (int32_t)g.h_q,
-                              .h_kv = (int32_t)g.h_kv,
-                              .d_v = 512,
-                              .page_size = (int32_t)g.page_size,
-                              .max_blocks = (int32_t)g.max_blocks};
+  const fm_work work = {.batch = (int32_t)g.batch,
+                        .s_q = (int32_t)g.s_q,
+                        .h_q = (int32_t)g.h_q,
+                        .h_kv = (int32_t)g.h_kv,
+                        .capacity = (int32_t)(g.page_size * g.max_blocks),
+                        .num_splits = num_splits};
   fm_tiling tiling;
-  CHECK_OK(fm_tile(&problem, num_splits, &tiling));
-  CHECK_OK(fm_lay_out(&problem, &tiling, own_plan, layout));
+  CHECK_OK(fm_tile(&work, fake.limits, &tiling));
+  CHECK_OK(fm_lay_out(&work, &tiling, 512, own_plan, layout));
   return tiling;
 }
 
@@ -64,19 +63,18 @@ static void small_work_has_few_parts(void) {
 }
 
 /* Pieces of 16 units up to 64, then quarters, then pieces of 32: their number follows from the table, up to
- * FM_MAX_PIECES. */
+ * FM_MAX_PIECES. The last unit may be a single token. */
 static void invariant_pieces(void) {
-  const int32_t pages[] = {1, 15, 16, 17, 32, 33, 128, 129, 992, 993, 100000};
+  const int32_t units[] = {1, 15, 16, 17, 32, 33, 128, 129, 992, 993, 100000};
   const int32_t pieces[] = {1, 1, 1, 2, 2, 3, 4, 5, 31, 32, 32};
   for (int i = 0; i < 11; ++i)
-    for (int32_t page_size = 1; page_size <= 64; page_size *= 64) {
-      fm_problem p = {.batch = 3, .s_q = 1, .h_q = 16, .h_kv = 1, .d_v = 512, .batch_invariant = true};
-      p.page_size = page_size;
-      p.max_blocks = pages[i] * (64 / page_size);
+    for (int32_t lacking = 0; lacking <= 63; lacking += 63) {
+      const int32_t capacity = units[i] * 64 - lacking;
+      const fm_work work = {.batch = 3, .s_q = 1, .h_q = 16, .h_kv = 1, .capacity = capacity, .batch_invariant = true};
       fm_tiling t;
       fm_layout l;
-      CHECK_OK(fm_tile(&p, 0, &t));
-      CHECK_OK(fm_lay_out(&p, &t, false, &l));
+      CHECK_OK(fm_tile(&work, fake.limits, &t));
+      CHECK_OK(fm_lay_out(&work, &t, 512, false, &l));
       CHECK(t.num_splits == pieces[i] && t.num_parts == 3 * pieces[i] && t.piece_units == 16 && t.unit == 64);
       const uint64_t rows = pieces[i] == 1 ? 0 : (uint64_t)t.num_parts * t.block_rows;
       CHECK(l.partial_facts_offset == rows * 512 * 4);
@@ -116,25 +114,27 @@ static void errors_leave_the_result(void) {
 /* Tiles and slots are numbered in 32 bits. */
 static void too_much_work(void) {
   const int64_t most = INT32_MAX;
-  const fm_problem rows = {.batch = 1, .s_q = (int32_t)most, .h_q = 1 << 20, .h_kv = 1, .max_blocks = 1};
-  const fm_problem heads = {.batch = 1, .s_q = 1 << 20, .h_q = 1 << 20, .h_kv = 1 << 20, .max_blocks = 1};
-  const fm_problem requests = {.batch = (int32_t)most, .s_q = 1, .h_q = 512, .h_kv = 1, .max_blocks = 1};
-  const fm_problem splits = {.batch = 1 << 21, .s_q = 1, .h_q = 1, .h_kv = 1, .d_v = 512, .max_blocks = 1};
+  const fm_limits limits = fake.limits;
+  const fm_work rows = {.batch = 1, .s_q = (int32_t)most, .h_q = 1 << 20, .h_kv = 1, .capacity = 1};
+  const fm_work heads = {.batch = 1, .s_q = 1 << 20, .h_q = 1 << 20, .h_kv = 1 << 20, .capacity = 1};
+  const fm_work requests = {.batch = (int32_t)most, .s_q = 1, .h_q = 512, .h_kv = 1, .capacity = 1};
+  fm_work splits = {.batch = 1 << 21, .s_q = 1, .h_q = 1, .h_kv = 1, .capacity = 1, .num_splits = 1024};
   fm_tiling tiling;
   fm_layout layout;
-  CHECK_STATUS(fm_tile(&rows, 0, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
-  CHECK_STATUS(fm_tile(&heads, 0, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
-  CHECK_STATUS(fm_tile(&requests, 0, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
-  CHECK_STATUS(fm_tile(&splits, 1024, &tiling), FLASHMLA_ERROR_OVERFLOW, "num_splits is 1024");
-  CHECK_OK(fm_tile(&splits, 512, &tiling));
-  CHECK_STATUS(fm_lay_out(&splits, &tiling, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
+  CHECK_STATUS(fm_tile(&rows, limits, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&heads, limits, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&requests, limits, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&splits, limits, &tiling), FLASHMLA_ERROR_OVERFLOW, "num_splits is 1024");
+  splits.num_splits = 512;
+  CHECK_OK(fm_tile(&splits, limits, &tiling));
+  CHECK_STATUS(fm_lay_out(&splits, &tiling, 512, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
   /* One split a tile has no partials, but slots are numbered all the same. */
-  fm_problem whole = {.batch = 1 << 30, .s_q = 1, .h_q = 1, .h_kv = 1, .d_v = 512, .max_blocks = 1};
-  CHECK_OK(fm_tile(&whole, 1, &tiling));
-  CHECK_STATUS(fm_lay_out(&whole, &tiling, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
+  fm_work whole = {.batch = 1 << 30, .s_q = 1, .h_q = 1, .h_kv = 1, .capacity = 1, .num_splits = 1};
+  CHECK_OK(fm_tile(&whole, limits, &tiling));
+  CHECK_STATUS(fm_lay_out(&whole, &tiling, 512, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
   --whole.batch;
-  CHECK_OK(fm_tile(&whole, 1, &tiling));
-  CHECK_OK(fm_lay_out(&whole, &tiling, true, &layout));
+  CHECK_OK(fm_tile(&whole, limits, &tiling));
+  CHECK_OK(fm_lay_out(&whole, &tiling, 512, true, &layout));
 }
 
 int main(void) {

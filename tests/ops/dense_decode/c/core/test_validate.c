@@ -3,6 +3,7 @@
 #include <float.h>
 #include <math.h>
 
+#include "core/params.h"
 #include "refused.h"
 
 static void pointers(void) {
@@ -90,9 +91,9 @@ static void ignored_strides(void) {
     for (int axis = 0; axis < 4; ++axis)
       if (f.shape[i][axis] == 1) f.strides[i][axis] = -7;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(fake.last.problem.q_stride[0] == 576 && fake.last.problem.kv_stride[0] == 576);
-  CHECK(fake.last.problem.q_stride[2] == 576 && fake.last.problem.out_stride[2] == 512);
-  fake.cpu_decodes = 0;
+  CHECK(fake.decode.paged.q_stride[0] == 576 && fake.decode.paged.cache_stride[0] == 576);
+  CHECK(fake.decode.paged.q_stride[2] == 576 && fake.decode.attention.output.out_stride[2] == 512);
+  fake_launches();
   fixture_free(&f);
 }
 
@@ -131,10 +132,10 @@ static void scalars(void) {
   REFUSED(WORKSPACE_TOO_SMALL, "params.workspace_size is", --f.decode.workspace_size);
   ACCEPTED(f.decode.softmax_scale = 1e-30f);
   ACCEPTED(f.decode.softmax_scale = 0.0f; f.decode.flags = FLASHMLA_DEFAULT_SCALE);
-  CHECK(fabsf(fake.last.problem.softmax_scale - 1.0f / 24.0f) < 1e-8f);
-  CHECK(fabsf(fake.last.problem.scale_log2 - 1.442695041f / 24.0f) < 1e-8f);
+  CHECK(fabsf(fake.decode.softmax_scale - 1.0f / 24.0f) < 1e-8f);
+  CHECK(fabsf(fake.decode.scale_log2 - 1.442695041f / 24.0f) < 1e-8f);
   ACCEPTED(f.decode.softmax_scale = FLT_MAX);
-  CHECK(fake.last.problem.softmax_scale == FLT_MAX && fake.last.problem.scale_log2 == FLT_MAX);
+  CHECK(fake.decode.softmax_scale == FLT_MAX && fake.decode.scale_log2 == FLT_MAX);
   PLAN_REFUSED(FLAGS, "params.flags is 0x80000000", f.plan_params.flags = 1u << 31);
   PLAN_REFUSED(VALUE, "params.num_splits is -1; it must be in [0, 1024]", f.plan_params.num_splits = -1);
   PLAN_REFUSED(VALUE, "params.num_splits is 1025", f.plan_params.num_splits = 1025);
@@ -165,7 +166,7 @@ static void struct_tails(void) {
   } bigger = {f.decode, {0}};
   bigger.known.struct_size = sizeof bigger;
   CHECK_OK(flashmla_dense_decode(&bigger.known));
-  fake.cpu_decodes = 0;
+  fake_launches();
   bigger.later[23] = 1;
   CHECK_STATUS(flashmla_dense_decode(&bigger.known), FLASHMLA_ERROR_STRUCT_SIZE, "is not 0");
   no_run(&f);

@@ -1,75 +1,9 @@
 /* merge_states: every rule on its arguments, and what a checked call hands to a backend. */
 #include <math.h>
 
+#include "../parts.h"
 #include "check.h"
 #include "fake_backend.h"
-
-enum { MOST = 1100, ROOM = 1 << 16 };
-
-/* Parts of shape (2, 3, 4, 16) as views of one block, the result in two others. */
-typedef struct parts {
-  DLTensor out[MOST], lse[MOST], result_out, result_lse;
-  const DLTensor *outs[MOST], *lses[MOST];
-  int64_t out_shape[5], out_strides[5], lse_shape[4], lse_strides[4];
-  int64_t result_shape[4], result_strides[4], result_lse_shape[3], result_lse_strides[3];
-  flashmla_merge_states_params params;
-} parts;
-
-static _Alignas(64) unsigned char values[ROOM], lses[ROOM], result[ROOM], result_lses[ROOM];
-
-enum { B = 2, S = 3, H = 4, D = 16, OUT_BYTES = B * S * H * D * 2, LSE_BYTES = B * H * S * 4 };
-
-static void compact(int rank, const int64_t *shape, int64_t *strides) {
-  int64_t elements = 1;
-  for (int axis = rank - 1; axis >= 0; --axis) {
-    strides[axis] = elements;
-    elements *= shape[axis];
-  }
-}
-
-static DLTensor tensor(void *data, DLDataType dtype, int rank, int64_t *shape, int64_t *strides) {
-  return (DLTensor){
-      .data = data, .device = {kDLCPU, 0}, .ndim = rank, .dtype = dtype, .shape = shape, .strides = strides};
-}
-
-#define BF16 ((DLDataType){kDLBfloat, 16, 1})
-#define FP16 ((DLDataType){kDLFloat, 16, 1})
-#define FP32 ((DLDataType){kDLFloat, 32, 1})
-
-/* `count` parts behind one another, or one stacked tensor of `stack`; `varlen`: without the batch axis. */
-static void init(parts *p, int count, int stack, int varlen) {
-  const int64_t out_shape[] = {stack, B, S, H, D}, lse_shape[] = {stack, B, H, S};
-  const int64_t out_varlen[] = {stack, S, H, D}, lse_varlen[] = {stack, H, S};
-  memset(p, 0, sizeof *p);
-  const int rank = varlen ? 3 : 4, stacked = stack > 0;
-  memcpy(p->out_shape, (varlen ? out_varlen : out_shape) + !stacked, sizeof(int64_t) * (size_t)(rank + stacked));
-  memcpy(p->lse_shape, (varlen ? lse_varlen : lse_shape) + !stacked, sizeof(int64_t) * (size_t)(rank - 1 + stacked));
-  memcpy(p->result_shape, (varlen ? out_varlen : out_shape) + 1, sizeof(int64_t) * (size_t)rank);
-  memcpy(p->result_lse_shape, (varlen ? lse_varlen : lse_shape) + 1, sizeof(int64_t) * (size_t)(rank - 1));
-  compact(rank + stacked, p->out_shape, p->out_strides);
-  compact(rank - 1 + stacked, p->lse_shape, p->lse_strides);
-  compact(rank, p->result_shape, p->result_strides);
-  compact(rank - 1, p->result_lse_shape, p->result_lse_strides);
-  for (int i = 0; i < count; ++i) {
-    p->out[i] = tensor(values + (i * OUT_BYTES) % ROOM, BF16, rank + stacked, p->out_shape, p->out_strides);
-    p->lse[i] = tensor(lses + (i * LSE_BYTES) % ROOM, FP32, rank - 1 + stacked, p->lse_shape, p->lse_strides);
-    p->outs[i] = &p->out[i];
-    p->lses[i] = &p->lse[i];
-  }
-  p->result_out = tensor(result, BF16, rank, p->result_shape, p->result_strides);
-  p->result_lse = tensor(result_lses, FP32, rank - 1, p->result_lse_shape, p->result_lse_strides);
-  p->params = (flashmla_merge_states_params){.struct_size = sizeof p->params,
-                                             .outs = p->outs,
-                                             .lses = p->lses,
-                                             .num_states = stacked ? 0 : count,
-                                             .out = &p->result_out,
-                                             .lse = &p->result_lse};
-}
-
-static void set_device(parts *p, int32_t type) {
-  for (int i = 0; i < MOST; ++i) p->out[i].device.device_type = p->lse[i].device.device_type = type;
-  p->result_out.device.device_type = p->result_lse.device.device_type = type;
-}
 
 static parts p; /* about 200 KB */
 
@@ -132,6 +66,21 @@ static void rules(void) {
           p.out_shape[0] = p.result_shape[0] = p.lse_shape[0] = p.result_lse_shape[0] = 1 << 29);
 }
 
+/* Rule by rule over all tensors, in the order of operation.h. */
+static void order_of_rules(void) {
+  REFUSED(SHAPE, "lses[2].ndim is 1", p.out[0].dtype = FP32; p.lse[2].ndim = 1);
+  REFUSED(DTYPE, "outs[1].dtype is int32; it must be bfloat16, float16 or float32", p.lse[0].device.device_type = 7;
+          p.out[1].dtype = ((DLDataType){kDLInt, 32, 1}));
+  REFUSED(DTYPE, "lses[0].dtype is float16", p.lse[0].dtype = FP16; p.result_out.device.device_type = 7);
+  REFUSED(DEVICE, "out.device.device_type is 7", p.result_out.device.device_type = 7; p.out_shape[1] = 9);
+  int64_t heads[] = {B, S, 5, D}, requests[] = {INT64_C(1) << 31, S, H, D};
+  REFUSED(SHAPE, "outs[1].shape[2] is 5, outs[0].shape[2] (h_q) is 4; they must be equal", p.out[1].shape = heads;
+          p.out_strides[3] = 2);
+  REFUSED(OVERFLOW, "outs[2].shape[0] (batch) is 2147483648; it must be < 2^31", p.out[2].shape = requests;
+          p.result_shape[1] = 9);
+  REFUSED(UNSUPPORTED, "d_v", p.out_shape[3] = p.result_shape[3] = 12; p.result_strides[0] = 0);
+}
+
 static void listed(void) {
   init(&p, 3, 0, 0);
   p.params.flags = FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS;
@@ -140,26 +89,26 @@ static void listed(void) {
   p.out[1].byte_offset = 32; /* not evenly spaced */
   p.result_out.dtype = FP16;
   run(kDLCPU);
-  const fm_merge *m = &fake.last_merge;
-  CHECK(m->dtype == FM_BF16 && m->out_dtype == FM_FP16 && !m->cuda && m->num_states == 3 && !m->stacked);
+  const fm_merge *m = &fake.merge;
+  CHECK(m->dtype == FM_BF16 && m->out_dtype == FM_FP16 && m->num_states == 3 && !m->stacked);
   CHECK(m->batch == B && m->s_q == S && m->h_q == H && m->d_v == D && m->num_threads == 5 && m->stream == &p);
   CHECK(m->lse_base2 && m->empty_lse == -INFINITY);
-  CHECK(fake.last_states[1].out == (char *)p.out[1].data + 32 && fake.last_states[2].lse == p.lse[2].data);
-  CHECK(fake.last_states[0].out_stride[0] == S * H * D && fake.last_states[0].out_stride[2] == D);
-  CHECK(fake.last_states[0].lse_stride[0] == H * S && fake.last_states[0].lse_stride[1] == S);
+  CHECK(fake.states[1].out == (char *)p.out[1].data + 32 && fake.states[2].lse == p.lse[2].data);
+  CHECK(fake.states[0].out_stride[0] == S * H * D && fake.states[0].out_stride[2] == D);
+  CHECK(fake.states[0].lse_stride[0] == H * S && fake.states[0].lse_stride[1] == S);
   CHECK(m->result.out == result && m->result.lse == (float *)result_lses);
   CHECK(m->result.out_stride[1] == H * D && m->result.lse_stride[2] == 1);
   p.params.lse = NULL;
   p.params.flags = 0;
   run(kDLCUDA);
-  CHECK(m->result.lse == NULL && m->cuda && !m->lse_base2 && m->empty_lse == INFINITY);
+  CHECK(m->result.lse == NULL && !m->lse_base2 && m->empty_lse == INFINITY);
 }
 
 static void evenly_spaced(void) {
   init(&p, 20, 0, 0);
   run(kDLCUDA); /* more than kernel parameters hold */
-  const fm_merge *m = &fake.last_merge;
-  CHECK(m->stacked && m->num_states == 20 && fake.last_states[0].out == values);
+  const fm_merge *m = &fake.merge;
+  CHECK(m->stacked && m->num_states == 20 && fake.states[0].out == values);
   CHECK(m->out_state_stride == OUT_BYTES / 2 && m->lse_state_stride == LSE_BYTES / 4);
   for (int i = 0; i < 10; ++i) { /* the other way round */
     const DLTensor *out = p.outs[i], *lse = p.lses[i];
@@ -181,7 +130,7 @@ static void evenly_spaced(void) {
   int64_t other[] = {S * H * D, 2 * H * D, D, 1};
   p.out[1].strides = other;
   run(kDLCPU);
-  CHECK(!m->stacked && fake.last_states[1].out_stride[1] == 2 * H * D);
+  CHECK(!m->stacked && fake.states[1].out_stride[1] == 2 * H * D);
 }
 
 static void too_many(void) {
@@ -193,7 +142,7 @@ static void too_many(void) {
   run(kDLCPU);
   init(&p, FM_MAX_CPU_STATES, 0, 0);
   run(kDLCPU);
-  CHECK(!fake.last_merge.stacked && fake.last_merge.num_states == FM_MAX_CPU_STATES);
+  CHECK(!fake.merge.stacked && fake.merge.num_states == FM_MAX_CPU_STATES);
   init(&p, FM_MAX_CPU_STATES + 1, 0, 0);
   CHECK_STATUS(flashmla_merge_states(&p.params), FLASHMLA_ERROR_UNSUPPORTED, "up to 1024 separate tensors");
 }
@@ -201,10 +150,10 @@ static void too_many(void) {
 static void stacked(void) {
   init(&p, 1, 7, 0);
   run(kDLCUDA);
-  const fm_merge *m = &fake.last_merge;
+  const fm_merge *m = &fake.merge;
   CHECK(m->stacked && m->num_states == 7 && m->batch == B && m->s_q == S && m->h_q == H && m->d_v == D);
   CHECK(m->out_state_stride == OUT_BYTES / 2 && m->lse_state_stride == LSE_BYTES / 4);
-  CHECK(fake.last_states[0].out_stride[0] == S * H * D && fake.last_states[0].lse_stride[1] == S);
+  CHECK(fake.states[0].out_stride[0] == S * H * D && fake.states[0].lse_stride[1] == S);
   p.lse_shape[0] = 6;
   CHECK_STATUS(flashmla_merge_states(&p.params), FLASHMLA_ERROR_SHAPE,
                "lses.shape[0] is 6, outs.shape[0] (num_states) is 7");
@@ -213,12 +162,12 @@ static void stacked(void) {
 }
 
 static void variable_length(void) {
-  const fm_merge *m = &fake.last_merge;
+  const fm_merge *m = &fake.merge;
   for (int stack = 0; stack < 8; stack += 7) {
     init(&p, stack ? 1 : 3, stack, 1);
     run(kDLCPU);
     CHECK(m->batch == 1 && m->s_q == S && m->h_q == H && m->d_v == D && m->num_states == (stack ? 7 : 3));
-    CHECK(fake.last_states[0].out_stride[0] == 0 && fake.last_states[0].out_stride[1] == H * D);
+    CHECK(fake.states[0].out_stride[0] == 0 && fake.states[0].out_stride[1] == H * D);
     CHECK(m->result.lse_stride[0] == 0 && m->result.lse_stride[1] == S && m->result.lse_stride[2] == 1);
   }
 }
@@ -236,6 +185,7 @@ static void empty(void) {
 
 int main(void) {
   rules();
+  order_of_rules();
   listed();
   evenly_spaced();
   too_many();

@@ -2,7 +2,6 @@
 #include "check.h"
 #include "fake_backend.h"
 #include "fixture.h"
-#include "plan_stamp.h"
 
 /* A plan for a call of geometry g, then a call that differs in one point. */
 #define MISMATCH_OF(geometry_of_plan, part, change)                                                                \
@@ -52,7 +51,8 @@ static void other_query_tokens(void) {
   other.tensor[OUT].dtype = FP32; /* nor is the dtype of the result (which has half the elements now) */
   other.shape[OUT][0] = other.shape[Q][0] = other.shape[LSE][1] = 1;
   CHECK_OK(flashmla_dense_decode(&other.decode));
-  CHECK(fake.cpu_decodes == 1 && fake.last.problem.total_q == 1 && fake.last.problem.out_dtype == FM_FP32);
+  CHECK(fake.cpu_decodes == 1 && fake.decode.attention.work.total_q == 1 &&
+        fake.decode.attention.output.dtype == FM_FP32);
   fake.cpu_decodes = 0;
   fixture_free(&other);
   fixture_free(&f);
@@ -167,9 +167,10 @@ static void copies(int32_t device_type) {
   memset(&f.plan, 0, sizeof f.plan);
   f.decode.plan = &copy;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(fake.last.cuts == f.plan_params.buffer && !fake.last.make_plan);
-  CHECK(fake.last.tiling.num_splits == 7 && fake.last.tiling.num_parts == 7 * fake.last.tiling.num_tiles);
-  CHECK(fake.last.partial == f.decode.workspace);
+  CHECK(fake.decode.attention.schedule.cuts == f.plan_params.buffer && !fake.decode.own_plan);
+  CHECK(fake.decode.attention.tiling.num_splits == 7 &&
+        fake.decode.attention.tiling.num_parts == 7 * fake.decode.attention.tiling.num_tiles);
+  CHECK(fake.decode.attention.partials.rows == f.decode.workspace);
   fixture_free(&f);
 }
 

@@ -1,0 +1,241 @@
+"""What an operation is to the binding: a table of its arguments, from which both ways of calling it follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from flashmla import _exchange
+from flashmla._call import Call
+from flashmla._cdef import ffi
+from flashmla._exchange import Argument, Fast, FastCalls, Form
+from flashmla._frameworks import Described
+from flashmla._library import lib
+from flashmla._scalars import flag, real
+from flashmla._tensor import DTYPES, shape
+from flashmla.errors import check, invalid
+
+LIST = ffi.typeof("const DLTensor *[]")
+_LSE_BASE2: int = ffi.integer_const("FLASHMLA_LSE_BASE2")
+_EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
+_DRIVER_ERRORS = 300
+_MOST_SHAPES = 1024
+
+
+class Ready(NamedTuple):
+    """A call with all that it needs, but not made yet."""
+
+    call: Call
+    outputs: tuple[Any, ...]
+    scratch: Any
+    """What keeps the scratch alive; None where there is none."""
+    size: int
+    """Bytes of scratch that the library asked for; 0 where it was not asked."""
+    described: tuple[Described, ...]
+    """Of the outputs, as they are made."""
+
+    def run(self, operation: Any, *more: Any) -> None:
+        """Makes the call."""
+        self.call.run(operation, self.call.params, *more)
+
+
+class Operation:
+    """An operation of flashmla.h: its functions, and which arguments fill which fields of its params struct.
+
+    name       of its function and its params struct
+    inputs     tensors; lists of tensors where the field is one
+    optional   further tensors, or None
+    outputs    written; where None is given they are made as `described` tells, from the shape of the first input
+    scratch    a buffer, and the function that tells its size
+    plan       a field that takes the address of a flashmla_plan
+    makes_plan its function has a second parameter for one; its scratch is the plan's memory
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: tuple[str, ...],
+        *,
+        optional: tuple[str, ...] = (),
+        outputs: tuple[str, ...] = (),
+        described: Callable[[tuple[int, ...], Options], tuple[Described, ...]] | None = None,
+        scratch: tuple[str, str] | None = None,
+        plan: str | None = None,
+        makes_plan: bool = False,
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.optional = optional
+        self.outputs = outputs
+        self.described = described
+        self.plan = plan
+        self.makes_plan = makes_plan
+        self.scratch = scratch[0] if scratch else None
+        self.size: Any = getattr(lib, scratch[1]) if scratch else None
+        self.run = getattr(lib, f"flashmla_{name}")
+        self.struct = ffi.typeof(f"flashmla_{name}_params")
+        self.pointer = ffi.typeof(f"flashmla_{name}_params *")
+        fields = dict(self.struct.fields)
+        self.lists = frozenset(name for name in inputs if fields[name].type.item.kind == "pointer")
+
+    def new_params(self) -> Any:
+        """A params struct with its size and nothing else."""
+        params = ffi.new(self.pointer)
+        params.struct_size = ffi.sizeof(self.struct)
+        return params
+
+    def form(self, count: int) -> Form:
+        """What its fast calls have in common; `count`: tensors of each list."""
+        objects = [
+            Argument(_exchange.LIST, name, count) if name in self.lists else Argument(_exchange.TENSOR, name)
+            for name in (*self.inputs, *self.optional)
+        ]
+        objects += [Argument(_exchange.OUTPUT, name) for name in self.outputs]
+        if self.scratch is not None:
+            objects.append(Argument(_exchange.SCRATCH, self.scratch))
+        if self.plan is not None:
+            objects.append(Argument(_exchange.ADDRESS, self.plan))
+        if self.makes_plan:
+            objects.append(Argument(_exchange.RESULT, ""))
+        return Form(self.struct, tuple(objects), self.size, self.run, into=self.makes_plan, keep=self.makes_plan)
+
+    def inputs_only(self, options: Options, inputs: Sequence[Any], stream: Any) -> Call:
+        """A call with its inputs, in the order of the table; a list's value may be a single tensor."""
+        first, argument = inputs[0], self.inputs[0]
+        if argument in self.lists and isinstance(first, (list, tuple)):
+            first, argument = first[0], f"{argument}[0]"
+        call = Call(ffi.new(self.pointer, options.params[0]), first, argument, stream)
+        params = call.params
+        for i, (name, tensor) in enumerate(zip((*self.inputs, *self.optional), inputs, strict=True)):
+            if name in self.lists:
+                single = not isinstance(tensor, (list, tuple))
+                parts = {name: tensor} if single else {f"{name}[{k}]": part for k, part in enumerate(tensor)}
+                read = [call.model if part is first else call.read(part, full) for full, part in parts.items()]
+                setattr(params, name, call.keep(ffi.new(LIST, read)))
+            elif i == 0:
+                setattr(params, name, call.model)
+            elif tensor is not None or name in self.inputs:
+                setattr(params, name, call.read(tensor, name))
+        return call
+
+    def ready(
+        self,
+        options: Options,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any] = (),
+        *,
+        scratch: Any = None,
+        plan: Any = None,
+        stream: Any = None,
+    ) -> Ready:
+        """A call the long way, up to its making. `plan`: a `flashmla_plan *`."""
+        call = self.inputs_only(options, inputs, stream)
+        params = call.params
+        if plan is not None:
+            setattr(params, str(self.plan), plan)
+        described = self.described(shape(call.model), options) if self.described else ()
+        found = list(outputs)
+        missing = [i for i, output in enumerate(outputs) if output is None]
+        for name, output, facts in zip(self.outputs, outputs, described, strict=True):
+            setattr(params, name, call.describe(*facts) if output is None else call.write(output, name))
+        size = 0
+        if self.size is not None and (missing or scratch is None):
+            # The size query refuses wrong ranks, extents, dtypes and devices before outputs of such shapes are made.
+            # Strides, addresses and scalars are looked at by the call itself.
+            size = call.query(self.size)
+        wanted = [described[i] for i in missing]
+        if scratch is None and size:
+            wanted.append(((size,), "uint8"))
+        made = call.make(wanted) if wanted else []
+        for i, (tensor, address) in zip(missing, made, strict=False):
+            found[i] = tensor
+            getattr(params, self.outputs[i]).data = address
+        kept = None
+        if scratch is not None:
+            kept, *memory = call.scratch(scratch, str(self.scratch))
+            self._set_scratch(params, *memory)
+        elif size:
+            kept, address = made[-1]
+            self._set_scratch(params, address, size)
+        return Ready(call, tuple(found), kept, size, described)
+
+    def scratch_size(self, options: Options, inputs: Sequence[Any], plan: Any = None) -> int:
+        """Bytes of scratch that a call needs; outputs are taken to be as they are made."""
+        call = self.inputs_only(options, inputs, None)
+        if plan is not None:
+            setattr(call.params, str(self.plan), plan)
+        if self.described is not None:
+            for name, facts in zip(self.outputs, self.described(shape(call.model), options), strict=True):
+                setattr(call.params, name, call.describe(*facts))
+        return call.query(self.size)
+
+    def _set_scratch(self, params: Any, address: Any, size: int) -> None:
+        setattr(params, str(self.scratch), address)
+        setattr(params, f"{self.scratch}_size", size)
+
+
+class Options:
+    """The scalars of calls, checked: a params struct without tensors, and the fast calls with it."""
+
+    __slots__ = ("fast", "listed", "operation", "out_dtype", "params")
+
+    def __init__(self, operation: Operation, params: Any, *, out_dtype: str | None = None, listed: int = 0) -> None:
+        self.operation = operation
+        self.params = params
+        self.out_dtype = out_dtype
+        """dtype of an `out` that is made; None is that of the first input."""
+        self.listed = listed
+        """Tensors of each list; 0: a single tensor in the place of each."""
+        self.fast = FastCalls(operation.form(listed or 1), params)
+
+    def succeeded(self, kind: type, ready: Ready) -> None:
+        """Learns from a call that the library accepted how to make outputs for tensors of that type and shape."""
+        fast = self.fast[kind]
+        if fast is not None:
+            if len(fast.makers) >= _MOST_SHAPES:
+                fast.makers.clear()
+            fast.makers[shape(ready.call.model)] = tuple(fast.framework.maker(*facts) for facts in ready.described)
+
+
+def fresh(fast: Fast, like: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The outputs, with those that are None made. None: outputs of such shapes were not made before."""
+    makers = fast.makers.get(like.shape)
+    if makers is None:
+        return None
+    return tuple([make(like) if output is None else output for make, output in zip(makers, outputs, strict=True)])
+
+
+def raise_if_enqueued(status: int) -> None:
+    """Raises for the status of a fast call that may have enqueued something. Any other is made again the long way."""
+    if status >= _DRIVER_ERRORS:
+        check(lib, status)
+
+
+def dtype_of_new(out_dtype: str | None) -> str | None:
+    """The dtype that an `out` is to be made with; None is the model's."""
+    if out_dtype is not None and (not isinstance(out_dtype, str) or out_dtype not in DTYPES):
+        raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}; it must be None or one of {[*DTYPES]}")
+    return out_dtype
+
+
+def check_out_dtype(out: Any, out_dtype: str | None) -> None:
+    """A given out has its own dtype."""
+    if out is not None and out_dtype is not None:
+        raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}, but out is given: it has its own dtype")
+
+
+def lse_flags(*, lse_base2: bool, empty_lse: float) -> int:
+    """The flags that tell how log-sum-exps are written."""
+    flags = _LSE_BASE2 if flag(lse_base2, "lse_base2") else 0
+    value = real(empty_lse, "empty_lse")
+    if value == -math.inf:
+        return flags | _EMPTY_LSE_MINUS
+    if value != math.inf:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"empty_lse is {empty_lse}; it must be inf or -inf")
+    return flags
+
+
+def lse_shape(out_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(..., tokens, heads, d_v) -> (..., heads, tokens). For a wrong rank it is nonsense, and C refuses the model."""
+    return (*out_shape[:-3], *out_shape[-2:-1], *out_shape[-3:-2])

@@ -1,0 +1,227 @@
+"""`prepare`: a call that is checked once and then made again and again, with other tensors of the same kind."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from flashmla._call import Call
+from flashmla._cdef import ffi
+from flashmla._exchange import UNUSUAL, Fast, fast_call
+from flashmla._library import function, lib
+from flashmla._operation import LIST, Operation, Options, Ready, raise_if_enqueued
+from flashmla._plan import check_plan
+from flashmla._tensor import difference
+from flashmla.errors import check, invalid
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+OptionsOf = Callable[[dict[str, Any]], Options]
+ResultOf = Callable[[Ready, dict[str, Any]], Any]
+
+
+class _Preparable(NamedTuple):
+    """What `prepare` has to know of an operation's public function."""
+
+    operation: Operation
+    options: OptionsOf
+    result: ResultOf | None
+
+
+_PREPARABLE: dict[Any, _Preparable] = {}
+
+
+def by_name(options: Callable[..., Options]) -> OptionsOf:
+    """`options` as a function of all arguments of a call, by name."""
+    names = tuple(inspect.signature(options).parameters)
+    return lambda arguments: options(*(arguments[name] for name in names))
+
+
+def preparable(
+    operation: Operation, options: OptionsOf, result: ResultOf | None = None
+) -> Callable[[FunctionT], FunctionT]:
+    """Marks the public function of an operation. `result`: makes what its calls return, where that is no output."""
+
+    def mark(public: FunctionT) -> FunctionT:
+        _PREPARABLE[public] = _Preparable(operation, options, result)
+        return public
+
+    return mark
+
+
+class Prepared:
+    """A call that `prepare` has checked. Calling it makes the call.
+
+    `prepared()` uses the tensors that it was prepared with; `prepared(q=q, out=out)` others in the places named, for
+    that time only. They must have shape, strides, dtype and device of those in their places, which is checked. It
+    returns what the operation returns; outputs that were made by `prepare` are the same every time.
+
+    GPU work is enqueued on the current stream of the first tensor's framework, or on the `stream` given to `prepare`,
+    and not waited for. Any thread may call it. But it has one workspace and one set of outputs: calls that may overlap
+    need their own `out`, `lse` and `workspace`. It can be captured in a CUDA graph without a call before. The tensors
+    that it was prepared with live as long as it does; their memory must stay where it is.
+    """
+
+    __slots__ = (
+        *("_arguments", "_blank", "_call", "_fast", "_handle", "_operation", "_own", "_pick", "_places", "_ready"),
+        "_result",
+    )
+
+    def __init__(self, entry: _Preparable, arguments: dict[str, Any]) -> None:
+        operation = self._operation = entry.operation
+        options = entry.options(arguments)
+        names = (*operation.inputs, *operation.optional)
+        plan = operation.plan and arguments[operation.plan]
+        if plan is not None:
+            check_plan(plan)
+        ready = self._ready = operation.ready(
+            options,
+            [arguments[name] for name in names],
+            [arguments[name] for name in operation.outputs],
+            scratch=operation.scratch and arguments[operation.scratch],
+            plan=plan and plan.c,
+            stream=arguments["stream"],
+        )
+        if not ready.call.framework.mutable:
+            kind = type(ready.call.first).__qualname__
+            raise TypeError(f"{names[0]} is a {kind}, which never changes: a prepared call writes its outputs again")
+        self._arguments = arguments  # kept alive, the plan too
+        result: Any = ready.outputs if entry.result is None else entry.result(ready, arguments)
+        self._result = result
+        self._own = dict(zip(operation.outputs, ready.outputs, strict=True))
+        self._pick = operator.itemgetter(*operation.outputs) if operation.outputs else dict
+        self._handle = _handle(operation, ready)
+
+        # Of a fast call: which objects are which tensor, and the objects that leave all as it was prepared.
+        self._places: dict[str, Any] = {}
+        self._blank: list[Any] = []
+        for name in (*names, *operation.outputs, operation.scratch, operation.plan):
+            if name is not None:
+                place = len(self._blank)
+                listed = options.listed if name in operation.lists else 0
+                self._places[name] = slice(place, place + listed) if listed else place
+                self._blank += [None] * (listed or 1)
+        if operation.makes_plan:
+            self._blank.append(result.address)
+            del self._places[str(operation.scratch)]  # the plan names its buffer
+        self._fast = self._fast_call(options) if arguments["stream"] is None else None
+        self._call = None if self._fast is None else self._fast.call
+
+    def _fast_call(self, options: Options) -> Fast | None:
+        operation, call = self._operation, self._ready.call
+        form = operation.form(options.listed or 1)._replace(size=None, keep=False)
+        more: dict[str, Any] = {"params": call.params, "model": call.model}
+        if self._handle is not None:
+            into = "_into" if operation.makes_plan else ""
+            run = getattr(lib, f"flashmla_{operation.name}_run")
+            more |= {f"run{into}": ffi.NULL, f"run_prepared{into}": run, "prepared": self._handle}
+        return fast_call(form, type(call.first), call.first, **more)
+
+    def __repr__(self) -> str:
+        return f"<flashmla.Prepared {self._operation.name}>"
+
+    def __call__(self, **tensors: Any) -> Any:
+        """Makes the call. `tensors`: those that are others this time, by the operation's names for them."""
+        if self._call is not None:
+            objects = self._blank
+            try:
+                if tensors:
+                    objects, places = objects.copy(), self._places
+                    for name, tensor in tensors.items():
+                        # None would mean the tensor that the call was prepared with: anything wrong takes its place.
+                        objects[places[name]] = tensor if tensor is not None else self
+                    if "plan" in tensors:
+                        objects[places["plan"]] = tensors["plan"].address
+                status = self._call(*objects)
+            except Exception:  # noqa: BLE001 - a wrong name, or what the tensors' framework said: said the long way
+                status = UNUSUAL
+            if status != 0:
+                raise_if_enqueued(status)
+                self._the_long_way(tensors)
+        else:
+            self._the_long_way(tensors)
+        return self._pick(self._own | tensors) if tensors and self._own else self._result
+
+    def _the_long_way(self, tensors: dict[str, Any]) -> None:
+        operation = self._operation
+        params = ffi.new(operation.pointer, self._ready.call.params[0])
+        call = self._ready.call.again(params)
+        for name, tensor in tensors.items():
+            if name not in self._places:
+                raise TypeError(f"{name} is none of {', '.join(self._places)}, which can be others in this call")
+            if name == operation.plan:
+                check_plan(tensor)
+                params.plan = tensor.c
+            elif name == operation.scratch:
+                self._replace_scratch(call, tensor)
+            elif isinstance(self._places[name], slice):
+                self._replace_list(call, name, tensor)
+            else:
+                read = call.write if name in operation.outputs else call.read
+                setattr(params, name, _alike(read(tensor, name), getattr(params, name), name))
+        run = operation.run if self._handle is None else getattr(lib, f"flashmla_{operation.name}_run")
+        arguments = [params] if self._handle is None else [self._handle, params]
+        if operation.makes_plan:
+            arguments.append(self._result.c)
+        call.run(run, *arguments)
+
+    def _replace_scratch(self, call: Call, tensor: Any) -> None:
+        name = str(self._operation.scratch)
+        _, address, size = call.scratch(tensor, name)
+        needed = getattr(call.params, f"{name}_size")
+        if size < needed:
+            raise invalid("FLASHMLA_ERROR_WORKSPACE_TOO_SMALL", f"{name} has {size} bytes, was prepared with {needed}")
+        setattr(call.params, name, address)
+
+    def _replace_list(self, call: Call, name: str, tensors: Any) -> None:
+        place = self._places[name]
+        if not isinstance(tensors, (list, tuple)) or len(tensors) != place.stop - place.start:
+            raise TypeError(f"{name} must be a list or tuple of {place.stop - place.start} tensors, as when prepared")
+        was = getattr(call.params, name)
+        found = [_alike(call.read(x, f"{name}[{i}]"), was[i], f"{name}[{i}]") for i, x in enumerate(tensors)]
+        setattr(call.params, name, call.keep(ffi.new(LIST, found)))
+
+
+def _alike(tensor: Any, was: Any, argument: str) -> Any:
+    """The `DLTensor *`, if it can take the place of the other one, which may be NULL."""
+    if not was:
+        raise invalid("FLASHMLA_ERROR_NULL_POINTER", f"{argument} is given, was None when the call was prepared")
+    found = difference(tensor, was)
+    if found is not None:
+        status, words = found
+        raise invalid(status, f"{argument}: {words} when the call was prepared")
+    return tensor
+
+
+def _handle(operation: Operation, ready: Ready) -> Any:
+    """The library's own part, released with the last reference; None for a library that has none."""
+    make = function(f"flashmla_{operation.name}_prepare")
+    if make is None:
+        return None
+    made = ffi.new("flashmla_prepared **")
+    check(lib, make(ready.call.params, made))
+    return ffi.gc(made[0], lib.flashmla_prepared_free)
+
+
+def prepare(operation: Callable[..., Any], *arguments: Any, **options: Any) -> Prepared:
+    """Checks a call of `operation` once, to be made many times: for loops in which a microsecond counts.
+
+    operation        dense_decode, plan_decode or merge_states
+    arguments, options
+                     those of the call, with its errors. Outputs and scratch that are not given are made here, once.
+                     Scalars, shapes, strides and dtypes are then fixed
+
+    Nothing is run yet; what a GPU needs for it is loaded. JAX arrays, which never change, are a TypeError.
+
+    >>> decode = flashmla.prepare(flashmla.dense_decode, q, kv_caches[0], table, lengths, plan=plan)  # doctest: +SKIP
+    >>> for layer in range(layers):  # doctest: +SKIP
+    ...     out, lse = decode(q=qs[layer], kv_cache=kv_caches[layer])
+    """
+    entry = next((entry for public, entry in _PREPARABLE.items() if public is operation), None)
+    if entry is None:
+        names = ", ".join(sorted(public.__name__ for public in _PREPARABLE))
+        raise TypeError(f"operation is {operation!r}: one of {names} is needed")
+    bound = inspect.signature(operation).bind(*arguments, **options)
+    bound.apply_defaults()
+    return Prepared(entry, bound.arguments)

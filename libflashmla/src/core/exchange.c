@@ -1,0 +1,281 @@
+/* Calls on tensor objects, read through the exchange table of their type or from DLPack capsules: one entry for every
+ * operation.
+ *
+ * The entry is a Python function (METH_FASTCALL) that a binding makes of this C function, so that a call from Python
+ * crosses the border once. It holds the interpreter's lock while it reads the objects and gives it up while the
+ * operation runs: a CPU operation computes for long, and a launch may wait for room in the driver's queue, perhaps for
+ * a host function that needs the lock. All state lies on the stack, so threads and nested calls do not meet.
+ *
+ * Source of the table: https://github.com/dmlc/dlpack, include/dlpack/dlpack.h, DLPackExchangeAPI (1.3).
+ */
+#include <stdbool.h>
+#include <string.h>
+
+#include "core/error.h"
+
+enum { DLPACK_MAJOR = 1, READ_ONLY = 1 }; /* DLPACK_FLAG_BITMASK_READ_ONLY */
+enum { MAX_TENSORS = 40, MAX_RANK = 8, MAX_PARAMS_BYTES = 512 };
+
+/* What a step answers besides FLASHMLA_OK and the library's statuses. */
+enum { UNUSUAL = FLASHMLA_EXCHANGE_UNUSUAL, RAISED = -2, NO_SCRATCH = -3 };
+
+typedef struct managed_tensor { /* DLManagedTensorVersioned */
+  uint32_t major, minor;
+  void *context;
+  void (*deleter)(struct managed_tensor *self);
+  uint64_t flags;
+  DLTensor tensor;
+} managed_tensor;
+
+typedef void set_error(void *context, const char *kind, const char *message);
+
+typedef struct exchange_table { /* DLPackExchangeAPI */
+  uint32_t major, minor;
+  const void *older;
+  int (*allocate)(DLTensor *prototype, managed_tensor **out, void *context, set_error *on_error);
+  int (*export_managed)(void *object, managed_tensor **out);
+  int (*import_managed)(managed_tensor *tensor, void **object);
+  int (*export_tensor)(void *object, DLTensor *out);
+  int (*current_stream)(int32_t device_type, int32_t device_id, void **stream);
+} exchange_table;
+
+typedef struct call {
+  const flashmla_exchange *how;
+  const exchange_table *table;
+  void *const *objects;
+  int32_t num_tensors;
+  bool has_scratch;
+  int64_t scratch_bytes; /* needed, and not to be had here */
+  void *result;
+  const DLTensor *model; /* the first tensor: its device is the call's */
+  const DLTensor *lists[MAX_TENSORS];
+  DLTensor tensors[MAX_TENSORS];
+  /* Copies: the objects' own extents may change while the lock is given up. */
+  int64_t shapes[MAX_TENSORS][MAX_RANK], strides[MAX_TENSORS][MAX_RANK];
+  _Alignas(16) unsigned char params[MAX_PARAMS_BYTES];
+} call;
+
+static flashmla_host host;
+
+flashmla_status flashmla_exchange_host(const flashmla_host *functions) {
+  if (functions->struct_size != sizeof host)
+    return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE, "functions.struct_size is %llu; it must be %zu",
+                   (unsigned long long)functions->struct_size, sizeof host);
+  host = *functions;
+  return FLASHMLA_OK;
+}
+
+/* What a tensor type's own export would refuse, and the table does not look at, is left to the caller. */
+static int read_object(const call *c, void *object, DLTensor *tensor) {
+  const flashmla_exchange *how = c->how;
+  void *type = host.type(object);
+  host.release(type); /* the object keeps it alive */
+  if (type != how->type) return UNUSUAL;
+  if (how->attribute) {
+    void *value = host.attribute(object, how->attribute);
+    if (!value) return RAISED;
+    host.release(value);
+    if (value != how->attribute_value) return UNUSUAL;
+  }
+  return c->table->export_tensor(object, tensor) ? RAISED : FLASHMLA_OK;
+}
+
+static int read_capsule(void *capsule, bool written, DLTensor *tensor) {
+  const managed_tensor *managed = host.capsule(capsule, "dltensor_versioned");
+  if (!managed) return RAISED;
+  if (managed->major != DLPACK_MAJOR || (written && managed->flags & READ_ONLY)) return UNUSUAL;
+  *tensor = managed->tensor;
+  return FLASHMLA_OK;
+}
+
+/* The object as the call's next tensor. */
+static int export_tensor(call *c, void *object, bool written, DLTensor **exported) {
+  if (c->num_tensors == MAX_TENSORS) return UNUSUAL;
+  const int32_t i = c->num_tensors++;
+  DLTensor *tensor = &c->tensors[i];
+  const int status = c->table ? read_object(c, object, tensor) : read_capsule(object, written, tensor);
+  if (status) return status;
+  if (tensor->ndim > MAX_RANK || (tensor->ndim > 0 && !tensor->shape)) return UNUSUAL;
+  uint64_t compact = 1; /* unsigned: nobody has looked at the extents yet */
+  for (int32_t axis = tensor->ndim; axis-- > 0;) {
+    c->shapes[i][axis] = tensor->shape[axis];
+    c->strides[i][axis] = tensor->strides ? tensor->strides[axis] : (int64_t)compact;
+    compact *= (uint64_t)tensor->shape[axis];
+  }
+  tensor->shape = c->shapes[i];
+  tensor->strides = c->strides[i];
+  *exported = tensor;
+  return FLASHMLA_OK;
+}
+
+static bool same_device(DLDevice a, DLDevice b) { return a.device_type == b.device_type && a.device_id == b.device_id; }
+
+/* Whether a tensor may take the place of another one in a prepared call; the latter's strides may be NULL. */
+static bool alike(const DLTensor *a, const DLTensor *b) {
+  if (a->ndim != b->ndim || !same_device(a->device, b->device)) return false;
+  if (a->dtype.code != b->dtype.code || a->dtype.bits != b->dtype.bits || a->dtype.lanes != b->dtype.lanes)
+    return false;
+  uint64_t compact = 1;
+  for (int32_t axis = a->ndim; axis-- > 0;) {
+    if (a->shape[axis] != b->shape[axis]) return false;
+    if (a->shape[axis] > 1 && a->strides[axis] != (b->strides ? b->strides[axis] : (int64_t)compact)) return false;
+    compact *= (uint64_t)a->shape[axis];
+  }
+  return true;
+}
+
+static void *field(call *c, uint32_t offset) { return c->params + offset; }
+
+static int take_tensor(call *c, void *object, bool written, const DLTensor **place) {
+  if (object == host.nothing) return FLASHMLA_OK;
+  DLTensor *tensor;
+  const int status = export_tensor(c, object, written, &tensor);
+  if (status) return status;
+  if (*place && !alike(tensor, *place)) return UNUSUAL;
+  if (!c->model) c->model = tensor;
+  *place = tensor;
+  return FLASHMLA_OK;
+}
+
+/* A caller's scratch: contiguous memory on the call's device. A prepared call's is at least as large as its own. */
+static int take_scratch(call *c, void *object, uint32_t offset) {
+  void **memory = field(c, offset);
+  uint64_t *bytes = field(c, offset + sizeof(void *));
+  c->has_scratch = object != host.nothing || *memory;
+  if (object == host.nothing) return FLASHMLA_OK;
+  DLTensor *tensor;
+  const int status = export_tensor(c, object, true, &tensor);
+  if (status) return status;
+  uint64_t count = 1; /* unsigned: nobody has looked at the extents yet */
+  for (int32_t axis = tensor->ndim; axis-- > 0;) {
+    if (tensor->shape[axis] > 1 && (uint64_t)tensor->strides[axis] != count) return UNUSUAL;
+    count *= (uint64_t)tensor->shape[axis];
+  }
+  const uint64_t size = count * tensor->dtype.bits * tensor->dtype.lanes / 8;
+  if ((c->model && !same_device(tensor->device, c->model->device)) || size < *bytes) return UNUSUAL;
+  *memory = (char *)tensor->data + tensor->byte_offset;
+  *bytes = size;
+  return FLASHMLA_OK;
+}
+
+/* Fills params from the objects, as they are now. */
+static int take_objects(call *c) {
+  const flashmla_exchange *how = c->how;
+  memcpy(c->params, how->params, how->params_size);
+  c->num_tensors = 0;
+  c->model = how->model;
+  void *const *next = c->objects;
+  int32_t listed = 0;
+  for (int32_t i = 0; i < how->num_arguments; ++i) {
+    const flashmla_exchange_argument argument = how->arguments[i];
+    int status = FLASHMLA_OK;
+    switch (argument.kind) {
+      case FLASHMLA_EXCHANGE_TENSOR:
+        status = take_tensor(c, *next++, false, field(c, argument.offset));
+        break;
+      case FLASHMLA_EXCHANGE_OUTPUT:
+        status = take_tensor(c, *next++, true, field(c, argument.offset));
+        break;
+      case FLASHMLA_EXCHANGE_LIST: {
+        if (listed + argument.count > MAX_TENSORS) return UNUSUAL;
+        const DLTensor *const **list = field(c, argument.offset);
+        for (int32_t k = 0; k < argument.count && !status; ++k) {
+          c->lists[listed + k] = *list ? (*list)[k] : NULL;
+          status = take_tensor(c, *next++, false, &c->lists[listed + k]);
+        }
+        *list = c->lists + listed;
+        listed += argument.count;
+        break;
+      }
+      case FLASHMLA_EXCHANGE_SCRATCH:
+        status = take_scratch(c, *next++, argument.offset);
+        break;
+      case FLASHMLA_EXCHANGE_ADDRESS:
+        if (*next != host.nothing) *(void **)field(c, argument.offset) = host.address(*next);
+        ++next;
+        break;
+      case FLASHMLA_EXCHANGE_RESULT:
+        c->result = host.address(*next++);
+        break;
+      default:
+        return UNUSUAL;
+    }
+    if (status) return status;
+  }
+  return c->model ? FLASHMLA_OK : UNUSUAL;
+}
+
+static void ignore_error(void *context, const char *kind, const char *message) {
+  (void)context;
+  (void)kind;
+  (void)message;
+}
+
+/* Scratch from the framework's allocator, on its current stream of the device. The allocator may run anything, even
+ * code that changes the tensors, so they are read again behind it. Capsules come without an allocator. */
+static int make_scratch(call *c, managed_tensor **made) {
+  uint64_t bytes = 0;
+  int status = c->how->size(c->params, &bytes);
+  if (status || bytes == 0) return status;
+  if (bytes > INT64_MAX) return UNUSUAL;
+  if (!c->table) {
+    c->scratch_bytes = (int64_t)bytes;
+    return NO_SCRATCH;
+  }
+  int64_t extent = (int64_t)bytes;
+  DLTensor prototype = {.device = c->model->device, .ndim = 1, .dtype = {kDLUInt, 8, 1}, .shape = &extent};
+  if (c->table->allocate(&prototype, made, NULL, ignore_error) || !*made) {
+    *made = NULL;
+    return UNUSUAL;
+  }
+  status = take_objects(c);
+  if (status) return status;
+  *(void **)field(c, c->how->scratch_offset) = (char *)(*made)->tensor.data + (*made)->tensor.byte_offset;
+  *(uint64_t *)field(c, c->how->scratch_offset + sizeof(void *)) = bytes;
+  return FLASHMLA_OK;
+}
+
+static int run(call *c) {
+  const flashmla_exchange *how = c->how;
+  const DLDevice device = c->model->device;
+  if (c->table && device.device_type != kDLCPU) {
+    void **stream = field(c, how->stream_offset);
+    if (c->table->current_stream(device.device_type, device.device_id, stream)) return RAISED;
+  }
+  void *const lock = host.unlock();
+  int status;
+  if (how->run_prepared)
+    status = how->run_prepared(how->prepared, c->params);
+  else if (how->run_prepared_into)
+    status = how->run_prepared_into(how->prepared, c->params, c->result);
+  else
+    status = how->run_into ? how->run_into(c->params, c->result) : how->run(c->params);
+  host.lock(lock);
+  return status;
+}
+
+void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count) {
+  const flashmla_exchange *how = host.address(self);
+  if (how->struct_size != sizeof *how || count != how->num_objects || how->params_size > MAX_PARAMS_BYTES)
+    return host.integer(UNUSUAL);
+  call c;
+  c.how = how;
+  c.table = how->table;
+  c.objects = objects;
+  c.has_scratch = false;
+  c.result = NULL;
+  managed_tensor *made = NULL;
+  int status = take_objects(&c);
+  if (!status && how->size && !c.has_scratch) status = make_scratch(&c, &made);
+  if (!status) status = run(&c);
+  void *kept = NULL;
+  if (made) {
+    if (status || !how->keep_scratch)
+      made->deleter(made);
+    else if (c.table->import_managed(made, &kept))
+      status = RAISED;
+  }
+  if (status == RAISED) return NULL;
+  if (status == NO_SCRATCH) return host.integer(UNUSUAL - c.scratch_bytes);
+  return kept ? kept : host.integer(status);
+}

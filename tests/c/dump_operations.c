@@ -1,0 +1,92 @@
+/* dump_operations.c - what the library's tables say, as JSON on stdout: operations with their tensors, axes and flags,
+ * element types, and the facts that C shares with the kernels. Read by tests/argument_tables.py. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/operation.h"
+#include "cuda/kernel_params.h"
+
+static const char *comma(int32_t i) { return i > 0 ? ", " : ""; }
+
+static void print_dtypes(uint32_t set) {
+  int32_t printed = 0;
+  printf("[");
+  for (int32_t dtype = 0; dtype < FM_DTYPES; ++dtype)
+    if ((set & FM_ONLY(dtype)) != 0) printf("%s\"%s\"", comma(printed++), fm_dtype_name(dtype));
+  printf("]");
+}
+
+static void print_bool(const char *name, bool value) { printf(", \"%s\": %s", name, value ? "true" : "false"); }
+
+static void print_argument(const fm_operation *operation, const fm_argument *row) {
+  printf("{\"name\": \"%s\", \"offset\": %d, \"axes\": [", row->name, row->offset);
+  for (int32_t axis = 0; axis < row->rank; ++axis)
+    printf("%s\"%s\"", comma(axis), operation->axes[row->axes[axis]].name);
+  printf("], \"dtypes\": ");
+  print_dtypes(row->dtypes);
+  printf(", \"like\": \"%s\", \"alignment\": %d", row->like > 0 ? operation->arguments[row->like - 1].name : "",
+         row->alignment);
+  print_bool("free_innermost", row->free_innermost);
+  print_bool("written", row->written);
+  print_bool("optional", row->optional);
+  print_bool("of_queries", row->of_queries);
+  print_bool("listed", row->listed);
+  print_bool("shape_only", row->shape_only);
+  printf("}");
+}
+
+static void print_operation(const fm_operation *operation) {
+  printf("{\"name\": \"%s\", \"params_size\": %u, \"first_size\": %u, \"flags\": %u, \"scratch\": \"%s\"",
+         operation->name, operation->params_size, operation->first_size, operation->flags,
+         operation->scratch != NULL ? operation->scratch : "");
+  printf(", \"scratch_offset\": %u, \"scratch_size_offset\": %u,\n  \"may_be_empty\": [", operation->scratch_offset,
+         operation->scratch_size_offset);
+  int32_t printed = 0;
+  for (int32_t axis = 0; axis < operation->num_axes; ++axis)
+    if (operation->axes[axis].may_be_empty) printf("%s\"%s\"", comma(printed++), operation->axes[axis].name);
+  printf("],\n  \"arguments\": [");
+  for (int32_t row = 0; row < operation->num_arguments; ++row) {
+    printf("%s\n   ", comma(row));
+    print_argument(operation, &operation->arguments[row]);
+  }
+  printf("],\n  \"cpu_kernels\": [");
+  for (int32_t row = 0; row < operation->num_cpu_kernels; ++row) {
+    const flashmla_kernel_info *kernel = &operation->cpu_kernels[row];
+    printf("%s{\"name\": \"%s\", \"operation\": \"%s\", \"dtype\": \"%s\"}", comma(row), kernel->name,
+           kernel->operation, kernel->dtype);
+  }
+  printf("]}");
+}
+
+static void print_elements(void) {
+  printf("\"dtypes\": [");
+  for (int32_t dtype = 0; dtype < FM_DTYPES; ++dtype)
+    printf("%s{\"name\": \"%s\", \"number\": %d, \"bytes\": %d}", comma(dtype), fm_dtype_name(dtype), dtype,
+           fm_dtype_bytes((fm_dtype)dtype));
+  printf("]");
+}
+
+static void print_kernel_facts(void) {
+  static const int geometries[][2] = FM_KERNEL_GEOMETRIES;
+  static const char *const families[] = FM_KERNEL_FAMILY_NAMES;
+  printf("\"unit\": %d, \"geometries\": [", FM_KERNEL_UNIT);
+  for (size_t i = 0; i < sizeof geometries / sizeof geometries[0]; ++i)
+    printf("%s[%d, %d]", comma((int32_t)i), geometries[i][0], geometries[i][1]);
+  printf("], \"families\": [");
+  for (int32_t i = 0; i < FM_KERNEL_FAMILIES; ++i) printf("%s\"%s\"", comma(i), families[i]);
+  printf("]");
+}
+
+int main(void) {
+  printf("{");
+  print_elements();
+  printf(",\n ");
+  print_kernel_facts();
+  printf(",\n \"operations\": [");
+  for (int32_t i = 0; fm_operation_at(i) != NULL; ++i) {
+    printf("%s\n ", comma(i));
+    print_operation(fm_operation_at(i));
+  }
+  printf("]}\n");
+  return 0;
+}

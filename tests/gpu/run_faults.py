@@ -1,0 +1,131 @@
+"""Runs a fixed set of random calls on a GPU against the libraries that build_faults.py made: a table of which faults
+are caught, and status 1 if one is missed or the library without a fault fails.
+
+    python3 tests/gpu/run_faults.py [--seconds N] [NAME...]
+
+Every library has a process of its own, because a fault may hang or kill the context: a process that does not end in
+time counts as caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS.parent), str(TESTS.parent / "bindings" / "python")]
+
+CALLS = 60
+
+
+def cases() -> list:
+    """Calls in bfloat16 with ragged lengths and page numbers outside the cache. Slots that nothing attends hold NaN,
+    and what the library writes lies between guard bands.
+    """
+    from ops.dense_decode.case import Case
+
+    draw = random.Random(0)
+    found = []
+    for seed in range(CALLS):
+        page = draw.choice((64, 64, 64, 16, 1, 128))
+        pages = draw.choice((200, 300, 640, 1300)) // page + 1
+        capacity = page * pages
+        edges = (0, 1, page + 1, 63, 65, capacity - 1, capacity, capacity + page, -1)
+        lengths = [draw.randint(capacity // 2, capacity), *draw.choices(edges, k=draw.choice((1, 2, 5)))]
+        found.append(
+            Case(
+                s_q=draw.choice((1, 1, 2, 3)),
+                h_q=draw.choice((16, 64, 128)),
+                page_size=page,
+                num_blocks=pages * len(lengths) + 2,
+                max_blocks=pages,
+                lengths=tuple(lengths),
+                causal=draw.random() < 0.6,
+                bad_pages=draw.random() < 0.5,
+                plan=(plan := draw.choice(("none", "fresh", "stale"))),
+                num_splits=0 if plan == "none" else draw.choice((0, 1, 1, 3, 7)),  # 1: many units a block
+                given=("out", "lse"),
+                route="torch",
+                seed=seed,
+                out_dtype=draw.choice((None, None, "float32")),
+                batch_invariant=draw.random() < 0.1,
+            )
+        )
+    return [case.but(batch_invariant=case.batch_invariant and case.num_splits == 0) for case in found]
+
+
+def check_all(backend) -> None:
+    """Every call against the oracle, by the library that FLASHMLA_LIBRARY names."""
+    from ops.dense_decode import calls
+
+    for case in cases():
+        try:
+            calls.check(case, backend)
+        except AssertionError as error:
+            sys.exit(f"{str(error).splitlines()[0]}: {case.but(layouts=None)}")
+    print("right")
+
+
+def verdict(library: Path, seconds: float) -> tuple[bool, str]:
+    """Whether the calls found fault with the library, and how."""
+    environment = os.environ | {"FLASHMLA_LIBRARY": str(library)}
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, "--check"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return True, f"no end within {seconds:g} s"
+    if done.returncode == 0 and done.stdout.strip().endswith("right"):
+        return False, "all calls right"
+    return True, ((done.stderr.strip() or done.stdout.strip()).splitlines() or [f"status {done.returncode}"])[-1][:150]
+
+
+def main() -> int:
+    from gpu.build_faults import LIBRARIES, faults
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="faults; all that were built, if none is named")
+    parser.add_argument("--seconds", type=float, default=45, help="after which a process hangs")
+    parser.add_argument("--check", action="store_true", help="run the calls in this process")
+    options = parser.parse_args()
+    if options.check:
+        sys.modules["jax"] = sys.modules["cupy"] = None  # which would only take time
+        import backends
+
+        backend, why_not = backends.gpu()
+        assert backend is not None, why_not
+        check_all(backend)
+        return 0
+    known = faults()
+    built = {name: LIBRARIES / name / "libflashmla.so.1" for name in known}
+    wanted = options.names or [name for name in known if built[name].exists()]
+    missing = [name for name in ["unmutated", *wanted] if name not in known or not built[name].exists()]
+    if missing:
+        sys.exit(f"not built (tests/gpu/build_faults.py): {', '.join(missing)}")
+    failed, how = verdict(built["unmutated"], options.seconds)
+    print(f"{'unmutated':48} {'FAILS' if failed else 'passes':8} {how}", flush=True)
+    if failed:
+        return 1
+    missed = 0
+    for name in wanted:
+        if name == "unmutated":
+            continue
+        caught, how = verdict(built[name], options.seconds)
+        allowed = not known[name].always
+        missed += not caught and not allowed
+        word = "caught" if caught else "missed (the hardware may hide it)" if allowed else "MISSED"
+        print(f"{name:48} {word:8} {how}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

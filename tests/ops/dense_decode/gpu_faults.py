@@ -1,0 +1,130 @@
+"""Faults of the dense_decode kernels, with those of the kernels beside it, that the GPU suite must find."""
+
+from __future__ import annotations
+
+from planted_faults import Edit, KernelFault
+
+FOLDER = "dsl_kernels/dense_decode/"
+QK, PV, LOADER = FOLDER + "qk.py", FOLDER + "pv.py", FOLDER + "loader.py"
+BARRIERS = FOLDER + "barrier_table.py"
+SCHEDULE, ATTENDED = "dsl_kernels/core/schedule.py", "dsl_kernels/core/attended.py"
+COMBINE = "dsl_kernels/combine/kernel.py"
+
+
+def fault(name: str, file: str, before: str, after: str, *, always: bool = True) -> KernelFault:
+    return KernelFault(name, (Edit(file, before, after),), always=always)
+
+
+GPU_FAULTS = [
+    # ---- order
+    fault(
+        "combine does not wait for the partial results",
+        COMBINE,
+        '    """Until dense_decode is done. The schedule was there when it began, so all that follows from it comes'
+        ' before."""\n    cute.arch.griddepcontrol_wait()\n',
+        "    pass\n",
+    ),
+    fault(
+        "fence before P is handed over",
+        QK,
+        '        """P and scale of the unit were written with ordinary stores: shows them to the tensor cores and says'
+        ' so."""\n        cute.arch.fence_proxy("async.shared", space="cta")\n',
+        "",
+        always=False,
+    ),
+    fault(
+        "PV does not wait for P",
+        PV,
+        "                cute.arch.mbarrier_wait(self.bars.p_full(unit_slot), unit_phase)\n",
+        "",
+    ),
+    fault(
+        "barrier count of a full slot",  # one loader's bytes are enough
+        BARRIERS,
+        'Barrier("full", "slot", 2,',
+        'Barrier("full", "slot", 1,',
+    ),
+    fault(
+        "barrier count of P",
+        BARRIERS,
+        'Barrier("p_full", "slot", 32,',
+        'Barrier("p_full", "slot", 24,',
+    ),
+    fault(
+        "stale phase of a full slot",
+        QK,
+        "                        self.go(units - 1, warp)\n"
+        "                    cute.arch.mbarrier_wait(self.bars.full(slot), phase)\n",
+        "                        self.go(units - 1, warp)\n"
+        "                    cute.arch.mbarrier_wait(self.bars.full(slot), phase ^ 1)\n",
+    ),
+    fault(
+        "a slot is not given back",
+        PV,
+        "                if n > 0:\n                    self.bars.release(slot, half)\n",
+        "                if n > 1:\n                    self.bars.release(slot, half)\n",
+    ),
+    # ---- values
+    fault(
+        "swapped halves",
+        PV,
+        "rV[None, None, None, half, slot], (0, 4), False)",
+        "rV[None, None, None, 1 - half, slot], (0, 4), False)",
+    ),
+    fault(
+        "wrong scale of a row",
+        PV,
+        "o_rows[1, None].store(o_rows[1, None].load() * scale1)",
+        "o_rows[1, None].store(o_rows[1, None].load() * scale0)",
+    ),
+    fault(
+        "wrong softmax scale",
+        QK,
+        "online_softmax(a.scale_log2, s_rows, row_max, row_sum)",
+        "online_softmax(a.scale_log2 * 1.0625, s_rows, row_max, row_sum)",
+    ),
+    fault("skipped mask", QK, "                if remaining < UNIT:\n", "                if remaining < 0:\n"),
+    fault(
+        "dead rows of V are not cleared",
+        PV,
+        "                if shared_remaining(a, remaining) < UNIT:\n",
+        "                if shared_remaining(a, remaining) < -UNIT:\n",
+    ),
+    fault(
+        "causal mask of later query tokens",
+        ATTENDED,
+        "    token = a.causal * divide(row, a.by_block_heads)\n",
+        "    token = 0 * divide(row, a.by_block_heads)\n",
+    ),
+    # ---- where
+    fault(
+        "unclamped length",
+        ATTENDED,
+        "    return min(max(element(a.cache_seqlens, request), 0), a.capacity)\n",
+        "    return max(element(a.cache_seqlens, request), 0)\n",
+    ),
+    fault(
+        "a page outside is page 0",
+        LOADER,
+        "self.load_unit(half, bar, first, head, cute.arch.shuffle_sync(page, 0))",
+        "self.load_unit(half, bar, first, head, cutlass.max(cute.arch.shuffle_sync(page, 0), 0))",
+    ),
+    fault(
+        "wrong slot of a partial result",
+        SCHEDULE,
+        "(a.slots_per_part - 1 if begins else 0)\n",
+        "(0 if begins else a.slots_per_part - 1)\n",
+    ),
+    fault(
+        "pieces overlap",
+        SCHEDULE,
+        "    end = min(unit, units) if tile == last else units\n",
+        "    end = min(unit + 1, units) if tile == last else units\n",
+    ),
+    fault(
+        "weight of a piece",
+        COMBINE,
+        "cute.math.exp2(lse - lse2, fastmath=True) * unit",
+        "cute.math.exp2(0.5 * (lse - lse2), fastmath=True) * unit",
+    ),
+]

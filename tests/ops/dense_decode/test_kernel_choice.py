@@ -1,0 +1,95 @@
+"""Which kernel a dense_decode runs, forced or not, and how many row blocks its tiles have, on a stub of CUDA 12.0."""
+
+from __future__ import annotations
+
+import pytest
+
+import c_abi
+from ops.dense_decode.shape_only import STEP
+from stub_driver.launches import decoded
+
+FITTING = [
+    ("dense_decode_bf16_576_cluster1", {}),
+    ("dense_decode_bf16_576_cluster1_pages", {}),
+    ("dense_decode_bf16_576_cluster2_pages", {}),
+    ("dense_decode_bf16_576_cluster1_pages", {"page_size": 16}),
+    ("dense_decode_fp16_512_cluster1_pages", {"dtype": "float16", "d_qk": 512}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), FITTING)
+def test_a_forced_kernel_runs_with_tiles_of_its_own(cuda_12_0, name, changes):
+    case = STEP.but(**changes)
+    ran = cuda_12_0.run(f"decode({case!r}, plan=plan({case!r})); decode({case!r})", force_kernel=name)
+    assert [line[:2] for line in ran.told] == [[0, ""]] * 3
+    assert [line[3] for line in ran.told[1:]] == [name] * 2
+    cluster = int(name.partition("_cluster")[2][0])
+    for launch in ran.launches():
+        assert decoded(launch)["cluster"] == cluster
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("dense_decode_bf16_576_cluster2", {"page_size": 16}, "it is for pages of 64 tokens"),
+        ("dense_decode_bf16_576_cluster2", {"dtype": "float16"}, "it is for another dtype"),
+        ("dense_decode_bf16_576_cluster2", {"d_qk": 512}, "it is for other head dimensions"),
+        ("dense_decode_bf16_576_cluster2", {"h_q": 1}, "it is for more than 64 query rows a KV head"),
+        ("dense_decode", {}, "which is no dense_decode kernel of this library"),
+    ],
+)
+def test_a_forced_kernel_that_does_not_fit_is_refused(cuda_12_0, name, changes, words):
+    ran = cuda_12_0.run(f"decode({STEP.but(**changes)!r})", force_kernel=name)
+    status, sentence, depth, _ = ran.told[0]
+    assert (status, depth) == (c_abi.constant("ERROR_UNSUPPORTED"), 0)
+    assert sentence.startswith(f'FLASHMLA_FORCE_KERNEL is "{name}", ')
+    assert sentence.endswith(words)
+    assert ran.launches() == []
+
+
+def test_the_forced_kernel_is_read_in_every_call(cuda_12_0):
+    set_it = "import os; os.environ['FLASHMLA_FORCE_KERNEL'] = 'dense_decode_bf16_576_cluster1'"
+    ran = cuda_12_0.run(f"decode(); {set_it}; decode(); del os.environ['FLASHMLA_FORCE_KERNEL']; decode()")
+    assert [line[3][-8:] for line in ran.told] == ["cluster2", "cluster1", "cluster2"]
+
+
+BLOCKS = [  # query tokens, heads: row blocks of a tile
+    ((1, 1), 1),
+    ((1, 64), 1),
+    ((4, 16), 1),
+    ((1, 65), 2),
+    ((5, 16), 2),
+    ((2, 128), 1),
+    ((2**25, 8), 2),
+    ((3, 64), 1),
+    ((7, 33), 1),
+    ((4, 128), 1),
+    ((9, 64), 1),
+    ((12, 128), 2),
+    ((31, 64), 1),  # 8 of 132 processors are left over
+    ((15, 64), 2),  # 12
+]
+
+
+def test_two_blocks_share_a_stream_and_more_where_they_are_not_in_step(cuda_12_0):
+    cases = [STEP.but(s_q=s_q, h_q=h_q, lengths=(1,)) for (s_q, h_q), _ in BLOCKS]
+    ran = cuda_12_0.run(f"for case in {cases!r}: decode(case)")
+    assert {line[0] for line in ran.told} == {0}
+    assert [line[3][-8:] for line in ran.told] == [f"cluster{cluster}" for _, cluster in BLOCKS]
+
+
+@pytest.mark.parametrize("s_q", [2, 3, 4])
+def test_blocks_are_not_in_step(cuda_12_0, s_q):
+    """With queries of variable length, with given splits, in the batch-invariant mode, or where the columns of all KV
+    heads leave much over; where no table is long enough to be split they are, whatever is asked for.
+    """
+    alike = STEP.but(s_q=s_q, h_q=128, lengths=(1,))
+    varlen = alike.but(cu_seqlens_q=(0, s_q), total_q=s_q)
+    uneven = alike.but(h_q=128 * 23, h_kv=23)
+    split, invariant = alike.but(num_splits=2), alike.but(batch_invariant=True)
+    ran = cuda_12_0.run(
+        f"for case in {[alike, varlen, uneven, invariant]!r}: decode(case)\n"
+        f"for case in {[split, split.but(max_blocks=3)]!r}: decode(case, plan=plan(case))"
+    )
+    kernels = [line[3][-8:] for line in ran.told if len(line) > 3]
+    assert kernels == ["cluster1", "cluster2", "cluster2", "cluster2", "cluster2", "cluster1"]

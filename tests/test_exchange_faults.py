@@ -1,0 +1,86 @@
+"""Tests of the tests of the binding's fast path: a library whose part in it has a fault must fail the test named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from planted_faults import Edit, Fault, faulty_library
+
+ROOT = Path(__file__).parent.parent
+SOURCE = "libflashmla/src/core/exchange.c"
+CALLS = "tests/unit/test_bindings_exchange.py"
+TABLES = "tests/unit/test_bindings_exchange_table.py"
+PREPARED = "tests/unit/test_bindings_prepared.py"
+
+
+def fault(name: str, before: str, after: str, test: str, *more: Edit) -> Fault:
+    return Fault(f"exchange {name}", (Edit(SOURCE, before, after), *more), lambda case: case, test)
+
+
+FAULTS = [
+    fault(
+        "attribute",
+        "if (value != how->attribute_value) return UNUSUAL;",
+        "",
+        f"{CALLS}::test_odd_tensors_fare_as_they_do_the_long_way[q-gradient]",
+    ),
+    fault(
+        "read only",
+        "(written && managed->flags & READ_ONLY)",
+        "(written && managed->flags & READ_ONLY & 0)",
+        "tests/unit/test_bindings_tensors.py::test_read_only_arrays_are_inputs_but_no_outputs[float32]",
+    ),
+    fault(
+        "stale tensors",
+        "  status = take_objects(c);\n  if (status) return status;\n  *(void **)field(c, c->how->scratch_offset)",
+        "  *(void **)field(c, c->how->scratch_offset)",
+        f"{TABLES}::test_tensors_that_change_during_an_allocation_are_read_again",
+    ),
+    fault(
+        "leak",
+        "if (status || !how->keep_scratch)",
+        "if (status)",
+        f"{TABLES}::test_scratch_comes_from_the_table_and_goes_back",
+    ),
+    fault(
+        "lock",
+        "void *const lock = host.unlock();",
+        "",
+        f"{CALLS}::test_other_threads_run_while_the_cpu_computes[torch]",
+        Edit(SOURCE, "host.lock(lock);", ""),
+    ),
+    fault(
+        "strides",
+        "if (a->shape[axis] > 1 && a->strides[axis] !=",
+        "if (a->shape[axis] < 1 && a->strides[axis] !=",
+        f"{PREPARED}::test_a_tensor_of_another_kind_is_refused[torch-strides]",
+    ),
+    fault(
+        "gaps in scratch",
+        "if (tensor->shape[axis] > 1 && (uint64_t)tensor->strides[axis] != count) return UNUSUAL;",
+        "",
+        "tests/unit/test_bindings_calls.py::test_scratch_must_be_contiguous",
+    ),
+    fault(
+        "device of scratch",
+        "(c->model && !same_device(tensor->device, c->model->device)) ||",
+        "",
+        f"{TABLES}::test_scratch_is_looked_at_as_it_is_the_long_way",
+    ),
+]
+
+
+@pytest.mark.parametrize("planted", FAULTS, ids=lambda planted: planted.name)
+def test_fault_is_caught(planted):
+    pytest.importorskip("torch")
+    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "bindings" / "python")])
+    environment = os.environ | {"FLASHMLA_LIBRARY": str(faulty_library(planted)), "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "pytest", planted.test, "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode in {1, -6, -11}, f"the test did not find it:\n{done.stdout}{done.stderr}"
+    assert done.returncode != 1 or "1 failed" in done.stdout, done.stdout

@@ -1,0 +1,105 @@
+"""Facts that stand in several languages are the same everywhere; the C side is read from the library's own tables."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import argument_tables
+import build
+import c_abi
+import flashmla
+import operations
+import schedule
+from buffers import DTYPES
+from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.variants import FAMILIES
+from flashmla import _dense_decode
+from flashmla._cdef import ffi
+from ops.dense_decode import oracle
+
+TABLES = argument_tables.operations()
+FACTS = argument_tables.dump()
+HEADER = build.HEADER.read_text()
+
+
+def params_of(operation: str) -> dict:
+    """The fields of an operation's params struct, as the header declares them."""
+    return dict(ffi.typeof(f"flashmla_{operation}_params").fields)
+
+
+def test_operations_have_the_same_names_everywhere():
+    declared = set(re.findall(r"^typedef struct flashmla_(\w+)_params \{", HEADER, re.MULTILINE))
+    exported = {name for name in flashmla.__all__ if name in declared}
+    assert set(TABLES) == declared == exported == set(operations.NAMES)
+
+
+@pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)
+def test_a_table_is_that_of_the_header(operation):
+    fields = params_of(operation.name)
+    assert operation.params_size == ffi.sizeof(f"flashmla_{operation.name}_params")
+    assert operation.first_size == c_abi.CCall(operation.name, {}).first_sizeof
+    assert operation.scratch == (c_abi.scratch_field(operation.name) or "")
+    if operation.scratch:
+        assert operation.scratch_offset == fields[operation.scratch].offset
+        assert operation.scratch_size_offset == fields[f"{operation.scratch}_size"].offset
+    tensors = {name: field.offset for name, field in fields.items() if "DLTensor" in field.type.cname}
+    assert {row.name: row.offset for row in operation.arguments} == tensors
+    lists = {name for name in tensors if fields[name].type.cname.count("*") == 2}
+    assert {row.name for row in operation.arguments if row.listed} == lists
+
+
+@pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)
+def test_known_flags_are_flags_of_the_header(operation):
+    listed = HEADER.split("typedef enum flashmla_flags {")[1].split("} flashmla_flags;")[0]
+    flags = set(re.findall(r"^  FLASHMLA_(\w+) = \d+,", listed, re.MULTILINE))
+    assert operation.flags & ~c_abi.flags(**dict.fromkeys(flags, True)) == 0
+
+
+@pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)
+def test_rows_of_the_kernel_table_are_of_known_operations_and_dtypes(operation):
+    known = {element["name"] for element in FACTS["dtypes"]} | {"any"}
+    for row in operation.cpu_kernels:
+        assert row["operation"] == operation.name
+        assert row["dtype"] in known
+    listed = {row["name"] for row in flashmla.info()["kernels"] if row["target"] == "cpu"}
+    assert {row["name"] for row in operation.cpu_kernels} <= listed
+
+
+def test_element_types():
+    assert {element["name"] for element in FACTS["dtypes"]} == set(c_abi.DTYPE_CODES)
+    for element in FACTS["dtypes"]:
+        assert element["bytes"] == DTYPES[element["name"]].itemsize == c_abi.DTYPE_CODES[element["name"]][1] // 8
+
+
+def test_head_dimensions():
+    geometries = {tuple(pair) for pair in FACTS["geometries"]}
+    assert geometries == set(oracle.D_V.items()) == set(_dense_decode.D_V.items())
+    assert geometries == {(v.d_qk, v.d_v) for v in FAMILIES["dense_decode"].variants}
+
+
+def test_families_of_kernels():
+    assert FACTS["families"] == list(FAMILIES)
+
+
+def test_a_unit_of_the_schedule():
+    assert FACTS["unit"] == UNIT == schedule.hopper(1).unit
+
+
+@pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)
+def test_a_table_is_as_recorded(operation):
+    """Rules of invalid calls are generated from the table, so what it no longer says is no longer tested: a change of
+    it must be meant. To record one, write the text of the failure's `found` into the file.
+    """
+    record = operations.FOLDER / operation.name / "arguments.txt"
+    found = "".join(f"{described(row)}\n" for row in operation.arguments)
+    assert record.read_text() == found
+
+
+def described(row: argument_tables.Argument) -> str:
+    """A row as a line."""
+    names = ("free_innermost", "written", "optional", "of_queries", "listed", "shape_only")
+    dtypes = "/".join([*row.dtypes, *([f"as {row.like}"] if row.like else [])])
+    facts = [f"({', '.join(row.axes)})", dtypes, f"aligned {row.alignment}", *(n for n in names if getattr(row, n))]
+    return f"{row.name}: {', '.join(facts)}"

@@ -1,0 +1,317 @@
+"""The fast path: taken where it can be, and what it leaves to the long way is refused there in the same words."""
+
+import contextlib
+import gc
+import math
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import flashmla
+import small
+from flashmla import _exchange, _frameworks, _operation
+
+torch = pytest.importorskip("torch")
+
+NAMES = ("q", "kv_cache", "block_table", "cache_seqlens")
+
+
+def tensors(dtype="float32", **options):
+    """q, kv_cache, block_table, cache_seqlens as torch tensors."""
+    arrays = small.inputs(**options)
+    kind = getattr(torch, dtype)
+    return [torch.from_numpy(array).to(kind) if i < 2 else torch.from_numpy(array) for i, array in enumerate(arrays)]
+
+
+def scratch(arguments, **options):
+    """out, lse and workspace of a call."""
+    size = flashmla.dense_decode_workspace_size(*arguments, **options)
+    out, lse = (x.clone() for x in flashmla.dense_decode(*arguments, **options))
+    return {"out": out, "lse": lse, "workspace": torch.zeros(size, dtype=torch.uint8)}
+
+
+@pytest.fixture
+def only_fast(monkeypatch):
+    """Within it the long way fails."""
+
+    @contextlib.contextmanager
+    def only():
+        with monkeypatch.context() as patch:
+            patch.setattr(_operation.Operation, "ready", lambda *_, **__: pytest.fail("the long way was taken"))
+            yield
+
+    return only
+
+
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+@pytest.mark.parametrize("planned", [False, True])
+def test_calls_take_it(only_fast, framework, planned):
+    arguments = small.inputs() if framework == "numpy" else tensors()
+    with only_fast():
+        plan = flashmla.plan_decode(*arguments, causal=True) if planned else None
+    options = {"plan": plan, "causal": True}
+    first = flashmla.dense_decode(*arguments, **options)
+    workspace = np.empty(1 << 20, np.uint8) if framework == "numpy" else torch.empty(1 << 20, dtype=torch.uint8)
+    out, lse = first[0] * 0, first[1] * 0
+    with only_fast():
+        made = flashmla.dense_decode(*arguments, **options)
+        given = flashmla.dense_decode(*arguments, **options, out=out, lse=lse, workspace=workspace)
+        only_lse = flashmla.dense_decode(*arguments, **options, lse=lse)
+    assert given[0] is out
+    assert given[1] is lse
+    assert only_lse[1] is lse
+    for found in (made, given, only_lse):
+        assert type(found[0]) is type(first[0])
+        for one, other in zip(found, first, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_merges_take_it(only_fast):
+    outs, lses = torch.randn(3, 2, 1, 4, 64), torch.randn(3, 2, 4, 1)
+    for parts in ((outs, lses), (list(outs), list(lses))):
+        first = flashmla.merge_states(*parts)
+        with only_fast():
+            again = flashmla.merge_states(*parts)
+            given = flashmla.merge_states(*parts, out=torch.empty(2, 1, 4, 64), lse=torch.empty(2, 4, 1))
+        for found in (again, given):
+            assert all(bool((one == other).all()) for one, other in zip(found, first, strict=True))
+
+
+def test_more_states_than_the_fast_path_takes():
+    outs, lses = [torch.randn(1, 1, 2, 64)] * 50, [torch.randn(1, 2, 1)] * 50
+    out, _ = flashmla.merge_states(outs, lses)
+    torch.testing.assert_close(out, outs[0])
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def broken_memory(tensor):
+    """A tensor whose storage is gone."""
+    clone = tensor.clone()
+    clone.untyped_storage().resize_(0)
+    return clone
+
+
+ODD = {
+    "gradient": lambda x: x.clone().requires_grad_() if x.is_floating_point() else x.double().requires_grad_(),
+    "not a leaf": lambda x: x.double().requires_grad_() * 1,
+    "subclass": lambda x: x.as_subclass(Subclass),
+    "parameter": lambda x: torch.nn.Parameter(x, requires_grad=False),
+    "conjugate": lambda x: x.to(torch.complex64).conj(),
+    "meta": lambda x: x.to("meta"),
+    "sparse": lambda x: x.to_sparse(),
+    "functional": torch._to_functional_tensor,
+    "no memory": broken_memory,
+    "complex": lambda x: x.to(torch.complex64),
+    "boolean": lambda x: x.bool(),
+    "double": lambda x: x.double(),
+    "transposed": lambda x: x.expand(3, *x.shape).transpose(0, -1),
+    "no axis": lambda _x: torch.tensor(1),
+    "many axes": lambda x: x.reshape(*x.shape, *(1,) * 8),
+    "NumPy": lambda x: x.numpy(),
+    "a number": lambda _x: 3,
+    "a list": lambda x: [x],
+    "text": lambda _x: "q",
+}
+
+
+def outcome(call):
+    """What a call returns, or its error."""
+    try:
+        return [np.asarray(x) for x in call()]
+    except Exception as error:  # noqa: BLE001
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("argument", [*NAMES, "out", "lse", "workspace", "global_seqlens"])
+def test_odd_tensors_fare_as_they_do_the_long_way(argument, odd):
+    arguments = dict(zip(NAMES, tensors(), strict=True))
+    arguments |= scratch(list(arguments.values()))
+    if argument == "global_seqlens":
+        arguments |= {"cp_world": 1, "cp_interleave": 1, "global_seqlens": arguments["cache_seqlens"].clone()}
+    arguments[argument] = ODD[odd](arguments[argument])
+    with _exchange.long_way():
+        expected = outcome(lambda: flashmla.dense_decode(**arguments))
+    found = outcome(lambda: flashmla.dense_decode(**arguments))
+    if isinstance(expected, tuple):
+        assert found == expected
+    else:
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("argument", NAMES)
+def test_a_missing_tensor_is_named(argument):
+    arguments = dict(zip(NAMES, tensors(), strict=True)) | {argument: None}
+    for operation in (flashmla.dense_decode, flashmla.plan_decode):
+        with pytest.raises(TypeError, match=f"^{argument} is a NoneType: a tensor that supports DLPack is needed"):
+            operation(**arguments)
+
+
+def test_tensors_inside_a_transformation_are_refused_alike():
+    arguments = tensors()
+
+    def inside(q):
+        return flashmla.dense_decode(q, *arguments[1:])
+
+    def both(transform):
+        with _exchange.long_way():
+            expected = outcome(lambda: transform(inside)(arguments[0]))
+        assert outcome(lambda: transform(inside)(arguments[0])) == expected
+        assert isinstance(expected, tuple)
+
+    both(torch.vmap)
+    both(torch.func.functionalize)
+
+
+def test_a_capsule_is_no_tensor():
+    q, *rest = small.inputs()
+    with pytest.raises(TypeError, match=r"^q is a PyCapsule"):
+        flashmla.dense_decode(q.__dlpack__(max_version=(1, 0)), *rest)
+    with pytest.raises(TypeError, match=r"^block_table is a PyCapsule"):
+        flashmla.dense_decode(q, rest[0], rest[1].__dlpack__(max_version=(1, 0)), rest[2])
+    with pytest.raises(TypeError, match=r"^kv_cache is a int"):
+        flashmla.dense_decode(q, 1, *rest[1:])
+
+
+def test_scalars_of_equal_value_and_other_type_are_still_refused():
+    """What is remembered of a call is found by values and types: 1, 1.0 and True are equal to Python."""
+    arguments = tensors()
+    flashmla.dense_decode(*arguments, num_threads=1, cp_rank=0)
+    for wrong in ({"num_threads": True}, {"num_threads": 1.0}, {"cp_rank": False}, {"cp_rank": 0.0}):
+        (name,) = wrong
+        with pytest.raises(TypeError, match=f"^{name} is .*an integer is needed"):
+            flashmla.dense_decode(*arguments, **wrong)
+
+
+def test_a_scalar_that_may_change_is_read_in_every_call():
+    arguments = small.inputs()
+    scale = torch.tensor(0.5)
+    before, _ = flashmla.dense_decode(*arguments, softmax_scale=scale)
+    scale.fill_(0.01)
+    after, _ = flashmla.dense_decode(*arguments, softmax_scale=scale)
+    np.testing.assert_array_equal(after, flashmla.dense_decode(*arguments, softmax_scale=float(scale))[0])
+    assert (before != after).any()
+
+
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+def test_nothing_is_kept(framework):
+    arguments = small.inputs() if framework == "numpy" else tensors()
+    out, lse = flashmla.dense_decode(*arguments)
+    wrong = arguments[3][:1]
+    everything = [*arguments, out, lse, wrong, None, False, 0]
+    before = [sys.getrefcount(x) for x in everything]
+    for _ in range(100):
+        flashmla.dense_decode(*arguments, out=out, lse=lse)
+        flashmla.plan_decode(*arguments)
+        with pytest.raises(flashmla.InvalidArgumentError):
+            flashmla.dense_decode(*arguments[:3], wrong, out=out, lse=lse)
+        with pytest.raises(TypeError):
+            flashmla.dense_decode(*arguments[:3], 1, out=out, lse=lse)
+    gc.collect()
+    after = [sys.getrefcount(x) for x in everything]
+    assert all(abs(a - b) < 50 for a, b in zip(after, before, strict=True)), (before, after)
+
+
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+def test_other_threads_run_while_the_cpu_computes(framework):
+    """Everything is given, so that nothing else in the calls gives the interpreter's lock up."""
+    arrays = small.inputs(lengths=(128,) * 16, h_q=64, s_q=4)
+    given = {"plan": flashmla.plan_decode(*arrays), "num_threads": 1}
+    out, lse = flashmla.dense_decode(*arrays, **given)
+    workspace = np.empty(flashmla.dense_decode_workspace_size(*arrays, plan=given["plan"]), np.uint8)
+    convert = np.asarray if framework == "numpy" else torch.from_numpy
+    arguments = [convert(array) for array in arrays]
+    given |= {"out": convert(out), "lse": convert(lse), "workspace": convert(workspace)}
+    done = threading.Event()
+
+    def compute():
+        for _ in range(20):
+            flashmla.dense_decode(*arguments, **given)
+        done.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # a thread goes on until it gives the lock up by itself
+    try:
+        thread = threading.Thread(target=compute)
+        thread.start()
+        turns = 0
+        while not done.wait(0.0005):
+            turns += 1
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert turns >= 5
+
+
+def test_many_threads_share_the_options_of_a_call():
+    arguments = tensors()
+    expected = flashmla.dense_decode(*arguments)
+    wrong = []
+
+    def call():
+        for _ in range(100):
+            out, lse = flashmla.dense_decode(*arguments, num_threads=1)
+            if not bool((out == expected[0]).all() and (lse == expected[1]).all()):
+                wrong.append(out)
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_it_survives_a_fork():
+    """In a process without threads of other libraries."""
+    code = """
+import os, sys
+import numpy as np
+import flashmla, small
+arguments = small.inputs()
+expected = flashmla.dense_decode(*arguments)[0]
+prepared = flashmla.prepare(flashmla.dense_decode, *arguments)
+child = os.fork()
+same = all((found[0] == expected).all() for found in (flashmla.dense_decode(*arguments), prepared()))
+if not child:
+    os._exit(0 if same else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if same else 4)
+"""
+    paths = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=False, timeout=120
+    )
+    assert done.returncode == 0
+
+
+def test_a_python_or_library_without_it_takes_the_long_way(monkeypatch):
+    arguments = tensors()
+    expected = flashmla.dense_decode(*arguments)
+    with _exchange.long_way(), monkeypatch.context() as patch:
+        patch.setattr(_exchange, "_definition", None)
+        found = flashmla.dense_decode(*arguments)
+        assert _exchange.fast_call(None, torch.Tensor, params=None) is None
+    assert bool((found[0] == expected[0]).all())
+
+
+def test_tensor_types_with_a_fast_path():
+    assert _frameworks.exact_framework(torch.Tensor) is not None
+    for kind in (Subclass, torch.nn.Parameter, list, int):
+        assert _frameworks.exact_framework(kind) is None
+    assert _exchange._table_of(torch.Tensor)
+    assert _exchange._table_of(np.ndarray) is None
+
+
+def test_an_empty_row_and_other_options_survive_the_fast_path():
+    arguments = tensors(lengths=(0, 100))
+    for _ in range(2):
+        _, lse = flashmla.dense_decode(*arguments, empty_lse=-math.inf, out_dtype="float32")
+        assert bool((lse[0] == -math.inf).all())
