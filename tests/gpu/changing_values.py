@@ -1,7 +1,7 @@
 """A program: decode calls run while lengths, query offsets, page numbers and the schedule they read are overwritten.
 
-Results are unspecified then, but every call must end, fault nowhere, and leave the device so that the next call is right.
-Prints "right after changes" at the end; a hang or a fault would end or hold this process, so its caller gives it a time.
+Results are unspecified then, but every call must end, fault nowhere, and leave the next call right. Prints "right after
+changes" at the end; a hang or a fault would hold or end this process, so its caller gives it a time.
 """
 
 from __future__ import annotations
