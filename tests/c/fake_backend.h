@@ -4,21 +4,24 @@
 #define FAKE_BACKEND_H_
 
 #include "ops/dense_decode/dense_decode.h"
-#include "ops/merge_states/merge_states.h"
 
 typedef struct fake_backend {
   fm_limits limits;       /* of both backends */
   flashmla_status answer; /* of prepare, on CUDA devices */
   int prepares;           /* on CUDA devices; the other counts are of launches */
-  int cuda_plans, cuda_decodes, cuda_merges, cpu_plans, cpu_decodes, cpu_merges;
-  bool again; /* fm_call.again of the last launch */
+  int cuda_plans, cuda_decodes, cpu_plans, cpu_decodes;
+  int cuda_others, cpu_others; /* of operations whose own tests have the stand-in */
+  bool again;                  /* fm_call.again of the last launch */
   /* What the last launch was given, by operation. */
   fm_dense_decode plan, decode;
-  fm_merge merge;
-  fm_state states[FM_MAX_CPU_STATES]; /* what merge.states held */
 } fake_backend;
 
 extern fake_backend fake;
+
+/* For stand-ins: a backend's prepare, which leaves a handle in the state, and its launch, which finds it there, counts
+ * itself in `count` and says that `kernel` ran. */
+flashmla_status fake_prepare(const fm_call *call, CUkernel *handle);
+flashmla_status fake_launch(const fm_call *call, CUkernel handle, int *count, const char *kernel);
 
 /* Launches of all kinds since the last call of this. */
 int fake_launches(void);

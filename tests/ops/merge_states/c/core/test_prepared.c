@@ -1,8 +1,8 @@
 /* Prepared calls of merge_states: what a run hands to a backend, with few parts, many, and stacked ones. */
 #include <math.h>
 
+#include "../fake_merge.h"
 #include "../parts.h"
-#include "fake_backend.h"
 
 enum { UNEVEN = 16 /* bytes by which part 1 is moved, so that the parts are not evenly spaced */ };
 
@@ -66,18 +66,18 @@ static void run_is_the_call(int count, int stack, int varlen, int32_t device, in
   for (int round = 0; round < 2; ++round) {
     init_elsewhere(count, stack, varlen, device, after ? UNEVEN : 0);
     CHECK_OK(flashmla_merge_states(&p.params));
-    const fm_merge plain = fake.merge;
-    memcpy(states, fake.states, sizeof states);
-    memset(&fake.merge, 0, sizeof fake.merge);
-    memset(fake.states, 0, sizeof fake.states);
+    const fm_merge plain = seen.merge;
+    memcpy(states, seen.states, sizeof states);
+    memset(&seen.merge, 0, sizeof seen.merge);
+    memset(seen.states, 0, sizeof seen.states);
     fake_launches();
     fake.prepares = 0;
     scramble();
     CHECK_OK(flashmla_merge_states_run(prepared, &p.params));
-    check_same(&plain, &fake.merge);
-    const int given = fake.merge.stacked ? 1 : count;
-    CHECK(memcmp(states, fake.states, sizeof *states * (size_t)given) == 0);
-    CHECK((device == kDLCUDA ? fake.cuda_merges : fake.cpu_merges) == 1 && fake.again);
+    check_same(&plain, &seen.merge);
+    const int given = seen.merge.stacked ? 1 : count;
+    CHECK(memcmp(states, seen.states, sizeof *states * (size_t)given) == 0);
+    CHECK((device == kDLCUDA ? fake.cuda_others : fake.cpu_others) == 1 && fake.again);
     CHECK(strcmp(flashmla_last_kernel(), device == kDLCUDA ? "fake_cuda_merge" : "fake_cpu_merge") == 0);
     CHECK(fake_launches() == 1 && fake.prepares == 0);
   }
