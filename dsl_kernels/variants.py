@@ -38,7 +38,7 @@ class Family:
 def _family(name: str) -> Family:
     config = import_module(f"{__package__}.{name}.config")
     params = import_module(f"{__package__}.{name}.params")
-    return Family(name, config.VARIANTS, params.PARAMS, params.CONSTANTS, config.Variant.FEATURES)
+    return Family(name, config.VARIANTS, params.PARAMS, getattr(params, "CONSTANTS", {}), config.Variant.FEATURES)
 
 
 FAMILIES: dict[str, Family] = {

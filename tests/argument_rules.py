@@ -87,6 +87,8 @@ def params_rules(operation: argument_tables.Operation, form: Form) -> Iterator[R
         Rule("device type", "DEVICE", "device_type is 12", spoil.everywhere("device", (12, 0))),
         Rule("device number", "DEVICE", "device_id is -1", spoil.everywhere("device", (2, -1))),
     ]
+    if operation.num_threads:
+        rules.append(Rule("num_threads", "VALUE", "num_threads", spoil.field("num_threads", -1, -(2**31))))
     if scratch := operation.scratch:
         rules += [
             Rule(f"{scratch} null", "NULL_POINTER", rf"params\.{scratch} is NULL", spoil.field(scratch, 0)),

@@ -56,6 +56,7 @@ class Operation:
     params_size: int
     first_size: int
     flags: int
+    num_threads: bool  # it has this field
     scratch: str
     scratch_offset: int
     scratch_size_offset: int

@@ -1,7 +1,7 @@
-"""No instruction set of the CPU backend reads outside its tensors: the main property again, behind fences.
+"""No instruction set of the CPU backend reads outside its tensors: the main properties again, behind fences.
 
 Guard bands show writes. A read shows only if it kills, so here a page without access follows every tensor, and the
-property runs in a process of its own.
+properties run in processes of their own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+import operations
+
 ROOT = Path(__file__).parent.parent
-PROPERTY = "tests/ops/dense_decode/test_legal_calls.py::test_any_legal_call_is_the_oracle[cpu]"
+TESTS = {name: f"tests/ops/{name}/test_legal_calls.py" for name in operations.having("test_legal_calls")}
 
 
 def run_fenced(*command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -30,11 +32,14 @@ def run_fenced(*command: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.parametrize("operation", TESTS)
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
-def test_any_legal_call_stays_inside_its_tensors(isa):
+def test_any_legal_call_stays_inside_its_tensors(isa, operation):
     # A set that the machine lacks falls back to the best one it has.
     suite = run_fenced(
-        *("-m", "pytest", PROPERTY, "-q", "-p", "no:cacheprovider"), HYPOTHESIS_PROFILE="find", FLASHMLA_CPU_ISA=isa
+        *("-m", "pytest", TESTS[operation], "-q", "-k", "test_any_ and cpu", "-p", "no:cacheprovider"),
+        HYPOTHESIS_PROFILE="find",
+        FLASHMLA_CPU_ISA=isa,
     )
     assert suite.returncode == 0, suite.stdout + suite.stderr
 

@@ -1,8 +1,8 @@
 """Parameter lists of the kernels: the order in which the launcher passes them. Standard library only.
 
 From an operation's list (PARAMS in its params.py) come the kernels' signature (a tuple in this order, read by name
-through `Named`), the C struct of the launcher (aot/embed.py) and the layout check of the compiled entry
-(aot/compiling.py). CONSTANTS there is what the C core must agree on: FM_KERNEL_* in kernel_params.h.
+through `Named`), the C struct of the launcher (aot/header.py) and the layout check of the compiled entry
+(aot/compiling.py). CONSTANTS there, if any, is what the C core must agree on: FM_KERNEL_* in kernel_params.h.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ static void print_operation(const fm_operation *operation) {
   printf("{\"name\": \"%s\", \"params_size\": %u, \"first_size\": %u, \"flags\": %u, \"scratch\": \"%s\"",
          operation->name, operation->params_size, operation->first_size, operation->flags,
          operation->scratch != NULL ? operation->scratch : "");
+  print_bool("num_threads", operation->threads_offset != 0);
   printf(", \"scratch_offset\": %u, \"scratch_size_offset\": %u,\n  \"may_be_empty\": [", operation->scratch_offset,
          operation->scratch_size_offset);
   int32_t printed = 0;

@@ -1,7 +1,8 @@
 """Compiles and runs the C tests: the core with a stand-in backend, and the whole library, under sanitizers.
 
 `core/test_*.c`, here and in the folders of the operations, link the sources of libflashmla/src itself with
-fake_backend.c; `library/test_*.c` link every source but the GPU kernels. Objects are cached like those of the library.
+stand-ins for the backends: those of fake_backend.c, and for an operation that has none there one that only fails.
+`library/test_*.c` link every source but the GPU kernels. Objects are cached like those of the library.
 """
 
 import os
@@ -28,6 +29,26 @@ FLAGS = {
 FOLDERS = [HERE, *(operations.FOLDER / name / "c" for name in operations.NAMES)]
 
 
+# Weak, so that what fake_backend.c has takes its place.
+STAND_INS = build.BUILD / "stand_ins.c"
+STAND_IN = """#include "core/operation.h"
+
+static flashmla_status launch(fm_call *call, void *state) {
+  (void)state;
+  return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s has no stand-in for its backends", call->operation->name);
+}
+"""
+STAND_IN_FOR = "extern const fm_backend {0}; const fm_backend {0} __attribute__((weak)) = {{.launch = launch}};\n"
+
+
+def write_stand_ins() -> None:
+    """Backends of every operation."""
+    names = [f"fm_{name}_{side}" for name in operations.NAMES for side in ("cuda", "cpu")]
+    text = "".join([STAND_IN, *map(STAND_IN_FOR.format, names)])
+    if not STAND_INS.exists() or STAND_INS.read_text() != text:
+        STAND_INS.write_text(text)
+
+
 def programs(kind: str) -> list[Path]:
     return sorted(path for folder in FOLDERS for path in (folder / kind).glob("test_*.c"))
 
@@ -38,8 +59,8 @@ def sanitizer(path: Path) -> str:
 
 
 PROGRAMS = [
-    *((path, [*CORE, HERE / "fake_backend.c"], "address") for path in programs("core")),
-    (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c"], "thread"),
+    *((path, [*CORE, HERE / "fake_backend.c", STAND_INS], "address") for path in programs("core")),
+    (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c", STAND_INS], "thread"),
     *((path, WHOLE, sanitizer(path)) for path in programs("library")),
     *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("prepared", "threads", "workers")),
 ]
@@ -62,6 +83,7 @@ def compile_program(path: Path, sources: list[Path], kind: str, made: Path) -> N
     folder = build.BUILD / "objects" / build.digest(*flags)[:12]
     with build.one_build_at_a_time():
         folder.mkdir(parents=True, exist_ok=True)
+        write_stand_ins()
         objects = [
             build.compile_one(source, flags, shared, folder)[0] for source in [path, HERE / "fixture.c", *sources]
         ]

@@ -204,6 +204,10 @@ def digests() -> dict[str, str]:
     return {name: sources.digest(family.module) for name, family in FAMILIES.items()}
 
 
+# What the table below says of folders; another operation may import what it likes of dsl_kernels/core.
+KNOWN = {"dense_decode", "combine", "plan", "merge_states"}
+
+
 @pytest.mark.parametrize(
     ("edited", "families"),
     [
@@ -213,20 +217,21 @@ def digests() -> dict[str, str]:
         ("dsl_kernels/merge_states/params.py", {"merge_states"}),
         ("dsl_kernels/core/fragments.py", {"dense_decode"}),
         ("dsl_kernels/core/schedule.py", {"dense_decode", "combine", "plan"}),
-        ("dsl_kernels/core/threads.py", set(FAMILIES)),
-        ("dsl_kernels/core/__init__.py", set(FAMILIES)),
+        ("dsl_kernels/core/threads.py", KNOWN),
+        ("dsl_kernels/core/__init__.py", KNOWN),
         ("dsl_kernels/variants.py", set()),
-        ("aot/compiling.py", set(FAMILIES)),
-        ("aot/cubin.py", set(FAMILIES)),
+        ("aot/compiling.py", KNOWN),
+        ("aot/cubin.py", KNOWN),
         ("aot/checks.py", set()),
         ("aot/embed.py", set()),
     ],
 )
 def test_an_edit_recompiles_the_operations_that_import_the_file(copied, edited, families):
     before = digests()
+    assert before.keys() >= KNOWN
     with (copied / edited).open("a") as file:
         file.write("# changed\n")
-    assert {name for name, digest in digests().items() if digest != before[name]} == families
+    assert {name for name, digest in digests().items() if digest != before[name]} & KNOWN == families
 
 
 def test_a_line_of_the_table_recompiles_no_other(copied):
@@ -245,7 +250,7 @@ def test_where_a_file_lies_counts(copied):
     for path in (copied / "dsl_kernels").rglob("*.py"):
         path.write_text(path.read_text().replace(".threads import", ".lanes import"))
     moved = digests()
-    assert not set(moved.values()) & set(before.values())
+    assert {name for name, digest in moved.items() if digest != before[name]} >= KNOWN
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)

@@ -169,7 +169,7 @@ def test_a_wrong_call_is_refused_when_it_is_prepared():
     with pytest.raises(TypeError, match="softmax"):
         flashmla.prepare(flashmla.dense_decode, *arguments, softmax=1.0)
     for wrong in (print, "dense_decode", flashmla.plan_decode_size, None, []):
-        with pytest.raises(TypeError, match=r"one of dense_decode, merge_states, plan_decode is needed$"):
+        with pytest.raises(TypeError, match=r"one of [a-z_, ]*dense_decode[a-z_, ]* is needed$"):
             flashmla.prepare(wrong, *arguments)
 
 

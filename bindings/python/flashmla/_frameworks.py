@@ -68,7 +68,7 @@ class Framework:
         kind = type(like).__qualname__
         raise TypeError(
             f"{argument} is a {kind}: memory is made for torch, CuPy, JAX, NumPy; "
-            "pass out, lse and workspace to dense_decode, buffer to plan_decode, out and lse to merge_states"
+            "pass what the call would make: its outputs (out, lse) and its scratch (workspace, buffer)"
         )
 
     def empties(self, like: Any, argument: str, made: Sequence[Described], stream: int | None) -> Sequence[Any]:

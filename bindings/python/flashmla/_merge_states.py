@@ -9,20 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from flashmla._exchange import UNUSUAL
 from flashmla._frameworks import Described
-from flashmla._operation import (
-    Operation,
-    Options,
-    check_out_dtype,
-    dtype_of_new,
-    fresh,
-    lse_flags,
-    lse_shape,
-    raise_if_enqueued,
-)
+from flashmla._operation import Operation, Options, dtype_of_new, lse_flags, lse_shape
 from flashmla._prepared import preparable
-from flashmla._scalars import INT32, integer, remembered
+from flashmla._scalars import INT32, integer
 from flashmla._tensor import SupportsDLPack
 from flashmla.errors import invalid
 
@@ -31,9 +21,6 @@ def _described(shape: tuple[int, ...], options: Options) -> tuple[Described, ...
     """out and lse as they are made; an output is never larger than what was given."""
     out_shape = shape if options.listed else shape[1:]
     return (out_shape, options.out_dtype), (lse_shape(out_shape), "float32")
-
-
-_OPERATION = Operation("merge_states", ("outs", "lses"), outputs=("out", "lse"), described=_described)
 
 
 def _options(listed: int, num_threads: Any, out_dtype: Any, lse_base2: Any, empty_lse: Any) -> Options:
@@ -45,7 +32,7 @@ def _options(listed: int, num_threads: Any, out_dtype: Any, lse_base2: Any, empt
     return Options(_OPERATION, params, out_dtype=dtype_of_new(out_dtype), listed=listed)
 
 
-_remembered = remembered(_options)
+_OPERATION = Operation("merge_states", ("outs", "lses"), outputs=("out", "lse"), described=_described, options=_options)
 
 
 def _prepared_options(arguments: dict[str, Any]) -> Options:
@@ -88,32 +75,9 @@ def merge_states(
     """
     parts, part_lses = _parts(outs, lses)
     listed = 0 if parts[0] is outs else len(parts)
-    values = listed, num_threads, out_dtype, lse_base2, empty_lse
-    try:
-        options = _remembered(*values)
-    except TypeError:
-        options = None
-    if options is None:
-        options = _options(*values)
-    if out_dtype is not None:
-        check_out_dtype(out, out_dtype)
-
-    fast = options.fast[type(parts[0])] if stream is None else None
-    if fast is not None:
-        outputs = (out, lse) if out is not None and lse is not None else fresh(fast, parts[0], (out, lse))
-        if outputs is not None:
-            try:
-                status = fast.call(*parts, *part_lses, *outputs)
-            except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
-                status = UNUSUAL
-            if status == 0:
-                return outputs[0], outputs[1]
-            raise_if_enqueued(status)
-
-    ready = _OPERATION.ready(options, (outs, lses), (out, lse), stream=stream)
-    ready.run(_OPERATION.run)
-    options.succeeded(type(parts[0]), ready)
-    return ready.outputs[0], ready.outputs[1]
+    scalars = listed, num_threads, out_dtype, lse_base2, empty_lse
+    found = _OPERATION.call(scalars, (outs, lses), (out, lse), stream=stream, objects=(*parts, *part_lses))
+    return found[0], found[1]
 
 
 def _parts(outs: Any, lses: Any) -> tuple[Sequence[Any], Sequence[Any]]:

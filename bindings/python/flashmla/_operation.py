@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from flashmla import _exchange
 from flashmla._call import Call
 from flashmla._cdef import ffi
-from flashmla._exchange import Argument, Fast, FastCalls, Form
+from flashmla._exchange import UNUSUAL, Argument, Fast, FastCalls, Form
 from flashmla._frameworks import Described
 from flashmla._library import lib
-from flashmla._scalars import flag, real
+from flashmla._scalars import flag, real, remembered
 from flashmla._tensor import DTYPES, shape
 from flashmla.errors import check, invalid
 
@@ -50,6 +50,7 @@ class Operation:
     scratch    a buffer, and the function that tells its size
     plan       a field that takes the address of a flashmla_plan
     makes_plan its function has a second parameter for one; its scratch is the plan's memory
+    options    makes its Options of the scalars of a call; needed by `call`
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Operation:
         scratch: tuple[str, str] | None = None,
         plan: str | None = None,
         makes_plan: bool = False,
+        options: Callable[..., Options] | None = None,
     ) -> None:
         self.name = name
         self.inputs = inputs
@@ -71,6 +73,8 @@ class Operation:
         self.described = described
         self.plan = plan
         self.makes_plan = makes_plan
+        self.options: Any = options
+        self._remembered: Any = remembered(options) if options else None
         self.scratch = scratch[0] if scratch else None
         self.size: Any = getattr(lib, scratch[1]) if scratch else None
         self.run = getattr(lib, f"flashmla_{name}")
@@ -160,6 +164,48 @@ class Operation:
             self._set_scratch(params, address, size)
         return Ready(call, tuple(found), kept, size, described)
 
+    def call(
+        self,
+        scalars: tuple[Any, ...],
+        inputs: Sequence[Any],
+        outputs: tuple[Any, ...],
+        *,
+        stream: Any,
+        objects: Sequence[Any] | None = None,
+    ) -> tuple[Any, ...]:
+        """Makes a call of an operation without scratch and plans, and returns its outputs, whose first is `out`.
+
+        `objects`: the tensors of inputs and lists one by one; None: there are no lists.
+        """
+        try:
+            options = self._remembered(*scalars)
+        except TypeError:
+            options = None
+        if options is None:
+            options = self.options(*scalars)
+        if options.out_dtype is not None:
+            check_out_dtype(outputs[0], options.out_dtype)
+        if objects is None:
+            objects = inputs
+
+        first = objects[0]
+        fast = options.fast[type(first)] if stream is None else None
+        if fast is not None:
+            found = fresh(fast, first, outputs)
+            if found is not None:
+                try:
+                    status = fast.call(*objects, *found)
+                except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
+                    status = UNUSUAL
+                if status == 0:
+                    return found
+                raise_if_enqueued(status)
+
+        ready = self.ready(options, inputs, outputs, stream=stream)
+        ready.run(self.run)
+        options.succeeded(type(first), ready)
+        return ready.outputs
+
     def scratch_size(self, options: Options, inputs: Sequence[Any], plan: Any = None) -> int:
         """Bytes of scratch that a call needs; outputs are taken to be as they are made."""
         call = self.inputs_only(options, inputs, None)
@@ -200,6 +246,11 @@ class Options:
 
 def fresh(fast: Fast, like: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """The outputs, with those that are None made. None: outputs of such shapes were not made before."""
+    for output in outputs:
+        if output is None:
+            break
+    else:
+        return outputs
     makers = fast.makers.get(like.shape)
     if makers is None:
         return None

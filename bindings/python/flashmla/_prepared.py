@@ -39,12 +39,17 @@ def by_name(options: Callable[..., Options]) -> OptionsOf:
 
 
 def preparable(
-    operation: Operation, options: OptionsOf, result: ResultOf | None = None
+    operation: Operation, options: OptionsOf | None = None, result: ResultOf | None = None
 ) -> Callable[[FunctionT], FunctionT]:
-    """Marks the public function of an operation. `result`: makes what its calls return, where that is no output."""
+    """Marks the public function of an operation.
+
+    options  of a call's arguments; None: the operation's, from the arguments of these names
+    result   makes what its calls return; None: that is the output, or a tuple of the outputs
+    """
+    options_of = by_name(operation.options) if options is None else options
 
     def mark(public: FunctionT) -> FunctionT:
-        _PREPARABLE[public] = _Preparable(operation, options, result)
+        _PREPARABLE[public] = _Preparable(operation, options_of, result)
         return public
 
     return mark
@@ -87,10 +92,11 @@ class Prepared:
             kind = type(ready.call.first).__qualname__
             raise TypeError(f"{names[0]} is a {kind}, which never changes: a prepared call writes its outputs again")
         self._arguments = arguments  # kept alive, the plan too
-        result: Any = ready.outputs if entry.result is None else entry.result(ready, arguments)
-        self._result = result
         self._own = dict(zip(operation.outputs, ready.outputs, strict=True))
+        # Of one output that output, of several a tuple.
         self._pick = operator.itemgetter(*operation.outputs) if operation.outputs else dict
+        result: Any = self._pick(self._own) if entry.result is None else entry.result(ready, arguments)
+        self._result = result
         self._handle = _handle(operation, ready)
 
         # Of a fast call: which objects are which tensor, and the objects that leave all as it was prepared.
@@ -207,7 +213,7 @@ def _handle(operation: Operation, ready: Ready) -> Any:
 def prepare(operation: Callable[..., Any], *arguments: Any, **options: Any) -> Prepared:
     """Checks a call of `operation` once, to be made many times: for loops in which a microsecond counts.
 
-    operation        dense_decode, plan_decode or merge_states
+    operation        the function of an operation, such as `flashmla.dense_decode`
     arguments, options
                      those of the call, with its errors. Outputs and scratch that are not given are made here, once.
                      Scalars, shapes, strides and dtypes are then fixed

@@ -21,6 +21,14 @@ static flashmla_status check_flags(const fm_operation *operation, const void *pa
   return fm_fail(FLASHMLA_ERROR_FLAGS, "params.flags is 0x%x; only bits of 0x%x are known", flags, operation->flags);
 }
 
+static flashmla_status check_threads(const fm_operation *operation, const void *params) {
+  int32_t threads;
+  if (operation->threads_offset == 0) return FLASHMLA_OK;
+  memcpy(&threads, (const char *)params + operation->threads_offset, sizeof threads);
+  if (threads >= 0) return FLASHMLA_OK;
+  return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_threads is %d; it must be >= 0", threads);
+}
+
 static flashmla_status check_memory(fm_call *call) {
   const fm_tensors *tensors = &call->tensors;
   for (int32_t row = 0; row < tensors->count; ++row)
@@ -39,7 +47,7 @@ flashmla_status fm_check_call(const fm_operation *operation, const void *params,
   memset(state, 0, operation->state_size);
   FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));
   FM_TRY(check_flags(operation, call->params));
-  FM_TRY(operation->read_form(call->params, &call->form));
+  if (operation->read_form != NULL) FM_TRY(operation->read_form(call->params, &call->form));
   fm_tensors *tensors = &call->tensors;
   fm_arguments_in(call->form, operation->arguments, operation->num_arguments, call->rows);
   *tensors = (fm_tensors){call->rows, operation->num_arguments, operation->axes, call->form.listed, {NULL}};
@@ -54,7 +62,8 @@ flashmla_status fm_check_call(const fm_operation *operation, const void *params,
   FM_TRY(operation->check_shapes(call, state));
   if (!sizes_only) {
     FM_TRY(check_memory(call));
-    FM_TRY(operation->check_values(call, state));
+    FM_TRY(check_threads(operation, call->params));
+    if (operation->check_values != NULL) FM_TRY(operation->check_values(call, state));
   }
   return operation->lay_out != NULL ? operation->lay_out(call, state) : FLASHMLA_OK;
 }

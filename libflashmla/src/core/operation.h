@@ -3,7 +3,7 @@
  *   1. the params struct: NULL and struct_size, flags; read_form: scalars that decide the form of the tensors
  *   2. tensors present, ranks   3. dtypes   4. devices   5. extents: range, equal to earlier ones of the axis
  *   6. check_shapes: rules between extents, and what the library supports
- *   7. tensor by tensor: strides, overlap, address      8. check_values: the same of lists; the other scalars
+ *   7. tensor by tensor: strides, overlap, address      8. num_threads; check_values: the same of lists, other scalars
  *   9. lay_out: tiling, a given plan, bytes of scratch  10. the scratch buffer
  * A size query leaves out 7, 8 and 10. An empty call ends here. Then
  *  11. bind: the addresses of this call                 12. the backend: prepare, launch; finish
@@ -37,7 +37,7 @@ typedef struct fm_call {
 
 typedef flashmla_status fm_hook(fm_call *call, void *state);
 
-/* One side of an operation, GPU or CPU. */
+/* One side of an operation, GPU or CPU: fm_<operation>_cuda and fm_<operation>_cpu. */
 typedef struct fm_backend {
   fm_hook *prepare; /* what stays the same when only addresses change; NULL: nothing */
   fm_hook *launch;  /* runs the call, whose addresses are bound; may be repeated. Sets the last kernel */
@@ -47,6 +47,7 @@ struct fm_operation {
   const char *name;
   uint32_t params_size, first_size; /* of the params struct; in the first version of the header */
   uint32_t flags;                   /* known bits */
+  uint32_t threads_offset;          /* of the field num_threads; 0: there is none */
   const fm_argument *arguments;
   int32_t num_arguments;
   const fm_axis *axes;
@@ -54,8 +55,8 @@ struct fm_operation {
   const char *scratch; /* name of the params field, whose size is the field `scratch`_size; NULL: none */
   uint32_t scratch_offset, scratch_size_offset;
   uint32_t state_size;
-  flashmla_status (*read_form)(const void *params, fm_form *form);
-  fm_hook *check_shapes, *check_values, *lay_out, *bind; /* lay_out NULL: no scratch */
+  flashmla_status (*read_form)(const void *params, fm_form *form); /* NULL: there is one form */
+  fm_hook *check_shapes, *check_values, *lay_out, *bind; /* check_values NULL: no rules; lay_out NULL: no scratch */
   fm_hook *finish;              /* after success, of empty calls too: fills call->result; NULL: there is none */
   void (*release)(void *state); /* frees what the state owns; NULL: nothing */
   flashmla_status (*adopt)(void *state); /* makes a copied state own what it names; NULL: the copy is as good */
@@ -64,8 +65,9 @@ struct fm_operation {
   int32_t num_cpu_kernels;
 };
 
-/* Lists the operation: no other file names it. */
-#define FM_REGISTER(operation) \
+/* Lists the operation: no other file names it. `params_type`: its params struct, for which a call must have room. */
+#define FM_REGISTER(operation, params_type)                                                      \
+  _Static_assert(sizeof(params_type) <= FM_MAX_PARAMS_BYTES, "fm_call has room for the params"); \
   static const fm_operation *const operation##_entry __attribute__((used, section("fm_operations"))) = &operation
 /* All of them; `i` from 0, NULL behind the last. */
 const fm_operation *fm_operation_at(int32_t i);

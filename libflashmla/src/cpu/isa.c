@@ -78,6 +78,12 @@ const fm_cpu_isa *fm_cpu_select(void) {
   return best;
 }
 
+const fm_cpu_elements *fm_cpu_elements_for(const fm_cpu_isa *isa, int32_t columns) {
+  int row = (int)(isa - table);
+  while (!is_supported(row) || columns % table[row].elements->lanes != 0) row++; /* the last row takes all */
+  return table[row].elements;
+}
+
 const fm_cpu_step *fm_cpu_step_for(const fm_cpu_isa *isa, fm_dtype q, fm_dtype cache) {
   int row = (int)(isa - table);
   while (!is_supported(row) || (table[row].step->q_dtypes & FM_ONLY(q)) == 0 ||

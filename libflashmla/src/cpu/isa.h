@@ -79,6 +79,9 @@ typedef struct fm_cpu_isa {
 /* The best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. The variable is read at each call, so a
  * test can change it. */
 const fm_cpu_isa *fm_cpu_select(void);
+/* The conversions of the set, or of the best lower one whose vectors fill rows of `columns` elements, a multiple of 8.
+ */
+const fm_cpu_elements *fm_cpu_elements_for(const fm_cpu_isa *isa, int32_t columns);
 /* The step of the set, or of the best lower one whose step takes these element types. */
 const fm_cpu_step *fm_cpu_step_for(const fm_cpu_isa *isa, fm_dtype q, fm_dtype cache);
 

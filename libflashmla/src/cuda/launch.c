@@ -49,3 +49,12 @@ flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, con
   FM_DRIVER_TRY(gpu.driver, launch_kernel_ex, &config, (CUfunction)loaded->handle, pointers, NULL);
   return FLASHMLA_OK;
 }
+
+flashmla_status fm_launch_alone(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream) {
+  bool pushed;
+  FM_TRY(fm_device_enter(gpu.driver, gpu.device, &pushed));
+  const flashmla_status status = fm_launch(gpu, loaded, grid, params, stream);
+  fm_device_leave(gpu.driver, pushed);
+  if (status == FLASHMLA_OK) fm_set_last_kernel(loaded->kernel->name);
+  return status;
+}

@@ -22,6 +22,8 @@ flashmla_status fm_gpu_open(const char *argument, int32_t device_id, fm_gpu *gpu
 flashmla_status fm_load(fm_gpu gpu, fm_need need, fm_loaded *loaded);
 /* `params`: the launcher's struct of the kernel's family. A context of the device must be current. */
 flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream);
+/* The launch of a call that has no other: makes a context current around it, and remembers the kernel. */
+flashmla_status fm_launch_alone(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream);
 
 /* A tensor as TMA sees it: extents and strides from the innermost axis, whose stride is 1; strides in elements. */
 typedef struct fm_tensor_map {

@@ -1,15 +1,8 @@
-/* Every entry point works on a thread with a small stack: a call keeps there what it checked, and no more. */
-#include <pthread.h>
-
-#include "check.h"
+/* The entry points of attention work on a thread with a small stack: see stack.h. */
 #include "fixture.h"
+#include "stack.h"
 
-enum {
-  STACK = 32 << 10, /* twice what POSIX threads have at least on Linux */
-  UNUSED = 0x5c,    /* fills it before a thread runs */
-  MOST_BYTES = 12 << 10,
-  PARTS = 20 /* more than lie in a call itself */
-};
+enum { PARTS = 20 /* more than lie in a call itself */ };
 
 static fixture f;
 static DLTensor result_out, result_lse;
@@ -18,7 +11,6 @@ static flashmla_merge_states_params merge;
 static flashmla_prepared *prepared;
 static uint64_t bytes;
 
-static void nothing(void) {}
 static void plan_size(void) { CHECK_OK(flashmla_plan_decode_size(&f.plan_params, &bytes)); }
 static void plan(void) { CHECK_OK(flashmla_plan_decode(&f.plan_params, &f.plan)); }
 static void plan_prepare(void) { CHECK_OK(flashmla_plan_decode_prepare(&f.plan_params, &prepared)); }
@@ -43,45 +35,22 @@ static void facts(void) {
   CHECK_STATUS(flashmla_driver_version(NULL), FLASHMLA_ERROR_NULL_POINTER, "version is NULL; the result goes there");
 }
 
-static const struct entry {
-  const char *name;
-  void (*call)(void);
-} entries[] = {{"nothing", nothing},
-               {"plan_decode_size", plan_size},
-               {"plan_decode", plan},
-               {"plan_decode_prepare", plan_prepare},
-               {"plan_decode_run", plan_run},
-               {"prepared_free", give_back},
-               {"dense_decode_workspace_size", decode_size},
-               {"dense_decode", decode},
-               {"dense_decode_prepare", decode_prepare},
-               {"dense_decode_run", decode_run},
-               {"prepared_free", give_back},
-               {"merge_states", states},
-               {"merge_states_prepare", states_prepare},
-               {"merge_states_run", states_run},
-               {"prepared_free", give_back},
-               {"a refused call", refused},
-               {"facts", facts}};
-
-static void *run(void *entry) {
-  ((const struct entry *)entry)->call();
-  return NULL;
-}
-
-/* Bytes that a thread has used of its stack. */
-static size_t bytes_of(const struct entry *entry) {
-  static _Alignas(64) unsigned char stack[STACK];
-  pthread_attr_t attributes;
-  pthread_t thread;
-  memset(stack, UNUSED, STACK);
-  CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstack(&attributes, stack, STACK) == 0);
-  CHECK(pthread_create(&thread, &attributes, run, (void *)(uintptr_t)entry) == 0);
-  CHECK(pthread_join(thread, NULL) == 0 && pthread_attr_destroy(&attributes) == 0);
-  size_t unused = 0;
-  while (unused < STACK && stack[unused] == UNUSED) ++unused;
-  return STACK - unused;
-}
+static const entry entries[] = {{"plan_decode_size", plan_size},
+                                {"plan_decode", plan},
+                                {"plan_decode_prepare", plan_prepare},
+                                {"plan_decode_run", plan_run},
+                                {"prepared_free", give_back},
+                                {"dense_decode_workspace_size", decode_size},
+                                {"dense_decode", decode},
+                                {"dense_decode_prepare", decode_prepare},
+                                {"dense_decode_run", decode_run},
+                                {"prepared_free", give_back},
+                                {"merge_states", states},
+                                {"merge_states_prepare", states_prepare},
+                                {"merge_states_run", states_run},
+                                {"prepared_free", give_back},
+                                {"a refused call", refused},
+                                {"facts", facts}};
 
 int main(void) {
   const int32_t lengths[] = {700, 3, 0, 64};
@@ -105,12 +74,7 @@ int main(void) {
                                          .num_threads = 1,
                                          .out = &result_out,
                                          .lse = &result_lse};
-  const size_t of_a_thread = bytes_of(&entries[0]);
-  for (size_t i = 1; i < sizeof entries / sizeof *entries; ++i) {
-    const size_t used = bytes_of(&entries[i]) - of_a_thread;
-    printf("%-28s %5zu bytes\n", entries[i].name, used);
-    CHECK(used < MOST_BYTES);
-  }
+  check_stack_of(entries, sizeof entries / sizeof *entries);
   free(result_out.data);
   free(result_lse.data);
   fixture_free(&f);

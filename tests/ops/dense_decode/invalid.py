@@ -124,7 +124,6 @@ def own_rules() -> list[Rule]:
     """Of dense_decode alone."""
     fixed = [
         Rule("scale", "VALUE", "softmax_scale", bad_scale),
-        Rule("num_threads", "VALUE", "num_threads", spoil.field("num_threads", -1, -(2**31))),
         Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 256)),
         Rule("d_v of another geometry", "UNSUPPORTED", "d_v", spoil.extents({"q": -1, "kv_cache": -1}, 320)),
         Rule("cp_rank without cp_world", "VALUE", "cp_rank", spoil.field("cp_rank", 1, -1)),

@@ -42,7 +42,6 @@ def another_d_v(call, draw, _legal):
 
 OWN = [
     Rule("num_states", "VALUE", "num_states", spoil.field("num_states", -1, -(2**31))),
-    Rule("num_threads", "VALUE", "num_threads", spoil.field("num_threads", -1, -(2**31))),
     Rule("far too many parts", "UNSUPPORTED", "num_states", more_parts(5000)),
     Rule("too many parts on CUDA", "UNSUPPORTED", "num_states", more_parts(17), only="gpu"),
     Rule("d_v", "UNSUPPORTED", "d_v", another_d_v),

@@ -13,13 +13,8 @@ static const fm_argument arguments[ROWS] = {
     [OUT] = {FM_OUT_FIELDS(params_type, out, FM_D_V), .dtypes = FM_ONLY(FM_FP32), .like = FM_LIKE(FM_Q),
              .written = true},
     [LSE] = {FM_LSE_FIELDS(params_type, lse), .written = true, .optional = true},
-    [GLOBAL_SEQLENS] = {.name = "global_seqlens",
-                        .offset = offsetof(params_type, global_seqlens),
-                        .rank = 1,
-                        .axes = {FM_BATCH},
-                        .dtypes = FM_ONLY(FM_INT32),
-                        .alignment = sizeof(int32_t),
-                        .optional = true},
+    [GLOBAL_SEQLENS] = {FM_FIELD(params_type, global_seqlens), .rank = 1, .axes = {FM_BATCH},
+                        .dtypes = FM_ONLY(FM_INT32), .alignment = sizeof(int32_t), .optional = true},
 };
 
 static flashmla_status read_form(const void *given, fm_form *form) {
@@ -75,8 +70,6 @@ static flashmla_status check_values(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   FM_TRY(check_scale(params, decode));
   FM_TRY(check_shard(params, &decode->attention.mask));
-  if (params->num_threads < 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_threads is %d; it must be >= 0", params->num_threads);
   decode->num_threads = params->num_threads;
   fm_output *output = &decode->attention.output;
   const bool varlen = call->form.varlen;
@@ -163,6 +156,7 @@ static const fm_operation dense_decode = {
     .first_size = offsetof(params_type, stream) + sizeof(void *),
     .flags = FLASHMLA_CAUSAL | FLASHMLA_DEFAULT_SCALE | FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS |
              FLASHMLA_BATCH_INVARIANT,
+    .threads_offset = offsetof(params_type, num_threads),
     .arguments = arguments,
     .num_arguments = ROWS,
     .axes = fm_decode_axes,
@@ -181,8 +175,7 @@ static const fm_operation dense_decode = {
     .cpu_kernels = cpu_kernels,
     .num_cpu_kernels = sizeof cpu_kernels / sizeof cpu_kernels[0],
 };
-FM_REGISTER(dense_decode);
-_Static_assert(sizeof(params_type) <= FM_MAX_PARAMS_BYTES, "fm_call has room for the params");
+FM_REGISTER(dense_decode, params_type);
 
 flashmla_status flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes) {
   fm_dense_decode decode;

@@ -118,10 +118,9 @@ static void work(void *context, int32_t thread) {
 
 static flashmla_status launch(fm_call *call, void *state) {
   const fm_merge *merge = state;
-  job job = {
-      .merge = merge, .elements = fm_cpu_select()->elements, .rows = (int64_t)merge->batch * merge->s_q * merge->h_q};
-  /* Rows of an odd number of 8 elements are too short for the longest vectors. */
-  if (merge->d_v % job.elements->lanes != 0) job.elements = &fm_cpu_portable_elements;
+  job job = {.merge = merge,
+             .elements = fm_cpu_elements_for(fm_cpu_select(), merge->d_v),
+             .rows = (int64_t)merge->batch * merge->s_q * merge->h_q};
   const double elements = (double)job.rows * merge->d_v * merge->num_states;
   const int32_t tasks = (int32_t)fm_min64(INT32_MAX, fm_ceil_div(job.rows, TASK_ROWS));
   fm_cpu_parallel(fm_cpu_threads_for(merge->num_threads, tasks, elements / ELEMENTS_PER_THREAD), work, &job);

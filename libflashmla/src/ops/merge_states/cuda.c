@@ -66,12 +66,7 @@ static flashmla_status launch(fm_call *call, void *state) {
   const int32_t most = BLOCKS_A_PROCESSOR * m->gpu.device->processors;
   const int32_t blocks = (int32_t)fm_min64(fm_ceil_div(params.rows, WARPS), most);
   (void)call;
-  bool pushed;
-  FM_TRY(fm_device_enter(m->gpu.driver, m->gpu.device, &pushed));
-  const flashmla_status status = fm_launch(m->gpu, &m->kernel, blocks, &params, m->stream);
-  fm_device_leave(m->gpu.driver, pushed);
-  if (status == FLASHMLA_OK) fm_set_last_kernel(m->kernel.kernel->name);
-  return status;
+  return fm_launch_alone(m->gpu, &m->kernel, blocks, &params, m->stream);
 }
 
 const fm_backend fm_merge_states_cuda = {prepare, launch};

@@ -27,8 +27,6 @@ static flashmla_status read_form(const void *given, fm_form *form) {
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
                    "params.num_states is %d; supported are up to %d separate tensors: stack them in one",
                    params->num_states, FM_MAX_CPU_STATES);
-  if (params->num_threads < 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_threads is %d; it must be >= 0", params->num_threads);
   if (params->out == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "out is NULL; the tensor is required");
   if (params->out->ndim != 4 && params->out->ndim != 3)
     return fm_fail(FLASHMLA_ERROR_SHAPE, "out.ndim is %d; it must be 4, or 3 with variable-length queries",
@@ -171,6 +169,7 @@ static const fm_operation merge_states = {
     .params_size = sizeof(params_type),
     .first_size = offsetof(params_type, stream) + sizeof(void *),
     .flags = FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS,
+    .threads_offset = offsetof(params_type, num_threads),
     .arguments = arguments,
     .num_arguments = ROWS,
     .axes = axes,
@@ -187,8 +186,7 @@ static const fm_operation merge_states = {
     .cpu_kernels = cpu_kernels,
     .num_cpu_kernels = sizeof cpu_kernels / sizeof cpu_kernels[0],
 };
-FM_REGISTER(merge_states);
-_Static_assert(sizeof(params_type) <= FM_MAX_PARAMS_BYTES, "fm_call has room for the params");
+FM_REGISTER(merge_states, params_type);
 
 flashmla_status flashmla_merge_states(const flashmla_merge_states_params *params) {
   fm_merge merge;

@@ -29,12 +29,6 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
-static flashmla_status check_values(fm_call *call, void *state) {
-  (void)call;
-  (void)state;
-  return FLASHMLA_OK;
-}
-
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   fm_attention *attention = &decode->attention;
@@ -81,15 +75,13 @@ static const fm_operation plan_decode = {
     .state_size = sizeof(fm_dense_decode),
     .read_form = read_form,
     .check_shapes = check_shapes,
-    .check_values = check_values,
     .lay_out = lay_out,
     .bind = bind,
     .finish = stamp,
     .cuda = &fm_plan_decode_cuda,
     .cpu = &fm_plan_decode_cpu,
 };
-FM_REGISTER(plan_decode);
-_Static_assert(sizeof(params_type) <= FM_MAX_PARAMS_BYTES, "fm_call has room for the params");
+FM_REGISTER(plan_decode, params_type);
 
 flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params, uint64_t *bytes) {
   fm_dense_decode decode;
