@@ -134,7 +134,7 @@ def measure(
         "rounds_us": {
             name: [round(value, 2) for value in times[group, name]]
             for group, name in times
-            if group == "peers" or name == "ours"
+            if group in {"peers", "builds"} or name == "ours"
         },
         "rel_err": float(f"{rel_err:.3g}"),
         "lse_err": float(f"{lse_err:.3g}"),

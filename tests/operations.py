@@ -4,10 +4,12 @@ calls.py            makes calls, runs them, checks their results
 oracle.py           the mathematics in float64; imports NumPy only
 bounds.py           BY_DTYPE: how far a result may be from the oracle
 strategies.py       draws legal calls
+arguments.txt       the library's table of its tensors, as recorded (test_shared_facts.py); needed
 invalid.py          RULES that a legal call can be made to break; legal_call() draws one (test_invalid_calls.py)
 faults.py           FAULTS to plant in copies of the sources (test_planted_faults.py)
+shape_only.py       calls on tensors without memory, by convention; typed_calls.py: what mypy checks
 host.py             names for code that runs with the stub driver (stub_driver/host.py)
-sanitizer_cases.py  launches of every kernel of the operation (gpu/sanitizer_cases.py)
+sanitizer_cases.py  launches of every kernel of the operation (gpu/sanitizer_cases.py); needed where it has some
 test_legal_calls.py its main property is test_any_...(backend), which test_reads_outside.py runs too
 c/                  C tests: core/ with a stand-in for the backends, library/ with the whole library (c/test_c.py)
 """

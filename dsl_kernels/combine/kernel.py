@@ -67,8 +67,8 @@ class Combine:
         self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * VECTOR))
         self.sWeights = st.weights.get_tensor(cute.make_layout((2, MAX_SPLITS)))
         self.sReduced = st.reduced.get_tensor(cute.make_layout((WARPS, 2)))
-        # of the split tiles, in order: the part that begins it, the one that ends it, the tile; first query token of the
-        # request and how many there are, where requests have different numbers
+        # of the split tiles, in order: the part that begins it, the one that ends it, the tile; with variable-length
+        # queries also the first query token of its request and how many there are
         lists = [x.get_tensor(cute.make_layout(THREADS)) for x in (st.begins, st.ends, st.tiles, st.queries, st.tokens)]
         self.sBegins, self.sEnds, self.sTiles, self.sQueries, self.sTokens = lists
         self.sFound = st.found.get_tensor(cute.make_layout(WARPS))

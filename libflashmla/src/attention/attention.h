@@ -16,12 +16,12 @@ typedef struct fm_mask {
 /* Rows of results and their log-sum-exps: in the table of an operation, and checked. Strides are in elements; with
  * variable-length queries the batch strides are 0: query token s of request i is the token fm_query_range_of says,
  * whatever the request. */
-#define FM_OUT_FIELDS(type, field, d_v)                                                                \
-  .name = #field, .offset = offsetof(type, field), .rank = 4, .axes = {FM_BATCH, FM_S_Q, FM_H_Q, d_v}, \
-  .alignment = FM_VECTOR_BYTES, .of_queries = true
-#define FM_LSE_FIELDS(type, field)                                                                \
-  .name = #field, .offset = offsetof(type, field), .rank = 3, .axes = {FM_BATCH, FM_H_Q, FM_S_Q}, \
-  .dtypes = FM_ONLY(FM_FP32), .alignment = sizeof(float), .free_innermost = true, .of_queries = true
+#define FM_OUT_FIELDS(type, field, d_v)                                                                    \
+  FM_FIELD(type, field), .rank = 4, .axes = {FM_BATCH, FM_S_Q, FM_H_Q, d_v}, .alignment = FM_VECTOR_BYTES, \
+      .of_queries = true
+#define FM_LSE_FIELDS(type, field)                                                                  \
+  FM_FIELD(type, field), .rank = 3, .axes = {FM_BATCH, FM_H_Q, FM_S_Q}, .dtypes = FM_ONLY(FM_FP32), \
+      .alignment = sizeof(float), .free_innermost = true, .of_queries = true
 typedef struct fm_output {
   fm_dtype dtype;
   void *out;

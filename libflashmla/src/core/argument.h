@@ -47,6 +47,8 @@ typedef struct fm_argument {
   bool shape_only; /* its memory is not looked at */
 } fm_argument;
 #define FM_LIKE(row) ((row) + 1)
+/* Name and offset of a tensor. */
+#define FM_FIELD(type, field) .name = #field, .offset = offsetof(type, field)
 
 /* Tensors with this alignment are read through tensor maps on CUDA, and by vectors elsewhere. */
 enum { FM_VECTOR_BYTES = 16 };

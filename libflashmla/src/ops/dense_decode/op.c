@@ -13,13 +13,8 @@ static const fm_argument arguments[ROWS] = {
     [OUT] = {FM_OUT_FIELDS(params_type, out, FM_D_V), .dtypes = FM_ONLY(FM_FP32), .like = FM_LIKE(FM_Q),
              .written = true},
     [LSE] = {FM_LSE_FIELDS(params_type, lse), .written = true, .optional = true},
-    [GLOBAL_SEQLENS] = {.name = "global_seqlens",
-                        .offset = offsetof(params_type, global_seqlens),
-                        .rank = 1,
-                        .axes = {FM_BATCH},
-                        .dtypes = FM_ONLY(FM_INT32),
-                        .alignment = sizeof(int32_t),
-                        .optional = true},
+    [GLOBAL_SEQLENS] = {FM_FIELD(params_type, global_seqlens), .rank = 1, .axes = {FM_BATCH},
+                        .dtypes = FM_ONLY(FM_INT32), .alignment = sizeof(int32_t), .optional = true},
 };
 
 static flashmla_status read_form(const void *given, fm_form *form) {
