@@ -6,6 +6,7 @@ Data is made in NumPy and moved by an adapter, so that one test runs on all of t
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -47,13 +48,12 @@ class Prepared(Adapter):
         prepared = flashmla.prepare(operation, *arguments, **options)
         if operation is flashmla.plan_decode:
             options = {"cu_seqlens_q": options.get("cu_seqlens_q")}
-        names = ("outs", "lses") if operation is flashmla.merge_states else CALL[: len(arguments)]
+        names = list(inspect.signature(operation).parameters)[: len(arguments)]
         tensors = dict(zip(names, arguments, strict=True))
         tensors |= {name: options[name] for name in PREPARED if options.get(name) is not None}
         return prepared(**tensors)
 
 
-CALL = ("q", "kv_cache", "block_table", "cache_seqlens")
 PREPARED = ("cu_seqlens_q", "global_seqlens", "out", "lse", "workspace", "plan")
 
 

@@ -1,7 +1,8 @@
 """Compiles and runs the C tests: the core with a stand-in backend, and the whole library, under sanitizers.
 
-`core/test_*.c`, here and in the folders of the operations, link the sources of libflashmla/src itself with
-fake_backend.c; `library/test_*.c` link every source but the GPU kernels. Objects are cached like those of the library.
+`core/test_*.c`, here and in the folders of the operations, link the sources of libflashmla/src itself with every
+fake_*.c, which stand in for the backends; `library/test_*.c` link every source but the GPU kernels. Objects are cached
+like those of the library.
 """
 
 import os
@@ -37,9 +38,10 @@ def sanitizer(path: Path) -> str:
     return "release" if path.stem == "test_stack" else "address"
 
 
+FAKES = sorted(path for folder in FOLDERS for path in folder.glob("fake_*.c"))
 PROGRAMS = [
-    *((path, [*CORE, HERE / "fake_backend.c"], "address") for path in programs("core")),
-    (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c"], "thread"),
+    *((path, [*CORE, *FAKES], "address") for path in programs("core")),
+    (HERE / "core" / "test_error.c", [*CORE, *FAKES], "thread"),
     *((path, WHOLE, sanitizer(path)) for path in programs("library")),
     *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("prepared", "threads", "workers")),
 ]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import flashmla
+import operations
 import small
-from flashmla import _exchange
 
 
 def inputs(framework, **options):
@@ -23,17 +23,6 @@ def inputs(framework, **options):
 
 def copied(tensor):
     return tensor.copy() if isinstance(tensor, np.ndarray) else tensor.clone()
-
-
-@pytest.fixture(params=["torch", "numpy", "torch the long way", "numpy the long way"])
-def framework(request):
-    """Both ways of making a prepared call."""
-    name, _, long = request.param.partition(" ")
-    if long:
-        with _exchange.long_way():
-            yield name
-    else:
-        yield name
 
 
 def equal(found, wanted):
@@ -101,26 +90,6 @@ def test_another_plan_and_workspace(framework):
     assert caught.value.status_name == "FLASHMLA_ERROR_PLAN_MISMATCH"
 
 
-def test_a_merge(framework):
-    draw = np.random.default_rng(5)
-    outs = draw.standard_normal((3, 2, 1, 4, 64)).astype(np.float32)
-    lses = draw.standard_normal((3, 2, 4, 1)).astype(np.float32)
-    if framework == "torch":
-        torch = pytest.importorskip("torch")
-        outs, lses = torch.from_numpy(outs), torch.from_numpy(lses)
-    wanted = flashmla.merge_states(outs, lses)
-    equal(flashmla.prepare(flashmla.merge_states, outs, lses)(), wanted)
-    prepared = flashmla.prepare(flashmla.merge_states, list(outs), list(lses))
-    equal(prepared(), wanted)
-    turned = [2, 0, 1]
-    found = prepared(outs=[outs[i] for i in turned], lses=[lses[i] for i in turned])
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    for wrong in ([outs[0]] * 2, outs[0], 3):
-        with pytest.raises(TypeError, match=r"^outs must be a list or tuple of 3 tensors"):
-            prepared(outs=wrong)
-
-
 def other_shapes(q):
     return {
         "shape": (q[:1], "SHAPE", "shape is"),
@@ -169,7 +138,7 @@ def test_a_wrong_call_is_refused_when_it_is_prepared():
     with pytest.raises(TypeError, match="softmax"):
         flashmla.prepare(flashmla.dense_decode, *arguments, softmax=1.0)
     for wrong in (print, "dense_decode", flashmla.plan_decode_size, None, []):
-        with pytest.raises(TypeError, match=r"one of dense_decode, merge_states, plan_decode is needed$"):
+        with pytest.raises(TypeError, match=f"one of {', '.join(operations.NAMES)} is needed$"):
             flashmla.prepare(wrong, *arguments)
 
 
