@@ -23,7 +23,7 @@ class Variant(Base):
 
     @property
     def shared_bytes(self) -> int:
-        sums, weights, reduced, lists, found = THREADS * VECTOR, 2 * MAX_SPLITS, 2 * WARPS, 3 * THREADS, WARPS
+        sums, weights, reduced, lists, found = THREADS * VECTOR, 2 * MAX_SPLITS, 2 * WARPS, 5 * THREADS, WARPS
         return 4 * (sums + weights + reduced + lists + found)
 
 

@@ -49,6 +49,8 @@ class Combine:
             begins: cute.struct.MemRange[Int32, THREADS]
             ends: cute.struct.MemRange[Int32, THREADS]
             tiles: cute.struct.MemRange[Int32, THREADS]
+            queries: cute.struct.MemRange[Int32, THREADS]
+            tokens: cute.struct.MemRange[Int32, THREADS]
             found: cute.struct.MemRange[Int32, WARPS]
 
         self.storage = Storage
@@ -65,9 +67,10 @@ class Combine:
         self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * VECTOR))
         self.sWeights = st.weights.get_tensor(cute.make_layout((2, MAX_SPLITS)))
         self.sReduced = st.reduced.get_tensor(cute.make_layout((WARPS, 2)))
-        # of the split tiles, in order: the part that begins it, the one that ends it, the tile
-        lists = (st.begins, st.ends, st.tiles)
-        self.sBegins, self.sEnds, self.sTiles = (x.get_tensor(cute.make_layout(THREADS)) for x in lists)
+        # of the split tiles, in order: the part that begins it, the one that ends it, the tile; first query token of the
+        # request and how many there are, where requests have different numbers
+        lists = [x.get_tensor(cute.make_layout(THREADS)) for x in (st.begins, st.ends, st.tiles, st.queries, st.tokens)]
+        self.sBegins, self.sEnds, self.sTiles, self.sQueries, self.sTokens = lists
         self.sFound = st.found.get_tensor(cute.make_layout(WARPS))
         cute.arch.griddepcontrol_launch_dependents()
         block_rows = a.block_heads * a.block_tokens
@@ -89,7 +92,7 @@ class Combine:
                 row -= rank * block_rows
                 part, tile = self.sBegins[i], self.sTiles[i]
                 request, kv_head, tile_of_head = schedule.locate_tile(a, tile)
-                begin, tokens = schedule.query_range(a, request)
+                begin, tokens = split_tiles.query_range(self, i)
                 valid, token, h = schedule.locate_row(a, tile_of_head * a.cluster + rank, row, tokens)
                 if valid:
                     token, h, row = begin + token, h + kv_head * a.group, row + 64 * rank

@@ -14,6 +14,7 @@ def find(kernel, base, tid):
     """Of the parts from base on, those that begin a tile they do not end, in order; returns how many."""
     a, here = kernel.a, base + tid < kernel.a.num_parts
     sBegins, sEnds, sTiles = kernel.sBegins, kernel.sEnds, kernel.sTiles
+    sQueries, sTokens = kernel.sQueries, kernel.sTokens
     part = min(base + tid, a.num_parts - 1)
     first, unit = schedule.cut(a, part, 0), schedule.cut(a, part, 1)
     last, last_unit = schedule.cut(a, part + 1, 0), schedule.cut(a, part + 1, 1)
@@ -29,11 +30,26 @@ def find(kernel, base, tid):
     before += cute.arch.popc(votes & ((1 << lane) - 1))
     if begins:
         sBegins[before], sTiles[before] = part, last
+        if schedule.by_request(a):
+            request, _, _ = schedule.locate_tile(a, last)
+            query, tokens = schedule.query_range(a, request)
+            sQueries[before], sTokens[before] = query, tokens
     if ends and (before > 0):
         sEnds[before - 1] = part
     total = warp_reduce(found, lambda x, y: x + y)
     cute.arch.sync_threads()
     return total
+
+
+@cute.jit
+def query_range(kernel, i):
+    """Of the request of the i-th split tile, see schedule.query_range: what was read for all threads at once. They must
+    agree on which rows there are, since a CTA merges a row together.
+    """
+    query, tokens = Int32(0), kernel.a.s_q
+    if schedule.by_request(kernel.a):
+        query, tokens = kernel.sQueries[i], kernel.sTokens[i]
+    return query, tokens
 
 
 @cute.jit

@@ -12,8 +12,13 @@ from .schedule_params import LOG_UNIT, UNIT
 
 @cute.jit
 def length_of(a, request):
-    """cache_seqlens of the request, clamped to [0, capacity]."""
-    return min(max(element(a.cache_seqlens, request), 0), a.capacity)
+    """cache_seqlens of the request, clamped."""
+    return clamped(a, element(a.cache_seqlens, request))
+
+
+def clamped(a, length):
+    """To [0, capacity]."""
+    return min(max(length, 0), a.capacity)
 
 
 def units_of(tokens):
@@ -53,12 +58,6 @@ def local_count(a, tokens):
 def last_limit(a, request, length, count, block):
     """What the last query token in a row block attends: the most of its rows."""
     return attended(a, request, length, count, min(first_token(a, block) + a.block_tokens, count) - 1)
-
-
-@cute.jit
-def first_limit(a, request, length, count, block):
-    """What the first query token in a row block attends: the least of its rows."""
-    return attended(a, request, length, count, min(first_token(a, block), count - 1))
 
 
 @cute.jit

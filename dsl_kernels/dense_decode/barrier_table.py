@@ -10,17 +10,24 @@ from dataclasses import dataclass
 BYTES = 8  # of a barrier
 
 
+def records(slots: int) -> int:
+    """Work records: enough that all who use one have done so when the reader, which is at most `slots` items ahead of
+    anyone, writes it again. A piece is two items at least.
+    """
+    return slots // 2 + 1
+
+
 @dataclass(frozen=True)
 class Barrier:
     name: str
-    of: str  # "slot", "half" (of the columns of a slot) or "CTA": of what there is one
+    of: str  # "slot", "half" (of the columns of a slot), "record" or "CTA": of what there is one
     arrivals: int  # that end a phase, of each CTA that arrives
     arrive: str
     wait: str
     cluster: bool = False  # every CTA of the cluster arrives; else only the own
 
     def number(self, slots: int) -> int:
-        return {"slot": slots, "half": 2 * slots, "CTA": 1}[self.of]
+        return {"slot": slots, "half": 2 * slots, "record": records(slots), "CTA": 1}[self.of]
 
     def count(self, cluster: int) -> int:
         """Arrivals that end a phase."""
@@ -37,14 +44,14 @@ BARRIERS = (
         arrive="of Q, QK; of a unit, the PV warpgroup of the half",
         wait="the left loader for its half, the right one for both; QK at the end of a tile for both",
     ),
-    # P and scales of a unit are in shared memory.
+    # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before.
     Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV"),
-    # PV of a unit may start: S of the next one is nearly done, or that one is late.
-    Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV"),
-    # 1 / row sum and where the rows go are in shared memory.
-    Barrier("sum_full", "CTA", 32, arrive="every fourth thread of QK", wait="PV"),
+    # PV of a unit may start: S of the next one is nearly done, or that one is late. Of a Q it says nothing.
+    Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit"),
     # 1 / row sum has been read.
     Barrier("sum_empty", "CTA", 8, arrive="the warps of PV", wait="QK"),
+    # The record of a piece is in shared memory.
+    Barrier("work_full", "record", 1, arrive="the reader, in every CTA", wait="QK, PV, loaders"),
 )  # fmt: skip
 
 

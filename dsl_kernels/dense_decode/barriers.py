@@ -2,27 +2,42 @@
 
 Which there are, who arrives and who waits stands in barrier_table.py.
 
-The ring. Items (Q of a tile, then its units) take the slots in turn. Each passes `full` and, for each half of the
-columns, `empty` once, in its own slot. The right loader waits for both halves, because it loads the RoPE part, which P
-lies over and both halves of PV read. QK gives Q back once Q is in its own place, PV a half of a unit once the product
-is done; in the last unit of a piece only after the rows are stored, because they are turned round in that half
-(epilogue.store_rows).
+The ring. Items (Q of a tile, then its units, of which there is at least one) take the slots in turn. Each passes these
+once, in its own slot: `full`; for each half of the columns, `empty`; p_full and qk_done. QK gives Q back once Q is in
+its own place, PV a half of a unit once the product is done; in the last unit of a piece only after the rows are stored,
+because they are turned round in that half (epilogue.store_rows). The right loader waits for both halves, because it
+loads the RoPE part, which P lies over and both halves of PV read.
 
 An item's phase in its slot is (item / slots) & 1. Who waits until a slot is empty wants the item before to have left,
 so the other phase, which a new barrier counts as over.
 
-The units, counted by themselves, take p_full and qk_done in turn, with phases alike.
-
 A wait sees which of two phases it is, no more: who comes so late that the next one is over too waits for ever. So a
-barrier's next phase must need an arrival that follows the wait. That is why PV waits for nothing of Q: QK alone gives
-Q's slot back, and could be three units ahead. For p_full and qk_done it holds because QK, before it comes to the unit
-three further, has taken the item that followed this unit in its slot.
+barrier's next phase must need an arrival that follows the wait. That is why PV waits for nothing that the loaders say
+of Q: QK alone gives Q's slot back, and could be three units ahead. For p_full and qk_done it holds because QK, before
+it arrives for the next item in a slot, waits until PV has left the slot: if that is a unit, for its coming; if it is a
+Q, until both halves are empty.
 
-The end of a tile is a phase of sum_full and of sum_empty: that of tile i is i & 1. 1 / row sum lies in the scales of
-the slot of the next Q, which has none of its own. QK waits for sum_empty of the tile before, so in the other phase. It
-does so before it writes a unit's scales, which may lie where that tile's 1 / row sum is, and before it writes the next
-1 / row sum; for that it also waits until the slot is empty, when the scales that were there have been read. sBase and
-sNarrow exist twice, since PV stores a tile's rows after it has arrived at sum_empty.
+The end of a tile is said in p_full of the next Q, in the slot whose scales then hold 1 / row sum: a Q has no scales.
+(For the first Q of all QK arrives at once.) That they have been read is a phase of sum_empty, i & 1 for tile i. QK
+waits for that of the tile before before it writes a unit's scales, which may lie where that tile's 1 / row sum is, and
+before it writes the next 1 / row sum.
+
+Work records (work.py). That of piece i is record i % records, its phase (i / records) & 1. The reader is the right
+loader of rank 0 (for the first record of all, the warp beside it). It writes the record of a piece where it fetches the
+piece's Q, item e, so after its wait until e's slot is empty. It has waited so for both halves of every item before,
+hence in every CTA all items up to e - slots are done with. A piece has at least two items: the one that had the record
+before, `records` pieces earlier, ended with item e - 2 (records - 1) - 1 or before, which is e - slots or before. That
+item is the last unit of its piece, given back by all threads of both PV warpgroups of every CTA after their rows were
+stored, hence after all PV warps, loaders among them, had their last look at the record; and QK had its own before it
+said the end of that tile to PV. So no barrier says that a record is empty, and nobody can miss a phase of work_full.
+
+Nobody waits for ever for a record: before anyone waits for that of piece i + 1 he is done with piece i, and the reader
+needs for it no more than that piece i is done but for its last slots - 2 items. At the end of the work there is one
+more record, without units.
+
+Items 0 and 1, the first Q and its first unit, are loaded by every loader before it knows of a record, from what it
+reads of the schedule for itself: that hides the time that a record takes. Where there is no work at all they are some
+tile's, and QK waits for them to come before the CTA ends.
 """
 
 from enum import IntEnum
@@ -35,9 +50,6 @@ from dsl_kernels.core.threads import opaque
 
 from . import barrier_table
 from .barrier_table import BARRIERS
-
-RING = [barrier for barrier in BARRIERS if barrier.of != "CTA"]
-ALONE = [barrier for barrier in BARRIERS if barrier.of == "CTA"]
 
 
 class NamedBarrier(IntEnum):
@@ -53,6 +65,7 @@ class Barriers:
 
     def __init__(self, slots, cluster):
         self.slots, self.cluster = slots, cluster
+        self.records = barrier_table.records(slots)
 
     def lie_at(self, start):
         """`start`: where they lie; once in a kernel, before anything else."""
@@ -73,27 +86,25 @@ class Barriers:
     def qk_done(self, slot):
         return self.first("qk_done") + slot
 
-    def sum_full(self):
-        return self.first("sum_full")
-
     def sum_empty(self):
         return self.first("sum_empty")
 
+    def work_full(self, record):
+        return self.first("work_full") + record
+
     def slot_phase(self, item):
         return item % self.slots, (item // self.slots) & 1
+
+    def record_phase(self, piece):
+        return piece % self.records, (piece // self.records) & 1
 
     @cute.jit
     def init(self):
         """By one warp."""
         with cute.arch.elect_one():
-            for slot in cutlass.range_constexpr(self.slots):
-                for barrier in RING:
-                    each = barrier.number(1)
-                    for i in cutlass.range_constexpr(each):
-                        where = self.first(barrier.name) + each * slot + i
-                        cute.arch.mbarrier_init(where, barrier.count(self.cluster))
-            for barrier in ALONE:
-                cute.arch.mbarrier_init(self.first(barrier.name), barrier.count(self.cluster))
+            for barrier in BARRIERS:
+                for i in cutlass.range_constexpr(barrier.number(self.slots)):
+                    cute.arch.mbarrier_init(self.first(barrier.name) + i, barrier.count(self.cluster))
 
     @cute.jit
     def release(self, slot, half):
@@ -124,3 +135,10 @@ class Barriers:
         cute.arch.sync_warp()
         if (tid & 3) == 0:
             cute.arch.mbarrier_arrive(bar)
+
+    @cute.jit
+    def wait_for_work(self, piece):
+        """Until the record of a piece is there; returns which one it is."""
+        record, phase = self.record_phase(piece)
+        cute.arch.mbarrier_wait(self.work_full(record), phase)
+        return record

@@ -15,9 +15,8 @@ from . import barrier_table
 
 WARPGROUPS = 3  # QK, PV of the left half of the columns, PV of the right half
 SLICE = 64  # columns of a slice: 128 bytes, one row of the swizzle
-CURSOR = 8  # words of a loader's cursor
-DESTINATION = 2 * (8 + 3 * 4)  # bytes that say where a tile's rows go, twice
-SHARD = 2 * 4  # bytes that say how far a tile's rows attend in a shard
+CURSOR = 6  # words of a loader's cursor
+RECORD = 8  # words of a work record
 PV_STEPS = UNIT // 16  # k-steps of P V
 # wgmma groups that are waited for: two in QK, one in PV. More means that ptxas serialised the wgmma chain (warning
 # C7512), which it does as soon as one register is spilled.
@@ -60,9 +59,10 @@ class Variant(Base):
 
     @property
     def shared_bytes(self) -> int:
-        """Barriers, cursors, scales and the like, the KV slots, and the part of Q that is not in registers."""
+        """Barriers, work records, cursors and scales, the KV slots, and the part of Q that is not in registers."""
         barriers = barrier_table.BYTES * barrier_table.total(self.slots)
-        header = barriers + DESTINATION + SHARD + 4 * 2 * CURSOR + 4 * ROWS * self.slots
+        words = RECORD * barrier_table.records(self.slots) + 2 * CURSOR + ROWS * self.slots
+        header = barriers + 4 * words
         kv = ELEMENT_BYTES[self.elements.cache] * UNIT * SLICE * self.slot_slices * self.slots
         q = ELEMENT_BYTES[self.elements.q] * ROWS * (SLICE * self.rope_slices + 16 * self.q_tail_steps)
         return -(-header // 1024) * 1024 + kv + q

@@ -6,28 +6,20 @@ from cutlass import Float16, Float32, Int32, Int64, const_expr, min
 
 from dsl_kernels.core import schedule
 from dsl_kernels.core.fragments import row_of, store_matrices
-from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACTS
-from dsl_kernels.core.threads import opaque, thread_now
+from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACTS, ROWS
+from dsl_kernels.core.threads import thread_now
 
-# Where the rows of a tile go, in shared memory, once for the tile that is finished and once for the one that is stored:
-# the address of row 0 (64 bits), and how many query tokens and heads there are. Row r of a block is query token
-# r // block_heads, head r % block_heads of it.
-TOKENS, HEADS, FORM, NARROW_WORDS = range(4)
-IN_KERNEL_DTYPE, IN_FLOAT32, PARTIAL = range(3)  # FORM
+from . import work
 
 
 @cute.jit
-def finish_rows(kernel, part, tile, turn, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
-    """1 / row sum and where the rows go, for the PV warpgroups, and the log-sum-exp of the rows. `kernel`: the
-    DenseDecode; `turn`: which of two destinations.
-    """
-    a, sBase, sNarrow = kernel.a, kernel.smem.sBase, kernel.smem.sNarrow
-    thread, tile, wanted = thread_now(), opaque(tile), a.lse.toint() != 0
-    request, head, tile_of_head = schedule.locate_tile(a, tile)
-    begin, count = schedule.query_range(a, request)
+def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInverse: cute.Tensor):
+    """1 / row sum, for the PV warpgroups, and the log-sum-exp of the rows. `kernel`: the DenseDecode."""
+    a, sWork = kernel.a, kernel.smem.sWork
+    thread, slot, wanted = thread_now(), sWork[work.SLOT, record], a.lse.toint() != 0
+    request, head, tile_of_head = schedule.locate_tile(a, sWork[work.TILE, record])
     block = tile_of_head * kernel.cluster + kernel.rank
-    slot = schedule.partial_slot(a, opaque(part), tile)
-    slot_row = (Int64(slot) * kernel.cluster + kernel.rank) * 64
+    end = schedule.first_token(a, block) + sWork[work.TOKENS, record]
     for r in cutlass.range_constexpr(2):
         total = row_sum[r]
         total = total + cute.arch.shuffle_sync_bfly(total, 1)
@@ -38,75 +30,70 @@ def finish_rows(kernel, part, tile, turn, row_max: cute.Tensor, row_sum: cute.Te
             sInverse[row] = 0.0 if empty else cute.arch.rcp_approx(total)
             lse2 = row_max[r] * a.scale_log2 + cute.math.log2(total)
             if slot >= 0:
-                dst = cute.make_tensor(a.partial_facts + ((slot_row + row) * FACTS + FACT_LSE), cute.make_layout(1))
+                fact = (partial_row(kernel, slot) + row) * FACTS + FACT_LSE
+                dst = cute.make_tensor(a.partial_facts + fact, cute.make_layout(1))
                 dst[0] = -Float32.inf if empty else lse2
             elif wanted:
-                valid, token, h = schedule.locate_row(a, block, row, count)
+                valid, token, h = schedule.locate_row(a, block, row, end)
                 if valid:
-                    where = schedule.lse_offset(a, request, begin + token, head * a.group + h)
-                    dst = cute.make_tensor(a.lse + where, cute.make_layout(1))
+                    token, h = token + sWork[work.QUERY, record], h + head * a.group
+                    dst = cute.make_tensor(a.lse + schedule.lse_offset(a, request, token, h), cute.make_layout(1))
                     dst[0] = a.empty_lse if empty else lse2 * a.lse_factor
-    group_of_tokens = schedule.divide(block, a.by_head_chunks)
-    token, h = group_of_tokens * a.block_tokens, (block - group_of_tokens * a.head_chunks) * a.block_heads
-    form = IN_FLOAT32 if a.out_is_float != 0 else IN_KERNEL_DTYPE
-    size = 4 if a.out_is_float != 0 else 2  # bytes of an element
-    base = a.out.toint() + size * schedule.out_offset(a, request, begin + token, head * a.group + h)
-    if slot >= 0:
-        form = Int32(PARTIAL)
-        base = schedule.address(a.partial) + slot_row * (2 * kernel.d_v)
-    if thread == 0:
-        sBase[turn] = base
-        sNarrow[TOKENS, turn] = min(a.block_tokens, count - token)
-        sNarrow[HEADS, turn] = min(a.block_heads, a.group - h)
-        sNarrow[FORM, turn] = form
+
+
+def partial_row(kernel, slot):
+    """Number of the first of this CTA's rows in a partial slot."""
+    return (Int64(slot) * kernel.cluster + kernel.rank) * ROWS
 
 
 @cute.jit
-def store_rows(kernel, turn, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer, some):
-    """Half of the columns of the rows, times `inverse`. `some`: the tile has units; else the rows are zeros.
+def store_rows(kernel, record, half, o_rows: cute.Tensor, inverse, stage: cute.Pointer):
+    """Half of the columns of the rows, times `inverse`.
 
     stage: shared memory of this half, in which each warp turns round its own 16 rows. No warp of the warpgroup may
     still read it.
     """
-    form = kernel.smem.sNarrow[FORM, turn]
-    if form == IN_FLOAT32:
+    slot = kernel.smem.sWork[work.SLOT, record]
+    if (slot < 0) and (kernel.a.out_is_float != 0):
         for r in cutlass.range_constexpr(2):
-            store_floats(kernel, turn, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
+            store_floats(kernel, record, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
     else:
         thread = thread_now()
         warp_stage = stage + cute.assume((thread >> 5) * (16 * kernel.half), divby=2048)
         # a lane of each half warp knows where one of the warp's rows goes
-        where = row_address(kernel, turn, half, ((thread >> 5) << 4) + (thread & 15), 2)
+        where = row_address(kernel, record, half, ((thread >> 5) << 4) + (thread & 15), 2)
         if cute.arch.vote_any_sync(where != 0):
-            if some:
-                if form == PARTIAL:
-                    stage_rows(o_rows, scale_rows(kernel, turn, half, o_rows, inverse), warp_stage, Float16)
-                else:
-                    stage_rows(o_rows, inverse, warp_stage, kernel.dtype)
+            if slot >= 0:
+                stage_rows(o_rows, scale_rows(kernel, slot, half, o_rows, inverse), warp_stage, Float16)
+            else:
+                stage_rows(o_rows, inverse, warp_stage, kernel.dtype)
             cute.arch.sync_warp()
-            store_staged(kernel, where, warp_stage, some)
+            store_staged(kernel, where, warp_stage)
 
 
 @cute.jit
-def row_address(kernel, turn, half, row, size):
+def row_address(kernel, record, half, row, size):
     """Where this half of a row begins, bytes, of elements of `size` bytes; 0: the row is not stored."""
-    a, sNarrow = kernel.a, kernel.smem.sNarrow
-    token = schedule.divide(row, a.by_block_heads)
-    head = row - token * a.block_heads
-    offset = Int64(token) * a.out_stride_s + Int64(head) * a.out_stride_h
-    if sNarrow[FORM, turn] == PARTIAL:
-        offset = Int64(row * kernel.d_v)
-    where = kernel.smem.sBase[turn] + (offset + half * kernel.half) * size
-    return where if (token < sNarrow[TOKENS, turn]) and (head < sNarrow[HEADS, turn]) else Int64(0)
+    a, sWork = kernel.a, kernel.smem.sWork
+    slot = sWork[work.SLOT, record]
+    request, head, tile_of_head = schedule.locate_tile(a, sWork[work.TILE, record])
+    block = tile_of_head * kernel.cluster + kernel.rank
+    end = schedule.first_token(a, block) + sWork[work.TOKENS, record]
+    valid, token, h = schedule.locate_row(a, block, row, end)
+    base = schedule.address(a.out)
+    offset = schedule.out_offset(a, request, token + sWork[work.QUERY, record], h + head * a.group)
+    if slot >= 0:
+        base, offset = schedule.address(a.partial), (partial_row(kernel, slot) + row) * kernel.d_v
+    where = base + (offset + half * kernel.half) * size
+    return where if valid else Int64(0)
 
 
 @cute.jit
-def scale_rows(kernel, turn, half, o_rows: cute.Tensor, inverse):
+def scale_rows(kernel, slot, half, o_rows: cute.Tensor, inverse):
     """What both rows of this thread are multiplied by for a partial result: `inverse` and the power of two that brings
     the largest of the lanes' products with it to [1, 2), of sums beyond 2^126 to less than 8. Stores the power.
     """
     thread = thread_now()
-    slot_row = (kernel.smem.sBase[turn] - schedule.address(kernel.a.partial)) // (2 * kernel.d_v)
     tops = [inverse[r] * _largest([o_rows[r, c] for c in range(cute.size(o_rows, mode=[1]))]) for r in (0, 1)]
     for lanes in (1, 2):
         tops = [cute.arch.fmax(top, cute.arch.shuffle_sync_bfly(top, lanes), abs=True) for top in tops]
@@ -116,7 +103,7 @@ def scale_rows(kernel, turn, half, o_rows: cute.Tensor, inverse):
         # so that inverse / power is a normal number
         power = min(power, (_bits(inverse[r]) & 0x7F800000) + (125 << 23))
         if (thread & 3) == 0:
-            where = (slot_row + row_of(thread) + 8 * r) * FACTS + FACT_LEFT + half
+            where = (partial_row(kernel, slot) + row_of(thread) + 8 * r) * FACTS + FACT_LEFT + half
             fact = cute.make_tensor(kernel.a.partial_facts + where, cute.make_layout(1))
             fact[0] = _float(power)
         factors.append(inverse[r] * _float(0x7F000000 - power))
@@ -167,7 +154,7 @@ BEFORE_STORES = 4  # loads of a lane that are under way before it stores the fir
 
 
 @cute.jit
-def store_staged(kernel, where, stage: cute.Pointer, some):
+def store_staged(kernel, where, stage: cute.Pointer):
     """A warp's rows of two-byte elements from shared memory, 16 bytes a lane: a row at a time, or two short ones.
 
     where: the address of this half of row lane % 16 of the warp; 0: it is not stored.
@@ -185,17 +172,15 @@ def store_staged(kernel, where, stage: cute.Pointer, some):
             cute.autovec_copy(cute.local_tile(words, (4,), (row * chunks + (chunk ^ (row & 7)),)), vectors[None, j])
             to_low, to_high = cute.arch.shuffle_sync(low, row), cute.arch.shuffle_sync(high, row)
             to[j] = (Int64(to_high) << 32) | (Int64(to_low) & 0xFFFFFFFF)
-        if not some:
-            vectors.fill(0)
         for j in cutlass.range_constexpr(BEFORE_STORES):
             if to[j] != 0:
                 cute.autovec_copy(vectors[None, j], _global(Int32, to[j] + 16 * chunk, 4, 16))
 
 
 @cute.jit
-def store_floats(kernel, turn, half, values: cute.Tensor, factor, row):
+def store_floats(kernel, record, half, values: cute.Tensor, factor, row):
     """This lane's quarter of half a row, times a factor, in float32."""
-    where = row_address(kernel, turn, half, row, 4)
+    where = row_address(kernel, record, half, row, 4)
     if where != 0:
         columns: cutlass.Constexpr = 4 * cute.size(values)
         dst = _global(Float32, where + 8 * (thread_now() & 3), columns, 8)

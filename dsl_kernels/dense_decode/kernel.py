@@ -1,21 +1,21 @@
 """Paged dense MLA decode for Hopper: split-KV over a work list, Q in registers, a ring of KV slots, TMA multicast.
 
-Work. A part of the schedule (core/schedule.py) is done by one cluster of 1 or 2 CTAs; cluster c takes the
-parts c, c + clusters, ... . A CTA owns one block of up to 64 query rows of the tile, so the CTAs of a cluster need
-the same KV pages and share them by multicast.
+Work. A part of the schedule (core/schedule.py) is done by one cluster of 1 or 2 CTAs; cluster c takes the parts c,
+c + clusters, ... . A CTA owns one block of up to 64 query rows of the tile, so the CTAs of a cluster need the same KV
+and share it by multicast. Which pieces of which tiles there are, one warp reads and tells all roles (work.py).
 
-384 threads, three warpgroups and no producer warp (with more threads ptxas caps a kernel at 128 registers, too few
-for an m64n256 accumulator):
-  QK   qk.py: S = Q K^T for one unit of 64 tokens (m64n64), most of Q in registers, the rest in shared
-       memory; online softmax; P -> shared memory.
-  PV   pv.py: two warpgroups, each O += P V for half of V's columns (m64n256, or m64n128 for d_v 256). The
-       first warp of each also starts the TMA loads of its half of the next units (loader.py), as soon as
-       that half of a slot is free in the whole cluster.
+384 threads, three warpgroups and no producer warp (with more threads ptxas caps a kernel at 128 registers, too few for
+an m64n256 accumulator):
+  QK   qk.py: S = Q K^T for one unit of 64 tokens (m64n64), most of Q in registers, the rest in shared memory; online
+       softmax; P -> shared memory.
+  PV   pv.py: two warpgroups, each O += P V for half of V's columns (m64n256, or m64n128 for d_v 256). The first warp of
+       each also starts the TMA loads of its half of the next units (loader.py), as soon as that half of a slot is free
+       in the whole cluster.
 
-Shared memory (shared_memory.py): slots of d_v / 64 + 1 slices of 64 rows x 64 columns (128-byte swizzle),
-72 KB for d_v 512. The last slice is K's RoPE part, the others its latent part and V; once S of the unit is done, P
-(64 x 64) overwrites the RoPE part. Without one (d_qk == d_v) that slice is P's alone. Q travels through the ring as an
-item in front of the units; when all are done, the rows of the output are turned round in the slot of the last one.
+Shared memory (shared_memory.py): slots of d_v / 64 + 1 slices of 64 rows x 64 columns (128-byte swizzle), 72 KB for d_v
+512. The last slice is K's RoPE part, the others its latent part and V; once S of the unit is done, P (64 x 64)
+overwrites the RoPE part. Without one (d_qk == d_v) that slice is P's alone. Q travels through the ring as an item in
+front of the units; when all are done, the rows of the output are turned round in the slot of the last one.
 
 Order on the tensor cores: PV of a unit starts when S of the next one is nearly done, so PV runs under softmax and S has
 the tensor cores to itself; when the next unit is late, PV starts at once. The barriers that make this order, and all
@@ -92,7 +92,7 @@ class DenseDecode:
         self.a = Named(PARAMS, args)
         bidx, _, _ = cute.arch.block_idx()
         gdim, _, _ = cute.arch.grid_dim()
-        self.rank, self.step = bidx % self.cluster, gdim // self.cluster
+        self.rank, self.first_part, self.step = bidx % self.cluster, bidx // self.cluster, gdim // self.cluster
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         role = cute.arch.make_warp_uniform(warp // 4)
         self.bars.lie_at(self.smem.allocate())
@@ -113,10 +113,10 @@ class DenseDecode:
 
         if role == 0:
             cute.arch.setmaxregister_increase(self.regs_qk)
-            self.qk.run(bidx // self.cluster, warp)
+            self.qk.run(warp)
         else:
             cute.arch.setmaxregister_decrease(self.regs_pv)
-            self.pv.run(bidx // self.cluster, role - 1, warp)
+            self.pv.run(role - 1, warp)
         if const_expr(self.cluster > 1):  # nobody leaves while its peer may still signal it
             cute.arch.cluster_arrive()
             cute.arch.cluster_wait()

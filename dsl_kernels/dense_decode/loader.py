@@ -1,8 +1,9 @@
 """TMA loads of Q and of the KV units, by one warp for each half of the columns.
 
 Items in the order of the ring: for each piece first Q, then its units of 64 tokens. Where a loader is, it keeps in
-shared memory (the cursor), because its warp also holds an accumulator and has no registers to spare; only the number of
-the next item and its page, read one item ahead, stay in them.
+shared memory (the cursor), because its warp also holds an accumulator and has no registers to spare; only the numbers
+of the next item, its piece and its page, read one item ahead, stay in them. Which pieces there are the records say
+(work.py); the right loader of rank 0 is the reader, who writes them.
 
 A unit of a 64-token page is one box, whose halves the CTAs of a cluster load for each other. With pages of any other
 size (`any_page`) a CTA loads its 64 / cluster rows of a unit as boxes of box_rows rows: one box of a larger page, or as
@@ -15,16 +16,19 @@ import cutlass.cute as cute
 from cutlass import Int16, Int32, Int64, Uint32, const_expr, min
 from cutlass.cute.nvgpu import cpasync
 
-from dsl_kernels.core import attended, schedule
+from dsl_kernels.core import schedule
 from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.threads import opaque
 
+from . import work
+from .config import CURSOR
+
 SLICE_BYTES = 64 * 64 * 2
 
-# The cursor: the next item's part, tile and unit; end of the piece; request and KV head of the tile; where the unit
-# begins: column of the block table and row in that page (only with pages of any size).
-PART, TILE, INDEX, END, REQUEST, HEAD, COLUMN, ROW, CURSOR = range(9)
-Q_ITEM = -1  # unit index of the item that carries Q
+# The cursor: the next item's unit; end of the piece; request and KV head of the tile, of the reader before a piece its
+# part and tile; where the unit begins: column of the block table and row in that page (only with pages of any size).
+INDEX, END, REQUEST, HEAD, COLUMN, ROW = range(CURSOR)
+Q_ITEM, DONE = -1, -2  # unit of the item that carries Q; no item is left
 
 
 class Loader:
@@ -35,6 +39,7 @@ class Loader:
 
     def __init__(self, kernel, tma_q, mQ, tma_kv, mKV):
         self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
+        self.reader = work.Reader(kernel)
         self.half_slices, self.rope = kernel.half_slices, kernel.rope
         self.latent = 2 * kernel.half_slices  # slices of the latent part; the RoPE slice comes behind them
         self.tma_q, self.tma_kv, self.mKV = tma_q, tma_kv, mKV
@@ -56,45 +61,45 @@ class Loader:
         return self.partition_kv(slices, cute.domain_offset((row, 0, 0, 0), self.mKV), 0)
 
     @cute.jit
-    def write_cursor(self, half, part, tile, index, end, request, head, column, row):
+    def write_cursor(self, half, index, end, request, head, column, row):
         c = self.smem.sCursor
         with cute.arch.elect_one():
-            c[PART, half], c[TILE, half], c[INDEX, half] = part, tile, index
-            c[END, half], c[REQUEST, half], c[HEAD, half] = end, request, head
+            c[INDEX, half], c[END, half], c[REQUEST, half], c[HEAD, half] = index, end, request, head
             if const_expr(self.kernel.any_page):
                 c[COLUMN, half], c[ROW, half] = column, row
         cute.arch.sync_warp()
 
     @cute.jit
-    def start(self, half, part, tile):
+    def start(self, half):
         """Puts the cursor before the first piece."""
-        request, head, _ = schedule.locate_tile(self.a, tile)
-        none = Int32(0)
-        self.write_cursor(half, part, tile, Int32(Q_ITEM), none, request, head, none, none)
+        kernel, none = self.kernel, Int32(0)
+        part, tile = schedule.seek(self.a, kernel.first_part, none, kernel.step, kernel.cluster)
+        self.write_cursor(half, Int32(Q_ITEM), none, part, tile, none, none)
 
     @cute.jit
-    def fetch_all(self, half, item, end, page):
+    def fetch_all(self, half, item, end, piece, page):
         """Fetches the items from `item` to `end` (exclusive); returns what `fetch` is called with next."""
         while item < end:
-            page = self.fetch(half, item, page)
+            piece, page = self.fetch(half, item, piece, page)
             item += 1
-        return item, page
+        return item, piece, page
 
     @cute.jit
-    def fetch(self, half, item, page):
+    def fetch(self, half, item, piece, page):
         """Waits until the slot of `item` is free in the whole cluster, starts its loads and steps the cursor.
 
-        `page` is the number of the item's page (of the page of this lane's box); returns that of the next.
+        `piece` is the number of the item's piece and `page` of its page (of the page of this lane's box); returns those
+        of the next.
         """
         kernel, a = self.kernel, self.a
         if const_expr(kernel.any_page):
             half = opaque(half)  # or what follows from it takes registers outside
-        part, tile, index, end, request, head = (self.smem.sCursor[i, half] for i in range(COLUMN))
+        index, end, request, head = (self.smem.sCursor[i, half] for i in range(COLUMN))
         column, row = index, Int32(0)
         if const_expr(kernel.any_page):
             column, row = self.smem.sCursor[COLUMN, half], self.smem.sCursor[ROW, half]
         cute.arch.sync_warp()
-        if part < a.num_parts:
+        if index != DONE:
             slot, phase = self.bars.slot_phase(item)
             bar = self.bars.full(slot)
             first = kernel.slices * slot + self.half_slices * half
@@ -102,18 +107,7 @@ class Loader:
             if half == 1:
                 cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
             if index == Q_ITEM:
-                _, _, tile_of_head = schedule.locate_tile(a, tile)
-                # before the length is known: the page number takes as long to come
-                column = schedule.first_unit(a, part, tile)
-                if const_expr(kernel.any_page):
-                    pages = column // a.units_per_page
-                    row = (column - pages * a.units_per_page) * UNIT
-                    column = pages * a.pages_per_unit
-                page = self.page_number(request, self.lane_column(column))
-                length = attended.length_of(a, request)
-                count = self.load_q(half, bar, first, tile_of_head, head, request)
-                units = attended.tile_units(a, request, length, count, tile_of_head, kernel.cluster)
-                index, end = schedule.piece_units(a, part, tile, units)
+                index, end, request, head, column, row, page = self.begin_piece(half, bar, first, piece, request, head)
             else:
                 if const_expr(kernel.any_page):
                     self.load_boxes(half, bar, first, head, page, request, column, row)
@@ -121,17 +115,64 @@ class Loader:
                     if row >= a.page_size:
                         column, row = column + a.pages_per_unit, Int32(0)
                 else:
-                    # by a shuffle, or the compiler waits for the number where it is asked for, to make it uniform
                     self.load_unit(half, bar, first, head, cute.arch.shuffle_sync(page, 0))
                     column = index + 1
-                index += 1
                 page = self.page_number(request, self.lane_column(column))
-            if index >= end:
-                part, tile = schedule.seek(a, part, tile + 1, kernel.step, kernel.cluster)
-                request, head, _ = schedule.locate_tile(a, tile)
-                index = Int32(Q_ITEM)
-            self.write_cursor(half, part, tile, index, end, request, head, column, row)
-        return page
+                if item == 1:  # loaded without a record: how many more there are
+                    record = self.bars.wait_for_work(piece)
+                    index = self.smem.sWork[work.FIRST_UNIT, record]
+                    end = index + self.smem.sWork[work.UNITS, record]
+                index += 1
+                if index >= end:
+                    index = Int32(Q_ITEM) if end > 0 else Int32(DONE)
+                    if self.reads(half):
+                        record, _ = self.bars.record_phase(piece)
+                        part, tile = work.piece_of(a, self.smem.sWork, record)
+                        request, head = schedule.seek(a, part, tile + 1, kernel.step, kernel.cluster)
+                    piece += 1
+            self.write_cursor(half, index, end, request, head, column, row)
+        return piece, page
+
+    @cute.jit
+    def reads(self, half):
+        """Whether this loader is the reader."""
+        return (half == 1) and (self.kernel.rank == 0)
+
+    @cute.jit
+    def begin_piece(self, half, bar, first, piece, part, tile):
+        """Loads Q of a piece, if there is one; returns the cursor at its first unit, and that unit's page. The reader's
+        `part` and `tile` count, and those of any loader before the first record.
+        """
+        kernel, a, sWork = self.kernel, self.a, self.smem.sWork
+        unit, query, count, end, page, length = (Int32(0) for _ in range(6))
+        there = (part < a.num_parts) or (piece == 0)  # of the first piece Q is loaded in any case
+        reads = self.reads(half) and (piece > 0)
+        if reads or (piece == 0):
+            tile = min(tile, a.num_tiles - 1)
+            unit = schedule.first_unit(a, min(part, a.num_parts - 1), tile)
+        else:
+            record = self.bars.wait_for_work(piece)
+            tile, unit, query = sWork[work.TILE, record], sWork[work.FIRST_UNIT, record], sWork[work.QUERY, record]
+            end = unit + sWork[work.UNITS, record]
+            there = end > 0
+        request, head, tile_of_head = schedule.locate_tile(a, tile)
+        column, row = unit, Int32(0)
+        if const_expr(kernel.any_page):
+            pages = column // a.units_per_page
+            row = (column - pages * a.units_per_page) * UNIT
+            column = pages * a.pages_per_unit
+        if there:
+            # before the length is known: the page number takes as long to come
+            page = self.page_number(request, self.lane_column(column))
+        if reads:
+            length, query, count = self.reader.look_up(request)
+        elif piece == 0:
+            query, _ = schedule.query_range(a, request)
+        if there:
+            self.load_q(half, bar, first, tile_of_head, head, request, query)
+        if reads:
+            unit, end = self.reader.publish(piece, part, tile, (length, query, count))
+        return unit if there else Int32(DONE), end, request, head, column, row, page
 
     @cute.jit
     def lane_column(self, column):
@@ -144,21 +185,24 @@ class Loader:
 
     @cute.jit
     def page_number(self, request, column):
-        """Entry of the block table, read ahead: behind the last page of a tile it is any entry, and not used."""
-        a = self.a
-        table = cute.make_tensor(a.block_table + Int64(request) * a.block_table_stride, cute.make_layout(2**30))
-        return table[Int32(min(Uint32(column), Uint32(a.max_blocks - 1)))]  # a sum beyond 2^31 is large too
+        """Entry of the block table, read ahead: behind the last page of a tile it is any entry, and not used. Where a
+        unit is a page, lane 0 has it alone: a number that all load is waited for on the spot, to make it uniform.
+        """
+        a, entry = self.a, Int32(0)
+        if self.kernel.any_page or (cute.arch.lane_idx() == 0):
+            table = cute.make_tensor(a.block_table + Int64(request) * a.block_table_stride, cute.make_layout(2**30))
+            entry = table[Int32(min(Uint32(column), Uint32(a.max_blocks - 1)))]  # a sum beyond 2^31 is large too
+        return entry
 
     @cute.jit
-    def load_q(self, half, bar, first, tile_of_head, head, request):
-        """This half of the CTA's row block of a tile; returns how many query tokens the request has. The map's box is
+    def load_q(self, half, bar, first, tile_of_head, head, request, query):
+        """This half of the CTA's row block of a tile. `query`: the request's first query token. The map's box is
         block_tokens x block_heads rows, zeros beyond the tensor; rows behind the request's last are never stored.
         """
         a, atom, src, dst = self.a, self.tma_q, self.tQg, self.tQs
         block = tile_of_head * self.kernel.cluster + self.kernel.rank
-        begin, count = schedule.query_range(a, request)
         group_of_tokens = schedule.divide(block, a.by_head_chunks)
-        chunk, token = block - group_of_tokens * a.head_chunks, begin + group_of_tokens * a.block_tokens
+        chunk, token = block - group_of_tokens * a.head_chunks, query + group_of_tokens * a.block_tokens
         layer = 0 if schedule.by_request(a) else request  # all requests are one in variable-length queries
         with cute.arch.elect_one():
             row_bytes = SLICE_BYTES // 64 * self.slices_of(half)
@@ -170,7 +214,6 @@ class Loader:
             if half == 1:
                 last = dst[None, first + self.half_slices]
                 cute.copy(atom, src[None, chunk, self.latent, token, head, layer], last, tma_bar_ptr=bar)
-        return count
 
     def slices_of(self, half):
         """Slices that a half loads."""

@@ -11,16 +11,17 @@ from dsl_kernels.core.fragments import row_of
 from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.threads import thread_now
 
+from . import work
+
 
 @cute.jit
-def mask(a, s_rows: cute.Tensor, thread, remaining, length, tokens):
-    """Logits of tokens that a row does not attend become -inf; `remaining` tokens remain for the block's first row, and
-    `length`, `tokens` are as in row_surplus.
-    """
+def mask(a, s_rows: cute.Tensor, thread, remaining, sWork: cute.Tensor, record):
+    """Logits of tokens that a row does not attend become -inf; `remaining` tokens remain for the block's first row."""
     cute.arch.sync_warp()
     for r in cutlass.range_constexpr(2):
         row = row_of(thread) + 8 * r
-        end = remaining + row_surplus(a, row, length, tokens) - (thread & 3) * 2
+        surplus = row_surplus(a, row, sWork[work.LENGTH, record], sWork[work.SEEN, record])
+        end = remaining + surplus - (thread & 3) * 2
         for c in cutlass.range_constexpr(cute.size(s_rows, mode=[1])):
             s_rows[r, c] = -Float32.inf if (c // 2) * 8 + c % 2 >= end else s_rows[r, c]
 

@@ -3,19 +3,18 @@
 import cutlass
 import cutlass.cute as cute
 import cutlass.utils.hopper_helpers as sm90
-from cutlass import Boolean, Float32, Int32, const_expr, min
+from cutlass import Boolean, Float32, Int32, const_expr
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 
-from dsl_kernels.core import attended, schedule
 from dsl_kernels.core.fragments import accumulator_rows, gemm, row_of, store_p
 from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.softmax import online_softmax
 from dsl_kernels.core.threads import thread_now
 
+from . import work
 from .barriers import NamedBarrier
 from .epilogue import finish_rows
 from .masking import mask
-from .piece import open_piece
 
 HANDED = 8  # k-steps of S that are issued before P of the unit before is handed over
 
@@ -25,9 +24,9 @@ class QK:
         self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
 
     @cute.jit
-    def run(self, first, warp):
-        """All pieces from part `first` on."""
-        kernel, a, sScale, sShard, dt = self.kernel, self.a, self.smem.sScale, self.smem.sShard, self.kernel.dtype
+    def run(self, warp):
+        """All pieces, as the records say."""
+        kernel, a, sScale, sWork, dt = self.kernel, self.a, self.smem.sScale, self.smem.sWork, self.kernel.dtype
         major, rmem = OperandMajorMode.K, warpgroup.OperandSource.RMEM
         mma_rs = sm90.make_trivial_tiled_mma(dt, dt, major, major, Float32, (1, 1, 1), (64, UNIT), rmem)
         mma_ss = sm90.make_trivial_tiled_mma(dt, dt, major, major, Float32, (1, 1, 1), (64, UNIT))
@@ -42,11 +41,16 @@ class QK:
             rQrope = thr_ss.make_fragment_A(thr_ss.partition_A(self.smem.sQrope))
         row_max = cute.make_rmem_tensor((2,), Float32)
         row_sum = cute.make_rmem_tensor((2,), Float32)
-        it, units = Int32(0), Int32(0)  # items, and units among them; the difference counts tiles
-        part, tile = schedule.seek(a, first, Int32(0), kernel.step, kernel.cluster)
-        while part < a.num_parts:
-            remaining, n = open_piece(a, part, tile, kernel.cluster, kernel.rank, attended.first_limit)
-            self.note_shard(tile)
+        it, piece = Int32(0), Int32(0)  # items, pieces
+        self.bars.arrive_quads(self.bars.p_full(0))  # there is no tile before the first Q
+        self.go(it, warp)
+        record = self.bars.wait_for_work(piece)
+        n = sWork[work.UNITS, record]
+        if n == 0:  # no work at all: what the loaders fetched in advance has to come before the CTA ends
+            cute.arch.mbarrier_wait(self.bars.full(0), 0)
+            cute.arch.mbarrier_wait(self.bars.full(1), 0)
+        while n > 0:
+            remaining = work.first_remaining(a, sWork, record)
             slot, phase = self.bars.slot_phase(it)
             cute.arch.mbarrier_wait(self.bars.full(slot), phase)
             self.take_q(slot, mma_rs, rQ, tid)
@@ -62,8 +66,8 @@ class QK:
                 # When the unit is not there yet the tensor cores are free: the unit before goes to PV at once.
                 if not here:
                     if begun:
-                        self.hand_over(units - 1)
-                        self.go(units - 1, warp)
+                        self.hand_over(it - 1)
+                        self.go(it - 1, warp)
                     cute.arch.mbarrier_wait(self.bars.full(slot), phase)
                 warpgroup.fence()
                 # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the unit before,
@@ -72,9 +76,9 @@ class QK:
                 sB = rK[None, None, None, slot]
                 gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)
                 if here:
-                    self.hand_over(units - 1)
+                    self.hand_over(it - 1)
                 # the last tile's 1 / row sum was read (long ago)
-                cute.arch.mbarrier_wait(self.bars.sum_empty(), (it - units) & 1)
+                cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
                 warpgroup.fence()  # behind a branch the compiler wants one, and serialises where it puts it in itself
                 gemm(mma_rs, rS, rQ, sB, (HANDED, kernel.q_steps - kernel.early), False)
                 warpgroup.commit_group()
@@ -87,13 +91,13 @@ class QK:
                 warpgroup.commit_group()
                 warpgroup.wait_group(1)
                 if here:
-                    self.go(units - 1, warp)
+                    self.go(it - 1, warp)
                 warpgroup.wait_group(0)
                 n -= 1
                 thread = thread_now()
                 s_rows = accumulator_rows(rS)
                 if remaining < UNIT:
-                    mask(a, s_rows, thread, remaining, sShard[0], sShard[1])
+                    mask(a, s_rows, thread, remaining, sWork, record)
                 remaining -= UNIT
                 scale = online_softmax(a.scale_log2, s_rows, row_max, row_sum)
                 rP = cute.make_rmem_tensor_like(rS, dt)
@@ -106,37 +110,23 @@ class QK:
                     sScale[row, slot] = scale[0]
                     sScale[row + 8, slot] = scale[1]
                 it += 1
-                units += 1
                 begun = Boolean(True)
                 slot, phase = self.bars.slot_phase(it)
                 here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.full(slot), phase))
-            if begun:
-                self.hand_over(units - 1)
-                self.go(units - 1, warp)
+            self.hand_over(it - 1)
+            self.go(it - 1, warp)
             # 1 / row sum travels in the scale array of the next item's slot (a Q item, which needs none): the slot's
             # last unit must be done, and the last tile's 1 / row sum read
             slot, phase = self.bars.slot_phase(it)
-            cute.arch.mbarrier_wait(self.bars.sum_empty(), (it - units) & 1)
+            cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
-            finish_rows(kernel, part, tile, (it - units - 1) & 1, row_max, row_sum, sScale[None, slot])
-            self.bars.arrive_quads(self.bars.sum_full())
-            part, tile = schedule.seek(a, part, tile + 1, kernel.step, kernel.cluster)
-
-    @cute.jit
-    def note_shard(self, tile):
-        """What mask needs in a shard, for the tile: into shared memory, since QK has no register left. The barrier in
-        take_q shows it to all warps; the one before P is stored holds this back until all have masked the last piece.
-        """
-        a, sShard = self.a, self.smem.sShard
-        if (a.cp_period != 0) and (thread_now() < 32):
-            request, _, tile_of_head = schedule.locate_tile(a, tile)
-            _, count = schedule.query_range(a, request)
-            block = tile_of_head * self.kernel.cluster + self.kernel.rank
-            token = min(schedule.first_token(a, block), count - 1)
-            tokens = attended.global_length(a, request) - a.causal * (count - 1 - token)
-            with cute.arch.elect_one():
-                sShard[0], sShard[1] = attended.length_of(a, request), tokens
+            finish_rows(kernel, record, row_max, row_sum, sScale[None, slot])
+            self.bars.arrive_quads(self.bars.p_full(slot))
+            self.go(it, warp)
+            piece += 1
+            record = self.bars.wait_for_work(piece)
+            n = sWork[work.UNITS, record]
 
     @cute.jit
     def take_q(self, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):
@@ -163,13 +153,13 @@ class QK:
         cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
 
     @cute.jit
-    def hand_over(self, unit):
-        """P and scale of the unit were written with ordinary stores: shows them to the tensor cores and says so."""
+    def hand_over(self, item):
+        """P and scale of a unit were written with ordinary stores: shows them to the tensor cores and says so."""
         cute.arch.fence_proxy("async.shared", space="cta")
-        self.bars.arrive_quads(self.bars.p_full(unit % self.kernel.slots))
+        self.bars.arrive_quads(self.bars.p_full(item % self.kernel.slots))
 
     @cute.jit
-    def go(self, unit, warp):
-        """PV of the unit may start."""
+    def go(self, item, warp):
+        """PV of a unit may start."""
         if warp == 0:
-            self.bars.arrive(self.bars.qk_done(unit % self.kernel.slots))
+            self.bars.arrive(self.bars.qk_done(item % self.kernel.slots))

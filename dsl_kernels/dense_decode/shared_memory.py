@@ -8,8 +8,7 @@ from cutlass.cute.nvgpu import warpgroup
 from dsl_kernels.core.schedule_params import UNIT
 
 from . import barrier_table
-from .epilogue import NARROW_WORDS
-from .loader import CURSOR
+from .config import CURSOR, RECORD
 
 
 class SharedMemory:
@@ -18,13 +17,12 @@ class SharedMemory:
     def __init__(self, kernel):
         self.dtype, self.slices, self.slots = kernel.dtype, kernel.slices, kernel.slots
         self.rope, self.q_tail = kernel.rope, kernel.q_tail
+        records = barrier_table.records(kernel.slots)
 
         @cute.struct
         class Storage:
             barriers: cute.struct.MemRange[Int64, barrier_table.total(kernel.slots)]
-            base: cute.struct.MemRange[Int64, 2]
-            narrow: cute.struct.MemRange[Int32, 2 * NARROW_WORDS]
-            shard: cute.struct.MemRange[Int32, 2]
+            work: cute.struct.Align[cute.struct.MemRange[Int32, RECORD * records], 16]
             cursors: cute.struct.MemRange[Int32, 2 * CURSOR]
             scale: cute.struct.MemRange[Float32, 64 * kernel.slots]
             kv: cute.struct.Align[cute.struct.MemRange[kernel.dtype, UNIT * 64 * kernel.slices * kernel.slots], 1024]
@@ -41,10 +39,7 @@ class SharedMemory:
         slot = cute.tile_to_shape(atom, (UNIT, 64 * self.slices, self.slots), order=(0, 1, 2))
         slices = cute.tile_to_shape(atom, (64, 64, self.slices * self.slots), order=(0, 1, 2))
         rope = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
-        # of the tile that is finished and of the one that is stored: epilogue.finish_rows
-        self.sBase = st.base.get_tensor(cute.make_layout(2))
-        self.sNarrow = st.narrow.get_tensor(cute.make_layout((NARROW_WORDS, 2)))
-        self.sShard = st.shard.get_tensor(cute.make_layout(2))  # QK.note_shard
+        self.sWork = st.work.get_tensor(cute.make_layout((RECORD, barrier_table.records(self.slots))))  # work.py
         self.sCursor = st.cursors.get_tensor(cute.make_layout((CURSOR, 2)))  # of the left and of the right loader
         self.sScale = st.scale.get_tensor(cute.make_layout((64, self.slots)))
         self.kv = st.kv.data_ptr()

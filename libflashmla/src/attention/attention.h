@@ -38,6 +38,7 @@ typedef struct fm_attention {
   fm_output output;
   int32_t d_v;
   fm_tiling tiling;
+  fm_divisors divisors; /* of the tiling; GPU */
   fm_layout layout;
   fm_schedule schedule;
   fm_partials partials;

@@ -10,11 +10,9 @@ flashmla_status fm_load_combine(fm_gpu gpu, const fm_attention *attention, fm_dt
 }
 
 flashmla_status fm_launch_combine(fm_gpu gpu, const fm_loaded *combine, const fm_attention *attention, void *stream) {
-  const fm_tiling *tiling = &attention->tiling;
-  const int32_t block_rows = tiling->block_heads * tiling->block_tokens;
-  const fm_combine_kernel_params params = {FM_ATTENTION_FIELDS(attention), .by_block_rows = fm_divisor(block_rows),
-                                           .by_tile_rows = fm_divisor(block_rows * tiling->cluster),
-                                           .piece_units = tiling->piece_units};
+  const fm_combine_kernel_params params = {
+      FM_ATTENTION_FIELDS(attention), .by_block_rows = attention->divisors.block_rows,
+      .by_tile_rows = attention->divisors.tile_rows, .piece_units = attention->tiling.piece_units};
   return fm_launch(gpu, combine, gpu.device->processors, &params, stream);
 }
 

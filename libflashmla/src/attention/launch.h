@@ -9,14 +9,14 @@
 #define FM_LN_2 0.69314718055994531f
 
 /* Fields of schedule and results in the params of combine and of every attention kernel. */
-#define FM_ATTENTION_FIELDS(attention)                                                                         \
-  FM_SCHEDULE_FIELDS(&(attention)->work, &(attention)->tiling, &(attention)->schedule),                        \
-      .partial = (attention)->partials.rows, .partial_facts = (attention)->partials.facts,                     \
-      .slots_per_part = (attention)->tiling.slots_per_part, .out = (attention)->output.out,                    \
-      .lse = (attention)->output.lse, .out_stride_b = (attention)->output.out_stride[0],                       \
-      .out_stride_s = (attention)->output.out_stride[1], .out_stride_h = (attention)->output.out_stride[2],    \
-      .lse_stride_b = (attention)->output.lse_stride[0], .lse_stride_h = (attention)->output.lse_stride[1],    \
-      .lse_stride_s = (attention)->output.lse_stride[2], .out_is_float = (attention)->output.dtype == FM_FP32, \
+#define FM_ATTENTION_FIELDS(attention)                                                                          \
+  FM_SCHEDULE_FIELDS(&(attention)->work, &(attention)->tiling, &(attention)->divisors, &(attention)->schedule), \
+      .partial = (attention)->partials.rows, .partial_facts = (attention)->partials.facts,                      \
+      .slots_per_part = (attention)->tiling.slots_per_part, .out = (attention)->output.out,                     \
+      .lse = (attention)->output.lse, .out_stride_b = (attention)->output.out_stride[0],                        \
+      .out_stride_s = (attention)->output.out_stride[1], .out_stride_h = (attention)->output.out_stride[2],     \
+      .lse_stride_b = (attention)->output.lse_stride[0], .lse_stride_h = (attention)->output.lse_stride[1],     \
+      .lse_stride_s = (attention)->output.lse_stride[2], .out_is_float = (attention)->output.dtype == FM_FP32,  \
       .lse_factor = (attention)->output.lse_base2 ? 1.0f : FM_LN_2, .empty_lse = (attention)->output.empty_lse
 
 /* cuda.c. `dtype`: of results, where they are not float32. */

@@ -17,23 +17,12 @@ static void stack(fm_argument *row) {
   ++row->rank;
 }
 
-void fm_tensors_init(const fm_argument *table, int32_t count, const fm_axis *axes, const void *params, fm_form form,
-                     fm_tensors *tensors) {
-  memcpy(tensors->rows, table, sizeof *table * (size_t)count);
-  tensors->count = count;
-  tensors->axes = axes;
-  tensors->params = params;
-  tensors->listed = form.listed;
+void fm_arguments_in(fm_form form, const fm_argument *table, int32_t count, fm_argument rows[FM_MAX_ARGUMENTS]) {
+  memcpy(rows, table, sizeof *rows * (size_t)count);
   for (int32_t row = 0; row < count; ++row) {
-    if (form.varlen && table[row].of_queries) drop_batch(&tensors->rows[row]);
-    if (form.listed == 0 && table[row].listed) stack(&tensors->rows[row]);
+    if (form.varlen && table[row].of_queries) drop_batch(&rows[row]);
+    if (form.listed == 0 && table[row].listed) stack(&rows[row]);
   }
-}
-
-const DLTensor *fm_tensor_at(const fm_tensors *tensors, int32_t row, int32_t element) {
-  const void *field;
-  memcpy(&field, (const char *)tensors->params + tensors->rows[row].offset, sizeof field);
-  return tensors->rows[row].listed ? ((const DLTensor *const *)field)[element] : field;
 }
 
 fm_text fm_tensor_name(const fm_tensors *tensors, int32_t row, int32_t element) {
@@ -64,24 +53,22 @@ static flashmla_status check_form(const fm_tensors *tensors, int32_t row, int32_
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_check_list(const fm_tensors *tensors, int32_t row) {
-  const void *field;
-  memcpy(&field, (const char *)tensors->params + tensors->rows[row].offset, sizeof field);
-  if (!tensors->rows[row].listed || field != NULL) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the tensors are required", tensors->rows[row].name);
+flashmla_status fm_check_lists(const fm_tensors *tensors) {
+  for (int32_t row = 0; row < tensors->count; ++row)
+    if (tensors->rows[row].listed && tensors->given[row] == NULL)
+      return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the tensors are required", tensors->rows[row].name);
+  return FLASHMLA_OK;
 }
 
 flashmla_status fm_check_presence(const fm_tensors *tensors) {
-  for (int32_t row = 0; row < tensors->count; ++row) FM_TRY(fm_check_list(tensors, row));
+  FM_TRY(fm_check_lists(tensors));
   for (int32_t row = 0; row < tensors->count; ++row)
     for (int32_t element = 0; element < fm_tensors_of(tensors, row); ++element)
       FM_TRY(check_form(tensors, row, element));
   return FLASHMLA_OK;
 }
 
-static bool same_dtype(DLDataType a, DLDataType b) {
-  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
-}
+static bool same_dtype(DLDataType a, DLDataType b) { return memcmp(&a, &b, sizeof a) == 0; }
 
 /* `alternatives`: dtypes that the former may have too. */
 static flashmla_status fail_unequal(const fm_tensors *tensors, int32_t row, int32_t element, DLDataType dtype,
@@ -145,28 +132,31 @@ static flashmla_status check_range(const fm_tensors *tensors, int32_t row, int32
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_check_extents(const fm_tensors *tensors, int32_t extents[FM_MAX_AXES]) {
-  EACH_TENSOR(row, element, tensor)
-  for (int32_t axis = 0; axis < tensors->rows[row].rank; ++axis)
-    FM_TRY(check_range(tensors, row, element, axis, tensor->shape[axis]));
+static flashmla_status fail_unequal_extents(const fm_tensors *tensors, int32_t row, int32_t element, int32_t axis,
+                                            int32_t extent) {
+  const int32_t which = tensors->rows[row].axes[axis];
+  int32_t owner = 0, owner_axis = 0; /* the first that has the axis */
+  while (tensors->given[owner] == NULL || tensors->rows[owner].axes[owner_axis] != which) {
+    const bool more = tensors->given[owner] != NULL && owner_axis + 1 < tensors->rows[owner].rank;
+    owner += more ? 0 : 1;
+    owner_axis = more ? owner_axis + 1 : 0;
+  }
+  return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.shape[%d] is %d, %s.shape[%d] (%s) is %d; they must be equal",
+                 NAME(row, element), axis, extent, NAME(owner, 0), owner_axis, tensors->axes[which].name,
+                 (int32_t)fm_tensor_at(tensors, owner, 0)->shape[owner_axis]);
+}
 
-  struct {
-    int16_t met, row, axis; /* the first tensor that has the axis, of a list its first */
-  } owner[FM_MAX_AXES] = {{0, 0, 0}};
+flashmla_status fm_check_extents(const fm_tensors *tensors, int32_t extents[FM_MAX_AXES]) {
+  bool met[FM_MAX_AXES] = {false};
   memset(extents, 0, sizeof *extents * FM_MAX_AXES);
   EACH_TENSOR(row, element, tensor)
   for (int32_t axis = 0; axis < tensors->rows[row].rank; ++axis) {
-    const int32_t which = tensors->rows[row].axes[axis], extent = (int32_t)tensor->shape[axis];
-    if (!owner[which].met) {
-      owner[which].met = 1;
-      owner[which].row = (int16_t)row;
-      owner[which].axis = (int16_t)axis;
-      extents[which] = extent;
-    } else if (extent != extents[which]) {
-      return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.shape[%d] is %d, %s.shape[%d] (%s) is %d; they must be equal",
-                     NAME(row, element), axis, extent, NAME(owner[which].row, 0), owner[which].axis,
-                     tensors->axes[which].name, extents[which]);
-    }
+    const int32_t which = tensors->rows[row].axes[axis];
+    FM_TRY(check_range(tensors, row, element, axis, tensor->shape[axis]));
+    const int32_t extent = (int32_t)tensor->shape[axis];
+    if (met[which] && extent != extents[which]) return fail_unequal_extents(tensors, row, element, axis, extent);
+    met[which] = true;
+    extents[which] = extent;
   }
   return FLASHMLA_OK;
 }

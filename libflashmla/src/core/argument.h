@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "core/dtype.h"
 #include "core/error.h"
@@ -37,7 +38,7 @@ typedef struct fm_argument {
   uint8_t axes[FM_MAX_RANK];
   uint8_t dtypes;      /* set of fm_dtype that it may have */
   uint8_t like;        /* 0, or FM_LIKE(row): or the dtype of that row's tensor */
-  uint8_t alignment;   /* bytes, of the address and of every stride but the innermost */
+  uint8_t alignment;   /* bytes, a power of two: of the address and of every stride but the innermost */
   bool free_innermost; /* false: the innermost stride must be 1 */
   bool written;        /* must not overlap itself */
   bool optional;       /* NULL: not given, no rule applies */
@@ -50,13 +51,13 @@ typedef struct fm_argument {
 /* Tensors with this alignment are read through tensor maps on CUDA, and by vectors elsewhere. */
 enum { FM_VECTOR_BYTES = 16 };
 
-/* The tensors of one call, whose table is in the call's form. */
+/* The tensors of one call. */
 typedef struct fm_tensors {
-  fm_argument rows[FM_MAX_ARGUMENTS];
+  const fm_argument *rows; /* the table, in the form of the call */
   int32_t count;
   const fm_axis *axes;
-  const void *params; /* of the call */
-  int32_t listed;     /* tensors of each list; 0: one tensor is in its place */
+  int32_t listed;                      /* tensors of each list; 0: one tensor is in its place */
+  const void *given[FM_MAX_ARGUMENTS]; /* a const DLTensor *, or a list of them; NULL: not given */
 } fm_tensors;
 
 /* What the form of a call is: it decides the rank of its tensors. */
@@ -65,10 +66,18 @@ typedef struct fm_form {
   int32_t listed; /* fm_tensors.listed */
 } fm_form;
 
-void fm_tensors_init(const fm_argument *table, int32_t count, const fm_axis *axes, const void *params, fm_form form,
-                     fm_tensors *tensors);
-/* Tensor number `element` of a list, and of any other row the tensor 0; NULL: not given. */
-const DLTensor *fm_tensor_at(const fm_tensors *tensors, int32_t row, int32_t element);
+/* The table of an operation in the form of a call. */
+void fm_arguments_in(fm_form form, const fm_argument *table, int32_t count, fm_argument rows[FM_MAX_ARGUMENTS]);
+/* Reads the tensors of a params struct. */
+static inline void fm_read_tensors(const void *params, fm_tensors *tensors) {
+  for (int32_t row = 0; row < tensors->count; ++row)
+    memcpy(&tensors->given[row], (const char *)params + tensors->rows[row].offset, sizeof tensors->given[row]);
+}
+/* Tensor number `element` of a list that is given, and of any other row the tensor 0; NULL: not given. */
+static inline const DLTensor *fm_tensor_at(const fm_tensors *tensors, int32_t row, int32_t element) {
+  const void *given = tensors->given[row];
+  return tensors->rows[row].listed ? ((const DLTensor *const *)given)[element] : given;
+}
 /* How many tensors a row has. */
 static inline int32_t fm_tensors_of(const fm_tensors *tensors, int32_t row) {
   return tensors->rows[row].listed && tensors->listed > 0 ? tensors->listed : 1;
@@ -76,8 +85,8 @@ static inline int32_t fm_tensors_of(const fm_tensors *tensors, int32_t row) {
 /* "q", "outs[3]". */
 fm_text fm_tensor_name(const fm_tensors *tensors, int32_t row, int32_t element);
 
-/* Whether a row that is a list has one: only then fm_tensor_at may look into it. */
-flashmla_status fm_check_list(const fm_tensors *tensors, int32_t row);
+/* Every list is given: then fm_tensor_at may look into it. */
+flashmla_status fm_check_lists(const fm_tensors *tensors);
 /* Each stops at the first tensor that breaks the rule. */
 flashmla_status fm_check_presence(const fm_tensors *tensors);
 flashmla_status fm_check_dtypes(const fm_tensors *tensors);

@@ -2,6 +2,9 @@
 #include "core/dtype.h"
 
 #include <stdio.h>
+#include <string.h>
+
+_Static_assert(sizeof(DLDataType) == 4, "no padding: dtypes are compared as bytes");
 
 static const struct {
   const char *name;
@@ -19,9 +22,7 @@ int32_t fm_dtype_bytes(fm_dtype dtype) { return table[dtype].dtype.bits / 8; }
 
 fm_dtype fm_dtype_of(DLDataType dtype) {
   fm_dtype found = 0;
-  while (found < FM_DTYPES && !(table[found].dtype.code == dtype.code && table[found].dtype.bits == dtype.bits &&
-                                table[found].dtype.lanes == dtype.lanes))
-    ++found;
+  while (found < FM_DTYPES && memcmp(&table[found].dtype, &dtype, sizeof dtype) != 0) ++found;
   return found;
 }
 

@@ -23,11 +23,9 @@ static flashmla_status check_flags(const fm_operation *operation, const void *pa
 
 static flashmla_status check_memory(fm_call *call) {
   const fm_tensors *tensors = &call->tensors;
-  for (int32_t row = 0; row < tensors->count; ++row) {
-    if (tensors->rows[row].shape_only) continue;
-    for (int32_t element = 0; element < fm_tensors_of(tensors, row); ++element)
-      FM_TRY(fm_view_tensor(tensors, row, element, call->empty, &call->views[row]));
-  }
+  for (int32_t row = 0; row < tensors->count; ++row)
+    if (!tensors->rows[row].shape_only && !tensors->rows[row].listed)
+      FM_TRY(fm_view_tensor(tensors, row, 0, call->empty, &call->views[row]));
   return FLASHMLA_OK;
 }
 
@@ -38,13 +36,14 @@ flashmla_status fm_check_call(const fm_operation *operation, const void *params,
   call->empty = call->again = false;
   call->sizes_only = sizes_only;
   call->scratch_bytes = 0;
-  memset(call->views, 0, sizeof call->views);
   memset(state, 0, operation->state_size);
   FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));
   FM_TRY(check_flags(operation, call->params));
   FM_TRY(operation->read_form(call->params, &call->form));
   fm_tensors *tensors = &call->tensors;
-  fm_tensors_init(operation->arguments, operation->num_arguments, operation->axes, call->params, call->form, tensors);
+  fm_arguments_in(call->form, operation->arguments, operation->num_arguments, call->rows);
+  *tensors = (fm_tensors){call->rows, operation->num_arguments, operation->axes, call->form.listed, {NULL}};
+  fm_read_tensors(call->params, tensors);
   FM_TRY(fm_check_presence(tensors));
   FM_TRY(fm_check_dtypes(tensors));
   FM_TRY(fm_check_devices(tensors));

@@ -1,9 +1,9 @@
 /* operation.h - what an operation is: a descriptor with a table of its tensors and the few functions that are its own.
  * One generic path runs every operation, in this order; the first rule that is broken is reported:
  *   1. the params struct: NULL and struct_size, flags; read_form: scalars that decide the form of the tensors
- *   2. tensors present, ranks   3. dtypes   4. devices   5. extents: range, then equal where they share a name
+ *   2. tensors present, ranks   3. dtypes   4. devices   5. extents: range, equal to earlier ones of the axis
  *   6. check_shapes: rules between extents, and what the library supports
- *   7. tensor by tensor: strides, overlap, address      8. check_values: the other scalars
+ *   7. tensor by tensor: strides, overlap, address      8. check_values: the same of lists; the other scalars
  *   9. lay_out: tiling, a given plan, bytes of scratch  10. the scratch buffer
  * A size query leaves out 7, 8 and 10. An empty call ends here. Then
  *  11. bind: the addresses of this call                 12. the backend: prepare, launch; finish
@@ -13,7 +13,7 @@
 
 #include "core/argument.h"
 
-enum { FM_MAX_PARAMS_BYTES = 512 };
+enum { FM_MAX_PARAMS_BYTES = 256 };
 
 typedef struct fm_operation fm_operation;
 
@@ -22,6 +22,7 @@ typedef struct fm_call {
   const fm_operation *operation;
   _Alignas(8) unsigned char params[FM_MAX_PARAMS_BYTES]; /* copy of the caller's, as long as this library knows them */
   fm_form form;
+  fm_argument rows[FM_MAX_ARGUMENTS]; /* of the operation, in this form */
   fm_tensors tensors;
   int32_t extents[FM_MAX_AXES];
   bool cuda; /* false: host memory */
@@ -29,7 +30,7 @@ typedef struct fm_call {
   bool empty; /* set by check_shapes: there is nothing to do, and no memory is looked at */
   bool sizes_only;
   bool again;                      /* run of a prepared call: all but addresses is known */
-  fm_view views[FM_MAX_ARGUMENTS]; /* of the rows that are no lists */
+  fm_view views[FM_MAX_ARGUMENTS]; /* of the rows that are neither lists nor shapes only */
   uint64_t scratch_bytes;          /* set by lay_out */
   void *result;                    /* what the entry point is given beside params */
 } fm_call;

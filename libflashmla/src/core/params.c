@@ -20,7 +20,8 @@ flashmla_status fm_read_params(const void *given, uint32_t least_size, void *par
       return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE,
                      "params.struct_size is %u and byte %u is not 0; this library knows %u bytes, later ones must be 0",
                      size, i, known_size);
-  memset(params, 0, known_size);
-  memcpy(params, given, size < known_size ? size : known_size);
+  const uint32_t used = size < known_size ? size : known_size;
+  memcpy(params, given, used);
+  memset((char *)params + used, 0, known_size - used);
   return FLASHMLA_OK;
 }

@@ -43,37 +43,52 @@ void flashmla_prepared_free(flashmla_prepared *prepared) {
 }
 
 static flashmla_status check_presence(const fm_tensors *before, const fm_tensors *tensors, int32_t row) {
-  const bool was = fm_tensor_at(before, row, 0) != NULL, is = fm_tensor_at(tensors, row, 0) != NULL;
+  const bool was = before->given[row] != NULL, is = tensors->given[row] != NULL;
   if (was == is) return FLASHMLA_OK;
   return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is %s; the prepared call was %s it", tensors->rows[row].name,
                  is ? "given" : "NULL", was ? "with" : "without");
 }
 
-/* The tensors of this call, present where those of the prepared one are, into call->views. */
+/* The tensors of this call, present where those of the prepared one are, into call->views; bind reads the lists. */
 static flashmla_status read_addresses(const fm_tensors *before, fm_call *call) {
-  const fm_tensors *tensors = &call->tensors;
+  fm_tensors *tensors = &call->tensors;
+  fm_read_tensors(call->params, tensors);
+  FM_TRY(fm_check_lists(tensors));
   for (int32_t row = 0; row < tensors->count; ++row) {
     const fm_argument *rule = &tensors->rows[row];
-    if (rule->listed) {
-      FM_TRY(fm_check_list(tensors, row)); /* bind reads it */
-      continue;
-    }
     FM_TRY(check_presence(before, tensors, row));
-    if (fm_tensor_at(tensors, row, 0) != NULL && !rule->shape_only && !call->empty)
+    call->views[row].data = NULL;
+    if (tensors->given[row] != NULL && !rule->listed && !rule->shape_only && !call->empty)
       FM_TRY(fm_view_address(tensors, row, 0, &call->views[row].data));
   }
   return FLASHMLA_OK;
 }
 
-static flashmla_status run_again(const flashmla_prepared *prepared, const void *params, fm_call *call, void *state) {
+/* A call with all that stays, without addresses and params. */
+static void begin_again(const fm_call *before, void *result, fm_call *call) {
+  call->operation = before->operation;
+  call->form = before->form;
+  call->tensors = before->tensors; /* whose rows are those of the prepared call */
+  memcpy(call->extents, before->extents, sizeof call->extents);
+  call->cuda = before->cuda;
+  call->device_id = before->device_id;
+  call->empty = before->empty;
+  call->sizes_only = false;
+  call->again = true;
+  call->scratch_bytes = before->scratch_bytes;
+  call->result = result;
+}
+
+static flashmla_status run_again(const fm_call *before, const void *params, fm_call *call, void *state) {
   const fm_operation *operation = call->operation;
   FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));
-  call->tensors.params = call->params;
-  FM_TRY(read_addresses(&prepared->call.tensors, call));
+  FM_TRY(read_addresses(&before->tensors, call));
   FM_TRY(fm_check_scratch(call));
-  if (call->empty) return FLASHMLA_OK;
-  FM_TRY(operation->bind(call, state));
-  return fm_backend_of(call)->launch(call, state);
+  if (!call->empty) {
+    FM_TRY(operation->bind(call, state));
+    FM_TRY(fm_backend_of(call)->launch(call, state));
+  }
+  return fm_finish(call, state);
 }
 
 flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_prepared *prepared, const void *params,
@@ -85,11 +100,9 @@ flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_pr
                    prepared->call.operation->name, operation->name);
   memcpy(state, prepared->state, operation->state_size);
   if (operation->adopt != NULL) FM_TRY(operation->adopt(state));
-  fm_call call = prepared->call;
-  call.again = true;
-  call.result = result;
-  flashmla_status status = run_again(prepared, params, &call, state);
-  if (status == FLASHMLA_OK) status = fm_finish(&call, state);
+  fm_call call;
+  begin_again(&prepared->call, result, &call);
+  const flashmla_status status = run_again(&prepared->call, params, &call, state);
   if (operation->release != NULL) operation->release(state);
   return status;
 }

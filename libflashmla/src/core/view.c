@@ -20,6 +20,8 @@ static given given_at(const fm_tensors *tensors, int32_t row, int32_t element) {
   return (given){tensors, row, element, &tensors->rows[row], fm_tensor_at(tensors, row, element)};
 }
 
+static bool is_aligned(uint64_t value, const fm_argument *rule) { return (value & (rule->alignment - 1u)) == 0; }
+
 #define NAME(g) fm_tensor_name((g).tensors, (g).row, (g).element).chars
 
 static flashmla_status read_strides(given g, int64_t *stride) {
@@ -53,7 +55,7 @@ static flashmla_status check_strides(given g, const int64_t *stride) {
       return fm_fail(FLASHMLA_ERROR_OVERFLOW,
                      "%s.strides[%d] is %lld over %lld elements; byte offsets must fit 64 bits", NAME(g), axis,
                      (long long)stride[axis], (long long)g.tensor->shape[axis]);
-    if (!innermost && stride_bytes % g.rule->alignment != 0)
+    if (!innermost && !is_aligned((uint64_t)stride_bytes, g.rule))
       return fm_fail(FLASHMLA_ERROR_ALIGNMENT,
                      "%s.strides[%d] is %lld elements (%lld bytes); it must be a multiple of %u bytes", NAME(g), axis,
                      (long long)stride[axis], (long long)stride_bytes, g.rule->alignment);
@@ -100,7 +102,7 @@ static flashmla_status find_address(given g, bool empty, void **address) {
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s.data is NULL; it must point to the elements", NAME(g));
   }
   const uintptr_t found = (uintptr_t)g.tensor->data + (uintptr_t)g.tensor->byte_offset;
-  if (found % g.rule->alignment != 0)
+  if (!is_aligned(found, g.rule))
     return fm_fail(FLASHMLA_ERROR_ALIGNMENT, "%s starts at address 0x%llx; it must be a multiple of %u bytes", NAME(g),
                    (unsigned long long)found, g.rule->alignment);
   *address = (void *)found;

@@ -4,10 +4,19 @@
 _Static_assert(FM_KERNEL_MAX_PIECES == FM_MAX_PIECES, "the device's batch-invariant schedule is the host's");
 
 int64_t fm_divisor(int32_t d) {
-  uint32_t shift = 31;
-  while ((INT64_C(1) << (shift - 31)) < d) shift++;
-  const uint64_t multiplier = (uint64_t)fm_ceil_div(INT64_C(1) << shift, d);
-  return (int64_t)((uint64_t)shift << 32 | multiplier);
+  const uint64_t shift = d > 1 ? 63 - (uint64_t)__builtin_clz((uint32_t)d - 1) : 31;
+  const uint64_t multiplier = ((UINT64_C(1) << shift) + (uint64_t)d - 1) / (uint64_t)d;
+  return (int64_t)(shift << 32 | multiplier);
+}
+
+fm_divisors fm_divisors_of(const fm_work *work, const fm_tiling *tiling) {
+  const int32_t block_rows = tiling->block_heads * tiling->block_tokens;
+  return (fm_divisors){.tile_major = fm_divisor(tiling->request_major ? tiling->tiles_per_request : work->batch),
+                       .tiles_per_head = fm_divisor(tiling->tiles_per_head),
+                       .head_chunks = fm_divisor(tiling->head_chunks),
+                       .block_heads = fm_divisor(tiling->block_heads),
+                       .block_rows = fm_divisor(block_rows),
+                       .tile_rows = fm_divisor(block_rows * tiling->cluster)};
 }
 
 flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan) {
@@ -15,8 +24,8 @@ flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan) {
 }
 
 flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work *work, const fm_tiling *tiling,
-                               const fm_schedule *schedule, void *stream) {
-  const fm_plan_kernel_params params = {FM_SCHEDULE_FIELDS(work, tiling, schedule),
+                               const fm_divisors *divisors, const fm_schedule *schedule, void *stream) {
+  const fm_plan_kernel_params params = {FM_SCHEDULE_FIELDS(work, tiling, divisors, schedule),
                                         .cache_seqlens = work->lengths,
                                         .capacity = work->capacity,
                                         .cost_before = schedule->cost_before,

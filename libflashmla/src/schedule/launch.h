@@ -9,21 +9,21 @@
  * With numerators below 2^31 the quotient is exact (Granlund and Montgomery, "Division by Invariant Integers using
  * Multiplication", PLDI 1994). */
 int64_t fm_divisor(int32_t d);
+fm_divisors fm_divisors_of(const fm_work *work, const fm_tiling *tiling);
 
 /* Fields that the params of plan, combine and every attention kernel have in common. */
-#define FM_SCHEDULE_FIELDS(work, tiling, schedule)                                                                \
-  .cuts = &(schedule)->cuts->tile, .cu_seqlens_q = (work)->cu_seqlens_q, .total_q = (work)->total_q,              \
-  .s_q = (work)->s_q, .group = (tiling)->group, .block_heads = (tiling)->block_heads,                             \
-  .block_tokens = (tiling)->block_tokens, .head_chunks = (tiling)->head_chunks, .cluster = (tiling)->cluster,     \
-  .tiles_per_head = (tiling)->tiles_per_head, .tiles_per_request = (tiling)->tiles_per_request,                   \
-  .batch = (work)->batch, .num_tiles = (tiling)->num_tiles, .num_parts = (tiling)->num_parts,                     \
-  .by_tile_major = fm_divisor((tiling)->request_major ? (tiling)->tiles_per_request : (work)->batch),             \
-  .by_tiles_per_head = fm_divisor((tiling)->tiles_per_head), .by_head_chunks = fm_divisor((tiling)->head_chunks), \
-  .by_block_heads = fm_divisor((tiling)->block_heads)
+#define FM_SCHEDULE_FIELDS(work, tiling, divisors, schedule)                                                  \
+  .cuts = &(schedule)->cuts->tile, .cu_seqlens_q = (work)->cu_seqlens_q, .total_q = (work)->total_q,          \
+  .s_q = (work)->s_q, .group = (tiling)->group, .block_heads = (tiling)->block_heads,                         \
+  .block_tokens = (tiling)->block_tokens, .head_chunks = (tiling)->head_chunks, .cluster = (tiling)->cluster, \
+  .tiles_per_head = (tiling)->tiles_per_head, .tiles_per_request = (tiling)->tiles_per_request,               \
+  .batch = (work)->batch, .num_tiles = (tiling)->num_tiles, .num_parts = (tiling)->num_parts,                 \
+  .by_tile_major = (divisors)->tile_major, .by_tiles_per_head = (divisors)->tiles_per_head,                   \
+  .by_head_chunks = (divisors)->head_chunks, .by_block_heads = (divisors)->block_heads
 
 /* cuda.c */
 flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan);
 flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work *work, const fm_tiling *tiling,
-                               const fm_schedule *schedule, void *stream);
+                               const fm_divisors *divisors, const fm_schedule *schedule, void *stream);
 
 #endif /* FLASHMLA_SCHEDULE_LAUNCH_H_ */

@@ -10,18 +10,6 @@ _Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must f
 _Static_assert(offsetof(fm_plan_stamp, check) == 16 + (8 + FM_PLAN_FACTS) * sizeof(int32_t) + 8,
                "no padding: the check covers it all");
 
-/* The call's side of the comparison, without what is the plan's own. */
-static fm_plan_stamp stamp_of(const fm_plan_kind *kind, const fm_call *call, const int32_t *facts) {
-  fm_plan_stamp stamp = {.magic = FM_PLAN_MAGIC,
-                         .layout = FM_PLAN_LAYOUT,
-                         .operation = kind->operation,
-                         .cuda = call->cuda,
-                         .device_id = call->device_id,
-                         .varlen = call->form.varlen};
-  memcpy(stamp.facts, facts, sizeof *facts * (size_t)kind->num_facts);
-  return stamp;
-}
-
 /* FNV-1a (Fowler, Noll, Vo) over 64-bit words: each step is invertible, so one changed word always changes the result.
  */
 static uint64_t check_of(const fm_plan_stamp *stamp) {
@@ -33,13 +21,19 @@ static uint64_t check_of(const fm_plan_stamp *stamp) {
 
 void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t *facts, const fm_work *work,
                    const fm_tiling *tiling, void *buffer, flashmla_plan *plan) {
-  fm_plan_stamp stamp = stamp_of(kind, call, facts);
-  stamp.batch_invariant = work->batch_invariant;
-  stamp.num_splits = tiling->num_splits;
-  stamp.cluster = tiling->cluster;
-  stamp.num_tiles = tiling->num_tiles;
-  stamp.num_parts = tiling->num_parts;
-  stamp.buffer = (uint64_t)(uintptr_t)buffer;
+  fm_plan_stamp stamp = {.magic = FM_PLAN_MAGIC,
+                         .layout = FM_PLAN_LAYOUT,
+                         .operation = kind->operation,
+                         .cuda = call->cuda,
+                         .device_id = call->device_id,
+                         .varlen = call->form.varlen,
+                         .batch_invariant = work->batch_invariant,
+                         .num_splits = tiling->num_splits,
+                         .cluster = tiling->cluster,
+                         .num_tiles = tiling->num_tiles,
+                         .num_parts = tiling->num_parts,
+                         .buffer = (uint64_t)(uintptr_t)buffer};
+  memcpy(stamp.facts, facts, sizeof *facts * (size_t)kind->num_facts);
   stamp.check = check_of(&stamp);
   memset(plan, 0, sizeof *plan);
   memcpy(plan, &stamp, sizeof stamp);
@@ -59,29 +53,26 @@ static flashmla_status check_fact(const fm_fact *fact, bool varlen, int32_t plan
 
 flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan, const fm_call *call,
                              const int32_t *facts, fm_plan_stamp *stamp) {
-  const fm_plan_stamp wanted = stamp_of(kind, call, facts);
-  fm_plan_stamp made;
-  memcpy(&made, plan, sizeof made);
-  if (made.magic != wanted.magic)
+  memcpy(stamp, plan, sizeof *stamp);
+  if (stamp->magic != FM_PLAN_MAGIC)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made; flashmla_plan_decode must fill it first");
-  if (made.layout != wanted.layout)
+  if (stamp->layout != FM_PLAN_LAYOUT)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made by another version of the library: layout %u, not %u",
-                   made.layout, wanted.layout);
-  if (made.operation != wanted.operation)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for operation %u, %s is %u", made.operation, kind->name,
-                   wanted.operation);
-  if (made.check != check_of(&made))
+                   stamp->layout, (uint32_t)FM_PLAN_LAYOUT);
+  if (stamp->operation != kind->operation)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for operation %u, %s is %u", stamp->operation,
+                   kind->name, kind->operation);
+  if (stamp->check != check_of(stamp))
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
                    "plan is damaged: its content changed after flashmla_plan_decode filled it");
-  if (made.cuda != wanted.cuda || made.device_id != wanted.device_id)
+  if (stamp->cuda != call->cuda || stamp->device_id != call->device_id)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for device %s:%d, q is on %s:%d",
-                   device_name(made.cuda), made.device_id, device_name(wanted.cuda), wanted.device_id);
-  if (made.varlen != wanted.varlen)
+                   device_name(stamp->cuda), stamp->device_id, device_name(call->cuda), call->device_id);
+  if (stamp->varlen != call->form.varlen)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made %s cu_seqlens_q, the call is %s it",
-                   made.varlen ? "with" : "without", wanted.varlen ? "with" : "without");
+                   stamp->varlen ? "with" : "without", call->form.varlen ? "with" : "without");
   for (int32_t i = 0; i < kind->num_facts; ++i)
-    FM_TRY(check_fact(&kind->facts[i], wanted.varlen, made.facts[i], wanted.facts[i]));
-  *stamp = made;
+    FM_TRY(check_fact(&kind->facts[i], call->form.varlen, stamp->facts[i], facts[i]));
   return FLASHMLA_OK;
 }
 

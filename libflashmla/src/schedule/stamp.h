@@ -37,7 +37,7 @@ typedef struct fm_plan_stamp {
 /* `facts`: of the call, in the order of the kind. */
 void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t *facts, const fm_work *work,
                    const fm_tiling *tiling, void *buffer, flashmla_plan *plan);
-/* Refuses a plan that was not made for such a call; else copies its stamp. */
+/* Copies the stamp of a plan, and refuses one that was not made for such a call. */
 flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan, const fm_call *call,
                              const int32_t *facts, fm_plan_stamp *stamp);
 /* Refuses a plan whose schedule is for other tiles or parts than the call has. */

@@ -214,23 +214,19 @@ static void one_case(void) {
   check_recognised(&t, cuts);
 }
 
+static const fm_limits limits_of_a_gpu = {
+    .block_rows = 64, .max_cluster = 2, .workers = 132, .start_overhead = 4, .unit = 64, .piece_units = 16};
+
 /* The pieces of a request are those it has alone, whatever is beside it and however long its table is. */
 static void own_length_alone(void) {
   static fm_cut together[MAX_PARTS + 1], alone[MAX_PARTS + 1];
   static int64_t cost_before[MAX_BATCH + 1];
   const int32_t lengths[] = {0, 1, 1000, 5000, 2000000, 64 * 16, 64 * 16 + 1};
   enum { REQUESTS = sizeof lengths / sizeof lengths[0] };
-  const fm_limits limits = {
-      .block_rows = 64, .max_cluster = 1, .workers = 132, .start_overhead = 4, .unit = 64, .piece_units = 16};
-  fm_work p = {.batch = REQUESTS,
-               .s_q = 1,
-               .h_q = 16,
-               .h_kv = 1,
-               .capacity = 64 * 40000,
-               .batch_invariant = true,
-               .lengths = lengths};
+  fm_work p = {.batch = REQUESTS, .s_q = 1, .h_q = 16, .h_kv = 1, .capacity = 64 * 40000, .lengths = lengths};
+  p.batch_invariant = true;
   fm_tiling all, one;
-  CHECK_OK(fm_tile(&p, limits, &all));
+  CHECK_OK(fm_tile(&p, limits_of_a_gpu, &all));
   CHECK(all.num_splits == FM_MAX_PIECES && all.num_parts == FM_MAX_PIECES * REQUESTS);
   fm_schedule_on_host(&p, &all, (fm_schedule){together, cost_before});
   int32_t w = 0;
@@ -238,7 +234,7 @@ static void own_length_alone(void) {
     p.batch = 1;
     p.capacity = lengths[i] + 64;
     p.lengths = &lengths[i];
-    CHECK_OK(fm_tile(&p, limits, &one));
+    CHECK_OK(fm_tile(&p, limits_of_a_gpu, &one));
     fm_schedule_on_host(&p, &one, (fm_schedule){alone, cost_before});
     for (int32_t piece = 0; piece < one.num_splits && alone[piece].tile == 0; ++piece, ++w)
       CHECK(together[w].tile == i && together[w].unit == alone[piece].unit);
@@ -251,26 +247,13 @@ static void dead_tiles_alone(void) {
   static fm_cut cuts[MAX_PARTS + 1];
   static int64_t cost_before[MAX_BATCH + 1];
   const int32_t lengths[4] = {100, 5000, 64, 7}, offsets[5] = {3, 3, 3, 3, 3};
-  fm_work p = {.batch = 4,
-               .s_q = 2,
-               .h_q = 100,
-               .h_kv = 1,
-               .capacity = 16 * 400,
-               .varlen = true,
-               .total_q = 3,
-               .cu_seqlens_q = offsets,
-               .lengths = lengths};
-  const fm_limits limits = {.block_rows = 64,
-                            .max_cluster = 2,
-                            .workers = 132,
-                            .start_overhead = 3,
-                            .split_overhead = 2,
-                            .unit = 64,
-                            .piece_units = 16};
+  fm_work p = {.batch = 4, .s_q = 2, .h_q = 100, .h_kv = 1, .capacity = 16 * 400, .varlen = true, .total_q = 3};
+  p.cu_seqlens_q = offsets;
+  p.lengths = lengths;
   for (int invariant = 0; invariant < 2; ++invariant) {
     fm_tiling t;
     p.batch_invariant = invariant;
-    CHECK_OK(fm_tile(&p, limits, &t));
+    CHECK_OK(fm_tile(&p, limits_of_a_gpu, &t));
     fm_schedule_on_host(&p, &t, (fm_schedule){cuts, cost_before});
     CHECK(cost_before[4] == 0 && cuts[0].tile == 0 && cuts[t.num_parts].tile == t.num_tiles);
     for (int32_t w = 0; w < t.num_parts; ++w) CHECK(cuts[w].unit == 0 && cuts[w].tile <= cuts[w + 1].tile);

@@ -8,15 +8,17 @@ threads arrive together.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from dsl_kernels.dense_decode.barrier_table import BARRIERS, Barrier
+from dsl_kernels.dense_decode.barrier_table import BARRIERS, Barrier, records
 
 QK_WARPS, PV_WARPS = 4, 4  # the latter of each half
 # arrivals of a warp, as barriers.py has them
 ONE_LANE, EVERY_FOURTH, EVERY_LANE = 1, 8, 32
-HALF = 1000  # bytes that come for half an item
+HALF, RECORD = 1000, 32  # bytes that come for half an item, and for a work record
 
 
 class Mbarrier:
@@ -51,72 +53,144 @@ Role = Iterator[Wait]
 class Block:
     """A CTA: its barriers, and what lies in its shared memory."""
 
-    def __init__(self, barriers: tuple[Barrier, ...], slots: int, cluster: int) -> None:
-        made = {b.name: [Mbarrier(b.count(cluster)) for _ in range(b.number(slots))] for b in barriers}
-        self.full, self.p_full, self.qk_done = made["full"], made["p_full"], made["qk_done"]
-        self.empty = [made["empty"][2 * slot : 2 * slot + 2] for slot in range(slots)]
-        (self.sum_full,), (self.sum_empty,) = made["sum_full"], made["sum_empty"]
+    def __init__(self, barriers: tuple[Barrier, ...], slots: int, cluster: int, records: int) -> None:
+        self.made = {b.name: [Mbarrier(b.count(cluster)) for _ in range(b.number(slots))] for b in barriers}
+        self.full, self.p_full, self.qk_done = (self.made[name] for name in ("full", "p_full", "qk_done"))
+        self.empty = [self.made["empty"][2 * slot : 2 * slot + 2] for slot in range(slots)]
+        (self.sum_empty,), self.work_full = self.made["sum_empty"], self.made["work_full"]
         self.holds = [[-1, -1] for _ in range(slots)]  # the item whose half has come
-        self.coming: dict[tuple[int, int], int] = {}  # (item, half): boxes that have come
+        self.boxes: dict[tuple[int, int], int] = {}  # (item, half): boxes that have come
         self.users: list[list[set]] = [[set(), set()] for _ in range(slots)]  # warps that read half a slot
         self.p: list[list] = [[None] * QK_WARPS for _ in range(slots)]  # the unit of which a warp's rows of P lie there
         self.scales: list[list] = [[None] * QK_WARPS for _ in range(slots)]
-        self.where = [-1, -1]  # the tile whose rows' addresses lie there
+        self.records: list[tuple[int, int]] = [(-1, -1)] * records  # (piece, its units)
+        self.readers: list[set] = [set() for _ in range(records)]  # who has not done with a record yet
+
+
+@dataclasses.dataclass
+class Cursor:
+    """Of a loader."""
+
+    item: int = 0
+    piece: int = 0
+    units: int | None = None  # of the piece, once that is known
+    fetched: int | None = None  # of them; None: Q comes next
+    done: bool = False
 
 
 class Model:
     barriers = BARRIERS
     pv_waits_for_q = False
+    reader_half = 1
+    fewer_records = 0
 
     def __init__(self, tiles: list[int], slots: int, cluster: int, seed: int) -> None:
-        """tiles: units of each."""
+        """tiles: units of each, at least one."""
         self.tiles, self.slots, self.cluster = tiles, slots, cluster
+        self.records = records(slots) - self.fewer_records
         self.random = random.Random(seed)
-        self.blocks = [Block(self.barriers, slots, cluster) for _ in range(cluster)]
-        self.is_unit = [unit for units in tiles for unit in [False] + [True] * units]
-        self.loads: list[tuple[int, Block, int, int]] = []  # that are under way: (when it lands, block, item, half)
+        self.blocks = [Block(self.barriers, slots, cluster, self.records) for _ in range(cluster)]
+        self.events: list[tuple[int, Callable[[], None]]] = []  # what is under way, and when it comes
         self.now = 0
 
     def slot_phase(self, item: int) -> tuple[int, int]:
         return item % self.slots, item // self.slots & 1
+
+    def later(self, event: Callable[[], None]) -> None:
+        self.events.append((self.now + self.random.randint(1, 40), event))
 
     def release(self, block: Block, warp: object, slot: int, half: int) -> None:
         block.users[slot][half].discard(warp)
         for target in self.blocks:
             target.empty[slot][half].arrive(EVERY_LANE)
 
+    # ---- work records
+
+    def publish(self, piece: int) -> None:
+        units = self.tiles[piece] if piece < len(self.tiles) else 0
+        record = piece % self.records
+        for target in self.blocks:
+            bar = target.work_full[record]
+            self.later(functools.partial(self.write, target, record, (piece, units)))
+            self.later(functools.partial(bar.arrive, ONE_LANE, RECORD))
+
+    def write(self, target: Block, record: int, content: tuple[int, int]) -> None:
+        assert not target.readers[record], "a record is overwritten that somebody reads"
+        target.records[record] = content
+        target.work_full[record].come(RECORD)
+
+    def wait_for_work(self, block: Block, piece: int) -> Wait:
+        return block.work_full[piece % self.records], piece // self.records & 1
+
+    def read(self, block: Block, piece: int, reader: object) -> int:
+        """Units of the piece."""
+        found, units = block.records[piece % self.records]
+        assert found == piece, "the record of another piece"
+        block.readers[piece % self.records].add(reader)
+        return units
+
+    def done_with(self, block: Block, piece: int, reader: object) -> None:
+        block.readers[piece % self.records].discard(reader)
+
     # ---- loads
 
-    def fetch(self, block: Block, half: int, item: int) -> Role:
-        """Starts the loads of half an item; a unit comes for the whole cluster."""
-        if item < len(self.is_unit):
-            slot, phase = self.slot_phase(item)
-            yield block.empty[slot][0], phase ^ 1
-            if half == 1:
-                yield block.empty[slot][1], phase ^ 1
-            block.full[slot].arrive(ONE_LANE, HALF)
-            for target in self.blocks if self.is_unit[item] else [block]:
-                assert not target.users[slot][half], "a slot is overwritten that somebody reads"
-                self.loads.append((self.now + self.random.randint(1, 40), target, item, half))
+    def load(self, block: Block, half: int, item: int, targets: list[Block]) -> None:
+        block.full[item % self.slots].arrive(ONE_LANE, HALF)
+        for target in targets:
+            assert not target.users[item % self.slots][half], "a slot is overwritten that somebody reads"
+            self.later(functools.partial(self.land, target, half, item, len(targets)))
 
-    def land(self) -> None:
-        for load in [load for load in self.loads if load[0] <= self.now]:
-            self.loads.remove(load)
-            _, block, item, half = load
-            boxes, slot = self.cluster if self.is_unit[item] else 1, item % self.slots
-            come = block.coming[item, half] = block.coming.get((item, half), 0) + 1
-            if come == boxes:
-                block.holds[slot][half] = item
-            block.full[slot].come(HALF // boxes)
+    def land(self, block: Block, half: int, item: int, boxes: int) -> None:
+        come = block.boxes[item, half] = block.boxes.get((item, half), 0) + 1
+        if come == boxes:
+            block.holds[item % self.slots][half] = item
+        block.full[item % self.slots].come(HALF // boxes)
+
+    def fetch(self, block: Block, half: int, cursor: Cursor) -> Role:
+        """Starts the loads of half an item; a unit comes for the whole cluster."""
+        item, me = cursor.item, ("loader", half)
+        cursor.item += 1
+        if cursor.done:
+            return
+        slot, phase = self.slot_phase(item)
+        yield block.empty[slot][0], phase ^ 1
+        if half == 1:
+            yield block.empty[slot][1], phase ^ 1
+        if cursor.fetched is None:
+            if cursor.piece > 0:
+                if self.reads(block, half):
+                    yield None
+                    self.publish(cursor.piece)
+                yield self.wait_for_work(block, cursor.piece)
+                cursor.units = self.read(block, cursor.piece, me)
+                if cursor.units == 0:
+                    cursor.done = True
+                    return
+            self.load(block, half, item, [block])
+            cursor.fetched = 0
+        else:
+            self.load(block, half, item, self.blocks)
+            if item == 1:
+                yield self.wait_for_work(block, cursor.piece)
+                cursor.units = self.read(block, cursor.piece, me)
+            cursor.fetched += 1
+            if cursor.fetched >= cursor.units:
+                cursor.done = cursor.units == 0
+                yield None
+                self.done_with(block, cursor.piece, me)
+                cursor.piece, cursor.fetched = cursor.piece + 1, None
+
+    def reads(self, block: Block, half: int) -> bool:
+        return block is self.blocks[0] and half == self.reader_half
 
     # ---- QK
 
-    def hand_over(self, block: Block, unit: int) -> None:
-        block.p_full[unit % self.slots].arrive(EVERY_FOURTH)
+    def hand_over(self, block: Block, item: int) -> None:
+        block.p_full[item % self.slots].arrive(EVERY_FOURTH)
 
-    def go(self, block: Block, warp: int, unit: int) -> None:
+    def go(self, block: Block, warp: int, item: int) -> None:
         if warp == 0:
-            block.qk_done[unit % self.slots].arrive(ONE_LANE)
+            block.qk_done[item % self.slots].arrive(ONE_LANE)
 
     def use(self, block: Block, item: int, warp: object, halves: tuple[int, ...]) -> None:
         for half in halves:
@@ -125,8 +199,15 @@ class Model:
 
     def qk(self, block: Block, warp: int) -> Role:
         me = ("QK", warp)
-        it = units = 0
-        for tile, n in enumerate(self.tiles):
+        it = piece = 0
+        self.hand_over(block, it)
+        self.go(block, warp, it)
+        yield self.wait_for_work(block, piece)
+        n = self.read(block, piece, me)
+        if n == 0:
+            yield block.full[0], 0
+            yield block.full[1], 0
+        while n > 0:
             slot, phase = self.slot_phase(it)
             yield block.full[slot], phase
             self.use(block, it, me, (0, 1))
@@ -135,79 +216,85 @@ class Model:
             self.release(block, me, slot, 1)
             it += 1
             begun = here = False
-            for _ in range(n):
+            while n > 0:
                 slot, phase = self.slot_phase(it)
                 if not here:
                     if begun:
-                        self.hand_over(block, units - 1)
-                        self.go(block, warp, units - 1)
+                        self.hand_over(block, it - 1)
+                        self.go(block, warp, it - 1)
                     yield block.full[slot], phase
                 self.use(block, it, me, (0, 1))
                 yield None
                 if here:
-                    self.hand_over(block, units - 1)
-                yield block.sum_empty, (it - units) & 1
+                    self.hand_over(block, it - 1)
+                yield block.sum_empty, (piece + 1) & 1
                 yield None
                 if here:
-                    self.go(block, warp, units - 1)
+                    self.go(block, warp, it - 1)
                 block.users[slot][0].discard(me)
                 block.users[slot][1].discard(me)
                 yield None
                 block.p[slot][warp], block.scales[slot][warp] = it, it
-                it, units, begun = it + 1, units + 1, True
+                it, n, begun = it + 1, n - 1, True
                 slot, phase = self.slot_phase(it)
                 here = block.full[slot].over(phase)
                 yield None
-            if begun:
-                self.hand_over(block, units - 1)
-                self.go(block, warp, units - 1)
+            self.hand_over(block, it - 1)
+            self.go(block, warp, it - 1)
             slot, phase = self.slot_phase(it)
-            yield block.sum_empty, (it - units) & 1
+            yield block.sum_empty, (piece + 1) & 1
             yield block.empty[slot][0], phase ^ 1
             yield block.empty[slot][1], phase ^ 1
-            block.scales[slot][warp] = ("sum", tile)
-            if warp == 0:
-                block.where[tile & 1] = tile
-            block.sum_full.arrive(EVERY_FOURTH)
-            yield None
+            self.done_with(block, piece, me)
+            block.scales[slot][warp] = ("sum", piece)
+            self.hand_over(block, it)
+            self.go(block, warp, it)
+            piece += 1
+            yield self.wait_for_work(block, piece)
+            n = self.read(block, piece, me)
 
     # ---- PV
 
     def pv(self, block: Block, half: int, warp: int) -> Role:
-        me = ("PV", half, warp)
-        it = units = item = 0
-        for tile, n in enumerate(self.tiles):
-            while warp == 0 and item <= it + self.slots:
-                yield from self.fetch(block, half, item)
-                item += 1
+        me, cursor = ("PV", half, warp), Cursor()
+        if warp == 1 and self.reads(block, half):
+            yield None
+            self.publish(0)
+        it = piece = 0
+        while True:
+            while warp == 0 and cursor.item <= it + self.slots:
+                yield from self.fetch(block, half, cursor)
+            yield self.wait_for_work(block, piece)
+            n = self.read(block, piece, me)
+            if n == 0:
+                return
             if self.pv_waits_for_q:
                 slot, phase = self.slot_phase(it)
                 yield block.full[slot], phase
             it += 1
-            for j in range(n):
+            while n > 0:
                 slot, phase = self.slot_phase(it)
-                unit_slot, unit_phase = self.slot_phase(units)
-                yield block.p_full[unit_slot], unit_phase
+                yield block.p_full[slot], phase
                 assert block.scales[slot] == [it] * QK_WARPS, "scales of another unit"
                 yield block.full[slot], phase
                 self.use(block, it, me, (half,))
-                yield block.qk_done[unit_slot], unit_phase
+                n -= 1
+                yield block.qk_done[slot], phase
                 yield None
                 assert block.p[slot] == [it] * QK_WARPS, "P of another unit"
-                if j < n - 1:
+                if n > 0:
                     self.release(block, me, slot, half)
                     if warp == 0:
-                        yield from self.fetch(block, half, item)
-                        item += 1
-                it, units = it + 1, units + 1
-            yield block.sum_full, tile & 1
-            slot, _ = self.slot_phase(it)
-            assert block.scales[slot] == [("sum", tile)] * QK_WARPS, "sums of another tile"
+                        yield from self.fetch(block, half, cursor)
+                it += 1
+            slot, phase = self.slot_phase(it)
+            yield block.p_full[slot], phase
+            assert block.scales[slot] == [("sum", piece)] * QK_WARPS, "sums of another tile"
             block.sum_empty.arrive(ONE_LANE)
             yield None
-            assert block.where[tile & 1] == tile, "rows of another tile"
-            if n > 0:
-                self.release(block, me, (it - 1) % self.slots, half)
+            self.done_with(block, piece, me)
+            self.release(block, me, (it - 1) % self.slots, half)
+            piece += 1
 
     # ---- the run
 
@@ -224,8 +311,10 @@ class Model:
         awake = dict.fromkeys(waits, 0)  # from when on
         while waits:
             self.now += 1
-            self.land()
-            moved = bool(self.loads)
+            moved = bool(self.events)
+            for event in [event for event in self.events if event[0] <= self.now]:
+                self.events.remove(event)
+                event[1]()
             for warp in self.random.sample(list(waits), len(waits)):
                 wait = waits[warp]
                 if self.now < awake[warp]:
@@ -239,4 +328,4 @@ class Model:
                     stalls = self.random.random() < 0.02
                     awake[warp] = self.now + self.random.randint(*((50, 400) if stalls else (0, 6)))
             assert moved, "a deadlock"
-        assert not self.loads, "a load that nobody waited for"
+        assert not self.events, "a load that nobody waited for"

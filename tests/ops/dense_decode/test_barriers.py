@@ -12,7 +12,7 @@ import pytest
 from dsl_kernels.dense_decode.barrier_table import BARRIERS, first, total
 from ops.dense_decode.barrier_model import Model
 
-LENGTHS = [0, 0, 1, 1, 2, 3, 4, 5, 7]
+LENGTHS = [1, 1, 1, 1, 2, 2, 3, 4, 5, 7]
 
 
 @pytest.mark.parametrize("cluster", [1, 2])
@@ -20,17 +20,17 @@ LENGTHS = [0, 0, 1, 1, 2, 3, 4, 5, 7]
 def test_no_deadlock_and_the_right_items(slots, cluster):
     for seed in range(40):
         draw = random.Random(seed)
-        tiles = [draw.choice(LENGTHS) for _ in range(draw.randint(1, 12))]
+        tiles = [draw.choice(LENGTHS) for _ in range(draw.randint(0, 12))]
         Model(tiles, slots, cluster, seed).run()
 
 
-def fails(model: type[Model], cluster: int, runs: int = 20) -> bool:
+def fails(model: type[Model], cluster: int, runs: int = 20, slots: int = 3) -> bool:
     """With tiles long and short, many phases of each barrier."""
     for seed in range(runs):
         draw = random.Random(seed)
         tiles = [draw.choice(LENGTHS) for _ in range(60)]
         try:
-            model(tiles, 3, cluster, seed).run()
+            model(tiles, slots, cluster, seed).run()
         except AssertionError:
             return True
     return False
@@ -63,6 +63,21 @@ def test_arrivals_of_one_cta_too_many_or_too_few_are_noticed(name):
 def test_the_table_as_it_is_keeps_the_same_run_going():
     assert not fails(Model, 1, runs=2)
     assert not fails(Model, 2, runs=2)
+
+
+@pytest.mark.parametrize("slots", [3, 5])
+def test_a_record_fewer_is_noticed(slots):
+    class Fewer(Model):
+        fewer_records = 1
+
+    assert fails(Fewer, 2, slots=slots)
+
+
+def test_a_reader_that_waits_for_one_half_only_is_noticed():
+    class Left(Model):
+        reader_half = 0
+
+    assert fails(Left, 2, runs=300)
 
 
 def test_a_wait_for_a_phase_that_may_pass_twice_is_noticed():

@@ -19,10 +19,10 @@
 
 /* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
  * in step and are better alone: none is joined by an idle one, and none waits for another. */
-static flashmla_status choose_cluster(const fm_work *work, bool balanced, int32_t processors, int32_t *cluster) {
+static flashmla_status choose_cluster(const fm_work *work, int64_t blocks, bool balanced, int32_t processors,
+                                      int32_t *cluster) {
   const fm_kernel *forced;
   FM_TRY(fm_kernel_forced(&forced));
-  const int64_t blocks = fm_row_blocks(work, FM_KERNEL_UNIT);
   const bool alike = balanced && fm_cut_alike(work, processors, work->h_kv * blocks);
   const bool in_step = alike && blocks > LARGEST_CLUSTER;
   *cluster = forced ? forced->cluster : blocks > 1 && !in_step ? LARGEST_CLUSTER : 1;
@@ -33,10 +33,10 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
   const fm_work *work = &decode->attention.work;
   fm_gpu gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
-  const bool alone = fm_row_blocks(work, FM_KERNEL_UNIT) == 1;
+  const int64_t blocks = fm_row_blocks(work, FM_KERNEL_UNIT);
   *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
                         .workers = gpu.device->processors,
-                        .start_overhead = alone ? START_OVERHEAD_ALONE : START_OVERHEAD,
+                        .start_overhead = blocks == 1 ? START_OVERHEAD_ALONE : START_OVERHEAD,
                         .split_overhead = SPLIT_OVERHEAD,
                         .unit = FM_KERNEL_UNIT,
                         .piece_units = PIECE_UNITS,
@@ -46,7 +46,7 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
   /* Where no table is long enough to be split, num_splits 0 becomes 1 (fm_tile); that is no given split. */
   const bool balanced =
       (work->num_splits == 0 && !work->batch_invariant) || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
-  return choose_cluster(work, balanced, gpu.device->processors, &limits->max_cluster);
+  return choose_cluster(work, blocks, balanced, gpu.device->processors, &limits->max_cluster);
 }
 
 static fm_need need_of(const fm_dense_decode *decode) {
@@ -61,13 +61,13 @@ static fm_need need_of(const fm_dense_decode *decode) {
                    .cluster = decode->attention.tiling.cluster};
 }
 
-/* How units of 64 tokens lie in the pages; a page is a power of two below 64 or a multiple of 64. */
-static void set_paging(int32_t page_size, int32_t cluster, fm_dense_decode_kernel_params *params) {
-  params->page_size = page_size;
-  params->units_per_page = page_size > FM_KERNEL_UNIT ? page_size / FM_KERNEL_UNIT : 1;
-  params->pages_per_unit = page_size < FM_KERNEL_UNIT ? FM_KERNEL_UNIT / page_size : 1;
-  params->box_rows = fm_min32(page_size, FM_KERNEL_UNIT / cluster);
-  params->boxes = FM_KERNEL_UNIT / cluster / params->box_rows;
+/* A page is a power of two below 64 or a multiple of 64. */
+static fm_paging paging_of(int32_t page_size, int32_t cluster) {
+  const int32_t rows = FM_KERNEL_UNIT / cluster, box_rows = fm_min32(page_size, rows);
+  return (fm_paging){.units_per_page = page_size > FM_KERNEL_UNIT ? page_size / FM_KERNEL_UNIT : 1,
+                     .pages_per_unit = page_size < FM_KERNEL_UNIT ? FM_KERNEL_UNIT / page_size : 1,
+                     .boxes = rows / box_rows,
+                     .box_rows = box_rows};
 }
 
 /* kv_cache as (d, row, head, block), with a box of some rows of a page. A page number outside [0, num_blocks) reads as
@@ -75,14 +75,12 @@ static void set_paging(int32_t page_size, int32_t cluster, fm_dense_decode_kerne
 static fm_tensor_map cache_map(const fm_dense_decode *decode) {
   const fm_paged *paged = &decode->paged;
   const int64_t *stride = paged->cache_stride;
-  fm_dense_decode_kernel_params paging;
-  set_paging(paged->page_size, decode->attention.tiling.cluster, &paging);
   return (fm_tensor_map){.dtype = paged->cache_dtype,
                          .rank = 4,
                          .address = paged->cache,
                          .extents = {paged->d_qk, paged->page_size, decode->attention.work.h_kv, paged->num_blocks},
                          .strides = {1, stride[1], stride[2], stride[0]},
-                         .box = {64, (uint32_t)paging.box_rows, 1, 1}};
+                         .box = {64, (uint32_t)decode->paging.box_rows, 1, 1}};
 }
 
 /* Where q and out fit into L2 the stream of KV shall not push them out: q was just written, out is read soon. */
@@ -106,8 +104,11 @@ static void set_shard(const fm_mask *mask, fm_dense_decode_kernel_params *params
 /* All that can fail but the launches themselves. */
 static flashmla_status prepare(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
-  const fm_attention *attention = &decode->attention;
+  fm_attention *attention = &decode->attention;
   const fm_paged *paged = &decode->paged;
+  attention->divisors = fm_divisors_of(&attention->work, &attention->tiling);
+  decode->paging = paging_of(paged->page_size, attention->tiling.cluster);
+  decode->kv_policy = kv_policy(decode);
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &decode->gpu));
   const fm_gpu gpu = decode->gpu;
   if (decode->own_plan) FM_TRY(fm_load_plan(gpu, &decode->plan));
@@ -123,6 +124,7 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
   const fm_attention *attention = &decode->attention;
   const fm_tiling *tiling = &attention->tiling;
   const fm_paged *paged = &decode->paged;
+  const fm_paging paging = decode->paging;
   fm_dense_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
                                           .tma_q = decode->q_map,
                                           .tma_kv = decode->cache_map,
@@ -133,8 +135,12 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
                                           .scale_log2 = decode->scale_log2,
                                           .max_blocks = paged->max_blocks,
                                           .causal = attention->mask.causal,
-                                          .kv_policy = kv_policy(decode)};
-  set_paging(paged->page_size, tiling->cluster, &params);
+                                          .kv_policy = decode->kv_policy,
+                                          .page_size = paged->page_size,
+                                          .units_per_page = paging.units_per_page,
+                                          .pages_per_unit = paging.pages_per_unit,
+                                          .boxes = paging.boxes,
+                                          .box_rows = paging.box_rows};
   set_shard(&attention->mask, &params);
   /* persistent: clusters take parts in turn, so there are never more than run at once */
   const int32_t clusters = fm_min32(decode->gpu.device->processors / tiling->cluster, tiling->num_parts);
@@ -145,8 +151,8 @@ static flashmla_status launch_all(const fm_dense_decode *decode) {
   const fm_attention *attention = &decode->attention;
   const fm_gpu gpu = decode->gpu;
   if (decode->own_plan)
-    FM_TRY(
-        fm_launch_plan(gpu, &decode->plan, &attention->work, &attention->tiling, &attention->schedule, decode->stream));
+    FM_TRY(fm_launch_plan(gpu, &decode->plan, &attention->work, &attention->tiling, &attention->divisors,
+                          &attention->schedule, decode->stream));
   FM_TRY(launch_decode(decode));
   if (attention->partials.rows) FM_TRY(fm_launch_combine(gpu, &decode->combine, attention, decode->stream));
   fm_set_last_kernel(decode->decode.kernel->name);

@@ -63,6 +63,11 @@ typedef struct fm_paged {
   int64_t block_table_stride; /* between requests */
 } fm_paged;
 
+/* How units of 64 tokens lie in the pages, for kernels; see FM_DENSE_DECODE_PARAMS. */
+typedef struct fm_paging {
+  int32_t units_per_page, pages_per_unit, boxes, box_rows;
+} fm_paging;
+
 typedef struct fm_dense_decode {
   fm_attention attention;
   fm_paged paged;
@@ -72,9 +77,11 @@ typedef struct fm_dense_decode {
   void *stream;
   bool own_plan;       /* the call has no plan: it schedules first */
   fm_plan_stamp stamp; /* of the caller's plan, if there is one */
-  /* GPU: the kernels of the call, and the tensor maps of q and the cache. */
+  /* GPU: the kernels of the call, what they are told beside, and the tensor maps of q and the cache. */
   fm_gpu gpu;
   fm_loaded plan, decode, combine;
+  fm_paging paging;
+  int64_t kv_policy;
   CUtensorMap q_map, cache_map;
 } fm_dense_decode;
 

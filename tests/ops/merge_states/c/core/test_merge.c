@@ -77,7 +77,7 @@ static void order_of_rules(void) {
   REFUSED(SHAPE, "outs[1].shape[2] is 5, outs[0].shape[2] (h_q) is 4; they must be equal", p.out[1].shape = heads;
           p.out_strides[3] = 2);
   REFUSED(OVERFLOW, "outs[2].shape[0] (batch) is 2147483648; it must be < 2^31", p.out[2].shape = requests;
-          p.out_shape[1] = 9);
+          p.result_shape[1] = 9);
   REFUSED(UNSUPPORTED, "d_v", p.out_shape[3] = p.result_shape[3] = 12; p.result_strides[0] = 0);
 }
 

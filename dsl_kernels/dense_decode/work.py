@@ -1,0 +1,123 @@
+"""Work records: what the roles know of a piece. One warp, the reader, reads the schedule and the lengths, clamps them
+and writes a record into the shared memory of every CTA of the cluster; all roles follow that. So schedule and lengths
+that are overwritten in flight give wrong rows, but never roles that wait for each other's items for ever.
+
+Records take turns as slots do; when one is written again, nobody reads it any more (barriers.py).
+"""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, const_expr, max, min
+
+from dsl_kernels.core import attended, schedule
+from dsl_kernels.core.schedule_params import UNIT
+
+from .config import RECORD
+
+# A piece's tile; where its rows go: a partial slot, or -1 - part for a whole tile, which goes to the output; its units,
+# at least one, or 0: the end of the work; the first of them; how many tokens, over all shards, the first query token of
+# the CTA's row block attends; how many query tokens the block has; the request's first query token in q, out and lse;
+# tokens of the request in this shard.
+TILE, SLOT, UNITS, FIRST_UNIT, SEEN, TOKENS, QUERY, LENGTH = range(RECORD)
+
+
+@cute.jit
+def first_remaining(a, sWork: cute.Tensor, record):
+    """Tokens from the piece's begin on that the block's first query token attends: the least of its rows."""
+    return _limit(a, sWork, record, Int32(0)) - sWork[FIRST_UNIT, record] * UNIT
+
+
+@cute.jit
+def last_remaining(a, sWork: cute.Tensor, record):
+    """The same of the block's last query token: the most of its rows."""
+    last = max(sWork[TOKENS, record] - 1, 0)
+    return _limit(a, sWork, record, last) - sWork[FIRST_UNIT, record] * UNIT
+
+
+@cute.jit
+def _limit(a, sWork: cute.Tensor, record, token):
+    """Tokens in this shard that a query token of the block attends."""
+    limit = sWork[SEEN, record] + a.causal * token
+    if a.cp_period != 0:
+        limit = attended.in_shard(a, sWork[LENGTH, record], limit)
+    return limit
+
+
+@cute.jit
+def piece_of(a, sWork: cute.Tensor, record):
+    """(part, tile)."""
+    slot = sWork[SLOT, record]
+    return slot >> (a.slots_per_part - 1) if slot >= 0 else -1 - slot, sWork[TILE, record]
+
+
+class Reader:
+    """Writes the records. `kernel`: the DenseDecode."""
+
+    def __init__(self, kernel):
+        self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
+
+    @cute.jit
+    def look_up(self, request):
+        """(Length of a request as it is in memory, first query token, how many). The length is lane 0's alone: one of
+        all lanes would be waited for here, to make it uniform, and is not needed yet.
+        """
+        length = Int32(0)
+        if cute.arch.lane_idx() == 0:
+            length = schedule.element(self.a.cache_seqlens, request)
+        query, count = schedule.query_range(self.a, request)
+        return length, query, count
+
+    @cute.jit
+    def publish_first(self):
+        """The first record, by a warp that loads nothing: the loaders can do without it for two items."""
+        kernel, a = self.kernel, self.a
+        part, tile = schedule.seek(a, kernel.first_part, Int32(0), kernel.step, kernel.cluster)
+        tile = min(tile, a.num_tiles - 1)
+        request, _, _ = schedule.locate_tile(a, tile)
+        self.publish(Int32(0), part, tile, self.look_up(request))
+
+    @cute.jit
+    def publish(self, piece, part, tile, found: tuple):
+        """The record of a piece, of whose request look_up has `found` this; with part >= num_parts, that none is left.
+        Returns the units [begin, end). What does not follow from the length comes first: that may be on its way still.
+        """
+        a, cluster, there = self.a, self.kernel.cluster, part < self.a.num_parts
+        length, query, count = found
+        request, _, tile_of_head = schedule.locate_tile(a, tile)
+        part = min(part, a.num_parts - 1)
+        slot = schedule.partial_slot(a, part, tile)
+        slot = slot if slot >= 0 else -1 - part
+        begin, end = schedule.piece_units(a, part, tile, Int32(2**31 - 1))
+        firsts = [schedule.first_token(a, tile_of_head * cluster + rank) for rank in range(cluster)]
+        tokens = [max(min(a.block_tokens, count - first), 0) for first in firsts]
+        hidden = [a.causal * (count - 1 - min(first, count - 1)) for first in firsts]
+        length = attended.clamped(a, cute.arch.shuffle_sync(length, 0))
+        end = min(end, attended.tile_units(a, request, length, count, tile_of_head, cluster))
+        begin = min(begin, end)
+        end = max(end, begin + 1)  # a unit that no row attends, where there is nothing to do
+        if not there:
+            begin, end = Int32(0), Int32(0)
+        seen = length
+        if a.cp_period != 0:
+            seen = attended.global_length(a, request)
+        for rank in cutlass.range_constexpr(cluster):
+            words = (tile, slot, end - begin, begin, seen - hidden[rank], tokens[rank], query, length)
+            self.write(rank, piece, words)
+        return begin, end
+
+    @cute.jit
+    def write(self, rank: cutlass.Constexpr, piece, words: tuple):
+        """The record into the shared memory of a CTA, and an arrival there, by one lane."""
+        sWork = self.smem.sWork
+        record, _ = self.bars.record_phase(piece)
+        bar = self.bars.work_full(record)
+        with cute.arch.elect_one():
+            if const_expr(self.kernel.cluster > 1):  # the barrier counts the bytes: no fence over the cluster
+                for i in cutlass.range_constexpr(0, RECORD, 4):
+                    where = sWork.iterator + cute.assume(record * RECORD + i, divby=4)
+                    cute.arch.store_async_dsmem(where, words[i : i + 4], bar, rank)
+                cute.arch.mbarrier_arrive_and_expect_tx(bar, 4 * RECORD, rank)
+            else:
+                for i in cutlass.range_constexpr(RECORD):
+                    sWork[i, record] = words[i]
+                cute.arch.mbarrier_arrive(bar)
