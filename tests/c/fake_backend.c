@@ -14,16 +14,16 @@ fake_backend fake = {.limits = {.block_rows = 64,
                                 .partial_facts = 1}};
 
 int fake_launches(void) {
-  const int plans = fake.cuda_plans + fake.cpu_plans, decodes = fake.cuda_decodes + fake.cpu_decodes;
-  const int merges = fake.cuda_merges + fake.cpu_merges;
-  fake.cuda_plans = fake.cuda_decodes = fake.cuda_merges = fake.cpu_plans = fake.cpu_decodes = fake.cpu_merges = 0;
-  return plans + decodes + merges;
+  const int launches = fake.cuda_launches + fake.cpu_launches;
+  fake.cuda_launches = fake.cpu_launches = 0;
+  fake.cuda_plans = fake.cuda_decodes = fake.cpu_plans = fake.cpu_decodes = 0;
+  return launches;
 }
 
 /* What a backend's prepare leaves in the state must be there in every launch. */
 static const CUkernel loaded = (CUkernel)(uintptr_t)0x10ade4;
 
-static flashmla_status prepare(const fm_call *call, CUkernel *handle) {
+flashmla_status fake_prepare(const fm_call *call, CUkernel *handle) {
   CHECK(call->cuda && !call->again && !call->empty);
   ++fake.prepares;
   if (fake.answer != FLASHMLA_OK) return fm_fail(fake.answer, "the fake refuses");
@@ -31,9 +31,10 @@ static flashmla_status prepare(const fm_call *call, CUkernel *handle) {
   return FLASHMLA_OK;
 }
 
-static flashmla_status launched(const fm_call *call, CUkernel handle, int *count, const char *kernel) {
+flashmla_status fake_launched(const fm_call *call, CUkernel handle, int *count, const char *kernel) {
   CHECK(handle == (call->cuda ? loaded : NULL));
-  ++*count;
+  ++*(call->cuda ? &fake.cuda_launches : &fake.cpu_launches);
+  if (count != NULL) ++*count;
   fake.again = call->again;
   fm_set_last_kernel(kernel);
   return FLASHMLA_OK;
@@ -52,44 +53,30 @@ void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits
 }
 
 static flashmla_status prepare_decode(fm_call *call, void *state) {
-  return prepare(call, &((fm_dense_decode *)state)->decode.handle);
+  return fake_prepare(call, &((fm_dense_decode *)state)->decode.handle);
 }
 
 static flashmla_status decode(fm_call *call, void *state) {
   fake.decode = *(const fm_dense_decode *)state;
-  return call->cuda ? launched(call, fake.decode.decode.handle, &fake.cuda_decodes, "fake_cuda")
-                    : launched(call, fake.decode.decode.handle, &fake.cpu_decodes, "fake_cpu");
+  return call->cuda ? fake_launched(call, fake.decode.decode.handle, &fake.cuda_decodes, "fake_cuda")
+                    : fake_launched(call, fake.decode.decode.handle, &fake.cpu_decodes, "fake_cpu");
 }
 
 static flashmla_status prepare_plan(fm_call *call, void *state) {
-  return prepare(call, &((fm_dense_decode *)state)->plan.handle);
+  return fake_prepare(call, &((fm_dense_decode *)state)->plan.handle);
 }
 
 /* A schedule that is in host memory is read by the core. */
 static flashmla_status plan(fm_call *call, void *state) {
   fake.plan = *(const fm_dense_decode *)state;
   const fm_attention *attention = &fake.plan.attention;
-  if (call->cuda) return launched(call, fake.plan.plan.handle, &fake.cuda_plans, "fake_plan");
+  if (call->cuda) return fake_launched(call, fake.plan.plan.handle, &fake.cuda_plans, "fake_plan");
   fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
-  return launched(call, fake.plan.plan.handle, &fake.cpu_plans, "");
-}
-
-static flashmla_status prepare_merge(fm_call *call, void *state) {
-  return prepare(call, &((fm_merge *)state)->kernel.handle);
-}
-
-static flashmla_status merge(fm_call *call, void *state) {
-  fake.merge = *(const fm_merge *)state;
-  const int32_t states = fake.merge.stacked ? 1 : fake.merge.num_states;
-  for (int32_t i = 0; i < states; ++i) fake.states[i] = fake.merge.states[i];
-  fake.merge.states = NULL; /* it ends with the call */
-  return call->cuda ? launched(call, fake.merge.kernel.handle, &fake.cuda_merges, "fake_cuda_merge")
-                    : launched(call, fake.merge.kernel.handle, &fake.cpu_merges, "fake_cpu_merge");
+  return fake_launched(call, fake.plan.plan.handle, &fake.cpu_plans, "");
 }
 
 const fm_backend fm_dense_decode_cuda = {prepare_decode, decode}, fm_dense_decode_cpu = {.launch = decode};
 const fm_backend fm_plan_decode_cuda = {prepare_plan, plan}, fm_plan_decode_cpu = {.launch = plan};
-const fm_backend fm_merge_states_cuda = {prepare_merge, merge}, fm_merge_states_cpu = {.launch = merge};
 
 int32_t fm_cuda_kernel_count(void) { return 2; }
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import flashmla
+import operations
 import small
-from flashmla import _exchange
 
 
 def inputs(framework, **options):
@@ -23,17 +23,6 @@ def inputs(framework, **options):
 
 def copied(tensor):
     return tensor.copy() if isinstance(tensor, np.ndarray) else tensor.clone()
-
-
-@pytest.fixture(params=["torch", "numpy", "torch the long way", "numpy the long way"])
-def framework(request):
-    """Both ways of making a prepared call."""
-    name, _, long = request.param.partition(" ")
-    if long:
-        with _exchange.long_way():
-            yield name
-    else:
-        yield name
 
 
 def equal(found, wanted):
@@ -99,26 +88,6 @@ def test_another_plan_and_workspace(framework):
     with pytest.raises(flashmla.InvalidArgumentError) as caught:
         prepared(plan=flashmla.plan_decode(*inputs(framework, h_q=8), num_splits=2))
     assert caught.value.status_name == "FLASHMLA_ERROR_PLAN_MISMATCH"
-
-
-def test_a_merge(framework):
-    draw = np.random.default_rng(5)
-    outs = draw.standard_normal((3, 2, 1, 4, 64)).astype(np.float32)
-    lses = draw.standard_normal((3, 2, 4, 1)).astype(np.float32)
-    if framework == "torch":
-        torch = pytest.importorskip("torch")
-        outs, lses = torch.from_numpy(outs), torch.from_numpy(lses)
-    wanted = flashmla.merge_states(outs, lses)
-    equal(flashmla.prepare(flashmla.merge_states, outs, lses)(), wanted)
-    prepared = flashmla.prepare(flashmla.merge_states, list(outs), list(lses))
-    equal(prepared(), wanted)
-    turned = [2, 0, 1]
-    found = prepared(outs=[outs[i] for i in turned], lses=[lses[i] for i in turned])
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    for wrong in ([outs[0]] * 2, outs[0], 3):
-        with pytest.raises(TypeError, match=r"^outs must be a list or tuple of 3 tensors"):
-            prepared(outs=wrong)
 
 
 def other_shapes(q):

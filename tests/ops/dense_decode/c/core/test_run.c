@@ -61,16 +61,19 @@ static void workspace_is_split(void) {
 
 static void kernels(void) {
   static const char *const gpu[] = {"fake_plan", "fake_cuda"}; /* come first */
-  static const char *const cpu[] = {"dense_decode_bf16_cpu", "dense_decode_fp16_cpu", "dense_decode_fp32_cpu",
-                                    "merge_states_cpu"}; /* operation by operation */
   flashmla_kernel_info info;
-  CHECK(flashmla_kernel_count() == 6);
-  for (int32_t i = 0; i < 6; ++i) {
-    CHECK_OK(flashmla_kernel_at(i, &info));
-    CHECK(strcmp(info.name, i < 2 ? gpu[i] : cpu[i - 2]) == 0);
-    CHECK(strcmp(info.target, i < 2 ? "sm_90a" : "cpu") == 0);
+  int32_t row = 0;
+  for (; row < 2; ++row) {
+    CHECK_OK(flashmla_kernel_at(row, &info));
+    CHECK(strcmp(info.name, gpu[row]) == 0 && strcmp(info.target, "sm_90a") == 0);
   }
-  CHECK_STATUS(flashmla_kernel_at(6, &info), FLASHMLA_ERROR_VALUE, "index is 6; it must be in [0, 6)");
+  for (int32_t i = 0; fm_operation_at(i) != NULL; ++i) /* operation by operation */
+    for (int32_t j = 0; j < fm_operation_at(i)->num_cpu_kernels; ++j, ++row) {
+      CHECK_OK(flashmla_kernel_at(row, &info));
+      CHECK(strcmp(info.name, fm_operation_at(i)->cpu_kernels[j].name) == 0 && strcmp(info.target, "cpu") == 0);
+    }
+  CHECK(flashmla_kernel_count() == row);
+  CHECK_STATUS(flashmla_kernel_at(row, &info), FLASHMLA_ERROR_VALUE, "it must be in [0, ");
   CHECK_STATUS(flashmla_kernel_at(-1, &info), FLASHMLA_ERROR_VALUE, "index is -1");
   CHECK_STATUS(flashmla_kernel_at(0, NULL), FLASHMLA_ERROR_NULL_POINTER, "info is NULL");
 
