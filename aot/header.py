@@ -23,7 +23,7 @@ def kernel_params() -> str:
         f"enum {{ FM_KERNEL_FAMILIES = {len(FAMILIES)} }};",
         "#define FM_KERNEL_FAMILY_NAMES {" + ", ".join(f'"{name}"' for name in FAMILIES) + "}",
         "",
-        *(f"#define FM_KERNEL_{name} {value}" for name, value in sorted(_constants().items())),
+        *(f"#define FM_KERNEL_{name} {value}" for name, value in sorted((_constants() | _largest()).items())),
         "#define FM_KERNEL_GEOMETRIES {" + ", ".join(f"{{{d_qk}, {d_v}}}" for d_qk, d_v in _geometries()) + "}",
         "",
         "typedef struct fm_param {",
@@ -42,6 +42,12 @@ def _constants() -> dict[str, int]:
             if found.setdefault(name, value) != value:
                 raise ValueError(f"{name} of {family.name} is {value}, of another operation {found[name]}")
     return found
+
+
+def _largest() -> dict[str, int]:
+    """What the C core makes room for."""
+    d_qk, d_v = map(max, zip(*_geometries(), strict=True))
+    return {"MOST_PARAMS": max(len(f.params) for f in FAMILIES.values()), "MOST_D_QK": d_qk, "MOST_D_V": d_v}
 
 
 def _geometries() -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Tiles and the schedule in NumPy, from their definition in libflashmla/src/internal.h (fm_tiling, fm_cut).
+"""Tiles and the schedule in NumPy, from their definition in libflashmla/src/schedule/schedule.h (fm_tiling, fm_cut).
 
 What the host scheduler, the device scheduler and the launcher are compared with; shares no code with them. It lists
 every tile with its cost, dead ones with none, and finds positions in that list.
@@ -6,42 +6,69 @@ every tile with its cost, dead ones with none, and finds positions in that list.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-MAX_PIECES = 32  # of a tile, batch invariant
+import build
+from dsl_kernels.core.schedule_params import PARTIAL_BYTES, ROWS
+from dsl_kernels.plan.params import MAX_PIECES
+
 INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a backend gives the tiling: fm_backend_limits."""
+    """What a backend gives the tiling: fm_limits."""
 
     block_rows: int
     max_cluster: int
     workers: int
     start_overhead: int
     split_overhead: int
+    piece_units: int
     unit: int = 64
-    piece_units: int = 32
     whole_units: int = 0
     start_overhead_alone: int | None = None  # where a request has one row block, if it differs
     partial_bytes: int = 4
 
 
+@cache
+def constants(source: str) -> dict[str, int]:
+    """The numbers that a source of the C core has names for, so that they stand there alone."""
+    text = (build.SOURCE / source).read_text()
+    return {name: int(value) for name, value in re.findall(r"^(?:#define| ) (\w+)(?: =)? (\d+)\b", text, re.MULTILINE)}
+
+
 def hopper(processors: int) -> Limits:
-    """The limits of libflashmla/src/cuda/."""
+    """The limits of dense_decode on a GPU."""
+    found = constants("ops/dense_decode/cuda.c")
     return Limits(
-        block_rows=64,
-        max_cluster=2,
+        block_rows=ROWS,
+        max_cluster=found["LARGEST_CLUSTER"],
         workers=processors,
-        start_overhead=4,
-        start_overhead_alone=3,
-        split_overhead=8,
-        piece_units=16,
-        whole_units=3,
-        partial_bytes=2,
+        start_overhead=found["START_OVERHEAD"],
+        start_overhead_alone=found["START_OVERHEAD_ALONE"],
+        split_overhead=found["SPLIT_OVERHEAD"],
+        piece_units=found["PIECE_UNITS"],
+        whole_units=found["WHOLE_UNITS"],
+        partial_bytes=PARTIAL_BYTES,
+    )
+
+
+def cpu() -> Limits:
+    """Those on the CPU, for tables long enough for all workers and at least as many query rows as a block has."""
+    found = constants("ops/dense_decode/cpu.c")
+    return Limits(
+        block_rows=constants("cpu/isa.h")["FM_CPU_MOST_ROWS"],
+        max_cluster=1,
+        workers=found["MOST_PARTS"],
+        start_overhead=found["START_OVERHEAD"],
+        split_overhead=found["SPLIT_OVERHEAD"],
+        unit=found["UNIT"],
+        piece_units=found["TOKENS_PER_PART"] // found["UNIT"],
     )
 
 
@@ -149,7 +176,7 @@ def query_tokens(cu_seqlens_q, total_q: int, max_seqlen_q: int) -> np.ndarray:
 
 
 def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-    """cut[num_parts + 1] as pairs (tile, page), and the prefix sums of the costs, for requests of n units.
+    """cut[num_parts + 1] as pairs (tile, unit), and the prefix sums of the costs, for requests of n units.
 
     `tokens`: of each request, with variable-length queries.
     """
@@ -174,9 +201,9 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
         found = np.where((w < at[-1])[:, None], np.stack([tile_of, (w - at[inner]) * piece[inner]], 1), [tiles, 0])
     elif tiling.num_splits:
         tile_of, split = np.divmod(w, tiling.num_splits)
-        pages = n[request[tile_of]]
-        pieces = np.minimum(tiling.num_splits, np.maximum(pages, 1))
-        equal = np.stack([tile_of, split * pages // pieces], 1)
+        own = n[request[tile_of]]
+        pieces = np.minimum(tiling.num_splits, np.maximum(own, 1))
+        equal = np.stack([tile_of, split * own // pieces], 1)
         found = np.where((split < pieces)[:, None], equal, _begin(tile_of + 1))
     else:
         found = _balanced(limits, tiling, at, n, request, live)
@@ -194,10 +221,10 @@ def _begin(tile_of: np.ndarray) -> np.ndarray:
     return np.stack([tile_of, np.zeros_like(tile_of)], 1)
 
 
-def _in_pieces(tile_of: np.ndarray, split: np.ndarray, piece: np.ndarray, pages: np.ndarray) -> np.ndarray:
-    """Where part `split` of each tile begins, in pieces of so many pages: the next tile if there is no such piece."""
-    page = split * piece
-    return np.where(((page > 0) & (page >= pages))[:, None], _begin(tile_of + 1), np.stack([tile_of, page], 1))
+def _in_pieces(tile_of: np.ndarray, split: np.ndarray, piece: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Where part `split` of each tile of n units begins, in pieces of so many: the next tile if it has no such one."""
+    unit = split * piece
+    return np.where(((unit > 0) & (unit >= n))[:, None], _begin(tile_of + 1), np.stack([tile_of, unit], 1))
 
 
 def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, request: np.ndarray, live: np.ndarray):
@@ -225,8 +252,8 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
         return aligned
     position = band * band_cost + np.minimum(inside * share, band_cost)
     found = np.searchsorted(at, position, side="right") - 1  # the last one that begins there: no dead one
-    page = np.maximum(0, position - at[found] - tiling.start_overhead)
-    return np.where((position < total)[:, None], np.stack([found, page], 1), [tiles, 0])
+    unit = np.maximum(0, position - at[found] - tiling.start_overhead)
+    return np.where((position < total)[:, None], np.stack([found, unit], 1), [tiles, 0])
 
 
 def read(buffer: np.ndarray, tiling: Tiling, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import torch
 
@@ -53,6 +57,12 @@ class Step:
         """The result is the oracle's; waits for the current stream."""
         result = calls.Result(to_numpy(out), to_numpy(lse))
         calls.check_result(self.case, data or self.data, calls.without_free_rows(self.case, result))
+
+
+def run_alone(program: str) -> None:
+    """The program in a process of its own, in which no kernel was loaded."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
 
 
 def wait_long() -> None:

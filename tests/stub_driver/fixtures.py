@@ -12,7 +12,7 @@ from stub_driver import stub
 @pytest.fixture(scope="session")
 def gpu_kernels() -> None:
     """Skips where the library was built without GPU kernels."""
-    if not any(kernel["target"] == "sm_90a" for kernel in flashmla.info()["kernels"]):
+    if not any(kernel["target"] != "cpu" for kernel in flashmla.info()["kernels"]):
         pytest.skip("this libflashmla was built without GPU kernels (install extra [aot], run build.py lib)")
 
 

@@ -10,7 +10,6 @@ from dsl_kernels.variants import FAMILIES
 
 PROCESSORS = 132
 CLUSTER, DEPENDENT_LAUNCH = "4", "6"  # launch attributes (cuda.h, CUlaunchAttributeID)
-SHORT_DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}  # in the names of kernels
 # Nothing else may be called by an operation: no allocation, no synchronisation, nothing that a stream capture forbids.
 QUIET = {
     *("cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetAttribute"),

@@ -44,7 +44,8 @@ int main(int count, char **texts) {
                         .d_v = 512,
                         .features = (uint32_t)numbers[3],
                         .lacking = "pages of 64 tokens",
-                        .cluster = numbers[4]};
+                        .cluster = numbers[4],
+                        .may_be_forced = numbers[0] == FM_KERNEL_DENSE_DECODE};
   const fm_kernel *kernel;
   if (fm_kernel_select(&need, numbers[6], numbers[5], &kernel) == FLASHMLA_OK) puts(kernel->name);
   return 0;

@@ -16,10 +16,9 @@ from aot.__main__ import compile_all
 from dsl_kernels.combine import config as combine
 from dsl_kernels.core.params import Named
 from dsl_kernels.core.targets import HOPPER
-from dsl_kernels.core.variant import ELEMENT_BYTES, Elements
+from dsl_kernels.core.variant import Elements
 from dsl_kernels.dense_decode.config import BF16, FP16
 from dsl_kernels.dense_decode.config import Variant as DenseDecode
-from dsl_kernels.merge_states import config as merge_states
 from dsl_kernels.plan import config as plan
 from dsl_kernels.variants import FAMILIES, VARIANTS
 
@@ -198,7 +197,6 @@ def test_names_are_unique_and_say_what_the_kernel_is():
     assert DenseDecode(HOPPER, FP16, 576, 512, cluster=2).name == "dense_decode_fp16_576_cluster2"
     assert DenseDecode(HOPPER, BF16, 320, 256, any_page=True).name == "dense_decode_bf16_320_cluster1_pages"
     assert combine.Variant(HOPPER, Elements(out="bfloat16"), d_v=512).name == "combine_bf16_512"
-    assert merge_states.Variant(HOPPER, Elements(out="float32")).name == "merge_states_fp32"
     assert plan.Variant(HOPPER).name == "plan"
     assert Elements("bfloat16", "float16", "bfloat16").short == "bf16_fp16"
 
@@ -213,7 +211,6 @@ def test_there_is_a_kernel_for_every_call_that_is_allowed():
                 fitting = [v for v in decode if (v.elements, v.d_qk, v.d_v, v.cluster) == wanted]
                 assert [v.any_page for v in fitting] == ([False, True] if d_qk == 576 else [True])
             assert combine.Variant(HOPPER, Elements(out=elements.out), d_v=d_v) in merged
-    assert {v.elements.out for v in FAMILIES["merge_states"].variants} == set(ELEMENT_BYTES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -205,7 +205,7 @@ def digests() -> dict[str, str]:
 
 
 # What the table below says of folders; another operation may import what it likes of dsl_kernels/core.
-KNOWN = {"dense_decode", "combine", "plan", "merge_states"}
+KNOWN = {"dense_decode", "combine", "plan"}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ KNOWN = {"dense_decode", "combine", "plan", "merge_states"}
         ("dsl_kernels/dense_decode/kernel.py", {"dense_decode"}),
         ("dsl_kernels/dense_decode/epilogue.py", {"dense_decode"}),
         ("dsl_kernels/dense_decode/config.py", {"dense_decode"}),
-        ("dsl_kernels/merge_states/params.py", {"merge_states"}),
+        ("dsl_kernels/combine/params.py", {"combine"}),
         ("dsl_kernels/core/fragments.py", {"dense_decode"}),
         ("dsl_kernels/core/schedule.py", {"dense_decode", "combine", "plan"}),
         ("dsl_kernels/core/threads.py", KNOWN),

@@ -19,6 +19,9 @@
  *     are clamped as documented and never cause an access outside the given tensors.
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
+ *   - The params struct, its DLTensors with their shapes and strides, and the flashmla_plan are read before the
+ * function returns. The memory that they name (elements, workspace, plan buffer) must live until the enqueued work is
+ * done; with a captured graph, as long as the graph.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
  *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count
  *     elements, must be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means
@@ -217,7 +220,7 @@ typedef struct flashmla_merge_states_params {
 typedef struct flashmla_kernel_info {
   const char *name;      /* unique, e.g. "dense_decode_bf16_576_cluster2" */
   const char *operation; /* "dense_decode", "plan", "combine", "merge_states" */
-  const char *dtype;     /* "bfloat16", "float16", "float32" or "any" */
+  const char *dtype;     /* of q, else of what it joins: "bfloat16", "float16", "float32"; "any": of no one type */
   const char *target;    /* "sm_90a" or "cpu" */
   int32_t min_driver;    /* lowest CUDA driver version that loads it, as 1000 * major + 10 * minor; 0 for the CPU */
   int32_t registers;     /* a thread at entry; 0 for the CPU */
@@ -239,14 +242,16 @@ FLASHMLA_API const char *flashmla_last_error(void);
 FLASHMLA_API const char *flashmla_last_kernel(void);
 
 /* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
- * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose tensors may be used or freed afterwards,
- * and runs nothing; *prepared is host memory for flashmla_prepared_free. flashmla_<operation>_run runs it with the
- * addresses that `params` holds now: of each tensor data and byte_offset, the plan, the scratch buffer with its size,
- * and the stream. They are checked as ever; all else in `params` and its tensors is not looked at and stays as it was
- * prepared. Any number of threads may run one prepared call. A run can be captured in a CUDA graph without a run before
- * it. */
+ * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose params, tensors, memory and plan may be
+ * changed or freed afterwards, and runs nothing; *prepared, which is set on success alone, is host memory for
+ * flashmla_prepared_free. flashmla_<operation>_run runs it with the addresses that `params` holds now: of each tensor
+ * data and byte_offset, the plan, the scratch buffer with its size, and the stream. They are checked as ever, and a
+ * tensor must be given where one was prepared; all else in `params` and its tensors, the device too, is not looked at
+ * and stays as it was prepared. Any number of threads may run one prepared call. A run can be captured in a CUDA graph
+ * without a run before it. */
 typedef struct flashmla_prepared flashmla_prepared;
-/* NULL is allowed. No run of it may be in flight in another thread; work that it enqueued may be. */
+/* NULL is allowed. No run of it may be in progress in another thread; work that runs enqueued, and graphs that captured
+ * them, need it no more. */
 FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
 
 /* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
@@ -365,8 +370,8 @@ typedef enum flashmla_exchange_status {
   FLASHMLA_EXCHANGE_UNUSUAL = -1
 } flashmla_exchange_status;
 
-/* Sets the runtime's functions, once, before the first call; they are copied. FLASHMLA_ERROR_STRUCT_SIZE: the library
- * was made for others, and no call may be made. */
+/* Sets the runtime's functions, before the first call of any thread, and not again with others; they are copied.
+ * FLASHMLA_ERROR_STRUCT_SIZE: the library was made for others, and no call may be made. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_exchange_host(const flashmla_host *functions);
 /* Makes a call. `self` is an integer object with the address of a flashmla_exchange. Returns a new reference: an
  * integer object (a flashmla_status, FLASHMLA_EXCHANGE_UNUSUAL, or without a table FLASHMLA_EXCHANGE_UNUSUAL - n where

@@ -2,7 +2,6 @@
 #include "attention/launch.h"
 
 _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a plan can split");
-enum { BOX_COLUMNS = 64 /* 128 bytes of a two-byte type, a row of the swizzle */ };
 
 flashmla_status fm_load_combine(fm_gpu gpu, const fm_attention *attention, fm_dtype dtype, fm_loaded *combine) {
   const fm_need need = {.family = FM_KERNEL_COMBINE, .elements = {.out = (int8_t)dtype}, .d_v = attention->d_v};
@@ -27,5 +26,6 @@ fm_tensor_map fm_query_map(const fm_attention *attention, fm_dtype dtype, int32_
                          .extents = {d, tiling->group, work->varlen ? work->total_q : work->s_q, work->h_kv,
                                      work->varlen ? 1 : work->batch},
                          .strides = {1, stride[2], stride[1], stride[2] * tiling->group, stride[0]},
-                         .box = {BOX_COLUMNS, (uint32_t)tiling->block_heads, (uint32_t)tiling->block_tokens, 1, 1}};
+                         .box = {(uint32_t)(FM_SWIZZLE_BYTES / fm_dtype_bytes(dtype)), (uint32_t)tiling->block_heads,
+                                 (uint32_t)tiling->block_tokens, 1, 1}};
 }

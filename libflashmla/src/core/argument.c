@@ -1,7 +1,6 @@
 /* argument.c - presence, rank, dtype, device and extents over a table of tensor arguments. */
 #include "core/argument.h"
 
-#include <stdio.h>
 #include <string.h>
 
 static void drop_batch(fm_argument *row) {
@@ -26,9 +25,9 @@ void fm_arguments_in(fm_form form, const fm_argument *table, int32_t count, fm_a
 }
 
 fm_text fm_tensor_name(const fm_tensors *tensors, int32_t row, int32_t element) {
-  fm_text text;
-  const bool numbered = tensors->rows[row].listed && tensors->listed > 0;
-  snprintf(text.chars, sizeof text.chars, numbered ? "%s[%d]" : "%s", tensors->rows[row].name, element);
+  fm_text text = {""};
+  fm_append(&text, "%s", tensors->rows[row].name);
+  if (tensors->rows[row].listed && tensors->listed > 0) fm_append(&text, "[%d]", element);
   return text;
 }
 

@@ -1,7 +1,6 @@
 /* dtype.c - the table of element types. */
 #include "core/dtype.h"
 
-#include <stdio.h>
 #include <string.h>
 
 _Static_assert(sizeof(DLDataType) == 4, "no padding: dtypes are compared as bytes");
@@ -30,21 +29,22 @@ fm_text fm_describe_dtype(DLDataType dtype) {
   static const char *const codes[] = {
       [kDLInt] = "int", [kDLUInt] = "uint", [kDLFloat] = "float", [kDLBfloat] = "bfloat"};
   const char *code = dtype.code < sizeof codes / sizeof codes[0] ? codes[dtype.code] : NULL;
-  fm_text text;
-  const int used = code != NULL ? snprintf(text.chars, sizeof text.chars, "%s%d", code, dtype.bits)
-                                : snprintf(text.chars, sizeof text.chars, "code %d, %d bits", dtype.code, dtype.bits);
-  if (dtype.lanes != 1) snprintf(text.chars + used, sizeof text.chars - (size_t)used, "x%d", dtype.lanes);
+  fm_text text = {""};
+  if (code != NULL)
+    fm_append(&text, "%s%d", code, dtype.bits);
+  else
+    fm_append(&text, "code %d, %d bits", dtype.code, dtype.bits);
+  if (dtype.lanes != 1) fm_append(&text, "x%d", dtype.lanes);
   return text;
 }
 
 fm_text fm_describe_dtypes(uint32_t set) {
   fm_text text = {""};
-  int used = 0;
   for (uint32_t i = 0, rest = set; i < FM_DTYPES; ++i) {
     if ((set & FM_ONLY(i)) == 0) continue;
+    const char *joint = rest == set ? "" : (rest & ~FM_ONLY(i)) == 0 ? " or " : ", ";
     rest &= ~FM_ONLY(i);
-    const char *joint = used == 0 ? "" : rest == 0 ? " or " : ", ";
-    used += snprintf(text.chars + used, sizeof text.chars - (size_t)used, "%s%s", joint, table[i].name);
+    fm_append(&text, "%s%s", joint, table[i].name);
   }
   return text;
 }

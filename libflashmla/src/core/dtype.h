@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/text.h"
 #include "flashmla/flashmla.h"
 
 /* The numbers of the floats are known to kernels (dsl_kernels/core) and index tables. */
@@ -20,9 +21,6 @@ int32_t fm_dtype_bytes(fm_dtype dtype);
 /* FM_DTYPES for one that the library does not know. */
 fm_dtype fm_dtype_of(DLDataType dtype);
 
-typedef struct fm_text {
-  char chars[64];
-} fm_text;
 /* Any DLDataType in words. */
 fm_text fm_describe_dtype(DLDataType dtype);
 /* A set in words: "bfloat16, float16 or float32". */

@@ -58,6 +58,7 @@ typedef struct call {
 static flashmla_host host;
 
 flashmla_status flashmla_exchange_host(const flashmla_host *functions) {
+  if (functions == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "functions is NULL; the struct is required");
   if (functions->struct_size != sizeof host)
     return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE, "functions.struct_size is %llu; it must be %zu",
                    (unsigned long long)functions->struct_size, sizeof host);
@@ -110,7 +111,7 @@ static int export_tensor(call *c, void *object, bool written, DLTensor **exporte
 
 static bool same_device(DLDevice a, DLDevice b) { return a.device_type == b.device_type && a.device_id == b.device_id; }
 
-/* Whether a tensor may take the place of another one in a prepared call; the latter's strides may be NULL. */
+/* Whether a tensor may stand for another one in a prepared call; the latter's strides may be NULL. */
 static bool alike(const DLTensor *a, const DLTensor *b) {
   if (a->ndim != b->ndim || !same_device(a->device, b->device)) return false;
   if (a->dtype.code != b->dtype.code || a->dtype.bits != b->dtype.bits || a->dtype.lanes != b->dtype.lanes)
@@ -126,14 +127,14 @@ static bool alike(const DLTensor *a, const DLTensor *b) {
 
 static void *field(call *c, uint32_t offset) { return c->params + offset; }
 
-static int take_tensor(call *c, void *object, bool written, const DLTensor **place) {
+static int take_tensor(call *c, void *object, bool written, const DLTensor **filled) {
   if (object == host.nothing) return FLASHMLA_OK;
   DLTensor *tensor;
   const int status = export_tensor(c, object, written, &tensor);
   if (status) return status;
-  if (*place && !alike(tensor, *place)) return UNUSUAL;
+  if (*filled && !alike(tensor, *filled)) return UNUSUAL;
   if (!c->model) c->model = tensor;
-  *place = tensor;
+  *filled = tensor;
   return FLASHMLA_OK;
 }
 

@@ -16,7 +16,7 @@ enum {
   FM_CPU_MOST_ROWS = 128, /* query rows of a tile, which share what is done for a key: all heads of DeepSeek V3 */
   FM_CPU_MOST_KEYS = 128, /* of a step */
   FM_CPU_KEYS_AHEAD = 6,  /* the next keys that a step is told of: 7 KB in 16-bit types */
-  FM_CPU_MOST_D_QK = 576, /* what the argument rules let through */
+  FM_CPU_MOST_D_QK = 576,
   FM_CPU_MOST_D_V = 512
 };
 

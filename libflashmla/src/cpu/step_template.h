@@ -235,10 +235,10 @@ INLINE void accumulate_tile(float *sums, const float *weights, const float *valu
 static void accumulate(const buffers *b, int32_t row, int32_t rows, int32_t tokens) {
   for (int32_t c = 0; c < b->d_v; c += SUM_VECTORS * LANES) {
     const float *values = b->keys + c;
-    for (int32_t r = row, left = rows, step; left > 0; r += step, left -= step) {
+    for (int32_t r = row, rest = rows, step; rest > 0; r += step, rest -= step) {
       float *sums = b->sums + r * SUM_STRIDE + c;
       const float *weights = b->weights + r, *rescale = b->rescale + r;
-      step = left >= SUM_ROWS ? SUM_ROWS : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      step = rest >= SUM_ROWS ? SUM_ROWS : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
       if (step == SUM_ROWS)
         accumulate_tile(sums, weights, values, rescale, tokens, SUM_ROWS);
       else if (step == 4)

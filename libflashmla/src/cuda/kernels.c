@@ -90,10 +90,9 @@ static int32_t main_element(fm_elements elements) {
 }
 
 void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info) {
-  static const char *const families[FM_KERNEL_FAMILIES] = FM_KERNEL_FAMILY_NAMES;
   const fm_kernel *k = &fm_kernels[index];
   *info = (flashmla_kernel_info){.name = k->name,
-                                 .operation = families[k->family],
+                                 .operation = fm_kernel_family_name(k->family),
                                  .dtype = fm_dtype_name(main_element(k->elements)),
                                  .target = k->target,
                                  .min_driver = k->min_driver,

@@ -41,13 +41,14 @@ typedef struct fm_need {
   uint32_t features;   /* that it must have */
   const char *lacking; /* what a kernel without them is for */
   int32_t cluster;     /* 0: any */
+  bool may_be_forced;  /* by FLASHMLA_FORCE_KERNEL */
 } fm_need;
 
-/* The row for a call: the first that does it and that device and driver load; the forced one, if it is of the family
- * that can be forced. */
+/* The row for a call: the forced one, or the first that does it and that device and driver load. */
 flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driver_version, const fm_kernel **kernel);
-/* The row that FLASHMLA_FORCE_KERNEL names; NULL where it is not set. */
-flashmla_status fm_kernel_forced(const fm_kernel **kernel);
+/* The row that FLASHMLA_FORCE_KERNEL names, which must be of the family; NULL where it is not set. */
+flashmla_status fm_kernel_forced(fm_kernel_family family, const fm_kernel **kernel);
+const char *fm_kernel_family_name(fm_kernel_family family);
 /* The targets of the table in words: "sm_90a"; "" without kernels. */
 fm_text fm_kernel_targets(void);
 bool fm_kernel_for_arch(int32_t arch);

@@ -1,10 +1,7 @@
 /* launch.c - see launch.h. */
 #include "cuda/launch.h"
 
-enum {
-  MAX_PARAMS = 192,     /* of a kernel */
-  PDL_IN_GRAPHS = 12030 /* first driver that captures programmatic dependent launches in CUDA graphs */
-};
+enum { PDL_IN_GRAPHS = 12030 /* first driver that captures programmatic dependent launches in CUDA graphs */ };
 
 flashmla_status fm_gpu_open(const char *argument, int32_t device_id, fm_gpu *gpu) {
   if (fm_kernel_count == 0)
@@ -28,7 +25,7 @@ flashmla_status fm_load(fm_gpu gpu, fm_need need, fm_loaded *loaded) {
 
 flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream) {
   const fm_kernel *kernel = loaded->kernel;
-  void *pointers[MAX_PARAMS];
+  void *pointers[FM_KERNEL_MOST_PARAMS];
   for (int32_t i = 0; i < kernel->num_params; i++) pointers[i] = (char *)(uintptr_t)params + kernel->params[i].offset;
   CUlaunchAttribute attributes[2] = {{.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION},
                                      {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION}};

@@ -25,6 +25,8 @@ flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, con
 /* The launch of a call that has no other: makes a context current around it, and remembers the kernel. */
 flashmla_status fm_launch_alone(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream);
 
+enum { FM_SWIZZLE_BYTES = 128 /* of a row of a box: fm_encode asks for this swizzle */ };
+
 /* A tensor as TMA sees it: extents and strides from the innermost axis, whose stride is 1; strides in elements. */
 typedef struct fm_tensor_map {
   fm_dtype dtype;

@@ -2,15 +2,19 @@
  *
  * The table lists the special before the general, so the first row that does a call is the fastest: kernels for pages
  * of 64 tokens before those for any page, and of two flavours of a kernel the one for newer drivers.
- * FLASHMLA_FORCE_KERNEL names the dense_decode row that must be taken instead; it is read in every call. */
-#include <stdio.h>
+ * FLASHMLA_FORCE_KERNEL names the row that must be taken instead where a call may be forced; it is read in every one.
+ */
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda/kernels.h"
 
 #define FORCE_KERNEL "FLASHMLA_FORCE_KERNEL"
-enum { FORCED_FAMILY = FM_KERNEL_DENSE_DECODE };
+
+const char *fm_kernel_family_name(fm_kernel_family family) {
+  static const char *const names[FM_KERNEL_FAMILIES] = FM_KERNEL_FAMILY_NAMES;
+  return names[family];
+}
 
 static bool other_element(int8_t row, int8_t need) { return row != FM_ANY_DTYPE && row != need; }
 
@@ -30,22 +34,22 @@ static const char *misfit(const fm_kernel *kernel, const fm_need *need, int32_t 
   return NULL;
 }
 
-flashmla_status fm_kernel_forced(const fm_kernel **kernel) {
+flashmla_status fm_kernel_forced(fm_kernel_family family, const fm_kernel **kernel) {
   *kernel = NULL;
   const char *name = getenv(FORCE_KERNEL);
   if (!name || !*name) return FLASHMLA_OK;
   for (int32_t i = 0; i < fm_kernel_count; i++) {
-    if ((int)fm_kernels[i].family != FORCED_FAMILY || strcmp(fm_kernels[i].name, name) != 0) continue;
+    if (fm_kernels[i].family != family || strcmp(fm_kernels[i].name, name) != 0) continue;
     *kernel = &fm_kernels[i];
     return FLASHMLA_OK;
   }
-  return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, FORCE_KERNEL " is \"%s\", which is no dense_decode kernel of this library",
-                 name);
+  return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, FORCE_KERNEL " is \"%s\", which is no %s kernel of this library", name,
+                 fm_kernel_family_name(family));
 }
 
 flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driver_version, const fm_kernel **kernel) {
   const fm_kernel *only = NULL;
-  if ((int)need->family == FORCED_FAMILY) FM_TRY(fm_kernel_forced(&only));
+  if (need->may_be_forced) FM_TRY(fm_kernel_forced(need->family, &only));
   if (only) {
     const char *why = misfit(only, need, arch, driver_version);
     if (why)
@@ -71,10 +75,8 @@ bool fm_kernel_for_arch(int32_t arch) {
 
 fm_text fm_kernel_targets(void) {
   fm_text text = {""};
-  for (int32_t i = 0; i < fm_kernel_count; i++) {
-    const size_t used = strlen(text.chars);
+  for (int32_t i = 0; i < fm_kernel_count; i++)
     if (strstr(text.chars, fm_kernels[i].target) == NULL)
-      snprintf(text.chars + used, sizeof text.chars - used, "%s%s", used > 0 ? ", " : "", fm_kernels[i].target);
-  }
+      fm_append(&text, "%s%s", text.chars[0] != '\0' ? ", " : "", fm_kernels[i].target);
   return text;
 }

@@ -42,13 +42,13 @@ typedef struct fm_limits {
  * request are its columns, and tiles are numbered column major:
  *
  *     tile   = column * batch + request
- *     column = kv_head * tiles_per_head + k,   blocks k * cluster ... k * cluster + cluster - 1
+ *     column = kv_head * tiles_per_head + in_head,   blocks in_head * cluster ... in_head * cluster + cluster - 1
  *     block  = token_group * head_chunks + head_chunk
  *
  * With variable-length queries the tile numbers are request major, tile = request * tiles_per_request + column, with
- * columns for max_seqlen_q tokens; a request of s_i tokens has k_i = ceil(ceil(s_i / block_tokens) * head_chunks /
- * cluster) live tiles a KV head, and its tiles with k >= k_i are dead: nothing is done for them. Otherwise all are
- * live, and every column has the same costs: cut alike (bands), the parts that work on the same units for different
+ * columns for max_seqlen_q tokens; a request of s_i tokens has live_i = ceil(ceil(s_i / block_tokens) * head_chunks /
+ * cluster) live tiles a KV head, and its tiles with in_head >= live_i are dead: nothing is done for them. Otherwise all
+ * are live, and every column has the same costs: cut alike (bands), the parts that work on the same units for different
  * columns of a KV head run in step, and all but the first find them in L2. */
 typedef struct fm_tiling {
   int32_t block_rows;  /* row capacity of a block: 64 on CUDA */
@@ -91,12 +91,12 @@ typedef struct fm_tiling {
  * Scheduling, in exact integers (scheduler.c on the host, dsl_kernels/plan on the device, equal bit for bit):
  *
  *     n_i = ceil(clamp(length_i, 0, capacity) / unit)
- *     cost_i = n_i + start_overhead;   before_i = sum_{k < i} cost_k;   total = tiles_per_request * before_batch
+ *     cost_i = n_i + start_overhead;   before_i = sum_{j < i} cost_j;   total = tiles_per_request * before_batch
  *     tile t = column * batch + i starts at  at(t) = column * before_batch + before_i
  *
  *   with variable-length queries:
- *     cost_i = h_kv * k_i * c_i, c_i = n_i + start_overhead;   total = before_batch
- *     tile (i, kv_head, k) starts at  before_i + (kv_head * k_i + min(k, k_i)) * c_i
+ *     cost_i = h_kv * live_i * c_i, c_i = n_i + start_overhead;   total = before_batch
+ *     tile (i, kv_head, in_head) starts at  before_i + (kv_head * live_i + min(in_head, live_i)) * c_i
  *
  *   A band has T = num_tiles / bands tiles, C = total / bands cost and W = num_parts / bands parts; the parts that are
  *   left over have no piece.
@@ -107,12 +107,12 @@ typedef struct fm_tiling {
  *         a tile, f_i = max(1, n_i) for n_i <= whole_units, else ceil(n_i / S): part w begins tile t = w / S at unit
  *         (w % S) * f_i, or at (t + 1, 0) where that is >= n_i and not 0, or where the tile is dead; at (num_tiles, 0)
  *         behind the last tile; cost = max_i f_i + start_overhead.
- *         Else whole tiles, K = ceil(T / W) a part: part w of band c = w / W begins tile c * T + min(w % W * K, T) at
- *         unit 0, at most (num_tiles, 0); cost = the most that K tiles in turn cost.
+ *         Else whole tiles, M = ceil(T / W) a part: part w of band c = w / W begins tile c * T + min(w % W * M, T) at
+ *         unit 0, at most (num_tiles, 0); cost = the most that M tiles in turn cost.
  *   even: S = ceil(C / W); cut[w] = the position x = c * C + min(w % W * S, C): in tile t with o = x - at(t),
  *         unit = max(0, o - start_overhead), or (num_tiles, 0) when x >= total.
  *   even, variable-length queries: i = the last request with before_i <= x, o = x - before_i, live tile
- *         j = o / c_i of it (kv_head j / k_i, k = j % k_i), unit = max(0, o - j * c_i - start_overhead).
+ *         j = o / c_i of it (kv_head j / live_i, in_head j % live_i), unit = max(0, o - j * c_i - start_overhead).
  *   batch invariant: piece_units > 0; pieces of f_i = max(clamp(ceil(n_i / 4), piece_units, 2 * piece_units),
  *         ceil(n_i / FM_MAX_PIECES)) units, each of which costs 1: instead of n_i + start_overhead a tile costs
  *         max(1, ceil(n_i / f_i)). Part w is piece w: as `even` with S = 1 and unit = o * f_i. num_splits is the most

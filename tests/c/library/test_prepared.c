@@ -1,11 +1,11 @@
-/* Prepared calls on the CPU: one is run by several threads at once, each with outputs and scratch of its own, and every
- * result is that of the plain call, bit for bit. */
+/* Prepared calls of dense_decode and its plan on the CPU: one is run by several threads at once, each with outputs and
+ * scratch of its own, and every result is that of the plain call, bit for bit. */
 #include <pthread.h>
 
 #include "check.h"
 #include "fixture.h"
 
-enum { CALLERS = 4, ROUNDS = 3, MOST_PARTS = 20 };
+enum { CALLERS = 4, ROUNDS = 3 };
 
 static const geometry shape = {4, 3, 20, 2, 5, 64, 12, .dtype = FP32};
 
@@ -20,7 +20,6 @@ static void *allocate(size_t bytes) {
   return memory;
 }
 
-/* ---------------------------------------------------------------------------------------------- decode and its plan */
 static fixture reference; /* its outputs are those of the plain call */
 static flashmla_prepared *decode_alone, *decode_planned, *plan;
 
@@ -84,103 +83,16 @@ static void *run_decode(void *unused) {
   return NULL;
 }
 
-/* ------------------------------------------------------------------------------------------------------------ merge */
-typedef struct parts {
-  DLTensor out[MOST_PARTS], lse[MOST_PARTS], result, result_lse;
-  const DLTensor *outs[MOST_PARTS], *lses[MOST_PARTS];
-  flashmla_merge_states_params params;
-} parts;
-
-static parts merged; /* its result is that of the plain call */
-static flashmla_prepared *merge;
-
-/* `count` parts with the shapes of the decode's results, wherever the allocator puts them. */
-static void init_parts(parts *p, int count) {
-  memset(p, 0, sizeof *p);
-  for (int i = 0; i < count; ++i) {
-    p->out[i] = reference.tensor[OUT];
-    p->lse[i] = reference.tensor[LSE];
-    p->out[i].data = allocate(reference.bytes[OUT]);
-    p->lse[i].data = allocate(reference.bytes[LSE]);
-    fill(&p->out[i], reference.bytes[OUT]);
-    for (size_t at = 0; at < reference.bytes[LSE] / sizeof(float); ++at)
-      ((float *)p->lse[i].data)[at] = (float)((at + (size_t)i * 7) % 11) * 0.5f;
-    p->outs[i] = &p->out[i];
-    p->lses[i] = &p->lse[i];
-  }
-  p->result = reference.tensor[OUT];
-  p->result_lse = reference.tensor[LSE];
-  p->result.data = allocate(reference.bytes[OUT]);
-  p->result_lse.data = allocate(reference.bytes[LSE]);
-  p->params = (flashmla_merge_states_params){.struct_size = sizeof p->params,
-                                             .outs = p->outs,
-                                             .lses = p->lses,
-                                             .num_states = count,
-                                             .out = &p->result,
-                                             .lse = &p->result_lse};
-}
-
-static void free_parts(parts *p) {
-  for (int i = 0; i < MOST_PARTS; ++i) {
-    free(p->out[i].data);
-    free(p->lse[i].data);
-  }
-  free(p->result.data);
-  free(p->result_lse.data);
-}
-
-static void *run_merge(void *unused) {
-  (void)unused;
-  DLTensor out = merged.result, lse = merged.result_lse;
-  flashmla_merge_states_params call = merged.params;
-  out.data = allocate(reference.bytes[OUT]);
-  lse.data = allocate(reference.bytes[LSE]);
-  call.out = &out;
-  call.lse = &lse;
-  for (int i = 0; i < ROUNDS; ++i) {
-    memset(out.data, OUTPUT_FILL, reference.bytes[OUT]);
-    CHECK_OK(flashmla_merge_states_run(merge, &call));
-    CHECK(memcmp(out.data, merged.result.data, reference.bytes[OUT]) == 0);
-    CHECK(memcmp(lse.data, merged.result_lse.data, reference.bytes[LSE]) == 0);
-  }
-  free(out.data);
-  free(lse.data);
-  return NULL;
-}
-
-static void prepare_merge(int count) {
-  parts *p = malloc(sizeof *p);
-  CHECK(p != NULL);
-  init_parts(p, count);
-  CHECK_OK(flashmla_merge_states_prepare(&p->params, &merge));
-  free_parts(p);
-  free(p);
-}
-
-static void from_several_threads(void *(*run)(void *)) {
-  pthread_t thread[CALLERS];
-  for (int i = 0; i < CALLERS; ++i) CHECK(pthread_create(&thread[i], NULL, run, NULL) == 0);
-  for (int i = 0; i < CALLERS; ++i) CHECK(pthread_join(thread[i], NULL) == 0);
-}
-
 int main(void) {
   init(&reference);
   prepare_decode();
   CHECK_OK(flashmla_dense_decode(&reference.decode));
-  from_several_threads(run_decode);
+  pthread_t thread[CALLERS];
+  for (int i = 0; i < CALLERS; ++i) CHECK(pthread_create(&thread[i], NULL, run_decode, NULL) == 0);
+  for (int i = 0; i < CALLERS; ++i) CHECK(pthread_join(thread[i], NULL) == 0);
   flashmla_prepared_free(decode_alone);
   flashmla_prepared_free(decode_planned);
   flashmla_prepared_free(plan);
-
-  const int counts[] = {3, MOST_PARTS}; /* in the call itself, and in memory of its own */
-  for (int i = 0; i < 2; ++i) {
-    prepare_merge(counts[i]);
-    init_parts(&merged, counts[i]);
-    CHECK_OK(flashmla_merge_states(&merged.params));
-    from_several_threads(run_merge);
-    flashmla_prepared_free(merge);
-    free_parts(&merged);
-  }
   fixture_free(&reference);
   return 0;
 }

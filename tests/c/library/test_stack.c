@@ -2,12 +2,7 @@
 #include "fixture.h"
 #include "stack.h"
 
-enum { PARTS = 20 /* more than lie in a call itself */ };
-
 static fixture f;
-static DLTensor result_out, result_lse;
-static const DLTensor *outs[PARTS], *lses[PARTS];
-static flashmla_merge_states_params merge;
 static flashmla_prepared *prepared;
 static uint64_t bytes;
 
@@ -19,14 +14,10 @@ static void decode_size(void) { CHECK_OK(flashmla_dense_decode_workspace_size(&f
 static void decode(void) { CHECK_OK(flashmla_dense_decode(&f.decode)); }
 static void decode_prepare(void) { CHECK_OK(flashmla_dense_decode_prepare(&f.decode, &prepared)); }
 static void decode_run(void) { CHECK_OK(flashmla_dense_decode_run(prepared, &f.decode)); }
-static void states(void) { CHECK_OK(flashmla_merge_states(&merge)); }
-static void states_prepare(void) { CHECK_OK(flashmla_merge_states_prepare(&merge, &prepared)); }
-static void states_run(void) { CHECK_OK(flashmla_merge_states_run(prepared, &merge)); }
 static void give_back(void) { flashmla_prepared_free(prepared); }
 static void refused(void) {
-  merge.num_states = PARTS;
-  lses[PARTS - 1] = &f.tensor[OUT];
-  CHECK_STATUS(flashmla_merge_states(&merge), FLASHMLA_ERROR_SHAPE, "lses[19].ndim is 4");
+  f.decode.lse = &f.tensor[OUT];
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_SHAPE, "lse.ndim is 4; it must be 3");
 }
 static void facts(void) {
   flashmla_kernel_info info;
@@ -45,10 +36,6 @@ static const entry entries[] = {{"plan_decode_size", plan_size},
                                 {"dense_decode_prepare", decode_prepare},
                                 {"dense_decode_run", decode_run},
                                 {"prepared_free", give_back},
-                                {"merge_states", states},
-                                {"merge_states_prepare", states_prepare},
-                                {"merge_states_run", states_run},
-                                {"prepared_free", give_back},
                                 {"a refused call", refused},
                                 {"facts", facts}};
 
@@ -58,25 +45,7 @@ int main(void) {
   memcpy(f.tensor[CACHE_SEQLENS].data, lengths, sizeof lengths);
   f.decode.num_threads = 1;
   fixture_use_plan(&f, 3);
-  result_out = f.tensor[OUT];
-  result_lse = f.tensor[LSE];
-  result_out.data = aligned_alloc(64, (f.bytes[OUT] + 63) / 64 * 64);
-  result_lse.data = malloc(f.bytes[LSE]);
-  CHECK(result_out.data != NULL && result_lse.data != NULL);
-  for (int i = 0; i < PARTS; ++i) {
-    outs[i] = &f.tensor[OUT];
-    lses[i] = &f.tensor[LSE];
-  }
-  merge = (flashmla_merge_states_params){.struct_size = sizeof merge,
-                                         .outs = outs,
-                                         .lses = lses,
-                                         .num_states = PARTS,
-                                         .num_threads = 1,
-                                         .out = &result_out,
-                                         .lse = &result_lse};
   check_stack_of(entries, sizeof entries / sizeof *entries);
-  free(result_out.data);
-  free(result_lse.data);
   fixture_free(&f);
   return 0;
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import schedule
+from dsl_kernels.core.variant import SHORT_DTYPES
 from ops.dense_decode.case import Case
 from ops.dense_decode.shape_only import ADDRESSES, strides
-from stub_driver.launches import SHORT_DTYPES
 
-BLOCK_THREADS = {"dense_decode": 384, "combine": 512, "plan": 256}
+FAMILIES = ("dense_decode", "combine", "plan")  # whose kernels a call may launch
 TENSOR_MAP_DTYPES = {"float16": 6, "bfloat16": 9}  # CUtensorMapDataType
 SWIZZLED = [0, 3, 2, 0]  # no interleave, 128-byte swizzle, L2 promotion of 128 bytes, out of bounds is zero
 ELEMENT = 2  # bytes

@@ -1,4 +1,4 @@
-"""CUDA graphs that hold the shards of a context and their merge."""
+"""CUDA graphs that hold a merge: a prepared one, and that of the shards of a context."""
 
 from __future__ import annotations
 
@@ -11,7 +11,28 @@ from ops.dense_decode.oracle import Shard
 from ops.merge_states import calls
 
 pytest.importorskip("torch")
-from gpu.steps import STEP, Step, capture, to_numpy
+from gpu.steps import STEP, Step, capture, run_alone, to_numpy
+
+CAPTURE_FIRST = """
+import torch
+import flashmla
+
+draw = torch.Generator("cuda").manual_seed(1)
+states = torch.randn(3, 2, 1, 128, 512, device="cuda", generator=draw), torch.randn(3, 2, 128, 1, device="cuda")
+prepared = flashmla.prepare(flashmla.merge_states, *states)
+torch.cuda.synchronize()
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    results = prepared()
+graph.replay()
+torch.cuda.synchronize()
+assert all(torch.equal(one, other) for one, other in zip(results, flashmla.merge_states(*states)))
+"""
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_capture_of_a_prepared_merge_needs_no_call_before():
+    run_alone(CAPTURE_FIRST)
 
 
 def test_context_parallel_shards_are_captured_with_their_merge(gpu):

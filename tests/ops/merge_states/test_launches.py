@@ -8,9 +8,10 @@ import re
 import pytest
 
 from buffers import DTYPES
+from dsl_kernels.core.variant import SHORT_DTYPES
 from ops.merge_states.calls import MergeCase
 from ops.merge_states.shape_only import ADDRESSES
-from stub_driver.launches import CLUSTER, PROCESSORS, QUIET, SHORT_DTYPES, decoded, same
+from stub_driver.launches import CLUSTER, PROCESSORS, QUIET, decoded, same
 
 
 def merge_params(case: MergeCase) -> dict:

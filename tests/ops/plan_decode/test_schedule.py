@@ -10,10 +10,7 @@ from buffers import aligned_bytes
 from ops.dense_decode.case import Case
 from ops.dense_decode.shape_only import plan_call
 
-# fm_cpu_limits for at least 128 query rows of a KV head; workers only where the tables are this long.
-CPU = schedule.Limits(
-    block_rows=128, max_cluster=1, workers=128, start_overhead=1, split_overhead=1, unit=64, piece_units=8
-)
+CPU = schedule.cpu()
 PAGE_SIZES = (16, 64, 256)
 
 
@@ -42,7 +39,7 @@ def test_cuts_are_those_of_the_host_scheduler(num_splits, spread, varlen):
         batch, s_q, page_size = int(draw.integers(1, 40)), int(draw.integers(1, 4)), int(draw.choice(PAGE_SIZES))
         max_blocks = int(draw.integers(1024, 3000)) * 64 // page_size
         lengths = schedule.draw_lengths(draw, spread, batch, page_size * max_blocks)
-        extents = {"s_q": s_q, "h_q": 256, "h_kv": int(draw.choice([1, 2])), "max_blocks": max_blocks}
+        extents = {"s_q": s_q, "h_q": 2 * CPU.block_rows, "h_kv": int(draw.choice([1, 2])), "max_blocks": max_blocks}
         extents |= {"page_size": page_size, "batch_invariant": invariant}
         offsets, total = schedule.draw_offsets(draw, batch, s_q) if varlen else (None, 0)
         tiling = schedule.tile(CPU, batch=batch, **extents, num_splits=forced, varlen=varlen)

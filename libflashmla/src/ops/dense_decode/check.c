@@ -1,5 +1,4 @@
 /* check.c - the rules on a decode step that its table does not say: those of dense decode and of its plan. */
-#include <stdio.h>
 #include <string.h>
 
 #include "ops/dense_decode/dense_decode.h"
@@ -47,11 +46,8 @@ static flashmla_status check_extents(const fm_call *call) {
 /* "576, 512 and 320" */
 static fm_text supported_d_qk(void) {
   fm_text text = {""};
-  int used = 0;
-  for (int32_t i = 0; i < GEOMETRIES; ++i) {
-    const char *joint = i == 0 ? "" : i == GEOMETRIES - 1 ? " and " : ", ";
-    used += snprintf(text.chars + used, sizeof text.chars - (size_t)used, "%s%d", joint, geometries[i].d_qk);
-  }
+  for (int32_t i = 0; i < GEOMETRIES; ++i)
+    fm_append(&text, "%s%d", i == 0 ? "" : i == GEOMETRIES - 1 ? " and " : ", ", geometries[i].d_qk);
   return text;
 }
 
@@ -118,10 +114,11 @@ flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode) {
   return fm_tile(&decode->attention.work, limits, &decode->attention.tiling);
 }
 
+enum { FACTS = 10 }; /* in the order of fm_decode_plan_facts */
 const fm_plan_kind fm_decode_plan = {
     .name = "dense decode",
     .operation = 1,
-    .num_facts = 10,
+    .num_facts = FACTS,
     .facts = {{"dtype", "q.dtype", "q.dtype", .dtype = true},
               {"causal", "the call's FLASHMLA_CAUSAL", "the call's FLASHMLA_CAUSAL", false},
               {"batch", "q.shape[0]", "block_table.shape[0]", false},
@@ -136,15 +133,15 @@ const fm_plan_kind fm_decode_plan = {
 void fm_decode_plan_facts(const fm_dense_decode *decode, int32_t facts[FM_PLAN_FACTS]) {
   const fm_work *work = &decode->attention.work;
   const fm_paged *paged = &decode->paged;
-  const int32_t values[] = {(int32_t)paged->q_dtype,
-                            decode->attention.mask.causal,
-                            work->batch,
-                            work->s_q,
-                            work->h_q,
-                            paged->d_qk,
-                            paged->num_blocks,
-                            paged->page_size,
-                            work->h_kv,
-                            paged->max_blocks};
+  const int32_t values[FACTS] = {(int32_t)paged->q_dtype,
+                                 decode->attention.mask.causal,
+                                 work->batch,
+                                 work->s_q,
+                                 work->h_q,
+                                 paged->d_qk,
+                                 paged->num_blocks,
+                                 paged->page_size,
+                                 work->h_kv,
+                                 paged->max_blocks};
   memcpy(facts, values, sizeof values);
 }

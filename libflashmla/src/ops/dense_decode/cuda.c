@@ -22,7 +22,7 @@
 static flashmla_status choose_cluster(const fm_work *work, int64_t blocks, bool balanced, int32_t processors,
                                       int32_t *cluster) {
   const fm_kernel *forced;
-  FM_TRY(fm_kernel_forced(&forced));
+  FM_TRY(fm_kernel_forced(FM_KERNEL_DENSE_DECODE, &forced));
   const bool alike = balanced && fm_cut_alike(work, processors, work->h_kv * blocks);
   const bool in_step = alike && blocks > LARGEST_CLUSTER;
   *cluster = forced ? forced->cluster : blocks > 1 && !in_step ? LARGEST_CLUSTER : 1;
@@ -58,7 +58,8 @@ static fm_need need_of(const fm_dense_decode *decode) {
                    .d_v = decode->attention.d_v,
                    .features = paged->page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
                    .lacking = "pages of 64 tokens",
-                   .cluster = decode->attention.tiling.cluster};
+                   .cluster = decode->attention.tiling.cluster,
+                   .may_be_forced = true};
 }
 
 /* A page is a power of two below 64 or a multiple of 64. */
@@ -75,12 +76,13 @@ static fm_paging paging_of(int32_t page_size, int32_t cluster) {
 static fm_tensor_map cache_map(const fm_dense_decode *decode) {
   const fm_paged *paged = &decode->paged;
   const int64_t *stride = paged->cache_stride;
+  const int32_t columns = FM_SWIZZLE_BYTES / fm_dtype_bytes(paged->cache_dtype);
   return (fm_tensor_map){.dtype = paged->cache_dtype,
                          .rank = 4,
                          .address = paged->cache,
                          .extents = {paged->d_qk, paged->page_size, decode->attention.work.h_kv, paged->num_blocks},
                          .strides = {1, stride[1], stride[2], stride[0]},
-                         .box = {64, (uint32_t)decode->paging.box_rows, 1, 1}};
+                         .box = {(uint32_t)columns, (uint32_t)decode->paging.box_rows, 1, 1}};
 }
 
 /* Where q and out fit into L2 the stream of KV shall not push them out: q was just written, out is read soon. */

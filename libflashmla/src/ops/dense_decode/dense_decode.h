@@ -12,6 +12,11 @@
 enum { FM_D_QK = FM_OWN_AXES, FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_MAX_BLOCKS, FM_D_V, FM_OFFSETS, FM_DECODE_AXES };
 extern const fm_axis fm_decode_axes[FM_DECODE_AXES];
 enum { FM_Q, FM_KV_CACHE, FM_BLOCK_TABLE, FM_CACHE_SEQLENS, FM_CU_SEQLENS_Q, FM_STEP_ROWS };
+/* A plan takes the flags of its calls, though it looks at few of them. */
+enum {
+  FM_STEP_FLAGS = FLASHMLA_CAUSAL | FLASHMLA_DEFAULT_SCALE | FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS |
+  FLASHMLA_BATCH_INVARIANT
+};
 /* The rows of the tensors that a plan and its calls share, in a params struct `type`. `shapes`: a plan looks at the
  * memory of the lengths alone. */
 #define FM_STEP_ARGUMENTS(type, shapes)                                     \

@@ -146,16 +146,15 @@ static flashmla_status bind(fm_call *call, void *state) {
 }
 
 static const flashmla_kernel_info cpu_kernels[] = {
-    {.name = "dense_decode_bf16_cpu", .operation = "dense_decode", .dtype = "bfloat16", .target = "cpu"},
-    {.name = "dense_decode_fp16_cpu", .operation = "dense_decode", .dtype = "float16", .target = "cpu"},
-    {.name = "dense_decode_fp32_cpu", .operation = "dense_decode", .dtype = "float32", .target = "cpu"}};
+    [FM_BF16] = {.name = "dense_decode_bf16_cpu", .operation = "dense_decode", .dtype = "bfloat16", .target = "cpu"},
+    [FM_FP16] = {.name = "dense_decode_fp16_cpu", .operation = "dense_decode", .dtype = "float16", .target = "cpu"},
+    [FM_FP32] = {.name = "dense_decode_fp32_cpu", .operation = "dense_decode", .dtype = "float32", .target = "cpu"}};
 
 static const fm_operation dense_decode = {
     .name = "dense_decode",
     .params_size = sizeof(params_type),
     .first_size = offsetof(params_type, stream) + sizeof(void *),
-    .flags = FLASHMLA_CAUSAL | FLASHMLA_DEFAULT_SCALE | FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS |
-             FLASHMLA_BATCH_INVARIANT,
+    .flags = FM_STEP_FLAGS,
     .threads_offset = offsetof(params_type, num_threads),
     .arguments = arguments,
     .num_arguments = ROWS,
@@ -175,7 +174,7 @@ static const fm_operation dense_decode = {
     .cpu_kernels = cpu_kernels,
     .num_cpu_kernels = sizeof cpu_kernels / sizeof cpu_kernels[0],
 };
-FM_REGISTER(dense_decode, params_type);
+FM_REGISTER(dense_decode, params_type, arguments, fm_decode_axes);
 
 flashmla_status flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes) {
   fm_dense_decode decode;

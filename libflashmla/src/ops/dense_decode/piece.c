@@ -4,6 +4,9 @@
 #include <math.h>
 #include <string.h>
 
+_Static_assert(FM_KERNEL_MOST_D_QK <= FM_CPU_MOST_D_QK && FM_KERNEL_MOST_D_V <= FM_CPU_MOST_D_V,
+               "a step has room for all head sizes that the rules let through");
+
 fm_cpu_tile fm_tile_of(const fm_dense_decode *decode, int32_t tokens, int32_t heads) {
   return (fm_cpu_tile){.q_dtype = decode->paged.q_dtype,
                        .cache_dtype = decode->paged.cache_dtype,

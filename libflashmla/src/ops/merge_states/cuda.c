@@ -1,13 +1,13 @@
 /* cuda.c - merge_states on a GPU. */
 #include <string.h>
 
+#include "attention/launch.h"
 #include "core/arith.h"
 #include "ops/merge_states/merge_states.h"
 
 #define WARPS 8 /* of a block; a warp merges a row */
 #define BLOCKS_A_PROCESSOR 2
 #define COLUMNS 8 /* of a lane at once */
-#define LN_2 0.69314718055994531f
 #define LOG2_E 1.4426950408889634f
 
 static const fm_param list[] = FM_MERGE_STATES_PARAMS;
@@ -47,7 +47,7 @@ static fm_merge_states_kernel_params params_of(const fm_merge *m) {
                                           .chunks = m->d_v / COLUMNS,
                                           .result_dtype = (int32_t)m->out_dtype,
                                           .to_log2 = m->lse_base2 ? 1.0f : LOG2_E,
-                                          .lse_factor = m->lse_base2 ? 1.0f : LN_2,
+                                          .lse_factor = m->lse_base2 ? 1.0f : FM_LN_2,
                                           .empty_lse = m->empty_lse};
   for (int i = 0; i < (m->stacked ? 1 : m->num_states); i++) put_state(&params, i, &m->states[i]);
   return params;

@@ -186,7 +186,7 @@ static const fm_operation merge_states = {
     .cpu_kernels = cpu_kernels,
     .num_cpu_kernels = sizeof cpu_kernels / sizeof cpu_kernels[0],
 };
-FM_REGISTER(merge_states, params_type);
+FM_REGISTER(merge_states, params_type, arguments, axes);
 
 flashmla_status flashmla_merge_states(const flashmla_merge_states_params *params) {
   fm_merge merge;

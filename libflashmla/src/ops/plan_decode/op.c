@@ -63,8 +63,7 @@ static const fm_operation plan_decode = {
     .name = "plan_decode",
     .params_size = sizeof(params_type),
     .first_size = offsetof(params_type, stream) + sizeof(void *),
-    .flags = FLASHMLA_CAUSAL | FLASHMLA_DEFAULT_SCALE | FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS |
-             FLASHMLA_BATCH_INVARIANT,
+    .flags = FM_STEP_FLAGS,
     .arguments = arguments,
     .num_arguments = FM_STEP_ROWS,
     .axes = fm_decode_axes,
@@ -81,7 +80,7 @@ static const fm_operation plan_decode = {
     .cuda = &fm_plan_decode_cuda,
     .cpu = &fm_plan_decode_cpu,
 };
-FM_REGISTER(plan_decode, params_type);
+FM_REGISTER(plan_decode, params_type, arguments, fm_decode_axes);
 
 flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params, uint64_t *bytes) {
   fm_dense_decode decode;
