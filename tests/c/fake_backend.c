@@ -14,12 +14,13 @@ fake_backend fake = {.limits = {.block_rows = 64,
                                 .partial_facts = 1}};
 
 int fake_launches(void) {
-  const int plans = fake.cuda_plans + fake.cpu_plans, decodes = fake.cuda_decodes + fake.cpu_decodes;
-  const int others = fake.cuda_others + fake.cpu_others;
-  fake.cuda_plans = fake.cuda_decodes = fake.cuda_others = fake.cpu_plans = fake.cpu_decodes = fake.cpu_others = 0;
-  return plans + decodes + others;
+  const int launches = fake.cuda_launches + fake.cpu_launches;
+  fake.cuda_launches = fake.cpu_launches = 0;
+  fake.cuda_plans = fake.cuda_decodes = fake.cpu_plans = fake.cpu_decodes = 0;
+  return launches;
 }
 
+/* What a backend's prepare leaves in the state must be there in every launch. */
 static const CUkernel loaded = (CUkernel)(uintptr_t)0x10ade4;
 
 flashmla_status fake_prepare(const fm_call *call, CUkernel *handle) {
@@ -30,9 +31,10 @@ flashmla_status fake_prepare(const fm_call *call, CUkernel *handle) {
   return FLASHMLA_OK;
 }
 
-flashmla_status fake_launch(const fm_call *call, CUkernel handle, int *count, const char *kernel) {
+flashmla_status fake_launched(const fm_call *call, CUkernel handle, int *count, const char *kernel) {
   CHECK(handle == (call->cuda ? loaded : NULL));
-  ++*count;
+  ++*(call->cuda ? &fake.cuda_launches : &fake.cpu_launches);
+  if (count != NULL) ++*count;
   fake.again = call->again;
   fm_set_last_kernel(kernel);
   return FLASHMLA_OK;
@@ -56,8 +58,8 @@ static flashmla_status prepare_decode(fm_call *call, void *state) {
 
 static flashmla_status decode(fm_call *call, void *state) {
   fake.decode = *(const fm_dense_decode *)state;
-  return call->cuda ? fake_launch(call, fake.decode.decode.handle, &fake.cuda_decodes, "fake_cuda")
-                    : fake_launch(call, fake.decode.decode.handle, &fake.cpu_decodes, "fake_cpu");
+  return call->cuda ? fake_launched(call, fake.decode.decode.handle, &fake.cuda_decodes, "fake_cuda")
+                    : fake_launched(call, fake.decode.decode.handle, &fake.cpu_decodes, "fake_cpu");
 }
 
 static flashmla_status prepare_plan(fm_call *call, void *state) {
@@ -68,9 +70,9 @@ static flashmla_status prepare_plan(fm_call *call, void *state) {
 static flashmla_status plan(fm_call *call, void *state) {
   fake.plan = *(const fm_dense_decode *)state;
   const fm_attention *attention = &fake.plan.attention;
-  if (call->cuda) return fake_launch(call, fake.plan.plan.handle, &fake.cuda_plans, "fake_plan");
+  if (call->cuda) return fake_launched(call, fake.plan.plan.handle, &fake.cuda_plans, "fake_plan");
   fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
-  return fake_launch(call, fake.plan.plan.handle, &fake.cpu_plans, "");
+  return fake_launched(call, fake.plan.plan.handle, &fake.cpu_plans, "");
 }
 
 const fm_backend fm_dense_decode_cuda = {prepare_decode, decode}, fm_dense_decode_cpu = {.launch = decode};

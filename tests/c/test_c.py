@@ -1,9 +1,8 @@
 """Compiles and runs the C tests: the core with a stand-in backend, and the whole library, under sanitizers.
 
-`core/test_*.c`, here and in the folders of the operations, link the sources of libflashmla/src itself with
-stand-ins for the backends: those of fake_backend.c or the program's own, and for an operation that has none one that
-only fails.
-`library/test_*.c` link every source but the GPU kernels. Objects are cached like those of the library.
+`core/test_*.c`, here and in the folders of the operations, link the sources of libflashmla/src itself with every
+fake_*.c, which stand in for the backends; an operation that has none gets one that only fails. `library/test_*.c` link
+every source but the GPU kernels. Objects are cached like those of the library.
 """
 
 import os
@@ -30,7 +29,7 @@ FLAGS = {
 FOLDERS = [HERE, *(operations.FOLDER / name / "c" for name in operations.NAMES)]
 
 
-# Weak, so that what fake_backend.c or the program has goes first.
+# Weak, so that what a fake_*.c has takes its place.
 STAND_INS = build.BUILD / "stand_ins.c"
 STAND_IN = """#include "core/operation.h"
 
@@ -50,9 +49,6 @@ def write_stand_ins() -> None:
         STAND_INS.write_text(text)
 
 
-WITH_THREADS = {"prepared", "threads", "workers"}  # programs that run under ThreadSanitizer too
-
-
 def programs(kind: str) -> list[Path]:
     return sorted(path for folder in FOLDERS for path in (folder / kind).glob("test_*.c"))
 
@@ -62,11 +58,12 @@ def sanitizer(path: Path) -> str:
     return "release" if path.stem == "test_stack" else "address"
 
 
+FAKES = sorted(path for folder in FOLDERS for path in folder.glob("fake_*.c"))
 PROGRAMS = [
-    *((path, [*CORE, HERE / "fake_backend.c", STAND_INS], "address") for path in programs("core")),
-    (HERE / "core" / "test_error.c", [*CORE, HERE / "fake_backend.c", STAND_INS], "thread"),
+    *((path, [*CORE, *FAKES, STAND_INS], "address") for path in programs("core")),
+    (HERE / "core" / "test_error.c", [*CORE, *FAKES, STAND_INS], "thread"),
     *((path, WHOLE, sanitizer(path)) for path in programs("library")),
-    *((path, WHOLE, "thread") for path in programs("library") if path.stem.removeprefix("test_") in WITH_THREADS),
+    *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("prepared", "threads", "workers")),
 ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import flashmla
+import operations
 import small
 
 

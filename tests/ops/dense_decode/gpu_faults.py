@@ -27,7 +27,7 @@ GPU_FAULTS = [
     fault(
         "fence before P is handed over",
         QK,
-        '        """P and scale of the unit were written with ordinary stores: shows them to the tensor cores and says'
+        '        """P and scale of a unit were written with ordinary stores: shows them to the tensor cores and says'
         ' so."""\n        cute.arch.fence_proxy("async.shared", space="cta")\n',
         "",
         always=False,
@@ -35,8 +35,9 @@ GPU_FAULTS = [
     fault(
         "PV does not wait for P",
         PV,
-        "                cute.arch.mbarrier_wait(self.bars.p_full(unit_slot), unit_phase)\n",
-        "",
+        "                while n > 0:\n                    slot, phase = self.bars.slot_phase(it)\n"
+        "                    cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)\n",
+        "                while n > 0:\n                    slot, phase = self.bars.slot_phase(it)\n",
     ),
     fault(
         "barrier count of a full slot",  # one loader's bytes are enough
@@ -53,16 +54,16 @@ GPU_FAULTS = [
     fault(
         "stale phase of a full slot",
         QK,
-        "                        self.go(units - 1, warp)\n"
+        "                        self.go(it - 1, warp)\n"
         "                    cute.arch.mbarrier_wait(self.bars.full(slot), phase)\n",
-        "                        self.go(units - 1, warp)\n"
+        "                        self.go(it - 1, warp)\n"
         "                    cute.arch.mbarrier_wait(self.bars.full(slot), phase ^ 1)\n",
     ),
     fault(
         "a slot is not given back",
         PV,
-        "                if n > 0:\n                    self.bars.release(slot, half)\n",
-        "                if n > 1:\n                    self.bars.release(slot, half)\n",
+        "                    if n > 0:\n                        self.bars.release(slot, half)\n",
+        "                    if n > 1:\n                        self.bars.release(slot, half)\n",
     ),
     # ---- values
     fault(
@@ -100,8 +101,8 @@ GPU_FAULTS = [
     fault(
         "unclamped length",
         ATTENDED,
-        "    return min(max(element(a.cache_seqlens, request), 0), a.capacity)\n",
-        "    return max(element(a.cache_seqlens, request), 0)\n",
+        "    return min(max(length, 0), a.capacity)\n",
+        "    return max(length, 0)\n",
     ),
     fault(
         "a page outside is page 0",

@@ -169,3 +169,43 @@ def test_shards_of_a_context_merge_to_the_whole():
     ]
     merged = flashmla.merge_states(*zip(*parts, strict=True))
     small.check(*merged, (q, kv_cache, block_table, lengths), causal=True)
+
+
+def test_the_fast_way_is_taken(only_fast):
+    torch = pytest.importorskip("torch")
+    outs, lses = torch.randn(3, 2, 1, 4, 64), torch.randn(3, 2, 4, 1)
+    for parts in ((outs, lses), (list(outs), list(lses))):
+        first = flashmla.merge_states(*parts)
+        with only_fast():
+            again = flashmla.merge_states(*parts)
+            given = flashmla.merge_states(*parts, out=torch.empty(2, 1, 4, 64), lse=torch.empty(2, 4, 1))
+        for found in (again, given):
+            assert all(bool((one == other).all()) for one, other in zip(found, first, strict=True))
+
+
+def test_more_states_than_the_fast_way_takes():
+    torch = pytest.importorskip("torch")
+    outs, lses = [torch.randn(1, 1, 2, 64)] * 50, [torch.randn(1, 2, 1)] * 50
+    out, _ = flashmla.merge_states(outs, lses)
+    torch.testing.assert_close(out, outs[0])
+
+
+def test_a_prepared_call(framework):
+    draw = np.random.default_rng(5)
+    outs = draw.standard_normal((3, 2, 1, 4, 64)).astype(np.float32)
+    lses = draw.standard_normal((3, 2, 4, 1)).astype(np.float32)
+    if framework == "torch":
+        torch = pytest.importorskip("torch")
+        outs, lses = torch.from_numpy(outs), torch.from_numpy(lses)
+    wanted = flashmla.merge_states(outs, lses)
+    prepared = flashmla.prepare(flashmla.merge_states, list(outs), list(lses))
+    for found in (flashmla.prepare(flashmla.merge_states, outs, lses)(), prepared()):
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)
+    turned = [2, 0, 1]
+    found = prepared(outs=[outs[i] for i in turned], lses=[lses[i] for i in turned])
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for wrong in ([outs[0]] * 2, outs[0], 3):
+        with pytest.raises(TypeError, match=r"^outs must be a list or tuple of 3 tensors"):
+            prepared(outs=wrong)

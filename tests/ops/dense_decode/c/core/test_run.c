@@ -61,21 +61,19 @@ static void workspace_is_split(void) {
 
 static void kernels(void) {
   static const char *const gpu[] = {"fake_plan", "fake_cuda"}; /* come first */
-  static const char *const own[] = {"dense_decode_bf16_cpu", "dense_decode_fp16_cpu", "dense_decode_fp32_cpu"};
   flashmla_kernel_info info;
-  const int32_t rows = flashmla_kernel_count();
-  CHECK(rows >= 5);
-  int32_t found = 0; /* rows of this operation, one behind another */
-  for (int32_t i = 0; i < rows; ++i) {
-    CHECK_OK(flashmla_kernel_at(i, &info));
-    CHECK(strcmp(info.target, i < 2 ? "sm_90a" : "cpu") == 0);
-    if (i < 2) CHECK(strcmp(info.name, gpu[i]) == 0);
-    if (i < 2 || strcmp(info.operation, "dense_decode") != 0) continue;
-    CHECK(found < 3 && strcmp(info.name, own[found]) == 0);
-    ++found;
+  int32_t row = 0;
+  for (; row < 2; ++row) {
+    CHECK_OK(flashmla_kernel_at(row, &info));
+    CHECK(strcmp(info.name, gpu[row]) == 0 && strcmp(info.target, "sm_90a") == 0);
   }
-  CHECK(found == 3);
-  CHECK_STATUS(flashmla_kernel_at(rows, &info), FLASHMLA_ERROR_VALUE, "; it must be in [0, ");
+  for (int32_t i = 0; fm_operation_at(i) != NULL; ++i) /* operation by operation */
+    for (int32_t j = 0; j < fm_operation_at(i)->num_cpu_kernels; ++j, ++row) {
+      CHECK_OK(flashmla_kernel_at(row, &info));
+      CHECK(strcmp(info.name, fm_operation_at(i)->cpu_kernels[j].name) == 0 && strcmp(info.target, "cpu") == 0);
+    }
+  CHECK(flashmla_kernel_count() == row);
+  CHECK_STATUS(flashmla_kernel_at(row, &info), FLASHMLA_ERROR_VALUE, "it must be in [0, ");
   CHECK_STATUS(flashmla_kernel_at(-1, &info), FLASHMLA_ERROR_VALUE, "index is -1");
   CHECK_STATUS(flashmla_kernel_at(0, NULL), FLASHMLA_ERROR_NULL_POINTER, "info is NULL");
 

@@ -1,9 +1,9 @@
 /* merge_states: every rule on its arguments, and what a checked call hands to a backend. */
 #include <math.h>
 
-#include "../fake_merge.h"
 #include "../parts.h"
 #include "check.h"
+#include "../fake_merge.h"
 
 static parts p; /* about 200 KB */
 
@@ -12,15 +12,15 @@ static parts p; /* about 200 KB */
     init(&p, 3, 0, 0);                                                             \
     change;                                                                        \
     CHECK_STATUS(flashmla_merge_states(&p.params), FLASHMLA_ERROR_##status, part); \
-    CHECK(fake.cpu_others == 0 && fake.cuda_others == 0);                          \
+    CHECK(fake.cpu_launches == 0 && fake.cuda_launches == 0);                      \
   } while (0)
 
 static void run(int32_t device) {
   set_device(&p, device);
   CHECK_OK(flashmla_merge_states(&p.params));
-  CHECK(fake.cpu_others + fake.cuda_others == 1 && (device == kDLCUDA) == (fake.cuda_others == 1));
+  CHECK(fake.cpu_launches + fake.cuda_launches == 1 && (device == kDLCUDA) == (fake.cuda_launches == 1));
   CHECK(strcmp(flashmla_last_kernel(), device == kDLCUDA ? "fake_cuda_merge" : "fake_cpu_merge") == 0);
-  fake.cpu_others = fake.cuda_others = 0;
+  fake.cpu_launches = fake.cuda_launches = 0;
 }
 
 static void rules(void) {
@@ -89,13 +89,13 @@ static void listed(void) {
   p.out[1].byte_offset = 32; /* not evenly spaced */
   p.result_out.dtype = FP16;
   run(kDLCPU);
-  const fm_merge *m = &seen.merge;
+  const fm_merge *m = &fake_merge;
   CHECK(m->dtype == FM_BF16 && m->out_dtype == FM_FP16 && m->num_states == 3 && !m->stacked);
   CHECK(m->batch == B && m->s_q == S && m->h_q == H && m->d_v == D && m->num_threads == 5 && m->stream == &p);
   CHECK(m->lse_base2 && m->empty_lse == -INFINITY);
-  CHECK(seen.states[1].out == (char *)p.out[1].data + 32 && seen.states[2].lse == p.lse[2].data);
-  CHECK(seen.states[0].out_stride[0] == S * H * D && seen.states[0].out_stride[2] == D);
-  CHECK(seen.states[0].lse_stride[0] == H * S && seen.states[0].lse_stride[1] == S);
+  CHECK(fake_states[1].out == (char *)p.out[1].data + 32 && fake_states[2].lse == p.lse[2].data);
+  CHECK(fake_states[0].out_stride[0] == S * H * D && fake_states[0].out_stride[2] == D);
+  CHECK(fake_states[0].lse_stride[0] == H * S && fake_states[0].lse_stride[1] == S);
   CHECK(m->result.out == result && m->result.lse == (float *)result_lses);
   CHECK(m->result.out_stride[1] == H * D && m->result.lse_stride[2] == 1);
   p.params.lse = NULL;
@@ -107,8 +107,8 @@ static void listed(void) {
 static void evenly_spaced(void) {
   init(&p, 20, 0, 0);
   run(kDLCUDA); /* more than kernel parameters hold */
-  const fm_merge *m = &seen.merge;
-  CHECK(m->stacked && m->num_states == 20 && seen.states[0].out == values);
+  const fm_merge *m = &fake_merge;
+  CHECK(m->stacked && m->num_states == 20 && fake_states[0].out == values);
   CHECK(m->out_state_stride == OUT_BYTES / 2 && m->lse_state_stride == LSE_BYTES / 4);
   for (int i = 0; i < 10; ++i) { /* the other way round */
     const DLTensor *out = p.outs[i], *lse = p.lses[i];
@@ -130,7 +130,7 @@ static void evenly_spaced(void) {
   int64_t other[] = {S * H * D, 2 * H * D, D, 1};
   p.out[1].strides = other;
   run(kDLCPU);
-  CHECK(!m->stacked && seen.states[1].out_stride[1] == 2 * H * D);
+  CHECK(!m->stacked && fake_states[1].out_stride[1] == 2 * H * D);
 }
 
 static void too_many(void) {
@@ -142,7 +142,7 @@ static void too_many(void) {
   run(kDLCPU);
   init(&p, FM_MAX_CPU_STATES, 0, 0);
   run(kDLCPU);
-  CHECK(!seen.merge.stacked && seen.merge.num_states == FM_MAX_CPU_STATES);
+  CHECK(!fake_merge.stacked && fake_merge.num_states == FM_MAX_CPU_STATES);
   init(&p, FM_MAX_CPU_STATES + 1, 0, 0);
   CHECK_STATUS(flashmla_merge_states(&p.params), FLASHMLA_ERROR_UNSUPPORTED, "up to 1024 separate tensors");
 }
@@ -150,10 +150,10 @@ static void too_many(void) {
 static void stacked(void) {
   init(&p, 1, 7, 0);
   run(kDLCUDA);
-  const fm_merge *m = &seen.merge;
+  const fm_merge *m = &fake_merge;
   CHECK(m->stacked && m->num_states == 7 && m->batch == B && m->s_q == S && m->h_q == H && m->d_v == D);
   CHECK(m->out_state_stride == OUT_BYTES / 2 && m->lse_state_stride == LSE_BYTES / 4);
-  CHECK(seen.states[0].out_stride[0] == S * H * D && seen.states[0].lse_stride[1] == S);
+  CHECK(fake_states[0].out_stride[0] == S * H * D && fake_states[0].lse_stride[1] == S);
   p.lse_shape[0] = 6;
   CHECK_STATUS(flashmla_merge_states(&p.params), FLASHMLA_ERROR_SHAPE,
                "lses.shape[0] is 6, outs.shape[0] (num_states) is 7");
@@ -162,12 +162,12 @@ static void stacked(void) {
 }
 
 static void variable_length(void) {
-  const fm_merge *m = &seen.merge;
+  const fm_merge *m = &fake_merge;
   for (int stack = 0; stack < 8; stack += 7) {
     init(&p, stack ? 1 : 3, stack, 1);
     run(kDLCPU);
     CHECK(m->batch == 1 && m->s_q == S && m->h_q == H && m->d_v == D && m->num_states == (stack ? 7 : 3));
-    CHECK(seen.states[0].out_stride[0] == 0 && seen.states[0].out_stride[1] == H * D);
+    CHECK(fake_states[0].out_stride[0] == 0 && fake_states[0].out_stride[1] == H * D);
     CHECK(m->result.lse_stride[0] == 0 && m->result.lse_stride[1] == S && m->result.lse_stride[2] == 1);
   }
 }
@@ -180,7 +180,7 @@ static void empty(void) {
   init(&p, 3, 0, 1);
   p.out_shape[0] = p.lse_shape[1] = p.result_shape[0] = p.result_lse_shape[1] = 0;
   CHECK_OK(flashmla_merge_states(&p.params));
-  CHECK(fake.cpu_others == 0 && strcmp(flashmla_last_kernel(), "") == 0);
+  CHECK(fake.cpu_launches == 0 && strcmp(flashmla_last_kernel(), "") == 0);
 }
 
 int main(void) {

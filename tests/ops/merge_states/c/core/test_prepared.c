@@ -1,8 +1,8 @@
 /* Prepared calls of merge_states: what a run hands to a backend, with few parts, many, and stacked ones. */
 #include <math.h>
 
-#include "../fake_merge.h"
 #include "../parts.h"
+#include "../fake_merge.h"
 
 enum { UNEVEN = 16 /* bytes by which part 1 is moved, so that the parts are not evenly spaced */ };
 
@@ -66,18 +66,18 @@ static void run_is_the_call(int count, int stack, int varlen, int32_t device, in
   for (int round = 0; round < 2; ++round) {
     init_elsewhere(count, stack, varlen, device, after ? UNEVEN : 0);
     CHECK_OK(flashmla_merge_states(&p.params));
-    const fm_merge plain = seen.merge;
-    memcpy(states, seen.states, sizeof states);
-    memset(&seen.merge, 0, sizeof seen.merge);
-    memset(seen.states, 0, sizeof seen.states);
+    const fm_merge plain = fake_merge;
+    memcpy(states, fake_states, sizeof states);
+    memset(&fake_merge, 0, sizeof fake_merge);
+    memset(fake_states, 0, sizeof fake_states);
     fake_launches();
     fake.prepares = 0;
     scramble();
     CHECK_OK(flashmla_merge_states_run(prepared, &p.params));
-    check_same(&plain, &seen.merge);
-    const int given = seen.merge.stacked ? 1 : count;
-    CHECK(memcmp(states, seen.states, sizeof *states * (size_t)given) == 0);
-    CHECK((device == kDLCUDA ? fake.cuda_others : fake.cpu_others) == 1 && fake.again);
+    check_same(&plain, &fake_merge);
+    const int given = fake_merge.stacked ? 1 : count;
+    CHECK(memcmp(states, fake_states, sizeof *states * (size_t)given) == 0);
+    CHECK((device == kDLCUDA ? fake.cuda_launches : fake.cpu_launches) == 1 && fake.again);
     CHECK(strcmp(flashmla_last_kernel(), device == kDLCUDA ? "fake_cuda_merge" : "fake_cpu_merge") == 0);
     CHECK(fake_launches() == 1 && fake.prepares == 0);
   }
