@@ -1,7 +1,7 @@
 /* cuda.c - merge_states on a GPU. */
 #include <string.h>
 
-#include "attention/launch.h"
+#include "attention/cuda.h"
 #include "core/arith.h"
 #include "ops/merge_states/merge_states.h"
 
