@@ -146,7 +146,7 @@ def shared_params(case: Case, processors: int, *, own_plan: bool) -> dict:
 
 
 def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
-    """Those of dense_decode without its tensor maps."""
+    """Those of dense_decode without its tensor maps and the policy of the L2 cache."""
     scale = case.d_qk**-0.5 if case.softmax_scale is None else case.softmax_scale
     found = shared_params(case, processors, own_plan=own_plan) | {
         **length_params(case),
@@ -156,19 +156,10 @@ def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
         "scale_log2": scale * math.log2(math.e),
         "max_blocks": case.max_blocks,
         "causal": int(case.causal),
-        "kv_policy": kv_policy(case),
     }
     if case.batch > 1:
         found["block_table_stride"] = strides(case, "block_table")[0]
     return found
-
-
-def kv_policy(case: Case) -> int:
-    """Evict first where q and out are at most 40 MiB, else normal."""
-    tokens = case.batch * case.s_q if case.cu_seqlens_q is None else case.total_q
-    width = {"float32": 4}.get(case.out_dtype, 2)
-    small = tokens * case.h_q * (2 * case.d_qk + width * case.d_v) <= 40 << 20
-    return 0x12F0000000000000 if small else 0x1000000000000000
 
 
 def paging_params(case: Case, cluster: int) -> dict:
