@@ -12,7 +12,6 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import backends
-from both_ways import framework, only_fast  # noqa: F401
 from stub_driver.fixtures import compile_stub, cpu_only_library, cuda_12_0, cuda_12_4, gpu_kernels  # noqa: F401
 from ways_of_calls import framework, only_fast  # noqa: F401
 
