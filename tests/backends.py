@@ -47,7 +47,7 @@ class Prepared(Adapter):
 
         prepared = flashmla.prepare(operation, *arguments, **options)
         given = inspect.signature(operation).bind(*arguments, **options).arguments
-        others = {name: given[name] for name in prepared._places if given.get(name) is not None}
+        others = {name: given[name] for name in prepared._positions if given.get(name) is not None}
         return prepared(**others)
 
 

@@ -85,7 +85,7 @@ def test_families_of_kernels():
 
 
 def test_a_unit_of_the_schedule():
-    assert FACTS["unit"] == UNIT == schedule.hopper(1).unit
+    assert FACTS["unit"] == UNIT == schedule.hopper(1).unit == schedule.cpu().unit
 
 
 @pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)

@@ -23,7 +23,7 @@ class Call:
     framework on its device.
     """
 
-    __slots__ = ("_argument", "_keep", "_own", "_place", "_stream", "first", "framework", "model", "params")
+    __slots__ = ("_argument", "_device", "_keep", "_own", "_stream", "first", "framework", "model", "params")
 
     def __init__(self, params: Any, first: Any, argument: str, stream: Any) -> None:
         self.first = first
@@ -35,7 +35,7 @@ class Call:
         self._stream = (0 if stream is None else stream_number(stream)) if current is None else current
         self._begin(params)
         self.model = self.read(first, argument)
-        self._place = device(self.model)
+        self._device = device(self.model)
 
     def _begin(self, params: Any) -> None:
         params.stream = ffi.cast(_POINTER, self._stream)
@@ -76,9 +76,9 @@ class Call:
         """A tensor to be made by `make`, as a `DLTensor *` without memory. `dtype` None is the model's."""
         if dtype is None:
             kind = self.model.dtype
-            found, owner = described(extents, (kind.code, kind.bits), self._place)
+            found, owner = described(extents, (kind.code, kind.bits), self._device)
         else:
-            found, owner = described(extents, DTYPES[dtype], self._place)
+            found, owner = described(extents, DTYPES[dtype], self._device)
         self._keep += (found, owner)
         return found
 
@@ -91,9 +91,9 @@ class Call:
     def scratch(self, given: Any, argument: str) -> tuple[Any, Any, int]:
         """A buffer of the caller: (what keeps it alive, address, bytes)."""
         tensor = self.write(given, argument)
-        if device(tensor) != self._place:
-            places = f"{argument} is on DLPack device {device(tensor)}, {self._argument} is on {self._place}"
-            raise invalid("FLASHMLA_ERROR_MIXED_DEVICES", places)
+        if device(tensor) != self._device:
+            both = f"{argument} is on DLPack device {device(tensor)}, {self._argument} is on {self._device}"
+            raise invalid("FLASHMLA_ERROR_MIXED_DEVICES", both)
         return self._keep[-1], *memory(tensor, argument)
 
     def query(self, size_of: Any) -> int:
@@ -106,6 +106,6 @@ class Call:
         """Calls the operation, and waits for a framework that must not see unfinished results."""
         check(lib, operation(*arguments))
         if self.framework.waits:
-            device_type, device_id = self._place
+            device_type, device_id = self._device
             if device_type == CUDA:
                 check(lib, lib.flashmla_stream_synchronize(device_id, self.params.stream))

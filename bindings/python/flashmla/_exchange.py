@@ -180,12 +180,12 @@ class Fast:
             fields["size"] = form.size
         if framework.exchanged_if is not None:
             fields["attribute"], fields["attribute_value"] = map(id, framework.exchanged_if)
-        for place, argument in zip(arguments, form.arguments, strict=True):
-            place.kind, place.count = argument.kind, argument.tensors
+        for row, argument in zip(arguments, form.arguments, strict=True):
+            row.kind, row.count = argument.kind, argument.tensors
             if argument.kind != RESULT:
-                place.offset = ffi.offsetof(form.params, argument.field)
+                row.offset = ffi.offsetof(form.params, argument.field)
             if argument.kind == SCRATCH:
-                fields["scratch_offset"] = place.offset
+                fields["scratch_offset"] = row.offset
         how = ffi.new("flashmla_exchange *")
         types = dict(ffi.typeof("flashmla_exchange").fields)
         for name, value in (fields | more).items():
@@ -204,7 +204,7 @@ def _on_capsules(
     builtin: Callable[..., Any], kind: type, framework: Framework, form: Form, model: Any
 ) -> Callable[..., Any]:
     """A fast call that exports the tensors, and makes the scratch that is missing."""
-    places = [i for i, argument in enumerate(form.arguments) if argument.kind == SCRATCH]
+    scratch = [i for i, argument in enumerate(form.arguments) if argument.kind == SCRATCH]
     export, current_stream, empty = framework.export, framework.current_stream, framework.empty
 
     def other(thing: Any) -> Any:
@@ -220,7 +220,7 @@ def _on_capsules(
         if status >= UNUSUAL:
             return status
         made = empty(first, "", (UNUSUAL - status,), "uint8", None)
-        given[places[0]] = export(made, "", None)
+        given[scratch[0]] = export(made, "", None)
         status = builtin(*given, current_stream(first))
         return made if form.keep and status == 0 else status
 

@@ -210,9 +210,9 @@ class JAX(Framework):
 def _jax_maker(described: tuple[tuple[tuple[int, ...], Any], ...], device: Any) -> Callable[[], Sequence[Any]]:
     """A compiled function that makes new arrays, each in memory of its own."""
     jax = sys.modules["jax"]
-    place = jax.sharding.SingleDeviceSharding(device)
+    on_device = jax.sharding.SingleDeviceSharding(device)
     made: Callable[[], Sequence[Any]] = jax.jit(
-        lambda: tuple(jax.numpy.empty(shape, dtype) for shape, dtype in described), out_shardings=place
+        lambda: tuple(jax.numpy.empty(shape, dtype) for shape, dtype in described), out_shardings=on_device
     )
     return made
 

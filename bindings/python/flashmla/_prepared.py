@@ -69,7 +69,7 @@ class Prepared:
     """
 
     __slots__ = (
-        *("_arguments", "_blank", "_call", "_fast", "_handle", "_operation", "_own", "_pick", "_places", "_ready"),
+        *("_arguments", "_blank", "_call", "_fast", "_handle", "_operation", "_own", "_pick", "_positions", "_ready"),
         "_result",
     )
 
@@ -100,17 +100,17 @@ class Prepared:
         self._handle = _handle(operation, ready)
 
         # Of a fast call: which objects are which tensor, and the objects that leave all as it was prepared.
-        self._places: dict[str, Any] = {}
+        self._positions: dict[str, Any] = {}
         self._blank: list[Any] = []
         for name in (*names, *operation.outputs, operation.scratch, operation.plan):
             if name is not None:
-                place = len(self._blank)
+                first = len(self._blank)
                 listed = options.listed if name in operation.lists else 0
-                self._places[name] = slice(place, place + listed) if listed else place
+                self._positions[name] = slice(first, first + listed) if listed else first
                 self._blank += [None] * (listed or 1)
         if operation.makes_plan:
             self._blank.append(result.address)
-            del self._places[str(operation.scratch)]  # the plan names its buffer
+            del self._positions[str(operation.scratch)]  # the plan names its buffer
         self._fast = self._fast_call(options) if arguments["stream"] is None else None
         self._call = None if self._fast is None else self._fast.call
 
@@ -133,12 +133,12 @@ class Prepared:
             objects = self._blank
             try:
                 if tensors:
-                    objects, places = objects.copy(), self._places
+                    objects, positions = objects.copy(), self._positions
                     for name, tensor in tensors.items():
                         # None would mean the tensor that the call was prepared with: anything wrong takes its place.
-                        objects[places[name]] = tensor if tensor is not None else self
+                        objects[positions[name]] = tensor if tensor is not None else self
                     if "plan" in tensors:
-                        objects[places["plan"]] = tensors["plan"].address
+                        objects[positions["plan"]] = tensors["plan"].address
                 status = self._call(*objects)
             except Exception:  # noqa: BLE001 - a wrong name, or what the tensors' framework said: said the long way
                 status = UNUSUAL
@@ -154,14 +154,14 @@ class Prepared:
         params = ffi.new(operation.pointer, self._ready.call.params[0])
         call = self._ready.call.again(params)
         for name, tensor in tensors.items():
-            if name not in self._places:
-                raise TypeError(f"{name} is none of {', '.join(self._places)}, which can be others in this call")
+            if name not in self._positions:
+                raise TypeError(f"{name} is none of {', '.join(self._positions)}, which can be others in this call")
             if name == operation.plan:
                 check_plan(tensor)
                 params.plan = tensor.c
             elif name == operation.scratch:
                 self._replace_scratch(call, tensor)
-            elif isinstance(self._places[name], slice):
+            elif isinstance(self._positions[name], slice):
                 self._replace_list(call, name, tensor)
             else:
                 read = call.write if name in operation.outputs else call.read
@@ -181,9 +181,9 @@ class Prepared:
         setattr(call.params, name, address)
 
     def _replace_list(self, call: Call, name: str, tensors: Any) -> None:
-        place = self._places[name]
-        if not isinstance(tensors, (list, tuple)) or len(tensors) != place.stop - place.start:
-            raise TypeError(f"{name} must be a list or tuple of {place.stop - place.start} tensors, as when prepared")
+        count = self._positions[name].stop - self._positions[name].start
+        if not isinstance(tensors, (list, tuple)) or len(tensors) != count:
+            raise TypeError(f"{name} must be a list or tuple of {count} tensors, as when prepared")
         was = getattr(call.params, name)
         found = [_alike(call.read(x, f"{name}[{i}]"), was[i], f"{name}[{i}]") for i, x in enumerate(tensors)]
         setattr(call.params, name, call.keep(ffi.new(LIST, found)))

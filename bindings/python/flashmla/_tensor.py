@@ -72,8 +72,8 @@ def read_only(capsule: Any) -> bool:
 
 def device(tensor: Any) -> tuple[int, int]:
     """(DLDeviceType, device id) of a `DLTensor *`."""
-    place = tensor.device
-    return place.device_type, place.device_id
+    found = tensor.device
+    return found.device_type, found.device_id
 
 
 def shape(tensor: Any) -> tuple[int, ...]:
@@ -91,18 +91,18 @@ def compact(extents: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _model(extents: tuple[int, ...], dtype: tuple[int, int], place: tuple[int, int]) -> tuple[Any, Any]:
+def _model(extents: tuple[int, ...], dtype: tuple[int, int], on: tuple[int, int]) -> tuple[Any, Any]:
     """A compact tensor without memory, never changed, and its extents, which must live as long as its copies."""
     owner = ffi.new(_EXTENTS, extents)
-    return ffi.new(_DLTENSOR, (ffi.NULL, place, len(extents), (*dtype, 1), owner)), owner
+    return ffi.new(_DLTENSOR, (ffi.NULL, on, len(extents), (*dtype, 1), owner)), owner
 
 
-def described(extents: tuple[int, ...], dtype: tuple[int, int], place: tuple[int, int]) -> tuple[Any, Any]:
+def described(extents: tuple[int, ...], dtype: tuple[int, int], on: tuple[int, int]) -> tuple[Any, Any]:
     """A compact tensor without memory, and what must live as long as it does.
 
-    `dtype`: (DLDataTypeCode, bits); `place`: (DLDeviceType, device id).
+    `dtype`: (DLDataTypeCode, bits); `on`: (DLDeviceType, device id).
     """
-    model, owner = _model(extents, dtype, place)
+    model, owner = _model(extents, dtype, on)
     return ffi.new(_DLTENSOR, model[0]), owner
 
 

@@ -1,5 +1,5 @@
-/* cuda.c - see launch.h. */
-#include "attention/launch.h"
+/* cuda.c - see cuda.h. */
+#include "attention/cuda.h"
 
 _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a plan can split");
 

@@ -29,6 +29,8 @@ enum {
    * level-1 cache while the keys pass by, and the rounding errors of shorter sums are smaller. */
   TILE_DEPTH = 144
 };
+_Static_assert(KEYS_MANY_ROWS % (2 * TILE_TOKENS) + KEYS_FEW_ROWS % (2 * TILE_TOKENS) == 0, "whole tiles of logits");
+_Static_assert((int)KEYS_MANY_ROWS <= FM_CPU_MOST_KEYS && 64 % (SUM_VECTORS * LANES) == 0, "keys and sizes of isa.h");
 
 /* ---- buffers ---- */
 

@@ -33,7 +33,7 @@ flashmla_status fm_device_get(const fm_driver *driver, const char *argument, int
   const bool in_table = id >= 0 && id < FM_MAX_DEVICES;
   if (!in_table || !__atomic_load_n(&known[id], __ATOMIC_ACQUIRE)) {
     pthread_mutex_lock(&lock);
-    status = read_locked(driver, argument, id);
+    if (!in_table || !known[id]) status = read_locked(driver, argument, id); /* not by another thread meanwhile */
     pthread_mutex_unlock(&lock);
   }
   if (status == FLASHMLA_OK) *device = &devices[id];

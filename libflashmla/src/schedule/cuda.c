@@ -1,5 +1,5 @@
 /* cuda.c - the scheduler on a GPU. */
-#include "schedule/launch.h"
+#include "schedule/cuda.h"
 
 _Static_assert(FM_KERNEL_MAX_PIECES == FM_MAX_PIECES, "the device's batch-invariant schedule is the host's");
 

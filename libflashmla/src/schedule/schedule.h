@@ -128,7 +128,7 @@ typedef struct fm_cut {
   int32_t tile, unit;
 } fm_cut;
 
-/* What kernels divide tile numbers by, as they want it: fm_divisor in launch.h. */
+/* What kernels divide tile numbers by, as they want it: fm_divisor in cuda.h. */
 typedef struct fm_divisors {
   int64_t tile_major, tiles_per_head, head_chunks, block_heads;
   int64_t block_rows, tile_rows; /* of a block and of a tile that are full */

@@ -19,10 +19,10 @@ LIMIT = TESTS + "test_varlen.py::test_more_queries_than_max_seqlen_q_are_not_wri
 DIGITS = TESTS + "test_options.py::test_float32_out_has_more_digits_than_the_dtype_of_q[cpu-bfloat16]"
 ROOT = Path(__file__).parents[3]
 CPU = "libflashmla/src/cpu/"
-PIECE = "libflashmla/src/ops/dense_decode/piece.c"
-ROWS = "libflashmla/src/attention/rows.c"
+PIECE = "libflashmla/src/ops/dense_decode/cpu_piece.c"
+ROWS = "libflashmla/src/attention/cpu.c"
 MASK = "libflashmla/src/attention/mask.c"
-MERGE = "libflashmla/src/attention/merge.c"
+MERGE = "libflashmla/src/attention/cpu_merge.c"
 
 ROWS_OF_PIECE = "  const fm_rows rows = fm_rows_of(&decode->attention, tile);\n"
 BLOCK_OF_PAGE = "  const int32_t block = paged->block_table["

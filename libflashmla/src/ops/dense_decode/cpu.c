@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #include "cpu/threads.h"
-#include "ops/dense_decode/piece.h"
+#include "ops/dense_decode/cpu_piece.h"
 
 enum {
   /* The number of parts follows from the shapes, never from the number of threads: results must not depend on that. A

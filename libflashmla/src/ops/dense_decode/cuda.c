@@ -1,6 +1,6 @@
 /* cuda.c - dense_decode and its plan on a GPU: limits, the choice of a kernel, its parameters, the order of launches.
  */
-#include "attention/launch.h"
+#include "attention/cuda.h"
 #include "ops/dense_decode/dense_decode.h"
 
 /* Units: a tile's Q load, pipeline fill and output take about as long as 4 units, or as 3 where nobody shares what is

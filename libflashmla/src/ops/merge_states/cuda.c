@@ -1,13 +1,12 @@
 /* cuda.c - merge_states on a GPU. */
 #include <string.h>
 
-#include "attention/launch.h"
+#include "attention/cuda.h"
 #include "core/arith.h"
 #include "ops/merge_states/merge_states.h"
 
-#define WARPS 8 /* of a block; a warp merges a row */
+#define WARP 32 /* threads, which merge a row */
 #define BLOCKS_A_PROCESSOR 2
-#define COLUMNS 8 /* of a lane at once */
 #define LOG2_E 1.4426950408889634f
 
 static const fm_param list[] = FM_MERGE_STATES_PARAMS;
@@ -44,7 +43,7 @@ static fm_merge_states_kernel_params params_of(const fm_merge *m) {
                                           .rows = m->batch * m->s_q * m->h_q,
                                           .s_q = m->s_q,
                                           .h_q = m->h_q,
-                                          .chunks = m->d_v / COLUMNS,
+                                          .chunks = m->d_v / FM_MERGE_COLUMNS,
                                           .result_dtype = (int32_t)m->out_dtype,
                                           .to_log2 = m->lse_base2 ? 1.0f : LOG2_E,
                                           .lse_factor = m->lse_base2 ? 1.0f : FM_LN_2,
@@ -64,7 +63,7 @@ static flashmla_status launch(fm_call *call, void *state) {
   const fm_merge *m = state;
   const fm_merge_states_kernel_params params = params_of(m);
   const int32_t most = BLOCKS_A_PROCESSOR * m->gpu.device->processors;
-  const int32_t blocks = (int32_t)fm_min64(fm_ceil_div(params.rows, WARPS), most);
+  const int32_t blocks = (int32_t)fm_min64(fm_ceil_div(params.rows, m->kernel.kernel->threads / WARP), most);
   (void)call;
   return fm_launch_alone(m->gpu, &m->kernel, blocks, &params, m->stream);
 }

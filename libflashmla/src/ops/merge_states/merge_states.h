@@ -8,7 +8,8 @@
 enum {
   FM_MAX_STATES = FM_KERNEL_MAX_STATES, /* listed one by one on CUDA: kernel parameters */
   FM_MAX_CPU_STATES = 1024,             /* on the CPU */
-  FM_FEW_STATES = 16                    /* lie in the call itself */
+  FM_FEW_STATES = 16,                   /* lie in the call itself */
+  FM_MERGE_COLUMNS = 8                  /* of a row, which are read at once; it has a multiple of them */
 };
 
 /* Rows of values with their log-sum-exps, strides in elements. */

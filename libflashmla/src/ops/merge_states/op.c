@@ -8,7 +8,6 @@
 typedef flashmla_merge_states_params params_type;
 enum { OUTS, LSES, OUT, LSE, ROWS };
 enum { D_V = FM_OWN_AXES, AXES };
-enum { WIDTH = 8 /* elements of a row that are read at once */ };
 
 static const fm_axis axes[AXES] = {FM_SHARED_AXES, [D_V] = {"d_v", false}};
 
@@ -57,9 +56,9 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   if (__builtin_mul_overflow(merge->batch, merge->s_q, &rows) || __builtin_mul_overflow(rows, merge->h_q, &rows))
     return fm_fail(FLASHMLA_ERROR_OVERFLOW, "out has %d * %d * %d rows; there must be fewer than 2^31", merge->batch,
                    merge->s_q, merge->h_q);
-  if (merge->d_v % WIDTH != 0)
+  if (merge->d_v % FM_MERGE_COLUMNS != 0)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported are multiples of %d",
-                   call->tensors.rows[OUT].rank - 1, merge->d_v, WIDTH);
+                   call->tensors.rows[OUT].rank - 1, merge->d_v, FM_MERGE_COLUMNS);
   return FLASHMLA_OK;
 }
 

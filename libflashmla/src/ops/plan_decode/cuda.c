@@ -1,6 +1,6 @@
 /* cuda.c - plan_decode on a GPU. */
 #include "ops/dense_decode/dense_decode.h"
-#include "schedule/launch.h"
+#include "schedule/cuda.h"
 
 static flashmla_status prepare(fm_call *call, void *state) {
   fm_dense_decode *decode = state;

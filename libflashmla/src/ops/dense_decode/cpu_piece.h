@@ -1,8 +1,8 @@
-/* piece.h - attention of one piece of a tile on the CPU. */
-#ifndef FLASHMLA_OPS_DENSE_DECODE_PIECE_H_
-#define FLASHMLA_OPS_DENSE_DECODE_PIECE_H_
+/* cpu_piece.h - attention of one piece of a tile on the CPU. */
+#ifndef FLASHMLA_OPS_DENSE_DECODE_CPU_PIECE_H_
+#define FLASHMLA_OPS_DENSE_DECODE_CPU_PIECE_H_
 
-#include "attention/rows.h"
+#include "attention/cpu.h"
 #include "cpu/isa.h"
 #include "ops/dense_decode/dense_decode.h"
 
@@ -22,4 +22,4 @@ fm_cpu_tile fm_tile_of(const fm_dense_decode *decode, int32_t tokens, int32_t he
 void fm_attend_piece(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t tile, int32_t first, int32_t last,
                      int64_t slot);
 
-#endif /* FLASHMLA_OPS_DENSE_DECODE_PIECE_H_ */
+#endif /* FLASHMLA_OPS_DENSE_DECODE_CPU_PIECE_H_ */

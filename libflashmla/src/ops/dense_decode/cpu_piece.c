@@ -1,5 +1,5 @@
-/* piece.c - attention of one piece: the rows of a tile over a range of its tokens, step by step. */
-#include "ops/dense_decode/piece.h"
+/* cpu_piece.c - attention of one piece: the rows of a tile over a range of its tokens, step by step. */
+#include "ops/dense_decode/cpu_piece.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,7 +1,7 @@
-/* rows.h - the query rows of a tile on the CPU: which they are, what they attend, where their results go. A tile is one
+/* cpu.h - the query rows of a tile on the CPU: which they are, what they attend, where their results go. A tile is one
  * row block there. */
-#ifndef FLASHMLA_ATTENTION_ROWS_H_
-#define FLASHMLA_ATTENTION_ROWS_H_
+#ifndef FLASHMLA_ATTENTION_CPU_H_
+#define FLASHMLA_ATTENTION_CPU_H_
 
 #include "attention/attention.h"
 #include "cpu/isa.h"
@@ -26,9 +26,9 @@ int64_t fm_row_offset(const fm_attention *attention, const fm_rows *rows, int32_
 void fm_write_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows, int32_t row,
                   const float *values, float scale, double lse);
 
-/* merge.c: joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row +
+/* cpu_merge.c: joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row +
  * count) of it. */
 void fm_merge_partials(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
                        int32_t count);
 
-#endif /* FLASHMLA_ATTENTION_ROWS_H_ */
+#endif /* FLASHMLA_ATTENTION_CPU_H_ */

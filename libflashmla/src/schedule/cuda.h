@@ -1,6 +1,6 @@
-/* launch.h - what the kernels that read a schedule are told of it, and the launch of the one that makes it. */
-#ifndef FLASHMLA_SCHEDULE_LAUNCH_H_
-#define FLASHMLA_SCHEDULE_LAUNCH_H_
+/* cuda.h - what the kernels that read a schedule are told of it, and the launch of the one that makes it. */
+#ifndef FLASHMLA_SCHEDULE_CUDA_H_
+#define FLASHMLA_SCHEDULE_CUDA_H_
 
 #include "cuda/launch.h"
 #include "schedule/schedule.h"
@@ -26,4 +26,4 @@ flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan);
 flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work *work, const fm_tiling *tiling,
                                const fm_divisors *divisors, const fm_schedule *schedule, void *stream);
 
-#endif /* FLASHMLA_SCHEDULE_LAUNCH_H_ */
+#endif /* FLASHMLA_SCHEDULE_CUDA_H_ */

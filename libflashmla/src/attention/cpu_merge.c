@@ -1,7 +1,7 @@
-/* merge.c - joins the partial results of a tile that several parts worked on. */
+/* cpu_merge.c - joins the partial results of a tile that several parts worked on. */
 #include <math.h>
 
-#include "attention/rows.h"
+#include "attention/cpu.h"
 
 /* Index of row `row` of the piece that part v has of the tile that `part` begins; -1: part v is empty. */
 static int64_t partial_row(const fm_attention *attention, int32_t part, int32_t v, int32_t row) {

@@ -1,10 +1,10 @@
-/* launch.h - what attention kernels on a GPU have in common: results, partial results and the kernel that joins them.
+/* cuda.h - what attention kernels on a GPU have in common: results, partial results and the kernel that joins them.
  */
-#ifndef FLASHMLA_ATTENTION_LAUNCH_H_
-#define FLASHMLA_ATTENTION_LAUNCH_H_
+#ifndef FLASHMLA_ATTENTION_CUDA_H_
+#define FLASHMLA_ATTENTION_CUDA_H_
 
 #include "attention/attention.h"
-#include "schedule/launch.h"
+#include "schedule/cuda.h"
 
 #define FM_LN_2 0.69314718055994531f
 
@@ -26,4 +26,4 @@ flashmla_status fm_launch_combine(fm_gpu gpu, const fm_loaded *combine, const fm
 fm_tensor_map fm_query_map(const fm_attention *attention, fm_dtype dtype, int32_t d, const void *q,
                            const int64_t stride[3]);
 
-#endif /* FLASHMLA_ATTENTION_LAUNCH_H_ */
+#endif /* FLASHMLA_ATTENTION_CUDA_H_ */

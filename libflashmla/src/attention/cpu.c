@@ -1,5 +1,5 @@
-/* rows.c - see rows.h. */
-#include "attention/rows.h"
+/* cpu.c - see cpu.h. */
+#include "attention/cpu.h"
 
 #include <math.h>
 #include <string.h>
