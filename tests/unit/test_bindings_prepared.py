@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import flashmla
-import operations
 import small
 
 
