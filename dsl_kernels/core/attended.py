@@ -12,8 +12,8 @@ from .schedule_params import LOG_UNIT, UNIT
 
 @cute.jit
 def length_of(a, request):
-    """cache_seqlens of the request, clamped."""
-    return clamped(a, element(a.cache_seqlens, request))
+    """KV items of the request, clamped."""
+    return clamped(a, element(a.lengths, request))
 
 
 def clamped(a, length):

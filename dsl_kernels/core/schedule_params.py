@@ -60,6 +60,6 @@ DIVISORS = (
 SLOTS = Param("slots_per_part", "int32_t", "partial slots of a part: 2, or 1")
 PIECE_UNITS = Param("piece_units", "int32_t", "batch invariant: units of a piece at least; else 0")
 LENGTHS = (
-    Param("cache_seqlens", "const int32_t*", "tokens of each request"),
-    Param("capacity", "int32_t", "tokens that a row of the block table can name, at most 2^31 - 1"),
+    Param("lengths", "const int32_t*", "KV items of each request"),
+    Param("capacity", "int32_t", "KV items of a request at most: lengths are clamped to it"),
 )

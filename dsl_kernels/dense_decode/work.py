@@ -63,7 +63,7 @@ class Reader:
         """
         length = Int32(0)
         if cute.arch.lane_idx() == 0:
-            length = schedule.element(self.a.cache_seqlens, request)
+            length = schedule.element(self.a.lengths, request)
         query, count = schedule.query_range(self.a, request)
         return length, query, count
 

@@ -113,8 +113,8 @@ typedef struct fm_dense_decode_kernel_params {
   CUtensorMap tma_q; /* q as (d, head in group, token, KV head, request); box of one row block */
   CUtensorMap tma_kv; /* kv_cache as (d, row, head, block); box of box_rows rows */
   const int32_t *block_table; /* page numbers */
-  const int32_t *cache_seqlens; /* tokens of each request */
-  int32_t capacity; /* tokens that a row of the block table can name, at most 2^31 - 1 */
+  const int32_t *lengths; /* KV items of each request */
+  int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
   void *partial; /* rows [slots_per_part * num_parts][cluster * 64][d_v], scaled */
   float *partial_facts; /* FACTS of each partial row */
@@ -167,7 +167,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, tma_q), 128}, \
     {offsetof(fm_dense_decode_kernel_params, tma_kv), 128}, \
     {offsetof(fm_dense_decode_kernel_params, block_table), 8}, \
-    {offsetof(fm_dense_decode_kernel_params, cache_seqlens), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, lengths), 8}, \
     {offsetof(fm_dense_decode_kernel_params, capacity), 4}, \
     {offsetof(fm_dense_decode_kernel_params, cuts), 8}, \
     {offsetof(fm_dense_decode_kernel_params, partial), 8}, \
@@ -520,8 +520,8 @@ typedef struct fm_merge_states_kernel_params {
   }
 
 typedef struct fm_plan_kernel_params {
-  const int32_t *cache_seqlens; /* tokens of each request */
-  int32_t capacity; /* tokens that a row of the block table can name, at most 2^31 - 1 */
+  const int32_t *lengths; /* KV items of each request */
+  int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
   int64_t *cost_before; /* scratch: batch + 1 prefix sums of the cost */
   const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
@@ -550,7 +550,7 @@ typedef struct fm_plan_kernel_params {
 } fm_plan_kernel_params;
 #define FM_PLAN_PARAMS \
   { \
-    {offsetof(fm_plan_kernel_params, cache_seqlens), 8}, \
+    {offsetof(fm_plan_kernel_params, lengths), 8}, \
     {offsetof(fm_plan_kernel_params, capacity), 4}, \
     {offsetof(fm_plan_kernel_params, cuts), 8}, \
     {offsetof(fm_plan_kernel_params, cost_before), 8}, \

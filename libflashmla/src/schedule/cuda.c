@@ -26,7 +26,7 @@ flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan) {
 flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work *work, const fm_tiling *tiling,
                                const fm_divisors *divisors, const fm_schedule *schedule, void *stream) {
   const fm_plan_kernel_params params = {FM_SCHEDULE_FIELDS(work, tiling, divisors, schedule),
-                                        .cache_seqlens = work->lengths,
+                                        .lengths = work->lengths,
                                         .capacity = work->capacity,
                                         .cost_before = schedule->cost_before,
                                         .bands = tiling->bands,

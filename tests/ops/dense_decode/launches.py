@@ -87,7 +87,7 @@ def tiling_params(case: Case, tiling: schedule.Tiling) -> dict:
 
 def length_params(case: Case) -> dict:
     return {
-        "cache_seqlens": ADDRESSES["cache_seqlens"],
+        "lengths": ADDRESSES["cache_seqlens"],
         "capacity": min(case.max_blocks * case.page_size, INT32_MAX),
     }
 

@@ -129,7 +129,7 @@ def test_cuts_are_those_of_the_definition(plan, mode, varlen):
             drawn, total_q = schedule.draw_offsets(draw, batch, s_q)
             offsets, tokens = Pointer(map(int, drawn)), schedule.query_tokens(drawn, total_q, s_q)
         found_cuts, found_costs = run(
-            plan, limits, tiling, batch=batch, s_q=s_q, cache_seqlens=Pointer(map(int, lengths)),
+            plan, limits, tiling, batch=batch, s_q=s_q, lengths=Pointer(map(int, lengths)),
             capacity=64 * max_blocks, cu_seqlens_q=offsets, total_q=total_q,
         )  # fmt: skip
         cuts, costs = schedule.cuts(limits, tiling, schedule.units(limits, lengths, 64 * max_blocks), tokens)

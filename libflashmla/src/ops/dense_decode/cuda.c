@@ -131,7 +131,7 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
                                           .tma_q = decode->q_map,
                                           .tma_kv = decode->cache_map,
                                           .block_table = paged->block_table,
-                                          .cache_seqlens = attention->work.lengths,
+                                          .lengths = attention->work.lengths,
                                           .capacity = attention->work.capacity,
                                           .block_table_stride = paged->block_table_stride,
                                           .scale_log2 = decode->scale_log2,
