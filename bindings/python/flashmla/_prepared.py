@@ -218,7 +218,8 @@ def prepare(operation: Callable[..., Any], *arguments: Any, **options: Any) -> P
                      those of the call, with its errors. Outputs and scratch that are not given are made here, once.
                      Scalars, shapes, strides and dtypes are then fixed
 
-    Nothing is run yet; what a GPU needs for it is loaded. JAX arrays, which never change, are a TypeError.
+    Nothing is run yet; what a GPU needs for it is loaded. JAX arrays, which never change, are a TypeError. What is
+    returned is called with the tensors that change, by name: see `Prepared`.
 
     >>> decode = flashmla.prepare(flashmla.dense_decode, q, kv_caches[0], table, lengths, plan=plan)  # doctest: +SKIP
     >>> for layer in range(layers):  # doctest: +SKIP
