@@ -116,9 +116,31 @@ def test_a_merge(framework):
     found = prepared(outs=[outs[i] for i in turned], lses=[lses[i] for i in turned])
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    for wrong in ([outs[0]] * 2, outs[0], 3):
+    for wrong in ([outs[0]] * 2, outs[0], 3, outs, iter(outs), dict.fromkeys(range(3))):
         with pytest.raises(TypeError, match=r"^outs must be a list or tuple of 3 tensors"):
             prepared(outs=wrong)
+    with pytest.raises(TypeError, match=r"^outs must be a list or tuple of 3 tensors"):
+        prepared(outs=[outs[0]] * 4, lses=[lses[0]] * 2)  # as many as it takes, in the places of each other
+    for wrong in (None, 3):
+        with pytest.raises(TypeError, match=rf"^outs\[1\] is a {type(wrong).__name__}: a tensor that supports DLPack"):
+            prepared(outs=[outs[0], wrong, outs[2]])
+
+
+class HasAnAddress:
+    """What looks like a plan, as a connection's listener does."""
+
+    def __init__(self, address):
+        self.address = address
+
+
+@pytest.mark.parametrize("address", [1, 0, -1, 2**70, "localhost", None])
+def test_what_is_no_plan_is_not_followed(framework, address):
+    arguments = inputs(framework)
+    prepared = flashmla.prepare(flashmla.dense_decode, *arguments, plan=flashmla.plan_decode(*arguments))
+    with pytest.raises(TypeError, match=r"^plan is a HasAnAddress: what plan_decode returned is needed$"):
+        prepared(plan=HasAnAddress(address))
+    with pytest.raises(TypeError, match=r"^plan is a NoneType: what plan_decode returned is needed$"):
+        prepared(plan=None)
 
 
 def other_shapes(q):

@@ -129,9 +129,14 @@ class Prepared:
                 if tensors:
                     objects, places = objects.copy(), self._places
                     for name, tensor in tensors.items():
+                        place = places[name]
                         # None would mean the tensor that the call was prepared with: anything wrong takes its place.
-                        objects[places[name]] = tensor if tensor is not None else self
+                        if type(place) is slice:
+                            objects[place] = [self if x is None else x for x in _listed(tensor, name, place)]
+                        else:
+                            objects[place] = self if tensor is None else tensor
                     if "plan" in tensors:
+                        check_plan(tensors["plan"])  # an address of anything else would be followed
                         objects[places["plan"]] = tensors["plan"].address
                 status = self._call(*objects)
             except Exception:  # noqa: BLE001 - a wrong name, or what the tensors' framework said: said the long way
@@ -175,12 +180,19 @@ class Prepared:
         setattr(call.params, name, address)
 
     def _replace_list(self, call: Call, name: str, tensors: Any) -> None:
-        place = self._places[name]
-        if not isinstance(tensors, (list, tuple)) or len(tensors) != place.stop - place.start:
-            raise TypeError(f"{name} must be a list or tuple of {place.stop - place.start} tensors, as when prepared")
+        given = _listed(tensors, name, self._places[name])
         was = getattr(call.params, name)
-        found = [_alike(call.read(x, f"{name}[{i}]"), was[i], f"{name}[{i}]") for i, x in enumerate(tensors)]
+        found = [_alike(call.read(x, f"{name}[{i}]"), was[i], f"{name}[{i}]") for i, x in enumerate(given)]
         setattr(call.params, name, call.keep(ffi.new(LIST, found)))
+
+
+def _listed(tensors: Any, name: str, place: slice) -> tuple[Any, ...]:
+    """The tensors of a list, as many as were prepared. A copy: the list may change while they are exported."""
+    found = tuple(tensors) if isinstance(tensors, (list, tuple)) else ()
+    count = place.stop - place.start
+    if len(found) != count:
+        raise TypeError(f"{name} must be a list or tuple of {count} tensors, as when prepared")
+    return found
 
 
 def _alike(tensor: Any, was: Any, argument: str) -> Any:
