@@ -89,6 +89,23 @@ def test_another_plan_and_workspace(framework):
     assert caught.value.status_name == "FLASHMLA_ERROR_PLAN_MISMATCH"
 
 
+class HasAnAddress:
+    """What looks like a plan, as a connection's listener does."""
+
+    def __init__(self, address):
+        self.address = address
+
+
+@pytest.mark.parametrize("address", [1, 0, -1, 2**70, "localhost", None])
+def test_what_is_no_plan_is_not_followed(framework, address):
+    arguments = inputs(framework)
+    prepared = flashmla.prepare(flashmla.dense_decode, *arguments, plan=flashmla.plan_decode(*arguments))
+    with pytest.raises(TypeError, match=r"^plan is a HasAnAddress: what plan_decode returned is needed$"):
+        prepared(plan=HasAnAddress(address))
+    with pytest.raises(TypeError, match=r"^plan is a NoneType: what plan_decode returned is needed$"):
+        prepared(plan=None)
+
+
 def other_shapes(q):
     return {
         "shape": (q[:1], "SHAPE", "shape is"),

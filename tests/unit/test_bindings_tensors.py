@@ -302,3 +302,11 @@ def test_torchs_current_stream(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", {"the device": stream}.__getitem__)
     assert framework.current_stream(OnDevice()) == 77
     assert framework.current_stream(torch.zeros(1)) == 0
+
+
+def test_an_object_whose_type_names_no_module():
+    nameless = type("Nameless", (), {"__module__": None})()
+    with pytest.raises(TypeError, match=r"^kv_cache is a Nameless: a tensor that supports DLPack is needed$"):
+        flashmla.dense_decode(small.inputs()[0], nameless, *small.inputs()[2:])
+    with pytest.raises(TypeError, match=r"^q is a Nameless: a tensor that supports DLPack is needed$"):
+        flashmla.dense_decode(nameless, *small.inputs()[1:])

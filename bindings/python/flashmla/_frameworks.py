@@ -233,7 +233,7 @@ def framework_of(tensor: Any) -> Framework:
     kind = type(tensor)
     found = _BY_TYPE.get(kind)
     if found is None:
-        keys = [(base.__module__.partition(".")[0], base.__qualname__) for base in kind.__mro__]
+        keys = [(str(base.__module__).partition(".")[0], base.__qualname__) for base in kind.__mro__]
         found = next((_KNOWN[key] for key in keys if key in _KNOWN), _OTHER)
         _BY_TYPE[kind] = found
     return found
@@ -241,7 +241,7 @@ def framework_of(tensor: Any) -> Framework:
 
 def exact_framework(kind: type) -> Framework | None:
     """The framework whose tensor type that is, not a subclass of it."""
-    return _KNOWN.get((kind.__module__.partition(".")[0], kind.__qualname__))
+    return _KNOWN.get((str(kind.__module__).partition(".")[0], kind.__qualname__))
 
 
 def stream_number(stream: Any) -> int:

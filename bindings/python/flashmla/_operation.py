@@ -115,6 +115,9 @@ class Operation:
             if name in self.lists:
                 single = not isinstance(tensor, (list, tuple))
                 parts = {name: tensor} if single else {f"{name}[{k}]": part for k, part in enumerate(tensor)}
+                if len(parts) != (options.listed or 1):  # C would look behind the end
+                    words = f"{name} has {len(parts)} tensors, had {options.listed} when the call began"
+                    raise invalid("FLASHMLA_ERROR_SHAPE", words)
                 read = [call.model if part is first else call.read(part, full) for full, part in parts.items()]
                 setattr(params, name, call.keep(ffi.new(LIST, read)))
             elif i == 0:

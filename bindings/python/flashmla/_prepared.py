@@ -135,9 +135,14 @@ class Prepared:
                 if tensors:
                     objects, positions = objects.copy(), self._positions
                     for name, tensor in tensors.items():
+                        position = positions[name]
                         # None would mean the tensor that the call was prepared with: anything wrong takes its place.
-                        objects[positions[name]] = tensor if tensor is not None else self
+                        if type(position) is slice:
+                            objects[position] = [self if x is None else x for x in _listed(tensor, name, position)]
+                        else:
+                            objects[position] = self if tensor is None else tensor
                     if "plan" in tensors:
+                        check_plan(tensors["plan"])  # an address of anything else would be followed
                         objects[positions["plan"]] = tensors["plan"].address
                 status = self._call(*objects)
             except Exception:  # noqa: BLE001 - a wrong name, or what the tensors' framework said: said the long way
@@ -181,12 +186,19 @@ class Prepared:
         setattr(call.params, name, address)
 
     def _replace_list(self, call: Call, name: str, tensors: Any) -> None:
-        count = self._positions[name].stop - self._positions[name].start
-        if not isinstance(tensors, (list, tuple)) or len(tensors) != count:
-            raise TypeError(f"{name} must be a list or tuple of {count} tensors, as when prepared")
+        given = _listed(tensors, name, self._positions[name])
         was = getattr(call.params, name)
-        found = [_alike(call.read(x, f"{name}[{i}]"), was[i], f"{name}[{i}]") for i, x in enumerate(tensors)]
+        found = [_alike(call.read(x, f"{name}[{i}]"), was[i], f"{name}[{i}]") for i, x in enumerate(given)]
         setattr(call.params, name, call.keep(ffi.new(LIST, found)))
+
+
+def _listed(tensors: Any, name: str, position: slice) -> tuple[Any, ...]:
+    """The tensors of a list, as many as were prepared. A copy: the list may change while they are exported."""
+    found = tuple(tensors) if isinstance(tensors, (list, tuple)) else ()
+    count = position.stop - position.start
+    if len(found) != count:
+        raise TypeError(f"{name} must be a list or tuple of {count} tensors, as when prepared")
+    return found
 
 
 def _alike(tensor: Any, was: Any, argument: str) -> Any:

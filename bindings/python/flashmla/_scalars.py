@@ -54,7 +54,7 @@ def real(value: Any, argument: str) -> float:
         raise _wrong_type(value, argument, "a number")
     try:
         return float(value)
-    except TypeError:
+    except (TypeError, ValueError):  # ValueError: an array of several numbers
         raise _wrong_type(value, argument, "a number") from None
     except OverflowError:
         raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is {value}; it must fit a float") from None

@@ -1,5 +1,6 @@
 """`merge_states`: stacked or listed parts of every framework, and what is refused."""
 
+import functools
 import math
 
 import numpy as np
@@ -117,6 +118,42 @@ def test_parts_that_do_not_belong_together():
         flashmla.merge_states(None, lses)
 
 
+class Shrinks:
+    """A tensor whose export takes all but the first out of a list, as another thread might."""
+
+    def __init__(self, array, parts):
+        self.array = array
+        self.parts = parts
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, **options):
+        del self.parts[1:]
+        return self.array.__dlpack__(**options)
+
+
+@pytest.mark.parametrize("name", ["outs", "lses"])
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_list_that_shrinks_while_it_is_read(name, prepare):
+    parts = dict(zip(("outs", "lses"), map(list, states()), strict=True))
+    parts["outs"][0] = Shrinks(parts["outs"][0], parts[name])
+    call = functools.partial(flashmla.prepare, flashmla.merge_states) if prepare else flashmla.merge_states
+    with pytest.raises(flashmla.InvalidArgumentError, match=rf"^{name} has 1 tensors, had 3 when the call") as caught:
+        call(**parts)
+    assert caught.value.status_name == "FLASHMLA_ERROR_SHAPE"
+
+
+def test_a_list_of_a_prepared_call_that_shrinks_while_it_is_read():
+    outs, lses = map(list, states())
+    wanted = flashmla.merge_states(outs, lses)
+    prepared = flashmla.prepare(flashmla.merge_states, [*outs[:2], outs[0]], lses)
+    outs[0] = Shrinks(outs[0], outs)
+    found = prepared(outs=outs)
+    assert len(outs) == 1
+    np.testing.assert_array_equal(found[0], wanted[0])
+
+
 @pytest.mark.parametrize("rank", [0, 1, 2, 3, 6])
 def test_a_wrong_rank_is_refused_by_c(rank):
     _, lses = states()
@@ -206,6 +243,11 @@ def test_a_prepared_call(framework):
     found = prepared(outs=[outs[i] for i in turned], lses=[lses[i] for i in turned])
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    for wrong in ([outs[0]] * 2, outs[0], 3):
+    for wrong in ([outs[0]] * 2, outs[0], 3, outs, iter(outs), dict.fromkeys(range(3))):
         with pytest.raises(TypeError, match=r"^outs must be a list or tuple of 3 tensors"):
             prepared(outs=wrong)
+    with pytest.raises(TypeError, match=r"^outs must be a list or tuple of 3 tensors"):
+        prepared(outs=[outs[0]] * 4, lses=[lses[0]] * 2)  # as many as it takes, in the places of each other
+    for wrong in (None, 3):
+        with pytest.raises(TypeError, match=rf"^outs\[1\] is a {type(wrong).__name__}: a tensor that supports DLPack"):
+            prepared(outs=[outs[0], wrong, outs[2]])
