@@ -65,6 +65,18 @@ GPU_FAULTS = [
         "                    if n > 0:\n                        self.bars.release(slot, half)\n",
         "                    if n > 1:\n                        self.bars.release(slot, half)\n",
     ),
+    fault(
+        "the left loader does not wait for an empty slot",
+        LOADER,
+        "            cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)\n",
+        "",
+    ),
+    fault(
+        "roles do not wait for a work record",
+        FOLDER + "barriers.py",
+        "        cute.arch.mbarrier_wait(self.work_full(record), phase)\n",
+        "",
+    ),
     # ---- values
     fault(
         "swapped halves",
@@ -77,6 +89,18 @@ GPU_FAULTS = [
         PV,
         "o_rows[1, None].store(o_rows[1, None].load() * scale1)",
         "o_rows[1, None].store(o_rows[1, None].load() * scale0)",
+    ),
+    fault(
+        "wrong slice of P",
+        PV,
+        "rP[None, None, None, kernel.slices * slot + kernel.last]",
+        "rP[None, None, None, kernel.slices * slot]",
+    ),
+    fault(
+        "power of a partial row",
+        FOLDER + "epilogue.py",
+        "_float(0x7F000000 - power)",
+        "_float(0x7E800000 - power)",
     ),
     fault(
         "wrong softmax scale",
@@ -103,6 +127,12 @@ GPU_FAULTS = [
         ATTENDED,
         "    return min(max(length, 0), a.capacity)\n",
         "    return max(length, 0)\n",
+    ),
+    fault(
+        "stale page",  # of the unit before
+        LOADER,
+        "                    column = index + 1\n",
+        "                    column = index\n",
     ),
     fault(
         "a page outside is page 0",
