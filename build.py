@@ -402,6 +402,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> None:
+    if sys.version_info < (3, 10):  # noqa: UP036 - whoever starts it may have any
+        raise SystemExit(f"build.py: Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
     options = parse(sys.argv[1:])
     options.action(options)
 
