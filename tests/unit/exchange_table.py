@@ -73,6 +73,10 @@ class Tensor:
     def shape(self):
         return self.array.shape
 
+    @property
+    def nbytes(self):
+        return self.array.nbytes
+
     def __dlpack_device__(self):
         return self.device
 

@@ -310,3 +310,21 @@ def test_an_object_whose_type_names_no_module():
         flashmla.dense_decode(small.inputs()[0], nameless, *small.inputs()[2:])
     with pytest.raises(TypeError, match=r"^q is a Nameless: a tensor that supports DLPack is needed$"):
         flashmla.dense_decode(nameless, *small.inputs()[1:])
+
+
+class Halved(np.ndarray):
+    """float32 when it is exported, float16 when something is made like it, as if another thread changed it between."""
+
+    @property
+    def dtype(self):
+        return np.dtype(np.float16)
+
+
+@pytest.mark.parametrize("operation", ["dense_decode", "merge_states"])
+def test_an_output_made_like_what_changed_its_dtype(operation):
+    q, *others = small.inputs()
+    if operation == "merge_states":
+        q, others = np.zeros((2, 1, 1, 8, 4096), np.float32), [np.zeros((2, 1, 8, 1), np.float32)]
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"^(q|outs).dtype is float16, had 32 bits when") as caught:
+        getattr(flashmla, operation)(q.view(Halved), *others)
+    assert caught.value.status_name == "FLASHMLA_ERROR_DTYPE"

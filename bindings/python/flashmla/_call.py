@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,6 +87,12 @@ class Call:
         """New tensors and their addresses."""
         stream = self._stream if self._own is None else None
         made = self.framework.empties(self.first, self._argument, tensors, stream)
+        bits = self.model.dtype.bits
+        for tensor, (extents, dtype) in zip(made, tensors, strict=True):
+            # Made like the tensor as it is now; described, and written, like the one that was exported.
+            if dtype is None and tensor.nbytes * 8 < math.prod(extents) * bits:
+                words = f"{self._argument}.dtype is {self.first.dtype}, had {bits} bits when the call began"
+                raise invalid("FLASHMLA_ERROR_DTYPE", words)
         return [(tensor, ffi.cast(_POINTER, self.framework.address(tensor))) for tensor in made]
 
     def scratch(self, given: Any, argument: str) -> tuple[Any, Any, int]:
