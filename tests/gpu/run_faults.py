@@ -53,8 +53,14 @@ def cases() -> list:
                 seed=seed,
                 out_dtype=draw.choice((None, None, "float32")),
                 batch_invariant=draw.random() < 0.1,
+                softmax_scale=draw.choice((None, None, 0.7)),  # large: sums are rescaled often
             )
         )
+    # More tiles than blocks run at once, so that a block goes on to a second piece; long pieces that combine waits for.
+    many = [draw.randint(1, 300) for _ in range(300)]
+    found.append(Case(h_q=64, num_blocks=400, max_blocks=5, lengths=tuple(many), given=("out", "lse"), route="torch"))
+    long = {"num_blocks": 1300, "max_blocks": 320, "lengths": (20_000, 19_999, 20_480, 7)}
+    found.append(Case(h_q=16, plan="fresh", num_splits=7, given=("out", "lse"), route="torch", **long))
     return [case.but(batch_invariant=case.batch_invariant and case.num_splits == 0) for case in found]
 
 
