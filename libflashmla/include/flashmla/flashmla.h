@@ -16,7 +16,8 @@
  *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates
  *     device memory, and may be captured in a CUDA graph. On CPU tensors it returns when the result is there.
  *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
- *     are clamped as documented and never cause an access outside the given tensors.
+ *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
+ *     reads them its rows are unspecified, and it ends all the same.
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
  *   - The params struct, its DLTensors with their shapes and strides, and the flashmla_plan are read before the
