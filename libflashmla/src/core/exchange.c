@@ -14,6 +14,7 @@
 #include "core/error.h"
 
 enum { DLPACK_MAJOR = 1, READ_ONLY = 1 }; /* DLPACK_FLAG_BITMASK_READ_ONLY */
+/* Params may be those of a newer header: longer than this library knows them. */
 enum { MAX_TENSORS = 40, MAX_RANK = 8, MAX_PARAMS_BYTES = 512 };
 
 /* What a step answers besides FLASHMLA_OK and the library's statuses. */
