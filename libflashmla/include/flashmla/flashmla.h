@@ -340,8 +340,8 @@ typedef struct flashmla_exchange_argument {
 
 /* The call of one operation with given scalars on tensors of one type. It is read only, so any number of threads may
  * share one. Exactly one of the functions run* is set. Where params holds a tensor already, one that is passed for it
- * must have its shape, strides, dtype and device, or it is UNUSUAL. The description is trusted: offsets are those of the
- * operation's params struct, pointers are what they are said to be. */
+ * must have its shape, strides, dtype and device, or it is UNUSUAL. The description is trusted: offsets are those of
+ * the operation's params struct, pointers are what they are said to be. */
 typedef struct flashmla_exchange {
   uint64_t struct_size;        /* sizeof(flashmla_exchange); with another one than the library's, all is UNUSUAL */
   const void *table;           /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
