@@ -1,5 +1,5 @@
-/* Every rule on the arguments: one change to a valid call, the status and the sentence it must bring, nothing run or
- * written. */
+/* The sentence of each rule, by one example: one change to a valid call, the status and the sentence it must bring,
+ * nothing run or written. Which tensor has which rule is the table's business (tests/argument_rules.py). */
 #include <float.h>
 #include <math.h>
 
@@ -10,33 +10,20 @@ static void pointers(void) {
   CHECK_STATUS(flashmla_dense_decode(NULL), FLASHMLA_ERROR_NULL_POINTER, "params is NULL");
   CHECK_STATUS(flashmla_plan_decode(NULL, NULL), FLASHMLA_ERROR_NULL_POINTER, "plan is NULL");
   REFUSED(NULL_POINTER, "q is NULL", f.decode.q = NULL);
-  REFUSED(NULL_POINTER, "kv_cache is NULL", f.decode.kv_cache = NULL);
-  REFUSED(NULL_POINTER, "block_table is NULL", f.decode.block_table = NULL);
-  REFUSED(NULL_POINTER, "cache_seqlens is NULL", f.decode.cache_seqlens = NULL);
-  REFUSED(NULL_POINTER, "out is NULL", f.decode.out = NULL);
   REFUSED(NULL_POINTER, "out.shape is NULL", f.tensor[OUT].shape = NULL);
   REFUSED(NULL_POINTER, "kv_cache.data is NULL", free(f.tensor[KV_CACHE].data); f.tensor[KV_CACHE].data = NULL);
   REFUSED(NULL_POINTER, "params.workspace is NULL", free(f.decode.workspace); f.decode.workspace = NULL);
   ACCEPTED(f.decode.lse = NULL);
   ACCEPTED(f.tensor[Q].strides = NULL; f.tensor[KV_CACHE].strides = NULL; f.tensor[OUT].strides = NULL;
            f.tensor[LSE].strides = NULL);
-  PLAN_REFUSED(NULL_POINTER, "cache_seqlens.data is NULL", free(f.tensor[CACHE_SEQLENS].data);
-               f.tensor[CACHE_SEQLENS].data = NULL);
   PLAN_REFUSED(NULL_POINTER, "params.buffer is NULL", free(f.plan_params.buffer); f.plan_params.buffer = NULL);
 }
 
 static void ranks_and_extents(void) {
   REFUSED(SHAPE, "q.ndim is 3; it must be 4", f.tensor[Q].ndim = 3);
-  REFUSED(SHAPE, "cache_seqlens.ndim is 2; it must be 1", f.tensor[CACHE_SEQLENS].ndim = 2);
   REFUSED(SHAPE, "block_table.shape[0] is 3, q.shape[0] (batch) is 4; they must be equal", f.shape[BLOCK_TABLE][0] = 3);
-  REFUSED(SHAPE, "cache_seqlens.shape[0] is 5", f.shape[CACHE_SEQLENS][0] = 5);
-  REFUSED(SHAPE, "kv_cache.shape[3] is 512, q.shape[3] (d_qk) is 576", f.shape[KV_CACHE][3] = 512);
-  REFUSED(SHAPE, "out.shape[1] is 1, q.shape[1] (s_q) is 2", f.shape[OUT][1] = 1);
-  REFUSED(SHAPE, "lse.shape[1] is 2, q.shape[2] (h_q) is 6", f.shape[LSE][1] = 2; f.shape[LSE][2] = 6);
   REFUSED(SHAPE, "h_q must be a multiple of h_kv", f.shape[KV_CACHE][2] = 4);
   REFUSED(ZERO_EXTENT, "q.shape[2] (h_q) is 0; it must be >= 1", f.shape[Q][2] = 0);
-  REFUSED(ZERO_EXTENT, "kv_cache.shape[0] (num_blocks) is 0", f.shape[KV_CACHE][0] = 0);
-  REFUSED(ZERO_EXTENT, "block_table.shape[1] (max_blocks) is 0", f.shape[BLOCK_TABLE][1] = 0);
   REFUSED(ZERO_EXTENT, "q.shape[0] (batch) is -1; it must be >= 0", f.shape[Q][0] = -1);
 }
 
@@ -48,15 +35,12 @@ static void dtypes(void) {
   REFUSED(DTYPE, "out.dtype is float16, q.dtype is bfloat16; they must be equal, or the former float32",
           f.tensor[OUT].dtype = FP16);
   REFUSED(DTYPE, "block_table.dtype is int64; it must be int32", f.tensor[BLOCK_TABLE].dtype.bits = 64);
-  REFUSED(DTYPE, "cache_seqlens.dtype is uint32", f.tensor[CACHE_SEQLENS].dtype.code = kDLUInt);
-  REFUSED(DTYPE, "lse.dtype is float16; it must be float32", f.tensor[LSE].dtype = FP16);
   REFUSED_ON_CUDA(UNSUPPORTED, "q.dtype is float32; supported on CUDA are bfloat16 and float16",
                   f.tensor[Q].dtype = f.tensor[KV_CACHE].dtype = f.tensor[OUT].dtype = FP32);
 }
 
 static void devices(void) {
   REFUSED(DEVICE, "q.device.device_type is 10", f.tensor[Q].device.device_type = 10);
-  REFUSED(DEVICE, "out.device.device_type is 3", f.tensor[OUT].device.device_type = 3);
   REFUSED(MIXED_DEVICES, "kv_cache is on cuda:0, q is on cpu:0", f.tensor[KV_CACHE].device.device_type = kDLCUDA);
   REFUSED_ON_CUDA(MIXED_DEVICES, "lse is on cuda:1, q is on cuda:0", f.tensor[LSE].device.device_id = 1);
   REFUSED_ON_CUDA(DEVICE, "q.device.device_id is -1", fixture_set_device(&f, kDLCUDA, -1));
@@ -65,10 +49,7 @@ static void devices(void) {
 
 static void strides(void) {
   REFUSED(STRIDE, "q.strides[3] is 2; the innermost stride must be 1", f.strides[Q][3] = 2);
-  REFUSED(STRIDE, "block_table.strides[1] is 3", f.strides[BLOCK_TABLE][1] = 3);
-  REFUSED(STRIDE, "cache_seqlens.strides[0] is 2", f.strides[CACHE_SEQLENS][0] = 2);
   REFUSED(STRIDE, "kv_cache.strides[0] is 0; it must be > 0", f.strides[KV_CACHE][0] = 0);
-  REFUSED(STRIDE, "lse.strides[2] is -1; it must be > 0", f.strides[LSE][2] = -1);
   REFUSED(STRIDE, "out.strides[0] is 4096; it must be > 6143, or the output overlaps itself", f.strides[OUT][0] = 4096);
   REFUSED(STRIDE, "lse.strides[2] is 1; it must be > 5", f.strides[LSE][1] = 1);
   ACCEPTED(f.strides[Q][0] = 576); /* inputs may overlap themselves */
@@ -99,12 +80,7 @@ static void ignored_strides(void) {
 
 static void alignment(void) {
   REFUSED(ALIGNMENT, "q.strides[2] is 577 elements (1154 bytes)", f.strides[Q][2] = 577);
-  REFUSED(ALIGNMENT, "out.strides[0] is 10001", f.strides[OUT][0] = 10001);
-  REFUSED(ALIGNMENT, "q starts at address", f.tensor[Q].byte_offset = 8);
-  REFUSED(ALIGNMENT, "kv_cache starts at address", f.tensor[KV_CACHE].byte_offset = 2);
-  REFUSED(ALIGNMENT, "out starts at address", f.tensor[OUT].byte_offset = 4);
-  REFUSED(ALIGNMENT, "block_table starts at address", f.tensor[BLOCK_TABLE].byte_offset = 2);
-  REFUSED(ALIGNMENT, "lse starts at address", f.tensor[LSE].byte_offset = 1);
+  REFUSED(ALIGNMENT, "q starts at address 0x", f.tensor[Q].byte_offset = 8);
   ACCEPTED(f.tensor[BLOCK_TABLE].byte_offset = 4; f.tensor[LSE].byte_offset = 4);
   ACCEPTED(f.tensor[Q].byte_offset = 16);
 }
