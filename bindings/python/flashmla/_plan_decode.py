@@ -13,6 +13,7 @@ from flashmla._scalars import INT32, integer, remembered
 from flashmla._tensor import SupportsDLPack, shape
 
 _PLAN = ffi.typeof("flashmla_plan *")
+_NUMBER = ffi.typeof("uintptr_t")  # looked up once: each time it would take half a microsecond
 
 _OPERATION = Operation(
     "plan_decode",
@@ -80,7 +81,7 @@ def plan_decode(
     if options is None:
         options = _options(*values)
     c = ffi.new(_PLAN)
-    address = int(ffi.cast("uintptr_t", c))
+    address = int(ffi.cast(_NUMBER, c))
 
     fast = options.fast[type(q)] if stream is None else None
     if fast is not None:
