@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import build
 
@@ -49,6 +51,14 @@ def edited_copies(edits: tuple[Edit, ...], folder: Path) -> dict[Path, Path]:
             copy.write_text(text)
         assert copy.name == Path(file).name
     return copies
+
+
+def edited_module(module: ModuleType, before: str, after: str) -> ModuleType:
+    """The module with another text in the place of one that stands there exactly once."""
+    edited = ModuleType(f"edited_{module.__name__}")
+    source = Edit(module.__name__, before, after).applied(inspect.getsource(module))
+    exec(compile(source, edited.__name__, "exec"), edited.__dict__)
+    return edited
 
 
 def faulty_library(fault: Fault) -> Path:

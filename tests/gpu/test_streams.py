@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 
 import flashmla
+from at_once import at_once
 from backends import has
 from gpu.steps import STEP, Step, wait_long
 
@@ -114,21 +113,14 @@ def test_threads_with_streams_of_their_own(gpu):
     cases = [STEP.but(seed=seed, dtype=("bfloat16", "float16")[seed % 2]) for seed in range(4)]
     steps = [Step(case, gpu) for case in cases]
     torch.cuda.synchronize()
-    results: list[list] = [[] for _ in steps]
 
-    def work(number):
+    def work(step):
         with torch.cuda.stream(torch.cuda.Stream()):
-            for _ in range(20):
-                results[number].append(flashmla.dense_decode(*steps[number].inputs, causal=True))
+            made = [flashmla.dense_decode(*step.inputs, causal=True) for _ in range(20)]
             torch.cuda.current_stream().synchronize()
+        return made
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(steps))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for step, made in zip(steps, results, strict=True):
-        assert len(made) == 20
+    for step, made in zip(steps, at_once(work, steps), strict=True):
         step.check(*made[0])
         for out, lse in made:
             assert torch.equal(out, made[0][0])

@@ -12,6 +12,7 @@ import pytest
 
 import flashmla
 import small
+from at_once import at_once
 from flashmla import _exchange, _frameworks
 
 torch = pytest.importorskip("torch")
@@ -230,20 +231,13 @@ def test_other_threads_run_while_the_cpu_computes(framework):
 def test_many_threads_share_the_options_of_a_call():
     arguments = tensors()
     expected = flashmla.dense_decode(*arguments)
-    wrong = []
 
-    def call():
+    def call(_):
         for _ in range(100):
             out, lse = flashmla.dense_decode(*arguments, num_threads=1)
-            if not bool((out == expected[0]).all() and (lse == expected[1]).all()):
-                wrong.append(out)
+            assert bool((out == expected[0]).all() and (lse == expected[1]).all())
 
-    threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    at_once(call, range(4))
 
 
 def test_it_survives_a_fork():

@@ -2,7 +2,6 @@
 
 import gc
 import sys
-import threading
 import weakref
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 import flashmla
 import small
+from at_once import at_once
 
 
 def inputs(framework, **options):
@@ -219,24 +219,17 @@ def test_threads_with_outputs_of_their_own(framework):
     prepared = flashmla.prepare(flashmla.dense_decode, *arguments, num_threads=1)
     wanted = [copied(x) for x in prepared()]
     size = flashmla.dense_decode_workspace_size(*arguments)
-    wrong = []
 
-    def call():
+    def call(_):
         out, lse = copied(wanted[0]) * 0, copied(wanted[1]) * 0
         workspace = np.empty(size, np.uint8)
         if framework == "torch":
             workspace = pytest.importorskip("torch").from_numpy(workspace)
         for _ in range(50):
             found = prepared(out=out, lse=lse, workspace=workspace)
-            if not all(bool((one == other).all()) for one, other in zip(found, wanted, strict=True)):
-                wrong.append(out)
+            equal(found, wanted)
 
-    threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    at_once(call, range(4))
 
 
 def test_it_says_what_it_is():

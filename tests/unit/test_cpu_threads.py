@@ -5,13 +5,13 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
 
 import flashmla
 import small
+from at_once import at_once
 
 
 def long_inputs(h_q=32):
@@ -160,17 +160,11 @@ def test_closed_library_stays_for_its_workers():
 def test_several_callers_at_once():
     arrays = long_inputs()
     expected = bits(flashmla.dense_decode(*arrays, num_threads=1))
-    results = []
 
-    def call():
-        results.extend(bits(flashmla.dense_decode(*arrays, num_threads=3)) == expected for _ in range(5))
+    def call(_):
+        return all(bits(flashmla.dense_decode(*arrays, num_threads=3)) == expected for _ in range(5))
 
-    callers = [threading.Thread(target=call) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert results == [True] * 20
+    assert at_once(call, range(4)) == [True] * 4
 
 
 def test_small_calls_are_right_with_many_threads():

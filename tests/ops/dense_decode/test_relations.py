@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 import compare
 import flashmla
+from at_once import at_once
 from attention import same_bits
 from buffers import DTYPES
 from ops.dense_decode import calls, strategies
@@ -143,22 +143,15 @@ def test_a_hundred_repeats_are_equal_bit_for_bit(backend, dtype, num_splits):
 
 def test_threads_of_the_application_do_not_disturb_each_other(backend):
     cases = [STEP.but(seed=seed, num_threads=2) for seed in range(4)]
-    results: dict[int, list[calls.Result]] = {case.seed: [] for case in cases}
 
     def work(case):
         tensors = Tensors(case, backend)
-        results[case.seed] += [decode(tensors) for _ in range(10)]
+        return [decode(tensors) for _ in range(10)]
 
-    threads = [threading.Thread(target=work, args=(case,)) for case in cases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for case in cases:
-        assert len(results[case.seed]) == 10
-        calls.check_result(case, make_data(case), results[case.seed][0])
-        for result in results[case.seed]:
-            same_bits(results[case.seed][0], result)
+    for case, results in zip(cases, at_once(work, cases), strict=True):
+        calls.check_result(case, make_data(case), results[0])
+        for result in results:
+            same_bits(results[0], result)
 
 
 @pytest.mark.parametrize(("batch", "s_q"), [(0, 1), (2, 0), (0, 0)])
