@@ -1,7 +1,7 @@
 """What the dense decode kernels are meant to reach, as ratios to FlashMLA, which do not depend on the machine.
 
-FLASHMLA_US and GOAL_US are microseconds on one H100 SXM (80 GB, read bandwidth 3,136 GB/s, 776 TFLOP/s of bf16): what
-FlashMLA (commit 9241ae3, metadata made beforehand, combine included) took there, and what the goal is on that machine.
+FLASHMLA_US and GOAL_US are microseconds on one H100 SXM in a run of which no record is kept here: what FlashMLA (commit
+9241ae3, metadata made beforehand, combine included) took, and what the goal is on that machine.
 A goal is met when ours / FlashMLA's, both of one run, is at most the ratio of the two.
 """
 

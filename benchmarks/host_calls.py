@@ -91,7 +91,8 @@ def entries(framework: str, device: str, package: ModuleType) -> dict[str, Call]
     plan = package.plan_decode(*inputs)
     out, lse = package.dense_decode(*inputs, plan=plan)
     params = ffi.new("flashmla_dense_decode_params *")
-    params.struct_size, params.flags = ffi.sizeof("flashmla_dense_decode_params"), 2
+    params.struct_size = ffi.sizeof("flashmla_dense_decode_params")
+    params.flags = ffi.integer_const("FLASHMLA_DEFAULT_SCALE")
     params.num_threads = 1
     params.plan = plan.c
     size = max(16, package.dense_decode_workspace_size(*inputs, plan=plan))

@@ -1,6 +1,7 @@
 """The two ceilings of the machine, measured: read bandwidth and the rate of a large bf16 matrix product.
 
-The limit of a problem follows from them: no kernel reads its KV or does its products faster.
+The limit of a problem follows from them. It is a yardstick: data that take less power than random ones let a product
+run faster.
 """
 
 from __future__ import annotations

@@ -130,4 +130,36 @@ def plans_section(made: list[dict]) -> list[str]:
     return [f"{machine_of(made)}.", "", *table(header, rows)]
 
 
-SECTIONS = {"dense_decode": cases_section, "grid": grid_section, "traces": traces_section, "plans": plans_section}
+def host_section(made: list[dict]) -> list[str]:
+    """A table for the host of the GPU and one for the machine without."""
+    lines = []
+    for device in ("cuda", "cpu"):
+        if there := [record for record in made if record["device"] == device]:
+            machine = f"{machine_of(there)}; host {there[0]['cpu']}" if device == "cuda" else there[0]["cpu"]
+            lines += ["", f"{machine}.", "", *host_table(there)]
+    return lines[1:]
+
+
+def host_table(made: list[dict]) -> list[str]:
+    """Goals are judged by what a call takes beyond its launches, where it has some."""
+    rows = []
+    for record in made:
+        goal = goals.host_goal(record["device"], record["framework"], record["figure"])
+        judged = record.get("beyond_us", record["us"])
+        row = [
+            record["framework"],
+            record["figure"],
+            f"{record['us']:.1f}",
+            f"{judged:.1f}" if "beyond_us" in record else "-",
+        ]
+        rows.append([*row, f"{goal:g}" if goal else "-", goals.verdict(judged, goal) if goal else "-"])
+    return table(["caller", "call", "us", "beyond its launches", "goal", "verdict"], rows)
+
+
+SECTIONS = {
+    "dense_decode": cases_section,
+    "grid": grid_section,
+    "traces": traces_section,
+    "plans": plans_section,
+    "host": host_section,
+}

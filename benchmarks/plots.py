@@ -42,7 +42,18 @@ def newest(folder: Path) -> dict[str, list[dict]]:
         if record["gpu"] == machine:
             cases = found.setdefault(record.get("benchmark", "dense_decode"), {})
             cases[tuple(record["case"])] = record
-    return {benchmark: list(cases.values()) for benchmark, cases in found.items()}
+    made = {benchmark: list(cases.values()) for benchmark, cases in found.items()}
+    return made | host_records(folder, machine)
+
+
+def host_records(folder: Path, machine: str) -> dict[str, list[dict]]:
+    """The last record of each call's host time, on the GPU's host and on a machine without one."""
+    hosts = {
+        (record["device"], record["framework"], record["figure"]): record
+        for record in records.read(sorted(folder.rglob("*.jsonl")))
+        if record.get("benchmark") == "host" and record.get("gpu", machine) == machine and not record["library"]
+    }
+    return {"host": list(hosts.values())} if hosts else {}
 
 
 def page(text: str, made: dict[str, list[dict]]) -> str:

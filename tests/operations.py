@@ -7,6 +7,7 @@ strategies.py       draws legal calls
 arguments.txt       the library's table of its tensors, as recorded (test_shared_facts.py); needed
 invalid.py          RULES that a legal call can be made to break; legal_call() draws one (test_invalid_calls.py)
 faults.py           FAULTS to plant in copies of the sources (test_planted_faults.py)
+gpu_faults.py       GPU_FAULTS to plant in copies of the kernels (gpu/build_faults.py)
 shape_only.py       calls on tensors without memory, by convention; typed_calls.py: what mypy checks
 host.py             names for code that runs with the stub driver (stub_driver/host.py)
 sanitizer_cases.py  launches of every kernel of the operation (gpu/sanitizer_cases.py); needed where it has some

@@ -70,8 +70,8 @@ def draw(service: Service, count: int, load: float, seed: int) -> list[Request]:
 
     Lengths come from the piecewise-linear inverse of the published distribution function. The quantiles do not tell how
     the two lengths depend on each other: they are drawn apart. Straight lines make the long tails heavier than they
-    were: mean lengths come out 3 to 6 % above the published ones, and the generated length of `code`, whose last
-    hundredth spans 249 to 1,899 tokens, a third above.
+    were: mean lengths come out above the published ones, most of all the generated length of `code`, whose last
+    hundredth spans 249 to 1,899 tokens.
     """
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1 / service.rate(load), count))

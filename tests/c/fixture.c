@@ -74,6 +74,16 @@ void fixture_free(fixture *f) {
   free(f->plan_params.buffer);
 }
 
+static void fill(DLTensor *tensor, size_t bytes) {
+  float *values = tensor->data;
+  for (size_t i = 0; i < bytes / sizeof *values; ++i) values[i] = (float)(i * 2654435761u % 2003) / 1001.5f - 1.0f;
+}
+
+void fixture_fill(fixture *f) {
+  fill(&f->tensor[Q], f->bytes[Q]);
+  fill(&f->tensor[KV_CACHE], f->bytes[KV_CACHE]);
+}
+
 void fixture_allocate_workspace(fixture *f) {
   CHECK_OK(flashmla_dense_decode_workspace_size(&f->decode, &f->decode.workspace_size));
   free(f->decode.workspace);

@@ -38,6 +38,8 @@ typedef struct fixture {
  * given. The fixture must not move. */
 void fixture_init(fixture *f, geometry g);
 void fixture_free(fixture *f);
+/* q and the cache, of float32, get values that differ. */
+void fixture_fill(fixture *f);
 /* Memory of the size the call needs now. */
 void fixture_allocate_workspace(fixture *f);
 void fixture_allocate_plan_buffer(fixture *f);

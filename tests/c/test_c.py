@@ -81,7 +81,7 @@ def compile_program(path: Path, sources: list[Path], kind: str, made: Path) -> N
         *build.SOURCE.rglob("*.inc"),
         *(header for folder in FOLDERS for header in folder.glob("*.h")),
     ]
-    shared = build.digest(*sorted(headers))
+    shared = build.shared_digest(sorted(headers))
     folder = build.BUILD / "objects" / build.digest(*flags)[:12]
     with build.one_build_at_a_time():
         folder.mkdir(parents=True, exist_ok=True)

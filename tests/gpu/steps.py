@@ -59,10 +59,12 @@ class Step:
         calls.check_result(self.case, data or self.data, calls.without_free_rows(self.case, result))
 
 
-def run_alone(program: str) -> None:
-    """The program in a process of its own, in which no kernel was loaded."""
+def run_alone(program: str) -> str:
+    """What the program prints in a process of its own, in which no kernel was loaded."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, env=environment, check=True, timeout=30, stdout=subprocess.PIPE, text=True)
+    return ran.stdout
 
 
 def wait_long() -> None:

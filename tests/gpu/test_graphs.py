@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import flashmla
-from gpu.steps import STEP, Step, capture
+from gpu.steps import STEP, Step, capture, run_alone
 
 REPLAYS = [(11, (5, 384)), (12, (384, 384)), (13, (0, 1)), (14, (-7, 2**31 - 1)), (15, (64, 65))]
 STEPS = {
@@ -150,6 +145,4 @@ step.check(out, lse)
 
 def test_the_first_call_of_a_process_may_be_a_captured_one():
     """Kernels are loaded then; CUDA allows that in the relaxed capture mode."""
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = os.environ | {"PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", FIRST_CALL], env=environment, check=True, timeout=90)
+    run_alone(FIRST_CALL)

@@ -13,7 +13,7 @@ import torch
 
 import flashmla
 from backends import Backend, TorchAdapter
-from gpu.steps import STEP, Step
+from gpu.steps import STEP, Step, run_alone
 from ops.dense_decode import calls
 
 
@@ -132,10 +132,7 @@ print(time.perf_counter() - start)
 
 def test_the_first_call_takes_at_most_a_second(figure):
     """In a process whose context exists: the kernels of a call with splits are loaded. Median of three processes."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", FIRST_CALL]
-    runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(3)]
-    seconds = statistics.median(float(run.stdout) for run in runs)
+    seconds = statistics.median(float(run_alone(FIRST_CALL)) for _ in range(3))
     figure("first GPU call, kernels loaded", f"{1000 * seconds:.0f} ms")
     assert seconds <= 1
 

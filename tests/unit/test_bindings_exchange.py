@@ -210,9 +210,11 @@ def test_other_threads_run_while_the_cpu_computes(framework):
     done = threading.Event()
 
     def compute():
-        for _ in range(20):
-            flashmla.dense_decode(*arguments, **given)
-        done.set()
+        try:
+            for _ in range(20):
+                flashmla.dense_decode(*arguments, **given)
+        finally:
+            done.set()
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(60)  # a thread goes on until it gives the lock up by itself

@@ -117,7 +117,7 @@ class Torch(Framework):
     exchanged_if = ("requires_grad", False)
 
     def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
-        # to_dlpack is C and saves 3 us, but knows neither streams nor that gradients must not be lost.
+        # to_dlpack is C and saves time, but knows neither streams nor that gradients must not be lost.
         torch = sys.modules["torch"]
         if tensor.requires_grad or (tensor.is_cuda and stream is not None):
             with torch.cuda.device_of(tensor):  # __dlpack__ refuses tensors of another device than the current one
@@ -196,7 +196,7 @@ class JAX(Framework):
         return tensor.block_until_ready().__dlpack__(max_version=_DLPACK_VERSION)
 
     def empties(self, like: Any, argument: str, made: Sequence[Described], stream: int | None) -> Sequence[Any]:
-        # A program that makes all of them takes a tenth of the time of jax.numpy.empty for one.
+        # A program that makes all of them takes far less time than jax.numpy.empty for one.
         del argument, stream
         described = tuple((shape, dtype or like.dtype) for shape, dtype in made)
         return [array.block_until_ready() for array in _jax_maker(described, like.device)()]

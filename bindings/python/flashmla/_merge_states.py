@@ -37,10 +37,9 @@ _OPERATION = Operation("merge_states", ("outs", "lses"), outputs=("out", "lse"),
 
 def _prepared_options(arguments: dict[str, Any]) -> Options:
     """The scalars of a call to be prepared."""
-    outs, lses = _parts(arguments["outs"], arguments["lses"])
+    outs, _ = _parts(arguments["outs"], arguments["lses"])
     listed = 0 if outs[0] is arguments["outs"] else len(outs)
     names = ("num_threads", "out_dtype", "lse_base2", "empty_lse")
-    del lses
     return _options(listed, *(arguments[name] for name in names))
 
 

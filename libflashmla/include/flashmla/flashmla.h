@@ -14,7 +14,8 @@
  *     argument, its value and the rule it breaks. After a status of 1xx or 2xx nothing was written and nothing was
  *     launched; when the driver refuses a launch (3xx), work that the call enqueued before it may run.
  *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates
- *     device memory, and may be captured in a CUDA graph. On CPU tensors it returns when the result is there.
+ *     device memory, and may be captured in a CUDA graph once the kernels are loaded, by a first call on the device
+ *     or by a prepared one. On CPU tensors it returns when the result is there.
  *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
  *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
  *     reads them its rows are unspecified, and it ends all the same.
@@ -184,7 +185,7 @@ typedef struct flashmla_dense_decode_params {
   float softmax_scale; /* finite and > 0; see FLASHMLA_DEFAULT_SCALE */
   /* CPU tensors: threads to use; 0: FLASHMLA_NUM_THREADS, else the affinity mask. Results never differ. */
   int32_t num_threads;
-  /* NULL: the call makes its own schedule. Rows are right with any plan of the same shapes. */
+  /* NULL: the call makes its own schedule. Rows are right with any plan that is accepted, whatever its lengths. */
   const flashmla_plan *plan;
   void *workspace;              /* scratch on q's device, 16-byte aligned */
   uint64_t workspace_size;      /* bytes; at least what flashmla_dense_decode_workspace_size says */
@@ -276,7 +277,7 @@ flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params,
 /* Runs the attention described at flashmla_dense_decode_params. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params);
 /* A prepared call of flashmla_dense_decode, see flashmla_prepared. With a plan, each run takes one that was made with
- * the same num_splits and flags. */
+ * the same num_splits and batch invariance. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_prepare(const flashmla_dense_decode_params *params,
                                                                           flashmla_prepared **prepared);
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_run(const flashmla_prepared *prepared,

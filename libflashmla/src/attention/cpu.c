@@ -33,7 +33,7 @@ static int32_t token_of(const fm_rows *rows, int32_t row) {
 
 static int32_t head_of(const fm_attention *attention, const fm_rows *rows, int32_t row) {
   const int32_t in_group = rows->first_head + row % rows->heads;
-  return rows->kv_head * (attention->work.h_q / attention->work.h_kv) + in_group;
+  return rows->kv_head * attention->tiling.group + in_group;
 }
 
 int64_t fm_row_offset(const fm_attention *attention, const fm_rows *rows, int32_t row, const int64_t stride[3]) {

@@ -42,7 +42,6 @@ flashmla_status fm_check_call(const fm_operation *operation, const void *params,
   call->operation = operation;
   call->form = (fm_form){0};
   call->empty = call->again = false;
-  call->sizes_only = sizes_only;
   call->scratch_bytes = 0;
   memset(state, 0, operation->state_size);
   FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));

@@ -27,8 +27,7 @@ typedef struct fm_call {
   int32_t extents[FM_MAX_AXES];
   bool cuda; /* false: host memory */
   int32_t device_id;
-  bool empty; /* set by check_shapes: there is nothing to do, and no memory is looked at */
-  bool sizes_only;
+  bool empty;                      /* set by check_shapes: there is nothing to do, and no memory is looked at */
   bool again;                      /* run of a prepared call: all but addresses is known */
   fm_view views[FM_MAX_ARGUMENTS]; /* of the rows that are neither lists nor shapes only */
   uint64_t scratch_bytes;          /* set by lay_out */

@@ -73,7 +73,6 @@ static void begin_again(const fm_call *before, void *result, fm_call *call) {
   call->cuda = before->cuda;
   call->device_id = before->device_id;
   call->empty = before->empty;
-  call->sizes_only = false;
   call->again = true;
   call->scratch_bytes = before->scratch_bytes;
   call->result = result;

@@ -12,7 +12,7 @@
  * See FLOP_PER_THREAD of dense decode. */
 enum { LEAST_TO_SHARE = 4 };
 
-int32_t fm_cpu_num_threads(int32_t requested) {
+static int32_t allowed(int32_t requested) {
   if (requested > 0) return requested;
   const char *text = getenv("FLASHMLA_NUM_THREADS");
   if (text != NULL) {
@@ -29,6 +29,6 @@ int32_t fm_cpu_num_threads(int32_t requested) {
 
 int32_t fm_cpu_threads_for(int32_t requested, int32_t most, double work) {
   if (work < LEAST_TO_SHARE) return 1;
-  const int32_t threads = fm_min32(fm_cpu_num_threads(requested), most);
+  const int32_t threads = fm_min32(allowed(requested), most);
   return work < threads ? (int32_t)work : threads;
 }

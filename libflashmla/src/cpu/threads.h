@@ -5,10 +5,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-/* threads.c: `requested` if > 0, else FLASHMLA_NUM_THREADS, else the CPUs of the affinity mask. */
-int32_t fm_cpu_num_threads(int32_t requested);
-/* Of these at most `most`, and so many that each has something to do: `work` is in units of what a thread should have
- * at least, about 25 us of it. */
+/* threads.c: at most `most` and as many as are allowed: `requested` if > 0, else FLASHMLA_NUM_THREADS, else the CPUs of
+ * the affinity mask; but so few that each has something to do: `work` is in units of what a thread should have at
+ * least. */
 int32_t fm_cpu_threads_for(int32_t requested, int32_t most, double work);
 /* workers.c. Calls work(context, thread) for the threads 0 ... threads - 1 at the same time and returns when all are
  * done. 0 is the caller's thread. Another one is not called where the system refuses threads, or where it has not begun

@@ -9,11 +9,6 @@ enum { CALLERS = 4, ROUNDS = 3 };
 
 static const geometry shape = {4, 3, 20, 2, 5, 64, 12, .dtype = FP32};
 
-static void fill(DLTensor *tensor, size_t bytes) {
-  float *values = tensor->data;
-  for (size_t i = 0; i < bytes / sizeof *values; ++i) values[i] = (float)(i * 2654435761u % 2003) / 1001.5f - 1.0f;
-}
-
 static void *allocate(size_t bytes) {
   void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
   CHECK(memory != NULL);
@@ -26,8 +21,7 @@ static flashmla_prepared *decode_alone, *decode_planned, *plan;
 static void init(fixture *f) {
   const int32_t lengths[] = {700, 3, 0, 64};
   fixture_init(f, shape);
-  fill(&f->tensor[Q], f->bytes[Q]);
-  fill(&f->tensor[KV_CACHE], f->bytes[KV_CACHE]);
+  fixture_fill(f);
   memcpy(f->tensor[CACHE_SEQLENS].data, lengths, sizeof lengths);
   f->decode.flags = f->plan_params.flags = FLASHMLA_CAUSAL;
 }

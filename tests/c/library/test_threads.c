@@ -13,11 +13,6 @@ enum { CALLERS = 4, ROUNDS = 5 };
 
 static fixture shared; /* its outputs are the reference */
 
-static void fill(DLTensor *tensor, size_t bytes) {
-  float *values = tensor->data;
-  for (size_t i = 0; i < bytes / sizeof *values; ++i) values[i] = (float)(i * 2654435761u % 2003) / 1001.5f - 1.0f;
-}
-
 /* The shared call with outputs and workspace of its own; the result must be that of `shared`. */
 static void repeat(int32_t num_threads) {
   DLTensor out = shared.tensor[OUT], lse = shared.tensor[LSE];
@@ -134,8 +129,7 @@ const char *__tsan_default_options(void) { return "die_after_fork=0"; }
 
 int main(void) {
   fixture_init(&shared, (geometry){4, 1, 20, 2, 5, 64, 3, .dtype = FP32});
-  fill(&shared.tensor[Q], shared.bytes[Q]);
-  fill(&shared.tensor[KV_CACHE], shared.bytes[KV_CACHE]);
+  fixture_fill(&shared);
   memcpy(shared.tensor[CACHE_SEQLENS].data, (int32_t[]){150, 3, 0, 64}, 4 * sizeof(int32_t));
   fixture_use_plan(&shared, 0);
   CHECK_OK(flashmla_dense_decode(&shared.decode));

@@ -93,7 +93,7 @@ FAULTS = [
         "head map",
         one(
             ROWS,
-            "return rows->kv_head * (attention->work.h_q / attention->work.h_kv) + in_group;",
+            "return rows->kv_head * attention->tiling.group + in_group;",
             "return in_group * attention->work.h_kv + rows->kv_head;",
         ),
         lambda case: case.but(h_kv=1),

@@ -2,10 +2,11 @@
 
 from buffers import Layout
 from c_abi import new_plan
+from gpu.kernel_rows import last_kernel
 from ops.dense_decode.case import Case, Layouts, Shard
 from ops.dense_decode.shape_only import STEP, decode_call, plan_call
 from shape_only import CUDA, give_scratch, moved, run
-from stub_driver.host import ffi, lib, tell_status
+from stub_driver.host import tell_status
 
 __all__ = [
     "CUDA",
@@ -34,7 +35,7 @@ def plan(case: Case = STEP, device: int = 0, **fields):
 def decode(case: Case = STEP, device: int = 0, plan=None, **fields) -> None:
     """Decodes and tells the status and the kernel."""
     status = run(decode_call(case, (CUDA, device), plan, **fields))
-    tell_status(status, ffi.string(lib.flashmla_last_kernel()).decode())
+    tell_status(status, last_kernel())
 
 
 def prepare_decode(case: Case = STEP, device: int = 0, plan=None, **fields):
@@ -46,7 +47,7 @@ def prepare_decode(case: Case = STEP, device: int = 0, plan=None, **fields):
 def run_decode(made, by: int = 0, **fields) -> None:
     """Runs a prepared decode with tensors and workspace `by` bytes further; tells the status and the kernel."""
     prepared, call = made
-    tell_status(moved(call, by, **fields).run_prepared(prepared), ffi.string(lib.flashmla_last_kernel()).decode())
+    tell_status(moved(call, by, **fields).run_prepared(prepared), last_kernel())
 
 
 def prepare_plan(case: Case = STEP, device: int = 0, **fields):

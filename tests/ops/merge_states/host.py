@@ -1,9 +1,10 @@
 """For code that runs with the stub driver, as stub_driver/host.py."""
 
+from gpu.kernel_rows import last_kernel
 from ops.merge_states.calls import MergeCase
 from ops.merge_states.shape_only import CUDA, merge_call
 from shape_only import moved
-from stub_driver.host import ffi, lib, tell_status
+from stub_driver.host import tell_status
 
 __all__ = ["MergeCase", "merge", "prepare_merge", "run_merge"]
 
@@ -11,7 +12,7 @@ __all__ = ["MergeCase", "merge", "prepare_merge", "run_merge"]
 def merge(case: MergeCase | None = None, device: int = 0) -> None:
     """Merges and tells the status and the kernel."""
     status = merge_call(case or MergeCase(), (CUDA, device)).run()
-    tell_status(status, ffi.string(lib.flashmla_last_kernel()).decode())
+    tell_status(status, last_kernel())
 
 
 def prepare_merge(case: MergeCase, device: int = 0):
@@ -25,4 +26,4 @@ def prepare_merge(case: MergeCase, device: int = 0):
 def run_merge(made, by: int = 0, **fields) -> None:
     """Runs a prepared merge with tensors `by` bytes further; tells the status and the kernel."""
     prepared, call = made
-    tell_status(moved(call, by, **fields).run_prepared(prepared), ffi.string(lib.flashmla_last_kernel()).decode())
+    tell_status(moved(call, by, **fields).run_prepared(prepared), last_kernel())

@@ -11,7 +11,7 @@ enum {
   TOKENS_PER_PART = 512,
   LEAST_PARTS = 8,
   MOST_PARTS = 128, /* and threads */
-  /* A thread should have so much to do at least: about 25 us. Measured with calls of growing length, of one thread and
+  /* A thread should have so much to do at least. Found with calls of growing length, of one thread and
    * of two, 300 us apart, so that workers sleep, for 1, 8 and 128 rows: two are as fast as one at four times this
    * (LEAST_TO_SHARE in threads.c), of which most is the time until a sleeping thread runs and is waited for. */
   FLOP_PER_THREAD = 2 << 20,

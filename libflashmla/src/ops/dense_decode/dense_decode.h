@@ -19,42 +19,28 @@ enum {
 };
 /* The rows of the tensors that a plan and its calls share, in a params struct `type`. `shapes`: a plan looks at the
  * memory of the lengths alone. */
-#define FM_STEP_ARGUMENTS(type, shapes)                                     \
-  [FM_Q] = {.name = "q",                                                    \
-            .offset = offsetof(type, q),                                    \
-            .rank = 4,                                                      \
-            .axes = {FM_BATCH, FM_S_Q, FM_H_Q, FM_D_QK},                    \
-            .dtypes = FM_ANY_FLOAT,                                         \
-            .alignment = FM_VECTOR_BYTES,                                   \
-            .of_queries = true,                                             \
-            .shape_only = shapes},                                          \
-  [FM_KV_CACHE] = {.name = "kv_cache",                                      \
-                   .offset = offsetof(type, kv_cache),                      \
-                   .rank = 4,                                               \
-                   .axes = {FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_D_QK}, \
-                   .like = FM_LIKE(FM_Q),                                   \
-                   .alignment = FM_VECTOR_BYTES,                            \
-                   .shape_only = shapes},                                   \
-  [FM_BLOCK_TABLE] = {.name = "block_table",                                \
-                      .offset = offsetof(type, block_table),                \
-                      .rank = 2,                                            \
-                      .axes = {FM_BATCH, FM_MAX_BLOCKS},                    \
-                      .dtypes = FM_ONLY(FM_INT32),                          \
-                      .alignment = sizeof(int32_t),                         \
-                      .shape_only = shapes},                                \
-  [FM_CACHE_SEQLENS] = {.name = "cache_seqlens",                            \
-                        .offset = offsetof(type, cache_seqlens),            \
-                        .rank = 1,                                          \
-                        .axes = {FM_BATCH},                                 \
-                        .dtypes = FM_ONLY(FM_INT32),                        \
-                        .alignment = sizeof(int32_t)},                      \
-  [FM_CU_SEQLENS_Q] = {.name = "cu_seqlens_q",                              \
-                       .offset = offsetof(type, cu_seqlens_q),              \
-                       .rank = 1,                                           \
-                       .axes = {FM_OFFSETS},                                \
-                       .dtypes = FM_ONLY(FM_INT32),                         \
-                       .alignment = sizeof(int32_t),                        \
-                       .optional = true}
+#define FM_STEP_ARGUMENTS(type, shapes)                                                                            \
+  [FM_Q] = {FM_FIELD(type, q),                                                                                     \
+            .rank = 4,                                                                                             \
+            .axes = {FM_BATCH, FM_S_Q, FM_H_Q, FM_D_QK},                                                           \
+            .dtypes = FM_ANY_FLOAT,                                                                                \
+            .alignment = FM_VECTOR_BYTES,                                                                          \
+            .of_queries = true,                                                                                    \
+            .shape_only = shapes},                                                                                 \
+  [FM_KV_CACHE] = {FM_FIELD(type, kv_cache),                                                                       \
+                   .rank = 4,                                                                                      \
+                   .axes = {FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_D_QK},                                        \
+                   .like = FM_LIKE(FM_Q),                                                                          \
+                   .alignment = FM_VECTOR_BYTES,                                                                   \
+                   .shape_only = shapes},                                                                          \
+  [FM_BLOCK_TABLE] = {FM_FIELD(type, block_table),       .rank = 2,                                                \
+                      .axes = {FM_BATCH, FM_MAX_BLOCKS}, .dtypes = FM_ONLY(FM_INT32),                              \
+                      .alignment = sizeof(int32_t),      .shape_only = shapes},                                    \
+  [FM_CACHE_SEQLENS] = {FM_FIELD(type, cache_seqlens), .rank = 1, .axes = {FM_BATCH}, .dtypes = FM_ONLY(FM_INT32), \
+                        .alignment = sizeof(int32_t)},                                                             \
+  [FM_CU_SEQLENS_Q] = {                                                                                            \
+      FM_FIELD(type, cu_seqlens_q), .rank = 1,       .axes = {FM_OFFSETS}, .dtypes = FM_ONLY(FM_INT32),            \
+      .alignment = sizeof(int32_t), .optional = true}
 
 /* q and the paged cache: extents, addresses and strides in elements; the innermost stride of each tensor is 1. */
 typedef struct fm_paged {

@@ -10,7 +10,7 @@
 enum {
   TASK_ROWS = 32, /* query rows a thread takes at a time */
   CHUNK = 512,    /* elements of a row that are summed at a time: they stay in level 1 */
-  /* A thread should read so many at least: about 25 us, as in dense decode. Measured with one thread for 2 and 8 parts
+  /* A thread should read so many at least. Found with one thread for 2 and 8 parts
    * of bfloat16 and float32 in the cache, as the difference of calls with few and many rows. */
   ELEMENTS_PER_THREAD = 1 << 17
 };
