@@ -1,5 +1,5 @@
-"""Where the loaders of a page kernel find the rows of a unit: a model of their arithmetic in 32 bits, with the parameters
-that a launch must have. It follows dsl_kernels/dense_decode/loader.py and must be changed with it.
+"""Where the loaders of a page kernel find the rows of a unit: a model of their arithmetic in 32 bits, with the
+parameters that a launch must have. It follows dsl_kernels/dense_decode/loader.py and must be changed with it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import itertools
 import pytest
 
 from dsl_kernels.dense_decode.params import LOG_INVERSE
-from ops.dense_decode.shape_only import STEP
 from ops.dense_decode.launches import INT32_MAX, UNIT, paging_params
+from ops.dense_decode.shape_only import STEP
 
 SIZES = (*range(1, 130), 192, 272, 528, 1056, 2**14, 10**6 + 16, 2**31 - 64, 2**31 - 16, INT32_MAX)
 
