@@ -46,7 +46,8 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen, mode):
         buffer = torch.full((size,), 0xFF, dtype=torch.uint8, device=device)
         flashmla.plan_decode(*arguments, **options, buffer=buffer)
 
-        extents = {"batch": batch, "s_q": s_q, "h_q": h_q, "h_kv": h_kv, "max_blocks": max_blocks}
+        most = min(s_q, total_q) if varlen else s_q
+        extents = {"batch": batch, "s_q": most, "h_q": h_q, "h_kv": h_kv, "max_blocks": max_blocks}
         extents |= {"page_size": page_size, "num_splits": num_splits, "varlen": varlen, "batch_invariant": invariant}
         tiling = schedule.tile(limits, **extents)
         found_cuts, found_costs = schedule.read(buffer.cpu().numpy(), tiling, batch)

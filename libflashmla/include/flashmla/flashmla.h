@@ -191,7 +191,8 @@ typedef struct flashmla_dense_decode_params {
   uint64_t workspace_size;      /* bytes; at least what flashmla_dense_decode_workspace_size says */
   void *stream;                 /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
   const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
-  int32_t max_seqlen_q;         /* query tokens of a request at most, > 0; 0 without cu_seqlens_q */
+  int32_t max_seqlen_q;         /* query tokens of a request at most, > 0; 0 without cu_seqlens_q. More than total_q is
+                                   as good as total_q: INT32_MAX is no limit and costs nothing */
   int32_t cp_rank;              /* this shard, in [0, cp_world) */
   int32_t cp_world;             /* shards; 0: the cache is whole, and the other fields of this kind are 0 and NULL */
   int32_t cp_interleave;        /* tokens of a turn, > 0 */

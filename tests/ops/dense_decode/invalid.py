@@ -105,9 +105,19 @@ def plan_rules() -> list[Rule]:
     ]
     varlen = [
         Rule("plan of fixed queries", "PLAN_MISMATCH", "cu_seqlens_q", plan_of(**TO_FIXED)),
-        Rule("plan of other max_seqlen_q", "PLAN_MISMATCH", "max_seqlen_q", plan_of(s_q=lambda n: n + 1)),
+        Rule("plan of other total_q", "PLAN_MISMATCH", "total_q", plan_of(total_q=lambda n: n + 1)),
+        Rule("plan of other max_seqlen_q", "PLAN_MISMATCH", r"max_seqlen_q|total_q 2", plan_of_other_limit),
     ]
     return [rule.on("", FIXED.base) for rule in rules] + [rule.on("varlen", VARLEN.base) for rule in varlen]
+
+
+def plan_of_other_limit(call, draw, legal):
+    """As far as all query tokens reach: one token admits one limit."""
+    case = legal.facts.case
+    if case.total_q == 1:
+        plan_of(total_q=lambda _: 2)(call, draw, legal)
+    else:
+        plan_of(s_q=lambda _: case.most_queries - 1 or 2)(call, draw, legal)
 
 
 TO_VARLEN = {

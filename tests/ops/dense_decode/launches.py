@@ -29,7 +29,7 @@ def tiling_of(case: Case, processors: int) -> schedule.Tiling:
     return schedule.tile(
         schedule.hopper(processors),
         batch=case.batch,
-        s_q=case.s_q,
+        s_q=case.most_queries,
         h_q=case.h_q,
         h_kv=case.h_kv,
         max_blocks=case.max_blocks,
@@ -68,7 +68,7 @@ def tiling_params(case: Case, tiling: schedule.Tiling) -> dict:
     return {
         "cu_seqlens_q": ADDRESSES["cu_seqlens_q"] if varlen else 0,
         **({"total_q": case.total_q} if varlen else {}),
-        "s_q": case.s_q,
+        "s_q": case.most_queries,
         "group": tiling.group,
         "block_heads": tiling.block_heads,
         "block_tokens": tiling.block_tokens,
