@@ -32,7 +32,8 @@ def _driver() -> tuple[str | None, str | None]:
 def kernels() -> list[dict[str, Any]]:
     """The kernel table; the fields are those of `flashmla_kernel_info` in flashmla.h."""
     row = ffi.new("flashmla_kernel_info *")
-    fields = [name for name, _ in ffi.typeof("flashmla_kernel_info").fields]
+    row.struct_size = ffi.sizeof("flashmla_kernel_info")
+    fields = [name for name, _ in ffi.typeof("flashmla_kernel_info").fields if name != "struct_size"]
     table = []
     for index in range(lib.flashmla_kernel_count()):
         check(lib, lib.flashmla_kernel_at(index, row))
