@@ -247,6 +247,13 @@ FLASHMLA_API const char *flashmla_last_error(void);
  * that it does not fit fails with FLASHMLA_ERROR_UNSUPPORTED. */
 FLASHMLA_API const char *flashmla_last_kernel(void);
 
+/* The environment variables are read when the library is loaded, in no call, so that calls may run beside setenv:
+ * FLASHMLA_NUM_THREADS, FLASHMLA_CPU_ISA, FLASHMLA_FORCE_KERNEL. This reads them again; it must not run beside setenv.
+ */
+FLASHMLA_API void flashmla_read_environment(void);
+/* What is wrong with their values, as they were read last; "" if nothing is. */
+FLASHMLA_API const char *flashmla_environment_error(void);
+
 /* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
  * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose params, tensors, memory and plan may be
  * changed or freed afterwards, and runs nothing; *prepared, which is set on success alone, is host memory for

@@ -22,6 +22,7 @@ static void decode(const char *isa, int64_t s_q, int64_t h_q, uint32_t flags, in
   f.decode.flags |= flags;
   f.decode.num_threads = num_threads;
   setenv("FLASHMLA_CPU_ISA", isa, 1);
+  flashmla_read_environment();
   feclearexcept(FE_ALL_EXCEPT);
   feenableexcept(FE_INVALID);
   CHECK_OK(flashmla_dense_decode(&f.decode));
