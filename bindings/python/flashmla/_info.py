@@ -55,6 +55,13 @@ def read_environment() -> None:
     lib.flashmla_read_environment()
 
 
+def check_report() -> None:
+    """Raises InvalidArgumentError if the checking mode (FLASHMLA_CHECK=1) has found lengths, query offsets or page
+    numbers out of their range in a call on a GPU since the last report. It does not wait: wait for the stream before.
+    """
+    check(lib, lib.flashmla_check_report())
+
+
 def info() -> dict[str, Any]:
     """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table.
 
