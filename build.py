@@ -38,7 +38,7 @@ GENERATED = ROOT / "libflashmla" / "generated"
 EXPORTS = ROOT / "libflashmla" / "flashmla.map"
 PACKAGE = ROOT / "bindings" / "python" / "flashmla"
 BUILD = ROOT / "build"
-SONAME = "libflashmla.so.1"
+SONAME = "libflashmla.so.2"
 CORES = len(os.sched_getaffinity(0))
 
 C_FLAGS = [
@@ -124,7 +124,7 @@ def shared_digest(headers: Sequence[Path]) -> str:
 def compile_library(
     out: Path, *, sanitize: bool, debug: bool, kernels: bool, edited: Mapping[Path, Path] | None = None
 ) -> Path:
-    """Compiles what changed and links `out`/libflashmla.so.1; `edited`: C files to compile in place of others."""
+    """Compiles what changed and links `out`/libflashmla.so.2; `edited`: C files to compile in place of others."""
     flags = compile_flags(sanitize=sanitize, debug=debug, kernels=kernels)
     sources = [(edited or {}).get(source, source) for source in sorted(SOURCE.rglob("*.c"))]
     included = sorted([*INCLUDE.rglob("*.h"), *(path for path in SOURCE.rglob("*") if path.suffix in {".h", ".inc"})])
@@ -383,7 +383,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     lib.add_argument("--sanitize", action="store_true", help="AddressSanitizer and UBSan (tests only; give --out)")
     lib.add_argument("--debug", action="store_true", help="-O1 -g")
     lib.add_argument("--cpu-only", action="store_true", help="leave the GPU kernels out")
-    lib.add_argument("--out", type=Path, metavar="DIR", help="write libflashmla.so.1 there instead")
+    lib.add_argument("--out", type=Path, metavar="DIR", help="write libflashmla.so.2 there instead")
     lib.set_defaults(action=command_lib)
     for name, action, text in [
         ("demo", command_demo, "serve a request trace; further arguments go to examples/python/serve.py"),

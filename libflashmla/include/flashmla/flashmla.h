@@ -50,7 +50,7 @@ extern "C" {
 #define FLASHMLA_VERSION_MINOR 2
 #define FLASHMLA_VERSION_PATCH 0
 /* The binary interface, one integer: an incompatible change bumps it, an appended field or function does not. */
-#define FLASHMLA_ABI_VERSION 1
+#define FLASHMLA_ABI_VERSION 2
 
 #ifndef FLASHMLA_API
 #define FLASHMLA_API __attribute__((visibility("default")))
@@ -89,7 +89,7 @@ typedef struct {
 typedef enum flashmla_status {
   FLASHMLA_OK = 0,
   FLASHMLA_ERROR_NULL_POINTER = 100, /* a required pointer is NULL */
-  FLASHMLA_ERROR_STRUCT_SIZE = 101,  /* struct_size too small, or unknown trailing fields are not zero */
+  FLASHMLA_ERROR_STRUCT_SIZE = 101,  /* struct_size too small or within a field, or unknown trailing bytes not zero */
   FLASHMLA_ERROR_FLAGS = 102,        /* unknown flag bits */
   FLASHMLA_ERROR_DTYPE = 110,        /* dtype not allowed here, or differs from q's */
   FLASHMLA_ERROR_SHAPE = 111,        /* rank or extent does not fit the other arguments */
@@ -119,6 +119,8 @@ typedef enum flashmla_flags {
   FLASHMLA_BATCH_INVARIANT = 16, /* plan: where a request is split follows from its own length alone, so the bits of its
                                     result do not depend on the requests beside it. A decode call that makes its own
                                     schedule takes it too; with a plan, the plan decides */
+  FLASHMLA_PYTHON_NAMES = 256,   /* flashmla_last_error names arguments as the Python package does: num_splits instead
+                                    of params.num_splits, None instead of NULL */
 } flashmla_flags;
 
 /* A plan: the split-KV schedule of one decode step, shared by the layers of that step. Opaque; made by
@@ -221,6 +223,7 @@ typedef struct flashmla_merge_states_params {
 
 /* A row of the kernel table: what this build can run. */
 typedef struct flashmla_kernel_info {
+  uint32_t struct_size;  /* sizeof(flashmla_kernel_info): set it before the call, which writes no more than that */
   const char *name;      /* unique, e.g. "dense_decode_bf16_576_cluster2" */
   const char *operation; /* "dense_decode", "plan", "combine", "merge_states" */
   const char *dtype;     /* of q, else of what it joins: "bfloat16", "float16", "float32"; "any": of no one type */
@@ -243,6 +246,13 @@ FLASHMLA_API const char *flashmla_last_error(void);
  * The environment variable FLASHMLA_FORCE_KERNEL names the dense_decode kernel that must run on CUDA devices; a call
  * that it does not fit fails with FLASHMLA_ERROR_UNSUPPORTED. */
 FLASHMLA_API const char *flashmla_last_kernel(void);
+
+/* The environment variables are read when the library is loaded, in no call, so that calls may run beside setenv:
+ * FLASHMLA_NUM_THREADS, FLASHMLA_CPU_ISA, FLASHMLA_FORCE_KERNEL. This reads them again; it must not run beside setenv.
+ */
+FLASHMLA_API void flashmla_read_environment(void);
+/* What is wrong with their values, as they were read last; "" if nothing is. */
+FLASHMLA_API const char *flashmla_environment_error(void);
 
 /* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
  * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose params, tensors, memory and plan may be
@@ -296,7 +306,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_run(const flas
  * its own. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream);
 
-/* Number of rows of the kernel table, and one row; an index out of range is FLASHMLA_ERROR_VALUE. */
+/* Number of rows of the kernel table, and one row; an index out of range is FLASHMLA_ERROR_VALUE.
+ * info->struct_size says how long the struct is; what this library does not know of it becomes 0. */
 FLASHMLA_API int32_t flashmla_kernel_count(void);
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_kernel_at(int32_t index, flashmla_kernel_info *info);
 /* CUDA driver version as 1000 * major + 10 * minor, or why there is none (FLASHMLA_ERROR_NO_DRIVER and the last error).

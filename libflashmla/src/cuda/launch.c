@@ -6,7 +6,8 @@ enum { PDL_IN_GRAPHS = 12030 /* first driver that captures programmatic dependen
 flashmla_status fm_gpu_open(const char *argument, int32_t device_id, fm_gpu *gpu) {
   if (fm_kernel_count == 0)
     return fm_fail(FLASHMLA_ERROR_NO_KERNELS,
-                   "the tensors are on a CUDA device, but this library was built without GPU kernels");
+                   "the tensors are on a CUDA device, but this library was built without GPU kernels: build it with "
+                   "its extra [aot] installed, which has their compiler (python3 build.py lib)");
   flashmla_status status;
   gpu->driver = fm_driver_open(&status);
   if (!gpu->driver) return status;
