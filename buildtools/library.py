@@ -133,7 +133,9 @@ def link(objects: Objects, made: Path, *, sanitize: bool = False, release: bool 
     made.parent.mkdir(parents=True, exist_ok=True)
     fresh = made.with_name(f"{made.name}.{os.getpid()}")  # renamed at the end: a process may have the old file mapped
     files = [str(file) for file, _ in objects]
-    caches = {f"ZIG_{which}_CACHE_DIR": str(BUILD / "zig") for which in ("GLOBAL", "LOCAL")}
+    caches = {
+        name: os.environ.get(name, str(BUILD / "zig")) for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
+    }
     run([*linker, *flags, "-o", fresh, *files, *LIBRARIES], title=f"ld {os.path.relpath(made, ROOT)}", **caches)
     fresh.replace(made)
     remember(made, key)

@@ -66,11 +66,12 @@ def get_build_hook() -> type[Any]:
         PLUGIN_NAME = "custom"
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            if self.target_name != "wheel":
-                return
             cpu_only = os.environ.get(CPU_ONLY, "0") not in {"", "0"}
             if not cpu_only:
                 ensure_kernels()
+            if self.target_name != "wheel":  # compiled kernels travel along in a source distribution
+                library.kernels_wanted(cpu_only=False)
+                return
             build_data["pure_python"] = False
             if version == "editable":  # the package is used where it lies
                 build_data["tag"] = tag(library.build_library(cpu_only=cpu_only))
