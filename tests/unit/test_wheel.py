@@ -1,4 +1,4 @@
-"""Wheels and source distributions: what they hold, which glibc they need, and that they run where they are installed."""
+"""Wheels and source distributions: what they hold, which glibc they need, and that they run once installed."""
 
 import importlib.util
 import json
@@ -124,11 +124,9 @@ def test_a_source_distribution_makes_a_wheel(tmp_path):
 
 
 def test_pypa_build_that_is_not_installed_is_named():
-    ran = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", "import sys; sys.path.insert(0, '.'); import runpy; "
-         "runpy.run_module('build', run_name='__main__', alter_sys=True)"],
-        cwd=build.ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    code = "import runpy, sys; sys.path.insert(0, '.'); runpy.run_module('build', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    ran = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "pip install build" in ran.stderr
     assert "Traceback" not in ran.stderr
