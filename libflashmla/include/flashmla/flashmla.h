@@ -148,8 +148,8 @@ typedef struct flashmla_dense_decode_params {
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; d_qk / d_v
    * 576 / 512, 512 / 512 or 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
-  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; page_size on CUDA a power of two up to 64 or a
-   * multiple of 64, on CPU any; strides as q */
+  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size, on CUDA best a multiple of 16: the
+   * fewer rows the largest power of two that divides it, the more loads; strides as q */
   const DLTensor *kv_cache;
   const DLTensor *block_table;   /* (batch, max_blocks) int32, innermost stride 1 */
   const DLTensor *cache_seqlens; /* (batch) int32, contiguous; tokens */
@@ -166,7 +166,8 @@ typedef struct flashmla_dense_decode_params {
   uint64_t workspace_size;      /* bytes; at least what flashmla_dense_decode_workspace_size says */
   void *stream;                 /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
   const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
-  int32_t max_seqlen_q;         /* query tokens of a request at most, > 0; 0 without cu_seqlens_q */
+  int32_t max_seqlen_q;         /* query tokens of a request at most, > 0; 0 without cu_seqlens_q. More than total_q is
+                                   as good as total_q: INT32_MAX is no limit and costs nothing */
   int32_t cp_rank;              /* this shard, in [0, cp_world) */
   int32_t cp_world;             /* shards; 0: the cache is whole, and the other fields of this kind are 0 and NULL */
   int32_t cp_interleave;        /* tokens of a turn, > 0 */

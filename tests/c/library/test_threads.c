@@ -1,5 +1,6 @@
 /* Calls from several threads at once, on shared inputs and a shared plan, agree bit for bit; so do calls in forked
- * children, while other threads of the parent are in calls too. A cancelled caller finishes its call. */
+ * children, while other threads of the parent are in calls too. A caller that is cancelled, at once even, finishes its
+ * call. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -111,6 +112,27 @@ static void when_cancelled(void) {
   repeat(3);
 }
 
+static void *cancelled_at_once(void *number) {
+  flashmla_dense_decode_params call = shared.decode;
+  call.num_threads = *(const int *)number;
+  CHECK(pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL) == 0);
+  for (;;) CHECK_OK(flashmla_dense_decode(&call));
+}
+
+/* Most of them while workers are at it, too. */
+static void when_cancelled_amid_calls(void) {
+  for (int i = 0; i < 20 * ROUNDS; ++i) {
+    pthread_t thread;
+    int number = 1 + i % 3;
+    void *result;
+    CHECK(pthread_create(&thread, NULL, cancelled_at_once, &number) == 0);
+    usleep(1000 + 50 * (unsigned)i);
+    CHECK(pthread_cancel(thread) == 0);
+    CHECK(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
+  }
+  repeat(3);
+}
+
 /* The process ends when its last thread does: idle workers must not keep it. */
 static void after_the_main_thread_ends(void) {
   const pid_t child = fork();
@@ -139,6 +161,7 @@ int main(void) {
   in_children_forked_amid_calls();
 #endif
   when_cancelled();
+  when_cancelled_amid_calls();
   after_the_main_thread_ends();
   fixture_free(&shared);
   return 0;

@@ -62,13 +62,15 @@ static fm_need need_of(const fm_dense_decode *decode) {
                    .may_be_forced = true};
 }
 
-/* A page is a power of two below 64 or a multiple of 64. */
 static fm_paging paging_of(int32_t page_size, int32_t cluster) {
-  const int32_t rows = FM_KERNEL_UNIT / cluster, box_rows = fm_min32(page_size, rows);
-  return (fm_paging){.units_per_page = page_size > FM_KERNEL_UNIT ? page_size / FM_KERNEL_UNIT : 1,
-                     .pages_per_unit = page_size < FM_KERNEL_UNIT ? FM_KERNEL_UNIT / page_size : 1,
+  const int32_t rows = FM_KERNEL_UNIT / cluster, box_rows = fm_min32(page_size & -page_size, rows);
+  const int32_t inverse = (int32_t)fm_ceil_div(1 << FM_KERNEL_LOG_INVERSE, page_size);
+  return (fm_paging){.whole_pages = FM_KERNEL_UNIT / page_size,
+                     .rows_beyond = FM_KERNEL_UNIT % page_size,
                      .boxes = rows / box_rows,
-                     .box_rows = box_rows};
+                     .box_rows = box_rows,
+                     .page_inverse = page_size < FM_KERNEL_UNIT ? inverse : 0,
+                     .by_page = fm_divisor(page_size)};
 }
 
 /* kv_cache as (d, row, head, block), with a box of some rows of a page. A page number outside [0, num_blocks) reads as
@@ -139,10 +141,12 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
                                           .causal = attention->mask.causal,
                                           .kv_policy = decode->kv_policy,
                                           .page_size = paged->page_size,
-                                          .units_per_page = paging.units_per_page,
-                                          .pages_per_unit = paging.pages_per_unit,
+                                          .whole_pages = paging.whole_pages,
+                                          .rows_beyond = paging.rows_beyond,
                                           .boxes = paging.boxes,
-                                          .box_rows = paging.box_rows};
+                                          .box_rows = paging.box_rows,
+                                          .page_inverse = paging.page_inverse,
+                                          .by_page = paging.by_page};
   set_shard(&attention->mask, &params);
   /* persistent: clusters take parts in turn, so there are never more than run at once */
   const int32_t clusters = fm_min32(decode->gpu.device->processors / tiling->cluster, tiling->num_parts);
