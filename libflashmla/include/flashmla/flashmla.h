@@ -35,10 +35,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__has_include) && !defined(FLASHMLA_CDEF)
-#if __has_include(<dlpack/dlpack.h>)
-#include <dlpack/dlpack.h>
-#endif
+/* DLPack's tensor description. Its own header, of any version and in any place, may come before this one or after it;
+ * one of a version beyond 1.3 comes before, if its new names are used. */
+#ifndef DLPACK_DLPACK_H_
+#include "dlpack.h"
 #endif
 
 #ifdef __cplusplus
@@ -57,31 +57,6 @@ extern "C" {
 #endif
 #ifndef FLASHMLA_CHECK
 #define FLASHMLA_CHECK __attribute__((warn_unused_result))
-#endif
-
-/* DLPack's tensor description, binary-identical to <dlpack/dlpack.h> (https://dmlc.github.io/dlpack), which is used
- * when found. */
-#ifndef DLPACK_DLPACK_H_
-typedef enum { kDLCPU = 1, kDLCUDA = 2 } DLDeviceType;
-typedef struct {
-  int32_t device_type; /* a DLDeviceType */
-  int32_t device_id;
-} DLDevice;
-typedef enum { kDLInt = 0, kDLUInt = 1, kDLFloat = 2, kDLBfloat = 4 } DLDataTypeCode;
-typedef struct {
-  uint8_t code; /* a DLDataTypeCode */
-  uint8_t bits;
-  uint16_t lanes;
-} DLDataType;
-typedef struct {
-  void *data;
-  DLDevice device;
-  int32_t ndim;
-  DLDataType dtype;
-  int64_t *shape;
-  int64_t *strides; /* elements; NULL: compact row-major */
-  uint64_t byte_offset;
-} DLTensor;
 #endif
 
 /* Status codes. The numbers are pinned: they never change meaning, and new ones fill the gaps.
