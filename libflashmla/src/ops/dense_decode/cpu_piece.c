@@ -82,7 +82,7 @@ static void attend(const fm_dense_decode *decode, const fm_piece_worker *worker,
   walk walk = walk_from(begin, end);
   step->begin(worker->scratch, shape);
   for (int64_t token = begin; token < end; token += most) {
-    have = next_keys(decode, rows, &walk, keys, have, most + FM_CPU_KEYS_AHEAD);
+    have = next_keys(decode, rows, &walk, keys, have, most + step->keys_ahead);
     const int32_t count = fm_min32(most, have);
     step->attend(worker->scratch, shape, keys, count, have - count, bounds_in(decode, rows, token, count, attended));
     have -= count;
