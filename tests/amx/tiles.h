@@ -60,6 +60,7 @@ static inline tiles_vu tiles_pairs(tiles_vf low, tiles_vf high) {
   for (int i = 0; i < LANES; i++) pairs[i] = tiles_bf16(low[i]) | tiles_bf16(high[i]) << 16;
   return pairs;
 }
+#define EXP2(x) exp2_vector(x)
 #define BF16_PAIRS(low, high) ((vu)tiles_pairs((tiles_vf)(low), (tiles_vf)(high)))
 
 /* ---- tiles ---- */

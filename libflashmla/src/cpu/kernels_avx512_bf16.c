@@ -27,6 +27,7 @@ enum {
   KEY_GROUP = 6, /* keys of a register tile of logits */
   VALUE_GROUP = 2,
   DOT_ROWS = 8, /* lanes along the head dimension: up to so many rows, more would be padding than not */
+  DIRECT_ROWS = 16,
   COPIES = 0,
   TILE_BLOCKS = 4, /* of rows in a register tile of logits */
   SUM_ROWS = 6     /* rows of a register tile of sums; its columns are a panel */
@@ -134,6 +135,47 @@ static void accumulate(const buffers *b, int32_t tokens, bool set, coming *comin
         accumulate_tile(sums, weights, values, tokens / 2, set, 2);
       else
         accumulate_tile(sums, weights, values, tokens / 2, set, 1);
+    }
+  }
+}
+
+/* Of `columns` a multiple of 32. */
+INLINE void accumulate_direct_tile(float *sums, const uint32_t *weights, const void *const keys[], int32_t column,
+                                   int32_t pairs, bool set, const int rows, const int columns) {
+  vf sum[8][PANEL / LANES];
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < columns / LANES; v++)
+      sum[r][v] = set ? (vf){0} : LOAD(sums + r * SUM_STRIDE + column + v * LANES);
+  for (int32_t p = 0; p < pairs; p++) {
+    const bf16 *low = keys[2 * p], *high = keys[2 * p + 1];
+    vu value[PANEL / LANES];
+    for (int v = 0; v < columns / LANES; v += 2)
+      interleave(value + v, low + column + v * LANES, high + column + v * LANES);
+    for (int r = 0; r < rows; r++) {
+      const vu weight = SPLAT_PAIR(weights + r * WEIGHT_STRIDE + p);
+      for (int v = 0; v < columns / LANES; v++) sum[r][v] = ADD_PAIRS(sum[r][v], value[v], weight);
+    }
+  }
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < columns / LANES; v++) STORE(sums + r * SUM_STRIDE + column + v * LANES, sum[r][v]);
+}
+
+static void accumulate_direct(const buffers *b, const void *const keys[], int32_t tokens, bool set, coming *coming) {
+  for (int32_t c = 0; c < b->d_v; c += PANEL) {
+    fetch_part(coming, SUMS, c + PANEL, b->d_v);
+    for (int32_t r = 0, step; r < b->rows; r += step) {
+      const int32_t rest = b->rows - r;
+      float *sums = b->sums + r * SUM_STRIDE;
+      const uint32_t *weights = b->weights + r * WEIGHT_STRIDE;
+      step = rest >= 8 ? 8 : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
+      for (int32_t half = 0; step == 8 && half < PANEL; half += 2 * LANES)
+        accumulate_direct_tile(sums, weights, keys, c + half, tokens / 2, set, 8, 2 * LANES);
+      if (step == 4)
+        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 4, PANEL);
+      else if (step == 2)
+        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 2, PANEL);
+      else if (step == 1)
+        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 1, PANEL);
     }
   }
 }

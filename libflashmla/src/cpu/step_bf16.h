@@ -4,12 +4,15 @@
  *   KEYS_MANY_ROWS, KEYS_FEW_ROWS  keys of a step for more than FEW_ROWS rows, or for up to so many
  *   KEY_GROUP, VALUE_GROUP         keys that the set's products take together, in logits and in sums
  *   DOT_ROWS                       up to so many rows, queries stay as they are
+ *   DIRECT_ROWS                    and values are interleaved in registers
  *   COPIES                         1: the set wants room for copies of keys
- * and BF16_PAIRS(low, high), two vectors of floats rounded to bfloat16, as the halves of a vector of pairs. The set
- * then defines the products, `logits` and `accumulate`.
+ * and
+ *   EXP2(x)                        exp2_vector, or what does the same
+ *   BF16_PAIRS(low, high)          two vectors of floats rounded to bfloat16, as the halves of a vector of pairs
+ * The set then defines the products, `logits` and `accumulate`.
  *
  * Along the head dimension pairs lie side by side in queries and keys, so keys are used as they lie in the cache. Along
- * the tokens they do not: the values of a step are copied once for all query rows, two tokens interleaved. Logits keep
+ * the tokens they do not: the values of a step are interleaved by two tokens, once for all query rows. Logits keep
  * query rows in the lanes, so the softmax is vertical; weights are transposed then, so that the pairs of a row lie side
  * by side. Weights are rounded to bfloat16, their sum is not. */
 
@@ -107,7 +110,7 @@ typedef struct coming {
 } coming;
 
 static coming coming_keys(const buffers *b, const void *const keys[], int32_t count) {
-  const int32_t third = b->rows > FEW_ROWS ? 0 : count / 3;
+  const int32_t third = b->rows > FEW_ROWS || b->rows <= DIRECT_ROWS ? 0 : count / 3;
   return (coming){.keys = keys, .bytes = 2 * b->d_qk, .until = {third, (count + third) / 2, count}};
 }
 
@@ -129,6 +132,8 @@ INLINE void fetch_part(coming *coming, int phase, int64_t part, int64_t of) {
 static void logits(const buffers *b, const void *const keys[], int32_t count, coming *coming);
 /* Adds weight * value over `tokens`, a multiple of VALUE_GROUP, to the sums of all rows, or sets the sums. */
 static void accumulate(const buffers *b, int32_t tokens, bool set, coming *coming);
+/* The same for up to DIRECT_ROWS rows, with the values where they lie. */
+static void accumulate_direct(const buffers *b, const void *const keys[], int32_t tokens, bool set, coming *coming);
 
 /* ---- queries ---- */
 
@@ -188,6 +193,13 @@ static void set_queries(void *scratch, const fm_cpu_tile *tile, const void *cons
 
 /* ---- values ---- */
 
+/* The even and the odd ones of 32 columns of two tokens, as pairs. */
+INLINE void interleave(vu to[2], const bf16 *low, const bf16 *high) {
+  const vu x = LOAD_PAIRS(low), y = LOAD_PAIRS(high);
+  to[0] = (x & 0xffff) | (y << 16);
+  to[1] = (x >> 16) | (y & 0xffff0000);
+}
+
 static void pack_values(const buffers *b, const void *const keys[], int32_t tokens, coming *coming) {
   for (int32_t t = 0; t < tokens; t += 2) {
     const bf16 *low = keys[t], *high = keys[t + 1];
@@ -199,9 +211,10 @@ static void pack_values(const buffers *b, const void *const keys[], int32_t toke
     uint32_t *to = b->values + t / 2 * PANEL;
     for (int32_t c = 0; c < b->d_v; c += PANEL, to += b->panel) {
       for (int32_t half = 0; half < PANEL; half += 2 * LANES) {
-        const vu x = LOAD_PAIRS(low + c + half), y = LOAD_PAIRS(high + c + half);
-        STORE_PAIRS(to + half, (x & 0xffff) | (y << 16));
-        STORE_PAIRS(to + half + LANES, (x >> 16) | (y & 0xffff0000));
+        vu pairs[2];
+        interleave(pairs, low + c + half, high + c + half);
+        STORE_PAIRS(to + half, pairs[0]);
+        STORE_PAIRS(to + half + LANES, pairs[1]);
       }
     }
   }
@@ -251,7 +264,7 @@ static void add_others(const buffers *b, const bf16 *key, int32_t token, int32_t
 /* ---- softmax ---- */
 
 INLINE vf weights_of(const float *logits, vf base, float scale_log2) {
-  return exp2_vector((LOAD(logits) - base) * scale_log2);
+  return EXP2((LOAD(logits) - base) * scale_log2);
 }
 
 /* Of 16 rows. The sums are not rescaled here. */
@@ -280,7 +293,7 @@ static void softmax(const buffers *b, int32_t row, int32_t tokens, float scale_l
     transpose(pairs);
     for (int i = 0; i < LANES; i++) STORE_PAIRS(b->weights + (row + i) * WEIGHT_STRIDE + t / 2, pairs[i]);
   }
-  const vf rescale = exp2_vector((before - base) * scale_log2);
+  const vf rescale = EXP2((before - base) * scale_log2);
   STORE(b->row_max + row, now);
   STORE(b->rescale + row, rescale);
   STORE(b->row_sum + row, VF_FMA(LOAD(b->row_sum + row), rescale, sum[0] + sum[1]));
@@ -319,7 +332,8 @@ static void attend(void *scratch, const fm_cpu_tile *tile, const void *const key
   for (int32_t t = 0; t < in_logits || t < in_sums; t++) rows[t] = t < count && keys[t] != NULL ? keys[t] : b.zeros;
   coming coming = coming_keys(&b, keys + count, more);
 
-  pack_values(&b, rows, in_sums, &coming);
+  const bool direct = b.rows <= DIRECT_ROWS && attended == NULL;
+  if (!direct) pack_values(&b, rows, in_sums, &coming);
   logits(&b, rows, in_logits, &coming);
   int32_t by_all = count; /* tokens that all rows attend */
   for (int32_t s = 0; attended != NULL && s < tile->tokens; s++) {
@@ -330,7 +344,10 @@ static void attend(void *scratch, const fm_cpu_tile *tile, const void *const key
   for (int32_t row = 0; row < b.rows; row += LANES) softmax(&b, row, count, tile->scale_log2);
   if (!*b.fresh) rescale_sums(&b);
   for (int32_t t = by_all; t < count; t++) drop_others(&b, rows[t], t);
-  accumulate(&b, in_sums, *b.fresh, &coming);
+  if (direct)
+    accumulate_direct(&b, rows, in_sums, *b.fresh, &coming);
+  else
+    accumulate(&b, in_sums, *b.fresh, &coming);
   for (int32_t t = by_all; t < count; t++)
     for (int32_t s = 0; s < tile->tokens; s++)
       if (attended[s] > t) add_others(&b, rows[t], t, s * tile->heads, tile->heads);
