@@ -10,7 +10,7 @@ import small
 from flashmla._info import report
 from flashmla._library import ffi, lib
 
-ISAS = ("portable", "avx2", "avx512")  # lowest first
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")  # lowest first
 
 
 def chosen():

@@ -122,7 +122,8 @@ def test_values_in_their_range_are_not_told(backend, checking, case):  # noqa: A
 
 def test_nothing_is_looked_at_without_the_mode(backend):
     for case, changes, _ in TEXTS.values():
-        calls.run(case, backend, spoiled(case, changes))
+        if "cu_seqlens_q" not in changes:  # calls.run looks for rows of no request by the offsets of the case
+            calls.run(case, backend, spoiled(case, changes))
     done(backend)
     flashmla.check_report()
 
@@ -172,9 +173,8 @@ def test_kinds_and_records_are_those_of_the_kernel():
     text = (build.SOURCE / "core" / "findings.h").read_text()
     names = re.findall(r"^  FM_VALUE_(\w+)[,\s]", text, re.MULTILINE)
     assert [getattr(params, name) for name in names] == list(range(params.VALUES))
-    struct = re.sub(
-        r"/\*.*?\*/", "", text[text.index("typedef struct fm_finding") : text.index("} fm_finding;")], flags=re.DOTALL
-    )
+    struct = text[text.index("typedef struct fm_finding") : text.index("} fm_finding;")]
+    struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.DOTALL)
     fields = re.findall(r"\b(request|value|found|told|claimed|ready)\b[,;]", struct)
     assert fields == ["request", "value", "found", "told", "claimed", "ready"]
     words = (params.PLACE, params.WHAT, params.FOUND, params.TOLD, params.CLAIMED, params.READY)
