@@ -255,7 +255,7 @@ typedef struct flashmla_prepared flashmla_prepared;
 FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
 
 /* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
- * stream are not looked at. */
+ * stream are not looked at. On a GPU a size query may load a kernel, to ask how many clusters of it run at once. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params,
                                                                       uint64_t *bytes);
 /* Makes a plan: checks, fills *plan on the host and enqueues the scheduling on the device (no synchronisation). */
