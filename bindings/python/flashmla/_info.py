@@ -49,7 +49,7 @@ def last_kernel() -> str:
 
     >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
     >>> flashmla.last_kernel()
-    'dense_decode_cpu'
+    'dense_decode_fp32_cpu'
     """
     return _text(lib.flashmla_last_kernel())
 

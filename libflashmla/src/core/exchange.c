@@ -46,7 +46,7 @@ typedef struct call {
   void *const *objects;
   int32_t num_tensors;
   bool has_scratch;
-  uint32_t hold; /* bits of the conditions that need not be looked at for each tensor */
+  uint32_t hold;         /* bits of the conditions that need not be looked at for each tensor */
   int64_t scratch_bytes; /* needed, and not to be had here */
   void *result;
   const DLTensor *model; /* the first tensor: its device is the call's */
