@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flashmla._cdef import ffi
+from flashmla._dynamo import eager
 from flashmla._library import ABI_VERSION, PATH, VERSION, lib
 from flashmla.errors import DeviceError, check
 
@@ -42,8 +43,14 @@ def kernels() -> list[dict[str, Any]]:
     return table
 
 
+@eager
 def last_kernel() -> str:
-    """Name of the main kernel that this thread's last successful operation ran; "" if none."""
+    """Name of the main kernel that this thread's last successful operation ran; "" if none. Raises nothing.
+
+    >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
+    >>> flashmla.last_kernel()
+    'dense_decode_cpu'
+    """
     return _text(lib.flashmla_last_kernel())
 
 
@@ -55,8 +62,14 @@ def read_environment() -> None:
     lib.flashmla_read_environment()
 
 
+@eager
 def info() -> dict[str, Any]:
-    """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table.
+    """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table. Raises OSError if the
+    library's file is gone.
+
+    >>> facts = flashmla.info()
+    >>> facts["package_version"] == flashmla.__version__
+    True
 
     `environment_error` says what is wrong with the values of environment variables, or is None.
     """

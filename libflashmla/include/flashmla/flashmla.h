@@ -35,10 +35,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__has_include) && !defined(FLASHMLA_CDEF)
-#if __has_include(<dlpack/dlpack.h>)
-#include <dlpack/dlpack.h>
-#endif
+/* DLPack's tensor description. Its own header, of any version and in any place, may come before this one or after it;
+ * one of a version beyond 1.3 comes before, if its new names are used. */
+#ifndef DLPACK_DLPACK_H_
+#include "dlpack.h"
 #endif
 
 #ifdef __cplusplus
@@ -57,31 +57,6 @@ extern "C" {
 #endif
 #ifndef FLASHMLA_CHECK
 #define FLASHMLA_CHECK __attribute__((warn_unused_result))
-#endif
-
-/* DLPack's tensor description, binary-identical to <dlpack/dlpack.h> (https://dmlc.github.io/dlpack), which is used
- * when found. */
-#ifndef DLPACK_DLPACK_H_
-typedef enum { kDLCPU = 1, kDLCUDA = 2 } DLDeviceType;
-typedef struct {
-  int32_t device_type; /* a DLDeviceType */
-  int32_t device_id;
-} DLDevice;
-typedef enum { kDLInt = 0, kDLUInt = 1, kDLFloat = 2, kDLBfloat = 4 } DLDataTypeCode;
-typedef struct {
-  uint8_t code; /* a DLDataTypeCode */
-  uint8_t bits;
-  uint16_t lanes;
-} DLDataType;
-typedef struct {
-  void *data;
-  DLDevice device;
-  int32_t ndim;
-  DLDataType dtype;
-  int64_t *shape;
-  int64_t *strides; /* elements; NULL: compact row-major */
-  uint64_t byte_offset;
-} DLTensor;
 #endif
 
 /* Status codes. The numbers are pinned: they never change meaning, and new ones fill the gaps.
@@ -175,8 +150,8 @@ typedef struct flashmla_dense_decode_params {
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; d_qk / d_v
    * 576 / 512, 512 / 512 or 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
-  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; page_size on CUDA a power of two up to 64 or a
-   * multiple of 64, on CPU any; strides as q */
+  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size, on CUDA best a multiple of 16: the
+   * fewer rows the largest power of two that divides it, the more loads; strides as q */
   const DLTensor *kv_cache;
   const DLTensor *block_table;   /* (batch, max_blocks) int32, innermost stride 1 */
   const DLTensor *cache_seqlens; /* (batch) int32, contiguous; tokens */
@@ -329,6 +304,7 @@ typedef struct flashmla_host {
   void *(*capsule)(void *object, const char *); /* what a capsule of that name holds: PyCapsule_GetPointer */
   void *(*type)(void *object);                  /* new reference: PyObject_Type */
   void *(*attribute)(void *object, void *name); /* new reference, NULL: an exception is set: PyObject_GetAttr */
+  void *(*call)(void *function, void *const *arguments, size_t count, void *null); /* likewise: PyObject_Vectorcall */
   void (*release)(void *object);                /* of a reference: Py_DecRef */
   void *(*unlock)(void);                        /* lets other threads run: PyEval_SaveThread */
   void (*lock)(void *state);                    /* with what unlock returned: PyEval_RestoreThread */
@@ -351,6 +327,16 @@ typedef struct flashmla_exchange_argument {
   int32_t count;   /* of a list */
 } flashmla_exchange_argument;
 
+/* What must hold for a call, beside what the table tells: an attribute, or what a function returns. */
+typedef struct flashmla_exchange_condition {
+  int32_t of_tensors; /* 1: for every tensor whose elements are no integers; 0: once a call */
+  void *function;     /* called with the tensor, or with nothing; */
+  void *attribute;    /* NULL: the attribute with this name object is looked at, ... */
+  void *object;       /* ... of the tensor, or of this object */
+  const void *value;  /* the object that must be found, or the call is UNUSUAL */
+  void *unless;       /* NULL, or a function called once a call with nothing: where it returns `value`, this holds */
+} flashmla_exchange_condition;
+
 /* The call of one operation with given scalars on tensors of one type. It is read only, so any number of threads may
  * share one. Exactly one of the functions run* is set. Where params holds a tensor already, one that is passed for it
  * must have its shape, strides, dtype and device, or it is UNUSUAL. The description is trusted: offsets are those of
@@ -360,13 +346,13 @@ typedef struct flashmla_exchange {
   const void *table;           /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
                                /* NULL: tensors are capsules named "dltensor_versioned" */
   const void *type;            /* with a table: the type object; another type's objects are UNUSUAL */
-  void *attribute;             /* name object of an attribute that must be attribute_value, ... */
-  const void *attribute_value; /* ... or the object is UNUSUAL; NULL: none */
+  const flashmla_exchange_condition *conditions;
   const void *params;          /* the params struct but for the fields that arguments fill, which are */
   uint32_t params_size;        /* zero, or what holds where nothing is passed */
   int32_t num_objects;         /* objects of a call, lists counted by their tensors */
   const flashmla_exchange_argument *arguments; /* in the order of the objects */
   int32_t num_arguments;
+  int32_t num_conditions;
   uint32_t stream_offset;  /* with a table: of the field that gets its current stream of the first tensor's device */
   uint32_t scratch_offset; /* of the field of scratch that is made where none is passed, by the table's allocator */
   int32_t keep_scratch;    /* 1: such scratch is what the call returns, as an object; 0: it is released */

@@ -3,10 +3,13 @@
 
 #include <string.h>
 
+#include "core/calling_thread.h"
+
 enum { SCRATCH_ALIGNMENT = 16 /* bytes */ };
 
-/* Begin and end of the section that FM_REGISTER fills; the linker makes them. */
-extern const fm_operation *const __start_fm_operations[], *const __stop_fm_operations[];
+/* Begin and end of the section that FM_REGISTER fills; the linker makes them. Hidden: lld would export them. */
+extern const fm_operation *const __start_fm_operations[] __attribute__((visibility("hidden")));
+extern const fm_operation *const __stop_fm_operations[] __attribute__((visibility("hidden")));
 
 const fm_operation *fm_operation_at(int32_t i) {
   return i < __stop_fm_operations - __start_fm_operations ? __start_fm_operations[i] : NULL;
@@ -94,10 +97,12 @@ static void release(const fm_operation *operation, void *state) {
 
 flashmla_status fm_query_size(const fm_operation *operation, const void *params, void *state, uint64_t *bytes) {
   if (bytes == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL; the result goes there");
+  const fm_calling_thread thread = fm_enter_call();
   fm_call call;
   const flashmla_status status = fm_check_call(operation, params, true, &call, state);
   if (status == FLASHMLA_OK) *bytes = call.scratch_bytes;
   release(operation, state);
+  fm_leave_call(thread);
   return status;
 }
 
@@ -114,6 +119,7 @@ static flashmla_status launch(fm_call *call, void *state) {
 }
 
 flashmla_status fm_run(const fm_operation *operation, const void *params, void *state, void *result) {
+  const fm_calling_thread thread = fm_enter_call();
   fm_call call;
   flashmla_status status = fm_check_call(operation, params, false, &call, state);
   call.result = result;
@@ -121,5 +127,6 @@ flashmla_status fm_run(const fm_operation *operation, const void *params, void *
   if (status == FLASHMLA_OK && !call.empty) status = launch(&call, state);
   if (status == FLASHMLA_OK) status = fm_finish(&call, state);
   release(operation, state);
+  fm_leave_call(thread);
   return status;
 }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/calling_thread.h"
 #include "core/operation.h"
 
 enum { STATE_ALIGNMENT = 64 /* bytes: of tensor maps in it */ };
@@ -21,7 +22,7 @@ static flashmla_status prepare(const fm_operation *operation, const void *params
   return backend->prepare != NULL ? backend->prepare(call, made->state) : FLASHMLA_OK;
 }
 
-flashmla_status fm_prepare(const fm_operation *operation, const void *params, flashmla_prepared **prepared) {
+static flashmla_status make_prepared(const fm_operation *operation, const void *params, flashmla_prepared **prepared) {
   if (prepared == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "prepared is NULL; the result goes there");
   const size_t bytes = (sizeof(flashmla_prepared) + operation->state_size + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT;
   flashmla_prepared *made = aligned_alloc(STATE_ALIGNMENT, bytes * STATE_ALIGNMENT);
@@ -32,6 +33,13 @@ flashmla_status fm_prepare(const fm_operation *operation, const void *params, fl
     *prepared = made;
   else
     flashmla_prepared_free(made);
+  return status;
+}
+
+flashmla_status fm_prepare(const fm_operation *operation, const void *params, flashmla_prepared **prepared) {
+  const fm_calling_thread thread = fm_enter_call();
+  const flashmla_status status = make_prepared(operation, params, prepared);
+  fm_leave_call(thread);
   return status;
 }
 
@@ -90,8 +98,8 @@ static flashmla_status run_again(const fm_call *before, const void *params, fm_c
   return fm_finish(call, state);
 }
 
-flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_prepared *prepared, const void *params,
-                                void *state, void *result) {
+static flashmla_status run_prepared(const fm_operation *operation, const flashmla_prepared *prepared,
+                                    const void *params, void *state, void *result) {
   if (prepared == NULL)
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "prepared is NULL; flashmla_%s_prepare makes it", operation->name);
   if (prepared->call.operation != operation)
@@ -103,5 +111,13 @@ flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_pr
   begin_again(&prepared->call, result, &call);
   const flashmla_status status = run_again(&prepared->call, params, &call, state);
   if (operation->release != NULL) operation->release(state);
+  return status;
+}
+
+flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_prepared *prepared, const void *params,
+                                void *state, void *result) {
+  const fm_calling_thread thread = fm_enter_call();
+  const flashmla_status status = run_prepared(operation, prepared, params, state, result);
+  fm_leave_call(thread);
   return status;
 }

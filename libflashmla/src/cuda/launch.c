@@ -21,7 +21,7 @@ flashmla_status fm_gpu_open(const char *argument, int32_t device_id, fm_gpu *gpu
 
 flashmla_status fm_load(fm_gpu gpu, fm_need need, fm_loaded *loaded) {
   FM_TRY(fm_kernel_select(&need, gpu.device->arch, gpu.driver->version, &loaded->kernel));
-  return fm_kernel_load(gpu.driver, loaded->kernel, gpu.device, &loaded->handle);
+  return fm_kernel_load(gpu.driver, loaded->kernel, gpu.device, &loaded->handle, &loaded->clusters);
 }
 
 flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream) {

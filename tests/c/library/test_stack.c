@@ -71,8 +71,16 @@ static flashmla_status decode_of(const void *params) { return flashmla_dense_dec
 /* More objects than lie in a call itself. */
 static void exchange(void) {
   enum { OBJECTS = 30, MOST = 8 };
-  const flashmla_host host = {sizeof host, itself,  number, content, itself,
-                              attribute,   release, unlock, release, &nothing};
+  const flashmla_host host = {.struct_size = sizeof host,
+                              .address = itself,
+                              .integer = number,
+                              .capsule = content,
+                              .type = itself,
+                              .attribute = attribute,
+                              .release = release,
+                              .unlock = unlock,
+                              .lock = release,
+                              .nothing = &nothing};
   CHECK_OK(flashmla_exchange_host(&host));
   static capsule capsules[MOST];
   void *objects[OBJECTS];

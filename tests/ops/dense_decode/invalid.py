@@ -74,7 +74,6 @@ def step_rules() -> list[Rule]:
     fixed = [
         Rule("h_kv does not divide h_q", "SHAPE", "h_kv", h_kv_that_does_not_divide),
         Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(latent, 64, 192, 328, 584)),
-        Rule("page_size", "UNSUPPORTED", "page_size", spoil.extents({"kv_cache": 1}, 3, 48, 65, 96), "gpu"),
         Rule("float32", "UNSUPPORTED", "float32", all_float32, "gpu"),
         Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
     ]

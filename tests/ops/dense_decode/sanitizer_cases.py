@@ -30,6 +30,7 @@ def decode_cases(processors: int) -> list[Case]:
                     plain.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=1),
                     small.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=3, out_dtype="float32"),
                     small.but(h_q=h_q, s_q=s_q, page_size=1, max_blocks=200, num_blocks=400, plan="stale"),
+                    small.but(h_q=h_q, s_q=s_q, page_size=48, max_blocks=7, num_blocks=20, bad_pages=True),
                     plain.but(h_q=h_q, s_q=s_q, page_size=128, shard=Shard(1, 2, 16), global_seqlens=(500, 90, 3, 0)),
                     plain.but(h_q=h_q, s_q=s_q, cu_seqlens_q=(0, s_q, s_q, s_q + 1, s_q + 2), total_q=s_q + 3),
                     plain.but(h_q=h_q, s_q=s_q, lengths=(300, 3, 320), batch_invariant=True, lse_base2=True),

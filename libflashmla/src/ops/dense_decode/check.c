@@ -71,11 +71,6 @@ static flashmla_status check_geometry(const fm_call *call, int32_t given, int32_
 static flashmla_status check_cuda_support(const fm_paged *paged) {
   if (paged->q_dtype == FM_FP32)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.dtype is float32; supported on CUDA are bfloat16 and float16");
-  if (FM_KERNEL_UNIT % paged->page_size != 0 && paged->page_size % FM_KERNEL_UNIT != 0)
-    return fm_fail(
-        FLASHMLA_ERROR_UNSUPPORTED,
-        "kv_cache.shape[1] (page_size) is %d; supported on CUDA are powers of two up to %d and multiples of %d",
-        paged->page_size, FM_KERNEL_UNIT, FM_KERNEL_UNIT);
   return FLASHMLA_OK;
 }
 
