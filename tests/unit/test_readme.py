@@ -160,12 +160,10 @@ def test_the_performance_section_shows_the_last_record_of_a_case(readme_section,
 
 
 def test_every_environment_variable_is_listed():
-    in_c, in_python = (
-        re.compile(r'(?:static const fm_variable \w+ = \{|define \w+ )"(FLASHMLA_\w+)"'),
-        re.compile(r'environ(?:\.get)?[\[(]\s*"(FLASHMLA_\w+)"'),
-    )
-    sources = (ROOT / "libflashmla" / "src").rglob("*.c")
-    found = {name for path in sources if "FM_VARIABLE(" in path.read_text() for name in in_c.findall(path.read_text())}
+    in_c = re.compile(r'(?:static const fm_variable \w+ = \{|define \w+ )"(FLASHMLA_\w+)"')
+    in_python = re.compile(r'environ(?:\.get)?[\[(]\s*"(FLASHMLA_\w+)"')
+    texts = [path.read_text() for path in (ROOT / "libflashmla" / "src").rglob("*.c")]
+    found = {name for text in texts if "FM_VARIABLE(" in text for name in in_c.findall(text)}
     found |= {name for path in (ROOT / "bindings").rglob("*.py") for name in in_python.findall(path.read_text())}
     assert found == set(re.findall(r"^\| `(FLASHMLA_\w+)` \|", README, re.MULTILINE))
 
