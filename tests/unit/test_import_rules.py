@@ -11,7 +11,7 @@ import operations
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = {"cupy", "jax", "jaxlib", "ml_dtypes", "torch"}
-OURS = {"aot", "benchmarks", "build", "dsl_kernels", "flashmla", "tests"}
+OURS = {"aot", "benchmarks", "build", "buildtools", "dsl_kernels", "flashmla", "tests"}
 
 
 def imports(path):
