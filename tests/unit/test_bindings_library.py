@@ -56,7 +56,7 @@ def test_a_library_of_another_kind_is_refused(tmp_path):
 def test_a_forced_library_is_the_only_one_tried():
     done = python("import flashmla", FLASHMLA_LIBRARY="/nowhere/libflashmla.so")
     assert (
-        "ImportError: libflashmla.so.1 cannot be loaded: cannot load library '/nowhere/libflashmla.so'" in done.stderr
+        "ImportError: libflashmla.so.2 cannot be loaded: cannot load library '/nowhere/libflashmla.so'" in done.stderr
     )
 
 

@@ -168,9 +168,12 @@ def test_the_performance_section_shows_the_last_record_of_a_case(readme_section,
 
 
 def test_every_environment_variable_is_listed():
-    in_c, in_python = re.compile(r'"(FLASHMLA_[A-Z_]+)"'), re.compile(r'environ(?:\.get)?[\[(]\s*"(FLASHMLA_\w+)"')
+    in_c, in_python = (
+        re.compile(r'(?:static const fm_variable \w+ = \{|define \w+ )"(FLASHMLA_\w+)"'),
+        re.compile(r'environ(?:\.get)?[\[(]\s*"(FLASHMLA_\w+)"'),
+    )
     sources = (ROOT / "libflashmla" / "src").rglob("*.c")
-    found = {name for path in sources if "getenv" in path.read_text() for name in in_c.findall(path.read_text())}
+    found = {name for path in sources if "FM_VARIABLE(" in path.read_text() for name in in_c.findall(path.read_text())}
     found |= {name for path in (ROOT / "bindings").rglob("*.py") for name in in_python.findall(path.read_text())}
     assert found == set(re.findall(r"^\| `(FLASHMLA_\w+)` \|", README, re.MULTILINE))
 

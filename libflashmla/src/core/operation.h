@@ -12,6 +12,7 @@
 #define FLASHMLA_CORE_OPERATION_H_
 
 #include "core/argument.h"
+#include "core/params.h"
 
 enum { FM_MAX_PARAMS_BYTES = 256 };
 
@@ -44,9 +45,9 @@ typedef struct fm_backend {
 
 struct fm_operation {
   const char *name;
-  uint32_t params_size, first_size; /* of the params struct; in the first version of the header */
-  uint32_t flags;                   /* known bits */
-  uint32_t threads_offset;          /* of the field num_threads; 0: there is none */
+  fm_struct params;        /* the params struct */
+  uint32_t flags;          /* known bits */
+  uint32_t threads_offset; /* of the field num_threads; 0: there is none */
   const fm_argument *arguments;
   int32_t num_arguments;
   const fm_axis *axes;

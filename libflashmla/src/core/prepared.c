@@ -4,7 +4,6 @@
 
 #include "core/calling_thread.h"
 #include "core/operation.h"
-#include "core/params.h"
 
 enum { STATE_ALIGNMENT = 64 /* bytes: of tensor maps in it */ };
 
@@ -53,8 +52,9 @@ void flashmla_prepared_free(flashmla_prepared *prepared) {
 static flashmla_status check_presence(const fm_tensors *before, const fm_tensors *tensors, int32_t row) {
   const bool was = before->given[row] != NULL, is = tensors->given[row] != NULL;
   if (was == is) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is %s; the prepared call was %s it", tensors->rows[row].name,
-                 is ? "given" : "NULL", was ? "with" : "without");
+  const char *name = tensors->rows[row].name;
+  return is ? fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is given; the prepared call was without it", name)
+            : fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is {NULL|None}; the prepared call was with it", name);
 }
 
 /* The tensors of this call, present where those of the prepared one are, into call->views; bind reads the lists. */
@@ -88,7 +88,7 @@ static void begin_again(const fm_call *before, void *result, fm_call *call) {
 
 static flashmla_status run_again(const fm_call *before, const void *params, fm_call *call, void *state) {
   const fm_operation *operation = call->operation;
-  FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));
+  FM_TRY(fm_read_params(params, &operation->params, call->params));
   FM_TRY(read_addresses(&before->tensors, call));
   FM_TRY(fm_check_scratch(call));
   if (!call->empty) {

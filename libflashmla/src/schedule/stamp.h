@@ -7,7 +7,8 @@
 
 enum { FM_PLAN_FACTS = 12 };
 
-/* A fact that a plan and its calls must agree on, and where a call says it, with and without cu_seqlens_q. */
+/* A fact that a plan and its calls must agree on, and where a call says it, with and without cu_seqlens_q; names as in
+ * fm_fail. */
 typedef struct fm_fact {
   const char *name, *argument, *varlen_argument;
   bool dtype; /* a number of fm_dtype */

@@ -23,9 +23,11 @@ enum { GEOMETRIES = sizeof geometries / sizeof geometries[0] };
 flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form) {
   form->varlen = cu_seqlens_q != NULL;
   if (form->varlen && max_seqlen_q <= 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.max_seqlen_q is %d; with cu_seqlens_q it must be > 0", max_seqlen_q);
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}max_seqlen_q is %d; with cu_seqlens_q it must be > 0",
+                   max_seqlen_q);
   if (!form->varlen && max_seqlen_q != 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.max_seqlen_q is %d; without cu_seqlens_q it must be 0", max_seqlen_q);
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}max_seqlen_q is %d; without cu_seqlens_q it must be 0",
+                   max_seqlen_q);
   return FLASHMLA_OK;
 }
 
@@ -117,10 +119,10 @@ const fm_plan_kind fm_decode_plan = {
     .operation = 1,
     .num_facts = FACTS,
     .facts = {{"dtype", "q.dtype", "q.dtype", .dtype = true},
-              {"causal", "the call's FLASHMLA_CAUSAL", "the call's FLASHMLA_CAUSAL", false},
+              {"causal", "{the call's FLASHMLA_CAUSAL|causal}", "{the call's FLASHMLA_CAUSAL|causal}", false},
               {"batch", "q.shape[0]", "block_table.shape[0]", false},
               {"total_q", "q.shape[0]", "q.shape[0]", false},
-              {"s_q", "q.shape[1]", "params.max_seqlen_q (at most total_q)", false},
+              {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", false},
               {"h_q", "q.shape[2]", "q.shape[1]", false},
               {"d_qk", "q.shape[3]", "q.shape[2]", false},
               {"num_blocks", "kv_cache.shape[0]", "kv_cache.shape[0]", false},

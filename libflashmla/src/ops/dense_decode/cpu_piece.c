@@ -117,7 +117,7 @@ static bool attend(const fm_dense_decode *decode, const fm_piece_worker *worker,
   if (several) begin_totals(worker->totals, rows->count);
   for (int64_t token = begin; token < end; token += most) {
     if ((token - begin) % stretch == 0) step->begin(worker->scratch, shape);
-    have = next_keys(decode, rows, &walk, keys, have, most + FM_CPU_KEYS_AHEAD);
+    have = next_keys(decode, rows, &walk, keys, have, most + step->keys_ahead);
     const int32_t count = fm_min32(most, have);
     step->attend(worker->scratch, shape, keys, count, have - count, bounds_in(decode, rows, token, count, attended));
     have -= count;

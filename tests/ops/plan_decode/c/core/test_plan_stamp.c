@@ -53,8 +53,7 @@ static void what_a_plan_leaves_open(void) {
   other.tensor[OUT].dtype = FP32;
   other.decode.max_seqlen_q = INT32_MAX;
   CHECK_OK(flashmla_dense_decode(&other.decode));
-  CHECK(fake.cpu_decodes == 1 && fake.decode.attention.work.s_q == 7 &&
-        fake.decode.attention.output.dtype == FM_FP32);
+  CHECK(fake.cpu_decodes == 1 && fake.decode.attention.work.s_q == 7 && fake.decode.attention.output.dtype == FM_FP32);
   fake.cpu_decodes = 0;
   fixture_free(&other);
   fixture_free(&f);
@@ -62,8 +61,8 @@ static void what_a_plan_leaves_open(void) {
 
 /* An empty call's plan holds no schedule. */
 static void plan_of_an_empty_call(void) {
-  MISMATCH_OF(((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1}), "plan was made for total_q 0, q.shape[0] is 5",
-              g.total_q = 5);
+  MISMATCH_OF(((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1}),
+              "plan was made for total_q 0, q.shape[0] is 5", g.total_q = 5);
 }
 
 static void other_flags_and_devices(void) {
