@@ -25,6 +25,7 @@ RECORDS = ROOT / "benchmarks" / "results" / "cpu" / "dense_decode.jsonl"
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
 
 import cpu_peak  # noqa: E402
+import provenance  # noqa: E402
 import torch  # noqa: E402
 
 import flashmla  # noqa: E402
@@ -123,6 +124,7 @@ def main():
         "peak_gflops": round(cpu_peak.gflops(arguments.threads), 1),
         "torch": torch.__version__,
         "commit": commit,
+        **provenance.facts(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))

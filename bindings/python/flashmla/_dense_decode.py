@@ -177,8 +177,7 @@ def dense_decode(
 
     q                (batch, s_q, h_q, d_qk) bfloat16 or float16, on the CPU also float32; with cu_seqlens_q
                      (total_q, h_q, d_qk). d_qk is 576, 512 or 320
-    kv_cache         (num_blocks, page_size, h_kv, d_qk), dtype of q; page_size on a GPU a power of two up to 64 or a
-                     multiple of 64, on the CPU any
+    kv_cache         (num_blocks, page_size, h_kv, d_qk), dtype of q; any page_size, on a GPU best a multiple of 16
     block_table      (batch, max_blocks) int32: page numbers of each request
     cache_seqlens    (batch,) int32: tokens of each request
     softmax_scale    None: d_qk ** -0.5

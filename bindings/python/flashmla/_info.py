@@ -33,7 +33,8 @@ def _driver() -> tuple[str | None, str | None]:
 def kernels() -> list[dict[str, Any]]:
     """The kernel table; the fields are those of `flashmla_kernel_info` in flashmla.h."""
     row = ffi.new("flashmla_kernel_info *")
-    fields = [name for name, _ in ffi.typeof("flashmla_kernel_info").fields]
+    row.struct_size = ffi.sizeof("flashmla_kernel_info")
+    fields = [name for name, _ in ffi.typeof("flashmla_kernel_info").fields if name != "struct_size"]
     table = []
     for index in range(lib.flashmla_kernel_count()):
         check(lib, lib.flashmla_kernel_at(index, row))
@@ -53,6 +54,14 @@ def last_kernel() -> str:
     return _text(lib.flashmla_last_kernel())
 
 
+def read_environment() -> None:
+    """Reads the environment variables of the C library again, which it reads when it is loaded, and never in a call.
+
+    Not beside a thread that sets some. What is wrong with their values is `info()["environment_error"]`.
+    """
+    lib.flashmla_read_environment()
+
+
 @eager
 def info() -> dict[str, Any]:
     """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table. Raises OSError if the
@@ -61,6 +70,8 @@ def info() -> dict[str, Any]:
     >>> facts = flashmla.info()
     >>> facts["package_version"] == flashmla.__version__
     True
+
+    `environment_error` says what is wrong with the values of environment variables, or is None.
     """
     driver, driver_error = _driver()
     return {
@@ -69,6 +80,7 @@ def info() -> dict[str, Any]:
         "abi_version": ABI_VERSION,
         "library_path": PATH,
         "library_bytes": Path(PATH).stat().st_size,
+        "environment_error": _text(lib.flashmla_environment_error()) or None,
         "cpu_isa": _text(lib.flashmla_cpu_isa()),
         "driver_version": driver,
         "driver_error": driver_error,
@@ -95,6 +107,7 @@ def report() -> str:
             f"library   {facts['library_version']}, {facts['library_bytes']:,} bytes, {facts['library_path']}",
             f"cpu       {facts['cpu_isa']}",
             f"driver    {driver}",
+            *(f"warning   {error}" for error in [facts["environment_error"]] if error),
             f"kernels   {len(facts['kernels'])}",
             *(f"  {line}" for line in table(facts["kernels"])),
         ]

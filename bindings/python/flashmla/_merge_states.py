@@ -31,7 +31,7 @@ def _described(shape: tuple[int, ...], options: Options) -> tuple[Described, ...
 def _options(listed: int, num_threads: Any, out_dtype: Any, lse_base2: Any, empty_lse: Any) -> Options:
     """The scalars of merge_states. `listed`: tensors of each list, 0 where they are stacked in one."""
     params = _OPERATION.new_params()
-    params.flags = lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
+    params.flags |= lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
     params.num_states = listed
     params.num_threads = integer(num_threads, "num_threads", INT32)
     return Options(_OPERATION, params, out_dtype=dtype_of_new(out_dtype), listed=listed)

@@ -19,6 +19,7 @@ from flashmla.errors import check, invalid
 LIST = ffi.typeof("const DLTensor *[]")
 _LSE_BASE2: int = ffi.integer_const("FLASHMLA_LSE_BASE2")
 _EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
+_PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
 _DRIVER_ERRORS = 300
 _MOST_SHAPES = 1024
 
@@ -84,9 +85,10 @@ class Operation:
         self.lists = frozenset(name for name in inputs if fields[name].type.item.kind == "pointer")
 
     def new_params(self) -> Any:
-        """A params struct with its size and nothing else."""
+        """A params struct with its size and nothing else: errors name arguments as they are called here."""
         params = ffi.new(self.pointer)
         params.struct_size = ffi.sizeof(self.struct)
+        params.flags = _PYTHON_NAMES
         return params
 
     def form(self, count: int) -> Form:

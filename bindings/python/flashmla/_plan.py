@@ -60,7 +60,7 @@ def no_copy(kind: str, maker: str) -> TypeError:
 def step_params(operation: Operation, causal: Any, batch_invariant: Any, max_seqlen_q: Any) -> Any:
     """The params struct of `operation` with the scalars that a plan and the calls it is for share."""
     params = operation.new_params()
-    params.flags = (_CAUSAL if flag(causal, "causal") else 0) | (
+    params.flags |= (_CAUSAL if flag(causal, "causal") else 0) | (
         _BATCH_INVARIANT if flag(batch_invariant, "batch_invariant") else 0
     )
     params.max_seqlen_q = integer(max_seqlen_q, "max_seqlen_q", INT32)

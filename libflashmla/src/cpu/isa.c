@@ -1,13 +1,18 @@
 /* isa.c - the table of instruction sets, and which of them this machine runs.
- * FLASHMLA_CPU_ISA is a name in the table. One that the machine lacks, or another word, means the best. */
+ * FLASHMLA_CPU_ISA is a name in the table. One that the machine lacks, or another word, means the best, and is
+ * reported.
+ */
 #include "cpu/isa.h"
 
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
+
+#include "core/environment.h"
 
 #if defined(__x86_64__)
 /* By cpuid itself: __builtin_cpu_supports does not know F16C in clang before 17. */
@@ -32,6 +37,8 @@ static bool saves(uint32_t registers) {
 }
 
 enum { XMM_YMM = 0x6, ZMM = 0xe0 /* and mask registers */ };
+enum { TILES = 0x60000 /* their configuration and data */ };
+enum { AVX512_BF16 = 1 << 5, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 }; /* not in cpuid.h of every compiler */
 
 static bool has_avx2(void) {
   return saves(XMM_YMM) && all_of(features_of(1, 0).ecx, bit_AVX | bit_FMA | bit_F16C) &&
@@ -42,40 +49,74 @@ static bool has_avx512(void) {
   return has_avx2() && saves(XMM_YMM | ZMM) &&
          all_of(features_of(7, 0).ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
 }
+
+#if FM_CPU_HAS_BF16_SETS
+static bool has_avx512_bf16(void) {
+  return has_avx512() && features_of(7, 0).eax >= 1 && all_of(features_of(7, 1).eax, AVX512_BF16);
+}
+
+/* Linux keeps tiles over a task switch only for a process that asked for it. It refuses where the alternative signal
+ * stack of a thread would be too small for them. */
+static bool may_use_tiles(void) {
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
+static bool has_amx(void) {
+  return has_avx512_bf16() && saves(TILES) && all_of(features_of(7, 0).edx, AMX_BF16 | AMX_TILE) && may_use_tiles();
+}
+#endif
 #endif
 
 static bool always(void) { return true; }
 
-static const fm_cpu_isa table[] = {/* the best first, the last for any machine */
+static const fm_cpu_isa table[] = {
+/* the best first, the last for any machine */
 #if defined(__x86_64__)
-                                   {"avx512", has_avx512, &fm_cpu_avx512_elements, &fm_cpu_avx512_step},
-                                   {"avx2", has_avx2, &fm_cpu_avx2_elements, &fm_cpu_avx2_step},
+#if FM_CPU_HAS_BF16_SETS
+    {"amx", has_amx, &fm_cpu_amx_elements, &fm_cpu_amx_step},
+    {"avx512_bf16", has_avx512_bf16, &fm_cpu_avx512_bf16_elements, &fm_cpu_avx512_bf16_step},
 #endif
-                                   {"portable", always, &fm_cpu_portable_elements, &fm_cpu_portable_step}};
+    {"avx512", has_avx512, &fm_cpu_avx512_elements, &fm_cpu_avx512_step},
+    {"avx2", has_avx2, &fm_cpu_avx2_elements, &fm_cpu_avx2_step},
+#endif
+    {"portable", always, &fm_cpu_portable_elements, &fm_cpu_portable_step}};
 enum { ROWS = sizeof table / sizeof table[0] };
 
 /* Asked once: in a virtual machine cpuid takes longer than a small call. Threads that ask at the same time find the
- * same.
- */
+ * same. A row that nobody wants is not asked: see may_use_tiles. */
 static bool is_supported(int row) {
-  static _Atomic uint32_t found; /* bit r: row r; the last row always is, so 0: not asked yet */
-  uint32_t rows = atomic_load_explicit(&found, memory_order_relaxed);
-  if (rows == 0) {
-    for (int r = 0; r < ROWS; r++) rows |= (uint32_t)table[r].supported() << r;
-    atomic_store_explicit(&found, rows, memory_order_relaxed);
+  static _Atomic uint64_t known; /* bit r: row r was asked; bit 32 + r: it is supported */
+  uint64_t rows = atomic_load_explicit(&known, memory_order_relaxed);
+  if ((rows >> row & 1) == 0) {
+    rows = (uint64_t)1 << row | (uint64_t)table[row].supported() << (32 + row);
+    atomic_fetch_or_explicit(&known, rows, memory_order_relaxed);
   }
-  return (rows >> row & 1) != 0;
+  return (rows >> (32 + row) & 1) != 0;
 }
 
-const fm_cpu_isa *fm_cpu_select(void) {
-  const char *forced = getenv("FLASHMLA_CPU_ISA");
-  const fm_cpu_isa *best = NULL;
-  for (int r = 0; r < ROWS; r++) {
-    if (!is_supported(r)) continue;
-    if (best == NULL) best = &table[r];
-    if (forced == NULL || strcmp(forced, table[r].name) == 0) return &table[r];
+static atomic_int forced; /* row + 1; 0: none */
+
+static void take_name(const char *value, fm_text *problem) {
+  int row = 0;
+  while (value != NULL && row < ROWS && strcmp(value, table[row].name) != 0) row++;
+  const bool known = value != NULL && row < ROWS;
+  if (known && !is_supported(row)) fm_append(problem, ", which this machine lacks; it uses the best it has");
+  if (value != NULL && !known) {
+    fm_append(problem, "; it must be one of");
+    for (int r = 0; r < ROWS; r++) fm_append(problem, "%s %s", r > 0 ? "," : "", table[r].name);
   }
-  return best;
+  atomic_store(&forced, known && is_supported(row) ? row + 1 : 0);
+}
+
+static const fm_variable cpu_isa = {"FLASHMLA_CPU_ISA", take_name};
+FM_VARIABLE(cpu_isa);
+
+const fm_cpu_isa *fm_cpu_select(void) {
+  int row = atomic_load_explicit(&forced, memory_order_relaxed) - 1;
+  if (row < 0)
+    for (row = 0; !is_supported(row);) row++; /* the last row is for any machine */
+  return &table[row];
 }
 
 const fm_cpu_elements *fm_cpu_elements_for(const fm_cpu_isa *isa, int32_t columns) {

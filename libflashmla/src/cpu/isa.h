@@ -13,12 +13,19 @@
 #include "core/dtype.h"
 
 enum {
-  FM_CPU_MOST_ROWS = 128, /* query rows of a tile, which share what is done for a key: all heads of DeepSeek V3 */
-  FM_CPU_MOST_KEYS = 128, /* of a step */
-  FM_CPU_KEYS_AHEAD = 6,  /* the next keys that a step is told of: 7 KB in 16-bit types */
+  FM_CPU_MOST_ROWS = 128,  /* query rows of a tile, which share what is done for a key: all heads of DeepSeek V3 */
+  FM_CPU_MOST_KEYS = 128,  /* of a step */
+  FM_CPU_KEYS_AHEAD = 128, /* the next keys that a step may be told of */
   FM_CPU_MOST_D_QK = 576,
   FM_CPU_MOST_D_V = 512
 };
+
+/* Compilers that know the instructions for bfloat16: AVX-512 BF16 and AMX. */
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define FM_CPU_HAS_BF16_SETS 1
+#else
+#define FM_CPU_HAS_BF16_SETS 0
+#endif
 
 /* Rows of elements. */
 typedef struct fm_cpu_elements {
@@ -57,10 +64,11 @@ typedef struct fm_cpu_step {
   /* Keys of a step, at most FM_CPU_MOST_KEYS. The order of the arithmetic follows from it, so it must not depend on
    * anything but the tile. */
   int32_t (*keys)(const fm_cpu_tile *tile);
+  int32_t keys_ahead; /* the next keys that it wants to be told of, at most FM_CPU_KEYS_AHEAD */
   void (*set_queries)(void *scratch, const fm_cpu_tile *tile, const void *const queries[]);
   /* Nothing is attended yet. The queries may have been set long before. */
   void (*begin)(void *scratch, const fm_cpu_tile *tile);
-  /* Attends `count` keys, rows of the cache; NULL: zeros. The `more` that follow them, at most FM_CPU_KEYS_AHEAD, may
+  /* Attends `count` keys, rows of the cache; NULL: zeros. The `more` that follow them, at most keys_ahead, may
    * be fetched into the cache on the way: the hardware does not see that page and row strides continue beyond a 4 KiB
    * page of memory. Query token s attends to the first attended[s] keys; what the others hold, NaN perhaps, must not
    * show. NULL: all attend to all. */
@@ -76,8 +84,7 @@ typedef struct fm_cpu_isa {
   const fm_cpu_step *step;
 } fm_cpu_isa;
 
-/* The best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. The variable is read at each call, so a
- * test can change it. */
+/* The best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. */
 const fm_cpu_isa *fm_cpu_select(void);
 /* The conversions of the set, or of the best lower one whose vectors fill rows of `columns` elements, a multiple of 8.
  */
@@ -88,9 +95,8 @@ const fm_cpu_step *fm_cpu_step_for(const fm_cpu_isa *isa, fm_dtype q, fm_dtype c
 /* kernels_<set>.c */
 extern const fm_cpu_elements fm_cpu_portable_elements;
 extern const fm_cpu_step fm_cpu_portable_step;
-#if defined(__x86_64__)
-extern const fm_cpu_elements fm_cpu_avx2_elements, fm_cpu_avx512_elements;
-extern const fm_cpu_step fm_cpu_avx2_step, fm_cpu_avx512_step;
-#endif
+extern const fm_cpu_elements fm_cpu_avx2_elements, fm_cpu_avx512_elements, fm_cpu_avx512_bf16_elements,
+    fm_cpu_amx_elements;
+extern const fm_cpu_step fm_cpu_avx2_step, fm_cpu_avx512_step, fm_cpu_avx512_bf16_step, fm_cpu_amx_step;
 
 #endif /* FLASHMLA_CPU_ISA_H_ */

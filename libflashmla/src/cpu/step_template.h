@@ -25,6 +25,7 @@ enum {
   /* Keys of a step, multiples of 12 (see logits): with 128 query rows all fits 1 MB of level 2. */
   KEYS_MANY_ROWS = 72,
   KEYS_FEW_ROWS = 12, /* and the keys alone fit level 1 */
+  KEYS_AHEAD = 6,     /* 7 KB in 16-bit types */
   /* Head dimensions that a register tile sums before it adds them up: a panel of queries of this depth stays in the
    * level-1 cache while the keys pass by, and the rounding errors of shorter sums are smaller. */
   TILE_DEPTH = 144
@@ -112,7 +113,7 @@ static void load_keys(const buffers *b, const fm_cpu_tile *tile, const void *con
                       int32_t more) {
   const int32_t bytes = tile->d_qk * fm_dtype_bytes(tile->cache_dtype);
   for (int32_t t = 0; t < count; t++) {
-    const char *soon = t + FM_CPU_KEYS_AHEAD < count + more ? keys[t + FM_CPU_KEYS_AHEAD] : NULL;
+    const char *soon = t + KEYS_AHEAD < count + more ? keys[t + KEYS_AHEAD] : NULL;
     for (int32_t i = 0; soon != NULL && i < bytes; i += 64) __builtin_prefetch(soon + i, 0, 3);
     float *row = b->keys + t * KEY_STRIDE;
     if (keys[t] == NULL)
@@ -292,6 +293,7 @@ const fm_cpu_step NAME(step) = {
     .cache_dtypes = FM_ANY_FLOAT,
     .scratch_bytes = scratch_bytes,
     .keys = keys_of_step,
+    .keys_ahead = KEYS_AHEAD,
     .set_queries = set_queries,
     .begin = begin,
     .attend = attend,

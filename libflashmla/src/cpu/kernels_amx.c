@@ -1,0 +1,175 @@
+/* kernels_amx.c - a step of attention for x86-64 CPUs with AMX-BF16: one instruction multiplies two tiles, 16 rows of
+ * 32 elements by 32 of 16, of which pairs lie side by side. tests/test_amx.py compiles this file with the tile
+ * instructions written in C, too. */
+#include "cpu/isa.h"
+#if FM_CPU_HAS_BF16_SETS
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define NAME(part) fm_cpu_amx_##part
+
+#if defined(__clang__)
+#pragma clang attribute push(                                                                                 \
+    __attribute__((target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+#include "cpu/vectors_avx512.h"
+
+#include "cpu/elements_template.h"
+#include "cpu/pairs_avx512.h"
+
+enum {
+  KEYS_MANY_ROWS = 128, /* with 128 query rows and the keys to come all fits 1 MB of level 2 */
+  KEYS_FEW_ROWS = 64,
+  FEW_ROWS = 32,
+  KEY_GROUP = 16, /* rows of a tile */
+  VALUE_GROUP = 32,
+  DOT_ROWS = 0,
+  DIRECT_ROWS = 0,
+  COPIES = 1, /* of keys that do not lie at equal distances */
+  TILE_BYTES = 64,
+  COLUMNS = 128 /* of values, which stay in the level-1 cache while the weights pass by */
+};
+#include "cpu/step_bf16.h"
+
+/* Tiles 0 to 3 are sums, [rows of 4 or 5][columns of 6 or 7]. */
+static const struct {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+} tiles = {
+    .palette = 1,
+    .row_bytes = {TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES},
+    .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
+/* A tile's rows in memory, and how far the next tile along the summed dimension is; in bytes. */
+typedef struct operand {
+  const char *at[2];
+  int64_t stride[2], step;
+} operand;
+
+/* Adds products over `depth` tiles, of one or two tiles of each side. */
+INLINE void multiply(const operand *left, const operand *right, int32_t depth, const bool two_left,
+                     const bool two_right) {
+  for (int64_t k = 0; k < depth; k++) {
+    _tile_loadd(4, left->at[0] + k * left->step, left->stride[0]);
+    _tile_loadd(6, right->at[0] + k * right->step, right->stride[0]);
+    _tile_dpbf16ps(0, 4, 6);
+    if (two_right) _tile_loadd(7, right->at[1] + k * right->step, right->stride[1]);
+    if (two_right) _tile_dpbf16ps(1, 4, 7);
+    if (two_left) _tile_loadd(5, left->at[1] + k * left->step, left->stride[1]);
+    if (two_left) _tile_dpbf16ps(2, 5, 6);
+    if (two_left && two_right) _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+/* sums: [16 or 32 rows][16 or 32 columns] in memory with a stride in bytes; `set`: nothing is there yet. */
+INLINE void multiply_into(float *sums, int64_t stride, bool set, const operand *left, const operand *right,
+                          int32_t depth, const bool two_left, const bool two_right) {
+  char *const at = (char *)sums, *const below = at + LANES * stride;
+  if (set) {
+    _tile_zero(0);
+    if (two_right) _tile_zero(1);
+    if (two_left) _tile_zero(2);
+    if (two_left && two_right) _tile_zero(3);
+  } else {
+    _tile_loadd(0, at, stride);
+    if (two_right) _tile_loadd(1, at + TILE_BYTES, stride);
+    if (two_left) _tile_loadd(2, below, stride);
+    if (two_left && two_right) _tile_loadd(3, below + TILE_BYTES, stride);
+  }
+  multiply(left, right, depth, two_left, two_right);
+  _tile_stored(0, at, stride);
+  if (two_right) _tile_stored(1, at + TILE_BYTES, stride);
+  if (two_left) _tile_stored(2, below, stride);
+  if (two_left && two_right) _tile_stored(3, below + TILE_BYTES, stride);
+}
+
+static void multiply_tiles(float *sums, int64_t stride, bool set, const operand *left, const operand *right,
+                           int32_t depth, bool two_left, bool two_right) {
+  if (two_left && two_right)
+    multiply_into(sums, stride, set, left, right, depth, true, true);
+  else if (two_left)
+    multiply_into(sums, stride, set, left, right, depth, true, false);
+  else if (two_right)
+    multiply_into(sums, stride, set, left, right, depth, false, true);
+  else
+    multiply_into(sums, stride, set, left, right, depth, false, false);
+}
+
+/* Where 16 keys lie: in the cache if they are aligned and at equal distances, as within a page, else in a copy. */
+static void set_keys(const buffers *b, const void *const keys[], int32_t token, operand *to, int i) {
+  const char *first = keys[token];
+  const int64_t stride = (const char *)keys[token + 1] - first;
+  bool even = ((uintptr_t)first | (uint64_t)stride) % TILE_BYTES == 0;
+  for (int t = 2; t < KEY_GROUP; t++) even &= (const char *)keys[token + t] - first == t * stride;
+  if (!even) {
+    bf16 *copy = b->copies + token * KEY_STRIDE;
+    for (int t = 0; t < KEY_GROUP; t++) memcpy(copy + t * KEY_STRIDE, keys[token + t], sizeof(bf16) * (size_t)b->d_qk);
+    first = (const char *)copy;
+  }
+  to->at[i] = first;
+  to->stride[i] = even ? stride : (int64_t)sizeof(bf16) * KEY_STRIDE;
+}
+
+/* The compiler does not know that tiles are read from memory. */
+static inline void finish_stores(void) { __asm__ volatile("" ::: "memory"); }
+
+static void logits(const buffers *b, const void *const keys[], int32_t count, coming *coming) {
+  const int32_t rows = padded_rows(b->rows);
+  _tile_loadconfig(&tiles);
+  for (int32_t t = 0; t < count; t += 2 * KEY_GROUP) {
+    const bool two_left = t + KEY_GROUP < count;
+    operand left = {.step = TILE_BYTES};
+    for (int i = 0; i < 1 + two_left; i++) set_keys(b, keys, t + i * KEY_GROUP, &left, i);
+    finish_stores();
+    for (int32_t r = 0; r < rows; r += 2 * LANES) {
+      const char *queries = (const char *)(b->queries + r * D_PAIRS);
+      const operand right = {.at = {queries, queries + sizeof *b->queries * LANES * D_PAIRS},
+                             .stride = {TILE_BYTES, TILE_BYTES},
+                             .step = LANES * TILE_BYTES};
+      fetch_part(coming, LOGITS, t * rows + (r + 2 * LANES) * 2 * KEY_GROUP, count * rows);
+      multiply_tiles(b->logits + t * LOGIT_STRIDE + r, sizeof(float) * LOGIT_STRIDE, true, &left, &right,
+                     b->d_qk / (2 * LANES), two_left, r + LANES < rows);
+    }
+  }
+}
+
+static void accumulate_direct(const buffers *b, const void *const keys[], int32_t tokens, bool set, coming *coming) {
+  (void)b, (void)keys, (void)tokens, (void)set, (void)coming; /* no tile has so few rows */
+}
+
+static void accumulate(const buffers *b, int32_t tokens, bool set, coming *coming) {
+  const int32_t rows = padded_rows(b->rows);
+  finish_stores();
+  for (int32_t from = 0; from < b->d_v; from += COLUMNS) {
+    const int32_t end = from + COLUMNS < b->d_v ? from + COLUMNS : b->d_v;
+    for (int32_t r = 0; r < rows; r += 2 * LANES) {
+      const char *weights = (const char *)(b->weights + r * WEIGHT_STRIDE);
+      const int64_t stride = sizeof *b->weights * WEIGHT_STRIDE;
+      const operand left = {.at = {weights, weights + LANES * stride}, .stride = {stride, stride}, .step = TILE_BYTES};
+      fetch_part(coming, SUMS, from * rows + (r + 2 * LANES) * (end - from), b->d_v * rows);
+      for (int32_t c = from; c < end; c += 2 * LANES) {
+        const char *values = (const char *)(b->values + c / PANEL * b->panel + c % PANEL);
+        const int64_t row_bytes = sizeof *b->values * PANEL;
+        const operand right = {
+            .at = {values, values + TILE_BYTES}, .stride = {row_bytes, row_bytes}, .step = LANES * row_bytes};
+        multiply_tiles(b->sums + r * SUM_STRIDE + c, sizeof(float) * SUM_STRIDE, set, &left, &right,
+                       tokens / VALUE_GROUP, r + LANES < rows, true);
+      }
+    }
+  }
+  _tile_release(); /* so that a switch of tasks has no tiles to keep */
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,188 @@
+/* kernels_avx512_bf16.c - a step of attention for x86-64 CPUs with AVX-512 BF16: one instruction multiplies and adds 16
+ * pairs. */
+#include "cpu/isa.h"
+#if FM_CPU_HAS_BF16_SETS
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+#define NAME(part) fm_cpu_avx512_bf16_##part
+#include "cpu/vectors_avx512.h"
+
+#include "cpu/elements_template.h"
+#include "cpu/pairs_avx512.h"
+
+enum {
+  KEYS_MANY_ROWS = 96, /* with 128 query rows all fits 1 MB of level 2 */
+  KEYS_FEW_ROWS = 96,
+  FEW_ROWS = 32,
+  KEY_GROUP = 6, /* keys of a register tile of logits */
+  VALUE_GROUP = 2,
+  DOT_ROWS = 8, /* lanes along the head dimension: up to so many rows, more would be padding than not */
+  DIRECT_ROWS = 16,
+  COPIES = 0,
+  TILE_BLOCKS = 4, /* of rows in a register tile of logits */
+  SUM_ROWS = 6     /* rows of a register tile of sums; its columns are a panel */
+};
+#include "cpu/step_bf16.h"
+
+#define ADD_PAIRS(sum, a, b) ((vf)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(a), (__m512bh)(b)))
+#define SPLAT_PAIR(p) ((vu)_mm512_set1_epi32((int)*(const uint32_t *)(p)))
+
+/* Tiles with few blocks have `parts` sums for each logit: the instruction's latency is 6 of its cycles. */
+INLINE void logits_tile(float *to, const void *const keys[], const uint32_t *queries, int32_t d_pairs, const int blocks,
+                        const int parts) {
+  vf sum[KEY_GROUP][TILE_BLOCKS];
+  for (int t = 0; t < KEY_GROUP; t++)
+    for (int v = 0; v < blocks * parts; v++) sum[t][v] = (vf){0};
+  const uint32_t *key[KEY_GROUP];
+  for (int t = 0; t < KEY_GROUP; t++) key[t] = keys[t];
+  for (int32_t d = 0; d < d_pairs; d += parts) {
+    for (int k = 0; k < parts; k++) {
+      vu query[TILE_BLOCKS];
+      for (int v = 0; v < blocks; v++) query[v] = LOAD_PAIRS(queries + v * LANES * D_PAIRS + (d + k) * LANES);
+      for (int t = 0; t < KEY_GROUP; t++) {
+        const vu pair = SPLAT_PAIR(key[t] + d + k);
+        for (int v = 0; v < blocks; v++) sum[t][k * blocks + v] = ADD_PAIRS(sum[t][k * blocks + v], query[v], pair);
+      }
+    }
+  }
+  for (int t = 0; t < KEY_GROUP; t++)
+    for (int v = 0; v < blocks; v++)
+      STORE(to + t * LOGIT_STRIDE + v * LANES, parts == 1 ? (vf)sum[t][v] : (vf)(sum[t][v] + sum[t][blocks + v]));
+}
+
+/* Lanes along the head dimension. */
+INLINE void logits_dot(float *to, const void *const keys[], const uint32_t *queries, int32_t d_pairs, const int rows) {
+  vf sum[KEY_GROUP][2];
+  for (int t = 0; t < KEY_GROUP; t++)
+    for (int r = 0; r < rows; r++) sum[t][r] = (vf){0};
+  for (int32_t d = 0; d < d_pairs; d += LANES) {
+    vu query[2];
+    for (int r = 0; r < rows; r++) query[r] = LOAD_PAIRS(queries + r * D_PAIRS + d);
+    for (int t = 0; t < KEY_GROUP; t++) {
+      const vu key = LOAD_PAIRS((const uint32_t *)keys[t] + d);
+      for (int r = 0; r < rows; r++) sum[t][r] = ADD_PAIRS(sum[t][r], query[r], key);
+    }
+  }
+  for (int t = 0; t < KEY_GROUP; t++)
+    for (int r = 0; r < rows; r++) to[t * LOGIT_STRIDE + r] = VF_SUM((__m512)sum[t][r]);
+}
+
+static void logits(const buffers *b, const void *const keys[], int32_t count, coming *coming) {
+  const int32_t d_pairs = b->d_qk / 2, blocks = padded_rows(b->rows) / LANES;
+  for (int32_t t = 0; t < count; t += KEY_GROUP) {
+    float *to = b->logits + t * LOGIT_STRIDE;
+    fetch_part(coming, LOGITS, t + KEY_GROUP, count);
+    for (int32_t r = 0; b->rows <= DOT_ROWS && r < b->rows; r += 2) {
+      if (r + 1 < b->rows)
+        logits_dot(to + r, keys + t, b->queries + r * D_PAIRS, d_pairs, 2);
+      else
+        logits_dot(to + r, keys + t, b->queries + r * D_PAIRS, d_pairs, 1);
+    }
+    for (int32_t v = 0, step; b->rows > DOT_ROWS && v < blocks; v += step) {
+      const uint32_t *queries = b->queries + v * LANES * D_PAIRS;
+      step = blocks - v >= TILE_BLOCKS ? TILE_BLOCKS : blocks - v >= 2 ? 2 : 1;
+      if (step == TILE_BLOCKS)
+        logits_tile(to + v * LANES, keys + t, queries, d_pairs, TILE_BLOCKS, 1);
+      else if (step == 2)
+        logits_tile(to + v * LANES, keys + t, queries, d_pairs, 2, 2);
+      else
+        logits_tile(to + v * LANES, keys + t, queries, d_pairs, 1, 2);
+    }
+  }
+}
+
+INLINE void accumulate_tile(float *sums, const uint32_t *weights, const uint32_t *values, int32_t pairs, bool set,
+                            const int rows) {
+  vf sum[SUM_ROWS][PANEL / LANES];
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < PANEL / LANES; v++) sum[r][v] = set ? (vf){0} : LOAD(sums + r * SUM_STRIDE + v * LANES);
+  for (int32_t p = 0; p < pairs; p++, values += PANEL) {
+    vu value[PANEL / LANES];
+    for (int v = 0; v < PANEL / LANES; v++) value[v] = LOAD_PAIRS(values + v * LANES);
+    for (int r = 0; r < rows; r++) {
+      const vu weight = SPLAT_PAIR(weights + r * WEIGHT_STRIDE + p);
+      for (int v = 0; v < PANEL / LANES; v++) sum[r][v] = ADD_PAIRS(sum[r][v], value[v], weight);
+    }
+  }
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < PANEL / LANES; v++) STORE(sums + r * SUM_STRIDE + v * LANES, sum[r][v]);
+}
+
+static void accumulate(const buffers *b, int32_t tokens, bool set, coming *coming) {
+  const uint32_t *values = b->values;
+  for (int32_t c = 0; c < b->d_v; c += PANEL, values += b->panel) {
+    fetch_part(coming, SUMS, c + PANEL, b->d_v);
+    for (int32_t r = 0, step; r < b->rows; r += step) {
+      const int32_t rest = b->rows - r;
+      float *sums = b->sums + r * SUM_STRIDE + c;
+      const uint32_t *weights = b->weights + r * WEIGHT_STRIDE;
+      step = rest >= SUM_ROWS && rest != SUM_ROWS + 2 ? SUM_ROWS : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
+      if (step == SUM_ROWS)
+        accumulate_tile(sums, weights, values, tokens / 2, set, SUM_ROWS);
+      else if (step == 4)
+        accumulate_tile(sums, weights, values, tokens / 2, set, 4);
+      else if (step == 2)
+        accumulate_tile(sums, weights, values, tokens / 2, set, 2);
+      else
+        accumulate_tile(sums, weights, values, tokens / 2, set, 1);
+    }
+  }
+}
+
+/* Of `columns` a multiple of 32. */
+INLINE void accumulate_direct_tile(float *sums, const uint32_t *weights, const void *const keys[], int32_t column,
+                                   int32_t pairs, bool set, const int rows, const int columns) {
+  vf sum[8][PANEL / LANES];
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < columns / LANES; v++)
+      sum[r][v] = set ? (vf){0} : LOAD(sums + r * SUM_STRIDE + column + v * LANES);
+  for (int32_t p = 0; p < pairs; p++) {
+    const bf16 *low = keys[2 * p], *high = keys[2 * p + 1];
+    vu value[PANEL / LANES];
+    for (int v = 0; v < columns / LANES; v += 2)
+      interleave(value + v, low + column + v * LANES, high + column + v * LANES);
+    for (int r = 0; r < rows; r++) {
+      const vu weight = SPLAT_PAIR(weights + r * WEIGHT_STRIDE + p);
+      for (int v = 0; v < columns / LANES; v++) sum[r][v] = ADD_PAIRS(sum[r][v], value[v], weight);
+    }
+  }
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < columns / LANES; v++) STORE(sums + r * SUM_STRIDE + column + v * LANES, sum[r][v]);
+}
+
+static void accumulate_direct(const buffers *b, const void *const keys[], int32_t tokens, bool set, coming *coming) {
+  for (int32_t c = 0; c < b->d_v; c += PANEL) {
+    fetch_part(coming, SUMS, c + PANEL, b->d_v);
+    for (int32_t r = 0, step; r < b->rows; r += step) {
+      const int32_t rest = b->rows - r;
+      float *sums = b->sums + r * SUM_STRIDE;
+      const uint32_t *weights = b->weights + r * WEIGHT_STRIDE;
+      step = rest >= 8 ? 8 : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
+      for (int32_t half = 0; step == 8 && half < PANEL; half += 2 * LANES)
+        accumulate_direct_tile(sums, weights, keys, c + half, tokens / 2, set, 8, 2 * LANES);
+      if (step == 4)
+        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 4, PANEL);
+      else if (step == 2)
+        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 2, PANEL);
+      else if (step == 1)
+        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 1, PANEL);
+    }
+  }
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
