@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -75,6 +76,7 @@ def main() -> int:
         parser.error(f"no such kernel: {', '.join(sorted(unknown))}")
     variants = tuple(v for v in VARIANTS if not args.only or v.name in args.only)
     if args.command == "list":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of `list | head` has seen enough: no traceback
         for v in variants:
             print(f"{v.name}: {v}")
     elif args.command == "params":

@@ -68,12 +68,25 @@ def _attributes(section: bytes) -> dict[int, list[bytes]]:
     return found
 
 
-def count_instructions(cubin: bytes, disassembler: str) -> dict[str, int]:
+def offsets(cubin: bytes) -> list[int]:
+    """Where the parameters of the one kernel lie, bytes from the first."""
+    sections = dict(_sections(cubin))
+    (kernel,) = (content for name, content in sections.items() if name.startswith(".nv.info."))
+    layout = sorted(struct.unpack("<4xHHI", value) for value in _attributes(kernel)[KPARAM_INFO])
+    return [offset for _, offset, _ in layout]
+
+
+def sass(cubin: bytes, disassembler: str) -> str:
+    """Its instructions as text."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(cubin)
         f.flush()
-        sass = subprocess.run([disassembler, "-c", f.name], capture_output=True, text=True, check=True).stdout
-    return {name: len(re.findall(rf"\b{re.escape(name)}\b", sass)) for name in INSPECTED}
+        return subprocess.run([disassembler, "-c", f.name], capture_output=True, text=True, check=True).stdout
+
+
+def count_instructions(cubin: bytes, disassembler: str) -> dict[str, int]:
+    text = sass(cubin, disassembler)
+    return {name: len(re.findall(rf"\b{re.escape(name)}\b", text)) for name in INSPECTED}
 
 
 def disassembler() -> str | None:

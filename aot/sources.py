@@ -12,13 +12,17 @@ from . import paths
 DECIDING = ("compiling.py", "cubin.py")  # files here that decide a cubin or its facts
 
 
-def digest(module: str) -> str:
-    """Hash over all sources that a kernel's module imports, of this project, and over what compiles it."""
+def imported(module: str) -> dict[str, Path]:
+    """All sources of this project that a module imports, wherever in it, by their names from the root."""
     finder = ModuleFinder(path=[str(paths.KERNELS.parent)])
     finder.import_hook(module)
     files = [Path(vars(found)["__file__"]) for found in finder.modules.values()]
-    named = {path.relative_to(paths.KERNELS.parent).as_posix(): path for path in files}
-    named |= {f"aot/{name}": paths.AOT / name for name in DECIDING}
+    return {path.relative_to(paths.KERNELS.parent).as_posix(): path for path in files}
+
+
+def digest(module: str) -> str:
+    """Hash over the sources that a kernel's module imports, and over what compiles it."""
+    named = imported(module) | {f"aot/{name}": paths.AOT / name for name in DECIDING}
     found = hashlib.sha256()
     for name, path in sorted(named.items()):
         found.update(name.encode() + b"\0" + _deciding(path) + b"\0")

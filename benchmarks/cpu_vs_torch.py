@@ -31,6 +31,7 @@ RECORDS = ROOT / "benchmarks" / "results" / "cpu" / "dense_decode.jsonl"
 sys.path.insert(0, str(ROOT / "bindings" / "python"))
 
 import cpu_peak  # noqa: E402
+import provenance  # noqa: E402
 import torch  # noqa: E402
 
 import flashmla  # noqa: E402
@@ -185,6 +186,7 @@ def main():
         "read_gbs": round(read_gbs(), 1),
         "torch": torch.__version__,
         "commit": arguments.commit or commit_of_tree(),
+        **provenance.facts(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if cpu_peak.can_compile():

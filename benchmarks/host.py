@@ -30,6 +30,7 @@ sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 
 import goals  # noqa: E402
 import host_calls  # noqa: E402
+import provenance  # noqa: E402
 import records  # noqa: E402
 from builds import another_build, named  # noqa: E402
 
@@ -108,6 +109,7 @@ def facts(device: str, commit: str) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "commit": commit,
         "device": device,
+        **provenance.facts(benchmark="host"),
     }
 
 

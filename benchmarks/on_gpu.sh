@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.1).
+# Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.2).
 # usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default tests, sanitizer and bench:
 #   tests        what only a GPU shows, random calls       -> OUT/gpu-tests.txt (pytest's summary)
 #   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt

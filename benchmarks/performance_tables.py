@@ -8,6 +8,7 @@ from collections import Counter
 import chart_grid
 import goals
 import grid_points
+import provenance
 import records
 from readme_section import table_row
 
@@ -24,6 +25,13 @@ def machine_of(made: list[dict]) -> str:
     kernels = Counter(record["digest"] for record in made)
     which = ", ".join(f"{digest} ({count})" if len(kernels) > 1 else digest for digest, count in kernels.items())
     return f"{first['gpu']}, driver {first['driver']}, kernels {which}"
+
+
+def about(made: list[dict], *, host: str = "") -> list[str]:
+    """Card, driver, and of which kernels and sources the figures are."""
+    first, *rest = provenance.lines(made)
+    where = f"{made[0]['gpu']}, driver {made[0]['driver']}" if "gpu" in made[0] else made[0]["cpu"]
+    return [f"{where}{host}. {first}", *rest]
 
 
 def case_name(record: dict) -> str:
@@ -50,7 +58,7 @@ def cases_section(made: list[dict]) -> list[str]:
         row += [us(record["peers"], name) for name in peers]
         row += [f"{record['us'] / record['limit_us']:.2f}", f"{record['us'] / theirs:.3f}" if theirs else "-"]
         rows.append([*row, f"{goal.ratio:.3f}" if goal else "-", goals.case_verdict(record) or "-"])
-    lines = [f"{machine_of(made)}.", "", "![time over limit](plots/time_over_limit.svg)", "", *table(header, rows)]
+    lines = [*about(made), "", "![time over limit](plots/time_over_limit.svg)", "", *table(header, rows)]
     return [*lines, "", "With a plan made in every call, and as cold single calls:", "", *other_calls(made, peers)]
 
 
@@ -77,7 +85,7 @@ def grid_section(made: list[dict]) -> list[str]:
     won = sum(lead > records.EQUAL for lead in leads)
     equal = len(beside) - won - len(lost)
     lines = [
-        f"{machine_of(made)}.",
+        *about(made),
         "",
         f"{len(beside)} of the {len(grid_points.points(grid_points.PHASES))} shapes of the grid were timed: this",
         f"library is faster than the best peer at {won}, equal at {equal}, slower at {len(lost)}.",
@@ -113,7 +121,7 @@ def traces_section(made: list[dict]) -> list[str]:
         row = [", ".join(map(str, key)), ", ".join(f"{record['us']:.1f}" for record in group), values(leads)]
         rows.append([*row, values([record["us"] / record["limit_us"] for record in group]), "; ".join(verdicts)])
     header = ["trace, concurrent, s_q, h_q", "us of each snapshot", "best peer / us", "us / limit", "verdict"]
-    return [f"{machine_of(made)}.", "", *table(header, rows)]
+    return [*about(made), "", *table(header, rows)]
 
 
 def plans_section(made: list[dict]) -> list[str]:
@@ -127,7 +135,7 @@ def plans_section(made: list[dict]) -> list[str]:
         row.append(f"{planned['flashmla'] - theirs['flashmla']:+.1f}" if "flashmla" in planned else "-")
         row += [goals.verdict(fresh, goals.FRESH_PLAN_US), f"{invariant:.3f}"]
         rows.append([*row, goals.verdict(invariant, goals.BATCH_INVARIANT)])
-    return [f"{machine_of(made)}.", "", *table(header, rows)]
+    return [*about(made), "", *table(header, rows)]
 
 
 def host_section(made: list[dict]) -> list[str]:
@@ -135,8 +143,8 @@ def host_section(made: list[dict]) -> list[str]:
     lines = []
     for device in ("cuda", "cpu"):
         if there := [record for record in made if record["device"] == device]:
-            machine = f"{machine_of(there)}; host {there[0]['cpu']}" if device == "cuda" else there[0]["cpu"]
-            lines += ["", f"{machine}.", "", *host_table(there)]
+            host = f"; host {there[0]['cpu']}" if device == "cuda" else ""
+            lines += ["", *about(there, host=host), "", *host_table(there)]
     return lines[1:]
 
 

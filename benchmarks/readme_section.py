@@ -1,14 +1,20 @@
 """The performance section of README.md from the records in benchmarks/results.
 
 `python benchmarks/readme_section.py` writes it. A test compares the section with the records, so a figure in the README
-is always one that was measured.
+is always one that was measured; only the sentence that sources have moved on since depends on the tree.
 """
 
 import json
 import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import provenance
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
 BEGIN = "<!-- performance: made by benchmarks/readme_section.py -->\n"
 END = "<!-- end of performance -->\n"
 
@@ -73,13 +79,14 @@ def section(by_machine: dict[str, list[dict]]) -> str:
             "included; *limit*: the larger of KV bytes / read bandwidth and FLOP / bf16 rate, measured in that run.",
         ]
     for machine, records in by_machine.items():
-        lines += ["", f"{machine}:", "", *table(records)]
+        first, *rest = provenance.lines(records)
+        lines += ["", f"{machine}. {first}", *rest, "", *table(records)]
     return "\n".join(lines) + "\n"
 
 
 def current() -> str:
     """The section that the committed records make."""
-    return section(read_records(ROOT / "benchmarks" / "results"))
+    return section(read_records(RESULTS))
 
 
 def parts(readme: str) -> tuple[str, str, str]:

@@ -7,18 +7,18 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-import digest
+import provenance
 
 
 def facts(benchmark: str, commit: str) -> dict:
-    """Machine and kernels. `benchmark` names the program, in the form of its file's name."""
+    """Machine, kernels and sources. `benchmark` names the program, in the form of its file's name."""
     import torch
 
     query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]
     lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     name, driver, power = lines[0].split(", ")
     machine = {"gpu": name, "driver": driver, "power_limit": power, "torch": torch.__version__}
-    return {"benchmark": benchmark, **machine, "commit": commit, "digest": digest.current() or "none"}
+    return {"benchmark": benchmark, **machine, "commit": commit, **provenance.facts(benchmark=benchmark, gpu=name)}
 
 
 def read(paths: Iterable[Path]) -> list[dict]:

@@ -1,7 +1,8 @@
 """Makes flashmla/_cdef.py, cffi's out-of-line ABI-mode description, from the one public C header.
 
-The preprocessor expands the header (FLASHMLA_CDEF keeps a system dlpack.h out; the attribute macros become nothing);
-integer `#define`s, which it would swallow, are added back as cffi constants. Needs cffi and a C compiler.
+The preprocessor expands the header (FLASHMLA_CDEF leaves out what it does not need of DLPack; the attribute macros
+become nothing); integer `#define`s, which it would swallow, are added back as cffi constants. Needs cffi and a C
+compiler.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def declarations(header: Path, include_dir: Path, compiler: str) -> str:
     command = [compiler, "-E", "-P", "-x", "c", *blanked, f"-I{include_dir}", str(header)]
     expanded = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # System headers are expanded too; cffi knows their integer types, so ours begin at the first DLPack type.
-    start = expanded.index("typedef enum { kDLCPU")
+    start = expanded.rindex("typedef enum", 0, expanded.index("kDLCPU"))
     constants = "".join(f"#define {name} {value}\n" for name, value in _CONSTANT.findall(header.read_text()))
     return constants + expanded[start:]
 

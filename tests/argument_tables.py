@@ -62,6 +62,7 @@ class Operation:
     scratch_size_offset: int
     may_be_empty: tuple[str, ...]  # axes
     arguments: tuple[Argument, ...]
+    ends: tuple[int, ...]  # of the params struct: sizes that cut no field
     cpu_kernels: tuple[dict, ...]
 
 
@@ -101,6 +102,7 @@ def operations() -> dict[str, Operation]:
         lists = {
             "may_be_empty": tuple(facts["may_be_empty"]),
             "arguments": tuple(Argument(**row) for row in rows),
+            "ends": tuple(facts["ends"]),
             "cpu_kernels": tuple(facts["cpu_kernels"]),
         }
         found[facts["name"]] = Operation(**facts | lists)

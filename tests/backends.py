@@ -223,6 +223,11 @@ def has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+# Divisors and multiples of the 64 tokens that are worked on as one, and those that are neither. A GPU loads boxes of a
+# power of two of rows: of 16 and of 32 with 48, 80, 96 and 272, of single rows with odd ones.
+PAGE_SIZES = (64, 1, 2, 7, 16, 19, 32, 48, 53, 80, 96, 128, 256, 272, 1056)
+
+
 @cache
 def cpu() -> Backend:
     adapters: dict[str, object] = {"numpy": NumpyAdapter(), "numpy-prepared": NumpyPrepared()}
@@ -232,8 +237,7 @@ def cpu() -> Backend:
         adapters["torch-prepared"] = TorchPrepared("cpu")
     if has("jax"):
         adapters["jax"] = JaxAdapter("cpu")
-    page_sizes = (64, 1, 2, 7, 16, 32, 53, 128, 256)
-    return Backend("cpu", (1, 0), ("bfloat16", "float16", "float32"), page_sizes, adapters)
+    return Backend("cpu", (1, 0), ("bfloat16", "float16", "float32"), PAGE_SIZES, adapters)
 
 
 @cache
@@ -265,8 +269,7 @@ def gpu() -> tuple[Backend | None, str]:
         adapters["cupy"] = CupyAdapter()
     if has("jax") and jax_has_gpu():
         adapters["jax"] = JaxAdapter("gpu")
-    page_sizes = (64, 1, 2, 16, 32, 128, 256)
-    backend = Backend("gpu", (2, index), ("bfloat16", "float16"), page_sizes, adapters)
+    backend = Backend("gpu", (2, index), ("bfloat16", "float16"), PAGE_SIZES, adapters)
     return backend, torch.cuda.get_device_name(index)
 
 

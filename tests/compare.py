@@ -1,7 +1,7 @@
 """When a result is right: the comparison of attention results, with the bounds of ops/<operation>/bounds.py.
 
-The norm and lse bounds are the accuracy the library promises for N(0, 1) inputs at the default scale. A single wrong
-row drowns in the norm of a large output, so each row and each element is bounded as well. FlashMLA's own tests bound
+The norm and lse bounds are the accuracy the library promises, with what a logit's magnitude adds. A single wrong row
+drowns in the norm of a large output, so each row and each element is bounded as well. FlashMLA's own tests bound
 elements by 2.01 / 128 relative or 1e-3 absolute on N(0, 1) / 10 data; here the absolute part follows the row, so it
 holds for any data.
 """
@@ -9,7 +9,7 @@ holds for any data.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,14 +26,37 @@ class Tolerance:
     lse_relative: float = 1e-6
 
     def widened(self, factor: float) -> Tolerance:
-        """The same bounds for a problem whose logits carry `factor` times the rounding error."""
+        """Bounds for a problem that carries `factor` times the rounding error."""
         return Tolerance(*(factor * bound for bound in vars(self).values()))
+
+    def at(self, magnitude: float) -> Tolerance:
+        """The bounds for logits of a magnitude: their own float32 rounding errors grow with it."""
+        more = LOGIT_ERROR * (magnitude - 1)
+        factor = self.element_of_row / self.norm
+        return replace(
+            self,
+            norm=self.norm + more,
+            element_of_row=self.element_of_row + factor * more,
+            lse_absolute=self.lse_absolute + more,
+        )
+
+
+LOGIT_ERROR = 1e-5  # of float32 arithmetic, by a logit's magnitude
+
+
+def logit_magnitude(softmax_scale: float | None, d_qk: int, q_norm: float, k_norm: float) -> float:
+    """How large logits may be, beside those of N(0, 1) inputs at the default scale; at least 1.
+
+    The norms are those of the longest query and of the longest key, sqrt(d_qk) for N(0, 1).
+    """
+    scale = d_qk**-0.5 if softmax_scale is None else softmax_scale
+    return max(1.0, scale * q_norm * k_norm / d_qk**0.5)
 
 
 def tolerance(operation: str, dtype: str, softmax_scale: float | None = None, d_qk: int = 576) -> Tolerance:
-    """Bounds for one call. A logit's float32 rounding error grows with the scale, and beyond the default so do they."""
-    ratio = 1.0 if softmax_scale is None else softmax_scale * d_qk**0.5
-    return importlib.import_module(f"ops.{operation}.bounds").BY_DTYPE[dtype].widened(max(1.0, ratio))
+    """Bounds for one call with N(0, 1) inputs."""
+    magnitude = logit_magnitude(softmax_scale, d_qk, d_qk**0.5, d_qk**0.5)
+    return importlib.import_module(f"ops.{operation}.bounds").BY_DTYPE[dtype].at(magnitude)
 
 
 def relative_error(result, reference) -> float:

@@ -12,6 +12,7 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import backends
+import environment
 import isas
 from stub_driver.fixtures import compile_stub, cpu_only_library, cuda_12_0, cuda_12_4, gpu_kernels  # noqa: F401
 from ways_of_calls import framework, only_fast  # noqa: F401
@@ -40,6 +41,8 @@ hypothesis.settings.register_profile(
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
 hypothesis.settings.load_profile(PROFILE)
 
+
+environment.follow_monkeypatch()
 
 GPU_SECONDS = 100  # a test; one that hangs in the driver can only be ended with its process
 figures: list[str] = []

@@ -33,6 +33,7 @@ class Limits:
     whole_units: int = 0
     start_overhead_alone: int | None = None  # where a request has one row block, if it differs
     partial_bytes: int = 4
+    clusters: int | None = None  # of max_cluster blocks that run at once, where that is not workers / max_cluster
 
 
 @cache
@@ -42,7 +43,7 @@ def constants(source: str) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"^(?:#define| ) (\w+)(?: =)? (\d+)\b", text, re.MULTILINE)}
 
 
-def hopper(processors: int) -> Limits:
+def hopper(processors: int, clusters: int | None = None) -> Limits:
     """The limits of dense_decode on a GPU."""
     found = constants("ops/dense_decode/cuda.c")
     return Limits(
@@ -55,6 +56,7 @@ def hopper(processors: int) -> Limits:
         piece_units=found["PIECE_UNITS"],
         whole_units=found["WHOLE_UNITS"],
         partial_bytes=PARTIAL_BYTES,
+        clusters=clusters,
     )
 
 
@@ -122,6 +124,9 @@ def tile(
     balanced = most_units <= limits.whole_units or (num_splits == 0 and not batch_invariant)
     if balanced and blocks > 2 and not varlen and limits.workers % (h_kv * blocks) <= limits.workers // 16:
         cluster = 1  # in step anyway
+    clusters = limits.workers // limits.max_cluster if limits.clusters is None else limits.clusters
+    cluster = cluster if clusters > 0 else 1
+    at_once = limits.workers if cluster == 1 else clusters
     start_overhead = limits.start_overhead
     if blocks == 1 and limits.start_overhead_alone is not None:
         start_overhead = limits.start_overhead_alone
@@ -136,7 +141,7 @@ def tile(
     if num_splits:
         num_parts = num_tiles * num_splits
     else:
-        num_parts = min(max(1, limits.workers // cluster), num_tiles * (most_units + start_overhead))
+        num_parts = min(max(1, at_once), num_tiles * (most_units + start_overhead))
     alike = tiles_per_head > 1 and not varlen and not num_splits and num_parts % columns <= num_parts // 16
     return Tiling(
         group=group,

@@ -25,8 +25,8 @@ def fault(name: str, before: str, after: str, test: str, *more: Edit) -> Fault:
 FAULTS = [
     fault(
         "attribute",
-        "if (value != how->attribute_value) return UNUSUAL;",
-        "",
+        "  return found == value ? FLASHMLA_OK : UNUSUAL;",
+        "  return FLASHMLA_OK;",
         f"{CALLS}::test_odd_tensors_fare_as_they_do_the_long_way[q-gradient]",
     ),
     fault(
@@ -68,7 +68,7 @@ FAULTS = [
     ),
     fault(
         "device of scratch",
-        "(c->model && !same_device(tensor->device, c->model->device)) ||",
+        "  if (c->model && !same_device(tensor->device, c->model->device)) return UNUSUAL;",
         "",
         f"{TABLES}::test_scratch_is_looked_at_as_it_is_the_long_way",
     ),

@@ -40,6 +40,9 @@ def test_a_table_is_that_of_the_header(operation):
     fields = params_of(operation.name)
     assert operation.params_size == ffi.sizeof(f"flashmla_{operation.name}_params")
     assert operation.first_size == c_abi.CCall(operation.name, {}).first_sizeof
+    in_order = [field for _, field in ffi.typeof(f"flashmla_{operation.name}_params").fields]
+    ends = [field.offset + ffi.sizeof(field.type) for field in in_order]
+    assert list(operation.ends) == [end for end in ends if end >= operation.first_size]
     assert operation.num_threads == ("num_threads" in fields)
     assert operation.scratch == (c_abi.scratch_field(operation.name) or "")
     if operation.scratch:

@@ -6,9 +6,10 @@ of the next item, its piece and its page, read one item ahead, stay in them. Whi
 (work.py); the right loader of rank 0 is the reader, who writes them.
 
 A unit of a 64-token page is one box, whose halves the CTAs of a cluster load for each other. With pages of any other
-size (`any_page`) a CTA loads its 64 / cluster rows of a unit as boxes of box_rows rows: one box of a larger page, or as
-many as there are pages; then each lane holds the page number of its own box. TMA places its 128-byte swizzle by
-address, so that a box of any number of rows lands right at the plain address of its first row.
+size (`any_page`) a CTA loads its 64 / cluster rows of a unit as boxes of box_rows rows, the largest power of two that
+divides the page size and those rows, so that no box lies in two pages; each lane holds the page number of its own box.
+TMA places its 128-byte swizzle by address, so that a box of any number of rows lands right at the plain address of its
+first row.
 """
 
 import cutlass
@@ -22,11 +23,13 @@ from dsl_kernels.core.threads import opaque
 
 from . import work
 from .config import CURSOR
+from .params import LOG_INVERSE
 
 SLICE_BYTES = 64 * 64 * 2
 
 # The cursor: the next item's unit; end of the piece; request and KV head of the tile, of the reader before a piece its
-# part and tile; where the unit begins: column of the block table and row in that page (only with pages of any size).
+# part and tile; where the unit begins: column of the block table and row in that page (only with pages of any size;
+# with lengths near 2^31 the row wraps behind the last unit, of which nothing is attended).
 INDEX, END, REQUEST, HEAD, COLUMN, ROW = range(CURSOR)
 Q_ITEM, DONE = -1, -2  # unit of the item that carries Q; no item is left
 
@@ -111,13 +114,13 @@ class Loader:
             else:
                 if const_expr(kernel.any_page):
                     self.load_boxes(half, bar, first, head, page, request, column, row)
-                    row += UNIT
+                    column, row = column + a.whole_pages, row + a.rows_beyond
                     if row >= a.page_size:
-                        column, row = column + a.pages_per_unit, Int32(0)
+                        column, row = column + 1, row - a.page_size
                 else:
                     self.load_unit(half, bar, first, head, cute.arch.shuffle_sync(page, 0))
                     column = index + 1
-                page = self.page_number(request, self.lane_column(column))
+                page = self.page_number(request, self.lane_column(column, row))
                 if item == 1:  # loaded without a record: how many more there are
                     record = self.bars.wait_for_work(piece)
                     index = self.smem.sWork[work.FIRST_UNIT, record]
@@ -158,12 +161,12 @@ class Loader:
         request, head, tile_of_head = schedule.locate_tile(a, tile)
         column, row = unit, Int32(0)
         if const_expr(kernel.any_page):
-            pages = column // a.units_per_page
-            row = (column - pages * a.units_per_page) * UNIT
-            column = pages * a.pages_per_unit
+            token = unit * UNIT  # below 2^31: that of a unit that there is
+            column = schedule.divide(token, a.by_page)
+            row = token - column * a.page_size
         if there:
             # before the length is known: the page number takes as long to come
-            page = self.page_number(request, self.lane_column(column))
+            page = self.page_number(request, self.lane_column(column, row))
         if reads:
             length, query, count = self.reader.look_up(request)
         elif piece == 0:
@@ -175,13 +178,23 @@ class Loader:
         return unit if there else Int32(DONE), end, request, head, column, row, page
 
     @cute.jit
-    def lane_column(self, column):
-        """Column of the block table for this lane's box of the unit that begins at `column`."""
+    def lane_column(self, column, row, skipped: cutlass.Constexpr = 0):
+        """Column of the block table for this lane's box, the first `skipped` apart, of the unit that begins at `row` of
+        `column`.
+        """
         if const_expr(self.kernel.any_page):
-            a = self.a
-            if a.pages_per_unit > 1:
-                column += self.kernel.rank * a.boxes + opaque(cute.arch.lane_idx())
+            box = self.kernel.rank * self.a.boxes + opaque(cute.arch.lane_idx()) + skipped
+            column += self.pages_in(row + box * self.a.box_rows)
         return column
+
+    @cute.jit
+    def pages_in(self, rows):
+        """Whole pages in so many rows, which are those before a row of a unit from the begin of its first page on."""
+        a = self.a
+        pages = Int32(rows >= a.page_size)  # such a page is no smaller than a unit
+        if a.page_size < UNIT:
+            pages = rows * a.page_inverse >> LOG_INVERSE
+        return pages
 
     @cute.jit
     def page_number(self, request, column):
@@ -233,18 +246,24 @@ class Loader:
 
     @cute.jit
     def load_boxes(self, half, bar, first, head, page, request, column, row):
-        """This half of this CTA's rows of a unit that begins at `row` of page number `column`."""
+        """This half of this CTA's rows of a unit that begins at `row` of the page in `column`."""
         kernel, a = self.kernel, self.a
         behind = page  # of box 32 + lane: there are 64 boxes with pages of one token and no cluster
         if const_expr(kernel.cluster == 1):
             if a.boxes > 32:
-                behind = self.page_number(request, self.lane_column(column) + 32)
+                behind = self.page_number(request, self.lane_column(column, row, 32))
         with cute.arch.elect_one():
             cute.arch.mbarrier_arrive_and_expect_tx(bar, SLICE_BYTES * self.slices_of(half))
+        if const_expr(kernel.cluster > 1):  # to the first row of this CTA
+            row += kernel.rank * (UNIT // kernel.cluster)
+            row -= self.pages_in(row) * a.page_size
         for box in cutlass.range(a.boxes, unroll=1):
             number = cute.arch.shuffle_sync(page if box < 32 else behind, box % 32)
             at = (kernel.rank * a.boxes + box) * a.box_rows  # row in the unit
-            dst, src = self.partition_rows(row + at if a.pages_per_unit == 1 else 0, at)
+            dst, src = self.partition_rows(row, at)
+            row += a.box_rows
+            if row >= a.page_size:
+                row -= a.page_size
             for j in cutlass.range_constexpr(self.half_slices):
                 self.copy_slice(src[None, 0, self.half_slices * half + j, head, number], dst[None, first + j], bar)
             if const_expr(self.rope):

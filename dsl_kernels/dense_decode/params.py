@@ -3,7 +3,8 @@
 from dsl_kernels.core import schedule_params as shared
 from dsl_kernels.core.params import Param
 
-CONSTANTS = shared.CONSTANTS
+LOG_INVERSE = 16  # with it ceil(2^16 / n) gives the quotients by n < 64 of all numbers below 1,024
+CONSTANTS = shared.CONSTANTS | {"LOG_INVERSE": LOG_INVERSE}
 
 PARAMS = (
     Param("tma_q", "tensormap", "q as (d, head in group, token, KV head, request); box of one row block", element="q"),
@@ -25,13 +26,16 @@ PARAMS = (
     shared.SLOTS,
     # where a unit of 64 tokens lies in pages of another size
     Param("page_size", "int32_t", "tokens of a page"),
-    Param("units_per_page", "int32_t", "units of a page of 64 tokens or more; else 1"),
-    Param("pages_per_unit", "int32_t", "pages of a unit, of pages of fewer than 64 tokens; else 1"),
-    Param("boxes", "int32_t", "boxes of a unit that one block of the cluster loads"),
-    Param("box_rows", "int32_t", "rows of a box: min(page_size, 64 / cluster)"),
+    Param("whole_pages", "int32_t", "pages in a unit: 64 / page_size"),
+    Param("rows_beyond", "int32_t", "rows of a unit beyond them: 64 % page_size"),
+    Param("boxes", "int32_t", "boxes of a unit that one block of the cluster loads: 64 / cluster / box_rows"),
+    Param("box_rows", "int32_t", "rows of a box: the largest power of two that divides page_size and 64 / cluster"),
     # context parallelism
     Param("global_seqlens", "const int32_t*", "tokens of each request over all shards"),
     Param("cp_period", "int32_t", "tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole"),
     Param("cp_interleave", "int32_t", "tokens of a shard's turn"),
     Param("cp_offset", "int32_t", "where the turn of this shard begins in the period"),
+    # pages again
+    Param("page_inverse", "int32_t", "ceil(2^LOG_INVERSE / page_size) for pages of fewer than 64 tokens; else 0"),
+    Param("by_page", "int64_t", "divides by page_size"),
 )

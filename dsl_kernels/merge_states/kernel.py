@@ -6,12 +6,14 @@ The lanes of a warp are parts first: each finds its part's log-sum-exp and where
 columns, 8 a lane: for one part after another its row is read with 16-byte loads and added with the part's weight. A
 part whose log-sum-exp is infinite is empty, and its row is not read. Stacked parts can be more than 32: then the lanes
 go on to the next 32, with a first round over all of them for the sum of the weights.
+
+Rows and parts are numbered up to 2^31 - 1, and a loop looks one step beyond them: their numbers have no sign.
 """
 
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64, min
+from cutlass import Float32, Int32, Int64, Uint32, min
 
 from dsl_kernels.core.dtypes import DTYPES
 from dsl_kernels.core.params import Named
@@ -45,8 +47,10 @@ class MergeStates:
         cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()
         part = self.part_of_lane(lane)
-        for row in cutlass.range(bid + tid // 32 * grid, a.rows, self.threads // 32 * grid, unroll=1):
-            self.merge_row(row, lane, part)
+        row = Uint32(bid + tid // 32 * grid)
+        while row < Uint32(a.rows):
+            self.merge_row(Int32(row), lane, part)
+            row += Uint32(self.threads // 32 * grid)
 
     @cute.jit
     def part_of_lane(self, lane):
@@ -83,15 +87,17 @@ class MergeStates:
         for chunk in cutlass.range(lane, (a.chunks + 31) // 32 * 32, 32, unroll=1):  # every lane gives its parts
             acc = cute.make_rmem_tensor((COLUMNS,), Float32)
             acc.fill(0.0)
-            for first in cutlass.range(0, a.num_states, 32, unroll=1):
-                there, weight = self.weight(lse, first + lane, top, total)
+            first = Uint32(0)
+            while first < Uint32(a.num_states):
+                there, weight = self.weight(lse, first + Uint32(lane), top, total)
                 parts = cute.arch.vote_ballot_sync(there)
-                address = out + self.dtype.width // 8 * self.beyond(first, lane, a.out_state_stride)
-                for j in cutlass.range(min(a.num_states - first, 32), unroll=PARTS_AT_ONCE):
+                address = out + self.dtype.width // 8 * self.beyond(first + Uint32(lane), a.out_state_stride)
+                for j in cutlass.range(min(a.num_states - Int32(first), 32), unroll=PARTS_AT_ONCE):
                     here = shuffle_64(address, j)
                     factor = cute.arch.shuffle_sync(weight, j)
                     if ((parts >> j) & 1) != 0 and chunk < a.chunks:
-                        self.add(acc, here + self.dtype.width // 8 * COLUMNS * chunk, factor)
+                        self.add(acc, here + self.dtype.width // 8 * COLUMNS * Int64(chunk), factor)
+                first += Uint32(32)
             if chunk < a.chunks:
                 self.store(acc, where + COLUMNS * chunk)
         wanted = a.result_lse.toint() != 0
@@ -103,9 +109,9 @@ class MergeStates:
             dst[0] = top + cute.math.log2(total) * a.lse_factor if total != 0.0 else a.empty_lse
 
     @cute.jit
-    def beyond(self, first, lane, stride):
-        """How far the row of part first + lane is from that of the lane's own part, elements."""
-        return Int64(first + lane) * stride if self.a.stacked != 0 else Int64(0)
+    def beyond(self, i, stride):
+        """How far the row of part i is from that of the lane's own part, elements."""
+        return Int64(i) * stride if self.a.stacked != 0 else Int64(0)
 
     @cute.jit
     def weight(self, lse, i, top, total):
@@ -118,9 +124,9 @@ class MergeStates:
         """(Is part i there and not empty, its log-sum-exp)."""
         a = self.a
         value = Float32.inf
-        there = i < a.num_states
+        there = i < Uint32(a.num_states)
         if there:
-            where = lse + 4 * self.beyond(i, 0, a.lse_state_stride)
+            where = lse + 4 * self.beyond(i, a.lse_state_stride)
             ptr = cute.make_ptr(Float32, where, cute.AddressSpace.gmem, assumed_align=4)
             value = cute.make_tensor(ptr, cute.make_layout(1))[0]
         return (value != Float32.inf) and (value != -Float32.inf), value
@@ -132,14 +138,16 @@ class MergeStates:
         """
         a = self.a
         top, total = -Float32.inf, Float32(0.0)
-        for first in cutlass.range(0, a.num_states, 32, unroll=1):
-            there, value = self.part_lse(lse, first + lane)
+        first = Uint32(0)
+        while first < Uint32(a.num_states):
+            there, value = self.part_lse(lse, first + Uint32(lane))
             value = value if there else -Float32.inf
             new = cute.arch.fmax(top, warp_reduce(value, cute.arch.fmax))
             shift = 0.0 if new == -Float32.inf else new
             here = warp_reduce(cute.math.exp2((value - shift) * a.to_log2, fastmath=True), lambda x, y: x + y)
             total = total * cute.math.exp2((top - shift) * a.to_log2, fastmath=True) + here
             top = new
+            first += Uint32(32)
         return 0.0 if top == -Float32.inf else top, total
 
     @cute.jit

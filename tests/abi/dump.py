@@ -1,6 +1,6 @@
 """Prints the binary interface of the built library as the public header declares it, one fact a line.
 
-`python tests/abi/dump.py > tests/abi/abi-1.txt` records what was appended to ABI 1. That file only grows: a line that
+`python tests/abi/dump.py > tests/abi/abi-2.txt` records what was appended to ABI 2. That file only grows: a line that
 changes or goes is an incompatible change, which takes a new FLASHMLA_ABI_VERSION, and so a new file. The one exception
 is the size of a params struct, whose struct_size tells old callers from new ones: it may grow.
 """

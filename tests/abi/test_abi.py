@@ -1,5 +1,6 @@
 """The binary interface moves with FLASHMLA_ABI_VERSION alone, and the library needs and exports only what it may."""
 
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ HERE = Path(__file__).parent
 ABI = int(re.search(r"^#define FLASHMLA_ABI_VERSION (\d+)$", build.HEADER.read_text(), re.MULTILINE)[1])
 RECORD = HERE / f"abi-{ABI}.txt"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-LANGUAGES = [["-x", "c", "-std=c11"], ["-x", "c++", "-std=c++17"]]
+LANGUAGES = [["-x", "c", "-std=c99"], ["-x", "c", "-std=c11"], ["-x", "c++", "-std=c++17"]]
 
 
 def recorded() -> list[str]:
@@ -58,23 +59,43 @@ def test_a_moved_fact_is_noticed(line, changed, fine):
     assert (dump.broken(before, after) == []) == fine
 
 
+def torch_include() -> list:
+    """PyTorch's own copy, where it is installed."""
+    found = importlib.util.find_spec("torch")
+    folder = Path(found.origin).parent / "include" if found else HERE
+    return [pytest.param(folder / "ATen", id="torch")] if (folder / "ATen" / "dlpack.h").exists() else []
+
+
+# Folder of a dlpack.h; None: the program includes none.
+DLPACK = [None, *(pytest.param(path.parent, id=path.parts[-3]) for path in sorted(HERE.glob("dlpack/*/*/dlpack.h")))]
+
+
 @pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language[-1])
-@pytest.mark.parametrize("dlpack", [False, True], ids=["own-dlpack", "given-dlpack"])
-def test_compilers_see_the_recorded_layout(language, dlpack, tmp_path):
-    """The header is clean in C and C++, on its own and after DLPack's, and offsets are those of the record."""
-    word = "_Static_assert" if "c" in language else "static_assert"
+@pytest.mark.parametrize("first", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("dlpack", [*DLPACK, *torch_include()])
+def test_compilers_see_the_recorded_layout(language, dlpack, first, tmp_path):
+    """The header is clean in C and C++, alone, before and behind DLPack's, and offsets are those of the record."""
     lines = ["#include <flashmla/flashmla.h>"]
-    for kind, name, number, *_ in (
+    if dlpack:
+        lines.insert(0 if first else 1, f"#include <{dlpack.name}/dlpack.h>")
+        # Of every version, and used as a program would that knows nothing of flashmla.h.
+        lines += ["DLManagedTensor flashmla_test_managed;", "typedef char flashmla_test[kDLROCM == 10 ? 1 : -1];"]
+        for name in ["DLPackVersion", "DLPackExchangeAPI"]:
+            if name in (dlpack / "dlpack.h").read_text():
+                lines.append(f"{name} flashmla_test_{name};")
+    for number, (kind, name, value, *_) in enumerate(
         line.split() for line in recorded() if not line.startswith(("function ", "opaque "))
     ):
+        if name.startswith("kDL"):
+            continue  # other versions of DLPack have fewer
         member = name.replace(".", ", ")
         expression = {"size": f"sizeof({name})", "field": f"offsetof({member})", "value": f"(int){name}"}[kind]
-        lines.append(f'{word}({expression} == {number}, "{name}");')
-    if dlpack:
-        lines.append(f'{word}(kDLROCM == 10, "the header took <dlpack/dlpack.h>");')
+        lines.append(f"typedef char flashmla_test_{number}[{expression} == {value} ? 1 : -1]; /* {name} */")
+    lines += ["int main(void) {", "  DLTensor tensor;"]
+    lines += ["  flashmla_dense_decode_params params;", "  params.q = &tensor;", "  return params.q == 0;", "}", ""]
     source = tmp_path / "layout.c"
-    source.write_text("\n".join([*lines, "int main(void) { return 0; }", ""]))
-    paths = [f"-I{build.INCLUDE}", *([f"-I{HERE}"] if dlpack else [])]
+    source.write_text("\n".join(lines))
+    paths = [f"-I{build.INCLUDE}", *([f"-I{dlpack.parent}"] if dlpack else [])]
     subprocess.run([build.compiler(), *language, *WARNINGS, *paths, "-fsyntax-only", source], check=True)
 
 

@@ -37,7 +37,7 @@ static void print_argument(const fm_operation *operation, const fm_argument *row
 
 static void print_operation(const fm_operation *operation) {
   printf("{\"name\": \"%s\", \"params_size\": %u, \"first_size\": %u, \"flags\": %u, \"scratch\": \"%s\"",
-         operation->name, operation->params_size, operation->first_size, operation->flags,
+         operation->name, operation->params.size, operation->params.ends[0], operation->flags | FLASHMLA_PYTHON_NAMES,
          operation->scratch != NULL ? operation->scratch : "");
   print_bool("num_threads", operation->threads_offset != 0);
   printf(", \"scratch_offset\": %u, \"scratch_size_offset\": %u,\n  \"may_be_empty\": [", operation->scratch_offset,
@@ -50,6 +50,8 @@ static void print_operation(const fm_operation *operation) {
     printf("%s\n   ", comma(row));
     print_argument(operation, &operation->arguments[row]);
   }
+  printf("],\n  \"ends\": [");
+  for (int32_t i = 0; i < operation->params.num_ends; ++i) printf("%s%u", comma(i), operation->params.ends[i]);
   printf("],\n  \"cpu_kernels\": [");
   for (int32_t row = 0; row < operation->num_cpu_kernels; ++row) {
     const flashmla_kernel_info *kernel = &operation->cpu_kernels[row];

@@ -8,6 +8,7 @@ every source but the GPU kernels. Objects are cached like those of the library.
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,7 @@ FLAGS = {
     "thread": [*build.compile_flags(sanitize=False, debug=True, kernels=False), "-fsanitize=thread"],
     "release": build.compile_flags(sanitize=False, debug=False, kernels=False),
 }
+COMPILERS = ["gcc", "clang"]
 FOLDERS = [HERE, *(operations.FOLDER / name / "c" for name in operations.NAMES)]
 
 
@@ -82,9 +84,8 @@ def compile_program(path: Path, sources: list[Path], kind: str, made: Path) -> N
         *(header for folder in FOLDERS for header in folder.glob("*.h")),
     ]
     shared = build.shared_digest(sorted(headers))
-    folder = build.BUILD / "objects" / build.digest(*flags)[:12]
+    folder = build.objects_folder(flags)
     with build.one_build_at_a_time():
-        folder.mkdir(parents=True, exist_ok=True)
         write_stand_ins()
         objects = [
             build.compile_one(source, flags, shared, folder)[0] for source in [path, HERE / "fixture.c", *sources]
@@ -93,9 +94,8 @@ def compile_program(path: Path, sources: list[Path], kind: str, made: Path) -> N
         subprocess.run([build.compiler(), *sanitizers, "-o", made, *objects, *build.LIBRARIES], check=True)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=program_id)
-def test_program(program, tmp_path):
-    made = tmp_path / program[0].stem
+def run_program(program, folder):
+    made = folder / program[0].stem
     compile_program(*program, made)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLASHMLA_")}
     ran = subprocess.run(
@@ -105,6 +105,40 @@ def test_program(program, tmp_path):
         pytest.skip("this kernel's address randomisation is too wide for the compiler's ThreadSanitizer")
     print(ran.stdout)  # what a test has measured
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=program_id)
+def test_program(program, tmp_path):
+    run_program(program, tmp_path)
+
+
+@pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed")
+@pytest.mark.parametrize(
+    "program", [p for p in PROGRAMS if p[2] != "thread"], ids=lambda p: program_id((*p[:2], "clang"))
+)
+def test_program_of_clang(program, tmp_path, monkeypatch):
+    """As users build it: sanitizers see the same sources above."""
+    monkeypatch.setenv("CC", "clang")
+    run_program((*program[:2], "release"), tmp_path)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_warning_is_no_error_unless_asked(compiler, tmp_path, monkeypatch):
+    """A compiler of tomorrow has warnings that this tree does not know; CI asks."""
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not installed")
+    source = build.BUILD / f"warned_of_{compiler}.c"
+    source.write_text("int flashmla_warned(int unused) { return 0; }\n")
+    monkeypatch.setenv("CC", compiler)
+    for given, fine in [("", True), ("-Werror", False)]:
+        monkeypatch.setenv("CFLAGS", given)
+        flags = build.compile_flags(sanitize=False, debug=False, kernels=False)
+        if fine:
+            build.compile_one(source, flags, "", tmp_path)
+        else:
+            with pytest.raises(SystemExit):
+                build.compile_one(source, flags, "", tmp_path)
+    assert re.search(r"^export CFLAGS=.*-Werror", (build.ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
 
 def test_example_builds_with_the_line_it_states():

@@ -1,6 +1,6 @@
 """Builds a library for each fault of the GPU kernels, and one without a fault; needs the kernel compiler, no GPU.
 
-    python3 tests/gpu/build_faults.py [NAME...]      -> build/faulty-gpu/<name>/libflashmla.so.1
+    python3 tests/gpu/build_faults.py [NAME...]      -> build/faulty-gpu/<name>/libflashmla.so.2
 
 A name is that of a fault in ops/<operation>/gpu_faults.py, or "unmutated"; without names all are built. Each compiles
 the kernels of its list that its edits touch, about 5 s a kernel. tests/gpu/run_faults.py runs them on a GPU.

@@ -112,7 +112,7 @@ def main() -> int:
         check_all(backend)
         return 0
     known = faults()
-    built = {name: LIBRARIES / name / "libflashmla.so.1" for name in known}
+    built = {name: LIBRARIES / name / "libflashmla.so.2" for name in known}
     wanted = options.names or [name for name in known if built[name].exists()]
     missing = [name for name in ["unmutated", *wanted] if name not in known or not built[name].exists()]
     if missing:

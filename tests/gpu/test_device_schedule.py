@@ -26,7 +26,7 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen, mode):
         batch = int(draw.choice([1, 2, int(draw.integers(3, 132)), int(draw.integers(132, 701))]))
         s_q, h_kv = int(draw.choice([1, 1, 2, 3, 5])), int(draw.choice([1, 1, 2, 4]))
         h_q = h_kv * int(draw.choice([1, 16, 64, 65, 128]))
-        page_size = int(draw.choice([64, 64, 16, 1, 256]))
+        page_size = int(draw.choice([64, 64, 16, 1, 256, 80]))
         max_blocks = int(draw.choice([1, 2, 64, 3126])) * 64 // page_size + 1  # 3126 * 64 are 200,000 tokens
         num_splits = 0 if invariant else int(draw.choice([0, 0, 0, 0, 1, 2, 7, 32]))
         spread = schedule.SPREADS[number % len(schedule.SPREADS)]
@@ -46,7 +46,8 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen, mode):
         buffer = torch.full((size,), 0xFF, dtype=torch.uint8, device=device)
         flashmla.plan_decode(*arguments, **options, buffer=buffer)
 
-        extents = {"batch": batch, "s_q": s_q, "h_q": h_q, "h_kv": h_kv, "max_blocks": max_blocks}
+        most = min(s_q, total_q) if varlen else s_q
+        extents = {"batch": batch, "s_q": most, "h_q": h_q, "h_kv": h_kv, "max_blocks": max_blocks}
         extents |= {"page_size": page_size, "num_splits": num_splits, "varlen": varlen, "batch_invariant": invariant}
         tiling = schedule.tile(limits, **extents)
         found_cuts, found_costs = schedule.read(buffer.cpu().numpy(), tiling, batch)

@@ -49,7 +49,7 @@ def test_any_number_of_heads(gpu, dtype, s_q):
         calls.check(case.but(given=("lse",), bad_pages=number % 3 == 0), gpu)
 
 
-@pytest.mark.parametrize("page_size", [64, 1, 16, 128])
+@pytest.mark.parametrize("page_size", [64, 1, 16, 48, 128])
 @pytest.mark.parametrize("h_q", [1, 64, 128])
 @pytest.mark.parametrize("page", [INT32_MIN, INT32_MIN + 1, -1, 400, 2**26, 2**30, INT32_MAX - 1, INT32_MAX])
 def test_page_numbers_far_outside_the_cache_are_pages_of_zeros(gpu, page, h_q, page_size):
@@ -69,7 +69,7 @@ def test_lengths_outside_the_tables_are_clamped(gpu, lengths, plan, causal):
 @pytest.mark.parametrize(
     ("dtype", "page_size", "d_qk"),
     [
-        *(("bfloat16", page_size, 576) for page_size in (64, 256, 16, 1)),
+        *(("bfloat16", page_size, 576) for page_size in (64, 256, 16, 1, 80)),
         ("float16", 64, 576),
         ("bfloat16", 64, 512),
         ("float16", 16, 512),

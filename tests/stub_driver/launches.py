@@ -15,7 +15,7 @@ QUIET = {
     *("cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetAttribute"),
     *("cuDevicePrimaryCtxRetain", "cuCtxGetCurrent", "cuCtxGetDevice", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"),
     *("cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelSetAttribute", "cuTensorMapEncodeTiled", "cuLaunchKernelEx"),
-    "cuTensorMapReplaceAddress",
+    *("cuTensorMapReplaceAddress", "cuOccupancyMaxActiveClusters"),
 }
 PARAMETERS = {name: family.params for name, family in FAMILIES.items()}
 

@@ -1,8 +1,9 @@
 /* libcuda.c - a CUDA driver that does nothing but keep the rules: what is called, with what, and whether it was legal.
  *
  * Built as libcuda.so.1 with the exports that the test names. Calls are appended to the file STUB_LOG, one JSON object
- * a line. The machine is described by STUB_VERSION (12000), STUB_DEVICES (1), STUB_ARCHITECTURE (90) and
- * STUB_PROCESSORS (132). Sources of the rules: CUDA Driver API reference, and its cuda.h for names and numbers. */
+ * a line. The machine is described by STUB_VERSION (12000), STUB_DEVICES (1), STUB_ARCHITECTURE (90), STUB_PROCESSORS
+ * (132), STUB_L2_BYTES (50 MiB) and STUB_CLUSTERS (of two that run at once; half the processors). Sources of the
+ * rules: CUDA Driver API reference, and its cuda.h for names and numbers. */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -126,6 +127,7 @@ int cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
   (void)device;
   int architecture = setting("STUB_ARCHITECTURE", 90);
   *value = attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT       ? setting("STUB_PROCESSORS", 132)
+           : attribute == CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE            ? setting("STUB_L2_BYTES", 50 << 20)
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? architecture / 10
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? architecture % 10
                                                                        : -1;
@@ -224,6 +226,22 @@ int cuKernelGetParamInfo(CUkernel kernel, size_t index, size_t *offset, size_t *
   FILE *log = open_line("cuKernelGetParamInfo");
   fprintf(log, ", \"kernel\": \"%s\"", kernel->name);
   return close_line(log, "cuKernelGetParamInfo", sizes[index] ? 0 : INVALID_VALUE);
+}
+
+int cuOccupancyMaxActiveClusters(int *clusters, CUfunction function, const CUlaunchConfig *config) {
+  CUkernel kernel = (CUkernel)function;
+  const CUlaunchAttribute *a = config->attrs;
+  bool good = config->numAttrs == 1 && a->id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+  const unsigned blocks = good ? a->value.clusterDim.x * a->value.clusterDim.y * a->value.clusterDim.z : 0;
+  FILE *log = open_line("cuOccupancyMaxActiveClusters");
+  fprintf(log, ", \"kernel\": \"%s\", \"cluster\": %u, \"shared_bytes\": %u, \"block\": %u", kernel->name, blocks,
+          config->sharedMemBytes, config->blockDimX);
+  good = good && blocks && config->gridDimX && config->gridDimX % blocks == 0 && config->blockDimX;
+  good = good && depth && (int)config->sharedMemBytes <= kernel->shared_bytes[stack[depth - 1]->device];
+  int result = !depth ? INVALID_CONTEXT : good ? 0 : INVALID_VALUE;
+  result = close_line(log, "cuOccupancyMaxActiveClusters", result);
+  if (result == 0) *clusters = setting("STUB_CLUSTERS", setting("STUB_PROCESSORS", 132) / (int)blocks);
+  return result;
 }
 
 int cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra) {

@@ -31,6 +31,7 @@ SINCE = {
     "cuLibraryLoadData": "12.0",
     "cuLibraryGetKernel": "12.0",
     "cuKernelSetAttribute": "12.0",
+    "cuOccupancyMaxActiveClusters": "11.8",
     "cuLaunchKernelEx": "11.8",
     "cuTensorMapEncodeTiled": "12.0",
     "cuTensorMapReplaceAddress": "12.0",

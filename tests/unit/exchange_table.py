@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from flashmla import _frameworks
+from flashmla import _framework
 
 
 class DLTensor(ctypes.Structure):
@@ -84,10 +84,11 @@ class Tensor:
         return self.array.__dlpack__(max_version=(1, 0))
 
 
-class Framework(_frameworks.Framework):
+class Framework(_framework.Framework):
     """The binding's side of it."""
 
-    exchanged_if = ("__class__", Tensor)
+    def conditions(self):
+        return (_framework.Condition(Tensor, of_tensors=True, attribute="__class__"),)
 
     def empty(self, like, argument, shape, dtype, stream):
         del argument, stream

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import flashmla
 import isas
 import operations
@@ -55,7 +57,7 @@ def test_a_library_of_another_kind_is_refused(tmp_path):
 def test_a_forced_library_is_the_only_one_tried():
     done = python("import flashmla", FLASHMLA_LIBRARY="/nowhere/libflashmla.so")
     assert (
-        "ImportError: libflashmla.so.1 cannot be loaded: cannot load library '/nowhere/libflashmla.so'" in done.stderr
+        "ImportError: libflashmla.so.2 cannot be loaded: cannot load library '/nowhere/libflashmla.so'" in done.stderr
     )
 
 
@@ -112,11 +114,22 @@ def test_info_on_the_command_line():
         assert expected in done.stdout
 
 
+@pytest.mark.parametrize("command", [["flashmla", "info"], ["aot", "list"]], ids=" ".join)
+def test_a_reader_that_leaves_early_sees_no_traceback(command):
+    """As `info | head` does."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as running:
+        running.stdout.close()
+        assert running.stderr.read() == b""
+
+
 def test_import_brings_no_framework():
     loaded = python(
         "import flashmla, sys; print(*sorted(name for name in sys.modules if '.' not in name))"
     ).stdout.split()
-    assert not set(loaded) & {"cffi", "pycparser", "torch", "jax", "cupy", "ml_dtypes"}
+    assert not set(loaded) & {"cffi", "pycparser", "numpy", "torch", "jax", "cupy", "ml_dtypes"}
 
 
 def test_import_is_quick_beyond_numpy():

@@ -74,14 +74,19 @@ def test_another_plan_and_workspace(framework):
     assert size > 0
     workspace = np.zeros(size, np.uint8)
     small_one = workspace[: size - 16]
+    larger = np.zeros(2 * size, np.uint8)
     if framework == "torch":
         torch = pytest.importorskip("torch")
-        workspace, small_one = torch.from_numpy(workspace), torch.from_numpy(small_one)
+        workspace, small_one, larger = map(torch.from_numpy, (workspace, small_one, larger))
     equal(prepared(plan=plans[1], workspace=workspace), wanted)
     assert bool((workspace != 0).any())
-    with pytest.raises(flashmla.InvalidArgumentError, match=rf"^workspace has {size - 16} bytes") as caught:
-        prepared(workspace=small_one)
-    assert caught.value.status_name == "FLASHMLA_ERROR_WORKSPACE_TOO_SMALL"
+    with_more = flashmla.prepare(flashmla.dense_decode, *arguments, plan=plans[0], workspace=larger)
+    for sufficient in (workspace, larger):
+        equal(with_more(workspace=sufficient), wanted)
+    for call in (prepared, with_more):
+        with pytest.raises(flashmla.InvalidArgumentError, match=rf"^workspace.* {size - 16}.* {size}") as caught:
+            call(workspace=small_one)
+        assert caught.value.status_name == "FLASHMLA_ERROR_WORKSPACE_TOO_SMALL"
     with pytest.raises(TypeError, match=r"^plan is a int"):
         prepared(plan=3)
     with pytest.raises(flashmla.InvalidArgumentError) as caught:

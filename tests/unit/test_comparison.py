@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import backends
+import build
 import compare
 from buffers import Guarded, Layout
+from ops.dense_decode import bounds
 
 BF16 = compare.tolerance("dense_decode", "bfloat16")
 
@@ -62,7 +64,27 @@ def test_lse_bounds():
 
 def test_bounds_widen_with_a_large_scale_only():
     assert compare.tolerance("dense_decode", "float32", 1e-3) == compare.tolerance("dense_decode", "float32")
-    assert compare.tolerance("dense_decode", "float32", 1.0).norm == pytest.approx(24e-5)
+    for dtype, norm in (("float32", 24e-5), ("bfloat16", 3e-3 + 23e-5)):
+        wide = compare.tolerance("dense_decode", dtype, 1.0)
+        assert wide.norm == pytest.approx(norm)
+        assert wide.element_of_row == pytest.approx(8 * norm)
+        assert wide.lse_absolute == pytest.approx(24e-5)
+        assert wide.lse_relative == 1e-6
+
+
+def test_the_readme_states_these_bounds():
+    stated = (
+        "at most {bfloat16:.0e} in bf16, {float16:.0e} in fp16, {float32:.0e} in float32, "
+        "plus {logit:.0e} * (m - 1). `lse`: {lse:.0e} * m absolute or {relative:.0e} relative."
+    ).format(
+        **{dtype: bound.norm for dtype, bound in bounds.BY_DTYPE.items()},
+        logit=compare.LOGIT_ERROR,
+        lse=BF16.lse_absolute,
+        relative=BF16.lse_relative,
+    )
+    assert BF16.lse_absolute == compare.LOGIT_ERROR
+    text = " ".join((build.ROOT / "README.md").read_text().split())
+    assert stated.replace("e-0", "e-") in text
 
 
 @pytest.mark.parametrize("layout", [Layout(), Layout(order=(1, 0, 2), gaps=(1, 2), offset=3)])

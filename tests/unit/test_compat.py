@@ -149,8 +149,8 @@ def fp8(tensor):
 
 
 REFUSED = [  # (argument, what becomes of it, exception, sentence)
-    ("q", lambda q: q[0], ValueError, r"^q\.ndim is 3; it must be 4$"),
-    ("q", lambda q: q[0, 0, 0, 0], ValueError, r"^q\.ndim is 0; it must be 4$"),
+    ("q", lambda q: q[0], ValueError, r"^q\.ndim is 3; it must be 4 \(batch, s_q, h_q, d_qk\)$"),
+    ("q", lambda q: q[0, 0, 0, 0], ValueError, r"^q\.ndim is 0; it must be 4 \(batch, s_q, h_q, d_qk\)$"),
     ("q", lambda q: q.numpy(), TypeError, r"^q is a ndarray: a torch\.Tensor is needed$"),
     ("q", lambda q: q.tolist(), TypeError, r"^q is a list: a torch\.Tensor is needed$"),
     (
@@ -159,7 +159,7 @@ REFUSED = [  # (argument, what becomes of it, exception, sentence)
         flashmla.FlashMLAError,
         r"^k_cache\.shape\[3\] is 576, q\.shape\[3\] \(d_qk\) is 128",
     ),
-    ("k_cache", lambda k: k[:, :, 0], ValueError, r"^k_cache\.ndim is 3; it must be 4$"),
+    ("k_cache", lambda k: k[:, :, 0], ValueError, r"^k_cache\.ndim is 3; it must be 4 \(num_blocks, "),
     ("k_cache", lambda k: k.numpy(), TypeError, r"^k_cache is a ndarray: a torch\.Tensor is needed$"),
     ("k_cache", lambda k: [k], TypeError, r"^k_cache is a list: a torch\.Tensor is needed$"),
     ("k_cache", lambda k: k.half(), ValueError, r"^k_cache\.dtype is float16, q\.dtype is float32; they must be equal"),
@@ -177,7 +177,7 @@ REFUSED = [  # (argument, what becomes of it, exception, sentence)
         "^is_fp8_kvcache is True: .* no fp8 caches, k_cache must be",
     ),
     ("block_table", lambda _: None, TypeError, r"^block_table is a NoneType: a torch\.Tensor is needed$"),
-    ("block_table", lambda table: table.long(), ValueError, r"^block_table\.dtype is int64; it must be int32$"),
+    ("block_table", lambda table: table.long(), ValueError, r"^block_table\.dtype is int64; it must be int32, as in block_table\.to\(torch\.int32\)$"),
     ("cache_seqlens", lambda lengths: lengths.tolist(), TypeError, r"^cache_seqlens is a list: a torch\.Tensor is"),
     ("cache_seqlens", lambda lengths: lengths[:1], ValueError, r"^cache_seqlens\.shape\[0\] is 1, "),
     *(

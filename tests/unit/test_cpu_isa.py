@@ -4,8 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import build
 import flashmla
 import small
+from flashmla._info import report
 from flashmla._library import ffi, lib
 from isas import NAMES as ISAS
 
@@ -45,6 +47,19 @@ def test_other_head_dimensions_are_right(isa, d_qk, s_q, h_q, monkeypatch):
 def test_unknown_name_means_the_best(best, monkeypatch):
     monkeypatch.setenv("FLASHMLA_CPU_ISA", "sse9")
     assert chosen() == best
+    assert flashmla.info()["environment_error"].startswith('FLASHMLA_CPU_ISA is "sse9"; it must be one of ')
+    assert 'warning   FLASHMLA_CPU_ISA is "sse9"' in report()
+    monkeypatch.delenv("FLASHMLA_CPU_ISA")
+    assert flashmla.info()["environment_error"] is None
+    assert "warning" not in report()
+
+
+def test_calls_read_no_environment():
+    """A thread may be in setenv beside them."""
+    found = [
+        path.name for path in build.SOURCE.rglob("*.[ch]") if "getenv(" in path.read_text().replace("fegetenv(", "")
+    ]
+    assert found == ["environment.c"]
 
 
 def round_trip(values, dtype):

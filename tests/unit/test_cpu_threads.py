@@ -78,6 +78,7 @@ for variable, argument, cpus, granted in json.loads(sys.argv[2]):
     os.environ.pop("FLASHMLA_NUM_THREADS", None)
     if variable is not None:
         os.environ["FLASHMLA_NUM_THREADS"] = variable
+    flashmla.read_environment()
     os.sched_setaffinity(0, sorted(everything)[:cpus])
     started.value, allowed.value = 0, granted
     same = bits(flashmla.dense_decode(*arrays, num_threads=argument)) == one

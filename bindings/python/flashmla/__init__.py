@@ -4,7 +4,7 @@
 """
 
 from flashmla._dense_decode import dense_decode, dense_decode_workspace_size
-from flashmla._info import info, last_kernel
+from flashmla._info import info, last_kernel, read_environment
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
 from flashmla._merge_states import merge_states
 from flashmla._plan import Plan
@@ -29,4 +29,5 @@ __all__ = [
     "plan_decode",
     "plan_decode_size",
     "prepare",
+    "read_environment",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 
 from flashmla._info import report
 
@@ -12,6 +13,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True, metavar="command")
     commands.add_parser("info", help="versions, library, driver or why there is none, kernel table")
     parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of `info | head` has seen enough: no traceback
     print(report())
 
 

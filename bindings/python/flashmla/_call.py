@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from flashmla._cdef import ffi
-from flashmla._frameworks import Described, framework_of, stream_number
+from flashmla._framework import Described
+from flashmla._frameworks import framework_of, stream_number
 from flashmla._library import lib
 from flashmla._tensor import CUDA, DTYPES, described, device, memory, pointer, read_only
-from flashmla.errors import check, invalid
+from flashmla.errors import FlashMLAError, InvalidArgumentError, check, invalid
 
 _POINTER = ffi.typeof("void *")
 _BYTE_COUNT = ffi.typeof("uint64_t *")
+# The beginning of the library's sentences on what a copy of a tensor would mend.
+_STRIDES = re.compile(r"(\w+(?:\[\d+\])?)\.strides\[")
+_DTYPE = re.compile(r"(\w+(?:\[\d+\])?)\.dtype is \w+; it must be (\w+)$")
 
 
 class Call:
@@ -24,7 +29,7 @@ class Call:
     framework on its device.
     """
 
-    __slots__ = ("_argument", "_device", "_keep", "_own", "_stream", "first", "framework", "model", "params")
+    __slots__ = ("_argument", "_device", "_inputs", "_keep", "_own", "_stream", "first", "framework", "model", "params")
 
     def __init__(self, params: Any, first: Any, argument: str, stream: Any) -> None:
         self.first = first
@@ -42,6 +47,7 @@ class Call:
         params.stream = ffi.cast(_POINTER, self._stream)
         self.params = params
         self._keep: list[Any] = []
+        self._inputs: dict[str, Any] = {}
 
     def again(self, params: Any) -> Call:
         """The same call with other params, on the current stream if that is where this one is."""
@@ -56,14 +62,24 @@ class Call:
         framework = framework_of(tensor)
         try:
             capsule = framework.export(tensor, argument, None if framework is self._own else self._stream)
+        except (FlashMLAError, MemoryError):
+            raise
         except BufferError as error:
             raise invalid("FLASHMLA_ERROR_DTYPE", f"{argument}: {error}") from error
+        except Exception as error:
+            kind = type(tensor).__qualname__
+            if not hasattr(tensor, "__dlpack_device__"):
+                raise TypeError(f"{argument} is a {kind}: a tensor that supports DLPack is needed") from None
+            words = f"{argument} is a {kind} whose export raised {type(error).__qualname__}: {error}"
+            raise invalid("FLASHMLA_ERROR_VALUE", words) from error
         self._keep.append(capsule)
+        self._inputs[argument] = tensor
         return pointer(capsule, argument)
 
     def write(self, tensor: Any, argument: str) -> Any:
         """A tensor of the caller that may be written, as a `DLTensor *`."""
         found = self.read(tensor, argument)
+        del self._inputs[argument]
         if not framework_of(tensor).mutable or read_only(self._keep[-1]):
             raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is read-only and would be written")
         return found
@@ -106,12 +122,30 @@ class Call:
     def query(self, size_of: Any) -> int:
         """The answer of a size query."""
         size = ffi.new(_BYTE_COUNT)
-        check(lib, size_of(self.params, size))
+        self._check(size_of(self.params, size))
         return int(size[0])
+
+    def _check(self, status: int) -> None:
+        """Raises for a status, and tells of an input what its framework has to mend it."""
+        try:
+            check(lib, status)
+        except InvalidArgumentError as error:
+            advice = self._advice(str(error))
+            if advice is not None:
+                error.args = (f"{error}, as in {advice}",)
+            raise
+
+    def _advice(self, sentence: str) -> str | None:
+        for about in (_STRIDES, _DTYPE):
+            found = about.match(sentence)
+            if found is not None and found[1] in self._inputs:
+                framework = framework_of(self._inputs[found[1]])
+                return framework.compact(found[1]) if about is _STRIDES else framework.cast(*found.groups())
+        return None
 
     def run(self, operation: Any, *arguments: Any) -> None:
         """Calls the operation, and waits for a framework that must not see unfinished results."""
-        check(lib, operation(*arguments))
+        self._check(operation(*arguments))
         if self.framework.waits:
             device_type, device_id = self._device
             if device_type == CUDA:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from flashmla._cdef import ffi
+from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL
-from flashmla._frameworks import Described
+from flashmla._framework import Described
 from flashmla._operation import (
     Operation,
     Options,
@@ -21,11 +22,12 @@ from flashmla._operation import (
     lse_flags,
     lse_shape,
     raise_if_enqueued,
+    wanted,
 )
 from flashmla._plan import Plan, check_plan, step_params
 from flashmla._prepared import by_name, preparable
 from flashmla._scalars import INT32, integer, real, remembered
-from flashmla._tensor import SupportsDLPack
+from flashmla._tensor import OutDType, SupportsDLPack
 
 TensorT = TypeVar("TensorT", bound=SupportsDLPack)
 
@@ -89,6 +91,61 @@ def _options(
 _remembered = remembered(_options)
 
 
+@overload
+def dense_decode(
+    q: TensorT,
+    kv_cache: SupportsDLPack,
+    block_table: SupportsDLPack,
+    cache_seqlens: SupportsDLPack,
+    *,
+    softmax_scale: float | None = ...,
+    causal: bool = ...,
+    plan: Plan | None = ...,
+    out: Any = ...,
+    lse: Any = ...,
+    workspace: Any = ...,
+    stream: Any = ...,
+    num_threads: int = ...,
+    cu_seqlens_q: SupportsDLPack | None = ...,
+    max_seqlen_q: int = ...,
+    batch_invariant: bool = ...,
+    out_dtype: OutDType = ...,
+    lse_base2: bool = ...,
+    empty_lse: float = ...,
+    cp_rank: int = ...,
+    cp_world: int = ...,
+    cp_interleave: int = ...,
+    global_seqlens: SupportsDLPack | None = ...,
+    return_lse: Literal[True] = ...,
+) -> tuple[TensorT, Any]: ...
+@overload
+def dense_decode(
+    q: TensorT,
+    kv_cache: SupportsDLPack,
+    block_table: SupportsDLPack,
+    cache_seqlens: SupportsDLPack,
+    *,
+    softmax_scale: float | None = ...,
+    causal: bool = ...,
+    plan: Plan | None = ...,
+    out: Any = ...,
+    lse: Any = ...,
+    workspace: Any = ...,
+    stream: Any = ...,
+    num_threads: int = ...,
+    cu_seqlens_q: SupportsDLPack | None = ...,
+    max_seqlen_q: int = ...,
+    batch_invariant: bool = ...,
+    out_dtype: OutDType = ...,
+    lse_base2: bool = ...,
+    empty_lse: float = ...,
+    cp_rank: int = ...,
+    cp_world: int = ...,
+    cp_interleave: int = ...,
+    global_seqlens: SupportsDLPack | None = ...,
+    return_lse: Literal[False],
+) -> TensorT: ...
+@eager
 @preparable(_OPERATION, by_name(_options))
 def dense_decode(
     q: TensorT,
@@ -107,20 +164,20 @@ def dense_decode(
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
     batch_invariant: bool = False,
-    out_dtype: str | None = None,
+    out_dtype: OutDType = None,
     lse_base2: bool = False,
     empty_lse: float = math.inf,
     cp_rank: int = 0,
     cp_world: int = 0,
     cp_interleave: int = 0,
     global_seqlens: SupportsDLPack | None = None,
-) -> tuple[TensorT, Any]:
-    """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`.
+    return_lse: bool = True,
+) -> Any:
+    """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
 
     q                (batch, s_q, h_q, d_qk) bfloat16 or float16, on the CPU also float32; with cu_seqlens_q
                      (total_q, h_q, d_qk). d_qk is 576, 512 or 320
-    kv_cache         (num_blocks, page_size, h_kv, d_qk), dtype of q; page_size on a GPU a power of two up to 64 or a
-                     multiple of 64, on the CPU any
+    kv_cache         (num_blocks, page_size, h_kv, d_qk), dtype of q; any page_size, on a GPU best a multiple of 16
     block_table      (batch, max_blocks) int32: page numbers of each request
     cache_seqlens    (batch,) int32: tokens of each request
     softmax_scale    None: d_qk ** -0.5
@@ -135,15 +192,27 @@ def dense_decode(
     cu_seqlens_q     (batch + 1,) int32: request i has the query tokens from cu_seqlens_q[i] up to cu_seqlens_q[i + 1]
     max_seqlen_q     most query tokens of a request; goes with cu_seqlens_q
     batch_invariant  the bits of a request's result do not depend on the requests beside it; with a plan, it decides
-    out_dtype        dtype of an `out` that is made: None: q's; "float32"
+    out_dtype        dtype of an `out` that is made: None: q's; "float32", by name or as a framework's dtype
     lse_base2        lse is base 2 instead of natural
     empty_lse        inf or -inf
+    return_lse       False: `out` alone is returned, and no lse is made
     cp_rank, cp_world, cp_interleave, global_seqlens
                      context parallelism: the cache is shard cp_rank of cp_world, tokens dealt in turns of
                      cp_interleave; cache_seqlens counts the shard's tokens, global_seqlens (batch,) int32 all shards'
 
     GPU work is enqueued on `stream` and not waited for, except with JAX, whose arrays must hold their result when seen.
+
+    Raises `InvalidArgumentError` for a call that is wrong, `UnsupportedError` for one that this library, device or kind
+    of tensor cannot do, `DeviceError` if the machine fails, and TypeError for what is no tensor or no number.
+
+    >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, causal=True)
+    >>> out.shape, lse.shape
+    ((2, 1, 16, 512), (2, 16, 1))
+    >>> out = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, out_dtype="float32", return_lse=False)
     """
+    if out_dtype is not None:
+        out_dtype = dtype_of_new(out_dtype)
+        check_out_dtype(out, out_dtype)
     values = (
         *(causal, batch_invariant, max_seqlen_q, softmax_scale, num_threads, out_dtype, lse_base2, empty_lse),
         *(cp_rank, cp_world, cp_interleave),
@@ -154,16 +223,15 @@ def dense_decode(
         options = None
     if options is None:
         options = _options(*values)
-    if out_dtype is not None:
-        check_out_dtype(out, out_dtype)
     if plan is not None:
         check_plan(plan)
 
+    outputs = (out, lse) if return_lse is True else wanted(out, lse, return_lse)
     fast = options.fast[type(q)] if stream is None else None
     if fast is not None:
-        outputs = (out, lse) if out is not None and lse is not None else fresh(fast, q, (out, lse))
-        if outputs is not None:
-            own_out, own_lse = outputs
+        made = outputs if out is not None and lse is not None else fresh(fast, q, outputs)
+        if made is not None:
+            own_out, own_lse = made if len(made) > 1 else (*made, None)
             address = None if plan is None else plan.address
             try:
                 status = fast.call(
@@ -173,16 +241,17 @@ def dense_decode(
             except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
                 status = UNUSUAL
             if status == 0:
-                return own_out, own_lse
+                return (own_out, own_lse) if return_lse else own_out
             raise_if_enqueued(status)
 
     inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens)
-    ready = _OPERATION.ready(options, inputs, (out, lse), scratch=workspace, plan=plan and plan.c, stream=stream)
+    ready = _OPERATION.ready(options, inputs, outputs, scratch=workspace, plan=plan and plan.c, stream=stream)
     ready.run(_OPERATION.run)
     options.succeeded(type(q), ready)
-    return ready.outputs[0], ready.outputs[1]
+    return ready.outputs if return_lse else ready.outputs[0]
 
 
+@eager
 def dense_decode_workspace_size(
     q: SupportsDLPack,
     kv_cache: SupportsDLPack,
@@ -195,7 +264,14 @@ def dense_decode_workspace_size(
     max_seqlen_q: int = 0,
     batch_invariant: bool = False,
 ) -> int:
-    """Bytes of `workspace` that `dense_decode` needs: from shapes, flags and device, never from lengths."""
+    """Bytes of `workspace` that `dense_decode` needs: from shapes, flags and device, never from lengths.
+
+    Arguments are those of `dense_decode`. Raises what it raises.
+
+    >>> size = flashmla.dense_decode_workspace_size(q, kv_cache, block_table, cache_seqlens)
+    >>> workspace = numpy.empty(size, "uint8")
+    >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, workspace=workspace)
+    """
     options = _options(causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0)
     inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None)
     if plan is not None:

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from flashmla._cdef import ffi
-from flashmla._frameworks import Framework, exact_framework
+from flashmla._framework import Framework
+from flashmla._frameworks import exact_framework
 from flashmla._library import function, lib
 from flashmla._scalars import forget
 
@@ -40,6 +41,7 @@ _HOST = {
     "capsule": "PyCapsule_GetPointer",
     "type": "PyObject_Type",
     "attribute": "PyObject_GetAttr",
+    "call": "PyObject_Vectorcall",
     "release": "Py_DecRef",
     "unlock": "PyEval_SaveThread",
     "lock": "PyEval_RestoreThread",
@@ -178,8 +180,15 @@ class Fast:
         }
         if form.size is not None:
             fields["size"] = form.size
-        if framework.exchanged_if is not None:
-            fields["attribute"], fields["attribute_value"] = map(id, framework.exchanged_if)
+        conditions = (framework.conditions() if table else None) or ()
+        rows = ffi.new("flashmla_exchange_condition[]", len(conditions))
+        for row, condition in zip(rows, conditions, strict=True):
+            row.of_tensors = condition.of_tensors
+            for name in ("function", "attribute", "object", "unless", "value"):
+                found = getattr(condition, name)
+                if found is not None or name == "value":
+                    setattr(row, name, ffi.cast("void *", id(found)))
+        fields["conditions"], fields["num_conditions"] = rows, len(rows)
         for row, argument in zip(arguments, form.arguments, strict=True):
             row.kind, row.count = argument.kind, argument.tensors
             if argument.kind != RESULT:
@@ -191,7 +200,7 @@ class Fast:
         for name, value in (fields | more).items():
             is_pointer = types[name].type.kind in {"pointer", "function"}
             setattr(how, name, ffi.cast(types[name].type, value) if is_pointer else value)
-        self._kept = (how, kind, framework, fields, more)
+        self._kept = (how, kind, framework, fields, more, conditions)
         self.framework = framework
         builtin = _builtin(_definition, int(ffi.cast("uintptr_t", how)), None)
         self.call: Callable[..., Any] = builtin if table else _on_capsules(builtin, kind, framework, form, first)
@@ -232,7 +241,7 @@ def fast_call(form: Form, kind: type, first: Any = None, **more: Any) -> Fast | 
     framework = exact_framework(kind)
     if not _taken or _definition is None or framework is None:
         return None
-    table = _table_of(kind) if framework.exchanged_if else None
+    table = None if framework.conditions() is None else _table_of(kind)
     return Fast(form, kind, framework, table or 0, first, **more) if table or framework.exports_capsules else None
 
 

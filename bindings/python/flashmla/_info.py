@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flashmla._cdef import ffi
+from flashmla._dynamo import eager
 from flashmla._library import ABI_VERSION, PATH, VERSION, lib
 from flashmla.errors import DeviceError, check
 
@@ -32,7 +33,8 @@ def _driver() -> tuple[str | None, str | None]:
 def kernels() -> list[dict[str, Any]]:
     """The kernel table; the fields are those of `flashmla_kernel_info` in flashmla.h."""
     row = ffi.new("flashmla_kernel_info *")
-    fields = [name for name, _ in ffi.typeof("flashmla_kernel_info").fields]
+    row.struct_size = ffi.sizeof("flashmla_kernel_info")
+    fields = [name for name, _ in ffi.typeof("flashmla_kernel_info").fields if name != "struct_size"]
     table = []
     for index in range(lib.flashmla_kernel_count()):
         check(lib, lib.flashmla_kernel_at(index, row))
@@ -41,13 +43,36 @@ def kernels() -> list[dict[str, Any]]:
     return table
 
 
+@eager
 def last_kernel() -> str:
-    """Name of the main kernel that this thread's last successful operation ran; "" if none."""
+    """Name of the main kernel that this thread's last successful operation ran; "" if none. Raises nothing.
+
+    >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
+    >>> flashmla.last_kernel()
+    'dense_decode_cpu'
+    """
     return _text(lib.flashmla_last_kernel())
 
 
+def read_environment() -> None:
+    """Reads the environment variables of the C library again, which it reads when it is loaded, and never in a call.
+
+    Not beside a thread that sets some. What is wrong with their values is `info()["environment_error"]`.
+    """
+    lib.flashmla_read_environment()
+
+
+@eager
 def info() -> dict[str, Any]:
-    """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table."""
+    """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table. Raises OSError if the
+    library's file is gone.
+
+    >>> facts = flashmla.info()
+    >>> facts["package_version"] == flashmla.__version__
+    True
+
+    `environment_error` says what is wrong with the values of environment variables, or is None.
+    """
     driver, driver_error = _driver()
     return {
         "package_version": VERSION,
@@ -55,6 +80,7 @@ def info() -> dict[str, Any]:
         "abi_version": ABI_VERSION,
         "library_path": PATH,
         "library_bytes": Path(PATH).stat().st_size,
+        "environment_error": _text(lib.flashmla_environment_error()) or None,
         "cpu_isa": _text(lib.flashmla_cpu_isa()),
         "driver_version": driver,
         "driver_error": driver_error,
@@ -81,6 +107,7 @@ def report() -> str:
             f"library   {facts['library_version']}, {facts['library_bytes']:,} bytes, {facts['library_path']}",
             f"cpu       {facts['cpu_isa']}",
             f"driver    {driver}",
+            *(f"warning   {error}" for error in [facts["environment_error"]] if error),
             f"kernels   {len(facts['kernels'])}",
             *(f"  {line}" for line in table(facts["kernels"])),
         ]

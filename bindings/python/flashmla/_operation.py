@@ -10,15 +10,16 @@ from flashmla import _exchange
 from flashmla._call import Call
 from flashmla._cdef import ffi
 from flashmla._exchange import UNUSUAL, Argument, Fast, FastCalls, Form
-from flashmla._frameworks import Described
+from flashmla._framework import Described
 from flashmla._library import lib
 from flashmla._scalars import flag, real, remembered
-from flashmla._tensor import DTYPES, shape
+from flashmla._tensor import DTYPES, dtype_name, shape
 from flashmla.errors import check, invalid
 
 LIST = ffi.typeof("const DLTensor *[]")
 _LSE_BASE2: int = ffi.integer_const("FLASHMLA_LSE_BASE2")
 _EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
+_PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
 _DRIVER_ERRORS = 300
 _MOST_SHAPES = 1024
 
@@ -84,9 +85,10 @@ class Operation:
         self.lists = frozenset(name for name in inputs if fields[name].type.item.kind == "pointer")
 
     def new_params(self) -> Any:
-        """A params struct with its size and nothing else."""
+        """A params struct with its size and nothing else: errors name arguments as they are called here."""
         params = ffi.new(self.pointer)
         params.struct_size = ffi.sizeof(self.struct)
+        params.flags = _PYTHON_NAMES
         return params
 
     def form(self, count: int) -> Form:
@@ -136,7 +138,8 @@ class Operation:
         plan: Any = None,
         stream: Any = None,
     ) -> Ready:
-        """A call the long way, up to its making. `plan`: a `flashmla_plan *`."""
+        """A call the long way, up to its making. `plan`: a `flashmla_plan *`; last outputs that are left out are not
+        wanted."""
         call = self.inputs_only(options, inputs, stream)
         params = call.params
         if plan is not None:
@@ -144,7 +147,7 @@ class Operation:
         described = self.described(shape(call.model), options) if self.described else ()
         found = list(outputs)
         missing = [i for i, output in enumerate(outputs) if output is None]
-        for name, output, facts in zip(self.outputs, outputs, described, strict=True):
+        for name, output, facts in zip(self.outputs, outputs, described, strict=False):
             setattr(params, name, call.describe(*facts) if output is None else call.write(output, name))
         size = 0
         if self.size is not None and (missing or scratch is None):
@@ -174,11 +177,11 @@ class Operation:
         outputs: tuple[Any, ...],
         *,
         stream: Any,
-        objects: Sequence[Any] | None = None,
+        objects: Sequence[Any],
     ) -> tuple[Any, ...]:
         """Makes a call of an operation without scratch and plans, and returns its outputs, whose first is `out`.
 
-        `objects`: the tensors of inputs and lists one by one; None: there are no lists.
+        `objects`: the tensors of inputs and lists one by one.
         """
         try:
             options = self._remembered(*scalars)
@@ -188,16 +191,13 @@ class Operation:
             options = self.options(*scalars)
         if options.out_dtype is not None:
             check_out_dtype(outputs[0], options.out_dtype)
-        if objects is None:
-            objects = inputs
-
         first = objects[0]
         fast = options.fast[type(first)] if stream is None else None
         if fast is not None:
             found = fresh(fast, first, outputs)
             if found is not None:
                 try:
-                    status = fast.call(*objects, *found)
+                    status = fast.call(*objects, *found, *(None,) * (len(self.outputs) - len(found)))
                 except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
                     status = UNUSUAL
                 if status == 0:
@@ -254,10 +254,13 @@ def fresh(fast: Fast, like: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...] | 
             break
     else:
         return outputs
-    makers = fast.makers.get(like.shape)
-    if makers is None:
+    try:
+        makers = fast.makers.get(like.shape)
+        if makers is None:
+            return None
+        return tuple([make(like) if output is None else output for make, output in zip(makers, outputs, strict=False)])
+    except Exception:  # noqa: BLE001 - no plain tensor, or no memory: the long way says which
         return None
-    return tuple([make(like) if output is None else output for make, output in zip(makers, outputs, strict=True)])
 
 
 def raise_if_enqueued(status: int) -> None:
@@ -266,17 +269,24 @@ def raise_if_enqueued(status: int) -> None:
         check(lib, status)
 
 
-def dtype_of_new(out_dtype: str | None) -> str | None:
-    """The dtype that an `out` is to be made with; None is the model's."""
-    if out_dtype is not None and (not isinstance(out_dtype, str) or out_dtype not in DTYPES):
-        raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}; it must be None or one of {[*DTYPES]}")
-    return out_dtype
+def dtype_of_new(out_dtype: Any) -> str | None:
+    """The dtype that an `out` is to be made with, by name; None is the model's."""
+    name = None if out_dtype is None else dtype_name(out_dtype)
+    if out_dtype is not None and name not in DTYPES:
+        names = f"None or one of {[*DTYPES]}, or such a dtype of a framework"
+        raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}; it must be {names}")
+    return name
 
 
 def check_out_dtype(out: Any, out_dtype: str | None) -> None:
     """A given out has its own dtype."""
     if out is not None and out_dtype is not None:
         raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}, but out is given: it has its own dtype")
+
+
+def wanted(out: Any, lse: Any, return_lse: Any) -> tuple[Any, ...]:
+    """The outputs of a call, without an lse that nobody wants."""
+    return (out, lse) if lse is not None or flag(return_lse, "return_lse") else (out,)
 
 
 def lse_flags(*, lse_base2: bool, empty_lse: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flashmla._cdef import ffi
+from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL
 from flashmla._operation import Operation, Options, Ready, raise_if_enqueued
 from flashmla._plan import Plan, step_params
@@ -47,6 +48,7 @@ def _unmade(ready: Ready, arguments: dict[str, Any]) -> Plan:
     return Plan(c, int(ffi.cast("uintptr_t", c)), ready.scratch, (*_shapes(ready), *flags))
 
 
+@eager
 @preparable(_OPERATION, by_name(_options), result=_unmade)
 def plan_decode(
     q: SupportsDLPack,
@@ -72,6 +74,12 @@ def plan_decode(
     max_seqlen_q     as in `dense_decode`
     buffer           contiguous memory of `plan_decode_size` bytes on q's device, kept alive by the plan; None: made by
                      q's framework
+
+    Raises what `dense_decode` raises.
+
+    >>> plan = flashmla.plan_decode(q, kv_cache, block_table, cache_seqlens)
+    >>> for layer in range(2):
+    ...     out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, plan=plan)
     """
     values = causal, batch_invariant, max_seqlen_q, num_splits
     try:
@@ -101,6 +109,7 @@ def plan_decode(
     return Plan(c, address, ready.scratch, (*_shapes(ready), causal, batch_invariant, num_splits))
 
 
+@eager
 def plan_decode_size(
     q: SupportsDLPack,
     kv_cache: SupportsDLPack,
@@ -113,6 +122,12 @@ def plan_decode_size(
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
 ) -> int:
-    """Bytes of `buffer` that `plan_decode` needs: from shapes, flags and device, never from lengths."""
+    """Bytes of `buffer` that `plan_decode` needs: from shapes, flags and device, never from lengths.
+
+    Arguments are those of `plan_decode`. Raises what it raises.
+
+    >>> buffer = numpy.empty(flashmla.plan_decode_size(q, kv_cache, block_table, cache_seqlens), "uint8")
+    >>> plan = flashmla.plan_decode(q, kv_cache, block_table, cache_seqlens, buffer=buffer)
+    """
     options = _options(causal, batch_invariant, max_seqlen_q, num_splits)
     return _OPERATION.scratch_size(options, (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q))

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from flashmla._call import Call
 from flashmla._cdef import ffi
+from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL, Fast, fast_call
 from flashmla._library import function, lib
-from flashmla._operation import LIST, Operation, Options, Ready, raise_if_enqueued
-from flashmla._plan import check_plan
+from flashmla._operation import LIST, Operation, Options, Ready, raise_if_enqueued, wanted
+from flashmla._plan import check_plan, no_copy
+from flashmla._scalars import flag
 from flashmla._tensor import difference
 from flashmla.errors import check, invalid
 
@@ -65,7 +67,14 @@ class Prepared:
     GPU work is enqueued on the current stream of the first tensor's framework, or on the `stream` given to `prepare`,
     and not waited for. Any thread may call it. But it has one workspace and one set of outputs: calls that may overlap
     need their own `out`, `lse` and `workspace`. It can be captured in a CUDA graph without a call before. The tensors
-    that it was prepared with live as long as it does; their memory must stay where it is.
+    that it was prepared with live as long as it does; their memory must stay where it is. It cannot be copied.
+
+    Raises what the operation raises, and TypeError for a name that it has no place for.
+
+    >>> decode = flashmla.prepare(flashmla.dense_decode, q, kv_cache, block_table, cache_seqlens)
+    >>> decode
+    <flashmla.Prepared dense_decode>
+    >>> out, lse = decode(q=q + q)
     """
 
     __slots__ = (
@@ -80,10 +89,14 @@ class Prepared:
         plan = operation.plan and arguments[operation.plan]
         if plan is not None:
             check_plan(plan)
+        given = [arguments[name] for name in operation.outputs]
+        returned = operation.outputs
+        if given and not flag(arguments.get("return_lse", True), "return_lse"):
+            given, returned = wanted(*given, return_lse=False), returned[:1]
         ready = self._ready = operation.ready(
             options,
             [arguments[name] for name in names],
-            [arguments[name] for name in operation.outputs],
+            given,
             scratch=operation.scratch and arguments[operation.scratch],
             plan=plan and plan.c,
             stream=arguments["stream"],
@@ -92,9 +105,9 @@ class Prepared:
             kind = type(ready.call.first).__qualname__
             raise TypeError(f"{names[0]} is a {kind}, which never changes: a prepared call writes its outputs again")
         self._arguments = arguments  # kept alive, the plan too
-        self._own = dict(zip(operation.outputs, ready.outputs, strict=True))
+        self._own = dict(zip(operation.outputs, ready.outputs, strict=False))
         # Of one output that output, of several a tuple.
-        self._pick = operator.itemgetter(*operation.outputs) if operation.outputs else dict
+        self._pick = operator.itemgetter(*returned) if returned else dict
         result: Any = self._pick(self._own) if entry.result is None else entry.result(ready, arguments)
         self._result = result
         self._handle = _handle(operation, ready)
@@ -127,6 +140,10 @@ class Prepared:
     def __repr__(self) -> str:
         return f"<flashmla.Prepared {self._operation.name}>"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise no_copy("Prepared", "flashmla.prepare")
+
+    @eager
     def __call__(self, **tensors: Any) -> Any:
         """Makes the call. `tensors`: those that are others this time, by the operation's names for them."""
         if self._call is not None:
@@ -180,10 +197,8 @@ class Prepared:
     def _replace_scratch(self, call: Call, tensor: Any) -> None:
         name = str(self._operation.scratch)
         _, address, size = call.scratch(tensor, name)
-        needed = getattr(call.params, f"{name}_size")
-        if size < needed:
-            raise invalid("FLASHMLA_ERROR_WORKSPACE_TOO_SMALL", f"{name} has {size} bytes, was prepared with {needed}")
         setattr(call.params, name, address)
+        setattr(call.params, f"{name}_size", size)
 
     def _replace_list(self, call: Call, name: str, tensors: Any) -> None:
         given = _listed(tensors, name, self._positions[name])
@@ -222,6 +237,7 @@ def _handle(operation: Operation, ready: Ready) -> Any:
     return ffi.gc(made[0], lib.flashmla_prepared_free)
 
 
+@eager
 def prepare(operation: Callable[..., Any], *arguments: Any, **options: Any) -> Prepared:
     """Checks a call of `operation` once, to be made many times: for loops in which a microsecond counts.
 
@@ -230,12 +246,13 @@ def prepare(operation: Callable[..., Any], *arguments: Any, **options: Any) -> P
                      those of the call, with its errors. Outputs and scratch that are not given are made here, once.
                      Scalars, shapes, strides and dtypes are then fixed
 
-    Nothing is run yet; what a GPU needs for it is loaded. JAX arrays, which never change, are a TypeError. What is
-    returned is called with the tensors that change, by name: see `Prepared`.
+    Nothing is run yet; what a GPU needs for it is loaded. What is returned is called with the tensors that change, by
+    name: see `Prepared`. Raises what the call would, and TypeError for JAX arrays, which never change.
 
-    >>> decode = flashmla.prepare(flashmla.dense_decode, q, kv_caches[0], table, lengths, plan=plan)  # doctest: +SKIP
-    >>> for layer in range(layers):  # doctest: +SKIP
-    ...     out, lse = decode(q=qs[layer], kv_cache=kv_caches[layer])
+    >>> plan = flashmla.plan_decode(q, kv_cache, block_table, cache_seqlens)
+    >>> decode = flashmla.prepare(flashmla.dense_decode, q, kv_cache, block_table, cache_seqlens, plan=plan)
+    >>> for q_of_layer, kv_cache_of_layer in [(q, kv_cache), (q + q, kv_cache + kv_cache)]:
+    ...     out, lse = decode(q=q_of_layer, kv_cache=kv_cache_of_layer)
     """
     entry = next((entry for public, entry in _PREPARABLE.items() if public is operation), None)
     if entry is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 from flashmla._cdef import ffi
 from flashmla.errors import invalid
@@ -41,13 +42,33 @@ _READ_ONLY = 1
 
 
 class SupportsDLPack(Protocol):
-    """Any tensor that can be exported through DLPack."""
+    """Any tensor that can be exported through DLPack. JAX does not tell type checkers of `__dlpack_device__`."""
 
-    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def __dlpack__(self) -> Callable[..., Any]:
         """The export itself."""
 
-    def __dlpack_device__(self) -> Any:
-        """(device type, device id)."""
+
+class DType(Protocol):
+    """An element type of a framework: torch.float32, numpy.dtype("float32")."""
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+
+
+OutDType = Literal["bfloat16", "float16", "float32"] | DType | type[Any] | None
+"""What `out_dtype` may be: a name, a dtype of a framework, a scalar type as numpy.float32 and jax.numpy.bfloat16."""
+
+
+def dtype_name(dtype: Any) -> Any:
+    """What a framework's dtype is called, such as "float32"; something else for what is no dtype."""
+    if isinstance(dtype, str):
+        return dtype
+    if type(dtype).__module__ == "torch":
+        return str(dtype).removeprefix("torch.")
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None)  # numpy.dtype("float32"); numpy.float32
+    return name if isinstance(name, str) else None
 
 
 def pointer(capsule: Any, argument: str) -> Any:

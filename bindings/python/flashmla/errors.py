@@ -1,7 +1,4 @@
-"""Exceptions. Where the C library refuses a call, the message is its own sentence and `status` its number.
-
-What has another name in Python is renamed in the sentence.
-"""
+"""Exceptions. Where the C library refuses a call, the message is its own sentence and `status` its number."""
 
 from __future__ import annotations
 
@@ -11,13 +8,6 @@ from flashmla._cdef import ffi
 
 _NAMES: dict[int, str] = ffi.typeof("flashmla_status").elements
 _NUMBERS: dict[str, int] = ffi.typeof("flashmla_status").relements
-_IN_PYTHON = {
-    "set FLASHMLA_DEFAULT_SCALE": "softmax_scale=None",
-    "FLASHMLA_BATCH_INVARIANT": "batch_invariant",
-    "FLASHMLA_CAUSAL": "causal",
-    "is NULL": "is None",
-    "params.": "",
-}
 
 
 class FlashMLAError(Exception):
@@ -66,7 +56,4 @@ def invalid(name: str, message: str) -> InvalidArgumentError:
 def check(lib: Any, status: int) -> None:
     """Raises for a C status that is not FLASHMLA_OK, with the sentence of the C library."""
     if status:
-        sentence = ffi.string(lib.flashmla_last_error()).decode()
-        for in_c, in_python in _IN_PYTHON.items():
-            sentence = sentence.replace(in_c, in_python)
-        raise error_for(status, sentence)
+        raise error_for(status, ffi.string(lib.flashmla_last_error()).decode())

@@ -35,10 +35,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__has_include) && !defined(FLASHMLA_CDEF)
-#if __has_include(<dlpack/dlpack.h>)
-#include <dlpack/dlpack.h>
-#endif
+/* DLPack's tensor description. Its own header, of any version and in any place, may come before this one or after it;
+ * one of a version beyond 1.3 comes before, if its new names are used. */
+#ifndef DLPACK_DLPACK_H_
+#include "dlpack.h"
 #endif
 
 #ifdef __cplusplus
@@ -50,7 +50,7 @@ extern "C" {
 #define FLASHMLA_VERSION_MINOR 2
 #define FLASHMLA_VERSION_PATCH 0
 /* The binary interface, one integer: an incompatible change bumps it, an appended field or function does not. */
-#define FLASHMLA_ABI_VERSION 1
+#define FLASHMLA_ABI_VERSION 2
 
 #ifndef FLASHMLA_API
 #define FLASHMLA_API __attribute__((visibility("default")))
@@ -59,37 +59,12 @@ extern "C" {
 #define FLASHMLA_CHECK __attribute__((warn_unused_result))
 #endif
 
-/* DLPack's tensor description, binary-identical to <dlpack/dlpack.h> (https://dmlc.github.io/dlpack), which is used
- * when found. */
-#ifndef DLPACK_DLPACK_H_
-typedef enum { kDLCPU = 1, kDLCUDA = 2 } DLDeviceType;
-typedef struct {
-  int32_t device_type; /* a DLDeviceType */
-  int32_t device_id;
-} DLDevice;
-typedef enum { kDLInt = 0, kDLUInt = 1, kDLFloat = 2, kDLBfloat = 4 } DLDataTypeCode;
-typedef struct {
-  uint8_t code; /* a DLDataTypeCode */
-  uint8_t bits;
-  uint16_t lanes;
-} DLDataType;
-typedef struct {
-  void *data;
-  DLDevice device;
-  int32_t ndim;
-  DLDataType dtype;
-  int64_t *shape;
-  int64_t *strides; /* elements; NULL: compact row-major */
-  uint64_t byte_offset;
-} DLTensor;
-#endif
-
 /* Status codes. The numbers are pinned: they never change meaning, and new ones fill the gaps.
  * 1xx: the call is wrong. 2xx: the call is legal, this build or device cannot do it. 3xx: the machine failed. */
 typedef enum flashmla_status {
   FLASHMLA_OK = 0,
   FLASHMLA_ERROR_NULL_POINTER = 100, /* a required pointer is NULL */
-  FLASHMLA_ERROR_STRUCT_SIZE = 101,  /* struct_size too small, or unknown trailing fields are not zero */
+  FLASHMLA_ERROR_STRUCT_SIZE = 101,  /* struct_size too small or within a field, or unknown trailing bytes not zero */
   FLASHMLA_ERROR_FLAGS = 102,        /* unknown flag bits */
   FLASHMLA_ERROR_DTYPE = 110,        /* dtype not allowed here, or differs from q's */
   FLASHMLA_ERROR_SHAPE = 111,        /* rank or extent does not fit the other arguments */
@@ -119,6 +94,8 @@ typedef enum flashmla_flags {
   FLASHMLA_BATCH_INVARIANT = 16, /* plan: where a request is split follows from its own length alone, so the bits of its
                                     result do not depend on the requests beside it. A decode call that makes its own
                                     schedule takes it too; with a plan, the plan decides */
+  FLASHMLA_PYTHON_NAMES = 256,   /* flashmla_last_error names arguments as the Python package does: num_splits instead
+                                    of params.num_splits, None instead of NULL */
 } flashmla_flags;
 
 /* A plan: the split-KV schedule of one decode step, shared by the layers of that step. Opaque; made by
@@ -173,8 +150,8 @@ typedef struct flashmla_dense_decode_params {
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; d_qk / d_v
    * 576 / 512, 512 / 512 or 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
-  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; page_size on CUDA a power of two up to 64 or a
-   * multiple of 64, on CPU any; strides as q */
+  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size, on CUDA best a multiple of 16: the
+   * fewer rows the largest power of two that divides it, the more loads; strides as q */
   const DLTensor *kv_cache;
   const DLTensor *block_table;   /* (batch, max_blocks) int32, innermost stride 1 */
   const DLTensor *cache_seqlens; /* (batch) int32, contiguous; tokens */
@@ -191,7 +168,8 @@ typedef struct flashmla_dense_decode_params {
   uint64_t workspace_size;      /* bytes; at least what flashmla_dense_decode_workspace_size says */
   void *stream;                 /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
   const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
-  int32_t max_seqlen_q;         /* query tokens of a request at most, > 0; 0 without cu_seqlens_q */
+  int32_t max_seqlen_q;         /* query tokens of a request at most, > 0; 0 without cu_seqlens_q. More than total_q is
+                                   as good as total_q: INT32_MAX is no limit and costs nothing */
   int32_t cp_rank;              /* this shard, in [0, cp_world) */
   int32_t cp_world;             /* shards; 0: the cache is whole, and the other fields of this kind are 0 and NULL */
   int32_t cp_interleave;        /* tokens of a turn, > 0 */
@@ -220,6 +198,7 @@ typedef struct flashmla_merge_states_params {
 
 /* A row of the kernel table: what this build can run. */
 typedef struct flashmla_kernel_info {
+  uint32_t struct_size;  /* sizeof(flashmla_kernel_info): set it before the call, which writes no more than that */
   const char *name;      /* unique, e.g. "dense_decode_bf16_576_cluster2" */
   const char *operation; /* "dense_decode", "plan", "combine", "merge_states" */
   const char *dtype;     /* of q, else of what it joins: "bfloat16", "float16", "float32"; "any": of no one type */
@@ -242,6 +221,13 @@ FLASHMLA_API const char *flashmla_last_error(void);
  * The environment variable FLASHMLA_FORCE_KERNEL names the dense_decode kernel that must run on CUDA devices; a call
  * that it does not fit fails with FLASHMLA_ERROR_UNSUPPORTED. */
 FLASHMLA_API const char *flashmla_last_kernel(void);
+
+/* The environment variables are read when the library is loaded, in no call, so that calls may run beside setenv:
+ * FLASHMLA_NUM_THREADS, FLASHMLA_CPU_ISA, FLASHMLA_FORCE_KERNEL. This reads them again; it must not run beside setenv.
+ */
+FLASHMLA_API void flashmla_read_environment(void);
+/* What is wrong with their values, as they were read last; "" if nothing is. */
+FLASHMLA_API const char *flashmla_environment_error(void);
 
 /* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
  * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose params, tensors, memory and plan may be
@@ -295,7 +281,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_run(const flas
  * its own. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream);
 
-/* Number of rows of the kernel table, and one row; an index out of range is FLASHMLA_ERROR_VALUE. */
+/* Number of rows of the kernel table, and one row; an index out of range is FLASHMLA_ERROR_VALUE.
+ * info->struct_size says how long the struct is; what this library does not know of it becomes 0. */
 FLASHMLA_API int32_t flashmla_kernel_count(void);
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_kernel_at(int32_t index, flashmla_kernel_info *info);
 /* CUDA driver version as 1000 * major + 10 * minor, or why there is none (FLASHMLA_ERROR_NO_DRIVER and the last error).
@@ -317,6 +304,7 @@ typedef struct flashmla_host {
   void *(*capsule)(void *object, const char *); /* what a capsule of that name holds: PyCapsule_GetPointer */
   void *(*type)(void *object);                  /* new reference: PyObject_Type */
   void *(*attribute)(void *object, void *name); /* new reference, NULL: an exception is set: PyObject_GetAttr */
+  void *(*call)(void *function, void *const *arguments, size_t count, void *null); /* likewise: PyObject_Vectorcall */
   void (*release)(void *object);                /* of a reference: Py_DecRef */
   void *(*unlock)(void);                        /* lets other threads run: PyEval_SaveThread */
   void (*lock)(void *state);                    /* with what unlock returned: PyEval_RestoreThread */
@@ -339,6 +327,16 @@ typedef struct flashmla_exchange_argument {
   int32_t count;   /* of a list */
 } flashmla_exchange_argument;
 
+/* What must hold for a call, beside what the table tells: an attribute, or what a function returns. */
+typedef struct flashmla_exchange_condition {
+  int32_t of_tensors; /* 1: for every tensor whose elements are no integers; 0: once a call */
+  void *function;     /* called with the tensor, or with nothing; */
+  void *attribute;    /* NULL: the attribute with this name object is looked at, ... */
+  void *object;       /* ... of the tensor, or of this object */
+  const void *value;  /* the object that must be found, or the call is UNUSUAL */
+  void *unless;       /* NULL, or a function called once a call with nothing: where it returns `value`, this holds */
+} flashmla_exchange_condition;
+
 /* The call of one operation with given scalars on tensors of one type. It is read only, so any number of threads may
  * share one. Exactly one of the functions run* is set. Where params holds a tensor already, one that is passed for it
  * must have its shape, strides, dtype and device, or it is UNUSUAL. The description is trusted: offsets are those of
@@ -348,13 +346,13 @@ typedef struct flashmla_exchange {
   const void *table;           /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
                                /* NULL: tensors are capsules named "dltensor_versioned" */
   const void *type;            /* with a table: the type object; another type's objects are UNUSUAL */
-  void *attribute;             /* name object of an attribute that must be attribute_value, ... */
-  const void *attribute_value; /* ... or the object is UNUSUAL; NULL: none */
+  const flashmla_exchange_condition *conditions;
   const void *params;          /* the params struct but for the fields that arguments fill, which are */
   uint32_t params_size;        /* zero, or what holds where nothing is passed */
   int32_t num_objects;         /* objects of a call, lists counted by their tensors */
   const flashmla_exchange_argument *arguments; /* in the order of the objects */
   int32_t num_arguments;
+  int32_t num_conditions;
   uint32_t stream_offset;  /* with a table: of the field that gets its current stream of the first tensor's device */
   uint32_t scratch_offset; /* of the field of scratch that is made where none is passed, by the table's allocator */
   int32_t keep_scratch;    /* 1: such scratch is what the call returns, as an object; 0: it is released */

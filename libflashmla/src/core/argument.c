@@ -31,6 +31,24 @@ fm_text fm_tensor_name(const fm_tensors *tensors, int32_t row, int32_t element) 
   return text;
 }
 
+fm_text fm_describe_axes(const fm_axis *axes, const fm_argument *row) {
+  fm_text text = {"("};
+  for (int32_t axis = 0; axis < row->rank; ++axis)
+    fm_append(&text, "%s%s", axis > 0 ? ", " : "", axes[row->axes[axis]].name);
+  fm_append(&text, ")");
+  return text;
+}
+
+fm_text fm_describe_device(bool cuda, int32_t id) {
+  fm_text text = {""};
+  fm_append(&text, "%s:%d", cuda ? "cuda" : "cpu", id);
+  return text;
+}
+
+static fm_text device_of(const DLTensor *tensor) {
+  return fm_describe_device((int32_t)tensor->device.device_type == kDLCUDA, tensor->device.device_id);
+}
+
 #define NAME(row, element) fm_tensor_name(tensors, row, element).chars
 /* Loops over every tensor that is given. */
 #define EACH_TENSOR(row, element, tensor)                                       \
@@ -43,10 +61,11 @@ static flashmla_status check_form(const fm_tensors *tensors, int32_t row, int32_
   const int32_t rank = tensors->rows[row].rank;
   if (tensor == NULL) {
     if (tensors->rows[row].optional) return FLASHMLA_OK;
-    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the tensor is required", NAME(row, element));
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is {NULL|None}; the tensor is required", NAME(row, element));
   }
   if (tensor->ndim != rank)
-    return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.ndim is %d; it must be %d", NAME(row, element), tensor->ndim, rank);
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.ndim is %d; it must be %d %s", NAME(row, element), tensor->ndim, rank,
+                   fm_describe_axes(tensors->axes, &tensors->rows[row]).chars);
   if (tensor->shape == NULL)
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s.shape is NULL; it must list %d extents", NAME(row, element), rank);
   return FLASHMLA_OK;
@@ -55,7 +74,8 @@ static flashmla_status check_form(const fm_tensors *tensors, int32_t row, int32_
 flashmla_status fm_check_lists(const fm_tensors *tensors) {
   for (int32_t row = 0; row < tensors->count; ++row)
     if (tensors->rows[row].listed && tensors->given[row] == NULL)
-      return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the tensors are required", tensors->rows[row].name);
+      return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is {NULL|None}; the tensors are required",
+                     tensors->rows[row].name);
   return FLASHMLA_OK;
 }
 
@@ -97,8 +117,6 @@ flashmla_status fm_check_dtypes(const fm_tensors *tensors) {
   return FLASHMLA_OK;
 }
 
-static const char *device_name(int32_t type) { return type == kDLCPU ? "cpu" : "cuda"; }
-
 flashmla_status fm_check_devices(const fm_tensors *tensors) {
   EACH_TENSOR(row, element, tensor) {
     const int32_t type = (int32_t)tensor->device.device_type, id = tensor->device.device_id;
@@ -108,12 +126,11 @@ flashmla_status fm_check_devices(const fm_tensors *tensors) {
     if (type == kDLCUDA && id < 0)
       return fm_fail(FLASHMLA_ERROR_DEVICE, "%s.device.device_id is %d; it must be >= 0", NAME(row, element), id);
   }
-  const DLDevice first = fm_tensor_at(tensors, 0, 0)->device;
+  const DLTensor *first = fm_tensor_at(tensors, 0, 0);
   EACH_TENSOR(row, element, tensor) {
-    if (tensor->device.device_type != first.device_type || tensor->device.device_id != first.device_id)
-      return fm_fail(FLASHMLA_ERROR_MIXED_DEVICES, "%s is on %s:%d, %s is on %s:%d; all tensors must be on one device",
-                     NAME(row, element), device_name((int32_t)tensor->device.device_type), tensor->device.device_id,
-                     NAME(0, 0), device_name((int32_t)first.device_type), first.device_id);
+    if (tensor->device.device_type != first->device.device_type || tensor->device.device_id != first->device.device_id)
+      return fm_fail(FLASHMLA_ERROR_MIXED_DEVICES, "%s is on %s, %s is on %s; all tensors must be on one device",
+                     NAME(row, element), device_of(tensor).chars, NAME(0, 0), device_of(first).chars);
   }
   return FLASHMLA_OK;
 }

@@ -86,6 +86,10 @@ static inline int32_t fm_tensors_of(const fm_tensors *tensors, int32_t row) {
 }
 /* "q", "outs[3]". */
 fm_text fm_tensor_name(const fm_tensors *tensors, int32_t row, int32_t element);
+/* "(batch, s_q, h_q, d_qk)" */
+fm_text fm_describe_axes(const fm_axis *axes, const fm_argument *row);
+/* "cuda:1" */
+fm_text fm_describe_device(bool cuda, int32_t id);
 
 /* Every list is given: then fm_tensor_at may look into it. */
 flashmla_status fm_check_lists(const fm_tensors *tensors);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 static inline int32_t fm_min32(int32_t a, int32_t b) { return a < b ? a : b; }
+static inline int32_t fm_max32(int32_t a, int32_t b) { return a > b ? a : b; }
 static inline int64_t fm_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t fm_max64(int64_t a, int64_t b) { return a > b ? a : b; }
 /* For low <= high. */

@@ -25,15 +25,41 @@ fm_dtype fm_dtype_of(DLDataType dtype) {
   return found;
 }
 
+/* Names of DLPack's type codes (dlpack.h, DLDataTypeCode, 1.1). */
+static const struct {
+  const char *name;
+  uint8_t bits; /* which the name says; 0: they stand behind it */
+} codes[] = {
+    {"int", 0},
+    {"uint", 0},
+    {"float", 0},
+    {"handle", 0},
+    {"bfloat", 0},
+    {"complex", 0},
+    {"bool", 8},
+    {"float8_e3m4", 8},
+    {"float8_e4m3", 8},
+    {"float8_e4m3b11fnuz", 8},
+    {"float8_e4m3fn", 8},
+    {"float8_e4m3fnuz", 8},
+    {"float8_e5m2", 8},
+    {"float8_e5m2fnuz", 8},
+    {"float8_e8m0fnu", 8},
+    {"float6_e2m3fn", 6},
+    {"float6_e3m2fn", 6},
+    {"float4_e2m1fn", 4},
+};
+
 fm_text fm_describe_dtype(DLDataType dtype) {
-  static const char *const codes[] = {
-      [kDLInt] = "int", [kDLUInt] = "uint", [kDLFloat] = "float", [kDLBfloat] = "bfloat"};
-  const char *code = dtype.code < sizeof codes / sizeof codes[0] ? codes[dtype.code] : NULL;
   fm_text text = {""};
-  if (code != NULL)
-    fm_append(&text, "%s%d", code, dtype.bits);
-  else
+  const bool known = dtype.code < sizeof codes / sizeof codes[0];
+  const uint8_t bits = known ? codes[dtype.code].bits : 0;
+  if (!known || (bits != 0 && bits != dtype.bits))
     fm_append(&text, "code %d, %d bits", dtype.code, dtype.bits);
+  else if (bits == 0)
+    fm_append(&text, "%s%d", codes[dtype.code].name, dtype.bits);
+  else
+    fm_append(&text, "%s", codes[dtype.code].name);
   if (dtype.lanes != 1) fm_append(&text, "x%d", dtype.lanes);
   return text;
 }

@@ -1,7 +1,9 @@
 /* error.c - status texts and what each thread remembers: its last error sentence and its last kernel. */
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "core/error.h"
 
@@ -11,6 +13,7 @@ enum { FM_SENTENCE_BYTES = 320 }; /* longer sentences are cut off */
  * libraries of a process share in glibc. */
 static _Thread_local char last_error[FM_SENTENCE_BYTES];
 static _Thread_local const char *last_kernel = "";
+static _Thread_local bool python_names;
 
 static const char *const status_texts[] = {
     [FLASHMLA_OK] = "ok",
@@ -46,10 +49,37 @@ const char *flashmla_last_error(void) { return last_error; }
 
 const char *flashmla_last_kernel(void) { return last_kernel; }
 
+void fm_use_names(uint32_t flags) { python_names = (flags & FLASHMLA_PYTHON_NAMES) != 0; }
+
+/* Copies a text with one side of each "{C|Python}" in it, cut off where there is no more room. */
+static void choose_names(const char *both, char *chosen, size_t size) {
+  enum { BOTH, IN_C, IN_PYTHON } side = BOTH;
+  size_t used = 0;
+  for (; *both != '\0'; ++both) {
+    if (*both == '{')
+      side = IN_C;
+    else if (*both == '|' && side == IN_C)
+      side = IN_PYTHON;
+    else if (*both == '}')
+      side = BOTH;
+    else if (used + 1 < size && (side == BOTH || (side == IN_PYTHON) == python_names))
+      chosen[used++] = *both;
+  }
+  chosen[used] = '\0';
+}
+
+fm_text fm_named(const char *both) {
+  fm_text text;
+  choose_names(both, text.chars, sizeof text.chars);
+  return text;
+}
+
 flashmla_status fm_fail(flashmla_status status, const char *format, ...) {
   va_list arguments;
+  char chosen[FM_SENTENCE_BYTES];
+  choose_names(format, chosen, sizeof chosen);
   va_start(arguments, format);
-  vsnprintf(last_error, sizeof last_error, format, arguments);
+  vsnprintf(last_error, sizeof last_error, chosen, arguments);
   va_end(arguments);
   return status;
 }

@@ -15,7 +15,7 @@
 
 enum { DLPACK_MAJOR = 1, READ_ONLY = 1 }; /* DLPACK_FLAG_BITMASK_READ_ONLY */
 /* Params may be those of a newer header: longer than this library knows them. */
-enum { MAX_TENSORS = 40, MAX_RANK = 8, MAX_PARAMS_BYTES = 512 };
+enum { MAX_TENSORS = 40, MAX_RANK = 8, MAX_PARAMS_BYTES = 512, MAX_CONDITIONS = 32 };
 
 /* What a step answers besides FLASHMLA_OK and the library's statuses. */
 enum { UNUSUAL = FLASHMLA_EXCHANGE_UNUSUAL, RAISED = -2, NO_SCRATCH = -3 };
@@ -46,6 +46,7 @@ typedef struct call {
   void *const *objects;
   int32_t num_tensors;
   bool has_scratch;
+  uint32_t hold; /* bits of the conditions that need not be looked at for each tensor */
   int64_t scratch_bytes; /* needed, and not to be had here */
   void *result;
   const DLTensor *model; /* the first tensor: its device is the call's */
@@ -67,18 +68,48 @@ flashmla_status flashmla_exchange_host(const flashmla_host *functions) {
   return FLASHMLA_OK;
 }
 
-/* What a tensor type's own export would refuse, and the table does not look at, is left to the caller. */
+static int is_value(void *found, const void *value) {
+  if (!found) return RAISED;
+  host.release(found);
+  return found == value ? FLASHMLA_OK : UNUSUAL;
+}
+
+static int check_condition(const flashmla_exchange_condition *condition, void *tensor) {
+  void *found = condition->function ? host.call(condition->function, &tensor, tensor != NULL, NULL)
+                                    : host.attribute(tensor ? tensor : condition->object, condition->attribute);
+  return is_value(found, condition->value);
+}
+
+/* The conditions on the call. Finds out which of those on tensors hold for all. */
+static int check_call(call *c) {
+  const flashmla_exchange *how = c->how;
+  c->hold = 0;
+  if (how->num_conditions > MAX_CONDITIONS) return UNUSUAL;
+  for (int32_t i = 0; i < how->num_conditions; ++i) {
+    const flashmla_exchange_condition *condition = &how->conditions[i];
+    int status = UNUSUAL;
+    if (condition->unless) status = is_value(host.call(condition->unless, NULL, 0, NULL), condition->value);
+    if (status == UNUSUAL && !condition->of_tensors) status = check_condition(condition, NULL);
+    if (status == FLASHMLA_OK) c->hold |= 1U << i;
+    if (status == RAISED || (status == UNUSUAL && !condition->of_tensors)) return status;
+  }
+  return FLASHMLA_OK;
+}
+
+static int check_tensor(const call *c, void *object) {
+  for (int32_t i = 0; i < c->how->num_conditions; ++i) {
+    if (c->hold & 1U << i) continue;
+    const int status = check_condition(&c->how->conditions[i], object);
+    if (status) return status;
+  }
+  return FLASHMLA_OK;
+}
+
 static int read_object(const call *c, void *object, DLTensor *tensor) {
   const flashmla_exchange *how = c->how;
   void *type = host.type(object);
   host.release(type); /* the object keeps it alive */
   if (type != how->type) return UNUSUAL;
-  if (how->attribute) {
-    void *value = host.attribute(object, how->attribute);
-    if (!value) return RAISED;
-    host.release(value);
-    if (value != how->attribute_value) return UNUSUAL;
-  }
   return c->table->export_tensor(object, tensor) ? RAISED : FLASHMLA_OK;
 }
 
@@ -107,7 +138,9 @@ static int export_tensor(call *c, void *object, bool written, DLTensor **exporte
   tensor->shape = c->shapes[i];
   tensor->strides = c->strides[i];
   *exported = tensor;
-  return FLASHMLA_OK;
+  /* Now that extents are copied: a method may give up the lock. */
+  const bool integers = tensor->dtype.code == kDLInt || tensor->dtype.code == kDLUInt;
+  return c->table && !integers ? check_tensor(c, object) : FLASHMLA_OK;
 }
 
 static bool same_device(DLDevice a, DLDevice b) { return a.device_type == b.device_type && a.device_id == b.device_id; }
@@ -139,7 +172,7 @@ static int take_tensor(call *c, void *object, bool written, const DLTensor **fil
   return FLASHMLA_OK;
 }
 
-/* A caller's scratch: contiguous memory on the call's device. A prepared call's is at least as large as its own. */
+/* A caller's scratch: contiguous memory on the call's device. Whether it suffices, the operation says. */
 static int take_scratch(call *c, void *object, uint32_t offset) {
   void **memory = field(c, offset);
   uint64_t *bytes = field(c, offset + sizeof(void *));
@@ -154,7 +187,7 @@ static int take_scratch(call *c, void *object, uint32_t offset) {
     count *= (uint64_t)tensor->shape[axis];
   }
   const uint64_t size = count * tensor->dtype.bits * tensor->dtype.lanes / 8;
-  if ((c->model && !same_device(tensor->device, c->model->device)) || size < *bytes) return UNUSUAL;
+  if (c->model && !same_device(tensor->device, c->model->device)) return UNUSUAL;
   *memory = (char *)tensor->data + tensor->byte_offset;
   *bytes = size;
   return FLASHMLA_OK;
@@ -267,7 +300,8 @@ void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count) {
   c.has_scratch = false;
   c.result = NULL;
   managed_tensor *made = NULL;
-  int status = take_objects(&c);
+  int status = check_call(&c);
+  if (!status) status = take_objects(&c);
   if (!status && how->size && !c.has_scratch) status = make_scratch(&c, &made);
   if (!status) status = run(&c);
   void *kept = NULL;

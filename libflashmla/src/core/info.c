@@ -1,4 +1,6 @@
 /* info.c - the entry points that tell about the library: versions, and the kernel table. */
+#include <string.h>
+
 #include "core/operation.h"
 #include "cuda/kernels.h"
 
@@ -15,6 +17,10 @@ int32_t flashmla_kernel_count(void) {
   return rows;
 }
 
+typedef flashmla_kernel_info info_type;
+static const uint16_t ends[] = {FM_END(info_type, threads)};
+static const fm_struct info_struct = FM_STRUCT("info", info_type, ends);
+
 static void cpu_kernel_at(int32_t index, flashmla_kernel_info *info) {
   int32_t i = 0;
   for (; index >= fm_operation_at(i)->num_cpu_kernels; ++i) index -= fm_operation_at(i)->num_cpu_kernels;
@@ -26,9 +32,16 @@ flashmla_status flashmla_kernel_at(int32_t index, flashmla_kernel_info *info) {
   if (info == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "info is NULL; the row goes there");
   if (index < 0 || index >= rows)
     return fm_fail(FLASHMLA_ERROR_VALUE, "index is %d; it must be in [0, %d)", index, rows);
+  uint32_t size;
+  FM_TRY(fm_read_struct_size(info, &info_struct, &size));
+  flashmla_kernel_info row;
   if (index < cuda_rows)
-    fm_cuda_kernel_at(index, info);
+    fm_cuda_kernel_at(index, &row);
   else
-    cpu_kernel_at(index - cuda_rows, info);
+    cpu_kernel_at(index - cuda_rows, &row);
+  row.struct_size = size;
+  const size_t known = size < sizeof row ? size : sizeof row;
+  memcpy(info, &row, known);
+  memset((char *)info + known, 0, size - known);
   return FLASHMLA_OK;
 }

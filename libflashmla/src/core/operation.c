@@ -3,12 +3,13 @@
 
 #include <string.h>
 
-#include "core/params.h"
+#include "core/calling_thread.h"
 
 enum { SCRATCH_ALIGNMENT = 16 /* bytes */ };
 
-/* Begin and end of the section that FM_REGISTER fills; the linker makes them. */
-extern const fm_operation *const __start_fm_operations[], *const __stop_fm_operations[];
+/* Begin and end of the section that FM_REGISTER fills; the linker makes them. Hidden: lld would export them. */
+extern const fm_operation *const __start_fm_operations[] __attribute__((visibility("hidden")));
+extern const fm_operation *const __stop_fm_operations[] __attribute__((visibility("hidden")));
 
 const fm_operation *fm_operation_at(int32_t i) {
   return i < __stop_fm_operations - __start_fm_operations ? __start_fm_operations[i] : NULL;
@@ -17,8 +18,9 @@ const fm_operation *fm_operation_at(int32_t i) {
 static flashmla_status check_flags(const fm_operation *operation, const void *params) {
   uint32_t flags; /* behind struct_size in every params struct */
   memcpy(&flags, (const char *)params + sizeof(uint32_t), sizeof flags);
-  if ((flags & ~operation->flags) == 0) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_FLAGS, "params.flags is 0x%x; only bits of 0x%x are known", flags, operation->flags);
+  if ((flags & ~(operation->flags | FLASHMLA_PYTHON_NAMES)) == 0) return FLASHMLA_OK;
+  return fm_fail(FLASHMLA_ERROR_FLAGS, "params.flags is 0x%x; only bits of 0x%x are known", flags,
+                 operation->flags | FLASHMLA_PYTHON_NAMES);
 }
 
 static flashmla_status check_threads(const fm_operation *operation, const void *params) {
@@ -26,7 +28,7 @@ static flashmla_status check_threads(const fm_operation *operation, const void *
   if (operation->threads_offset == 0) return FLASHMLA_OK;
   memcpy(&threads, (const char *)params + operation->threads_offset, sizeof threads);
   if (threads >= 0) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_threads is %d; it must be >= 0", threads);
+  return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}num_threads is %d; it must be >= 0", threads);
 }
 
 static flashmla_status check_memory(fm_call *call) {
@@ -44,7 +46,7 @@ flashmla_status fm_check_call(const fm_operation *operation, const void *params,
   call->empty = call->again = false;
   call->scratch_bytes = 0;
   memset(state, 0, operation->state_size);
-  FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));
+  FM_TRY(fm_read_params(params, &operation->params, call->params));
   FM_TRY(check_flags(operation, call->params));
   if (operation->read_form != NULL) FM_TRY(operation->read_form(call->params, &call->form));
   fm_tensors *tensors = &call->tensors;
@@ -77,13 +79,14 @@ flashmla_status fm_check_scratch(const fm_call *call) {
   memcpy(&buffer, call->params + operation->scratch_offset, sizeof buffer);
   memcpy(&size, call->params + operation->scratch_size_offset, sizeof size);
   if (buffer == NULL)
-    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "params.%s is NULL; %llu bytes are needed", name,
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "{params.|}%s is {NULL|None}; %llu bytes are needed", name,
                    (unsigned long long)needed);
   if ((uintptr_t)buffer % SCRATCH_ALIGNMENT != 0)
-    return fm_fail(FLASHMLA_ERROR_ALIGNMENT, "params.%s is %p; it must be a multiple of %d bytes", name, buffer,
-                   SCRATCH_ALIGNMENT);
+    return fm_fail(FLASHMLA_ERROR_ALIGNMENT, "{params.|}%s is {|at address }%p; it must be a multiple of %d bytes",
+                   name, buffer, SCRATCH_ALIGNMENT);
   if (size < needed)
-    return fm_fail(FLASHMLA_ERROR_WORKSPACE_TOO_SMALL, "params.%s_size is %llu; it must be at least %llu", name,
+    return fm_fail(FLASHMLA_ERROR_WORKSPACE_TOO_SMALL,
+                   "{params.|}%s{_size is| has} %llu{| bytes}; it must {be|have} at least %llu", name,
                    (unsigned long long)size, (unsigned long long)needed);
   return FLASHMLA_OK;
 }
@@ -94,10 +97,12 @@ static void release(const fm_operation *operation, void *state) {
 
 flashmla_status fm_query_size(const fm_operation *operation, const void *params, void *state, uint64_t *bytes) {
   if (bytes == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL; the result goes there");
+  const fm_calling_thread thread = fm_enter_call();
   fm_call call;
   const flashmla_status status = fm_check_call(operation, params, true, &call, state);
   if (status == FLASHMLA_OK) *bytes = call.scratch_bytes;
   release(operation, state);
+  fm_leave_call(thread);
   return status;
 }
 
@@ -114,6 +119,7 @@ static flashmla_status launch(fm_call *call, void *state) {
 }
 
 flashmla_status fm_run(const fm_operation *operation, const void *params, void *state, void *result) {
+  const fm_calling_thread thread = fm_enter_call();
   fm_call call;
   flashmla_status status = fm_check_call(operation, params, false, &call, state);
   call.result = result;
@@ -121,5 +127,6 @@ flashmla_status fm_run(const fm_operation *operation, const void *params, void *
   if (status == FLASHMLA_OK && !call.empty) status = launch(&call, state);
   if (status == FLASHMLA_OK) status = fm_finish(&call, state);
   release(operation, state);
+  fm_leave_call(thread);
   return status;
 }

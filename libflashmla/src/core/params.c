@@ -1,27 +1,42 @@
 /* params.c - see params.h. */
 #include "core/params.h"
 
+#include <stdbool.h>
 #include <string.h>
 
-/* Bytes; far above any params struct: more is an uninitialised field, whose tail must not be read. */
+/* Bytes; far above any struct: more is an uninitialised field, whose tail must not be read. */
 enum { MAX_STRUCT_SIZE = 4096 };
 
-flashmla_status fm_read_params(const void *given, uint32_t least_size, void *params, uint32_t known_size) {
-  if (given == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "params is NULL; the struct is required");
-  uint32_t size;
-  memcpy(&size, given, sizeof size);
-  if (size < least_size || size > MAX_STRUCT_SIZE)
+flashmla_status fm_read_struct_size(const void *given, const fm_struct *known, uint32_t *size) {
+  memcpy(size, given, sizeof *size);
+  if (*size < known->ends[0] || *size > MAX_STRUCT_SIZE)
     return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE,
-                   "params.struct_size is %u; it must be sizeof the struct, at least %u and at most %d", size,
-                   least_size, MAX_STRUCT_SIZE);
+                   "%s.struct_size is %u; it must be sizeof the struct, at least %u and at most %d", known->name, *size,
+                   known->ends[0], MAX_STRUCT_SIZE);
+  bool whole = *size >= known->size;
+  for (int32_t i = 0; i < known->num_ends; ++i) whole = whole || *size == known->ends[i];
+  if (!whole)
+    return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE,
+                   "%s.struct_size is %u, which is within a field; it must be sizeof the struct, %u in this library",
+                   known->name, *size, known->size);
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_read_params(const void *given, const fm_struct *known, void *params) {
+  if (given == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the struct is required", known->name);
+  uint32_t size;
+  FM_TRY(fm_read_struct_size(given, known, &size));
   const unsigned char *bytes = given;
-  for (uint32_t i = known_size; i < size; ++i)
+  for (uint32_t i = known->size; i < size; ++i)
     if (bytes[i] != 0)
       return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE,
-                     "params.struct_size is %u and byte %u is not 0; this library knows %u bytes, later ones must be 0",
-                     size, i, known_size);
-  const uint32_t used = size < known_size ? size : known_size;
+                     "%s.struct_size is %u and byte %u is not 0; this library knows %u bytes, later ones must be 0",
+                     known->name, size, i, known->size);
+  const uint32_t used = size < known->size ? size : known->size;
   memcpy(params, given, used);
-  memset((char *)params + used, 0, known_size - used);
+  memset((char *)params + used, 0, known->size - used);
+  uint32_t flags; /* behind struct_size in every params struct */
+  memcpy(&flags, bytes + sizeof size, sizeof flags);
+  fm_use_names(flags);
   return FLASHMLA_OK;
 }

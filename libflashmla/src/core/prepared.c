@@ -2,8 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/calling_thread.h"
 #include "core/operation.h"
-#include "core/params.h"
 
 enum { STATE_ALIGNMENT = 64 /* bytes: of tensor maps in it */ };
 
@@ -22,7 +22,7 @@ static flashmla_status prepare(const fm_operation *operation, const void *params
   return backend->prepare != NULL ? backend->prepare(call, made->state) : FLASHMLA_OK;
 }
 
-flashmla_status fm_prepare(const fm_operation *operation, const void *params, flashmla_prepared **prepared) {
+static flashmla_status make_prepared(const fm_operation *operation, const void *params, flashmla_prepared **prepared) {
   if (prepared == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "prepared is NULL; the result goes there");
   const size_t bytes = (sizeof(flashmla_prepared) + operation->state_size + STATE_ALIGNMENT - 1) / STATE_ALIGNMENT;
   flashmla_prepared *made = aligned_alloc(STATE_ALIGNMENT, bytes * STATE_ALIGNMENT);
@@ -36,6 +36,13 @@ flashmla_status fm_prepare(const fm_operation *operation, const void *params, fl
   return status;
 }
 
+flashmla_status fm_prepare(const fm_operation *operation, const void *params, flashmla_prepared **prepared) {
+  const fm_calling_thread thread = fm_enter_call();
+  const flashmla_status status = make_prepared(operation, params, prepared);
+  fm_leave_call(thread);
+  return status;
+}
+
 void flashmla_prepared_free(flashmla_prepared *prepared) {
   if (prepared == NULL) return;
   if (prepared->call.operation->release != NULL) prepared->call.operation->release(prepared->state);
@@ -45,8 +52,9 @@ void flashmla_prepared_free(flashmla_prepared *prepared) {
 static flashmla_status check_presence(const fm_tensors *before, const fm_tensors *tensors, int32_t row) {
   const bool was = before->given[row] != NULL, is = tensors->given[row] != NULL;
   if (was == is) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is %s; the prepared call was %s it", tensors->rows[row].name,
-                 is ? "given" : "NULL", was ? "with" : "without");
+  const char *name = tensors->rows[row].name;
+  return is ? fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is given; the prepared call was without it", name)
+            : fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is {NULL|None}; the prepared call was with it", name);
 }
 
 /* The tensors of this call, present where those of the prepared one are, into call->views; bind reads the lists. */
@@ -80,7 +88,7 @@ static void begin_again(const fm_call *before, void *result, fm_call *call) {
 
 static flashmla_status run_again(const fm_call *before, const void *params, fm_call *call, void *state) {
   const fm_operation *operation = call->operation;
-  FM_TRY(fm_read_params(params, operation->first_size, call->params, operation->params_size));
+  FM_TRY(fm_read_params(params, &operation->params, call->params));
   FM_TRY(read_addresses(&before->tensors, call));
   FM_TRY(fm_check_scratch(call));
   if (!call->empty) {
@@ -90,8 +98,8 @@ static flashmla_status run_again(const fm_call *before, const void *params, fm_c
   return fm_finish(call, state);
 }
 
-flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_prepared *prepared, const void *params,
-                                void *state, void *result) {
+static flashmla_status run_prepared(const fm_operation *operation, const flashmla_prepared *prepared,
+                                    const void *params, void *state, void *result) {
   if (prepared == NULL)
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "prepared is NULL; flashmla_%s_prepare makes it", operation->name);
   if (prepared->call.operation != operation)
@@ -103,5 +111,13 @@ flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_pr
   begin_again(&prepared->call, result, &call);
   const flashmla_status status = run_again(&prepared->call, params, &call, state);
   if (operation->release != NULL) operation->release(state);
+  return status;
+}
+
+flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_prepared *prepared, const void *params,
+                                void *state, void *result) {
+  const fm_calling_thread thread = fm_enter_call();
+  const flashmla_status status = run_prepared(operation, prepared, params, state, result);
+  fm_leave_call(thread);
   return status;
 }

@@ -7,7 +7,7 @@
 #include <string.h>
 
 typedef struct fm_text {
-  char chars[64];
+  char chars[96];
 } fm_text;
 
 /* Adds to the text, which is cut off where there is no more room. */

@@ -111,7 +111,8 @@ static flashmla_status find_address(given g, bool empty, void **address) {
 
 flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, void **address) {
   const given g = given_at(tensors, row, element);
-  if (g.tensor == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the tensor is required", NAME(g));
+  if (g.tensor == NULL)
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is {NULL|None}; the tensor is required", NAME(g));
   return find_address(g, false, address);
 }
 

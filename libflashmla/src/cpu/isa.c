@@ -1,15 +1,18 @@
 /* isa.c - the table of instruction sets, and which of them this machine runs.
- * FLASHMLA_CPU_ISA is a name in the table. One that the machine lacks, or another word, means the best. */
+ * FLASHMLA_CPU_ISA is a name in the table. One that the machine lacks, or another word, means the best, and is
+ * reported.
+ */
 #include "cpu/isa.h"
 
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+
+#include "core/environment.h"
 
 #if defined(__x86_64__)
 /* By cpuid itself: __builtin_cpu_supports does not know F16C in clang before 17. */
@@ -92,13 +95,28 @@ static bool is_supported(int row) {
   return (rows >> (32 + row) & 1) != 0;
 }
 
+static atomic_int forced; /* row + 1; 0: none */
+
+static void take_name(const char *value, fm_text *problem) {
+  int row = 0;
+  while (value != NULL && row < ROWS && strcmp(value, table[row].name) != 0) row++;
+  const bool known = value != NULL && row < ROWS;
+  if (known && !is_supported(row)) fm_append(problem, ", which this machine lacks; it uses the best it has");
+  if (value != NULL && !known) {
+    fm_append(problem, "; it must be one of");
+    for (int r = 0; r < ROWS; r++) fm_append(problem, "%s %s", r > 0 ? "," : "", table[r].name);
+  }
+  atomic_store(&forced, known && is_supported(row) ? row + 1 : 0);
+}
+
+static const fm_variable cpu_isa = {"FLASHMLA_CPU_ISA", take_name};
+FM_VARIABLE(cpu_isa);
+
 const fm_cpu_isa *fm_cpu_select(void) {
-  const char *forced = getenv("FLASHMLA_CPU_ISA");
-  for (int r = 0; forced != NULL && r < ROWS; r++)
-    if (strcmp(forced, table[r].name) == 0 && is_supported(r)) return &table[r];
-  int best = 0;
-  while (!is_supported(best)) best++; /* the last row always is */
-  return &table[best];
+  int row = atomic_load_explicit(&forced, memory_order_relaxed) - 1;
+  if (row < 0)
+    for (row = 0; !is_supported(row);) row++; /* the last row is for any machine */
+  return &table[row];
 }
 
 const fm_cpu_elements *fm_cpu_elements_for(const fm_cpu_isa *isa, int32_t columns) {

@@ -84,8 +84,7 @@ typedef struct fm_cpu_isa {
   const fm_cpu_step *step;
 } fm_cpu_isa;
 
-/* The best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. The variable is read at each call, so a
- * test can change it. */
+/* The best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. */
 const fm_cpu_isa *fm_cpu_select(void);
 /* The conversions of the set, or of the best lower one whose vectors fill rows of `columns` elements, a multiple of 8.
  */

@@ -22,10 +22,13 @@ typedef union float_bits {
 
 static inline void widen_fp16(float *to, const uint16_t *from) {
   for (int i = 0; i < LANES; i++) {
-    const uint32_t half = from[i];
-    float_bits x = {.bits = (half & 0x7fff) << 13};
-    x.value *= 0x1p112f; /* moves the exponent bias from 15 to 127, subnormals included */
-    if ((half & 0x7c00) == 0x7c00) x.bits |= 0x7f800000; /* infinity, NaN */
+    const uint32_t half = from[i], exponent = half & 0x7c00;
+    float_bits x = {.bits = ((half & 0x7fff) << 13) + (112u << 23)}; /* the exponent bias is 15, and 127 */
+    if (exponent == 0x7c00) x.bits += 112u << 23;                    /* infinity, NaN */
+    if (exponent == 0) { /* zero, subnormal: the last places are those of 2^-14, which the exponent 1 would add */
+      x.bits += 1u << 23;
+      x.value -= 0x1p-14f;
+    }
     x.bits |= (half & 0x8000) << 16;
     to[i] = x.value;
   }

@@ -7,20 +7,35 @@
 #include <unistd.h>
 
 #include "core/arith.h"
+#include "core/environment.h"
 
 /* In units of fm_cpu_threads_for: what one thread does in the time that two need, one of which has to wake up first.
  * See FLOP_PER_THREAD of dense decode. */
 enum { LEAST_TO_SHARE = 4 };
 
-static int32_t allowed(int32_t requested) {
-  if (requested > 0) return requested;
-  const char *text = getenv("FLASHMLA_NUM_THREADS");
-  if (text != NULL) {
+static atomic_int from_environment; /* 0: not set */
+
+static void take_number(const char *value, fm_text *problem) {
+  long number = 0;
+  if (value != NULL) {
     char *end;
     errno = 0;
-    const long value = strtol(text, &end, 10);
-    if (errno == 0 && end != text && *end == '\0' && value > 0 && value <= INT32_MAX) return (int32_t)value;
+    number = strtol(value, &end, 10);
+    if (errno != 0 || end == value || *end != '\0' || number <= 0 || number > INT32_MAX) {
+      number = 0;
+      fm_append(problem, "; it must be an integer in [1, 2^31), and the affinity mask counts instead");
+    }
   }
+  atomic_store(&from_environment, (int)number);
+}
+
+static const fm_variable num_threads = {"FLASHMLA_NUM_THREADS", take_number};
+FM_VARIABLE(num_threads);
+
+static int32_t allowed(int32_t requested) {
+  if (requested > 0) return requested;
+  const int32_t threads = atomic_load_explicit(&from_environment, memory_order_relaxed);
+  if (threads > 0) return threads;
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) return CPU_COUNT(&mask);
   const long online = sysconf(_SC_NPROCESSORS_ONLN); /* more CPUs than cpu_set_t has bits */

@@ -7,7 +7,6 @@
 #include "cpu/threads.h"
 
 #include <errno.h>
-#include <fenv.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -20,6 +19,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "core/float_mode.h"
 
 enum {
   IDLE_SECONDS = 1, /* starting a worker anew costs nothing beside this */
@@ -40,7 +41,6 @@ typedef struct call {
   void *context;
   worker **workers;
   int32_t num_workers;
-  fenv_t floating_point; /* the caller's rounding, traps and treatment of subnormals hold for all */
   bool knows_cpus;
   cpu_set_t cpus; /* where the caller may run, and so its workers */
   bool spins;     /* there are as many CPUs as threads */
@@ -143,6 +143,7 @@ static bool wait_for_call(worker *self) {
 static void *run_worker(void *argument) {
   worker *self = argument;
   pthread_setname_np(pthread_self(), "flashmla");
+  fm_set_float_mode(true);
   while (wait_for_call(self)) {
     const call *call = self->call;
     ask_workers(call, self->thread);
@@ -150,7 +151,6 @@ static void *run_worker(void *argument) {
       self->cpus = call->cpus;
       sched_setaffinity(0, sizeof self->cpus, &self->cpus); /* refused: it runs where it ran */
     }
-    fesetenv(&call->floating_point);
     spins = call->spins;
     call->work(call->context, self->thread);
     if (atomic_exchange(&self->state, IDLE) == AWAITED) wake(&self->state, 1);
@@ -247,7 +247,6 @@ static void wait_for_worker(worker *worker) {
 static void run_with_workers(call *call, int32_t wanted) {
   call->workers = malloc(sizeof(worker *) * (size_t)wanted);
   if (call->workers != NULL) {
-    fegetenv(&call->floating_point);
     call->knows_cpus = sched_getaffinity(0, sizeof call->cpus, &call->cpus) == 0;
     spins = call->spins = call->knows_cpus && wanted < CPU_COUNT(&call->cpus);
     take_workers(call, wanted);
@@ -260,12 +259,11 @@ static void run_with_workers(call *call, int32_t wanted) {
 }
 
 void fm_cpu_parallel(int32_t threads, void (*work)(void *context, int32_t thread), void *context) {
-  int before; /* a cancelled caller would leave workers with a job that is gone */
-  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+  const fm_float_mode before = fm_set_float_mode(true);
   call call = {.work = work, .context = context};
   if (threads > 1)
     run_with_workers(&call, threads - 1);
   else
     work(context, 0);
-  pthread_setcancelstate(before, NULL);
+  fm_restore_float_mode(before);
 }

@@ -17,11 +17,13 @@ static flashmla_status read_locked(const fm_driver *driver, const char *argument
                    id, count, limit);
   fm_device device = {.id = id};
   FM_DRIVER_TRY(driver, device_get, &device.handle, id);
-  int processors = 0, major = 0, minor = 0;
+  int processors = 0, l2_bytes = 0, major = 0, minor = 0;
   FM_DRIVER_TRY(driver, device_get_attribute, &processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device.handle);
+  FM_DRIVER_TRY(driver, device_get_attribute, &l2_bytes, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, device.handle);
   FM_DRIVER_TRY(driver, device_get_attribute, &major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device.handle);
   FM_DRIVER_TRY(driver, device_get_attribute, &minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device.handle);
   device.processors = processors;
+  device.l2_bytes = l2_bytes;
   device.arch = 10 * major + minor;
   devices[id] = device;
   __atomic_store_n(&known[id], true, __ATOMIC_RELEASE);

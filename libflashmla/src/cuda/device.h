@@ -10,6 +10,7 @@ typedef struct fm_device {
   int32_t id; /* the driver's ordinal, DLPack's device_id */
   CUdevice handle;
   int32_t processors;
+  int32_t l2_bytes;
   int32_t arch; /* 10 * major + minor */
 } fm_device;
 

@@ -28,6 +28,8 @@
      void *values, unsigned count))                                                                                  \
   X(library_get_kernel, cuLibraryGetKernel, (CUkernel * kernel, CUlibrary library, const char *name))                \
   X(kernel_set_attribute, cuKernelSetAttribute, (int attribute, int value, CUkernel kernel, CUdevice device))        \
+  X(occupancy_max_active_clusters, cuOccupancyMaxActiveClusters,                                                     \
+    (int *clusters, CUfunction function, const CUlaunchConfig *config))                                              \
   X(launch_kernel_ex, cuLaunchKernelEx,                                                                              \
     (const CUlaunchConfig *config, CUfunction function, void **parameters, void **extra))                            \
   X(tensor_map_encode_tiled, cuTensorMapEncodeTiled,                                                                 \

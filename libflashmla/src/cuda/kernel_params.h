@@ -17,6 +17,7 @@ typedef enum fm_kernel_family {
 enum { FM_KERNEL_FAMILIES = 4 };
 #define FM_KERNEL_FAMILY_NAMES {"combine", "dense_decode", "merge_states", "plan"}
 
+#define FM_KERNEL_LOG_INVERSE 16
 #define FM_KERNEL_MAX_PIECES 32
 #define FM_KERNEL_MAX_SPLITS 1024
 #define FM_KERNEL_MAX_STATES 16
@@ -153,14 +154,16 @@ typedef struct fm_dense_decode_kernel_params {
   int64_t by_block_heads; /* divides by block_heads */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
   int32_t page_size; /* tokens of a page */
-  int32_t units_per_page; /* units of a page of 64 tokens or more; else 1 */
-  int32_t pages_per_unit; /* pages of a unit, of pages of fewer than 64 tokens; else 1 */
-  int32_t boxes; /* boxes of a unit that one block of the cluster loads */
-  int32_t box_rows; /* rows of a box: min(page_size, 64 / cluster) */
+  int32_t whole_pages; /* pages in a unit: 64 / page_size */
+  int32_t rows_beyond; /* rows of a unit beyond them: 64 % page_size */
+  int32_t boxes; /* boxes of a unit that one block of the cluster loads: 64 / cluster / box_rows */
+  int32_t box_rows; /* rows of a box: the largest power of two that divides page_size and 64 / cluster */
   const int32_t *global_seqlens; /* tokens of each request over all shards */
   int32_t cp_period; /* tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole */
   int32_t cp_interleave; /* tokens of a shard's turn */
   int32_t cp_offset; /* where the turn of this shard begins in the period */
+  int32_t page_inverse; /* ceil(2^LOG_INVERSE / page_size) for pages of fewer than 64 tokens; else 0 */
+  int64_t by_page; /* divides by page_size */
 } fm_dense_decode_kernel_params;
 #define FM_DENSE_DECODE_PARAMS \
   { \
@@ -207,14 +210,16 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, by_block_heads), 8}, \
     {offsetof(fm_dense_decode_kernel_params, slots_per_part), 4}, \
     {offsetof(fm_dense_decode_kernel_params, page_size), 4}, \
-    {offsetof(fm_dense_decode_kernel_params, units_per_page), 4}, \
-    {offsetof(fm_dense_decode_kernel_params, pages_per_unit), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, whole_pages), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, rows_beyond), 4}, \
     {offsetof(fm_dense_decode_kernel_params, boxes), 4}, \
     {offsetof(fm_dense_decode_kernel_params, box_rows), 4}, \
     {offsetof(fm_dense_decode_kernel_params, global_seqlens), 8}, \
     {offsetof(fm_dense_decode_kernel_params, cp_period), 4}, \
     {offsetof(fm_dense_decode_kernel_params, cp_interleave), 4}, \
     {offsetof(fm_dense_decode_kernel_params, cp_offset), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, page_inverse), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, by_page), 8}, \
   }
 
 typedef struct fm_merge_states_kernel_params {

@@ -3,6 +3,8 @@
 
 #include <pthread.h>
 
+#include "core/arith.h"
+
 #ifdef FLASHMLA_CPU_ONLY
 const fm_kernel fm_kernels[1];
 const int32_t fm_kernel_count = 0;
@@ -11,7 +13,8 @@ const int32_t fm_kernel_count = 0;
 enum { MAX_KERNELS = 256 };
 static CUlibrary libraries[MAX_KERNELS];
 static CUkernel handles[MAX_KERNELS];
-static uint64_t prepared[MAX_KERNELS]; /* bit per device: handle and attributes are there */
+static int16_t clusters_at_once[MAX_KERNELS][FM_MAX_DEVICES];
+static uint64_t prepared[MAX_KERNELS]; /* bit per device: handle, attributes and clusters are there */
 _Static_assert(FM_MAX_DEVICES <= 64, "a bit per device");
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -48,12 +51,42 @@ static bool is_prepared(size_t row, const fm_device *device) {
   return (__atomic_load_n(&prepared[row], __ATOMIC_ACQUIRE) >> device->id & 1) != 0;
 }
 
+/* In a context of the device. Processors of one cluster must be neighbours, and a device, or the slice of it that is
+ * used, may have groups of them that leave some over: the driver knows. Where it does not say, none is left over. */
+static flashmla_status count_clusters(const fm_driver *driver, const fm_kernel *kernel, size_t row,
+                                      const fm_device *device) {
+  const unsigned blocks = (unsigned)kernel->cluster;
+  CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                                 .value.clusterDim = {.x = blocks, .y = 1, .z = 1}};
+  const CUlaunchConfig config = {.gridDimX = blocks,
+                                 .gridDimY = 1,
+                                 .gridDimZ = 1,
+                                 .blockDimX = (unsigned)kernel->threads,
+                                 .blockDimY = 1,
+                                 .blockDimZ = 1,
+                                 .sharedMemBytes = (unsigned)kernel->shared_bytes,
+                                 .attrs = &attribute,
+                                 .numAttrs = 1};
+  const int32_t most = device->processors / kernel->cluster;
+  int found = most;
+  if (kernel->cluster > 1) {
+    const CUresult result = driver->occupancy_max_active_clusters(&found, (CUfunction)handles[row], &config);
+    if (result == CUDA_ERROR_INVALID_HANDLE || result == CUDA_ERROR_NOT_SUPPORTED)
+      found = most; /* as drivers that want another kind of handle answer */
+    else if (result != 0)
+      return fm_driver_fail(driver, "occupancy_max_active_clusters", result);
+  }
+  clusters_at_once[row][device->id] = (int16_t)fm_clamp64(found, 0, fm_min32(most, INT16_MAX));
+  return FLASHMLA_OK;
+}
+
 /* In a context of the device. */
 static flashmla_status prepare_locked(const fm_driver *driver, const fm_kernel *kernel, size_t row,
                                       const fm_device *device) {
   if (!handles[row]) FM_TRY(load_locked(driver, kernel, row));
   FM_DRIVER_TRY(driver, kernel_set_attribute, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel->shared_bytes,
                 handles[row], device->handle);
+  FM_TRY(count_clusters(driver, kernel, row, device));
   __atomic_fetch_or(&prepared[row], UINT64_C(1) << device->id, __ATOMIC_RELEASE);
   return FLASHMLA_OK;
 }
@@ -72,13 +105,14 @@ static flashmla_status prepare(const fm_driver *driver, const fm_kernel *kernel,
 }
 
 flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, const fm_device *device,
-                               CUkernel *handle) {
+                               CUkernel *handle, int32_t *clusters) {
   const size_t row = (size_t)(kernel - fm_kernels);
   if (row >= MAX_KERNELS)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s is row %zu of the kernel table; this library loads the first %d",
                    kernel->name, row, MAX_KERNELS);
   if (!is_prepared(row, device)) FM_TRY(prepare(driver, kernel, row, device));
   *handle = handles[row];
+  *clusters = clusters_at_once[row][device->id];
   return FLASHMLA_OK;
 }
 

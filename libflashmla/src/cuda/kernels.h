@@ -56,8 +56,9 @@ bool fm_kernel_for_arch(int32_t arch);
 /* kernels.c: rows for flashmla_kernel_at. */
 int32_t fm_cuda_kernel_count(void);
 void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info);
-/* A row's handle on the device, loaded on first use. */
+/* A row's handle on the device, loaded on first use; and how many of its clusters, or of its blocks where it has none,
+ * run there at once, if a block takes a processor. 0: the device cannot run them. */
 flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, const fm_device *device,
-                               CUkernel *handle);
+                               CUkernel *handle, int32_t *clusters);
 
 #endif /* FLASHMLA_CUDA_KERNELS_H_ */

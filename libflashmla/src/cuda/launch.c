@@ -6,7 +6,8 @@ enum { PDL_IN_GRAPHS = 12030 /* first driver that captures programmatic dependen
 flashmla_status fm_gpu_open(const char *argument, int32_t device_id, fm_gpu *gpu) {
   if (fm_kernel_count == 0)
     return fm_fail(FLASHMLA_ERROR_NO_KERNELS,
-                   "the tensors are on a CUDA device, but this library was built without GPU kernels");
+                   "the tensors are on a CUDA device, but this library was built without GPU kernels: build it with "
+                   "its extra [aot] installed, which has their compiler (python3 build.py lib)");
   flashmla_status status;
   gpu->driver = fm_driver_open(&status);
   if (!gpu->driver) return status;
@@ -20,7 +21,7 @@ flashmla_status fm_gpu_open(const char *argument, int32_t device_id, fm_gpu *gpu
 
 flashmla_status fm_load(fm_gpu gpu, fm_need need, fm_loaded *loaded) {
   FM_TRY(fm_kernel_select(&need, gpu.device->arch, gpu.driver->version, &loaded->kernel));
-  return fm_kernel_load(gpu.driver, loaded->kernel, gpu.device, &loaded->handle);
+  return fm_kernel_load(gpu.driver, loaded->kernel, gpu.device, &loaded->handle, &loaded->clusters);
 }
 
 flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream) {

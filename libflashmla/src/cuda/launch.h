@@ -14,6 +14,7 @@ typedef struct fm_gpu {
 typedef struct fm_loaded {
   const fm_kernel *kernel;
   CUkernel handle;
+  int32_t clusters; /* as fm_kernel_load says */
 } fm_loaded;
 
 /* `argument`: whose value `device_id` is. */

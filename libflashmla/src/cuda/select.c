@@ -2,11 +2,12 @@
  *
  * The table lists the special before the general, so the first row that does a call is the fastest: kernels for pages
  * of 64 tokens before those for any page, and of two flavours of a kernel the one for newer drivers.
- * FLASHMLA_FORCE_KERNEL names the row that must be taken instead where a call may be forced; it is read in every one.
+ * FLASHMLA_FORCE_KERNEL names the row that must be taken instead where a call may be forced.
  */
-#include <stdlib.h>
+#include <stdatomic.h>
 #include <string.h>
 
+#include "core/environment.h"
 #include "cuda/kernels.h"
 
 #define FORCE_KERNEL "FLASHMLA_FORCE_KERNEL"
@@ -34,10 +35,22 @@ static const char *misfit(const fm_kernel *kernel, const fm_need *need, int32_t 
   return NULL;
 }
 
+static _Atomic(const char *) forced; /* name; NULL: none */
+
+static void take_name(const char *value, fm_text *problem) {
+  int32_t row = 0;
+  while (value != NULL && row < fm_kernel_count && strcmp(value, fm_kernels[row].name) != 0) row++;
+  if (value != NULL && row == fm_kernel_count) fm_append(problem, ", which is no kernel of this library");
+  atomic_store(&forced, value == NULL ? NULL : row < fm_kernel_count ? fm_kernels[row].name : fm_keep_text(value));
+}
+
+static const fm_variable force_kernel = {FORCE_KERNEL, take_name};
+FM_VARIABLE(force_kernel);
+
 flashmla_status fm_kernel_forced(fm_kernel_family family, const fm_kernel **kernel) {
   *kernel = NULL;
-  const char *name = getenv(FORCE_KERNEL);
-  if (!name || !*name) return FLASHMLA_OK;
+  const char *name = atomic_load_explicit(&forced, memory_order_acquire);
+  if (!name) return FLASHMLA_OK;
   for (int32_t i = 0; i < fm_kernel_count; i++) {
     if (fm_kernels[i].family != family || strcmp(fm_kernels[i].name, name) != 0) continue;
     *kernel = &fm_kernels[i];

@@ -13,7 +13,7 @@
 #include "core/error.h"
 
 /* Query rows, and for each request a number of KV items that they attend to. With variable-length queries s_q is the
- * most query tokens of a request. */
+ * most query tokens of a request, at most total_q. */
 typedef struct fm_work {
   int32_t batch, s_q, h_q, h_kv;
   bool varlen; /* then cu_seqlens_q is given, but in size queries and empty calls */
@@ -46,7 +46,7 @@ typedef struct fm_limits {
  *     block  = token_group * head_chunks + head_chunk
  *
  * With variable-length queries the tile numbers are request major, tile = request * tiles_per_request + column, with
- * columns for max_seqlen_q tokens; a request of s_i tokens has live_i = ceil(ceil(s_i / block_tokens) * head_chunks /
+ * columns for s_q tokens; a request of s_i tokens has live_i = ceil(ceil(s_i / block_tokens) * head_chunks /
  * cluster) live tiles a KV head, and its tiles with in_head >= live_i are dead: nothing is done for them. Otherwise all
  * are live, and every column has the same costs: cut alike (bands), the parts that work on the same units for different
  * columns of a KV head run in step, and all but the first find them in L2. */

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define FM_PLAN_MAGIC UINT64_C(0x4e414c50414c4d46) /* "FMLAPLAN", little endian */
-enum { FM_PLAN_LAYOUT = 3 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
+enum { FM_PLAN_LAYOUT = 4 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
 
 _Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must fit the opaque plan");
 _Static_assert(offsetof(fm_plan_stamp, check) == 16 + (8 + FM_PLAN_FACTS) * sizeof(int32_t) + 8,
@@ -39,15 +39,13 @@ void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t 
   memcpy(plan, &stamp, sizeof stamp);
 }
 
-static const char *device_name(int32_t cuda) { return cuda ? "cuda" : "cpu"; }
-
 static flashmla_status check_fact(const fm_fact *fact, bool varlen, int32_t planned, int32_t given) {
   if (planned == given) return FLASHMLA_OK;
-  const char *argument = varlen ? fact->varlen_argument : fact->argument;
+  const fm_text argument = fm_named(varlen ? fact->varlen_argument : fact->argument);
   if (fact->dtype)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for %s %s, %s is %s", fact->name,
-                   fm_dtype_name(planned), argument, fm_dtype_name(given));
-  return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for %s %d, %s is %d", fact->name, planned, argument,
+                   fm_dtype_name(planned), argument.chars, fm_dtype_name(given));
+  return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for %s %d, %s is %d", fact->name, planned, argument.chars,
                  given);
 }
 
@@ -55,7 +53,7 @@ flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan
                              const int32_t *facts, fm_plan_stamp *stamp) {
   memcpy(stamp, plan, sizeof *stamp);
   if (stamp->magic != FM_PLAN_MAGIC)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made; flashmla_plan_decode must fill it first");
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made; {flashmla_|}plan_decode must fill it first");
   if (stamp->layout != FM_PLAN_LAYOUT)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made by another version of the library: layout %u, not %u",
                    stamp->layout, (uint32_t)FM_PLAN_LAYOUT);
@@ -64,10 +62,11 @@ flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan
                    kind->name, kind->operation);
   if (stamp->check != check_of(stamp))
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
-                   "plan is damaged: its content changed after flashmla_plan_decode filled it");
+                   "plan is damaged: its content changed after {flashmla_|}plan_decode filled it");
   if (stamp->cuda != call->cuda || stamp->device_id != call->device_id)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for device %s:%d, q is on %s:%d",
-                   device_name(stamp->cuda), stamp->device_id, device_name(call->cuda), call->device_id);
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for device %s, q is on %s",
+                   fm_describe_device(stamp->cuda, stamp->device_id).chars,
+                   fm_describe_device(call->cuda, call->device_id).chars);
   if (stamp->varlen != call->form.varlen)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made %s cu_seqlens_q, the call is %s it",
                    stamp->varlen ? "with" : "without", call->form.varlen ? "with" : "without");
@@ -77,12 +76,12 @@ flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan
 }
 
 flashmla_status fm_check_plan_tiling(const fm_plan_stamp *stamp, const fm_tiling *tiling) {
-  if (stamp->num_parts != tiling->num_parts)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for %d parts, the call has %d on this device",
-                   stamp->num_parts, tiling->num_parts);
-  if (stamp->num_tiles != tiling->num_tiles || stamp->cluster != tiling->cluster)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
-                   "plan was made for %d tiles of %d row blocks, the call's kernel has %d of %d", stamp->num_tiles,
-                   stamp->cluster, tiling->num_tiles, tiling->cluster);
-  return FLASHMLA_OK;
+  if (stamp->cluster == tiling->cluster && stamp->num_tiles == tiling->num_tiles &&
+      stamp->num_parts == tiling->num_parts)
+    return FLASHMLA_OK;
+  return fm_fail(
+      FLASHMLA_ERROR_PLAN_MISMATCH,
+      "plan was made for a kernel with %d tiles of %d row blocks in %d parts, the call's has %d of %d in %d; "
+      "FLASHMLA_FORCE_KERNEL must be as it was",
+      stamp->num_tiles, stamp->cluster, stamp->num_parts, tiling->num_tiles, tiling->cluster, tiling->num_parts);
 }

@@ -7,7 +7,8 @@
 
 enum { FM_PLAN_FACTS = 12 };
 
-/* A fact that a plan and its calls must agree on, and where a call says it, with and without cu_seqlens_q. */
+/* A fact that a plan and its calls must agree on, and where a call says it, with and without cu_seqlens_q; names as in
+ * fm_fail. */
 typedef struct fm_fact {
   const char *name, *argument, *varlen_argument;
   bool dtype; /* a number of fm_dtype */
@@ -40,7 +41,8 @@ void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t 
 /* Copies the stamp of a plan, and refuses one that was not made for such a call. */
 flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan, const fm_call *call,
                              const int32_t *facts, fm_plan_stamp *stamp);
-/* Refuses a plan whose schedule is for other tiles or parts than the call has. */
+/* Refuses a plan whose schedule is for other tiles or parts than the call has: with the same facts, the kernel that
+ * FLASHMLA_FORCE_KERNEL names is another one. */
 flashmla_status fm_check_plan_tiling(const fm_plan_stamp *stamp, const fm_tiling *tiling);
 
 #endif /* FLASHMLA_SCHEDULE_STAMP_H_ */

@@ -20,7 +20,7 @@ static void refused(void) {
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_SHAPE, "lse.ndim is 4; it must be 3");
 }
 static void facts(void) {
-  flashmla_kernel_info info;
+  flashmla_kernel_info info = {.struct_size = sizeof info};
   CHECK_OK(flashmla_kernel_at(flashmla_kernel_count() - 1, &info));
   CHECK(flashmla_abi_version() == FLASHMLA_ABI_VERSION && flashmla_version() > 0 && flashmla_cpu_isa()[0] != '\0');
   CHECK_STATUS(flashmla_driver_version(NULL), FLASHMLA_ERROR_NULL_POINTER, "version is NULL; the result goes there");

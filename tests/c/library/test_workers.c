@@ -1,16 +1,17 @@
-/* The threads of a parallel call: at the same time, each index once, in the caller's CPUs and rounding, with their own
- * faults unmasked; calls within calls and in a forked child; and gone after a while. */
+/* The threads of a parallel call: at the same time, each index once, in the caller's CPUs, in one floating-point mode
+ * whatever the caller's is; calls within calls and in a forked child; and gone after a while. */
 #include <dirent.h>
 #include <fenv.h>
+#include <float.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "core/float_mode.h"
 #include "cpu/threads.h"
 
 enum { THREADS = 5, CALLERS = 4, ROUNDS = 200 };
@@ -67,29 +68,15 @@ static void work_without_meetings(void) {
   }
 }
 
-static pthread_t main_thread;
-
-static void signals_of_a_worker(void) {
-  sigset_t mask;
-  CHECK(pthread_sigmask(SIG_SETMASK, NULL, &mask) == 0);
-  const bool worker = !pthread_equal(pthread_self(), main_thread);
-  const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGPROF};
-  for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) CHECK(!sigismember(&mask, own[i]));
-  const int others[] = {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGALRM, SIGUSR1, SIGRTMIN};
-  for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) CHECK(sigismember(&mask, others[i]) == worker);
-}
-
 static cpu_set_t caller_cpus;
-static int caller_rounding;
 
-static void as_the_caller(void) {
+static void on_the_callers_cpus(void) {
   cpu_set_t cpus;
   CHECK(sched_getaffinity(0, sizeof cpus, &cpus) == 0);
   CHECK(CPU_EQUAL(&cpus, &caller_cpus));
-  CHECK(fegetround() == caller_rounding);
 }
 
-static void in_the_callers_environment(void) {
+static void on_any_cpus(void) {
   cpu_set_t all;
   CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
   for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
@@ -97,13 +84,46 @@ static void in_the_callers_environment(void) {
     CPU_ZERO(&caller_cpus);
     CPU_SET(cpu, &caller_cpus);
     CHECK(sched_setaffinity(0, sizeof caller_cpus, &caller_cpus) == 0);
-    fesetround(caller_rounding = cpu % 2 == 0 ? FE_UPWARD : FE_TOWARDZERO);
-    hold_meeting(THREADS, as_the_caller);
+    hold_meeting(THREADS, on_the_callers_cpus);
   }
-  fesetround(caller_rounding = FE_TONEAREST);
   caller_cpus = all;
   CHECK(sched_setaffinity(0, sizeof all, &all) == 0);
-  hold_meeting(THREADS, as_the_caller);
+  hold_meeting(THREADS, on_the_callers_cpus);
+}
+
+/* FE_TONEAREST and so on, by what sums come to: fegetround may look elsewhere. */
+static int rounding(void) {
+  volatile float one = 1, less = FLT_EPSILON / 3, more = FLT_EPSILON / 1.5f;
+  const bool up = one + less > 1, down = -one - less < -1;
+  return up ? FE_UPWARD : down ? FE_DOWNWARD : one + more > 1 ? FE_TONEAREST : FE_TOWARDZERO;
+}
+
+static void computes_in_the_mode_of_the_library(void) {
+  volatile float smallest = FLT_MIN, subnormal = 1e-40f, one = 1, zero = 0;
+  CHECK(rounding() == FE_TONEAREST);
+  CHECK(one / zero > FLT_MAX && zero / zero != 0); /* not trapped */
+  CHECK(smallest / 2 == 0 && subnormal * 1e20f == 0);
+}
+
+/* And the caller's is there again afterwards, with the exceptions it knows of. */
+static void in_any_floating_point_mode(void) {
+  static const int roundings[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO, FE_TONEAREST};
+  const int traps = FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW;
+  for (int32_t i = 0; i < 8; i++) {
+    fesetround(roundings[i % 4]);
+    feclearexcept(FE_ALL_EXCEPT);
+    if (i < 4) feenableexcept(traps); /* not every machine can */
+    const fm_float_mode before = fm_set_float_mode(false);
+    fm_restore_float_mode(before);
+    hold_meeting(1 + i % THREADS, computes_in_the_mode_of_the_library);
+    const fm_float_mode after = fm_set_float_mode(false);
+    fm_restore_float_mode(after);
+    CHECK(memcmp(&before, &after, sizeof before) == 0);
+    CHECK(fetestexcept(traps | FE_UNDERFLOW) == 0 && rounding() == roundings[i % 4]);
+    volatile float smallest = FLT_MIN;
+    CHECK(smallest / 2 > 0);
+    fedisableexcept(traps);
+  }
 }
 
 static int workers(void) {
@@ -150,15 +170,17 @@ static void kept_for_a_while(void) {
   hold_meeting(THREADS, NULL);
 }
 
-int main(void) {
-  main_thread = pthread_self();
+int main(int arguments, char **unused) {
+  (void)unused;
   at_the_same_time();
-  in_a_forked_child(); /* while no worker ends: AddressSanitizer's allocator is not safe to fork in */
-  hold_meeting(THREADS, signals_of_a_worker);
+  if (arguments == 1)
+    in_a_forked_child(); /* not where an emulator cannot; while no worker ends: AddressSanitizer's allocator is not safe
+                            to fork in */
   several_callers();
   hold_meeting(3, call_within);
   work_without_meetings();
-  in_the_callers_environment();
+  on_any_cpus();
+  in_any_floating_point_mode();
   kept_for_a_while();
   return 0; /* with idle workers */
 }

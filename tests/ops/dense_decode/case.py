@@ -74,6 +74,11 @@ class Case:
         return self.max_blocks * self.page_size
 
     @property
+    def most_queries(self) -> int:
+        """Query tokens that a request may have: max_seqlen_q is no more than all tokens."""
+        return self.s_q if self.cu_seqlens_q is None else min(self.s_q, self.total_q)
+
+    @property
     def d_v(self) -> int:
         return oracle.D_V[self.d_qk]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from buffers import COMPACT, Layout
 from ops.dense_decode.case import Case, Layouts
 from ops.dense_decode.oracle import Shard
-from ops.dense_decode.relations import MIXED, STEP
+from ops.dense_decode.relations import MILLION, MIXED, STEP
 from planted_faults import Edit, Fault
 
 __all__ = ["FAULTS", "Case", "Layout", "Layouts", "Shard"]  # what a drawn case is written with
@@ -113,7 +113,7 @@ FAULTS = [
         "NaN in V let through",
         (
             *in_every("step_template.h", "s * heads, heads, attended[s]);", "s * heads, heads, count);"),
-            *in_every("step_bf16.h", "drop_others(&b, rows[t], t);", "(void)drop_others;"),
+            *in_every("step_bf16.h", "drop_others(values, (const bf16 *)keys->rows[t] + column, t);", "(void)drop_others;"),
             Edit(
                 PIECE,
                 END_OF_PIECE,
@@ -224,5 +224,21 @@ FAULTS = [
         "out: 0 elements have more digits",
         "ops.dense_decode.relations.check_digits",
         STEP.but(out_dtype="float32"),
+    ),
+    Fault(
+        "long sums in float32",
+        one(PIECE, "enum { STRETCH = 9216 };", "enum { STRETCH = 1 << 30 };"),
+        lambda case: case.but(lengths=(64 * 64,)),
+        TESTS + "test_cpu_long_pieces.py::test_errors_do_not_grow_with_the_length[avx2]",
+        check="ops.dense_decode.relations.check_repeated",
+        case=MILLION,
+    ),
+    Fault(
+        "a stretch forgotten",
+        one(PIECE, "total->weight * before + sums->weight * now;", "sums->weight * now;"),
+        lambda case: case.but(lengths=(64 * 64,)),
+        TESTS + "test_cpu_long_pieces.py::test_pieces_of_several_stretches_are_right[avx2-3-float32]",
+        check="ops.dense_decode.relations.check_repeated",
+        case=MILLION.but(lengths=(1 << 15,)),
     ),
 ]

@@ -135,6 +135,18 @@ GPU_FAULTS = [
         "                    column = index\n",
     ),
     fault(
+        "boxes behind the end of a page are read from it",
+        LOADER,
+        "        pages = Int32(rows >= a.page_size)  #",
+        "        pages = Int32(0 >= a.page_size)  #",
+    ),
+    fault(
+        "rows of a page are not counted anew in the next",
+        LOADER,
+        "            row += a.box_rows\n            if row >= a.page_size:\n                row -= a.page_size\n",
+        "            row += a.box_rows\n",
+    ),
+    fault(
         "a page outside is page 0",
         LOADER,
         "self.load_unit(half, bar, first, head, cute.arch.shuffle_sync(page, 0))",

@@ -74,7 +74,6 @@ def step_rules() -> list[Rule]:
     fixed = [
         Rule("h_kv does not divide h_q", "SHAPE", "h_kv", h_kv_that_does_not_divide),
         Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(latent, 64, 192, 328, 584)),
-        Rule("page_size", "UNSUPPORTED", "page_size", spoil.extents({"kv_cache": 1}, 3, 48, 65, 96), "gpu"),
         Rule("float32", "UNSUPPORTED", "float32", all_float32, "gpu"),
         Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
     ]
@@ -106,9 +105,19 @@ def plan_rules() -> list[Rule]:
     ]
     varlen = [
         Rule("plan of fixed queries", "PLAN_MISMATCH", "cu_seqlens_q", plan_of(**TO_FIXED)),
-        Rule("plan of other max_seqlen_q", "PLAN_MISMATCH", "max_seqlen_q", plan_of(s_q=lambda n: n + 1)),
+        Rule("plan of other total_q", "PLAN_MISMATCH", "total_q", plan_of(total_q=lambda n: n + 1)),
+        Rule("plan of other max_seqlen_q", "PLAN_MISMATCH", r"max_seqlen_q|total_q 2", plan_of_other_limit),
     ]
     return [rule.on("", FIXED.base) for rule in rules] + [rule.on("varlen", VARLEN.base) for rule in varlen]
+
+
+def plan_of_other_limit(call, draw, legal):
+    """As far as all query tokens reach: one token admits one limit."""
+    case = legal.facts.case
+    if case.total_q == 1:
+        plan_of(total_q=lambda _: 2)(call, draw, legal)
+    else:
+        plan_of(s_q=lambda _: case.most_queries - 1 or 2)(call, draw, legal)
 
 
 TO_VARLEN = {

@@ -6,6 +6,7 @@ import math
 
 import schedule
 from dsl_kernels.core.variant import SHORT_DTYPES
+from dsl_kernels.dense_decode.params import LOG_INVERSE
 from ops.dense_decode.case import Case
 from ops.dense_decode.shape_only import ADDRESSES, strides
 
@@ -28,7 +29,7 @@ def tiling_of(case: Case, processors: int) -> schedule.Tiling:
     return schedule.tile(
         schedule.hopper(processors),
         batch=case.batch,
-        s_q=case.s_q,
+        s_q=case.most_queries,
         h_q=case.h_q,
         h_kv=case.h_kv,
         max_blocks=case.max_blocks,
@@ -67,7 +68,7 @@ def tiling_params(case: Case, tiling: schedule.Tiling) -> dict:
     return {
         "cu_seqlens_q": ADDRESSES["cu_seqlens_q"] if varlen else 0,
         **({"total_q": case.total_q} if varlen else {}),
-        "s_q": case.s_q,
+        "s_q": case.most_queries,
         "group": tiling.group,
         "block_heads": tiling.block_heads,
         "block_tokens": tiling.block_tokens,
@@ -165,13 +166,15 @@ def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
 def paging_params(case: Case, cluster: int) -> dict:
     """How the rows of a unit that a block of the cluster loads lie in pages."""
     rows = UNIT // cluster
-    box_rows = min(case.page_size, rows)
+    box_rows = math.gcd(case.page_size, rows)
     return {
         "page_size": case.page_size,
-        "units_per_page": max(case.page_size // UNIT, 1),
-        "pages_per_unit": max(UNIT // case.page_size, 1),
+        "whole_pages": UNIT // case.page_size,
+        "rows_beyond": UNIT % case.page_size,
         "box_rows": box_rows,
         "boxes": rows // box_rows,
+        "page_inverse": schedule.ceil(2**LOG_INVERSE, case.page_size) if case.page_size < UNIT else 0,
+        "by_page": schedule.divisor(case.page_size),
     }
 
 

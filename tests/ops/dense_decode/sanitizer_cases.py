@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import c_abi
+import environment
 import flashmla
 from gpu.kernel_rows import FORCE, last_kernel, rows_of
 from ops.dense_decode import calls, oracle
@@ -31,6 +30,7 @@ def decode_cases(processors: int) -> list[Case]:
                     plain.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=1),
                     small.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=3, out_dtype="float32"),
                     small.but(h_q=h_q, s_q=s_q, page_size=1, max_blocks=200, num_blocks=400, plan="stale"),
+                    small.but(h_q=h_q, s_q=s_q, page_size=48, max_blocks=7, num_blocks=20, bad_pages=True),
                     plain.but(h_q=h_q, s_q=s_q, page_size=128, shard=Shard(1, 2, 16), global_seqlens=(500, 90, 3, 0)),
                     plain.but(h_q=h_q, s_q=s_q, cu_seqlens_q=(0, s_q, s_q, s_q + 1, s_q + 2), total_q=s_q + 3),
                     plain.but(h_q=h_q, s_q=s_q, lengths=(300, 3, 320), batch_invariant=True, lse_base2=True),
@@ -42,17 +42,15 @@ def decode_cases(processors: int) -> list[Case]:
 
 def run_decode(row: dict, case: Case, backend) -> bool:
     """Whether the row's kernel does the case; then its result is right."""
-    os.environ[FORCE] = row["name"]
     try:
         routed = case.but(route="torch", given=("out", "lse"))
         data = make_data(routed)
-        result = calls.run(routed, backend, data)
+        with environment.variable(FORCE, row["name"]):
+            result = calls.run(routed, backend, data)
     except flashmla.UnsupportedError as refusal:
         if row["name"] in str(refusal):
             return False
         raise
-    finally:
-        del os.environ[FORCE]
     found = last_kernel()
     assert found == row["name"], f"{found} ran, {row['name']} was forced"
     calls.check_result(routed, data, result)
@@ -73,16 +71,20 @@ def check_all(backend) -> None:
 def launch_all(tell) -> None:
     """Launches them with made-up tensors; tells the kernel that was forced, the one that ran, and num_splits."""
     for row in rows_of("dense_decode"):
-        os.environ[FORCE] = row["name"]
-        for case in decode_cases(132):
-            if case.dtype != row["dtype"]:
-                continue
-            planned = c_abi.new_plan() if case.plan != "none" else None
-            if planned is not None and run(plan_call(case), planned):
-                continue
-            status = run(decode_call(case, plan=planned))
-            if status == 0:
-                tell(row["name"], last_kernel(), case.num_splits)
-            elif status != c_abi.constant("ERROR_UNSUPPORTED"):
-                raise SystemExit(c_abi.last_error())
-        del os.environ[FORCE]
+        with environment.variable(FORCE, row["name"]):
+            launch(row, tell)
+
+
+def launch(row: dict, tell) -> None:
+    """Those that the row's kernel, which is forced, does."""
+    for case in decode_cases(132):
+        if case.dtype != row["dtype"]:
+            continue
+        planned = c_abi.new_plan() if case.plan != "none" else None
+        if planned is not None and run(plan_call(case), planned):
+            continue
+        status = run(decode_call(case, plan=planned))
+        if status == 0:
+            tell(row["name"], last_kernel(), case.num_splits)
+        elif status != c_abi.constant("ERROR_UNSUPPORTED"):
+            raise SystemExit(c_abi.last_error())

@@ -54,7 +54,7 @@ def test_an_unknown_kernel_is_refused(gpu, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("d_qk", oracle.D_V)
-@pytest.mark.parametrize("page_size", [64, 16, 1, 256])
+@pytest.mark.parametrize("page_size", [64, 16, 1, 256, 48, 96])
 @pytest.mark.parametrize("h_q", [16, 96, 128])
 def test_the_kernel_that_was_chosen_can_be_forced(gpu, dtype, d_qk, page_size, h_q):
     """It is a row of the table, of q's dtype; forcing it changes no bit."""

@@ -47,10 +47,14 @@ def test_a_forced_kernel_that_does_not_fit_is_refused(cuda_12_0, name, changes, 
     assert ran.launches() == []
 
 
-def test_the_forced_kernel_is_read_in_every_call(cuda_12_0):
+def test_the_forced_kernel_is_that_of_the_last_reading(cuda_12_0):
     set_it = "import os; os.environ['FLASHMLA_FORCE_KERNEL'] = 'dense_decode_bf16_576_cluster1'"
-    ran = cuda_12_0.run(f"decode(); {set_it}; decode(); del os.environ['FLASHMLA_FORCE_KERNEL']; decode()")
-    assert [line[3][-8:] for line in ran.told] == ["cluster2", "cluster1", "cluster2"]
+    unset_it = "del os.environ['FLASHMLA_FORCE_KERNEL']"
+    ran = cuda_12_0.run(
+        f"read = lib.flashmla_read_environment; decode(); {set_it}; decode(); read(); decode(); "
+        f"{unset_it}; decode(); read(); decode()"
+    )
+    assert [line[3][-8:] for line in ran.told] == ["cluster2", "cluster2", "cluster1", "cluster1", "cluster2"]
 
 
 BLOCKS = [  # query tokens, heads: row blocks of a tile

@@ -79,7 +79,7 @@ def random_case(draw: random.Random) -> Case:
         s_q=s_q,
         h_q=group * h_kv,
         h_kv=h_kv,
-        page_size=draw.choice((64, 64, 1, 2, 16, 32, 128, 192, 2**14)),
+        page_size=draw.choice((64, 64, 1, 2, 16, 19, 32, 48, 96, 128, 192, 2**14)),
         num_blocks=draw.choice((1, 2, 5000)),
         max_blocks=draw.choice((1, 2, 300)),
         lengths=(1,) * batch,
@@ -205,7 +205,7 @@ def test_a_kernel_with_other_parameters_is_not_launched(cuda_12_4):
     ran = cuda_12_4.run("decode(); decode()", version=12040, parameter_too_large=4)
     for status, sentence, depth, _ in ran.told:
         assert (status, depth) == (301, 0)
-        assert sentence == "plan: parameter 0 is 12 bytes in the kernel, 8 in the launcher"
+        assert sentence.endswith("parameter 0 is 132 bytes in the kernel, 128 in the launcher")
     assert ran.launches() == []
     assert len(ran.of("cuLibraryLoadData")) == 1, "what was loaded is kept"
 
@@ -217,7 +217,7 @@ def test_a_scale_whose_product_is_no_float_is_clamped(cuda_12_0):
     assert decoded(ran.launches()[1])["scale_log2"] == largest
 
 
-@pytest.mark.parametrize("page_size", [1, 2, 4, 8, 16, 32, 64, 128, 192, 256])
+@pytest.mark.parametrize("page_size", [1, 2, 4, 8, 16, 19, 32, 48, 63, 64, 80, 96, 128, 192, 256, 272, 528, 1056])
 @pytest.mark.parametrize("d_qk", [576, 512, 320])
 @pytest.mark.parametrize("h_q", [16, 128])
 def test_pages_and_geometries_have_their_kernels_and_boxes(cuda_12_0, page_size, d_qk, h_q):
@@ -228,14 +228,4 @@ def test_pages_and_geometries_have_their_kernels_and_boxes(cuda_12_0, page_size,
     [kv_map] = [call for call in maps.values() if len(call["extents"]) == 4]
     found = decoded(ran.launches()[1])
     assert kv_map["box"][1] * found["boxes"] * found["cluster"] == 64, "a unit is as many boxes"
-    assert kv_map["box"][1] <= page_size
-
-
-@pytest.mark.parametrize(
-    ("batch", "h_q", "policy"), [(257, 75, 0x12F0000000000000), (244, 79, 0x1000000000000000)], ids=["fit", "too many"]
-)
-def test_kv_goes_first_where_q_and_out_fit_into_l2(cuda_12_0, batch, h_q, policy):
-    """The last number of rows whose q and out are at most 40 MiB, 19,275, and the next."""
-    case = STEP.but(s_q=1, h_q=h_q, lengths=(1,) * batch)
-    ran = cuda_12_0.run(f"decode({case!r})")
-    assert decoded(ran.launches()[1])["kv_policy"] == policy
+    assert page_size % kv_map["box"][1] == 0, "no box lies in two pages"

@@ -32,7 +32,7 @@ class Problem:
     def facts(self) -> tuple:
         """What a plan is made for."""
         case = self.case
-        queries = case.cu_seqlens_q is not None, case.batch, case.s_q, case.h_q
+        queries = case.cu_seqlens_q is not None, case.batch, case.total_q, case.most_queries, case.h_q
         return case.dtype, case.causal, *queries, *case.shapes()["kv_cache"], case.max_blocks
 
 

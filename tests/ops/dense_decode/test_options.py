@@ -66,7 +66,7 @@ def test_every_page_size(backend, dtype):
 @pytest.mark.parametrize("h_q", [1, 17, 64, 128])
 def test_every_geometry(backend, d_qk, h_q):
     for dtype in backend.dtypes:
-        for page_size in (64, 16, 1, 128):
+        for page_size in (64, 16, 1, 128, 80):
             case = STEP.but(dtype=dtype, d_qk=d_qk, h_q=h_q, h_kv=1, page_size=page_size, num_blocks=30)
             calls.check(case.but(max_blocks=12, lengths=(12 * page_size, page_size + 1)), backend)
 

@@ -118,7 +118,10 @@ def test_a_call_may_be_prepared_in_a_context_of_another_device(cuda_12_0):
 @pytest.mark.parametrize("symbol", [ENCODE, *LOADS])
 @pytest.mark.parametrize("after", [0, 1])
 def test_what_fails_while_preparing_is_quoted_and_can_be_tried_again(cuda_12_0, symbol, after):
-    ran = cuda_12_0.run(f"fail('{symbol}', 719, {after}); prepare_decode(); made = prepare_decode(); run_decode(made)")
+    alone = "STEP.but(s_q=1, h_q=16)"  # a kernel without clusters, which no size query loads
+    ran = cuda_12_0.run(
+        f"fail('{symbol}', 719, {after}); prepare_decode({alone}); made = prepare_decode({alone}); run_decode(made)"
+    )
     assert [line[0] for line in ran.told] == [DRIVER, 0, 0]
     assert ran.told[0][1].endswith(": the driver's words for 719 (719)")
     assert [line[2] for line in ran.told] == [0, 0, 0]
@@ -138,9 +141,9 @@ def test_a_run_that_fails_leaves_the_prepared_call_as_it_was(cuda_12_0, symbol, 
 
 
 def test_a_forced_kernel_is_that_of_the_time_it_was_prepared(cuda_12_0):
-    force = "import os; os.environ['FLASHMLA_FORCE_KERNEL'] = 'dense_decode_bf16_576_cluster1'"
+    force = "import os; os.environ['FLASHMLA_FORCE_KERNEL'] = 'dense_decode_bf16_576_cluster1'; read()"
     ran = cuda_12_0.run(
-        f"made = prepare_decode(); {force}; run_decode(made); forced = prepare_decode(); run_decode(forced)"
+        f"read = lib.flashmla_read_environment; made = prepare_decode(); {force}; run_decode(made); forced = prepare_decode(); run_decode(forced)"
     )
     assert [line[3] for line in (ran.told[1], ran.told[3])] == [
         "dense_decode_bf16_576_cluster2",

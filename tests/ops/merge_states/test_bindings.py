@@ -42,7 +42,7 @@ def check(found, parts, **options):
 def test_stacked_or_in_a_sequence(dtype, kind, leading):
     outs, lses = states(dtype=dtype, leading=leading)
     given = (outs, lses) if kind is None else (kind(outs), kind(lses))
-    out, lse = flashmla.merge_states(*given)
+    out, lse = flashmla.merge_states(*given, stacked=kind is None)
     assert (out.dtype, lse.dtype) == (outs.dtype, np.float32)
     check((out, lse), (outs, lses))
 
@@ -80,7 +80,7 @@ def test_given_outputs_of_another_dtype_and_layout():
     check((out, lse), (outs, lses))
     made, _ = flashmla.merge_states(outs, lses, out_dtype="float32")
     np.testing.assert_array_equal(made, out)
-    for wrong in (["float32"], {"float32"}, np.dtype("float32"), np.zeros(2), "float64", 32):
+    for wrong in (["float32"], {"float32"}, np.dtype("float64"), np.zeros(2), "float64", 32, float):
         with pytest.raises(flashmla.InvalidArgumentError, match=r"(?s)^out_dtype is .*; it must be None or one of \["):
             flashmla.merge_states(outs, lses, out_dtype=wrong)
     with pytest.raises(flashmla.InvalidArgumentError, match=r"^out_dtype is 'float32', but out is given"):

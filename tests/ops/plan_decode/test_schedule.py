@@ -42,12 +42,13 @@ def test_cuts_are_those_of_the_host_scheduler(num_splits, spread, varlen):
         extents = {"s_q": s_q, "h_q": 2 * CPU.block_rows, "h_kv": int(draw.choice([1, 2])), "max_blocks": max_blocks}
         extents |= {"page_size": page_size, "batch_invariant": invariant}
         offsets, total = schedule.draw_offsets(draw, batch, s_q) if varlen else (None, 0)
-        tiling = schedule.tile(CPU, batch=batch, **extents, num_splits=forced, varlen=varlen)
         case = Case(**extents, lengths=tuple(map(int, lengths)), num_splits=forced)
         tokens = None
         if varlen:
             case = case.but(cu_seqlens_q=tuple(map(int, offsets)), total_q=total)
             tokens = schedule.query_tokens(offsets, total, s_q)
+        extents["s_q"] = case.most_queries
+        tiling = schedule.tile(CPU, batch=batch, **extents, num_splits=forced, varlen=varlen)
         found_cuts, found_costs = host_cuts(case, lengths, offsets, tiling)
         cuts, costs = schedule.cuts(CPU, tiling, schedule.units(CPU, lengths, page_size * max_blocks), tokens)
         np.testing.assert_array_equal(found_cuts, cuts)

@@ -17,7 +17,12 @@ _MODULES = {"flash_mla": flash_mla, "flash_mla.flash_mla_interface": flash_mla.f
 def install(*, force: bool = False) -> None:
     """Registers `flashmla.compat.flash_mla` as the package `flash_mla`.
 
-    ImportError if a module of the real one was imported before, unless `force`: who imported it keeps what it has.
+    Raises ImportError if a module of the real one was imported before, unless `force`: who imported it keeps what it
+    has.
+
+    >>> flashmla.compat.install()
+    >>> import flash_mla
+    >>> meta, _ = flash_mla.get_mla_metadata()
     """
     for name, module in _MODULES.items():
         imported = sys.modules.get(name)

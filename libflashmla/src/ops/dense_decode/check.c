@@ -23,9 +23,11 @@ enum { GEOMETRIES = sizeof geometries / sizeof geometries[0] };
 flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form) {
   form->varlen = cu_seqlens_q != NULL;
   if (form->varlen && max_seqlen_q <= 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.max_seqlen_q is %d; with cu_seqlens_q it must be > 0", max_seqlen_q);
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}max_seqlen_q is %d; with cu_seqlens_q it must be > 0",
+                   max_seqlen_q);
   if (!form->varlen && max_seqlen_q != 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.max_seqlen_q is %d; without cu_seqlens_q it must be 0", max_seqlen_q);
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}max_seqlen_q is %d; without cu_seqlens_q it must be 0",
+                   max_seqlen_q);
   return FLASHMLA_OK;
 }
 
@@ -69,11 +71,6 @@ static flashmla_status check_geometry(const fm_call *call, int32_t given, int32_
 static flashmla_status check_cuda_support(const fm_paged *paged) {
   if (paged->q_dtype == FM_FP32)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.dtype is float32; supported on CUDA are bfloat16 and float16");
-  if (FM_KERNEL_UNIT % paged->page_size != 0 && paged->page_size % FM_KERNEL_UNIT != 0)
-    return fm_fail(
-        FLASHMLA_ERROR_UNSUPPORTED,
-        "kv_cache.shape[1] (page_size) is %d; supported on CUDA are powers of two up to %d and multiples of %d",
-        paged->page_size, FM_KERNEL_UNIT, FM_KERNEL_UNIT);
   return FLASHMLA_OK;
 }
 
@@ -81,8 +78,10 @@ flashmla_status fm_check_step(const fm_call *call, uint32_t flags, int32_t max_s
   const int32_t *extents = call->extents;
   const int64_t capacity = (int64_t)extents[FM_MAX_BLOCKS] * extents[FM_PAGE_SIZE];
   FM_TRY(check_extents(call));
+  /* No request has more tokens than all have, and tiles are made for as many as one may have. */
+  const int32_t most_tokens = fm_min32(max_seqlen_q, extents[FM_TOTAL_Q]);
   decode->attention.work = (fm_work){.batch = extents[FM_BATCH],
-                                     .s_q = call->form.varlen ? max_seqlen_q : extents[FM_S_Q],
+                                     .s_q = call->form.varlen ? most_tokens : extents[FM_S_Q],
                                      .h_q = extents[FM_H_Q],
                                      .h_kv = extents[FM_H_KV],
                                      .varlen = call->form.varlen,
@@ -114,15 +113,16 @@ flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode) {
   return fm_tile(&decode->attention.work, limits, &decode->attention.tiling);
 }
 
-enum { FACTS = 10 }; /* in the order of fm_decode_plan_facts */
+enum { FACTS = 11 }; /* in the order of fm_decode_plan_facts */
 const fm_plan_kind fm_decode_plan = {
     .name = "dense decode",
     .operation = 1,
     .num_facts = FACTS,
     .facts = {{"dtype", "q.dtype", "q.dtype", .dtype = true},
-              {"causal", "the call's FLASHMLA_CAUSAL", "the call's FLASHMLA_CAUSAL", false},
+              {"causal", "{the call's FLASHMLA_CAUSAL|causal}", "{the call's FLASHMLA_CAUSAL|causal}", false},
               {"batch", "q.shape[0]", "block_table.shape[0]", false},
-              {"s_q", "q.shape[1]", "params.max_seqlen_q", false},
+              {"total_q", "q.shape[0]", "q.shape[0]", false},
+              {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", false},
               {"h_q", "q.shape[2]", "q.shape[1]", false},
               {"d_qk", "q.shape[3]", "q.shape[2]", false},
               {"num_blocks", "kv_cache.shape[0]", "kv_cache.shape[0]", false},
@@ -136,6 +136,7 @@ void fm_decode_plan_facts(const fm_dense_decode *decode, int32_t facts[FM_PLAN_F
   const int32_t values[FACTS] = {(int32_t)paged->q_dtype,
                                  decode->attention.mask.causal,
                                  work->batch,
+                                 work->total_q,
                                  work->s_q,
                                  work->h_q,
                                  paged->d_qk,

@@ -49,8 +49,8 @@ typedef struct job {
   const fm_dense_decode *decode;
   const fm_cpu_elements *elements;
   const fm_cpu_step *step;
-  char *scratch; /* scratch_bytes for each thread */
-  size_t scratch_bytes;
+  char *scratch; /* scratch_bytes for each thread: the step's, then what long pieces are added up in */
+  size_t scratch_bytes, step_bytes;
   atomic_llong next_part, next_merge;
   atomic_int attended; /* parts */
   fm_cpu_gate all_attended;
@@ -75,9 +75,11 @@ static void work(void *context, int32_t thread) {
   job *job = context;
   const fm_attention *attention = &job->decode->attention;
   const int32_t parts = attention->tiling.num_parts;
+  char *scratch = job->scratch + job->scratch_bytes * (size_t)thread;
   fm_piece_worker worker = {.elements = job->elements,
                             .step = job->step,
-                            .scratch = job->scratch + job->scratch_bytes * (size_t)thread,
+                            .scratch = scratch,
+                            .totals = scratch + job->step_bytes,
                             .tile = -1};
   int32_t done = 0;
   for (int64_t part; (part = atomic_fetch_add(&job->next_part, 1)) < parts; done++)
@@ -114,7 +116,8 @@ static flashmla_status launch(fm_call *call, void *state) {
              .elements = isa->elements,
              .step = fm_cpu_step_for(isa, decode->paged.q_dtype, decode->paged.cache_dtype)};
   const fm_cpu_tile largest = fm_tile_of(decode, 1, attention->tiling.block_rows);
-  job.scratch_bytes = job.step->scratch_bytes(&largest);
+  job.step_bytes = job.step->scratch_bytes(&largest);
+  job.scratch_bytes = job.step_bytes + (fm_piece_totals_bytes(decode) + 63) / 64 * 64;
   int32_t threads = choose_threads(decode);
   job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)threads);
   if (job.scratch == NULL) job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)(threads = 1));

@@ -7,6 +7,10 @@
 _Static_assert(FM_KERNEL_MOST_D_QK <= FM_CPU_MOST_D_QK && FM_KERNEL_MOST_D_V <= FM_CPU_MOST_D_V,
                "a step has room for all head sizes that the rules let through");
 
+/* A step adds up in float32, whose rounding errors grow with the number of terms. So sums of longer pieces are taken
+ * over stretches of so many tokens, in whole steps, and those are added in float64. */
+enum { STRETCH = 9216 };
+
 fm_cpu_tile fm_tile_of(const fm_dense_decode *decode, int32_t tokens, int32_t heads) {
   return (fm_cpu_tile){.q_dtype = decode->paged.q_dtype,
                        .cache_dtype = decode->paged.cache_dtype,
@@ -72,44 +76,98 @@ static const int32_t *bounds_in(const fm_dense_decode *decode, const fm_rows *ro
   return attended;
 }
 
-/* Attends tokens [begin, end). */
-static void attend(const fm_dense_decode *decode, const fm_piece_worker *worker, const fm_cpu_tile *shape,
+/* ---- sums ---- */
+
+/* What a row has attended over all stretches. */
+typedef struct total {
+  double values[FM_CPU_MOST_D_V]; /* sums of weight * value */
+  double weight;                  /* the sum of weights relative to `largest` */
+  double largest;                 /* logit, not scaled */
+} total;
+
+size_t fm_piece_totals_bytes(const fm_dense_decode *decode) {
+  const int64_t rows = decode->attention.tiling.block_rows;
+  return decode->attention.work.capacity > STRETCH - FM_CPU_MOST_KEYS ? sizeof(total) * (size_t)rows : 0;
+}
+
+static void begin_totals(total *totals, int32_t rows) {
+  for (int32_t row = 0; row < rows; row++) totals[row] = (total){.largest = -INFINITY};
+}
+
+/* Adds what a row has attended in a stretch. */
+static void add_stretch(total *total, const fm_cpu_row_sums *sums, const fm_cpu_tile *shape) {
+  if (sums->weight == 0) return; /* and `largest` may be -inf in both */
+  const double largest = total->largest > sums->largest ? total->largest : (double)sums->largest;
+  const double before = exp2((total->largest - largest) * shape->scale_log2);
+  const double now = exp2((sums->largest - largest) * shape->scale_log2);
+  for (int32_t d = 0; d < shape->d_v; d++) total->values[d] = total->values[d] * before + sums->values[d] * now;
+  total->weight = total->weight * before + sums->weight * now;
+  total->largest = largest;
+}
+
+/* Attends tokens [begin, end). True: the sums are in worker->totals, else in the step's scratch. */
+static bool attend(const fm_dense_decode *decode, const fm_piece_worker *worker, const fm_cpu_tile *shape,
                    const fm_rows *rows, int64_t begin, int64_t end) {
   const fm_cpu_step *step = worker->step;
-  const int32_t most = step->keys(shape);
+  const int32_t most = step->keys(shape), stretch = STRETCH / most * most;
+  const bool several = end - begin > stretch;
   const void *keys[FM_CPU_MOST_KEYS + FM_CPU_KEYS_AHEAD];
   int32_t attended[FM_CPU_MOST_ROWS], have = 0;
   walk walk = walk_from(begin, end);
-  step->begin(worker->scratch, shape);
+  if (several) begin_totals(worker->totals, rows->count);
   for (int64_t token = begin; token < end; token += most) {
+    if ((token - begin) % stretch == 0) step->begin(worker->scratch, shape);
     have = next_keys(decode, rows, &walk, keys, have, most + step->keys_ahead);
     const int32_t count = fm_min32(most, have);
     step->attend(worker->scratch, shape, keys, count, have - count, bounds_in(decode, rows, token, count, attended));
     have -= count;
     memmove(keys, keys + count, sizeof keys[0] * (size_t)have);
+    if (!several || ((token + most - begin) % stretch != 0 && token + most < end)) continue;
+    for (int32_t row = 0; row < rows->count; row++) {
+      const fm_cpu_row_sums sums = step->finish(worker->scratch, shape, row);
+      add_stretch((total *)worker->totals + row, &sums, shape);
+    }
   }
+  return several;
+}
+
+/* A row of results before it is rounded. */
+typedef struct result {
+  const float *values; /* NULL: the row is empty */
+  float normalise;
+  double lse;
+} result;
+
+static result result_of(const fm_dense_decode *decode, const fm_piece_worker *worker, const fm_cpu_tile *shape,
+                        int32_t row, bool several, float values[FM_CPU_MOST_D_V]) {
+  if (!several) {
+    const fm_cpu_row_sums sums = worker->step->finish(worker->scratch, shape, row);
+    return (result){sums.values, 1.0f / sums.weight,
+                    (double)sums.largest * decode->softmax_scale + log((double)sums.weight)};
+  }
+  const total *total = (const struct total *)worker->totals + row;
+  for (int32_t d = 0; d < shape->d_v; d++) values[d] = (float)(total->values[d] / total->weight);
+  return (result){values, 1.0f, total->largest * decode->softmax_scale + log(total->weight)};
 }
 
 /* The rows' sums become normalised results in out and lse, or in a partial slot. A row that attends to none of the
  * tokens from `begin` is empty. */
 static void write_rows(const fm_dense_decode *decode, const fm_piece_worker *worker, const fm_cpu_tile *shape,
-                       const fm_rows *rows, int64_t begin, int64_t slot) {
+                       const fm_rows *rows, int64_t begin, bool several, int64_t slot) {
   const fm_attention *attention = &decode->attention;
   const int32_t d_v = attention->d_v;
+  float values[FM_CPU_MOST_D_V] __attribute__((aligned(64)));
   for (int32_t row = 0; row < rows->count; row++) {
     const bool empty = fm_row_bound(attention, rows, rows->first_token + row / rows->heads) <= begin;
-    const fm_cpu_row_sums sums =
-        empty ? (fm_cpu_row_sums){.values = NULL} : worker->step->finish(worker->scratch, shape, row);
-    const float normalise = empty ? 0 : 1.0f / sums.weight;
-    const double lse = empty ? -INFINITY : (double)sums.largest * decode->softmax_scale + log(sums.weight);
+    const result r = empty ? (result){.lse = -INFINITY} : result_of(decode, worker, shape, row, several, values);
     if (slot < 0) {
-      fm_write_row(attention, worker->elements, rows, row, sums.values, normalise, lse);
+      fm_write_row(attention, worker->elements, rows, row, r.values, r.normalise, r.lse);
       continue;
     }
     const int64_t at = slot * attention->tiling.block_rows + row;
-    attention->partials.facts[at] = (float)(lse / M_LN2);
+    attention->partials.facts[at] = (float)(r.lse / M_LN2);
     if (empty) continue;
-    worker->elements->narrow[FM_FP32]((float *)attention->partials.rows + at * d_v, sums.values, normalise, d_v);
+    worker->elements->narrow[FM_FP32]((float *)attention->partials.rows + at * d_v, r.values, r.normalise, d_v);
   }
 }
 
@@ -122,11 +180,12 @@ void fm_attend_piece(const fm_dense_decode *decode, fm_piece_worker *worker, int
   /* The last token sees most. */
   int64_t end = fm_row_bound(&decode->attention, &rows, rows.first_token + rows.tokens - 1);
   if (last >= 0) end = fm_min64(end, last * unit);
+  bool several = false;
   if (begin < end) {
     /* A thread often takes several pieces of a tile. */
     if (worker->tile != tile) set_queries(decode, worker, &shape, &rows);
     worker->tile = tile;
-    attend(decode, worker, &shape, &rows, begin, end);
+    several = attend(decode, worker, &shape, &rows, begin, end);
   }
-  write_rows(decode, worker, &shape, &rows, begin, slot);
+  write_rows(decode, worker, &shape, &rows, begin, several, slot);
 }

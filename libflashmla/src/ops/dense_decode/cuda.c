@@ -14,7 +14,7 @@
 /* L2 cache policies of TMA, as CUTLASS has them (cute/arch/copy_sm90_desc.hpp). */
 #define EVICT_NORMAL INT64_C(0x1000000000000000)
 #define EVICT_FIRST INT64_C(0x12F0000000000000)
-#define KEPT_BYTES (40 << 20) /* of q and out that L2 (50 MB on H100 and H200) keeps beside the stream */
+#define KEPT_FIFTHS 4 /* of L2 that may hold q and out beside the stream */
 #define DEVICE_OF_Q "q.device.device_id"
 
 /* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
@@ -26,6 +26,32 @@ static flashmla_status choose_cluster(const fm_work *work, int64_t blocks, bool 
   const bool alike = balanced && fm_cut_alike(work, processors, work->h_kv * blocks);
   const bool in_step = alike && blocks > LARGEST_CLUSTER;
   *cluster = forced ? forced->cluster : blocks > 1 && !in_step ? LARGEST_CLUSTER : 1;
+  return FLASHMLA_OK;
+}
+
+static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
+  const fm_paged *paged = &decode->paged;
+  const int8_t q = (int8_t)paged->q_dtype; /* and of results, where they are not float32 */
+  return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
+                   .elements = {.q = q, .cache = (int8_t)paged->cache_dtype, .out = q},
+                   .d_qk = paged->d_qk,
+                   .d_v = decode->attention.d_v,
+                   .features = paged->page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
+                   .lacking = "pages of 64 tokens",
+                   .cluster = cluster,
+                   .may_be_forced = true};
+}
+
+/* The clusters that run at once become the workers; a device that runs none gets blocks. */
+static flashmla_status count_clusters(fm_gpu gpu, const fm_dense_decode *decode, fm_limits *limits) {
+  fm_need need = need_of(decode, limits->max_cluster);
+  need.may_be_forced = false; /* a forced kernel that does not fit is the decode call's to refuse */
+  fm_loaded loaded;
+  FM_TRY(fm_load(gpu, need, &loaded));
+  if (loaded.clusters > 0)
+    limits->workers = loaded.clusters * limits->max_cluster;
+  else
+    limits->max_cluster = 1;
   return FLASHMLA_OK;
 }
 
@@ -46,29 +72,19 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
   /* Where no table is long enough to be split, num_splits 0 becomes 1 (fm_tile); that is no given split. */
   const bool balanced =
       (work->num_splits == 0 && !work->batch_invariant) || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
-  return choose_cluster(work, blocks, balanced, gpu.device->processors, &limits->max_cluster);
+  FM_TRY(choose_cluster(work, blocks, balanced, gpu.device->processors, &limits->max_cluster));
+  return limits->max_cluster > 1 && blocks > 1 ? count_clusters(gpu, decode, limits) : FLASHMLA_OK;
 }
 
-static fm_need need_of(const fm_dense_decode *decode) {
-  const fm_paged *paged = &decode->paged;
-  const int8_t q = (int8_t)paged->q_dtype; /* and of results, where they are not float32 */
-  return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
-                   .elements = {.q = q, .cache = (int8_t)paged->cache_dtype, .out = q},
-                   .d_qk = paged->d_qk,
-                   .d_v = decode->attention.d_v,
-                   .features = paged->page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
-                   .lacking = "pages of 64 tokens",
-                   .cluster = decode->attention.tiling.cluster,
-                   .may_be_forced = true};
-}
-
-/* A page is a power of two below 64 or a multiple of 64. */
 static fm_paging paging_of(int32_t page_size, int32_t cluster) {
-  const int32_t rows = FM_KERNEL_UNIT / cluster, box_rows = fm_min32(page_size, rows);
-  return (fm_paging){.units_per_page = page_size > FM_KERNEL_UNIT ? page_size / FM_KERNEL_UNIT : 1,
-                     .pages_per_unit = page_size < FM_KERNEL_UNIT ? FM_KERNEL_UNIT / page_size : 1,
+  const int32_t rows = FM_KERNEL_UNIT / cluster, box_rows = fm_min32(page_size & -page_size, rows);
+  const int32_t inverse = (int32_t)fm_ceil_div(1 << FM_KERNEL_LOG_INVERSE, page_size);
+  return (fm_paging){.whole_pages = FM_KERNEL_UNIT / page_size,
+                     .rows_beyond = FM_KERNEL_UNIT % page_size,
                      .boxes = rows / box_rows,
-                     .box_rows = box_rows};
+                     .box_rows = box_rows,
+                     .page_inverse = page_size < FM_KERNEL_UNIT ? inverse : 0,
+                     .by_page = fm_divisor(page_size)};
 }
 
 /* kv_cache as (d, row, head, block), with a box of some rows of a page. A page number outside [0, num_blocks) reads as
@@ -87,11 +103,12 @@ static fm_tensor_map cache_map(const fm_dense_decode *decode) {
 
 /* Where q and out fit into L2 the stream of KV shall not push them out: q was just written, out is read soon. */
 static int64_t kv_policy(const fm_dense_decode *decode) {
+  const int64_t kept_bytes = (int64_t)decode->gpu.device->l2_bytes / 5 * KEPT_FIFTHS;
   const fm_work *work = &decode->attention.work;
   const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
   const int64_t row_bytes = (int64_t)fm_dtype_bytes(decode->paged.q_dtype) * decode->paged.d_qk +
                             (int64_t)fm_dtype_bytes(decode->attention.output.dtype) * decode->attention.d_v;
-  return tokens * work->h_q <= KEPT_BYTES / row_bytes ? EVICT_FIRST : EVICT_NORMAL;
+  return tokens * work->h_q <= kept_bytes / row_bytes ? EVICT_FIRST : EVICT_NORMAL;
 }
 
 /* The kernel counts in 32 bits without sign; what is beyond them no length reaches. */
@@ -110,11 +127,11 @@ static flashmla_status prepare(fm_call *call, void *state) {
   const fm_paged *paged = &decode->paged;
   attention->divisors = fm_divisors_of(&attention->work, &attention->tiling);
   decode->paging = paging_of(paged->page_size, attention->tiling.cluster);
-  decode->kv_policy = kv_policy(decode);
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &decode->gpu));
+  decode->kv_policy = kv_policy(decode);
   const fm_gpu gpu = decode->gpu;
   if (decode->own_plan) FM_TRY(fm_load_plan(gpu, &decode->plan));
-  FM_TRY(fm_load(gpu, need_of(decode), &decode->decode));
+  FM_TRY(fm_load(gpu, need_of(decode, attention->tiling.cluster), &decode->decode));
   if (attention->partials.rows) FM_TRY(fm_load_combine(gpu, attention, paged->q_dtype, &decode->combine));
   const fm_tensor_map q = fm_query_map(attention, paged->q_dtype, paged->d_qk, paged->q, paged->q_stride);
   const fm_tensor_map cache = cache_map(decode);
@@ -139,13 +156,15 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
                                           .causal = attention->mask.causal,
                                           .kv_policy = decode->kv_policy,
                                           .page_size = paged->page_size,
-                                          .units_per_page = paging.units_per_page,
-                                          .pages_per_unit = paging.pages_per_unit,
+                                          .whole_pages = paging.whole_pages,
+                                          .rows_beyond = paging.rows_beyond,
                                           .boxes = paging.boxes,
-                                          .box_rows = paging.box_rows};
+                                          .box_rows = paging.box_rows,
+                                          .page_inverse = paging.page_inverse,
+                                          .by_page = paging.by_page};
   set_shard(&attention->mask, &params);
   /* persistent: clusters take parts in turn, so there are never more than run at once */
-  const int32_t clusters = fm_min32(decode->gpu.device->processors / tiling->cluster, tiling->num_parts);
+  const int32_t clusters = fm_min32(fm_max32(decode->decode.clusters, 1), tiling->num_parts);
   return fm_launch(decode->gpu, &decode->decode, clusters * tiling->cluster, &params, decode->stream);
 }
 

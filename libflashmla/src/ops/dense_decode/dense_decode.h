@@ -56,7 +56,8 @@ typedef struct fm_paged {
 
 /* How units of 64 tokens lie in the pages, for kernels; see FM_DENSE_DECODE_PARAMS. */
 typedef struct fm_paging {
-  int32_t units_per_page, pages_per_unit, boxes, box_rows;
+  int32_t whole_pages, rows_beyond, boxes, box_rows, page_inverse;
+  int64_t by_page;
 } fm_paging;
 
 typedef struct fm_dense_decode {

@@ -34,9 +34,10 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
 static flashmla_status check_scale(const params_type *params, fm_dense_decode *decode) {
   const bool is_default = (params->flags & FLASHMLA_DEFAULT_SCALE) != 0;
   if (!is_default && (!isfinite(params->softmax_scale) || params->softmax_scale <= 0.0f))
-    return fm_fail(FLASHMLA_ERROR_VALUE,
-                   "params.softmax_scale is %g; it must be finite and > 0, or set FLASHMLA_DEFAULT_SCALE",
-                   (double)params->softmax_scale);
+    return fm_fail(
+        FLASHMLA_ERROR_VALUE,
+        "{params.|}softmax_scale is %g; it must be finite and > 0, or {set FLASHMLA_DEFAULT_SCALE|softmax_scale=None}",
+        (double)params->softmax_scale);
   decode->softmax_scale = is_default ? 1.0f / sqrtf((float)decode->paged.d_qk) : params->softmax_scale;
   decode->scale_log2 = (float)fmin((double)decode->softmax_scale * M_LOG2E, (double)FLT_MAX);
   return FLASHMLA_OK;
@@ -44,21 +45,21 @@ static flashmla_status check_scale(const params_type *params, fm_dense_decode *d
 
 static flashmla_status check_shard(const params_type *params, fm_mask *mask) {
   const int32_t rank = params->cp_rank, world = params->cp_world, interleave = params->cp_interleave;
-  if (world < 0) return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_world is %d; it must be >= 0", world);
+  if (world < 0) return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}cp_world is %d; it must be >= 0", world);
   if (world == 0 && rank != 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_rank is %d; with cp_world 0 it must be 0", rank);
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}cp_rank is %d; with cp_world 0 it must be 0", rank);
   if (world == 0 && interleave != 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_interleave is %d; with cp_world 0 it must be 0", interleave);
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}cp_interleave is %d; with cp_world 0 it must be 0", interleave);
   if (world == 0 && params->global_seqlens != NULL)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "global_seqlens is given; with params.cp_world 0 it must be left out");
+    return fm_fail(FLASHMLA_ERROR_VALUE, "global_seqlens is given; with {params.|}cp_world 0 it must be left out");
   if (world > 0 && (rank < 0 || rank >= world))
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_rank is %d; it must be in [0, %d)", rank, world);
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}cp_rank is %d; it must be in [0, %d)", rank, world);
   if (world > 0 && interleave <= 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.cp_interleave is %d; with cp_world %d it must be > 0", interleave,
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}cp_interleave is %d; with cp_world %d it must be > 0", interleave,
                    world);
   if (world > 0 && params->global_seqlens == NULL)
-    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "global_seqlens is NULL; with params.cp_world %d it is required",
-                   world);
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER,
+                   "global_seqlens is {NULL|None}; with {params.|}cp_world %d it is required", world);
   mask->cp_rank = rank;
   mask->cp_world = world;
   mask->cp_interleave = interleave;
@@ -112,8 +113,9 @@ static flashmla_status read_plan_again(const fm_call *call, fm_dense_decode *dec
   const params_type *params = (const void *)call->params;
   const fm_plan_stamp before = decode->stamp;
   if ((params->plan == NULL) != decode->own_plan)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is %s; the prepared call was %s one",
-                   decode->own_plan ? "given" : "NULL", decode->own_plan ? "without" : "with");
+    return decode->own_plan
+               ? fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is given; the prepared call was without one")
+               : fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is {NULL|None}; the prepared call was with one");
   if (decode->own_plan) return FLASHMLA_OK;
   FM_TRY(read_plan(call, decode));
   if (decode->stamp.batch_invariant != before.batch_invariant)
@@ -150,10 +152,14 @@ static const flashmla_kernel_info cpu_kernels[] = {
     [FM_FP16] = {.name = "dense_decode_fp16_cpu", .operation = "dense_decode", .dtype = "float16", .target = "cpu"},
     [FM_FP32] = {.name = "dense_decode_fp32_cpu", .operation = "dense_decode", .dtype = "float32", .target = "cpu"}};
 
+static const uint16_t ends[] = {FM_END(params_type, stream),        FM_END(params_type, cu_seqlens_q),
+                                FM_END(params_type, max_seqlen_q),  FM_END(params_type, cp_rank),
+                                FM_END(params_type, cp_world),      FM_END(params_type, cp_interleave),
+                                FM_END(params_type, global_seqlens)};
+
 static const fm_operation dense_decode = {
     .name = "dense_decode",
-    .params_size = sizeof(params_type),
-    .first_size = offsetof(params_type, stream) + sizeof(void *),
+    .params = FM_STRUCT("params", params_type, ends),
     .flags = FM_STEP_FLAGS,
     .threads_offset = offsetof(params_type, num_threads),
     .arguments = arguments,

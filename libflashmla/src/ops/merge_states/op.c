@@ -24,12 +24,17 @@ static flashmla_status read_form(const void *given, fm_form *form) {
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_states is %d; it must be >= 0", params->num_states);
   if (params->num_states > FM_MAX_CPU_STATES)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
-                   "params.num_states is %d; supported are up to %d separate tensors: stack them in one",
+                   "{params.num_states is|the tensors of outs are} %d; supported are up to %d separate tensors: stack "
+                   "them in one",
                    params->num_states, FM_MAX_CPU_STATES);
-  if (params->out == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "out is NULL; the tensor is required");
-  if (params->out->ndim != 4 && params->out->ndim != 3)
-    return fm_fail(FLASHMLA_ERROR_SHAPE, "out.ndim is %d; it must be 4, or 3 with variable-length queries",
-                   params->out->ndim);
+  if (params->out == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "out is {NULL|None}; the tensor is required");
+  if (params->out->ndim != 4 && params->out->ndim != 3) {
+    fm_argument varlen[FM_MAX_ARGUMENTS];
+    fm_arguments_in((fm_form){.varlen = true, .listed = 1}, arguments, ROWS, varlen);
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "out.ndim is %d; it must be 4 %s, or 3 %s with variable-length queries",
+                   params->out->ndim, fm_describe_axes(axes, &arguments[OUT]).chars,
+                   fm_describe_axes(axes, &varlen[OUT]).chars);
+  }
   form->varlen = params->out->ndim == 3;
   form->listed = params->num_states;
   return FLASHMLA_OK;
@@ -85,7 +90,8 @@ static flashmla_status arrange(const fm_call *call, fm_merge *merge) {
   merge->lse_state_stride = merge->stacked ? lse_bytes / (int64_t)sizeof(float) : 0;
   if (call->cuda && !merge->stacked && merge->num_states > FM_MAX_STATES)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
-                   "params.num_states is %d; supported on CUDA are up to %d separate tensors: stack them in one",
+                   "{params.num_states is|the tensors of outs are} %d; supported on CUDA are up to %d separate "
+                   "tensors: stack them in one",
                    merge->num_states, FM_MAX_STATES);
   return FLASHMLA_OK;
 }
@@ -163,10 +169,11 @@ static flashmla_status adopt(void *state) {
 static const flashmla_kernel_info cpu_kernels[] = {
     {.name = "merge_states_cpu", .operation = "merge_states", .dtype = "any", .target = "cpu"}};
 
+static const uint16_t ends[] = {FM_END(params_type, stream)};
+
 static const fm_operation merge_states = {
     .name = "merge_states",
-    .params_size = sizeof(params_type),
-    .first_size = offsetof(params_type, stream) + sizeof(void *),
+    .params = FM_STRUCT("params", params_type, ends),
     .flags = FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS,
     .threads_offset = offsetof(params_type, num_threads),
     .arguments = arguments,

@@ -12,10 +12,11 @@ static flashmla_status read_form(const void *given, fm_form *form) {
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u and reserved2 %u; they must be 0", params->reserved,
                    params->reserved2);
   if (params->num_splits < 0 || params->num_splits > FM_MAX_SPLITS)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_splits is %d; it must be in [0, %d]", params->num_splits,
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}num_splits is %d; it must be in [0, %d]", params->num_splits,
                    FM_MAX_SPLITS);
   if (params->num_splits != 0 && (params->flags & FLASHMLA_BATCH_INVARIANT) != 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "params.num_splits is %d; with FLASHMLA_BATCH_INVARIANT it must be 0",
+    return fm_fail(FLASHMLA_ERROR_VALUE,
+                   "{params.|}num_splits is %d; with {FLASHMLA_BATCH_INVARIANT|batch_invariant} it must be 0",
                    params->num_splits);
   return FLASHMLA_OK;
 }
@@ -59,10 +60,12 @@ static flashmla_status stamp(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
+static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, cu_seqlens_q),
+                                FM_END(params_type, max_seqlen_q), FM_END(params_type, reserved2)};
+
 static const fm_operation plan_decode = {
     .name = "plan_decode",
-    .params_size = sizeof(params_type),
-    .first_size = offsetof(params_type, stream) + sizeof(void *),
+    .params = FM_STRUCT("params", params_type, ends),
     .flags = FM_STEP_FLAGS,
     .arguments = arguments,
     .num_arguments = FM_STEP_ROWS,

@@ -9,19 +9,31 @@ call, and right whatever became of the tensors, also in a captured graph.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from flashmla._dense_decode import D_V, dense_decode
-from flashmla._frameworks import Torch, framework_of
+from flashmla._dynamo import eager
+from flashmla._frameworks import framework_of
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._scalars import INT32, integer
+from flashmla._torch import Torch
 from flashmla.errors import FlashMLAError, InvalidArgumentError, UnsupportedError
 
-__all__ = ["FlashMLASchedMeta", "flash_mla_with_kvcache", "get_mla_metadata"]
+__all__ = [
+    "FlashMLASchedMeta",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
+    "flash_mla_sparse_fwd",
+    "flash_mla_with_kvcache",
+    "get_mla_metadata",
+]
 
 _RECORD = 8
 """int32 numbers in a row of tile_scheduler_metadata; callers size their own buffers with it."""
@@ -31,16 +43,19 @@ _RANK = 4
 
 
 class _Schedule(NamedTuple):
-    """A plan, and what a handle shows of it."""
+    """A plan, and what a handle shows of it. Without a plan the next call makes one in that buffer."""
 
-    plan: Plan
+    plan: Plan | None
     buffer: Any
     num_splits: Any
 
 
 @dataclass
 class FlashMLASchedMeta:
-    """What calls of the same shapes share: made empty, filled by the first of them that succeeds."""
+    """What calls of the same shapes share: made empty, filled by the first of them that succeeds.
+
+    A deep copy has tensors of its own. The first call that gets it makes its plan in them.
+    """
 
     @dataclass
     class Config:
@@ -65,6 +80,14 @@ class FlashMLASchedMeta:
     """(batch + 1) zeros, for callers that copy it."""
     _schedule: _Schedule | None = field(default=None, init=False, repr=False, compare=False)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlashMLASchedMeta:
+        shown = (self.tile_scheduler_metadata, self.num_splits)
+        metadata, num_splits = (tensor if tensor is None else tensor.clone() for tensor in shown)
+        twin = FlashMLASchedMeta(self.have_initialized, copy.deepcopy(self.config, memo), metadata, num_splits)
+        if self._schedule is not None and shown[0] is self._schedule.buffer:
+            twin._schedule = _Schedule(None, metadata, num_splits)  # noqa: SLF001 - its own
+        return twin
+
     def decode(self, tensors: tuple[Any, ...], *, causal: bool, softmax_scale: float | None) -> tuple[Any, Any]:
         """`dense_decode` with the plan of this handle, which is made if there is none. A failed call changes nothing.
 
@@ -76,6 +99,8 @@ class FlashMLASchedMeta:
             schedule = _new_schedule(tensors, causal=causal)
         elif schedule is not None and self.tile_scheduler_metadata is not schedule.buffer:
             schedule = None
+        elif schedule is not None and schedule.plan is None:
+            schedule = _new_schedule(tensors, causal=causal, of=schedule)
         try:
             result = _decode(tensors, schedule, causal=causal, softmax_scale=softmax_scale)
         except InvalidArgumentError as error:
@@ -106,8 +131,14 @@ class FlashMLASchedMeta:
         return given
 
 
+@eager
 def get_mla_metadata(*args: Any, **options: Any) -> tuple[Any, Any]:
-    """(empty handle, None); for older callers' (cache_seqlens, ...) two int32 tensors, (1, 8) and (batch + 1,)."""
+    """(empty handle, None); for older callers' (cache_seqlens, ...) two int32 tensors, (1, 8) and (batch + 1,).
+
+    Raises TypeError for lengths that are no torch.Tensor.
+
+    >>> meta, _ = flashmla.compat.flash_mla.get_mla_metadata()
+    """
     lengths = args[0] if args else options.get("cache_seqlens")
     if lengths is None:
         return FlashMLASchedMeta(), None
@@ -115,6 +146,7 @@ def get_mla_metadata(*args: Any, **options: Any) -> tuple[Any, Any]:
     return _int32_like(lengths, "new_zeros", (1, _RECORD)), _int32_like(lengths, "new_zeros", (lengths.numel() + 1,))
 
 
+@eager
 def flash_mla_with_kvcache(
     q: Any,
     k_cache: Any,
@@ -133,7 +165,15 @@ def flash_mla_with_kvcache(
     topk_length: Any = None,
     extra_topk_length: Any = None,
 ) -> tuple[Any, Any]:
-    """`dense_decode` under the peer's names, returns (out, lse). `tile_scheduler_metadata`: of either style."""
+    """`dense_decode` under the peer's names, returns (out, lse). `tile_scheduler_metadata`: of either style.
+
+    Raises what `dense_decode` raises; NotImplementedError for sparse attention and fp8 caches; AssertionError, as the
+    peer does, for a handle that was used by another kind of call.
+
+    >>> q, kv_cache, block_table, cache_seqlens = map(torch.from_numpy, (q, kv_cache, block_table, cache_seqlens))
+    >>> meta, _ = flashmla.compat.flash_mla.get_mla_metadata()
+    >>> out, lse = flashmla.compat.flash_mla.flash_mla_with_kvcache(q, kv_cache, block_table, cache_seqlens, 512, meta)
+    """
     _refuse_sparse_attention(
         indices=indices,
         attn_sink=attn_sink,
@@ -159,6 +199,24 @@ def flash_mla_with_kvcache(
         raise
 
 
+def _not_there(name: str, what: str) -> Callable[..., Any]:
+    """A function of the peer that callers may import, and that says that it is none of ours."""
+
+    def refuse(*_args: Any, **_options: Any) -> Any:
+        raise NotImplementedError(
+            f"{name}: flashmla.compat.flash_mla does dense decode (flash_mla_with_kvcache), no {what}"
+        )
+
+    refuse.__name__ = refuse.__qualname__ = name
+    return refuse
+
+
+flash_mla_sparse_fwd = _not_there("flash_mla_sparse_fwd", "sparse prefill")
+flash_attn_varlen_func = _not_there("flash_attn_varlen_func", "dense prefill")
+flash_attn_varlen_qkvpacked_func = _not_there("flash_attn_varlen_qkvpacked_func", "dense prefill")
+flash_attn_varlen_kvpacked_func = _not_there("flash_attn_varlen_kvpacked_func", "dense prefill")
+
+
 def _decode(
     tensors: tuple[Any, ...], schedule: _Schedule | None, *, causal: bool, softmax_scale: float | None
 ) -> tuple[Any, Any]:
@@ -166,13 +224,16 @@ def _decode(
     return dense_decode(*tensors, softmax_scale=softmax_scale, causal=causal, plan=plan)
 
 
-def _new_schedule(tensors: tuple[Any, ...], *, causal: bool) -> _Schedule:
+def _new_schedule(tensors: tuple[Any, ...], *, causal: bool, of: _Schedule | None = None) -> _Schedule:
+    """`of`: in the tensors of that one, if they are large enough."""
     row_bytes = 4 * _RECORD
     rows = -(-plan_decode_size(*tensors, causal=causal) // row_bytes)
     q = tensors[0]
-    buffer = _int32_like(q, "new_empty", (rows, _RECORD))
-    plan = plan_decode(*tensors, causal=causal, buffer=buffer)
-    return _Schedule(plan, buffer, _int32_like(q, "new_zeros", (len(q) + 1,)))
+    if of is None or len(of.buffer) < rows:
+        shown = _int32_like(q, "new_empty", (rows, _RECORD)), _int32_like(q, "new_zeros", (len(q) + 1,))
+    else:
+        shown = of.buffer, of.num_splits
+    return _Schedule(plan_decode(*tensors, causal=causal, buffer=shown[0]), *shown)
 
 
 def _differences(first: Any, given: Any) -> str:

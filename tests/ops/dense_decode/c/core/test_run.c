@@ -61,7 +61,7 @@ static void workspace_is_split(void) {
 
 static void kernels(void) {
   static const char *const gpu[] = {"fake_plan", "fake_cuda"}; /* come first */
-  flashmla_kernel_info info;
+  flashmla_kernel_info info = {.struct_size = sizeof info};
   int32_t row = 0;
   for (; row < 2; ++row) {
     CHECK_OK(flashmla_kernel_at(row, &info));

@@ -3,7 +3,7 @@
 #include <float.h>
 #include <math.h>
 
-#include "core/params.h"
+#include "core/operation.h"
 #include "refused.h"
 
 static void pointers(void) {
@@ -20,7 +20,7 @@ static void pointers(void) {
 }
 
 static void ranks_and_extents(void) {
-  REFUSED(SHAPE, "q.ndim is 3; it must be 4", f.tensor[Q].ndim = 3);
+  REFUSED(SHAPE, "q.ndim is 3; it must be 4 (batch, s_q, h_q, d_qk)", f.tensor[Q].ndim = 3);
   REFUSED(SHAPE, "block_table.shape[0] is 3, q.shape[0] (batch) is 4; they must be equal", f.shape[BLOCK_TABLE][0] = 3);
   REFUSED(SHAPE, "h_q must be a multiple of h_kv", f.shape[KV_CACHE][2] = 4);
   REFUSED(ZERO_EXTENT, "q.shape[2] (h_q) is 0; it must be >= 1", f.shape[Q][2] = 0);
@@ -30,7 +30,20 @@ static void ranks_and_extents(void) {
 static void dtypes(void) {
   REFUSED(DTYPE, "q.dtype is float64", f.tensor[Q].dtype.code = kDLFloat; f.tensor[Q].dtype.bits = 64);
   REFUSED(DTYPE, "q.dtype is bfloat16x2", f.tensor[Q].dtype.lanes = 2);
-  REFUSED(DTYPE, "q.dtype is code 99, 16 bits", f.tensor[Q].dtype.code = 99);
+  static const struct {
+    uint8_t code, bits;
+    const char *part;
+  } others[] = {{99, 16, "q.dtype is code 99, 16 bits;"},
+                {5, 64, "q.dtype is complex64;"},
+                {6, 8, "q.dtype is bool;"},
+                {6, 1, "q.dtype is code 6, 1 bits;"},
+                {1, 8, "q.dtype is uint8;"},
+                {10, 8, "q.dtype is float8_e4m3fn;"},
+                {12, 8, "q.dtype is float8_e5m2;"},
+                {17, 4, "q.dtype is float4_e2m1fn;"},
+                {18, 8, "q.dtype is code 18, 8 bits;"}};
+  for (size_t i = 0; i < sizeof others / sizeof others[0]; ++i)
+    REFUSED(DTYPE, others[i].part, f.tensor[Q].dtype.code = others[i].code; f.tensor[Q].dtype.bits = others[i].bits);
   REFUSED(DTYPE, "kv_cache.dtype is float16, q.dtype is bfloat16; they must be equal", f.tensor[KV_CACHE].dtype = FP16);
   REFUSED(DTYPE, "out.dtype is float16, q.dtype is bfloat16; they must be equal, or the former float32",
           f.tensor[OUT].dtype = FP16);
@@ -93,7 +106,9 @@ static void misaligned_scratch(void) {
   CHECK_STATUS(flashmla_dense_decode(&decode), FLASHMLA_ERROR_ALIGNMENT, "params.workspace is");
   flashmla_plan_decode_params plan = f.plan_params;
   plan.buffer = (char *)plan.buffer + 4;
-  CHECK_STATUS(flashmla_plan_decode(&plan, &f.plan), FLASHMLA_ERROR_ALIGNMENT, "params.buffer is");
+  CHECK_STATUS(flashmla_plan_decode(&plan, &f.plan), FLASHMLA_ERROR_ALIGNMENT, "params.buffer is 0x");
+  plan.flags |= FLASHMLA_PYTHON_NAMES;
+  CHECK_STATUS(flashmla_plan_decode(&plan, &f.plan), FLASHMLA_ERROR_ALIGNMENT, "buffer is at address 0x");
   no_run(&f);
   fixture_free(&f);
 }
@@ -149,28 +164,82 @@ static void struct_tails(void) {
   f.plan_params.struct_size = PLAN_V1;
   f.plan_params.reserved2 = 5;
   CHECK_OK(flashmla_plan_decode(&f.plan_params, &f.plan));
+  fake_launches();
   fixture_free(&f);
 }
 
-/* A library whose struct has grown serves callers of each size since the first: what they lack is 0. */
-static void older_callers(void) {
-  struct {
-    uint32_t struct_size, first;
-    uint64_t second, third;
-  } known, *given;
-  for (uint32_t size = 8; size <= sizeof known; size += 8) {
-    given = malloc(size); /* nothing behind it may be read */
+/* A library whose struct has grown serves callers of each size since the first: what they lack is 0. A size that cuts a
+ * field, half a pointer perhaps, is nobody's. */
+static void sizes_of(const fm_struct *of) {
+  for (uint32_t size = 0; size <= of->size + 16; ++size) {
+    unsigned char *given = malloc(size > 8 ? size : 8), known[FM_MAX_PARAMS_BYTES]; /* nothing behind may be read */
     CHECK(given != NULL);
-    memset(given, 0x11, size);
-    given->struct_size = size;
-    memset(&known, 0xff, sizeof known);
-    CHECK_OK(fm_read_params(given, 8, &known, sizeof known));
-    CHECK(memcmp(given, &known, size) == 0);
-    CHECK(known.second == (size >= 16 ? UINT64_C(0x1111111111111111) : 0));
-    CHECK(known.third == (size >= 24 ? UINT64_C(0x1111111111111111) : 0));
-    CHECK_STATUS(fm_read_params(given, size + 1, &known, sizeof known), FLASHMLA_ERROR_STRUCT_SIZE, "at least");
+    memset(given, 0, size > 8 ? size : 8);
+    memset(given, 0x11, size < of->size ? size : of->size);
+    memcpy(given, &size, sizeof size);
+    memset(known, 0xff, sizeof known);
+    int at_an_end = size >= of->size;
+    for (int32_t i = 0; i < of->num_ends; ++i) at_an_end |= size == of->ends[i];
+    if (at_an_end) {
+      CHECK_OK(fm_read_params(given, of, known));
+      CHECK(memcmp(given, known, size < of->size ? size : of->size) == 0);
+      for (uint32_t i = size; i < of->size; ++i) CHECK(known[i] == 0);
+    } else {
+      CHECK_STATUS(fm_read_params(given, of, known), FLASHMLA_ERROR_STRUCT_SIZE,
+                   size < of->ends[0] ? "at least" : "which is within a field; it must be sizeof the struct");
+    }
     free(given);
   }
+}
+
+static void older_callers(void) {
+  for (int32_t i = 0; fm_operation_at(i) != NULL; ++i) sizes_of(&fm_operation_at(i)->params);
+  for (uint32_t size = DECODE_V1; size <= sizeof(flashmla_dense_decode_params); ++size)
+    if (size % 4 != 0) REFUSED(STRUCT_SIZE, "within a field", f.decode.struct_size = size);
+  REFUSED(STRUCT_SIZE, "params.struct_size is 100, which is within a field", f.decode.struct_size = 100);
+  ACCEPTED(f.decode.struct_size = 104);
+  PLAN_REFUSED(STRUCT_SIZE, "params.struct_size is 76, which is within a field", f.plan_params.struct_size = 76);
+}
+
+/* The struct of a row of the kernel table is written up to its size. */
+static void kernel_info_sizes(void) {
+  const uint32_t known = sizeof(flashmla_kernel_info);
+  for (uint32_t size = 0; size <= known + 16; ++size) {
+    unsigned char *info = malloc(size > 4 ? size : 4);
+    CHECK(info != NULL);
+    memset(info, 0xff, size);
+    memcpy(info, &size, sizeof size);
+    if (size < known) {
+      CHECK_STATUS(flashmla_kernel_at(0, (flashmla_kernel_info *)(void *)info), FLASHMLA_ERROR_STRUCT_SIZE,
+                   "info.struct_size is");
+    } else {
+      CHECK_OK(flashmla_kernel_at(0, (flashmla_kernel_info *)(void *)info));
+      CHECK(((const flashmla_kernel_info *)(const void *)info)->struct_size == size);
+      for (uint32_t i = known; i < size; ++i) CHECK(info[i] == 0);
+    }
+    free(info);
+  }
+}
+
+/* What C and Python name differently is named as the caller does, who says so in the flags. */
+static void python_names(void) {
+#define IN_PYTHON(status, part, change) REFUSED(status, part, f.decode.flags |= FLASHMLA_PYTHON_NAMES; change)
+#define PLAN_IN_PYTHON(status, part, change) \
+  PLAN_REFUSED(status, part, f.plan_params.flags |= FLASHMLA_PYTHON_NAMES; change)
+  ACCEPTED(f.decode.flags |= FLASHMLA_PYTHON_NAMES);
+  IN_PYTHON(NULL_POINTER, "q is None; the tensor is required", f.decode.q = NULL);
+  IN_PYTHON(VALUE, "softmax_scale is 0; it must be finite and > 0, or softmax_scale=None", f.decode.softmax_scale = 0);
+  CHECK(strncmp(flashmla_last_error(), "softmax_scale", 13) == 0);
+  IN_PYTHON(WORKSPACE_TOO_SMALL, "workspace has 7 bytes; it must have at least ", f.decode.workspace_size = 7);
+  CHECK(strncmp(flashmla_last_error(), "workspace", 9) == 0);
+  IN_PYTHON(PLAN_MISMATCH, "plan was never made; plan_decode must fill it first", memset(&f.plan, 0, sizeof f.plan);
+            f.decode.plan = &f.plan);
+  IN_PYTHON(PLAN_MISMATCH, "plan was made for causal 0, causal is 1", fixture_use_plan(&f, 0); fake_launches();
+            f.decode.flags |= FLASHMLA_CAUSAL);
+  PLAN_IN_PYTHON(VALUE, "with batch_invariant it must be 0", f.plan_params.num_splits = 3;
+                 f.plan_params.flags |= FLASHMLA_BATCH_INVARIANT);
+  PLAN_IN_PYTHON(WORKSPACE_TOO_SMALL, "buffer has 0 bytes;", f.plan_params.buffer_size = 0);
+  REFUSED(VALUE, "params.softmax_scale is 0;", f.decode.softmax_scale = 0); /* the call before was Python's */
 }
 
 static void plan_looks_at_lengths_alone(void) {
@@ -198,6 +267,8 @@ int main(void) {
   scalars();
   struct_tails();
   older_callers();
+  kernel_info_sizes();
+  python_names();
   plan_looks_at_lengths_alone();
   return 0;
 }

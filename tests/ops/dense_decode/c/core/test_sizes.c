@@ -98,6 +98,34 @@ static void data_is_not_looked_at(void) {
   fixture_free(&f);
 }
 
+/* More than total_q query tokens no request has: such a limit is as good as none, and neither sizes nor tiles follow it.
+ */
+static void limit_beyond_all_tokens(int32_t device_type, uint32_t flags, int32_t num_splits) {
+  fixture f;
+  geometry g = SMALL_VARLEN;
+  g.s_q = g.total_q;
+  fixture_init(&f, g);
+  fixture_set_device(&f, device_type, 0);
+  f.decode.flags = f.plan_params.flags = flags;
+  f.plan_params.num_splits = num_splits;
+  uint64_t workspace[2], buffer[2];
+  for (int i = 0; i < 2; ++i) {
+    CHECK_OK(flashmla_dense_decode_workspace_size(&f.decode, &workspace[i]));
+    CHECK_OK(flashmla_plan_decode_size(&f.plan_params, &buffer[i]));
+    f.decode.max_seqlen_q = f.plan_params.max_seqlen_q = INT32_MAX;
+  }
+  CHECK(workspace[0] == workspace[1] && buffer[0] == buffer[1]);
+  fixture_use_plan(&f, num_splits);
+  CHECK_OK(flashmla_dense_decode(&f.decode));
+  CHECK(fake.plan.attention.work.s_q == 7 && fake.decode.attention.work.s_q == 7);
+  flashmla_prepared *prepared;
+  CHECK_OK(flashmla_dense_decode_prepare(&f.decode, &prepared));
+  CHECK_OK(flashmla_dense_decode_run(prepared, &f.decode));
+  CHECK(fake.again && fake.decode.attention.work.s_q == 7);
+  flashmla_prepared_free(prepared);
+  fixture_free(&f);
+}
+
 static void errors_leave_the_result(void) {
   fixture f;
   fixture_init(&f, SMALL);
@@ -143,6 +171,10 @@ int main(void) {
   small_work_has_few_parts();
   invariant_pieces();
   data_is_not_looked_at();
+  limit_beyond_all_tokens(kDLCPU, 0, 0);
+  limit_beyond_all_tokens(kDLCUDA, 0, 3);
+  limit_beyond_all_tokens(kDLCPU, FLASHMLA_BATCH_INVARIANT, 0);
+  limit_beyond_all_tokens(kDLCUDA, FLASHMLA_BATCH_INVARIANT, 0);
   errors_leave_the_result();
   too_much_work();
   return 0;

@@ -166,6 +166,24 @@ static void decode_varlen_later(const int32_t *lengths, const int32_t *offsets, 
   fixture_free(&f);
 }
 
+/* The bits do not depend on how far the limit on query tokens is from any that a request has. */
+static void decode_without_limit(const int32_t *lengths, const int32_t *offsets, uint32_t flags, int32_t num_splits) {
+  const geometry g = {4, 9, 70, 1, 5, 16, 40, .dtype = FP32, .varlen = 1, .total_q = 9};
+  fixture f[2];
+  for (int i = 0; i < 2; ++i) {
+    state = 7;
+    fill(&f[i], g, lengths, flags);
+    memcpy(f[i].tensor[CU_SEQLENS_Q].data, offsets, 5 * sizeof(int32_t));
+    if (i == 1) f[i].decode.max_seqlen_q = f[i].plan_params.max_seqlen_q = INT32_MAX;
+    run(&f[i], num_splits);
+  }
+  check_rows(&f[1]);
+  for (int which = OUT; which <= LSE; ++which)
+    CHECK(memcmp(f[0].tensor[which].data, f[1].tensor[which].data, f[0].bytes[which]) == 0);
+  fixture_free(&f[0]);
+  fixture_free(&f[1]);
+}
+
 static void decode_shard(int32_t rank, int32_t world, int32_t interleave, uint32_t flags) {
   const int32_t lengths[] = {90, 0, 200, 64}, global[] = {150, 3, INT32_MAX, -4};
   fixture f;
@@ -203,6 +221,10 @@ int main(void) {
   decode_varlen_later(long_ones, in_order, 0);
   decode_varlen_later(long_ones, wild, FLASHMLA_CAUSAL);
   decode_varlen_later(long_ones, in_order, FLASHMLA_BATCH_INVARIANT | FLASHMLA_CAUSAL);
+
+  decode_without_limit(long_ones, in_order, FLASHMLA_CAUSAL, -1);
+  decode_without_limit(long_ones, in_order, 0, 3);
+  decode_without_limit(long_ones, in_order, FLASHMLA_BATCH_INVARIANT, -1);
 
   for (int32_t rank = 0; rank < 3; ++rank) decode_shard(rank, 3, 16, FLASHMLA_CAUSAL);
   decode_shard(1, 2, 1, 0);

@@ -26,7 +26,7 @@ static void run(int32_t device) {
 static void rules(void) {
   CHECK_STATUS(flashmla_merge_states(NULL), FLASHMLA_ERROR_NULL_POINTER, "params is NULL");
   REFUSED(STRUCT_SIZE, "params.struct_size is 8", p.params.struct_size = 8);
-  REFUSED(FLAGS, "params.flags is 0x1; only bits of 0xc are known", p.params.flags = FLASHMLA_CAUSAL);
+  REFUSED(FLAGS, "params.flags is 0x1; only bits of 0x10c are known", p.params.flags = FLASHMLA_CAUSAL);
   REFUSED(FLAGS, "params.flags is 0x10", p.params.flags = FLASHMLA_BATCH_INVARIANT);
   REFUSED(VALUE, "params.num_states is -1", p.params.num_states = -1);
   REFUSED(VALUE, "params.num_threads is -2", p.params.num_threads = -2);
@@ -37,12 +37,14 @@ static void rules(void) {
   REFUSED(NULL_POINTER, "lses[2] is NULL", p.lses[2] = NULL);
   REFUSED(NULL_POINTER, "outs[2].data is NULL", p.out[2].data = NULL);
   REFUSED(NULL_POINTER, "out.shape is NULL", p.result_out.shape = NULL);
-  REFUSED(SHAPE, "out.ndim is 5; it must be 4, or 3 with variable-length queries", p.result_out.ndim = 5);
+  REFUSED(SHAPE,
+          "out.ndim is 5; it must be 4 (batch, s_q, h_q, d_v), or 3 (total_q, h_q, d_v) with variable-length queries",
+          p.result_out.ndim = 5);
   REFUSED(SHAPE, "outs[0].ndim is 4; it must be 3", p.result_out.ndim = 3);
   REFUSED(SHAPE, "outs[1].ndim is 5; it must be 4", p.out[1].ndim = 5);
   REFUSED(SHAPE, "lses[0].ndim is 4; it must be 3", p.lse[0].ndim = 4);
   REFUSED(SHAPE, "lse.ndim is 4; it must be 3", p.result_lse.ndim = 4);
-  REFUSED(SHAPE, "outs.ndim is 4; it must be 5", p.params.num_states = 0);
+  REFUSED(SHAPE, "outs.ndim is 4; it must be 5 (num_states, batch, s_q, h_q, d_v)", p.params.num_states = 0);
   REFUSED(SHAPE, "out.shape[3] is 24, outs[0].shape[3] (d_v) is 16", p.result_shape[3] = 24);
   REFUSED(SHAPE, "lses[0].shape[1] is 5, outs[0].shape[2] (h_q) is 4", p.lse_shape[1] = 5);
   REFUSED(DTYPE, "outs[0].dtype is int32", p.out[0].dtype = ((DLDataType){kDLInt, 32, 1}));

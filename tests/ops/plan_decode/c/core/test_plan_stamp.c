@@ -34,25 +34,26 @@ static void other_shapes(void) {
   MISMATCH("plan was made for d_qk 576, q.shape[3] is 512", g.d_qk = 512);
   MISMATCH("plan was made without cu_seqlens_q, the call is with it", g.varlen = 1; g.total_q = 8);
   MISMATCH_OF(SMALL_VARLEN, "plan was made with cu_seqlens_q, the call is without it", g.varlen = 0);
-  MISMATCH_OF(SMALL_VARLEN, "plan was made for s_q 2, params.max_seqlen_q is 3", g.s_q = 3);
+  MISMATCH_OF(SMALL_VARLEN, "plan was made for s_q 2, params.max_seqlen_q (at most total_q) is 3", g.s_q = 3);
+  MISMATCH_OF(SMALL_VARLEN, "plan was made for total_q 7, q.shape[0] is 8", g.total_q = 8);
+  MISMATCH_OF(SMALL_VARLEN, "plan was made for total_q 7, q.shape[0] is 1", g.total_q = g.s_q = 1);
   MISMATCH_OF(SMALL_VARLEN, "plan was made for batch 4, block_table.shape[0] is 5", g.batch = 5);
   MISMATCH_OF(SMALL_VARLEN, "plan was made for h_q 6, q.shape[1] is 8", g.h_q = 8);
 }
 
-/* Where the query tokens lie, and how many there are in all, is no part of the schedule. */
-static void other_query_tokens(void) {
+/* The dtype of the result is no part of the schedule, nor is a limit on query tokens that none reaches. */
+static void what_a_plan_leaves_open(void) {
   fixture f, other;
   geometry g = SMALL_VARLEN;
+  g.s_q = g.total_q;
   fixture_init(&f, g);
   fixture_use_plan(&f, 0);
-  g.total_q = 3;
   fixture_init(&other, g);
   other.decode.plan = &f.plan;
-  other.tensor[OUT].dtype = FP32; /* nor is the dtype of the result (which has half the elements now) */
-  other.shape[OUT][0] = other.shape[Q][0] = other.shape[LSE][1] = 1;
+  other.tensor[OUT].dtype = FP32;
+  other.decode.max_seqlen_q = INT32_MAX;
   CHECK_OK(flashmla_dense_decode(&other.decode));
-  CHECK(fake.cpu_decodes == 1 && fake.decode.attention.work.total_q == 1 &&
-        fake.decode.attention.output.dtype == FM_FP32);
+  CHECK(fake.cpu_decodes == 1 && fake.decode.attention.work.s_q == 7 && fake.decode.attention.output.dtype == FM_FP32);
   fake.cpu_decodes = 0;
   fixture_free(&other);
   fixture_free(&f);
@@ -60,8 +61,8 @@ static void other_query_tokens(void) {
 
 /* An empty call's plan holds no schedule. */
 static void plan_of_an_empty_call(void) {
-  MISMATCH_OF(((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1}), "plan was made for 0 parts",
-              g.total_q = 5);
+  MISMATCH_OF(((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1}),
+              "plan was made for total_q 0, q.shape[0] is 5", g.total_q = 5);
 }
 
 static void other_flags_and_devices(void) {
@@ -136,7 +137,7 @@ static void other_number_of_parts(void) {
   fixture_use_plan(&f, 0);
   fake.limits.workers = 6;
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
-               "plan was made for 4 parts, the call has 6");
+               "in 4 parts, the call's has 8 of 1 in 6;");
   fake.limits.workers = 132;
   fixture_free(&f);
 }
@@ -151,7 +152,8 @@ static void other_tiles(void) {
   fixture_use_plan(&f, 0);
   fake.limits.max_cluster = fake.limits.workers = 1;
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
-               "plan was made for 16 tiles of 2 row blocks, the call's kernel has 32 of 1");
+               "plan was made for a kernel with 16 tiles of 2 row blocks in 1 parts, the call's has 32 of 1 in 1; "
+               "FLASHMLA_FORCE_KERNEL must be as it was");
   fake.limits.max_cluster = 2;
   fake.limits.workers = 132;
   fixture_free(&f);
@@ -180,7 +182,7 @@ int main(void) {
   never_made();
   damaged(kDLCPU);
   damaged(kDLCUDA);
-  other_query_tokens();
+  what_a_plan_leaves_open();
   plan_of_an_empty_call();
   other_number_of_parts();
   other_tiles();
