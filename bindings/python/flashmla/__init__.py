@@ -1,6 +1,14 @@
 """Multi-head Latent Attention (MLA) kernels for any DLPack tensor: torch, CuPy, JAX, NumPy.
 
->>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)  # doctest: +SKIP
+The examples of the functions use these arrays: 2 requests of 100 and 7 tokens, 16 query heads, pages of 64 tokens.
+
+>>> import numpy, flashmla
+>>> random = numpy.random.default_rng(0)
+>>> q = random.standard_normal((2, 1, 16, 576), dtype="float32")
+>>> kv_cache = random.standard_normal((4, 64, 1, 576), dtype="float32")
+>>> block_table = numpy.array([[2, 0], [3, 1]], "int32")
+>>> cache_seqlens = numpy.array([100, 7], "int32")
+>>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
 """
 
 from flashmla._dense_decode import dense_decode, dense_decode_workspace_size

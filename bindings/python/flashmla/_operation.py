@@ -139,8 +139,7 @@ class Operation:
         plan: Any = None,
         stream: Any = None,
     ) -> Ready:
-        """A call the long way, up to its making. `plan`: a `flashmla_plan *`; last outputs that are left out are not
-        wanted."""
+        """A call the long way, up to its making. The last outputs may be left out. `plan`: a `flashmla_plan *`."""
         call = self.inputs_only(options, inputs, stream)
         params = call.params
         if plan is not None:
@@ -274,8 +273,10 @@ def raise_if_enqueued(status: int) -> None:
 
 def dtype_of_new(out_dtype: Any) -> str | None:
     """The dtype that an `out` is to be made with, by name; None is the model's."""
-    name = None if out_dtype is None else dtype_name(out_dtype)
-    if out_dtype is not None and name not in DTYPES:
+    if out_dtype is None:
+        return None
+    name: str | None = dtype_name(out_dtype)
+    if name not in DTYPES:
         names = f"None or one of {[*DTYPES]}, or such a dtype of a framework"
         raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}; it must be {names}")
     return name
@@ -287,7 +288,7 @@ def check_out_dtype(out: Any, out_dtype: str | None) -> None:
         raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}, but out is given: it has its own dtype")
 
 
-def wanted(out: Any, lse: Any, return_lse: Any) -> tuple[Any, ...]:
+def wanted(out: Any, lse: Any, *, return_lse: Any) -> tuple[Any, ...]:
     """The outputs of a call, without an lse that nobody wants."""
     return (out, lse) if lse is not None or flag(return_lse, "return_lse") else (out,)
 
