@@ -113,7 +113,9 @@ def test_a_deleted_jax_array_is_named(argument):
     tensors = [jnp.asarray(array) for array in small.inputs()]
     tensors[argument].delete()
     name = ("q", "kv_cache", "block_table", "cache_seqlens")[argument]
-    with pytest.raises(flashmla.InvalidArgumentError, match=rf"^{name} was deleted, or donated to another computation$"):
+    with pytest.raises(
+        flashmla.InvalidArgumentError, match=rf"^{name} was deleted, or donated to another computation$"
+    ):
         flashmla.dense_decode(*tensors)
 
 
@@ -232,7 +234,12 @@ def made_wrong(owner):
     """What is wrong with an argument, what it becomes, and how that is mended, by framework."""
     array = pytest.importorskip({"numpy": "numpy", "torch": "torch", "jax": "jax.numpy"}[owner])
     if owner == "torch":
-        yield "q", lambda q: q.transpose(0, 3).contiguous().transpose(0, 3), r"q\.contiguous\(\)", lambda q: q.contiguous()
+        yield (
+            "q",
+            lambda q: q.transpose(0, 3).contiguous().transpose(0, 3),
+            r"q\.contiguous\(\)",
+            lambda q: q.contiguous(),
+        )
         yield "block_table", lambda t: t.long(), r"block_table\.to\(torch\.int32\)", lambda t: t.to(array.int32)
         return
     if owner == "numpy":  # JAX arrays are compact

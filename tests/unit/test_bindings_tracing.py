@@ -81,7 +81,9 @@ def test_jit_trace(call):
     flashmla.dense_decode(*inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jit.trace is deprecated
-        refused(lambda: torch.jit.trace(CALLS[call], tuple(inputs)), rf"^[a-z]+\S* is traced by torch\.jit\.trace: {TRACED}")
+        refused(
+            lambda: torch.jit.trace(CALLS[call], tuple(inputs)), rf"^[a-z]+\S* is traced by torch\.jit\.trace: {TRACED}"
+        )
 
 
 def test_jit_trace_of_a_prepared_call_without_arguments():
@@ -193,7 +195,10 @@ def test_a_tangent_is_not_lost():
     q, *rest = tensors()
     wanted, _ = flashmla.dense_decode(q, *rest)
     with forward_ad.dual_level():
-        refused(lambda: flashmla.dense_decode(forward_ad.make_dual(q, q), *rest), "^q has a tangent, and there is no forward")
+        refused(
+            lambda: flashmla.dense_decode(forward_ad.make_dual(q, q), *rest),
+            "^q has a tangent, and there is no forward",
+        )
         assert bool((flashmla.dense_decode(q, *rest)[0] == wanted).all())
 
 
@@ -306,7 +311,9 @@ def test_jax_tracers_are_refused(transform):
         return flashmla.dense_decode(q, *rest)[0].sum()
 
     arguments = q[None] if transform == "vmap" else q
-    said = r"^q is a \w+Tracer: flashmla cannot be traced by jax\.jit, vmap or grad; call it outside, or through jax\.pure"
+    said = (
+        r"^q is a \w+Tracer: flashmla cannot be traced by jax\.jit, vmap or grad; call it outside, or through jax\.pure"
+    )
     with pytest.raises(flashmla.UnsupportedError, match=said):
         getattr(jax, transform)(decode)(arguments)
     with pytest.raises(flashmla.UnsupportedError, match=r"^block_table is a \w+Tracer: "):

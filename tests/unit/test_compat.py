@@ -177,7 +177,12 @@ REFUSED = [  # (argument, what becomes of it, exception, sentence)
         "^is_fp8_kvcache is True: .* no fp8 caches, k_cache must be",
     ),
     ("block_table", lambda _: None, TypeError, r"^block_table is a NoneType: a torch\.Tensor is needed$"),
-    ("block_table", lambda table: table.long(), ValueError, r"^block_table\.dtype is int64; it must be int32, as in block_table\.to\(torch\.int32\)$"),
+    (
+        "block_table",
+        lambda table: table.long(),
+        ValueError,
+        r"^block_table\.dtype is int64; it must be int32, as in block_table\.to\(torch\.int32\)$",
+    ),
     ("cache_seqlens", lambda lengths: lengths.tolist(), TypeError, r"^cache_seqlens is a list: a torch\.Tensor is"),
     ("cache_seqlens", lambda lengths: lengths[:1], ValueError, r"^cache_seqlens\.shape\[0\] is 1, "),
     *(

@@ -25,9 +25,10 @@
  * function returns. The memory that they name (elements, workspace, plan buffer) must live until the enqueued work is
  * done; with a captured graph, as long as the graph.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
- *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count
- *     elements, must be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means
- *     compact row-major.
+ *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing, and that a page
+ *     table may have no columns: then every length counts as 0. Strides count elements, must be > 0 where the extent is
+ *     > 1, and are ignored where it is 1. Of what is only read they may be 0 too, rows repeated or overlapping, but of
+ * q and kv_cache on CUDA. A NULL strides pointer means compact row-major.
  */
 #ifndef FLASHMLA_H_
 #define FLASHMLA_H_
@@ -305,10 +306,10 @@ typedef struct flashmla_host {
   void *(*type)(void *object);                  /* new reference: PyObject_Type */
   void *(*attribute)(void *object, void *name); /* new reference, NULL: an exception is set: PyObject_GetAttr */
   void *(*call)(void *function, void *const *arguments, size_t count, void *null); /* likewise: PyObject_Vectorcall */
-  void (*release)(void *object);                /* of a reference: Py_DecRef */
-  void *(*unlock)(void);                        /* lets other threads run: PyEval_SaveThread */
-  void (*lock)(void *state);                    /* with what unlock returned: PyEval_RestoreThread */
-  void *nothing;                                /* the object that stands for a missing argument: Py_None */
+  void (*release)(void *object);                                                   /* of a reference: Py_DecRef */
+  void *(*unlock)(void);     /* lets other threads run: PyEval_SaveThread */
+  void (*lock)(void *state); /* with what unlock returned: PyEval_RestoreThread */
+  void *nothing;             /* the object that stands for a missing argument: Py_None */
 } flashmla_host;
 
 /* What an argument of an exchange call is, and which field of the params struct it fills. */
@@ -342,14 +343,14 @@ typedef struct flashmla_exchange_condition {
  * must have its shape, strides, dtype and device, or it is UNUSUAL. The description is trusted: offsets are those of
  * the operation's params struct, pointers are what they are said to be. */
 typedef struct flashmla_exchange {
-  uint64_t struct_size;        /* sizeof(flashmla_exchange); with another one than the library's, all is UNUSUAL */
-  const void *table;           /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
-                               /* NULL: tensors are capsules named "dltensor_versioned" */
-  const void *type;            /* with a table: the type object; another type's objects are UNUSUAL */
+  uint64_t struct_size; /* sizeof(flashmla_exchange); with another one than the library's, all is UNUSUAL */
+  const void *table;    /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
+                        /* NULL: tensors are capsules named "dltensor_versioned" */
+  const void *type;     /* with a table: the type object; another type's objects are UNUSUAL */
   const flashmla_exchange_condition *conditions;
-  const void *params;          /* the params struct but for the fields that arguments fill, which are */
-  uint32_t params_size;        /* zero, or what holds where nothing is passed */
-  int32_t num_objects;         /* objects of a call, lists counted by their tensors */
+  const void *params;                          /* the params struct but for the fields that arguments fill, which are */
+  uint32_t params_size;                        /* zero, or what holds where nothing is passed */
+  int32_t num_objects;                         /* objects of a call, lists counted by their tensors */
   const flashmla_exchange_argument *arguments; /* in the order of the objects */
   int32_t num_arguments;
   int32_t num_conditions;
