@@ -204,7 +204,7 @@ def test_what_fails_inside_an_exporter_is_shown_with_the_arguments_name(kind, pl
 
     q, *rest = small.inputs()
     broken = Broken(q)
-    words = f"a Broken whose export raised {kind.__name__}: the exporter's own trouble$"
+    words = rf"a \S*Broken whose export raised {kind.__name__}: the exporter's own trouble$"
     with pytest.raises(flashmla.InvalidArgumentError, match=f"^q is {words}") as caught:
         flashmla.dense_decode(broken, *rest)
     assert type(caught.value.__cause__) is kind
