@@ -25,9 +25,10 @@
  * function returns. The memory that they name (elements, workspace, plan buffer) must live until the enqueued work is
  * done; with a captured graph, as long as the graph.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
- *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count
- *     elements, must be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means
- *     compact row-major.
+ *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing, and that a page
+ *     table may have no columns: then every length counts as 0. Strides count elements, must be > 0 where the extent is
+ *     > 1, and are ignored where it is 1. Of what is only read they may be 0 too, rows repeated or overlapping, but of
+ * q and kv_cache on CUDA. A NULL strides pointer means compact row-major.
  */
 #ifndef FLASHMLA_H_
 #define FLASHMLA_H_
