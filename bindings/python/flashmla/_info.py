@@ -49,7 +49,7 @@ def last_kernel() -> str:
 
     >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
     >>> flashmla.last_kernel()
-    'dense_decode_cpu'
+    'dense_decode_fp32_cpu'
     """
     return _text(lib.flashmla_last_kernel())
 
@@ -60,6 +60,17 @@ def read_environment() -> None:
     Not beside a thread that sets some. What is wrong with their values is `info()["environment_error"]`.
     """
     lib.flashmla_read_environment()
+
+
+@eager
+def check_report() -> None:
+    """Tells what the checking mode (FLASHMLA_CHECK=1) has found in calls on a GPU since the last report. It does not wait
+    for them: wait for the stream before. Raises InvalidArgumentError if lengths, query offsets or page numbers were out
+    of their range.
+
+    >>> flashmla.check_report()
+    """
+    check(lib, lib.flashmla_check_report())
 
 
 @eager
