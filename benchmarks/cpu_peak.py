@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -37,6 +38,10 @@ float run(long rounds, float factor) {{
 """
 ROUNDS = 5_000_000  # some 10 ms
 REPEATS = 20
+
+
+def can_compile() -> bool:
+    return shutil.which(os.environ.get("CC", "gcc")) is not None
 
 
 def gflops(threads: int) -> float:

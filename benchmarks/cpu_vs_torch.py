@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Times the CPU backend beside the same attention written with PyTorch float32 matrix products.
+"""Times the CPU backend beside the same attention written with PyTorch matrix products, in float32 and in bfloat16.
 
-Both get the same bfloat16 tensors, page table and threads, in alternating rounds; medians are shown. PyTorch gathers
-the pages, converts them to float32 and does matmul, softmax, matmul. With --record the figures go to
-results/cpu/dense_decode.jsonl, one JSON object a line, unless other processes take cores from both sides. Needs the
-extra `bench`.
+All get the same bfloat16 tensors, page table and threads, in alternating rounds; medians are shown. PyTorch gathers the
+pages, converts them where it works in float32, and does matmul, softmax, matmul. Beside them stand this machine's rate
+of a bfloat16 product in PyTorch and its read bandwidth, measured in the same run, and the goals: LEAD times the speed
+of PyTorch's better form, for MANY_HEADS at least RATE of the product's rate, for FEW_HEADS at least BANDWIDTH of the
+read bandwidth (or RATE, where a CPU's products are too slow for its memory). With --record the figures go to
+results/cpu/dense_decode.jsonl or the file that is named, one JSON object a line, unless other processes take cores from
+all sides. FLASHMLA_CPU_ISA forces an instruction set. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ import argparse
 import json
 import os
 import platform
+import re
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,9 +38,43 @@ import flashmla  # noqa: E402
 from flashmla._library import ffi, lib  # noqa: E402
 
 D_QK, D_V, PAGE = 576, 512, 64
+PEERS = {"torch_float32": torch.float32, "torch_bfloat16": torch.bfloat16}
 MAX_LOAD = 0.5  # of other processes, in cores
 # b, s_q, h_q, tokens
-CASES = ((4, 1, 128, 4096), (1, 1, 128, 4096), (16, 1, 16, 4096), (4, 2, 128, 1024), (4, 1, 1, 8192))
+CASES = (
+    (4, 1, 128, 4096),
+    (1, 1, 128, 4096),
+    (4, 2, 128, 1024),
+    (16, 1, 16, 4096),
+    (1, 1, 16, 32768),
+    (64, 1, 16, 1024),
+    (4, 1, 1, 8192),
+)
+LEAD, RATE, BANDWIDTH, MANY_HEADS, FEW_HEADS = 1.3, 0.5, 0.8, 64, 16
+PRODUCT = 2048  # rows, columns and depth of the product whose rate is measured
+READ_BYTES = 1 << 30  # more than any cache holds
+
+
+def best_seconds(function, repeats):
+    """The shortest time of some calls."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def product_gflops():
+    """10^9 operations a second of a bfloat16 product."""
+    left, right = torch.randn(2, PRODUCT, PRODUCT).bfloat16()
+    return 2 * PRODUCT**3 / best_seconds(lambda: left @ right, 20) / 1e9
+
+
+def read_gbs():
+    """10^9 bytes a second that a sum reads from memory."""
+    values = torch.ones(READ_BYTES // 4)
+    return READ_BYTES / best_seconds(values.sum, 10) / 1e9
 
 
 def make_inputs(case, seed=0):
@@ -78,67 +118,94 @@ def measure(case, threads, rounds):
     def ours():
         flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, out=out, lse=lse, num_threads=threads)
 
-    def theirs():
-        attend_with_torch(*inputs)
-
-    ours()
-    theirs()
-    us, torch_us = (1e6 * seconds for seconds in median_times([ours, theirs], rounds))
+    contenders = [ours, *(partial(attend_with_torch, *inputs, dtype=dtype) for dtype in PEERS.values())]
+    for contender in contenders:
+        contender()
+    us, *theirs = (1e6 * seconds for seconds in median_times(contenders, rounds))
     exact = attend_with_torch(*inputs, dtype=torch.float64)
     flop = 2 * (D_QK + D_V) * b * s_q * h_q * tokens
     return {
         "case": list(case),
         "us": round(us, 1),
-        "peers": {"torch_float32": round(torch_us, 1)},
+        "peers": {name: round(time, 1) for name, time in zip(PEERS, theirs, strict=True)},
         "gflops": round(flop / us / 1e3, 1),
+        "gbs": round(2 * D_QK * b * tokens / us / 1e3, 2),
         "rel_err": float((out.double() - exact).norm() / exact.norm()),
     }
 
 
+def verdicts(result, machine):
+    """What of the goals a case meets: figure, goal."""
+    h_q = result["case"][2]
+    rate, bandwidth = result["gflops"] / machine["product_gflops"], result["gbs"] / machine["read_gbs"]
+    found = [("speed-up", min(result["peers"].values()) / result["us"], LEAD)]
+    if h_q >= MANY_HEADS:
+        found.append(("of the product's rate", rate, RATE))
+    elif h_q == FEW_HEADS:  # by whichever sets the pace
+        both = ("of the bandwidth", bandwidth, BANDWIDTH), ("of the product's rate", rate, RATE)
+        found.append(max(both, key=lambda goal: goal[1] / goal[2]))
+    return found
+
+
 def cpu_name():
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+    """As the CPU names itself, and its generation, which the name may not tell."""
+    text = Path("/proc/cpuinfo").read_text()
+    found = [re.search(rf"^{field}\s*: (.*)$", text, re.MULTILINE) for field in ("model name", "cpu family", "model")]
+    if not all(found):
+        return platform.machine()
+    name, family, model = (match.group(1).strip() for match in found)
+    return f"{name} (family {family}, model {model})"
+
+
+def commit_of_tree():
+    """'' where there is no git or no repository."""
+    if shutil.which("git") is None:
+        return ""
+    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return told.stdout.strip()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--record", action="store_true", help="append the figures to results/cpu/dense_decode.jsonl")
+    parser.add_argument("--record", nargs="?", type=Path, const=RECORDS, metavar="FILE", help="append the figures")
     parser.add_argument("--force", action="store_true", help="record on a loaded machine too")
+    parser.add_argument("--commit", help="of the sources, for the record; else git is asked")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]  # of the last minute, before this program adds to it
     if arguments.record and load > MAX_LOAD and not arguments.force:
         parser.error(f"load is {load:.2f}, a record needs at most {MAX_LOAD}: wait for other work, or give --force")
     torch.set_num_threads(arguments.threads)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     machine = {
         "cpu": cpu_name(),
         "threads": arguments.threads,
         "isa": ffi.string(lib.flashmla_cpu_isa()).decode(),
         "load": round(load, 2),
-        "peak_gflops": round(cpu_peak.gflops(arguments.threads), 1),
+        "product_gflops": round(product_gflops(), 1),
+        "read_gbs": round(read_gbs(), 1),
         "torch": torch.__version__,
-        "commit": commit,
+        "commit": arguments.commit or commit_of_tree(),
         **provenance.facts(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    if cpu_peak.can_compile():
+        machine["peak_gflops"] = round(cpu_peak.gflops(arguments.threads), 1)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"{'b, s_q, h_q, tokens':24}{'ours ms':>10}{'torch ms':>10}{'ratio':>8}{'GFLOP/s':>9}{'rel_err':>10}")
+    columns = "".join(f"{name.removeprefix('torch_') + ' ms':>13}" for name in PEERS)
+    print(f"{'b, s_q, h_q, tokens':24}{'ours ms':>10}{columns}{'GFLOP/s':>9}{'GB/s':>7}{'rel_err':>10}  goals")
     for case in CASES:
         result = measure(case, arguments.threads, arguments.rounds)
-        theirs = result["peers"]["torch_float32"]
+        peers = "".join(f"{us / 1e3:13.2f}" for us in result["peers"].values())
+        goals = ", ".join(f"{value:.2f} {name} ({goal})" for name, value, goal in verdicts(result, machine))
         print(
-            f"{case!s:24}{result['us'] / 1e3:10.2f}{theirs / 1e3:10.2f}{theirs / result['us']:8.2f}"
-            f"{result['gflops']:9.0f}{result['rel_err']:10.1e}"
+            f"{case!s:24}{result['us'] / 1e3:10.2f}{peers}{result['gflops']:9.0f}{result['gbs']:7.1f}"
+            f"{result['rel_err']:10.1e}  {goals}",
+            flush=True,
         )
         if arguments.record:
-            RECORDS.parent.mkdir(parents=True, exist_ok=True)
-            with RECORDS.open("a") as file:
+            arguments.record.parent.mkdir(parents=True, exist_ok=True)
+            with arguments.record.open("a") as file:
                 file.write(json.dumps(machine | {"op": "dense_decode", "dtype": "bfloat16"} | result) + "\n")
 
 

@@ -13,6 +13,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import backends
 import environment
+import isas
 from stub_driver.fixtures import compile_stub, cpu_only_library, cuda_12_0, cuda_12_4, gpu_kernels  # noqa: F401
 from ways_of_calls import framework, only_fast  # noqa: F401
 
@@ -90,9 +91,10 @@ def pytest_report_header() -> list[str]:
 
     facts = flashmla.info()
     gpu, text = backends.gpu()
+    lacking = f" (not run, for want of them: {', '.join(isas.missing())})" if isas.missing() else ""
     lines = [
         f"flashmla: {facts['library_path']}",
-        f"backend cpu: {facts['cpu_isa']}, tensors of {', '.join(backends.cpu().adapters)}",
+        f"backend cpu: {facts['cpu_isa']}{lacking}, tensors of {', '.join(backends.cpu().adapters)}",
         f"backend gpu: {text}" if gpu else f"backend gpu: not run: {text}",
         f"hypothesis profile: {PROFILE}, {hypothesis.settings().max_examples} examples of the main property",
     ]

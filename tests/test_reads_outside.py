@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import isas
 import operations
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +34,7 @@ def run_fenced(*command: str, **environment: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("operation", TESTS)
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("isa", isas.NAMES)
 def test_any_legal_call_stays_inside_its_tensors(isa, operation):
     # A set that the machine lacks falls back to the best one it has.
     suite = run_fenced(

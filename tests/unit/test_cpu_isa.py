@@ -1,5 +1,7 @@
 """The CPU backend's instruction sets: each can be forced and is right, or the best that the machine has is taken."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,8 +11,7 @@ import flashmla
 import small
 from flashmla._info import report
 from flashmla._library import ffi, lib
-
-ISAS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")  # lowest first
+from isas import NAMES as ISAS
 
 
 def chosen():
@@ -57,10 +58,8 @@ def test_unknown_name_means_the_best(best, monkeypatch):
 
 def test_calls_read_no_environment():
     """A thread may be in setenv beside them."""
-    found = [
-        path.name for path in build.SOURCE.rglob("*.[ch]") if "getenv(" in path.read_text().replace("fegetenv(", "")
-    ]
-    assert found == ["environment.c"]
+    found = {path.name for path in build.SOURCE.rglob("*.[ch]") if re.search(r"\bgetenv\(", path.read_text())}
+    assert found == {"environment.c"}
 
 
 def round_trip(values, dtype):
@@ -119,3 +118,37 @@ def test_logits_of_any_magnitude(isa, scale, monkeypatch):
     monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
     arrays = small.inputs("float32", lengths=(100,), s_q=1, h_q=20)
     small.check(*flashmla.dense_decode(*arrays, softmax_scale=scale), arrays, softmax_scale=scale)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", small.DTYPES)
+@pytest.mark.parametrize("h_q", [1, 5, 8, 16, 23])
+@pytest.mark.parametrize("other", [np.nan, -np.inf])
+def test_what_is_not_finite_shows_in_rows_that_attend_it_alone(isa, dtype, h_q, other, monkeypatch):
+    """A logit of -inf leaves the row finite but for 0 * inf, in the column of the value."""
+    monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
+    q, kv_cache, block_table, lengths = small.inputs(dtype, lengths=(101,), s_q=3, h_q=h_q)
+    q[..., 8] = 1
+    before, _ = flashmla.dense_decode(q, kv_cache, block_table, lengths, causal=True)
+    kv_cache[block_table[0, 1], 99 - 64, 0, 8] = other  # the query tokens attend 99, 100 and 101 tokens
+    out, lse = flashmla.dense_decode(q, kv_cache, block_table, lengths, causal=True)
+    assert out[:, 0].tobytes() == before[:, 0].tobytes()
+    columns = np.flatnonzero(np.isnan(out[:, 1:].astype(np.float32)).all((0, 1, 2)))
+    assert columns.tolist() == (list(range(512)) if np.isnan(other) else [8])
+    assert np.isnan(lse[..., 1:]).all() == np.isnan(other)
+
+
+@pytest.mark.parametrize("dtype", small.DTYPES)
+@pytest.mark.parametrize("h_q", [1, 16, 37])
+def test_page_sizes_and_places_do_not_change_bits(dtype, h_q):
+    """Whether the keys of a step lie at equal distances, or at multiples of 64 bytes."""
+    q, kv_cache, block_table, lengths = small.inputs(dtype, lengths=(128, 77), s_q=2, h_q=h_q)
+    rows = kv_cache[block_table].reshape(2, 128, 1, 576)
+    want = [array.tobytes() for array in flashmla.dense_decode(q, kv_cache, block_table, lengths, causal=True)]
+    for page, room in ((1, 576), (16, 576), (32, 584), (128, 640)):
+        pages = 128 // page
+        table = np.random.default_rng(page).permutation(2 * pages).astype(np.int32).reshape(2, pages)
+        cache = np.empty((2 * pages, page, 1, room), rows.dtype)
+        cache[table, ..., :576] = rows.reshape(2, pages, page, 1, 576)
+        got = flashmla.dense_decode(q, cache[..., :576], table, lengths, causal=True)
+        assert [array.tobytes() for array in got] == want, (page, room)

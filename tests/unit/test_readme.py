@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -35,13 +36,20 @@ def test_the_python_snippet_runs():
     assert names["flashmla"] is flashmla
 
 
-def test_the_c_snippet_builds_with_the_line_below_it_and_runs(tmp_path):
-    source, program = tmp_path / "decode.c", tmp_path / "decode"
+def test_the_c_snippet_builds_with_the_commands_below_it_and_runs(tmp_path):
+    """For another prefix, with a compiler that takes warnings for errors."""
+    source, program, prefix = tmp_path / "decode.c", tmp_path / "decode", tmp_path / "flashmla"
     source.write_text(snippet("c"))
-    line = re.search(r"^gcc (decode\.c .*) -o decode$", README, re.MULTILINE)
-    arguments = line[1].replace("decode.c", str(source)).replace("$PWD", str(ROOT)).split()
-    compiler = [os.environ.get("CC", "gcc"), "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*compiler, *arguments, "-o", program], check=True, cwd=ROOT)
+    [block] = [
+        block for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL) if "install" in block
+    ]
+    install, compile_it = block.replace("~/flashmla", str(prefix)).splitlines()
+    if shutil.which("pkg-config") is None:
+        pytest.skip("pkg-config is not installed")
+    install = install.replace("python3 ", f"{sys.executable} ")
+    compile_it = compile_it.replace("gcc ", f"{os.environ.get('CC', 'gcc')} -Wall -Wextra -Werror ")
+    subprocess.run(install, shell=True, check=True, cwd=ROOT, capture_output=True)
+    subprocess.run(compile_it, shell=True, check=True, cwd=tmp_path)
     assert subprocess.run([program], check=True, capture_output=True, text=True).stdout == "0\n"
 
 
@@ -207,12 +215,10 @@ def test_the_performance_section_shows_the_last_record_of_a_case(readme_section,
 
 
 def test_every_environment_variable_is_listed():
-    in_c, in_python = (
-        re.compile(r'(?:static const fm_variable \w+ = \{|define \w+ )"(FLASHMLA_\w+)"'),
-        re.compile(r'environ(?:\.get)?[\[(]\s*"(FLASHMLA_\w+)"'),
-    )
-    sources = (ROOT / "libflashmla" / "src").rglob("*.c")
-    found = {name for path in sources if "FM_VARIABLE(" in path.read_text() for name in in_c.findall(path.read_text())}
+    in_c = re.compile(r'(?:static const fm_variable \w+ = \{|define \w+ )"(FLASHMLA_\w+)"')
+    in_python = re.compile(r'environ(?:\.get)?[\[(]\s*"(FLASHMLA_\w+)"')
+    texts = [path.read_text() for path in (ROOT / "libflashmla" / "src").rglob("*.c")]
+    found = {name for text in texts if "FM_VARIABLE(" in text for name in in_c.findall(text)}
     found |= {name for path in (ROOT / "bindings").rglob("*.py") for name in in_python.findall(path.read_text())}
     assert found == set(re.findall(r"^\| `(FLASHMLA_\w+)` \|", README, re.MULTILINE))
 

@@ -12,7 +12,7 @@ The examples of the functions use these arrays: 2 requests of 100 and 7 tokens, 
 """
 
 from flashmla._dense_decode import dense_decode, dense_decode_workspace_size
-from flashmla._info import info, last_kernel, read_environment
+from flashmla._info import check_report, info, last_kernel, read_environment
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
 from flashmla._merge_states import merge_states
 from flashmla._plan import Plan
@@ -29,6 +29,7 @@ __all__ = [
     "Prepared",
     "UnsupportedError",
     "__version__",
+    "check_report",
     "dense_decode",
     "dense_decode_workspace_size",
     "info",

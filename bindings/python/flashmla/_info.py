@@ -70,6 +70,17 @@ def read_environment() -> None:
 
 
 @eager
+def check_report() -> None:
+    """Tells what the checking mode (FLASHMLA_CHECK=1) has found in calls on a GPU since the last report. It does not wait
+    for them: wait for the stream before. Raises InvalidArgumentError if lengths, query offsets or page numbers were out
+    of their range.
+
+    >>> flashmla.check_report()
+    """
+    check(lib, lib.flashmla_check_report())
+
+
+@eager
 def info() -> dict[str, Any]:
     """Versions, library, CPU instruction set, driver (or why there is none) and the kernel table. Raises OSError if the
     library's file is gone.

@@ -21,6 +21,7 @@ _LSE_BASE2: int = ffi.integer_const("FLASHMLA_LSE_BASE2")
 _EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
 _PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
 _DRIVER_ERRORS = 300
+_TENSOR_VALUE: int = ffi.integer_const("FLASHMLA_ERROR_TENSOR_VALUE")
 _MOST_SHAPES = 1024
 
 
@@ -263,8 +264,10 @@ def fresh(fast: Fast, like: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...] | 
 
 
 def raise_if_enqueued(status: int) -> None:
-    """Raises for the status of a fast call that may have enqueued something. Any other is made again the long way."""
-    if status >= _DRIVER_ERRORS:
+    """Raises for the status of a fast call that may have enqueued something, or that tells what an earlier call read,
+    which is told once. Any other is made again the long way.
+    """
+    if status >= _DRIVER_ERRORS or status == _TENSOR_VALUE:
         check(lib, status)
 
 

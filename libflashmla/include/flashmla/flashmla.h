@@ -75,6 +75,7 @@ typedef enum flashmla_status {
   FLASHMLA_ERROR_MIXED_DEVICES = 116,       /* tensors live on different devices */
   FLASHMLA_ERROR_OVERFLOW = 117,            /* sizes whose product does not fit the arithmetic */
   FLASHMLA_ERROR_VALUE = 118,               /* a scalar is out of its range */
+  FLASHMLA_ERROR_TENSOR_VALUE = 119,        /* FLASHMLA_CHECK: a length, offset or page number is out of range */
   FLASHMLA_ERROR_WORKSPACE_TOO_SMALL = 120, /* workspace or plan buffer smaller than its size query says */
   FLASHMLA_ERROR_PLAN_MISMATCH = 121,       /* the plan was made for another call, or was never made */
   FLASHMLA_ERROR_UNSUPPORTED = 200,         /* legal, but no kernel of this library does it */
@@ -223,11 +224,22 @@ FLASHMLA_API const char *flashmla_last_error(void);
 FLASHMLA_API const char *flashmla_last_kernel(void);
 
 /* The environment variables are read when the library is loaded, in no call, so that calls may run beside setenv:
- * FLASHMLA_NUM_THREADS, FLASHMLA_CPU_ISA, FLASHMLA_FORCE_KERNEL. This reads them again; it must not run beside setenv.
+ * FLASHMLA_NUM_THREADS, FLASHMLA_CPU_ISA, FLASHMLA_FORCE_KERNEL, FLASHMLA_CHECK. This reads them again; it must not run
+ * beside setenv.
  */
 FLASHMLA_API void flashmla_read_environment(void);
 /* What is wrong with their values, as they were read last; "" if nothing is. */
 FLASHMLA_API const char *flashmla_environment_error(void);
+
+/* The checking mode, FLASHMLA_CHECK=1: lengths, query offsets and page numbers out of their range, which are clamped
+ * without a word otherwise, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names the tensor, how many there are
+ * and one of them. On the CPU the plan or decode call that has them fails, before it writes. On a GPU it looks at them
+ * with a kernel of its own in front of the others, and runs; the next plan or decode call on that device that finds
+ * them told fails instead of running, once, or this function does, whichever comes first. Both read without waiting:
+ * wait for the stream before to be sure. Each report is about one kind of value. Replays of graphs that were captured
+ * in the mode are looked at, too. The first call in the mode pins some kilobytes of host memory, which it cannot during
+ * a capture. A prepared call is looked at if the mode was on when it was prepared, too. Off, it costs nothing. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_check_report(void);
 
 /* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
  * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose params, tensors, memory and plan may be

@@ -33,7 +33,7 @@ enum {
   DIRECT_ROWS = 0,
   COPIES = 1, /* of keys that do not lie at equal distances */
   TILE_BYTES = 64,
-  COLUMNS = 128 /* of values, which stay in the level-1 cache while the weights pass by */
+  COLUMNS = 128
 };
 #include "cpu/step_bf16.h"
 
@@ -120,52 +120,51 @@ static void set_keys(const buffers *b, const void *const keys[], int32_t token, 
 /* The compiler does not know that tiles are read from memory. */
 static inline void finish_stores(void) { __asm__ volatile("" ::: "memory"); }
 
-static void logits(const buffers *b, const void *const keys[], int32_t count, coming *coming) {
-  const int32_t rows = padded_rows(b->rows);
+static void logits(const buffers *b, key_set *keys) {
+  const int32_t rows = padded_rows(b->rows), count = keys->in_logits;
   _tile_loadconfig(&tiles);
   for (int32_t t = 0; t < count; t += 2 * KEY_GROUP) {
     const bool two_left = t + KEY_GROUP < count;
     operand left = {.step = TILE_BYTES};
-    for (int i = 0; i < 1 + two_left; i++) set_keys(b, keys, t + i * KEY_GROUP, &left, i);
+    for (int i = 0; i < 1 + two_left; i++) set_keys(b, keys->rows, t + i * KEY_GROUP, &left, i);
     finish_stores();
     for (int32_t r = 0; r < rows; r += 2 * LANES) {
       const char *queries = (const char *)(b->queries + r * D_PAIRS);
       const operand right = {.at = {queries, queries + sizeof *b->queries * LANES * D_PAIRS},
                              .stride = {TILE_BYTES, TILE_BYTES},
                              .step = LANES * TILE_BYTES};
-      fetch_part(coming, LOGITS, t * rows + (r + 2 * LANES) * 2 * KEY_GROUP, count * rows);
+      fetch_part(keys, LOGITS, t * rows + (r + 2 * LANES) * 2 * KEY_GROUP, count * rows);
       multiply_tiles(b->logits + t * LOGIT_STRIDE + r, sizeof(float) * LOGIT_STRIDE, true, &left, &right,
                      b->d_qk / (2 * LANES), two_left, r + LANES < rows);
     }
   }
 }
 
-static void accumulate_direct(const buffers *b, const void *const keys[], int32_t tokens, bool set, coming *coming) {
-  (void)b, (void)keys, (void)tokens, (void)set, (void)coming; /* no tile has so few rows */
-}
-
-static void accumulate(const buffers *b, int32_t tokens, bool set, coming *coming) {
-  const int32_t rows = padded_rows(b->rows);
-  finish_stores();
+static void accumulate(const buffers *b, key_set *keys, bool set) {
+  const int32_t rows = padded_rows(b->rows), panel = keys->in_sums / 2 * PANEL;
   for (int32_t from = 0; from < b->d_v; from += COLUMNS) {
     const int32_t end = from + COLUMNS < b->d_v ? from + COLUMNS : b->d_v;
+    for (int32_t c = from; c < end; c += PANEL) pack_values(b->values + (c - from) / PANEL * panel, keys, c);
+    finish_stores();
     for (int32_t r = 0; r < rows; r += 2 * LANES) {
       const char *weights = (const char *)(b->weights + r * WEIGHT_STRIDE);
       const int64_t stride = sizeof *b->weights * WEIGHT_STRIDE;
       const operand left = {.at = {weights, weights + LANES * stride}, .stride = {stride, stride}, .step = TILE_BYTES};
-      fetch_part(coming, SUMS, from * rows + (r + 2 * LANES) * (end - from), b->d_v * rows);
+      fetch_part(keys, SUMS, from * rows + (r + 2 * LANES) * (end - from), b->d_v * rows);
       for (int32_t c = from; c < end; c += 2 * LANES) {
-        const char *values = (const char *)(b->values + c / PANEL * b->panel + c % PANEL);
+        const char *values = (const char *)(b->values + (c - from) / PANEL * panel + c % PANEL);
         const int64_t row_bytes = sizeof *b->values * PANEL;
         const operand right = {
             .at = {values, values + TILE_BYTES}, .stride = {row_bytes, row_bytes}, .step = LANES * row_bytes};
         multiply_tiles(b->sums + r * SUM_STRIDE + c, sizeof(float) * SUM_STRIDE, set, &left, &right,
-                       tokens / VALUE_GROUP, r + LANES < rows, true);
+                       keys->in_sums / VALUE_GROUP, r + LANES < rows, true);
       }
     }
   }
   _tile_release(); /* so that a switch of tasks has no tiles to keep */
 }
+
+static void accumulate_direct(const buffers *b, key_set *keys, bool set) { accumulate(b, keys, set); }
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -28,6 +28,7 @@ enum {
   VALUE_GROUP = 2,
   DOT_ROWS = 8, /* lanes along the head dimension: up to so many rows, more would be padding than not */
   DIRECT_ROWS = 16,
+  COLUMNS = 64,
   COPIES = 0,
   TILE_BLOCKS = 4, /* of rows in a register tile of logits */
   SUM_ROWS = 6     /* rows of a register tile of sums; its columns are a panel */
@@ -77,26 +78,27 @@ INLINE void logits_dot(float *to, const void *const keys[], const uint32_t *quer
     for (int r = 0; r < rows; r++) to[t * LOGIT_STRIDE + r] = VF_SUM((__m512)sum[t][r]);
 }
 
-static void logits(const buffers *b, const void *const keys[], int32_t count, coming *coming) {
+static void logits(const buffers *b, key_set *keys) {
   const int32_t d_pairs = b->d_qk / 2, blocks = padded_rows(b->rows) / LANES;
-  for (int32_t t = 0; t < count; t += KEY_GROUP) {
+  for (int32_t t = 0; t < keys->in_logits; t += KEY_GROUP) {
+    const void *const *rows = keys->rows + t;
     float *to = b->logits + t * LOGIT_STRIDE;
-    fetch_part(coming, LOGITS, t + KEY_GROUP, count);
+    fetch_part(keys, LOGITS, t + KEY_GROUP, keys->in_logits);
     for (int32_t r = 0; b->rows <= DOT_ROWS && r < b->rows; r += 2) {
       if (r + 1 < b->rows)
-        logits_dot(to + r, keys + t, b->queries + r * D_PAIRS, d_pairs, 2);
+        logits_dot(to + r, rows, b->queries + r * D_PAIRS, d_pairs, 2);
       else
-        logits_dot(to + r, keys + t, b->queries + r * D_PAIRS, d_pairs, 1);
+        logits_dot(to + r, rows, b->queries + r * D_PAIRS, d_pairs, 1);
     }
     for (int32_t v = 0, step; b->rows > DOT_ROWS && v < blocks; v += step) {
       const uint32_t *queries = b->queries + v * LANES * D_PAIRS;
       step = blocks - v >= TILE_BLOCKS ? TILE_BLOCKS : blocks - v >= 2 ? 2 : 1;
       if (step == TILE_BLOCKS)
-        logits_tile(to + v * LANES, keys + t, queries, d_pairs, TILE_BLOCKS, 1);
+        logits_tile(to + v * LANES, rows, queries, d_pairs, TILE_BLOCKS, 1);
       else if (step == 2)
-        logits_tile(to + v * LANES, keys + t, queries, d_pairs, 2, 2);
+        logits_tile(to + v * LANES, rows, queries, d_pairs, 2, 2);
       else
-        logits_tile(to + v * LANES, keys + t, queries, d_pairs, 1, 2);
+        logits_tile(to + v * LANES, rows, queries, d_pairs, 1, 2);
     }
   }
 }
@@ -118,23 +120,24 @@ INLINE void accumulate_tile(float *sums, const uint32_t *weights, const uint32_t
     for (int v = 0; v < PANEL / LANES; v++) STORE(sums + r * SUM_STRIDE + v * LANES, sum[r][v]);
 }
 
-static void accumulate(const buffers *b, int32_t tokens, bool set, coming *coming) {
-  const uint32_t *values = b->values;
-  for (int32_t c = 0; c < b->d_v; c += PANEL, values += b->panel) {
-    fetch_part(coming, SUMS, c + PANEL, b->d_v);
+static void accumulate(const buffers *b, key_set *keys, bool set) {
+  const int32_t pairs = keys->in_sums / 2;
+  for (int32_t c = 0; c < b->d_v; c += PANEL) {
+    fetch_part(keys, SUMS, c + PANEL, b->d_v);
+    pack_values(b->values, keys, c);
     for (int32_t r = 0, step; r < b->rows; r += step) {
       const int32_t rest = b->rows - r;
       float *sums = b->sums + r * SUM_STRIDE + c;
       const uint32_t *weights = b->weights + r * WEIGHT_STRIDE;
       step = rest >= SUM_ROWS && rest != SUM_ROWS + 2 ? SUM_ROWS : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
       if (step == SUM_ROWS)
-        accumulate_tile(sums, weights, values, tokens / 2, set, SUM_ROWS);
+        accumulate_tile(sums, weights, b->values, pairs, set, SUM_ROWS);
       else if (step == 4)
-        accumulate_tile(sums, weights, values, tokens / 2, set, 4);
+        accumulate_tile(sums, weights, b->values, pairs, set, 4);
       else if (step == 2)
-        accumulate_tile(sums, weights, values, tokens / 2, set, 2);
+        accumulate_tile(sums, weights, b->values, pairs, set, 2);
       else
-        accumulate_tile(sums, weights, values, tokens / 2, set, 1);
+        accumulate_tile(sums, weights, b->values, pairs, set, 1);
     }
   }
 }
@@ -160,22 +163,23 @@ INLINE void accumulate_direct_tile(float *sums, const uint32_t *weights, const v
     for (int v = 0; v < columns / LANES; v++) STORE(sums + r * SUM_STRIDE + column + v * LANES, sum[r][v]);
 }
 
-static void accumulate_direct(const buffers *b, const void *const keys[], int32_t tokens, bool set, coming *coming) {
+static void accumulate_direct(const buffers *b, key_set *keys, bool set) {
+  const int32_t pairs = keys->in_sums / 2;
   for (int32_t c = 0; c < b->d_v; c += PANEL) {
-    fetch_part(coming, SUMS, c + PANEL, b->d_v);
+    fetch_part(keys, SUMS, c + PANEL, b->d_v);
     for (int32_t r = 0, step; r < b->rows; r += step) {
       const int32_t rest = b->rows - r;
       float *sums = b->sums + r * SUM_STRIDE;
       const uint32_t *weights = b->weights + r * WEIGHT_STRIDE;
       step = rest >= 8 ? 8 : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
       for (int32_t half = 0; step == 8 && half < PANEL; half += 2 * LANES)
-        accumulate_direct_tile(sums, weights, keys, c + half, tokens / 2, set, 8, 2 * LANES);
+        accumulate_direct_tile(sums, weights, keys->rows, c + half, pairs, set, 8, 2 * LANES);
       if (step == 4)
-        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 4, PANEL);
+        accumulate_direct_tile(sums, weights, keys->rows, c, pairs, set, 4, PANEL);
       else if (step == 2)
-        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 2, PANEL);
+        accumulate_direct_tile(sums, weights, keys->rows, c, pairs, set, 2, PANEL);
       else if (step == 1)
-        accumulate_direct_tile(sums, weights, keys, c, tokens / 2, set, 1, PANEL);
+        accumulate_direct_tile(sums, weights, keys->rows, c, pairs, set, 1, PANEL);
     }
   }
 }

@@ -5,6 +5,7 @@
  *   KEY_GROUP, VALUE_GROUP         keys that the set's products take together, in logits and in sums
  *   DOT_ROWS                       up to so many rows, queries stay as they are
  *   DIRECT_ROWS                    and values are interleaved in registers
+ *   COLUMNS                        of values that are interleaved at a time, which should stay in the level-1 cache
  *   COPIES                         1: the set wants room for copies of keys
  * and
  *   EXP2(x)                        exp2_vector, or what does the same
@@ -15,6 +16,8 @@
  * the tokens they do not: the values of a step are interleaved by two tokens, once for all query rows. Logits keep
  * query rows in the lanes, so the softmax is vertical; weights are transposed then, so that the pairs of a row lie side
  * by side. Weights are rounded to bfloat16, their sum is not. */
+
+#include "cpu/transpose.h"
 
 enum {
   D_PAIRS = FM_CPU_MOST_D_QK / 2,
@@ -40,9 +43,8 @@ typedef uint32_t vu_unaligned __attribute__((vector_size(4 * LANES), aligned(2),
 
 typedef struct buffers {
   int32_t d_qk, d_v, rows;
-  int32_t panel;     /* elements of a panel of values */
   uint32_t *queries; /* [blocks of 16 rows][D_PAIRS][16 rows]; of up to DOT_ROWS rows [rows][D_PAIRS] */
-  uint32_t *values;  /* [panels][keys of a step / 2][PANEL]: of 32 columns the even ones, then the odd ones */
+  uint32_t *values;  /* [COLUMNS / PANEL][keys of a step / 2][PANEL]: of 32 columns the even ones, then the odd ones */
   float *logits;     /* [keys of a step][LOGIT_STRIDE]: <q, k> */
   uint32_t *weights; /* [padded rows][WEIGHT_STRIDE]: pairs of tokens, followed by zeros up to a whole vector */
   float *sums;       /* [padded rows][SUM_STRIDE]: sum over tokens of weight * value, columns in the order of values */
@@ -72,9 +74,9 @@ static size_t lay_out(buffers *b, char *scratch, const fm_cpu_tile *tile) {
   const int32_t rows = fm_cpu_tile_rows(tile);
   const size_t padded = (size_t)padded_rows(rows), keys = (size_t)keys_of_step(tile);
   size_t taken = 0;
-  *b = (buffers){.d_qk = tile->d_qk, .d_v = tile->d_v, .rows = rows, .panel = (int32_t)keys / 2 * PANEL};
+  *b = (buffers){.d_qk = tile->d_qk, .d_v = tile->d_v, .rows = rows};
   b->queries = take(scratch, &taken, padded * D_PAIRS * sizeof *b->queries);
-  b->values = take(scratch, &taken, keys / 2 * FM_CPU_MOST_D_V * sizeof *b->values);
+  b->values = take(scratch, &taken, keys / 2 * COLUMNS * sizeof *b->values);
   b->logits = take(scratch, &taken, keys * LOGIT_STRIDE * sizeof *b->logits);
   b->weights = take(scratch, &taken, padded * WEIGHT_STRIDE * sizeof *b->weights);
   b->sums = take(scratch, &taken, padded * SUM_STRIDE * sizeof *b->sums);
@@ -99,77 +101,63 @@ static size_t scratch_bytes(const fm_cpu_tile *tile) {
   return lay_out(&b, NULL, tile);
 }
 
-/* ---- keys to come ---- */
+/* ---- keys ---- */
 
-/* The keys of the next step are brought into the level-2 cache while these are worked on, some at a time. With few rows
- * memory sets the pace, and it should never rest; with many, packing takes a small part of the time. */
-enum { PACKING, LOGITS, SUMS, PHASES };
-typedef struct coming {
-  const void *const *keys;
+enum { LOGITS, SUMS, PHASES };
+
+/* The keys of a step, and those of the next one, which are brought into the level-2 cache while these are worked on, a
+ * part at a time: with few rows memory sets the pace, and it should never rest. */
+typedef struct key_set {
+  const void *const *rows;    /* none is NULL */
+  int32_t count;              /* so many are given; zeros follow */
+  int32_t in_logits, in_sums; /* rounded up to whole groups */
+  int32_t by_all;             /* so many first ones are attended by all query rows */
+  const void *const *coming;
   int32_t bytes, next, until[PHASES];
-} coming;
-
-static coming coming_keys(const buffers *b, const void *const keys[], int32_t count) {
-  const int32_t third = b->rows > FEW_ROWS || b->rows <= DIRECT_ROWS ? 0 : count / 3;
-  return (coming){.keys = keys, .bytes = 2 * b->d_qk, .until = {third, (count + third) / 2, count}};
-}
+} key_set;
 
 INLINE void fetch(const void *key, int32_t bytes) {
   for (int32_t i = 0; key != NULL && i < bytes; i += 64) __builtin_prefetch((const char *)key + i, 0, 2);
 }
 
 /* Those up to a part of a phase. */
-INLINE void fetch_part(coming *coming, int phase, int64_t part, int64_t of) {
-  const int32_t begin = phase == 0 ? 0 : coming->until[phase - 1], end = coming->until[phase];
-  for (const int32_t until = begin + (int32_t)((end - begin) * (part < of ? part : of) / of); coming->next < until;
-       coming->next++)
-    fetch(coming->keys[coming->next], coming->bytes);
+INLINE void fetch_part(key_set *keys, int phase, int64_t part, int64_t of) {
+  const int32_t begin = phase == 0 ? 0 : keys->until[phase - 1], end = keys->until[phase];
+  for (const int32_t until = begin + (int32_t)((end - begin) * (part < of ? part : of) / of); keys->next < until;
+       keys->next++)
+    fetch(keys->coming[keys->next], keys->bytes);
+}
+
+/* `room` for rows; the keys are given as to `attend`. */
+static key_set key_set_of(const buffers *b, const void *room[], const void *const given[], int32_t count,
+                          int32_t more) {
+  enum { LEAD = 32 };
+  /* Of the first step, keys themselves come, ahead of their logits. */
+  const int32_t here = !*b->fresh ? count : count < LEAD ? count : LEAD;
+  key_set keys = {.rows = room,
+                  .count = count,
+                  .in_logits = (count + KEY_GROUP - 1) / KEY_GROUP * KEY_GROUP,
+                  .in_sums = (count + VALUE_GROUP - 1) / VALUE_GROUP * VALUE_GROUP,
+                  .by_all = count,
+                  .coming = given + here,
+                  .bytes = (int32_t)sizeof(bf16) * b->d_qk,
+                  .until = {count - here + more / 2, count - here + more}};
+  for (int32_t t = 0; t < keys.in_logits || t < keys.in_sums; t++)
+    room[t] = t < count && given[t] != NULL ? given[t] : b->zeros;
+  for (int32_t t = 0; *b->fresh && t < here; t++) fetch(given[t], keys.bytes);
+  return keys;
 }
 
 /* ---- what a set defines ---- */
 
-/* Logits of all padded rows with `count` keys, a multiple of KEY_GROUP, none of which is NULL. */
-static void logits(const buffers *b, const void *const keys[], int32_t count, coming *coming);
-/* Adds weight * value over `tokens`, a multiple of VALUE_GROUP, to the sums of all rows, or sets the sums. */
-static void accumulate(const buffers *b, int32_t tokens, bool set, coming *coming);
-/* The same for up to DIRECT_ROWS rows, with the values where they lie. */
-static void accumulate_direct(const buffers *b, const void *const keys[], int32_t tokens, bool set, coming *coming);
+/* Logits of all padded rows with in_logits keys. */
+static void logits(const buffers *b, key_set *keys);
+/* Adds weight * value over in_sums tokens to the sums of all rows, or sets the sums. */
+static void accumulate(const buffers *b, key_set *keys, bool set);
+/* The same for up to DIRECT_ROWS rows that attend all keys, with the values where they lie. */
+static void accumulate_direct(const buffers *b, key_set *keys, bool set);
 
 /* ---- queries ---- */
-
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector((a), (b), __VA_ARGS__)
-#endif
-#endif
-#if !defined(SHUFFLE)
-#define SHUFFLE(a, b, ...) __builtin_shuffle((a), (b), (vi){__VA_ARGS__})
-#endif
-
-/* 16 vectors of 16 elements. */
-INLINE void transpose(vu m[LANES]) {
-  vu n[LANES];
-  for (int i = 0; i < LANES; i += 2) { /* pairs of rows, elements interleaved within 128 bits */
-    n[i] = SHUFFLE(m[i], m[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-    n[i + 1] = SHUFFLE(m[i], m[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-  }
-  for (int i = 0; i < LANES; i += 4) { /* four rows: column 4 l + k of them in the 128 bits l of m[i + k] */
-    for (int k = 0; k < 2; k++) {
-      m[i + 2 * k] = SHUFFLE(n[i + k], n[i + k + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-      m[i + 2 * k + 1] = SHUFFLE(n[i + k], n[i + k + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    }
-  }
-  for (int i = 0; i < LANES; i += 8) { /* eight rows: n[i + k] has columns k and k + 8, n[i + k + 4] the next four */
-    for (int k = 0; k < 4; k++) {
-      n[i + k] = SHUFFLE(m[i + k], m[i + k + 4], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
-      n[i + k + 4] = SHUFFLE(m[i + k], m[i + k + 4], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-    }
-  }
-  for (int k = 0; k < 8; k++) {
-    m[k] = SHUFFLE(n[k], n[k + 8], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
-    m[k + 8] = SHUFFLE(n[k], n[k + 8], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-  }
-}
 
 static void set_queries(void *scratch, const fm_cpu_tile *tile, const void *const queries[]) {
   const buffers b = buffers_in(scratch, tile);
@@ -200,27 +188,7 @@ INLINE void interleave(vu to[2], const bf16 *low, const bf16 *high) {
   to[1] = (x >> 16) | (y & 0xffff0000);
 }
 
-static void pack_values(const buffers *b, const void *const keys[], int32_t tokens, coming *coming) {
-  for (int32_t t = 0; t < tokens; t += 2) {
-    const bf16 *low = keys[t], *high = keys[t + 1];
-    fetch_part(coming, PACKING, t, tokens);
-    if (*b->fresh && t + 8 < tokens) { /* no step before this one has fetched them */
-      fetch(keys[t + 7], 2 * b->d_qk);
-      fetch(keys[t + 8], 2 * b->d_qk);
-    }
-    uint32_t *to = b->values + t / 2 * PANEL;
-    for (int32_t c = 0; c < b->d_v; c += PANEL, to += b->panel) {
-      for (int32_t half = 0; half < PANEL; half += 2 * LANES) {
-        vu pairs[2];
-        interleave(pairs, low + c + half, high + c + half);
-        STORE_PAIRS(to + half, pairs[0]);
-        STORE_PAIRS(to + half + LANES, pairs[1]);
-      }
-    }
-  }
-}
-
-/* Where a column lies among the values of a pair, panel by panel, and in a row of sums. */
+/* Where a column lies in a row of sums, and within its panel among the values of a pair. */
 static int32_t place_of(int32_t column) { return column / 32 * 32 + column % 2 * 16 + column % 32 / 2; }
 
 static bool is_finite(bf16 x) { return (x & 0x7f80) != 0x7f80; }
@@ -239,15 +207,11 @@ static bool all_finite(const bf16 *values, int32_t count) {
 }
 
 /* Rows that do not attend a token have weight 0 for it, which would not do for these values: 0 * NaN. Takes them out
- * of the products, */
-static void drop_others(const buffers *b, const bf16 *key, int32_t token) {
-  if (all_finite(key, b->d_v)) return;
-  for (int32_t c = 0; c < b->d_v; c++) {
-    if (is_finite(key[c])) continue;
-    const int32_t place = place_of(c);
-    uint32_t *pair = b->values + place / PANEL * b->panel + token / 2 * PANEL + place % PANEL;
-    *pair &= token % 2 == 0 ? 0xffff0000 : 0xffff;
-  }
+ * of a panel of values, */
+static void drop_others(uint32_t *values, const bf16 *key, int32_t token) {
+  if (all_finite(key, PANEL)) return;
+  for (int32_t c = 0; c < PANEL; c++)
+    if (!is_finite(key[c])) values[token / 2 * PANEL + place_of(c)] &= token % 2 == 0 ? 0xffff0000 : 0xffff;
 }
 
 /* and adds them to the sums of rows that do attend it. */
@@ -259,6 +223,20 @@ static void add_others(const buffers *b, const bf16 *key, int32_t token, int32_t
     for (int32_t c = 0; c < b->d_v; c++)
       if (!is_finite(key[c])) b->sums[row * SUM_STRIDE + place_of(c)] += weight * float_of(key[c]);
   }
+}
+
+/* A panel of values, from a column on. */
+static void pack_values(uint32_t *values, const key_set *keys, int32_t column) {
+  for (int32_t t = 0; t < keys->in_sums; t += 2) {
+    const bf16 *low = (const bf16 *)keys->rows[t] + column, *high = (const bf16 *)keys->rows[t + 1] + column;
+    for (int32_t c = 0; c < PANEL; c += 2 * LANES) {
+      vu pairs[2];
+      interleave(pairs, low + c, high + c);
+      STORE_PAIRS(values + t / 2 * PANEL + c, pairs[0]);
+      STORE_PAIRS(values + t / 2 * PANEL + c + LANES, pairs[1]);
+    }
+  }
+  for (int32_t t = keys->by_all; t < keys->count; t++) drop_others(values, (const bf16 *)keys->rows[t] + column, t);
 }
 
 /* ---- softmax ---- */
@@ -323,34 +301,26 @@ static void begin(void *scratch, const fm_cpu_tile *tile) {
     STORE(b.logits + t * LOGIT_STRIDE, (vf){0}); /* logits writes `rows` of these */
 }
 
-static void attend(void *scratch, const fm_cpu_tile *tile, const void *const keys[], int32_t count, int32_t more,
+static void attend(void *scratch, const fm_cpu_tile *tile, const void *const given[], int32_t count, int32_t more,
                    const int32_t attended[]) {
   const buffers b = buffers_in(scratch, tile);
-  const int32_t in_logits = (count + KEY_GROUP - 1) / KEY_GROUP * KEY_GROUP,
-                in_sums = (count + VALUE_GROUP - 1) / VALUE_GROUP * VALUE_GROUP;
-  const void *rows[FM_CPU_MOST_KEYS];
-  for (int32_t t = 0; t < in_logits || t < in_sums; t++) rows[t] = t < count && keys[t] != NULL ? keys[t] : b.zeros;
-  coming coming = coming_keys(&b, keys + count, more);
-
-  const bool direct = b.rows <= DIRECT_ROWS && attended == NULL;
-  if (!direct) pack_values(&b, rows, in_sums, &coming);
-  logits(&b, rows, in_logits, &coming);
-  int32_t by_all = count; /* tokens that all rows attend */
+  const void *room[FM_CPU_MOST_KEYS];
+  key_set keys = key_set_of(&b, room, given, count, more);
+  logits(&b, &keys);
   for (int32_t s = 0; attended != NULL && s < tile->tokens; s++) {
-    if (attended[s] < by_all) by_all = attended[s];
+    if (attended[s] < keys.by_all) keys.by_all = attended[s];
     for (int32_t t = attended[s]; t < count; t++)
       for (int32_t h = 0; h < tile->heads; h++) b.logits[t * LOGIT_STRIDE + s * tile->heads + h] = -INFINITY;
   }
   for (int32_t row = 0; row < b.rows; row += LANES) softmax(&b, row, count, tile->scale_log2);
   if (!*b.fresh) rescale_sums(&b);
-  for (int32_t t = by_all; t < count; t++) drop_others(&b, rows[t], t);
-  if (direct)
-    accumulate_direct(&b, rows, in_sums, *b.fresh, &coming);
+  if (b.rows <= DIRECT_ROWS && keys.by_all == count)
+    accumulate_direct(&b, &keys, *b.fresh);
   else
-    accumulate(&b, in_sums, *b.fresh, &coming);
-  for (int32_t t = by_all; t < count; t++)
+    accumulate(&b, &keys, *b.fresh);
+  for (int32_t t = keys.by_all; t < count; t++)
     for (int32_t s = 0; s < tile->tokens; s++)
-      if (attended[s] > t) add_others(&b, rows[t], t, s * tile->heads, tile->heads);
+      if (attended[s] > t) add_others(&b, room[t], t, s * tile->heads, tile->heads);
   *b.fresh = false;
 }
 

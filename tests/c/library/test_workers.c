@@ -160,11 +160,14 @@ __attribute__((visibility("default"))) const char *__tsan_default_options(void);
 const char *__tsan_default_options(void) { return "die_after_fork=0"; }
 
 static void kept_for_a_while(void) {
-  for (int i = 0; i < ROUNDS; i++) hold_meeting(THREADS, NULL);
-  const int kept = workers();
-  CHECK(kept >= THREADS - 1);
-  hold_meeting(THREADS, NULL);
-  CHECK(workers() == kept);
+  bool found = false; /* a machine that is busy with other things may stop this program for longer */
+  for (int tries = 0; !found && tries < 20; tries++) {
+    for (int i = 0; i < ROUNDS; i++) hold_meeting(THREADS, NULL);
+    const int kept = workers();
+    hold_meeting(THREADS, NULL);
+    found = kept >= THREADS - 1 && workers() == kept;
+  }
+  CHECK(found);
   for (int tenths = 0; workers() > 0 && tenths < 100; tenths++) usleep(100000);
   CHECK(workers() == 0);
   hold_meeting(THREADS, NULL);

@@ -58,11 +58,13 @@ def not_empty(case: Case) -> Case:
     return case.but(causal=False, shard=None, global_seqlens=(), lengths=lengths)
 
 
-def in_every_step(before: str, after: str) -> tuple[Edit, ...]:
-    """An edit of the CPU's step of attention, a header that stands in the source of each instruction set."""
-    include = '#include "cpu/step_template.h"\n'
-    template = Edit("step_template.h", before, after).applied((ROOT / CPU / "step_template.h").read_text())
-    return tuple(Edit(f"{CPU}kernels_{isa}.c", include, template) for isa in ("portable", "avx2", "avx512"))
+STEPS = {"step_template.h": ("portable", "avx2", "avx512"), "step_bf16.h": ("avx512_bf16", "amx")}
+
+
+def in_every(step: str, before: str, after: str) -> tuple[Edit, ...]:
+    """An edit of a step of attention on the CPU, a header that stands in the sources of some instruction sets."""
+    edited = Edit(step, before, after).applied((ROOT / CPU / step).read_text())
+    return tuple(Edit(f"{CPU}kernels_{isa}.c", f'#include "cpu/{step}"\n', edited) for isa in STEPS[step])
 
 
 def one(file: str, before: str, after: str) -> tuple[Edit, ...]:
@@ -110,7 +112,8 @@ FAULTS = [
     found_in_any_call(
         "NaN in V let through",
         (
-            *in_every_step("s * heads, heads, attended[s]);", "s * heads, heads, count);"),
+            *in_every("step_template.h", "s * heads, heads, attended[s]);", "s * heads, heads, count);"),
+            *in_every("step_bf16.h", "drop_others(values, (const bf16 *)keys->rows[t] + column, t);", "(void)drop_others;"),
             Edit(
                 PIECE,
                 END_OF_PIECE,

@@ -8,9 +8,8 @@ import pytest
 import compare
 import flashmla
 from buffers import DTYPES
+from isas import NAMES as ISAS
 from ops.merge_states import oracle
-
-ISAS = ("portable", "avx2", "avx512")
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -111,6 +111,7 @@ static int32_t choose_threads(const fm_dense_decode *decode) {
 static flashmla_status launch(fm_call *call, void *state) {
   const fm_dense_decode *decode = state;
   const fm_attention *attention = &decode->attention;
+  FM_TRY(fm_check_values_on_host(decode));
   const fm_cpu_isa *isa = fm_cpu_select();
   job job = {.decode = decode,
              .elements = isa->elements,
