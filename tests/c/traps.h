@@ -60,7 +60,7 @@ static inline void put_nan(const DLTensor *tensor, int64_t i) {
     ((uint16_t *)tensor->data)[i] = (uint16_t)bits;
 }
 
-static const char *const isas[] = {"portable", "avx2", "avx512", "the best"};
+static const char *const isas[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
 enum { ISAS = sizeof isas / sizeof isas[0] };
 static const DLDataType dtypes[] = {{kDLBfloat, 16, 1}, {kDLFloat, 16, 1}, {kDLFloat, 32, 1}};
 enum { DTYPES = sizeof dtypes / sizeof dtypes[0] };
