@@ -303,8 +303,10 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_kernel_at(int32_t index, fl
 /* CUDA driver version as 1000 * major + 10 * minor, or why there is none (FLASHMLA_ERROR_NO_DRIVER and the last error).
  */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_driver_version(int32_t *version);
-/* Instruction set the CPU backend uses on this machine: "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower
- * one. */
+/* Instruction set the CPU backend uses on this machine: "amx", "avx512_bf16" (both for bfloat16, other types as
+ * "avx512"), "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower one. For "amx" the process gets Linux'
+ * leave to use tiles (arch_prctl) when this is first asked, or by the first call on host memory; from then on Linux
+ * wants alternative signal stacks that are long enough for them (sysconf(_SC_MINSIGSTKSZ)). */
 FLASHMLA_API const char *flashmla_cpu_isa(void);
 
 /* Calls on tensor objects: for bindings of a language whose frameworks speak DLPack (in Python a PyObject *), through
