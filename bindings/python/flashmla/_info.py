@@ -54,10 +54,17 @@ def last_kernel() -> str:
     return _text(lib.flashmla_last_kernel())
 
 
+@eager
 def read_environment() -> None:
     """Reads the environment variables of the C library again, which it reads when it is loaded, and never in a call.
 
-    Not beside a thread that sets some. What is wrong with their values is `info()["environment_error"]`.
+    Not beside a thread that sets some. What is wrong with their values is `info()["environment_error"]`; nothing is
+    raised.
+
+    >>> os.environ["FLASHMLA_NUM_THREADS"] = "2"
+    >>> flashmla.read_environment()
+    >>> del os.environ["FLASHMLA_NUM_THREADS"]
+    >>> flashmla.read_environment()
     """
     lib.flashmla_read_environment()
 

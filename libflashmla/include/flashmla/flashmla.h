@@ -19,15 +19,18 @@
  *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
  *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
  *     reads them its rows are unspecified, and it ends all the same.
+ *   - It computes in a floating-point mode of its own and leaves the caller's, with its exception flags, as it was. On
+ *     CPU tensors subnormal numbers of bfloat16 and float32 count as 0. Cancellation (pthread_cancel) waits for its end.
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
  *   - The params struct, its DLTensors with their shapes and strides, and the flashmla_plan are read before the
  * function returns. The memory that they name (elements, workspace, plan buffer) must live until the enqueued work is
  * done; with a captured graph, as long as the graph.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
- *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count
- *     elements, must be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means
- *     compact row-major.
+ *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing, and that a page
+ *     table may have no columns: then every length counts as 0. Strides count elements, must be > 0 where the extent is
+ *     > 1, and are ignored where it is 1. Of what is only read they may be 0 too, rows repeated or overlapping, but of
+ * q and kv_cache on CUDA. A NULL strides pointer means compact row-major.
  */
 #ifndef FLASHMLA_H_
 #define FLASHMLA_H_
