@@ -19,6 +19,8 @@
  *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
  *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
  *     reads them its rows are unspecified, and it ends all the same.
+ *   - It computes in a floating-point mode of its own and leaves the caller's, with its exception flags, as it was. On
+ *     CPU tensors subnormal numbers of bfloat16 and float32 count as 0. Cancellation (pthread_cancel) waits for its end.
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
  *   - The params struct, its DLTensors with their shapes and strides, and the flashmla_plan are read before the
@@ -256,7 +258,7 @@ typedef struct flashmla_prepared flashmla_prepared;
 FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
 
 /* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
- * stream are not looked at. */
+ * stream are not looked at. On a GPU a size query may load a kernel, to ask how many clusters of it run at once. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params,
                                                                       uint64_t *bytes);
 /* Makes a plan: checks, fills *plan on the host and enqueues the scheduling on the device (no synchronisation). */

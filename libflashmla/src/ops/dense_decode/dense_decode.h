@@ -4,7 +4,7 @@
 #define FLASHMLA_OPS_DENSE_DECODE_H_
 
 #include "attention/attention.h"
-#include "core/findings.h"
+#include "attention/findings.h"
 #include "core/operation.h"
 #include "cuda/launch.h"
 #include "schedule/stamp.h"
