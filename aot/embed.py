@@ -59,7 +59,8 @@ def table(kernels: list[dict[str, Any]]) -> str:
             f"     .params = {family}_params, .num_params = {len(k['params'])},\n"
             f'     .entry = "{k["entry"]}", .image = fm_cubin_{k["name"]}}},'
         )
-    return "\n".join([*lines, "};", f"const int32_t fm_kernel_count = {len(kernels)};", ""])
+    room = f'_Static_assert({len(kernels)} <= FM_MOST_KERNELS, "kernels.c has room for every row");'
+    return "\n".join([*lines, "};", f"const int32_t fm_kernel_count = {len(kernels)};", room, ""])
 
 
 def _write(path: Path, text: str) -> None:

@@ -233,6 +233,14 @@ def test_the_library_has_every_kernel_and_its_facts(facts, table):
         assert row["dtype"] in (types or {"any"})
 
 
+def test_registers_are_the_cubins_own_words(generated, table, monkeypatch):
+    """Their metadata says so: a build needs no disassembler for the kernel table."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(cubin, "disassembler", lambda: None)
+    for name, row in table.items():
+        assert row["registers"] == cubin.facts((generated / f"{name}.cubin").read_bytes())["registers"] > 0
+
+
 def test_the_library_is_small():
     assert Path(flashmla.info()["library_path"]).stat().st_size <= 10 * MEGABYTE
 

@@ -263,6 +263,7 @@ def test_a_row_of_the_generated_table():
     }
     assert "static const fm_param dense_decode_params[2] = FM_DENSE_DECODE_PARAMS;" in text
     assert ".features = 0" in embed.table([KERNEL | {"features": []}])
+    assert "_Static_assert(2 <= FM_MOST_KERNELS, " in embed.table([KERNEL, KERNEL])
 
 
 def test_a_kernel_for_newer_drivers_says_so():

@@ -10,11 +10,10 @@ const fm_kernel fm_kernels[1];
 const int32_t fm_kernel_count = 0;
 #endif
 
-enum { MAX_KERNELS = 256 };
-static CUlibrary libraries[MAX_KERNELS];
-static CUkernel handles[MAX_KERNELS];
-static int16_t clusters_at_once[MAX_KERNELS][FM_MAX_DEVICES];
-static uint64_t prepared[MAX_KERNELS]; /* bit per device: handle, attributes and clusters are there */
+static CUlibrary libraries[FM_MOST_KERNELS];
+static CUkernel handles[FM_MOST_KERNELS];
+static int16_t clusters_at_once[FM_MOST_KERNELS][FM_MAX_DEVICES];
+static uint64_t prepared[FM_MOST_KERNELS]; /* bit per device: handle, attributes and clusters are there */
 _Static_assert(FM_MAX_DEVICES <= 64, "a bit per device");
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -107,9 +106,6 @@ static flashmla_status prepare(const fm_driver *driver, const fm_kernel *kernel,
 flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel, const fm_device *device,
                                CUkernel *handle, int32_t *clusters) {
   const size_t row = (size_t)(kernel - fm_kernels);
-  if (row >= MAX_KERNELS)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s is row %zu of the kernel table; this library loads the first %d",
-                   kernel->name, row, MAX_KERNELS);
   if (!is_prepared(row, device)) FM_TRY(prepare(driver, kernel, row, device));
   *handle = handles[row];
   *clusters = clusters_at_once[row][device->id];

@@ -30,6 +30,7 @@ typedef struct fm_kernel {
   const unsigned char *image; /* the cubin */
 } fm_kernel;
 
+enum { FM_MOST_KERNELS = 256 /* rows: kernels.c has room for what was loaded of each */ };
 extern const fm_kernel fm_kernels[];
 extern const int32_t fm_kernel_count;
 

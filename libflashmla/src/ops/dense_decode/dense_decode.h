@@ -100,8 +100,8 @@ typedef struct fm_shard {
 } fm_shard;
 fm_shard fm_shard_of(const fm_mask *mask); /* cuda.c */
 
-/* values.c: the checking mode. On the host, before the call; on a GPU what it takes, and the report of earlier calls
- * with the launch that looks at this one's values. All succeed where the mode is off. */
+/* cuda_values.c: the checking mode. On the host, before the call; on a GPU what it takes, and the report of earlier
+ * calls with the launch that looks at this one's values. All succeed where the mode is off. */
 flashmla_status fm_check_values_on_host(const fm_dense_decode *decode);
 flashmla_status fm_prepare_check(fm_dense_decode *decode);
 flashmla_status fm_launch_check(const fm_dense_decode *decode);
