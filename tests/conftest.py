@@ -88,6 +88,7 @@ def pytest_runtest_logreport(report) -> None:
 def pytest_report_header() -> list[str]:
     """Which backends run and why another does not; which examples are drawn; whether the kernel record is current."""
     import flashmla
+    from aarch64 import emulated
 
     facts = flashmla.info()
     gpu, text = backends.gpu()
@@ -96,6 +97,7 @@ def pytest_report_header() -> list[str]:
         f"flashmla: {facts['library_path']}",
         f"backend cpu: {facts['cpu_isa']}{lacking}, tensors of {', '.join(backends.cpu().adapters)}",
         f"backend gpu: {text}" if gpu else f"backend gpu: not run: {text}",
+        f"AArch64: {emulated.why_not() or 'C tests and some calls, emulated'}",
         f"hypothesis profile: {PROFILE}, {hypothesis.settings().max_examples} examples of the main property",
     ]
     with contextlib.suppress(NameError):

@@ -3,7 +3,6 @@
 An AArch64 machine runs the whole suite itself; this is for the others.
 """
 
-import platform
 import subprocess
 
 import pytest
@@ -22,10 +21,7 @@ from ops.dense_decode.strategies import cases
 from ops.merge_states.strategies import merges
 from properties import share, shown_if_it_fails
 
-pytestmark = [
-    pytest.mark.skipif(platform.machine() == "aarch64", reason="this machine runs the suite itself"),
-    pytest.mark.skipif(bool(emulated.missing()), reason=emulated.missing()),
-]
+pytestmark = pytest.mark.skipif(bool(emulated.why_not()), reason=emulated.why_not())
 # Not under the emulator: it has stacks and signals of its own and no traps, and a minute of test_decode is too long.
 LEFT_OUT = {"test_decode", "test_stack", "test_signals", "test_decode_traps", "test_merge_traps"}
 PROGRAMS = [
