@@ -71,9 +71,10 @@ def read_environment() -> None:
 
 @eager
 def check_report() -> None:
-    """Tells what the checking mode (FLASHMLA_CHECK=1) has found in calls on a GPU since the last report. It does not
-    wait for them: wait for the stream before. Raises InvalidArgumentError if lengths, query offsets or page numbers
-    were out of their range.
+    """Tells what the checking mode (FLASHMLA_CHECK=1) has found in calls on a GPU since the last report.
+
+    It does not wait for them: wait for the stream before. Raises InvalidArgumentError if lengths, query offsets or page
+    numbers were out of their range.
 
     >>> flashmla.check_report()
     """
