@@ -35,7 +35,16 @@ enum {
 };
 #include "cpu/step_bf16.h"
 
+#if defined(__clang__) && __clang_major__ < 18
+/* clang 16 ends with a fault on vectors of __bf16. */
+INLINE vf add_pairs(vf sum, vu a, vu b) {
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+#define ADD_PAIRS(sum, a, b) add_pairs(sum, a, b)
+#else
 #define ADD_PAIRS(sum, a, b) ((vf)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(a), (__m512bh)(b)))
+#endif
 #define SPLAT_PAIR(p) ((vu)_mm512_set1_epi32((int)*(const uint32_t *)(p)))
 
 /* Tiles with few blocks have `parts` sums for each logit: the instruction's latency is 6 of its cycles. */
