@@ -47,10 +47,12 @@ def table_row(*cells: str) -> str:
 
 
 def table(records: list[dict]) -> list[str]:
-    """A line a record. Only GPU records know a limit and a cold call."""
+    """A line a record. Only GPU records know a limit and a cold call, only CPU records the machine's rates."""
     on_gpu = "gpu" in records[0]
+    rated = all("product_gflops" in record for record in records)
     peers = sorted({name for record in records for name in record["peers"]})
     names = ["operation", "batch, s_q, h_q, tokens", "us", *peers, *(["limit", "limit / us", "cold"] if on_gpu else [])]
+    names += ["of rate", "of bandwidth"] if rated else []
     lines = [table_row(*names, "error"), "|---" * (len(names) + 1) + "|"]
     for record in records:
         cells = [
@@ -62,6 +64,9 @@ def table(records: list[dict]) -> list[str]:
         if on_gpu:
             share = record["limit_us"] / record["us"]
             cells += [f"{record['limit_us']:.1f}", f"{share:.2f}", f"{record['us_cold']:.1f}"]
+        if rated:
+            rate, bandwidth = record["gflops"] / record["product_gflops"], record["gbs"] / record["read_gbs"]
+            cells += [f"{rate:.2f}", f"{bandwidth:.2f}"]
         lines.append(table_row(*cells, f"{record['rel_err']:.1e}"))
     return lines
 
@@ -77,6 +82,11 @@ def section(by_machine: dict[str, list[dict]]) -> str:
         lines += [
             "On GPUs: CUDA-graph replays over caches larger than L2; *cold*: single calls after L2 was flushed, launch",
             "included; *limit*: the larger of KV bytes / read bandwidth and FLOP / bf16 rate, measured in that run.",
+        ]
+    if any("product_gflops" in record for records in by_machine.values() for record in records):
+        lines += [
+            "On CPUs *of rate* and *of bandwidth* are shares of the rate of a 2048^3 bf16 product in PyTorch and of the",
+            "bandwidth of reads from memory, measured in that run.",
         ]
     for machine, records in by_machine.items():
         first, *rest = provenance.lines(records)

@@ -15,6 +15,7 @@ BY_DECODE = sorted(
     set(stub.SINCE)
     - {"cuInit", "cuGetErrorString", "cuStreamSynchronize", "cuCtxGetDevice", "cuCtxPopCurrent_v2"}
     - {"cuTensorMapReplaceAddress"}
+    - {"cuStreamIsCapturing", "cuMemHostAlloc"}  # the checking mode's
 )
 
 

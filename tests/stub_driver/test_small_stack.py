@@ -74,7 +74,7 @@ def test_calls_need_little_stack(cuda_12_4, shim, code, kernels):
 
 
 def test_refusals_need_little_stack(cuda_12_4, shim):
-    ran = cuda_12_4.run(f"{shim}decode(device=7); decode(STEP.but(page_size=65)); merge(device=9)")
+    ran = cuda_12_4.run(f"{shim}decode(device=7); decode(STEP.but(dtype='float32')); merge(device=9)")
     assert all(100 <= line[0] < 300 for line in ran.told)
     ran = cuda_12_4.run(f"{shim}decode(); merge()", version=11080, devices=0)
     assert all(line[0] >= 100 for line in ran.told)

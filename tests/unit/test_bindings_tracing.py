@@ -6,7 +6,9 @@ Each is refused in one sentence, or the call is left out of the trace and comput
 import os
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -233,6 +235,30 @@ def test_what_requires_a_gradient(kind, call):
         r"^(q|outs\[0\]) requires a gradient, and there is no backward: call this under torch\.no_grad\(\), or detach",
     )
     assert bool((CALLS[call](given.detach(), *rest)[0] == wanted[0]).all())
+
+
+def test_what_other_threads_trace_is_theirs():
+    from torch.fx.experimental import proxy_tensor
+
+    inputs = tensors()
+    wanted, _ = flashmla.dense_decode(*inputs)
+    inside, done = threading.Event(), threading.Event()
+
+    def traced(x):
+        inside.set()
+        done.wait(60)
+        return x * 2
+
+    with ThreadPoolExecutor(1) as pool:
+        graph = pool.submit(proxy_tensor.make_fx(traced, tracing_mode="real"), torch.ones(2))
+        try:
+            assert inside.wait(60)
+            assert proxy_tensor._CURRENT_MAKE_FX_TRACER is not None
+            found, _ = flashmla.dense_decode(*inputs)
+        finally:
+            done.set()
+        assert bool((found == wanted).all())
+        assert "mul" in graph.result().code
 
 
 def test_modes_that_only_watch_are_let_through():

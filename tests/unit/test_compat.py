@@ -330,6 +330,30 @@ def test_it_has_the_peers_version():
     assert flash_mla.__version__ == "1.0.0"
 
 
+EXPANDED = {
+    "q": lambda q: q[:1].expand(2, -1, -1, -1),
+    "k_cache": lambda cache: cache[:1].expand(4, -1, -1, -1),
+    "block_table": lambda table: table[:1].expand(2, 2),
+}
+
+
+@pytest.mark.parametrize("argument", EXPANDED)
+@pytest.mark.parametrize("style", ["handle", "older"])
+def test_expanded_tensors(argument, style):
+    """As the peer takes them: one row for all requests, with a stride of 0."""
+    _, given = tensors()
+    at = [*EXPANDED].index(argument)
+    given[at] = EXPANDED[argument](given[at])
+    assert 0 in given[at].stride()
+    metadata = flash_mla.get_mla_metadata(*(() if style == "handle" else (given[3],)))[0]
+    arrays = [tensor.contiguous().numpy() for tensor in given]
+    for _ in range(2):
+        check(flash_mla.flash_mla_with_kvcache(*given, D_V, metadata), arrays)
+    decode = flashmla.prepare(flashmla.dense_decode, *given)
+    check(decode(), arrays)
+    check(decode(**{argument.replace("k_cache", "kv_cache"): given[at]}), arrays)
+
+
 def test_num_splits_beside_a_handle_is_refused():
     _, given = tensors()
     meta, _ = flash_mla.get_mla_metadata()

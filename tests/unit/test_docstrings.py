@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import os
 
 import pytest
 
@@ -27,7 +28,7 @@ def names():
 def used(monkeypatch):
     import sys
 
-    yield names() | {"torch": pytest.importorskip("torch")}
+    yield names() | {"torch": pytest.importorskip("torch"), "os": os}
     for name in [name for name in sys.modules if name.partition(".")[0] == "flash_mla"]:
         monkeypatch.delitem(sys.modules, name)
 

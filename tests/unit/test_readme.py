@@ -57,6 +57,53 @@ def snippets_of_usage(language):
     return re.findall(rf"^```{language}\n(.*?)^```", USAGE, re.MULTILINE | re.DOTALL)
 
 
+def only_snippet(text):
+    (found,) = [snippet for snippet in snippets_of_usage("python") if text in snippet]
+    return compile(found, "usage.md", "exec")
+
+
+def test_the_custom_operation_of_the_usage_page_is_traced():
+    torch = pytest.importorskip("torch")
+    import flashmla
+    import small
+
+    names = {"torch": torch, "flashmla": flashmla}
+    exec(only_snippet("torch.library.custom_op("), names)
+
+    class Decode(torch.nn.Module):
+        def forward(self, q, *rest):
+            out, lse = names["decode"](q * 1, *rest)
+            return out * 2, lse
+
+    inputs = tuple(torch.from_numpy(array) for array in small.inputs())
+    out, lse = flashmla.dense_decode(*inputs, causal=True)
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    for traced in (
+        torch.compile(Decode(), backend="aot_eager", fullgraph=True),
+        torch.export.export(Decode(), inputs).module(),
+        make_fx(Decode(), tracing_mode="real")(*inputs),
+    ):
+        found = traced(*inputs)
+        assert bool((found[0] == out * 2).all() and (found[1] == lse).all())
+
+
+def test_the_callback_of_the_usage_page_runs_in_jit():
+    jax = pytest.importorskip("jax")
+    import numpy as np
+
+    import flashmla
+    import small
+
+    names = {"np": np, "flashmla": flashmla}
+    exec(only_snippet("jax.pure_callback("), names)
+    for dtype in small.DTYPES:
+        arrays = small.inputs(dtype)
+        found = jax.jit(lambda q, *rest: names["decode"](q * 1, *rest))(*map(jax.numpy.asarray, arrays))
+        for one, other in zip(found, flashmla.dense_decode(*arrays, causal=True), strict=True):
+            np.testing.assert_array_equal(np.asarray(one), other)
+
+
 @pytest.fixture
 def names_of_the_usage_page(monkeypatch):
     """What the page's snippets take for granted; the module that one of them registers is forgotten afterwards."""
@@ -72,7 +119,7 @@ def test_the_python_snippets_of_the_usage_page_run(names_of_the_usage_page):
     import numpy as np
 
     names = names_of_the_usage_page
-    on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text]
+    on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text and "jax" not in text]
     assert len(on_numpy) == 8
     for text in on_numpy:
         exec(compile(text, "usage.md", "exec"), names)

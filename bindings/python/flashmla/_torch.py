@@ -23,7 +23,7 @@ def _asked(owner: Any, name: str, *arguments: Any) -> Any:
 
 def _tracing(torch: Any) -> str | None:
     """Words for this thread's being traced, of which only the making of outputs would be recorded."""
-    if _asked(torch._C, "_get_tracing_state") is not None:  # noqa: SLF001 - what torch.jit.is_tracing asks
+    if torch._C._is_tracing():  # noqa: SLF001 - what torch.jit.is_tracing asks
         return f"is traced by torch.jit.trace: {_TRACED}"
     proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
     traced = _asked(proxies, "get_proxy_mode") is not None
@@ -131,7 +131,7 @@ class Torch(Framework):
         # may be those of other threads; _require_memory asks for those of its own.
         torch = sys.modules["torch"]
         found = [
-            Condition(None, function=torch._C._get_tracing_state),  # noqa: SLF001
+            Condition(False, function=torch._C._is_tracing),  # noqa: SLF001
             Condition(False, of_tensors=True, attribute="requires_grad", unless=torch.is_grad_enabled),
             Condition(False, of_tensors=True, function=torch.Tensor.is_neg),
         ]

@@ -19,15 +19,18 @@
  *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
  *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
  *     reads them its rows are unspecified, and it ends all the same.
+ *   - It computes in a floating-point mode of its own and leaves the caller's, with its exception flags, as it was. On
+ *     CPU tensors subnormal numbers of bfloat16 and float32 count as 0. Cancellation (pthread_cancel) waits for its end.
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
  *   - The params struct, its DLTensors with their shapes and strides, and the flashmla_plan are read before the
  * function returns. The memory that they name (elements, workspace, plan buffer) must live until the enqueued work is
  * done; with a captured graph, as long as the graph.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
- *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count
- *     elements, must be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means
- *     compact row-major.
+ *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing, and that a page
+ *     table may have no columns: then every length counts as 0. Strides count elements, must be > 0 where the extent is
+ *     > 1, and are ignored where it is 1. Of what is only read they may be 0 too, rows repeated or overlapping, but of
+ * q and kv_cache on CUDA. A NULL strides pointer means compact row-major.
  */
 #ifndef FLASHMLA_H_
 #define FLASHMLA_H_
@@ -255,7 +258,7 @@ typedef struct flashmla_prepared flashmla_prepared;
 FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
 
 /* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
- * stream are not looked at. */
+ * stream are not looked at. On a GPU a size query may load a kernel, to ask how many clusters of it run at once. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params,
                                                                       uint64_t *bytes);
 /* Makes a plan: checks, fills *plan on the host and enqueues the scheduling on the device (no synchronisation). */
@@ -300,8 +303,10 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_kernel_at(int32_t index, fl
 /* CUDA driver version as 1000 * major + 10 * minor, or why there is none (FLASHMLA_ERROR_NO_DRIVER and the last error).
  */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_driver_version(int32_t *version);
-/* Instruction set the CPU backend uses on this machine: "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower
- * one. */
+/* Instruction set the CPU backend uses on this machine: "amx", "avx512_bf16" (both for bfloat16, other types as
+ * "avx512"), "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower one. For "amx" the process gets Linux'
+ * leave to use tiles (arch_prctl) when this is first asked, or by the first call on host memory; from then on Linux
+ * wants alternative signal stacks that are long enough for them (sysconf(_SC_MINSIGSTKSZ)). */
 FLASHMLA_API const char *flashmla_cpu_isa(void);
 
 /* Calls on tensor objects: for bindings of a language whose frameworks speak DLPack (in Python a PyObject *), through

@@ -35,17 +35,15 @@ enum {
 };
 #include "cpu/step_bf16.h"
 
-#if defined(__clang__) && __clang_major__ < 18
-/* clang 16 ends with a fault on vectors of __bf16. */
-INLINE vf add_pairs(vf sum, vu a, vu b) {
-  __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-  return sum;
-}
-#define ADD_PAIRS(sum, a, b) add_pairs(sum, a, b)
-#else
 #define ADD_PAIRS(sum, a, b) ((vf)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(a), (__m512bh)(b)))
+
+INLINE vu splat_pair(const uint32_t *pair) {
+  vu splat = (vu)_mm512_set1_epi32((int)*pair);
+#if defined(__clang__)
+  __asm__("" : "+v"(splat)); /* clang 16 crashes where it sees that an operand of the product is one */
 #endif
-#define SPLAT_PAIR(p) ((vu)_mm512_set1_epi32((int)*(const uint32_t *)(p)))
+  return splat;
+}
 
 /* Tiles with few blocks have `parts` sums for each logit: the instruction's latency is 6 of its cycles. */
 INLINE void logits_tile(float *to, const void *const keys[], const uint32_t *queries, int32_t d_pairs, const int blocks,
@@ -60,7 +58,7 @@ INLINE void logits_tile(float *to, const void *const keys[], const uint32_t *que
       vu query[TILE_BLOCKS];
       for (int v = 0; v < blocks; v++) query[v] = LOAD_PAIRS(queries + v * LANES * D_PAIRS + (d + k) * LANES);
       for (int t = 0; t < KEY_GROUP; t++) {
-        const vu pair = SPLAT_PAIR(key[t] + d + k);
+        const vu pair = splat_pair(key[t] + d + k);
         for (int v = 0; v < blocks; v++) sum[t][k * blocks + v] = ADD_PAIRS(sum[t][k * blocks + v], query[v], pair);
       }
     }
@@ -121,7 +119,7 @@ INLINE void accumulate_tile(float *sums, const uint32_t *weights, const uint32_t
     vu value[PANEL / LANES];
     for (int v = 0; v < PANEL / LANES; v++) value[v] = LOAD_PAIRS(values + v * LANES);
     for (int r = 0; r < rows; r++) {
-      const vu weight = SPLAT_PAIR(weights + r * WEIGHT_STRIDE + p);
+      const vu weight = splat_pair(weights + r * WEIGHT_STRIDE + p);
       for (int v = 0; v < PANEL / LANES; v++) sum[r][v] = ADD_PAIRS(sum[r][v], value[v], weight);
     }
   }
@@ -164,7 +162,7 @@ INLINE void accumulate_direct_tile(float *sums, const uint32_t *weights, const v
     for (int v = 0; v < columns / LANES; v += 2)
       interleave(value + v, low + column + v * LANES, high + column + v * LANES);
     for (int r = 0; r < rows; r++) {
-      const vu weight = SPLAT_PAIR(weights + r * WEIGHT_STRIDE + p);
+      const vu weight = splat_pair(weights + r * WEIGHT_STRIDE + p);
       for (int v = 0; v < columns / LANES; v++) sum[r][v] = ADD_PAIRS(sum[r][v], value[v], weight);
     }
   }

@@ -339,6 +339,7 @@ static fm_cpu_row_sums finish(void *scratch, const fm_cpu_tile *tile, int32_t ro
 const fm_cpu_step NAME(step) = {
     .q_dtypes = FM_ONLY(FM_BF16),
     .cache_dtypes = FM_ONLY(FM_BF16),
+    .flop_per_thread = 5 << 19, /* 4 of them: 55 us in AVX-512 BF16 */
     .keys_ahead = KEYS_MANY_ROWS,
     .scratch_bytes = scratch_bytes,
     .keys = keys_of_step,

@@ -1,6 +1,5 @@
 /* The threads of a parallel call: at the same time, each index once, in the caller's CPUs, in one floating-point mode
  * whatever the caller's is; calls within calls and in a forked child; and gone after a while. */
-#include <dirent.h>
 #include <fenv.h>
 #include <float.h>
 #include <pthread.h>
@@ -13,6 +12,7 @@
 #include "check.h"
 #include "core/float_mode.h"
 #include "cpu/threads.h"
+#include "workers.h"
 
 enum { THREADS = 5, CALLERS = 4, ROUNDS = 200 };
 
@@ -124,22 +124,6 @@ static void in_any_floating_point_mode(void) {
     CHECK(smallest / 2 > 0);
     fedisableexcept(traps);
   }
-}
-
-static int workers(void) {
-  int found = 0;
-  DIR *tasks = opendir("/proc/self/task");
-  CHECK(tasks != NULL);
-  for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
-    char path[300], name[32] = "";
-    snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
-    FILE *file = task->d_name[0] == '.' ? NULL : fopen(path, "r");
-    if (file == NULL) continue;
-    if (fgets(name, sizeof name, file) != NULL) found += strcmp(name, "flashmla\n") == 0;
-    fclose(file);
-  }
-  closedir(tasks);
-  return found;
 }
 
 static void in_a_forked_child(void) {

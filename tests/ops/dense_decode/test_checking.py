@@ -170,7 +170,7 @@ def test_replays_of_a_graph_are_looked_at(gpu, checking):  # noqa: ARG001 - the 
 
 
 def test_kinds_and_records_are_those_of_the_kernel():
-    text = (build.SOURCE / "core" / "findings.h").read_text()
+    text = (build.SOURCE / "attention" / "findings.h").read_text()
     names = re.findall(r"^  FM_VALUE_(\w+)[,\s]", text, re.MULTILINE)
     assert [getattr(params, name) for name in names] == list(range(params.VALUES))
     struct = text[text.index("typedef struct fm_finding") : text.index("} fm_finding;")]

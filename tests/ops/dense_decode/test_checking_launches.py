@@ -116,6 +116,14 @@ def test_the_memory_is_not_made_during_a_capture(cuda_12_0, first):
     assert ran.of("cuMemHostAlloc") == []
 
 
+@pytest.mark.parametrize("call", ["decode()", "plan()", "prepare_decode()"])
+def test_memory_that_the_driver_does_not_give_is_asked_for_again(cuda_12_0, call):
+    ran = cuda_12_0.run(ON + f"fail('cuMemHostAlloc', 2); {call}; {call}")
+    assert [line[0] for line in ran.told] == [301, 0]
+    assert ran.told[0][1:3] == ["CUDA driver: mem_host_alloc: the driver's words for 2 (2)", 0]
+    assert [call["result"] for call in ran.of("cuMemHostAlloc")] == [2, 0]
+
+
 def test_a_value_that_is_neither_0_nor_1_is_told(cuda_12_0):
     code = ON.replace("'1'", "'yes'") + "tell(ffi.string(lib.flashmla_environment_error()).decode())"
     assert cuda_12_0.run(code).told == [['FLASHMLA_CHECK is "yes"; it must be 0 or 1']]

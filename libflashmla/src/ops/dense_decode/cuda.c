@@ -141,6 +141,12 @@ static flashmla_status prepare(fm_call *call, void *state) {
   return fm_encode(gpu.driver, &cache, &decode->cache_map);
 }
 
+/* Kernels read an entry ahead of the length. Of a table without columns, behind which no length reaches, they read any
+ * integer in its place. */
+static const int32_t *table_of(const fm_dense_decode *decode) {
+  return decode->paged.max_blocks > 0 ? decode->paged.block_table : decode->attention.work.lengths;
+}
+
 static flashmla_status launch_decode(const fm_dense_decode *decode) {
   const fm_attention *attention = &decode->attention;
   const fm_tiling *tiling = &attention->tiling;
@@ -150,12 +156,12 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
   fm_dense_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
                                           .tma_q = decode->q_map,
                                           .tma_kv = decode->cache_map,
-                                          .block_table = paged->block_table,
+                                          .block_table = table_of(decode),
                                           .lengths = attention->work.lengths,
                                           .capacity = attention->work.capacity,
                                           .block_table_stride = paged->block_table_stride,
                                           .scale_log2 = decode->scale_log2,
-                                          .max_blocks = paged->max_blocks,
+                                          .max_blocks = paged->max_blocks > 0 ? paged->max_blocks : 1,
                                           .causal = attention->mask.causal,
                                           .kv_policy = decode->kv_policy,
                                           .page_size = paged->page_size,

@@ -4,7 +4,7 @@
 #define FLASHMLA_OPS_DENSE_DECODE_H_
 
 #include "attention/attention.h"
-#include "core/findings.h"
+#include "attention/findings.h"
 #include "core/operation.h"
 #include "cuda/launch.h"
 #include "schedule/stamp.h"
@@ -26,6 +26,7 @@ enum {
             .axes = {FM_BATCH, FM_S_Q, FM_H_Q, FM_D_QK},                                                           \
             .dtypes = FM_ANY_FLOAT,                                                                                \
             .alignment = FM_VECTOR_BYTES,                                                                          \
+            .mapped = true,                                                                                        \
             .of_queries = true,                                                                                    \
             .shape_only = shapes},                                                                                 \
   [FM_KV_CACHE] = {FM_FIELD(type, kv_cache),                                                                       \
@@ -33,6 +34,7 @@ enum {
                    .axes = {FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_D_QK},                                        \
                    .like = FM_LIKE(FM_Q),                                                                          \
                    .alignment = FM_VECTOR_BYTES,                                                                   \
+                   .mapped = true,                                                                                 \
                    .shape_only = shapes},                                                                          \
   [FM_BLOCK_TABLE] = {FM_FIELD(type, block_table),       .rank = 2,                                                \
                       .axes = {FM_BATCH, FM_MAX_BLOCKS}, .dtypes = FM_ONLY(FM_INT32),                              \

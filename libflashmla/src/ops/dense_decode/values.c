@@ -1,5 +1,5 @@
 /* values.c - the checking mode of a decode step and of its plan: lengths, offsets and page numbers that are clamped. */
-#include "cuda/findings.h"
+#include "attention/cuda_findings.h"
 #include "ops/dense_decode/dense_decode.h"
 
 /* The first that is found in the order of fm_value is told. */

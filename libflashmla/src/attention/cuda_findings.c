@@ -1,5 +1,5 @@
-/* findings.c - see findings.h. */
-#include "cuda/findings.h"
+/* cuda_findings.c - see cuda_findings.h. */
+#include "attention/cuda_findings.h"
 
 #include <pthread.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* findings.h - the checking mode (FLASHMLA_CHECK): values in the caller's memory that a call reads clamped, lengths,
  * offsets and page numbers, are counted and told. On the CPU a call looks at them before it runs; on a GPU a kernel
  * does (dsl_kernels/check_decode), and a later call tells what it found. The sentences are the same. */
-#ifndef FLASHMLA_CORE_FINDINGS_H_
-#define FLASHMLA_CORE_FINDINGS_H_
+#ifndef FLASHMLA_ATTENTION_FINDINGS_H_
+#define FLASHMLA_ATTENTION_FINDINGS_H_
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -38,4 +38,4 @@ void fm_note(fm_finding *finding, bool wrong, int32_t request, int64_t position,
 /* Fails with the sentence about `count` wrong values; `where` is its begin. */
 flashmla_status fm_fail_finding(fm_value value, const fm_finding *finding, uint64_t count, const char *where);
 
-#endif /* FLASHMLA_CORE_FINDINGS_H_ */
+#endif /* FLASHMLA_ATTENTION_FINDINGS_H_ */

@@ -1,5 +1,5 @@
 /* findings.c - see findings.h. */
-#include "core/findings.h"
+#include "attention/findings.h"
 
 #include <stdatomic.h>
 #include <string.h>
