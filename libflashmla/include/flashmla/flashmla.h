@@ -20,7 +20,8 @@
  *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
  *     reads them its rows are unspecified, and it ends all the same.
  *   - It computes in a floating-point mode of its own and leaves the caller's, with its exception flags, as it was. On
- *     CPU tensors subnormal numbers of bfloat16 and float32 count as 0. Cancellation (pthread_cancel) waits for its end.
+ *     CPU tensors subnormal numbers of bfloat16 and float32 count as 0. Cancellation (pthread_cancel) waits for its
+ * end.
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
  *   - The params struct, its DLTensors with their shapes and strides, and the flashmla_plan are read before the
