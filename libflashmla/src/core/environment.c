@@ -10,8 +10,8 @@
 enum { MOST_BYTES = 512 /* of all that is wrong; more is cut off */ };
 
 /* Begin and end of the section that FM_VARIABLE fills; the linker makes them, where there is a variable. */
-extern const fm_variable *const __start_fm_variables[] __attribute__((weak));
-extern const fm_variable *const __stop_fm_variables[] __attribute__((weak));
+extern const fm_variable *const __start_fm_variables[] FM_SECTION_EDGE __attribute__((weak));
+extern const fm_variable *const __stop_fm_variables[] FM_SECTION_EDGE __attribute__((weak));
 
 typedef struct kept {
   struct kept *next;

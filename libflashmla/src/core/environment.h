@@ -3,6 +3,7 @@
 #ifndef FLASHMLA_CORE_ENVIRONMENT_H_
 #define FLASHMLA_CORE_ENVIRONMENT_H_
 
+#include "core/section.h"
 #include "core/text.h"
 
 typedef struct fm_variable {
@@ -13,8 +14,7 @@ typedef struct fm_variable {
 } fm_variable;
 
 /* Lists the variable: no other file names it. */
-#define FM_VARIABLE(variable) \
-  static const fm_variable *const variable##_entry __attribute__((used, section("fm_variables"))) = &variable
+#define FM_VARIABLE(variable) static const fm_variable *const variable##_entry FM_IN_SECTION("fm_variables") = &variable
 
 /* A copy that lives for ever; the same text has the same one. NULL: no memory. */
 const char *fm_keep_text(const char *text);

@@ -7,9 +7,9 @@
 
 enum { SCRATCH_ALIGNMENT = 16 /* bytes */ };
 
-/* Begin and end of the section that FM_REGISTER fills; the linker makes them. Hidden: lld would export them. */
-extern const fm_operation *const __start_fm_operations[] __attribute__((visibility("hidden")));
-extern const fm_operation *const __stop_fm_operations[] __attribute__((visibility("hidden")));
+/* Begin and end of the section that FM_REGISTER fills; the linker makes them. */
+extern const fm_operation *const __start_fm_operations[] FM_SECTION_EDGE;
+extern const fm_operation *const __stop_fm_operations[] FM_SECTION_EDGE;
 
 const fm_operation *fm_operation_at(int32_t i) {
   return i < __stop_fm_operations - __start_fm_operations ? __start_fm_operations[i] : NULL;

@@ -12,6 +12,7 @@
 #define FLASHMLA_CORE_OPERATION_H_
 
 #include "core/argument.h"
+#include "core/section.h"
 #include "core/params.h"
 
 enum { FM_MAX_PARAMS_BYTES = 256 };
@@ -65,23 +66,12 @@ struct fm_operation {
   int32_t num_cpu_kernels;
 };
 
-/* No symbol names an entry of the section, so a linker that collects garbage has to be told to keep it. */
-#if defined(__has_attribute)
-#if __has_attribute(retain)
-#define FM_RETAIN __attribute__((retain))
-#endif
-#endif
-#ifndef FM_RETAIN
-#define FM_RETAIN
-#endif
-
 /* Lists the operation: no other file names it. A call must have room for its params struct and its tables. */
-#define FM_REGISTER(operation, params_type, arguments, axes)                                                     \
-  _Static_assert(sizeof(params_type) <= FM_MAX_PARAMS_BYTES, "fm_call has room for the params");                 \
-  _Static_assert(sizeof(arguments) / sizeof(arguments)[0] <= FM_MAX_ARGUMENTS, "fm_call has room for rows");     \
-  _Static_assert(sizeof(axes) / sizeof(axes)[0] <= FM_MAX_AXES, "fm_call has room for an extent of each axis");  \
-  static const fm_operation *const operation##_entry FM_RETAIN __attribute__((used, section("fm_operations"))) = \
-      &operation
+#define FM_REGISTER(operation, params_type, arguments, axes)                                                    \
+  _Static_assert(sizeof(params_type) <= FM_MAX_PARAMS_BYTES, "fm_call has room for the params");                \
+  _Static_assert(sizeof(arguments) / sizeof(arguments)[0] <= FM_MAX_ARGUMENTS, "fm_call has room for rows");    \
+  _Static_assert(sizeof(axes) / sizeof(axes)[0] <= FM_MAX_AXES, "fm_call has room for an extent of each axis"); \
+  static const fm_operation *const operation##_entry FM_IN_SECTION("fm_operations") = &operation
 /* All of them; `i` from 0, NULL behind the last. */
 const fm_operation *fm_operation_at(int32_t i);
 

@@ -25,8 +25,8 @@ int main(void) {
               init(&other, (form){SMALL, kDLCUDA, 3, .flags = 0});
               call.plan = &other.plan);
   fixture_free(&other);
-  REFUSED_RUN(even, PLAN_MISMATCH, "in 4 parts, the call's has ", fake.limits.workers = 4;
-              fixture_use_plan(&f, 0); fake.limits.workers = 132);
+  REFUSED_RUN(even, PLAN_MISMATCH, "in 4 parts, the call's has ", fake.limits.workers = 4; fixture_use_plan(&f, 0);
+              fake.limits.workers = 132);
   REFUSED_RUN(PLANNED, PLAN_MISMATCH, "the plan's buffer no longer holds its schedule",
               ((fm_cut *)f.plan_params.buffer)[1].tile = -1);
   return 0;

@@ -98,7 +98,8 @@ static void data_is_not_looked_at(void) {
   fixture_free(&f);
 }
 
-/* More than total_q query tokens no request has: such a limit is as good as none, and neither sizes nor tiles follow it.
+/* More than total_q query tokens no request has: such a limit is as good as none, and neither sizes nor tiles follow
+ * it.
  */
 static void limit_beyond_all_tokens(int32_t device_type, uint32_t flags, int32_t num_splits) {
   fixture f;
