@@ -159,7 +159,7 @@ def extent_rules(operation: argument_tables.Operation, target: Target, shared_ax
 
 
 def stride_rules(target: Target) -> Iterator[Rule]:
-    """Innermost 1, positive, aligned, within 64 bits; what is written does not overlap itself."""
+    """Innermost 1, not negative, aligned, within 64 bits; what is written does not overlap itself."""
     row, key = target.row, target.key
     inner = len(row.axes) - 1
     for number, axis in enumerate(row.axes):
@@ -168,7 +168,10 @@ def stride_rules(target: Target) -> Iterator[Rule]:
         if number == inner and not row.free_innermost:
             yield Rule(f"{label} not 1", "STRIDE", where, spoil.stride(key, number, 0, 2, -1, 16))
             continue
-        yield Rule(f"{label} not positive", "STRIDE", where, spoil.stride(key, number, 0, -1, -8, -576))
+        yield Rule(f"{label} negative", "STRIDE", where, spoil.stride(key, number, -1, -8, -576))
+        if row.written or row.mapped:  # repeated rows
+            only = None if row.written else "gpu"
+            yield Rule(f"{label} is 0", "STRIDE", where, spoil.stride(key, number, 0), only=only)
         yield Rule(f"{label} overflows", "OVERFLOW", where, spoil.stride(key, number, HUGE, 2**63 - 8))
         if number == inner:
             continue

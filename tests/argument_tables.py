@@ -28,6 +28,7 @@ class Argument:
     alignment: int  # bytes
     free_innermost: bool
     written: bool
+    mapped: bool  # on CUDA, by a tensor map
     optional: bool
     of_queries: bool
     listed: bool

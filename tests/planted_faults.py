@@ -91,7 +91,7 @@ class KernelFault:
 def faulty_tree(fault: KernelFault, folder: Path) -> None:
     """What the library with its kernels is built from, with the fault, as a tree of its own."""
     shutil.rmtree(folder, ignore_errors=True)
-    for part in ("aot", "dsl_kernels", "libflashmla"):
+    for part in ("aot", "buildtools", "dsl_kernels", "libflashmla"):
         shutil.copytree(build.ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "generated"))
     shutil.copy(build.ROOT / "build.py", folder)
     edited_copies(fault.edits, folder)

@@ -59,6 +59,12 @@ DIVISORS = (
 )
 SLOTS = Param("slots_per_part", "int32_t", "partial slots of a part: 2, or 1")
 PIECE_UNITS = Param("piece_units", "int32_t", "batch invariant: units of a piece at least; else 0")
+SHARD = (
+    Param("global_seqlens", "const int32_t*", "tokens of each request over all shards, or null"),
+    Param("cp_period", "int32_t", "tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole"),
+    Param("cp_interleave", "int32_t", "tokens of a shard's turn"),
+    Param("cp_offset", "int32_t", "where the turn of this shard begins in the period"),
+)
 LENGTHS = (
     Param("lengths", "const int32_t*", "KV items of each request"),
     Param("capacity", "int32_t", "KV items of a request at most: lengths are clamped to it"),

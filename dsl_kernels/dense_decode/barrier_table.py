@@ -45,7 +45,7 @@ BARRIERS = (
         wait="the left loader for its half, the right one for both; QK at the end of a tile for both",
     ),
     # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before.
-    Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV"),
+    Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV; of the first Q, QK"),
     # PV of a unit may start: S of the next one is nearly done, or that one is late. Of a Q it says nothing.
     Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit"),
     # 1 / row sum has been read.

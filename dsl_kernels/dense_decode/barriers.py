@@ -18,7 +18,8 @@ it arrives for the next item in a slot, waits until PV has left the slot: if tha
 Q, until both halves are empty.
 
 The end of a tile is said in p_full of the next Q, in the slot whose scales then hold 1 / row sum: a Q has no scales.
-(For the first Q of all QK arrives at once.) That they have been read is a phase of sum_empty, i & 1 for tile i. QK
+(For the first Q of all QK arrives at once and waits itself: PV, which has nothing to wait for there, could come so
+late that QK is three units ahead.) That they have been read is a phase of sum_empty, i & 1 for tile i. QK
 waits for that of the tile before before it writes a unit's scales, which may lie where that tile's 1 / row sum is, and
 before it writes the next 1 / row sum.
 

@@ -31,10 +31,7 @@ PARAMS = (
     Param("boxes", "int32_t", "boxes of a unit that one block of the cluster loads: 64 / cluster / box_rows"),
     Param("box_rows", "int32_t", "rows of a box: the largest power of two that divides page_size and 64 / cluster"),
     # context parallelism
-    Param("global_seqlens", "const int32_t*", "tokens of each request over all shards"),
-    Param("cp_period", "int32_t", "tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole"),
-    Param("cp_interleave", "int32_t", "tokens of a shard's turn"),
-    Param("cp_offset", "int32_t", "where the turn of this shard begins in the period"),
+    *shared.SHARD,
     # pages again
     Param("page_inverse", "int32_t", "ceil(2^LOG_INVERSE / page_size) for pages of fewer than 64 tokens; else 0"),
     Param("by_page", "int64_t", "divides by page_size"),

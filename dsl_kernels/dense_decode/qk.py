@@ -45,6 +45,7 @@ class QK:
         self.bars.arrive_quads(self.bars.p_full(0))  # there is no tile before the first Q
         self.go(it, warp)
         record = self.bars.wait_for_work(piece)
+        cute.arch.mbarrier_wait(self.bars.p_full(0), 0)  # over by now; a phase that nobody waits for looks like a fault
         n = sWork[work.UNITS, record]
         if n == 0:  # no work at all: what the loaders fetched in advance has to come before the CTA ends
             cute.arch.mbarrier_wait(self.bars.full(0), 0)

@@ -48,8 +48,7 @@ def compile_objects(sources: list[Path], flags: list[str]) -> list[Path]:
         headers = [path for folder in (build.INCLUDE, build.SOURCE, HERE.parent) for path in folder.rglob("*.h")]
         headers += [*build.SOURCE.rglob("*.inc")]
         shared = build.shared_digest(sorted(headers))
-        folder = build.BUILD / "objects" / build.digest(COMPILER, *flags)[:12]
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = build.objects_folder(flags)
         with build.one_build_at_a_time():
             return [build.compile_one(source, flags, shared, folder)[0] for source in sources]
     finally:

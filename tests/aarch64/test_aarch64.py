@@ -16,6 +16,7 @@ import c_abi
 import ops.dense_decode.calls
 import ops.merge_states.calls
 from aarch64 import emulated
+from buildtools.library import LINK_FLAGS
 from c import test_c
 from ops.dense_decode.strategies import cases
 from ops.merge_states.strategies import merges
@@ -37,7 +38,7 @@ def library(tmp_path_factory):
     """The shared library and the runner."""
     folder = tmp_path_factory.mktemp("aarch64")
     objects = emulated.compile_objects(test_c.WHOLE, emulated.FLAGS)
-    made = emulated.link(objects, folder / build.SONAME, *build.LINK_FLAGS, "-Wl,-z,defs")
+    made = emulated.link(objects, folder / build.SONAME, *LINK_FLAGS, "-Wl,-z,defs")
     assert made.read_bytes()[18:20] == (183).to_bytes(2, "little")  # ELF: EM_AARCH64
     runner = emulated.link(emulated.compile_objects([emulated.HERE / "runner.c"], emulated.FLAGS), folder / "runner")
     arena = emulated.Arena(folder / "memory")

@@ -28,6 +28,7 @@ static void print_argument(const fm_operation *operation, const fm_argument *row
          row->alignment);
   print_bool("free_innermost", row->free_innermost);
   print_bool("written", row->written);
+  print_bool("mapped", row->mapped);
   print_bool("optional", row->optional);
   print_bool("of_queries", row->of_queries);
   print_bool("listed", row->listed);

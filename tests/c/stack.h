@@ -10,7 +10,7 @@
 enum {
   STACK = 32 << 10, /* twice what POSIX threads have at least on Linux */
   UNUSED = 0x5c,    /* fills it before a thread runs */
-  MOST_BYTES = 12 << 10
+  MOST_BYTES = 16 << 10
 };
 
 typedef struct entry {

@@ -163,6 +163,21 @@ int cuCtxPopCurrent_v2(CUcontext *context) {
   return result;
 }
 
+int cuStreamIsCapturing(CUstream stream, int *status) {
+  FILE *log = open_line("cuStreamIsCapturing");
+  fprintf(log, ", \"stream\": %zu", (size_t)stream);
+  *status = setting("STUB_CAPTURING", 0);
+  return close_line(log, "cuStreamIsCapturing", depth ? 0 : INVALID_CONTEXT);
+}
+
+int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags) {
+  FILE *log = open_line("cuMemHostAlloc");
+  fprintf(log, ", \"bytes\": %zu, \"flags\": %u", bytes, flags);
+  int result = close_line(log, "cuMemHostAlloc", depth ? 0 : INVALID_CONTEXT);
+  if (result == 0) *memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  return result;
+}
+
 int cuStreamSynchronize(CUstream stream) {
   FILE *log = open_line("cuStreamSynchronize");
   fprintf(log, ", \"stream\": %zu", (size_t)stream);

@@ -27,6 +27,8 @@ SINCE = {
     "cuCtxGetDevice": "2.0",
     "cuCtxPushCurrent_v2": "4.0",
     "cuCtxPopCurrent_v2": "4.0",
+    "cuStreamIsCapturing": "10.0",
+    "cuMemHostAlloc": "2.2",
     "cuStreamSynchronize": "2.0",
     "cuLibraryLoadData": "12.0",
     "cuLibraryGetKernel": "12.0",

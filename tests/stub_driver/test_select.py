@@ -24,7 +24,7 @@ UNSUPPORTED = c_abi.constant("ERROR_UNSUPPORTED")
 def select(tmp_path_factory):
     made = tmp_path_factory.mktemp("select") / "select"
     flags = build.compile_flags(sanitize=True, debug=False, kernels=True)
-    sources = [HERE / "select.c", build.SOURCE / "cuda" / "select.c"]
+    sources = [HERE / "select.c", build.SOURCE / "cuda" / "select.c", build.SOURCE / "core" / "environment.c"]
     subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
 
     def run(*numbers: int, arch: int = 90, forced: str | None = None) -> str:

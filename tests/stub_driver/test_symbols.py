@@ -9,7 +9,10 @@ import build
 import flashmla
 from stub_driver import stub
 
-ALLOCATES = re.compile(rb"cu(da)?(Mem(?!cpy|set)|Malloc|ArrayCreate|Array3DCreate|MipmappedArrayCreate|Vmm)\w*")
+# memory of the device; pinned memory of the host is none
+ALLOCATES = re.compile(
+    rb"cu(da)?(Mem(?!cpy|set|HostAlloc)|Malloc|ArrayCreate|Array3DCreate|MipmappedArrayCreate|Vmm)\w*"
+)
 BLOCKS = re.compile(rb"cu(Ctx|Event)Synchronize")
 
 

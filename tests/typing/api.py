@@ -41,7 +41,7 @@ def options_of_a_step(
     )
     flashmla.dense_decode(q, kv_cache, table, lengths, out_dtype="float32", lse_base2=True, batch_invariant=True)
     assert_type(flashmla.plan_decode_size(q, kv_cache, table, lengths, cu_seqlens_q=lengths, max_seqlen_q=4), int)
-    flashmla.dense_decode(q, kv_cache, table, lengths, out_dtype=32)  # type: ignore[arg-type]
+    flashmla.dense_decode(q, kv_cache, table, lengths, out_dtype=32)  # type: ignore[call-overload]
 
 
 def a_prepared_call(
@@ -68,6 +68,6 @@ def info_is_a_dictionary() -> None:
 
 
 def options_are_keywords_and_inputs_are_tensors(q: NDArray[np.float16]) -> None:
-    flashmla.dense_decode(q, q, q, q, 0.1)  # type: ignore[call-arg]
-    flashmla.dense_decode("q", q, q, q)  # type: ignore[type-var]
-    flashmla.dense_decode(q, q, q, q, plan=1)  # type: ignore[arg-type]
+    flashmla.dense_decode(q, q, q, q, 0.1)  # type: ignore[call-overload]
+    flashmla.dense_decode("q", q, q, q)  # type: ignore[call-overload]
+    flashmla.dense_decode(q, q, q, q, plan=1)  # type: ignore[call-overload]

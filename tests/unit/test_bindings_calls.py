@@ -103,6 +103,17 @@ def test_a_plan_keeps_its_buffer():
     del reuse
 
 
+@pytest.mark.parametrize("kind", ["Plan", "Prepared"])
+@pytest.mark.parametrize("way", [pickle.dumps, copy.deepcopy])
+def test_what_holds_addresses_is_not_copied(kind, way):
+    arrays = small.inputs()
+    made = flashmla.plan_decode(*arrays) if kind == "Plan" else flashmla.prepare(flashmla.dense_decode, *arrays)
+    with pytest.raises(TypeError, match=rf"^a flashmla\.{kind} cannot be pickled or deep-copied: .* Make another one"):
+        way(made)
+    with pytest.raises(TypeError, match=rf"^a flashmla\.{kind} cannot be pickled"):
+        way({"in": [made]})
+
+
 def test_a_plan_in_a_given_buffer():
     arrays = small.inputs()
     size = flashmla.plan_decode_size(*arrays)

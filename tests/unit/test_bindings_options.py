@@ -93,6 +93,41 @@ def test_float32_out_on_request(dtype, framework):
     same((np.asarray(out), np.asarray(lse)), oracle.dense_decode(*arrays), dtype)
 
 
+def names_of_float32(framework):
+    yield from ("float32", np.float32, np.dtype("float32"), np.dtype(np.float32))
+    if framework == "torch":
+        torch = pytest.importorskip("torch")
+        yield from (torch.float32, torch.float)
+    if framework == "jax":
+        jnp = pytest.importorskip("jax.numpy")
+        yield from (jnp.float32, jnp.dtype("float32"), jnp.zeros(1).dtype)
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_out_dtypes_of_frameworks(framework):
+    arrays = small.inputs("float16")
+    convert = {"numpy": np.asarray, "torch": lambda x: pytest.importorskip("torch").from_numpy(x)}.get(framework)
+    tensors = [*map(convert or (lambda x: pytest.importorskip("jax.numpy").asarray(x)), arrays)]
+    for dtype in names_of_float32(framework):
+        out, _ = flashmla.dense_decode(*tensors, out_dtype=dtype)
+        assert str(out.dtype).removeprefix("torch.") == "float32"
+        if framework != "jax":
+            out, _ = flashmla.prepare(flashmla.dense_decode, *tensors, out_dtype=dtype)()
+            assert str(out.dtype).removeprefix("torch.") == "float32"
+    for wrong in (np.float64, np.dtype("int32"), float, 32, [], np.zeros(2)):
+        with pytest.raises(flashmla.InvalidArgumentError, match=r"(?s)^out_dtype is .*; it must be None or one of"):
+            flashmla.dense_decode(*tensors, out_dtype=wrong)
+
+
+def test_a_dtype_of_a_framework_takes_the_fast_way_too(only_fast):
+    torch = pytest.importorskip("torch")
+    tensors = [torch.from_numpy(array) for array in small.inputs()]
+    for dtype in (torch.float32, "float32"):
+        flashmla.dense_decode(*tensors, out_dtype=dtype)
+        with only_fast():
+            flashmla.dense_decode(*tensors, out_dtype=dtype)
+
+
 def test_out_dtypes():
     arrays = small.inputs("bfloat16")
     assert flashmla.dense_decode(*arrays, out_dtype="bfloat16")[0].dtype.name == "bfloat16"
@@ -117,6 +152,29 @@ def test_forms_of_lse(lse_base2, empty_lse):
     found = flashmla.dense_decode(*arrays, **options)
     same(found, oracle.dense_decode(*arrays, **options))
     assert (found[1][0] == empty_lse).all()
+
+
+def test_a_result_without_lse(framework):
+    torch = pytest.importorskip("torch") if framework == "torch" else None
+    arrays = [torch.from_numpy(x) if torch else x for x in small.inputs()]
+    out, lse = flashmla.dense_decode(*arrays)
+    given = {"out": out * 0, "lse": lse * 0}
+    prepared = flashmla.prepare(flashmla.dense_decode, *arrays, return_lse=False)
+    for _ in range(2):  # before and after the fast way knows how to make outputs
+        for alone in (flashmla.dense_decode(*arrays, return_lse=False), prepared()):
+            assert type(alone) is type(out)
+            np.testing.assert_array_equal(alone, out)
+    assert flashmla.dense_decode(*arrays, out=given["out"], return_lse=False) is given["out"]
+    np.testing.assert_array_equal(given["out"], out)
+    assert flashmla.dense_decode(*arrays, **given, return_lse=False) is given["out"]
+    np.testing.assert_array_equal(given["lse"], lse)  # given, so it was written
+    assert prepared(out=given["out"]) is given["out"]
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"^lse is given, was None when the call was prepared"):
+        prepared(lse=given["lse"])
+    written = flashmla.prepare(flashmla.dense_decode, *arrays, lse=given["lse"] * 0, return_lse=False)
+    np.testing.assert_array_equal(written(lse=given["lse"]), out)
+    with pytest.raises(TypeError, match=r"^return_lse is 'no', a str: True or False is needed$"):
+        flashmla.dense_decode(*arrays, return_lse="no")
 
 
 @pytest.mark.parametrize("empty_lse", [0.0, math.nan, 1])

@@ -1,5 +1,6 @@
 """`flashmla.compat.flash_mla`: FlashMLA's Python interface with both metadata styles, on CPU tensors."""
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -177,7 +178,12 @@ REFUSED = [  # (argument, what becomes of it, exception, sentence)
         "^is_fp8_kvcache is True: .* no fp8 caches, k_cache must be",
     ),
     ("block_table", lambda _: None, TypeError, r"^block_table is a NoneType: a torch\.Tensor is needed$"),
-    ("block_table", lambda table: table.long(), ValueError, r"^block_table\.dtype is int64; it must be int32, as in block_table\.to\(torch\.int32\)$"),
+    (
+        "block_table",
+        lambda table: table.long(),
+        ValueError,
+        r"^block_table\.dtype is int64; it must be int32, as in block_table\.to\(torch\.int32\)$",
+    ),
     ("cache_seqlens", lambda lengths: lengths.tolist(), TypeError, r"^cache_seqlens is a list: a torch\.Tensor is"),
     ("cache_seqlens", lambda lengths: lengths[:1], ValueError, r"^cache_seqlens\.shape\[0\] is 1, "),
     *(
@@ -258,6 +264,94 @@ def test_what_the_peer_lets_change_may_change():
         cache = torch.cat([kv_cache, torch.full((more_pages, *kv_cache.shape[1:]), torch.nan)])
         table = torch.cat([block_table, torch.full((2, more_columns), 2147480000, dtype=torch.int32)], 1)
         check(flash_mla.flash_mla_with_kvcache(q, cache, table, cache_seqlens, D_V, meta), arrays)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_handle_may_be_copied(used):
+    arrays, given = tensors()
+    meta, _ = flash_mla.get_mla_metadata()
+    if used:
+        flash_mla.flash_mla_with_kvcache(*given, D_V, meta)
+    twin = copy.deepcopy(meta)
+    assert twin == meta if not used else twin.config == meta.config
+    before = state(meta)
+    shown = twin.tile_scheduler_metadata, twin.num_splits
+    if used:
+        assert shown[0].data_ptr() != meta.tile_scheduler_metadata.data_ptr()
+        assert bool((shown[0] == meta.tile_scheduler_metadata).all())
+        twin.tile_scheduler_metadata.fill_(77)  # its own memory, in which its plan is made
+    for _ in range(2):
+        check(flash_mla.flash_mla_with_kvcache(*given, D_V, twin), arrays)
+        assert twin._schedule.buffer is twin.tile_scheduler_metadata
+        assert twin._schedule.plan is not None
+    assert not used or (twin.tile_scheduler_metadata is shown[0] and twin.num_splits is shown[1])
+    assert state(meta) == before
+    check(flash_mla.flash_mla_with_kvcache(*given, D_V, meta), arrays)
+    again = copy.deepcopy(copy.deepcopy(twin))
+    check(flash_mla.flash_mla_with_kvcache(*given, D_V, again), arrays)
+    _, other = tensors(h_q=8)
+    with pytest.raises(AssertionError, match=r"^h_q is 8 instead of 4: "):
+        flash_mla.flash_mla_with_kvcache(*other, D_V, copy.deepcopy(twin))
+
+
+def test_a_copy_for_a_wider_table_plans_anew():
+    arrays, given = tensors()
+    meta, _ = flash_mla.get_mla_metadata()
+    flash_mla.flash_mla_with_kvcache(*given, D_V, meta)
+    twin = copy.deepcopy(meta)
+    wider = torch.cat([given[2]] * 600, 1)
+    check(flash_mla.flash_mla_with_kvcache(*given[:2], wider, given[3], D_V, twin), arrays)
+    check(flash_mla.flash_mla_with_kvcache(*given, D_V, twin), arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("flash_mla_sparse_fwd", "sparse prefill"),
+        ("flash_attn_varlen_func", "dense prefill"),
+        ("flash_attn_varlen_qkvpacked_func", "dense prefill"),
+        ("flash_attn_varlen_kvpacked_func", "dense prefill"),
+    ],
+)
+@pytest.mark.usefixtures("no_flash_mla")
+def test_what_is_not_there_can_be_imported(name, what):
+    flashmla.compat.install()
+    for module in ("flash_mla", "flash_mla.flash_mla_interface"):
+        found = {}
+        exec(f"from {module} import {name} as found", found)
+        sentence = rf"^{name}: flashmla\.compat\.flash_mla does dense decode \(flash_mla_with_kvcache\), no {what}$"
+        for arguments in ((), (1, 2, 3)):
+            with pytest.raises(NotImplementedError, match=sentence):
+                found["found"](*arguments)
+    assert found["found"].__name__ == name
+
+
+def test_it_has_the_peers_version():
+    assert flash_mla.__version__ == "1.0.0"
+
+
+EXPANDED = {
+    "q": lambda q: q[:1].expand(2, -1, -1, -1),
+    "k_cache": lambda cache: cache[:1].expand(4, -1, -1, -1),
+    "block_table": lambda table: table[:1].expand(2, 2),
+}
+
+
+@pytest.mark.parametrize("argument", EXPANDED)
+@pytest.mark.parametrize("style", ["handle", "older"])
+def test_expanded_tensors(argument, style):
+    """As the peer takes them: one row for all requests, with a stride of 0."""
+    _, given = tensors()
+    at = [*EXPANDED].index(argument)
+    given[at] = EXPANDED[argument](given[at])
+    assert 0 in given[at].stride()
+    metadata = flash_mla.get_mla_metadata(*(() if style == "handle" else (given[3],)))[0]
+    arrays = [tensor.contiguous().numpy() for tensor in given]
+    for _ in range(2):
+        check(flash_mla.flash_mla_with_kvcache(*given, D_V, metadata), arrays)
+    decode = flashmla.prepare(flashmla.dense_decode, *given)
+    check(decode(), arrays)
+    check(decode(**{argument.replace("k_cache", "kv_cache"): given[at]}), arrays)
 
 
 def test_num_splits_beside_a_handle_is_refused():

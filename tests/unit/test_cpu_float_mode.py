@@ -12,8 +12,8 @@ import pytest
 
 import flashmla
 import small
+from isas import NAMES as ISAS
 
-ISAS = ("portable", "avx2", "avx512")
 ROUNDINGS = {"upward": 0x800, "downward": 0x400, "towards zero": 0xC00}  # of x86's <fenv.h>
 
 

@@ -1,5 +1,7 @@
 """The CPU backend's instruction sets: each can be forced and is right, or the best that the machine has is taken."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -56,10 +58,8 @@ def test_unknown_name_means_the_best(best, monkeypatch):
 
 def test_calls_read_no_environment():
     """A thread may be in setenv beside them."""
-    found = [
-        path.name for path in build.SOURCE.rglob("*.[ch]") if "getenv(" in path.read_text().replace("fegetenv(", "")
-    ]
-    assert found == ["environment.c"]
+    found = {path.name for path in build.SOURCE.rglob("*.[ch]") if re.search(r"\bgetenv\(", path.read_text())}
+    assert found == {"environment.c"}
 
 
 def round_trip(values, dtype):

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -35,18 +36,72 @@ def test_the_python_snippet_runs():
     assert names["flashmla"] is flashmla
 
 
-def test_the_c_snippet_builds_with_the_line_below_it_and_runs(tmp_path):
-    source, program = tmp_path / "decode.c", tmp_path / "decode"
+def test_the_c_snippet_builds_with_the_commands_below_it_and_runs(tmp_path):
+    """For another prefix, with a compiler that takes warnings for errors."""
+    source, program, prefix = tmp_path / "decode.c", tmp_path / "decode", tmp_path / "flashmla"
     source.write_text(snippet("c"))
-    line = re.search(r"^gcc (decode\.c .*) -o decode$", README, re.MULTILINE)
-    arguments = line[1].replace("decode.c", str(source)).replace("$PWD", str(ROOT)).split()
-    compiler = [os.environ.get("CC", "gcc"), "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*compiler, *arguments, "-o", program], check=True, cwd=ROOT)
+    [block] = [
+        block for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL) if "install" in block
+    ]
+    install, compile_it = block.replace("~/flashmla", str(prefix)).splitlines()
+    if shutil.which("pkg-config") is None:
+        pytest.skip("pkg-config is not installed")
+    install = install.replace("python3 ", f"{sys.executable} ")
+    compile_it = compile_it.replace("gcc ", f"{os.environ.get('CC', 'gcc')} -Wall -Wextra -Werror ")
+    subprocess.run(install, shell=True, check=True, cwd=ROOT, capture_output=True)
+    subprocess.run(compile_it, shell=True, check=True, cwd=tmp_path)
     assert subprocess.run([program], check=True, capture_output=True, text=True).stdout == "0\n"
 
 
 def snippets_of_usage(language):
     return re.findall(rf"^```{language}\n(.*?)^```", USAGE, re.MULTILINE | re.DOTALL)
+
+
+def only_snippet(text):
+    (found,) = [snippet for snippet in snippets_of_usage("python") if text in snippet]
+    return compile(found, "usage.md", "exec")
+
+
+def test_the_custom_operation_of_the_usage_page_is_traced():
+    torch = pytest.importorskip("torch")
+    import flashmla
+    import small
+
+    names = {"torch": torch, "flashmla": flashmla}
+    exec(only_snippet("torch.library.custom_op("), names)
+
+    class Decode(torch.nn.Module):
+        def forward(self, q, *rest):
+            out, lse = names["decode"](q * 1, *rest)
+            return out * 2, lse
+
+    inputs = tuple(torch.from_numpy(array) for array in small.inputs())
+    out, lse = flashmla.dense_decode(*inputs, causal=True)
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    for traced in (
+        torch.compile(Decode(), backend="aot_eager", fullgraph=True),
+        torch.export.export(Decode(), inputs).module(),
+        make_fx(Decode(), tracing_mode="real")(*inputs),
+    ):
+        found = traced(*inputs)
+        assert bool((found[0] == out * 2).all() and (found[1] == lse).all())
+
+
+def test_the_callback_of_the_usage_page_runs_in_jit():
+    jax = pytest.importorskip("jax")
+    import numpy as np
+
+    import flashmla
+    import small
+
+    names = {"np": np, "flashmla": flashmla}
+    exec(only_snippet("jax.pure_callback("), names)
+    for dtype in small.DTYPES:
+        arrays = small.inputs(dtype)
+        found = jax.jit(lambda q, *rest: names["decode"](q * 1, *rest))(*map(jax.numpy.asarray, arrays))
+        for one, other in zip(found, flashmla.dense_decode(*arrays, causal=True), strict=True):
+            np.testing.assert_array_equal(np.asarray(one), other)
 
 
 @pytest.fixture
@@ -64,7 +119,7 @@ def test_the_python_snippets_of_the_usage_page_run(names_of_the_usage_page):
     import numpy as np
 
     names = names_of_the_usage_page
-    on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text]
+    on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text and "jax" not in text]
     assert len(on_numpy) == 8
     for text in on_numpy:
         exec(compile(text, "usage.md", "exec"), names)
@@ -162,12 +217,10 @@ def test_the_performance_section_shows_the_last_record_of_a_case(readme_section,
 
 
 def test_every_environment_variable_is_listed():
-    in_c, in_python = (
-        re.compile(r'(?:static const fm_variable \w+ = \{|define \w+ )"(FLASHMLA_\w+)"'),
-        re.compile(r'environ(?:\.get)?[\[(]\s*"(FLASHMLA_\w+)"'),
-    )
-    sources = (ROOT / "libflashmla" / "src").rglob("*.c")
-    found = {name for path in sources if "FM_VARIABLE(" in path.read_text() for name in in_c.findall(path.read_text())}
+    in_c = re.compile(r'(?:static const fm_variable \w+ = \{|define \w+ )"(FLASHMLA_\w+)"')
+    in_python = re.compile(r'environ(?:\.get)?[\[(]\s*"(FLASHMLA_\w+)"')
+    texts = [path.read_text() for path in (ROOT / "libflashmla" / "src").rglob("*.c")]
+    found = {name for text in texts if "FM_VARIABLE(" in text for name in in_c.findall(text)}
     found |= {name for path in (ROOT / "bindings").rglob("*.py") for name in in_python.findall(path.read_text())}
     assert found == set(re.findall(r"^\| `(FLASHMLA_\w+)` \|", README, re.MULTILINE))
 

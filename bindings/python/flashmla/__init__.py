@@ -1,10 +1,18 @@
 """Multi-head Latent Attention (MLA) kernels for any DLPack tensor: torch, CuPy, JAX, NumPy.
 
->>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)  # doctest: +SKIP
+The examples of the functions use these arrays: 2 requests of 100 and 7 tokens, 16 query heads, pages of 64 tokens.
+
+>>> import numpy, flashmla
+>>> random = numpy.random.default_rng(0)
+>>> q = random.standard_normal((2, 1, 16, 576), dtype="float32")
+>>> kv_cache = random.standard_normal((4, 64, 1, 576), dtype="float32")
+>>> block_table = numpy.array([[2, 0], [3, 1]], "int32")
+>>> cache_seqlens = numpy.array([100, 7], "int32")
+>>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
 """
 
 from flashmla._dense_decode import dense_decode, dense_decode_workspace_size
-from flashmla._info import info, last_kernel, read_environment
+from flashmla._info import check_report, info, last_kernel, read_environment
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
 from flashmla._merge_states import merge_states
 from flashmla._plan import Plan
@@ -21,6 +29,7 @@ __all__ = [
     "Prepared",
     "UnsupportedError",
     "__version__",
+    "check_report",
     "dense_decode",
     "dense_decode_workspace_size",
     "info",

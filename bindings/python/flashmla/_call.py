@@ -51,6 +51,7 @@ class Call:
 
     def again(self, params: Any) -> Call:
         """The same call with other params, on the current stream if that is where this one is."""
+        self.framework.require_computing(self._argument)
         call = copy.copy(self)
         if self._own is not None:
             call._stream = self._own.current_stream(self.first) or 0  # noqa: SLF001 - its own

@@ -210,11 +210,12 @@ def dense_decode(
     ((2, 1, 16, 512), (2, 16, 1))
     >>> out = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, out_dtype="float32", return_lse=False)
     """
+    dtype = None
     if out_dtype is not None:
-        out_dtype = dtype_of_new(out_dtype)
-        check_out_dtype(out, out_dtype)
+        dtype = dtype_of_new(out_dtype)
+        check_out_dtype(out, dtype)
     values = (
-        *(causal, batch_invariant, max_seqlen_q, softmax_scale, num_threads, out_dtype, lse_base2, empty_lse),
+        *(causal, batch_invariant, max_seqlen_q, softmax_scale, num_threads, dtype, lse_base2, empty_lse),
         *(cp_rank, cp_world, cp_interleave),
     )
     try:
@@ -226,7 +227,7 @@ def dense_decode(
     if plan is not None:
         check_plan(plan)
 
-    outputs = (out, lse) if return_lse is True else wanted(out, lse, return_lse)
+    outputs = (out, lse) if return_lse is True else wanted(out, lse, return_lse=return_lse)
     fast = options.fast[type(q)] if stream is None else None
     if fast is not None:
         made = outputs if out is not None and lse is not None else fresh(fast, q, outputs)

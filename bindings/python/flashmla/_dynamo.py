@@ -1,8 +1,8 @@
 """torch.compile: a call of ours breaks its graph once and runs as it is.
 
-PyTorch is not imported for that. Dynamo asks each function for `_torchdynamo_disable` before it looks into it, and breaks
-the graph where that is true. But then it looks at the function's frame as at one to compile, and at those of all that it
-calls. It is told not to by the code of the function, once PyTorch is there.
+PyTorch is not imported for that. Dynamo asks each function for `_torchdynamo_disable` before it looks into it, and
+breaks the graph where that is true. But then it takes the frame of the function for one to compile, and those of all
+that it calls. So it is told of the function's code, once PyTorch is there.
 """
 
 from __future__ import annotations

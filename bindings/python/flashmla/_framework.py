@@ -88,9 +88,14 @@ class Framework:
         return None
 
     def conditions(self) -> tuple[Condition, ...] | None:
-        """What must hold where the DLPack exchange table of a tensor type is used: what the type's own export looks at
-        and the table does not. None: the type's table is not used."""
+        """What must hold where a tensor type's DLPack exchange table is used, and the table does not tell.
+
+        None: the type's table is not used.
+        """
         return None
+
+    def require_computing(self, argument: str) -> None:
+        """Raises where calls are only recorded, not made; `argument` is a tensor of the framework."""
 
     def met(self) -> None:
         """Called when the first tensor of a type is met."""

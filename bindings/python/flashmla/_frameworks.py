@@ -76,8 +76,8 @@ class CuPy(Framework):
 
 
 _OTHER = Framework()
-# By the root of the module and the name of the class that makes a type one of the framework's tensors, or a stand-in for
-# one.
+# By the root of the module and the name of the class that makes a type one of the framework's tensors, or what stands
+# for one.
 _KNOWN: dict[tuple[str, str], Framework] = {
     ("numpy", "ndarray"): NumPy(),
     ("torch", "Tensor"): Torch(),

@@ -49,17 +49,35 @@ def last_kernel() -> str:
 
     >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
     >>> flashmla.last_kernel()
-    'dense_decode_cpu'
+    'dense_decode_fp32_cpu'
     """
     return _text(lib.flashmla_last_kernel())
 
 
+@eager
 def read_environment() -> None:
     """Reads the environment variables of the C library again, which it reads when it is loaded, and never in a call.
 
-    Not beside a thread that sets some. What is wrong with their values is `info()["environment_error"]`.
+    Not beside a thread that sets some. What is wrong with their values is `info()["environment_error"]`; nothing is
+    raised.
+
+    >>> os.environ["FLASHMLA_NUM_THREADS"] = "2"
+    >>> flashmla.read_environment()
+    >>> del os.environ["FLASHMLA_NUM_THREADS"]
+    >>> flashmla.read_environment()
     """
     lib.flashmla_read_environment()
+
+
+@eager
+def check_report() -> None:
+    """Tells what the checking mode (FLASHMLA_CHECK=1) has found in calls on a GPU since the last report. It does not
+    wait for them: wait for the stream before. Raises InvalidArgumentError if lengths, query offsets or page numbers
+    were out of their range.
+
+    >>> flashmla.check_report()
+    """
+    check(lib, lib.flashmla_check_report())
 
 
 @eager

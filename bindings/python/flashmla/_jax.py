@@ -47,8 +47,8 @@ class Tracer(Framework):
     def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         del stream
         raise UnsupportedError(
-            f"{argument} is a {type(tensor).__qualname__}: flashmla cannot be traced by jax.jit, vmap or grad; call it outside, "
-            "or through jax.pure_callback"
+            f"{argument} is a {type(tensor).__qualname__}: flashmla cannot be traced by jax.jit, vmap or grad; "
+            "call it outside, or through jax.pure_callback"
         )
 
 

@@ -119,11 +119,10 @@ def merge_states(
     ((2, 1, 16, 512), (2, 16, 1))
     """
     parts, part_lses = _parts(outs, lses, stacked)
-    if out_dtype is not None:
-        out_dtype = dtype_of_new(out_dtype)
+    dtype = dtype_of_new(out_dtype)
     listed = 0 if parts[0] is outs else len(parts)
-    scalars = listed, num_threads, out_dtype, lse_base2, empty_lse
-    outputs = (out, lse) if return_lse is True else wanted(out, lse, return_lse)
+    scalars = listed, num_threads, dtype, lse_base2, empty_lse
+    outputs = (out, lse) if return_lse is True else wanted(out, lse, return_lse=return_lse)
     found = _OPERATION.call(scalars, (outs, lses), outputs, stream=stream, objects=(*parts, *part_lses))
     return found if return_lse else found[0]
 

@@ -21,6 +21,7 @@ _LSE_BASE2: int = ffi.integer_const("FLASHMLA_LSE_BASE2")
 _EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
 _PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
 _DRIVER_ERRORS = 300
+_TENSOR_VALUE: int = ffi.integer_const("FLASHMLA_ERROR_TENSOR_VALUE")
 _MOST_SHAPES = 1024
 
 
@@ -138,8 +139,7 @@ class Operation:
         plan: Any = None,
         stream: Any = None,
     ) -> Ready:
-        """A call the long way, up to its making. `plan`: a `flashmla_plan *`; last outputs that are left out are not
-        wanted."""
+        """A call the long way, up to its making. The last outputs may be left out. `plan`: a `flashmla_plan *`."""
         call = self.inputs_only(options, inputs, stream)
         params = call.params
         if plan is not None:
@@ -264,15 +264,19 @@ def fresh(fast: Fast, like: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...] | 
 
 
 def raise_if_enqueued(status: int) -> None:
-    """Raises for the status of a fast call that may have enqueued something. Any other is made again the long way."""
-    if status >= _DRIVER_ERRORS:
+    """Raises for the status of a fast call that may have enqueued something, or that tells what an earlier call read,
+    which is told once. Any other is made again the long way.
+    """
+    if status >= _DRIVER_ERRORS or status == _TENSOR_VALUE:
         check(lib, status)
 
 
 def dtype_of_new(out_dtype: Any) -> str | None:
     """The dtype that an `out` is to be made with, by name; None is the model's."""
-    name = None if out_dtype is None else dtype_name(out_dtype)
-    if out_dtype is not None and name not in DTYPES:
+    if out_dtype is None:
+        return None
+    name: str | None = dtype_name(out_dtype)
+    if name not in DTYPES:
         names = f"None or one of {[*DTYPES]}, or such a dtype of a framework"
         raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}; it must be {names}")
     return name
@@ -284,7 +288,7 @@ def check_out_dtype(out: Any, out_dtype: str | None) -> None:
         raise invalid("FLASHMLA_ERROR_DTYPE", f"out_dtype is {out_dtype!r}, but out is given: it has its own dtype")
 
 
-def wanted(out: Any, lse: Any, return_lse: Any) -> tuple[Any, ...]:
+def wanted(out: Any, lse: Any, *, return_lse: Any) -> tuple[Any, ...]:
     """The outputs of a call, without an lse that nobody wants."""
     return (out, lse) if lse is not None or flag(return_lse, "return_lse") else (out,)
 

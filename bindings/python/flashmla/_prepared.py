@@ -92,7 +92,7 @@ class Prepared:
         given = [arguments[name] for name in operation.outputs]
         returned = operation.outputs
         if given and not flag(arguments.get("return_lse", True), "return_lse"):
-            given, returned = wanted(*given, return_lse=False), returned[:1]
+            given, returned = [*wanted(given[0], given[1], return_lse=False)], returned[:1]
         ready = self._ready = operation.ready(
             options,
             [arguments[name] for name in names],

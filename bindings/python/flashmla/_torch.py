@@ -22,44 +22,57 @@ def _asked(owner: Any, name: str, *arguments: Any) -> Any:
 
 
 def _tracing(torch: Any) -> str | None:
-    """By what this thread is traced, so that only the making of outputs would be recorded."""
-    if _asked(torch._C, "_get_tracing_state") is not None:  # noqa: SLF001 - what torch.jit.is_tracing asks
-        return "torch.jit.trace"
+    """Words for this thread's being traced, of which only the making of outputs would be recorded."""
+    if torch._C._is_tracing():  # noqa: SLF001 - what torch.jit.is_tracing asks
+        return f"is traced by torch.jit.trace: {_TRACED}"
     proxies = sys.modules.get("torch.fx.experimental.proxy_tensor")
-    return "torch.fx (make_fx, torch.export)" if _asked(proxies, "get_proxy_mode") is not None else None
+    traced = _asked(proxies, "get_proxy_mode") is not None
+    return f"is traced by torch.fx (make_fx, torch.export): {_TRACED}" if traced else None
 
 
-def _trouble(torch: Any, tensor: Any) -> str | None:
-    """Why the memory of a tensor is not to be read or written as what the tensor stands for."""
-    by = _tracing(torch)
-    if by is not None:
-        return f"is traced by {by}: {_TRACED}"
+def _wrapped(torch: Any, tensor: Any) -> str | None:
+    """Words for what stands for other tensors, or for none."""
     kind = type(tensor)
     # A class with operations of its own, such as FakeTensor, NestedTensor or DTensor.
     if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        traced = kind.__module__.startswith("torch._subclasses")
-        return f"is a {kind.__qualname__}: {_TRACED if traced else _PLAIN}"
+        return f"is a {kind.__qualname__}: {_TRACED if kind.__module__.startswith('torch._subclasses') else _PLAIN}"
     if _asked(torch, "_is_functional_tensor", tensor):
         return f"is wrapped by torch.func.functionalize: {_TRACED}"
     if _asked(torch._C._functorch, "is_functorch_wrapped_tensor", tensor):  # noqa: SLF001 - there is no public question
         return f"is wrapped by torch.func (vmap, grad, jvp ...): {_TRACED}"
+    return None
+
+
+def _unlike_its_memory(torch: Any, tensor: Any) -> str | None:
+    """Words for a tensor without memory that holds its values one by one, as they are."""
     if tensor.device.type == "meta":
         return f"is on the meta device, without memory: {_PLAIN}"
-    for strange in ("is_nested", "is_quantized"):
-        if getattr(tensor, strange, False):
-            return f"is {strange.removeprefix('is_')}: {_PLAIN}"
+    for strange in ("nested", "quantized"):
+        if getattr(tensor, f"is_{strange}", False):
+            return f"is {strange}: {_PLAIN}"
     if tensor.layout is not torch.strided:
         return f"has layout {tensor.layout}: {_PLAIN}"
-    if tensor.requires_grad and torch.is_grad_enabled():
-        return "requires a gradient, and there is no backward: call this under torch.no_grad(), or detach() it"
-    if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
-        return "has a tangent, and there is no forward-mode derivative: pass the primal of unpack_dual"
     # A conjugate bit is one of complex tensors, which no dtype rule of the library lets pass.
     return "has its negative bit set: resolve_neg() is needed" if tensor.is_neg() else None
 
 
+def _differentiable(torch: Any, tensor: Any) -> str | None:
+    """Words for derivatives that would be lost."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        return "requires a gradient, and there is no backward: call this under torch.no_grad(), or detach() it"
+    if torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None:
+        return "has a tangent, and there is no forward-mode derivative: pass the primal of unpack_dual"
+    return None
+
+
 def _require_memory(torch: Any, tensor: Any, argument: str) -> None:
-    trouble = _trouble(torch, tensor)
+    """Raises where the memory of a tensor is not to be read or written as what the tensor stands for."""
+    trouble = (
+        _tracing(torch)
+        or _wrapped(torch, tensor)
+        or _unlike_its_memory(torch, tensor)
+        or _differentiable(torch, tensor)
+    )
     if trouble is not None:
         raise UnsupportedError(f"{argument} {trouble}")
 
@@ -114,11 +127,11 @@ class Torch(Framework):
         return stream
 
     def conditions(self) -> tuple[Condition, ...]:
-        # What a plain torch.Tensor with memory can have that makes _trouble look at it. Traces and levels may be those
-        # of other threads; _trouble asks for those of its own.
+        # What _require_memory would refuse, as far as a plain torch.Tensor with memory can have it. Traces and levels
+        # may be those of other threads; _require_memory asks for those of its own.
         torch = sys.modules["torch"]
         found = [
-            Condition(None, function=torch._C._get_tracing_state),  # noqa: SLF001
+            Condition(False, function=torch._C._is_tracing),  # noqa: SLF001
             Condition(False, of_tensors=True, attribute="requires_grad", unless=torch.is_grad_enabled),
             Condition(False, of_tensors=True, function=torch.Tensor.is_neg),
         ]
@@ -129,6 +142,11 @@ class Torch(Framework):
             if hasattr(sys.modules.get(module), attribute):
                 found.append(Condition(idle, attribute=attribute, object=sys.modules[module]))
         return tuple(found)
+
+    def require_computing(self, argument: str) -> None:
+        by = _tracing(sys.modules["torch"])
+        if by is not None:
+            raise UnsupportedError(f"{argument} {by}")
 
     def met(self) -> None:
         keep_dynamo_out()

@@ -19,15 +19,18 @@
  *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
  *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
  *     reads them its rows are unspecified, and it ends all the same.
+ *   - It computes in a floating-point mode of its own and leaves the caller's, with its exception flags, as it was. On
+ *     CPU tensors subnormal numbers of bfloat16 and float32 count as 0. Cancellation (pthread_cancel) waits for its end.
  *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
  *     outputs.
  *   - The params struct, its DLTensors with their shapes and strides, and the flashmla_plan are read before the
  * function returns. The memory that they name (elements, workspace, plan buffer) must live until the enqueued work is
  * done; with a captured graph, as long as the graph.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
- *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing. Strides count
- *     elements, must be > 0 where the extent is > 1, and are ignored where it is 1. A NULL strides pointer means
- *     compact row-major.
+ *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing, and that a page
+ *     table may have no columns: then every length counts as 0. Strides count elements, must be > 0 where the extent is
+ *     > 1, and are ignored where it is 1. Of what is only read they may be 0 too, rows repeated or overlapping, but of
+ * q and kv_cache on CUDA. A NULL strides pointer means compact row-major.
  */
 #ifndef FLASHMLA_H_
 #define FLASHMLA_H_
@@ -75,6 +78,7 @@ typedef enum flashmla_status {
   FLASHMLA_ERROR_MIXED_DEVICES = 116,       /* tensors live on different devices */
   FLASHMLA_ERROR_OVERFLOW = 117,            /* sizes whose product does not fit the arithmetic */
   FLASHMLA_ERROR_VALUE = 118,               /* a scalar is out of its range */
+  FLASHMLA_ERROR_TENSOR_VALUE = 119,        /* FLASHMLA_CHECK: a length, offset or page number is out of range */
   FLASHMLA_ERROR_WORKSPACE_TOO_SMALL = 120, /* workspace or plan buffer smaller than its size query says */
   FLASHMLA_ERROR_PLAN_MISMATCH = 121,       /* the plan was made for another call, or was never made */
   FLASHMLA_ERROR_UNSUPPORTED = 200,         /* legal, but no kernel of this library does it */
@@ -223,11 +227,22 @@ FLASHMLA_API const char *flashmla_last_error(void);
 FLASHMLA_API const char *flashmla_last_kernel(void);
 
 /* The environment variables are read when the library is loaded, in no call, so that calls may run beside setenv:
- * FLASHMLA_NUM_THREADS, FLASHMLA_CPU_ISA, FLASHMLA_FORCE_KERNEL. This reads them again; it must not run beside setenv.
+ * FLASHMLA_NUM_THREADS, FLASHMLA_CPU_ISA, FLASHMLA_FORCE_KERNEL, FLASHMLA_CHECK. This reads them again; it must not run
+ * beside setenv.
  */
 FLASHMLA_API void flashmla_read_environment(void);
 /* What is wrong with their values, as they were read last; "" if nothing is. */
 FLASHMLA_API const char *flashmla_environment_error(void);
+
+/* The checking mode, FLASHMLA_CHECK=1: lengths, query offsets and page numbers out of their range, which are clamped
+ * without a word otherwise, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names the tensor, how many there are
+ * and one of them. On the CPU the plan or decode call that has them fails, before it writes. On a GPU it looks at them
+ * with a kernel of its own in front of the others, and runs; the next plan or decode call on that device that finds
+ * them told fails instead of running, once, or this function does, whichever comes first. Both read without waiting:
+ * wait for the stream before to be sure. Each report is about one kind of value. Replays of graphs that were captured
+ * in the mode are looked at, too. The first call in the mode pins some kilobytes of host memory, which it cannot during
+ * a capture. A prepared call is looked at if the mode was on when it was prepared, too. Off, it costs nothing. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_check_report(void);
 
 /* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
  * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose params, tensors, memory and plan may be
@@ -243,7 +258,7 @@ typedef struct flashmla_prepared flashmla_prepared;
 FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
 
 /* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
- * stream are not looked at. */
+ * stream are not looked at. On a GPU a size query may load a kernel, to ask how many clusters of it run at once. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params,
                                                                       uint64_t *bytes);
 /* Makes a plan: checks, fills *plan on the host and enqueues the scheduling on the device (no synchronisation). */
@@ -306,11 +321,12 @@ typedef struct flashmla_host {
   void *(*capsule)(void *object, const char *); /* what a capsule of that name holds: PyCapsule_GetPointer */
   void *(*type)(void *object);                  /* new reference: PyObject_Type */
   void *(*attribute)(void *object, void *name); /* new reference, NULL: an exception is set: PyObject_GetAttr */
-  void *(*call)(void *function, void *const *arguments, size_t count, void *null); /* likewise: PyObject_Vectorcall */
-  void (*release)(void *object);                /* of a reference: Py_DecRef */
-  void *(*unlock)(void);                        /* lets other threads run: PyEval_SaveThread */
-  void (*lock)(void *state);                    /* with what unlock returned: PyEval_RestoreThread */
-  void *nothing;                                /* the object that stands for a missing argument: Py_None */
+  /* likewise, what a function returns for `count` arguments: PyObject_Vectorcall */
+  void *(*call)(void *function, void *const *arguments, size_t count, void *null);
+  void (*release)(void *object); /* of a reference: Py_DecRef */
+  void *(*unlock)(void);         /* lets other threads run: PyEval_SaveThread */
+  void (*lock)(void *state);     /* with what unlock returned: PyEval_RestoreThread */
+  void *nothing;                 /* the object that stands for a missing argument: Py_None */
 } flashmla_host;
 
 /* What an argument of an exchange call is, and which field of the params struct it fills. */
@@ -344,14 +360,14 @@ typedef struct flashmla_exchange_condition {
  * must have its shape, strides, dtype and device, or it is UNUSUAL. The description is trusted: offsets are those of
  * the operation's params struct, pointers are what they are said to be. */
 typedef struct flashmla_exchange {
-  uint64_t struct_size;        /* sizeof(flashmla_exchange); with another one than the library's, all is UNUSUAL */
-  const void *table;           /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
-                               /* NULL: tensors are capsules named "dltensor_versioned" */
-  const void *type;            /* with a table: the type object; another type's objects are UNUSUAL */
-  const flashmla_exchange_condition *conditions;
-  const void *params;          /* the params struct but for the fields that arguments fill, which are */
-  uint32_t params_size;        /* zero, or what holds where nothing is passed */
-  int32_t num_objects;         /* objects of a call, lists counted by their tensors */
+  uint64_t struct_size; /* sizeof(flashmla_exchange); with another one than the library's, all is UNUSUAL */
+  const void *table;    /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
+                        /* NULL: tensors are capsules named "dltensor_versioned" */
+  const void *type;     /* with a table: the type object; another type's objects are UNUSUAL */
+  const flashmla_exchange_condition *conditions; /* at most 32, looked at only with a table */
+  const void *params;                          /* the params struct but for the fields that arguments fill, which are */
+  uint32_t params_size;                        /* zero, or what holds where nothing is passed */
+  int32_t num_objects;                         /* objects of a call, lists counted by their tensors */
   const flashmla_exchange_argument *arguments; /* in the order of the objects */
   int32_t num_arguments;
   int32_t num_conditions;

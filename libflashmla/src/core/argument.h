@@ -40,7 +40,8 @@ typedef struct fm_argument {
   uint8_t like;        /* 0, or FM_LIKE(row): or the dtype of that row's tensor */
   uint8_t alignment;   /* bytes, a power of two: of the address and of every stride but the innermost */
   bool free_innermost; /* false: the innermost stride must be 1 */
-  bool written;        /* must not overlap itself */
+  bool written;        /* must not overlap itself; what is only read may, and have strides of 0 */
+  bool mapped;         /* on CUDA it is read through a tensor map, which has no strides of 0 */
   bool optional;       /* NULL: not given, no rule applies */
   bool of_queries; /* in the form of variable-length queries: without the batch axis, with total_q in place of s_q */
   bool listed;     /* a list of tensors alike, or one tensor of them all with an axis in front */
@@ -50,7 +51,7 @@ typedef struct fm_argument {
 /* Name and offset of a tensor. */
 #define FM_FIELD(type, field) .name = #field, .offset = offsetof(type, field)
 
-/* Tensors with this alignment are read through tensor maps on CUDA, and by vectors elsewhere. */
+/* Tensors with this alignment are read and written by vectors. */
 enum { FM_VECTOR_BYTES = 16 };
 
 /* The tensors of one call. */

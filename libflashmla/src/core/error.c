@@ -29,6 +29,7 @@ static const char *const status_texts[] = {
     [FLASHMLA_ERROR_MIXED_DEVICES] = "mixed devices",
     [FLASHMLA_ERROR_OVERFLOW] = "overflow",
     [FLASHMLA_ERROR_VALUE] = "value",
+    [FLASHMLA_ERROR_TENSOR_VALUE] = "tensor value",
     [FLASHMLA_ERROR_WORKSPACE_TOO_SMALL] = "workspace too small",
     [FLASHMLA_ERROR_PLAN_MISMATCH] = "plan mismatch",
     [FLASHMLA_ERROR_UNSUPPORTED] = "unsupported",

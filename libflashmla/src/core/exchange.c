@@ -9,13 +9,14 @@
  * Source of the table: https://github.com/dmlc/dlpack, include/dlpack/dlpack.h, DLPackExchangeAPI (1.3).
  */
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/error.h"
 
 enum { DLPACK_MAJOR = 1, READ_ONLY = 1 }; /* DLPACK_FLAG_BITMASK_READ_ONLY */
 /* Params may be those of a newer header: longer than this library knows them. */
-enum { MAX_TENSORS = 40, MAX_RANK = 8, MAX_PARAMS_BYTES = 512, MAX_CONDITIONS = 32 };
+enum { FEW_TENSORS = 12 /* lie in the call itself */, MAX_RANK = 8, MAX_PARAMS_BYTES = 512, MAX_CONDITIONS = 32 };
 
 /* What a step answers besides FLASHMLA_OK and the library's statuses. */
 enum { UNUSUAL = FLASHMLA_EXCHANGE_UNUSUAL, RAISED = -2, NO_SCRATCH = -3 };
@@ -40,20 +41,27 @@ typedef struct exchange_table { /* DLPackExchangeAPI */
   int (*current_stream)(int32_t device_type, int32_t device_id, void **stream);
 } exchange_table;
 
+/* An object as a tensor. Copies: the objects' own extents may change while the lock is given up. */
+typedef struct taken {
+  DLTensor tensor;
+  int64_t shape[MAX_RANK], strides[MAX_RANK];
+} taken;
+
 typedef struct call {
   const flashmla_exchange *how;
   const exchange_table *table;
   void *const *objects;
   int32_t num_tensors;
   bool has_scratch;
-  uint32_t hold; /* bits of the conditions that need not be looked at for each tensor */
+  uint32_t hold;         /* bits of the conditions that need not be looked at for each tensor */
   int64_t scratch_bytes; /* needed, and not to be had here */
   void *result;
   const DLTensor *model; /* the first tensor: its device is the call's */
-  const DLTensor *lists[MAX_TENSORS];
-  DLTensor tensors[MAX_TENSORS];
-  /* Copies: the objects' own extents may change while the lock is given up. */
-  int64_t shapes[MAX_TENSORS][MAX_RANK], strides[MAX_TENSORS][MAX_RANK];
+  /* One of each for every object: those below, or memory of its own behind `taken`. */
+  taken *taken;
+  const DLTensor **lists;
+  taken few[FEW_TENSORS];
+  const DLTensor *few_lists[FEW_TENSORS];
   _Alignas(16) unsigned char params[MAX_PARAMS_BYTES];
 } call;
 
@@ -123,20 +131,19 @@ static int read_capsule(void *capsule, bool written, DLTensor *tensor) {
 
 /* The object as the call's next tensor. */
 static int export_tensor(call *c, void *object, bool written, DLTensor **exported) {
-  if (c->num_tensors == MAX_TENSORS) return UNUSUAL;
-  const int32_t i = c->num_tensors++;
-  DLTensor *tensor = &c->tensors[i];
+  taken *next = &c->taken[c->num_tensors++];
+  DLTensor *tensor = &next->tensor;
   const int status = c->table ? read_object(c, object, tensor) : read_capsule(object, written, tensor);
   if (status) return status;
   if (tensor->ndim > MAX_RANK || (tensor->ndim > 0 && !tensor->shape)) return UNUSUAL;
   uint64_t compact = 1; /* unsigned: nobody has looked at the extents yet */
   for (int32_t axis = tensor->ndim; axis-- > 0;) {
-    c->shapes[i][axis] = tensor->shape[axis];
-    c->strides[i][axis] = tensor->strides ? tensor->strides[axis] : (int64_t)compact;
+    next->shape[axis] = tensor->shape[axis];
+    next->strides[axis] = tensor->strides ? tensor->strides[axis] : (int64_t)compact;
     compact *= (uint64_t)tensor->shape[axis];
   }
-  tensor->shape = c->shapes[i];
-  tensor->strides = c->strides[i];
+  tensor->shape = next->shape;
+  tensor->strides = next->strides;
   *exported = tensor;
   /* Now that extents are copied: a method may give up the lock. */
   const bool integers = tensor->dtype.code == kDLInt || tensor->dtype.code == kDLUInt;
@@ -212,7 +219,6 @@ static int take_objects(call *c) {
         status = take_tensor(c, *next++, true, field(c, argument.offset));
         break;
       case FLASHMLA_EXCHANGE_LIST: {
-        if (listed + argument.count > MAX_TENSORS) return UNUSUAL;
         const DLTensor *const **list = field(c, argument.offset);
         for (int32_t k = 0; k < argument.count && !status; ++k) {
           c->lists[listed + k] = *list ? (*list)[k] : NULL;
@@ -289,11 +295,22 @@ static int run(call *c) {
   return status;
 }
 
+/* Room for a tensor of each object; false: there is none. */
+static bool make_room(call *c, int32_t objects) {
+  c->taken = c->few;
+  c->lists = c->few_lists;
+  if (objects <= FEW_TENSORS) return true;
+  c->taken = malloc((sizeof *c->taken + sizeof *c->lists) * (size_t)objects);
+  c->lists = (const DLTensor **)(void *)(c->taken + objects);
+  return c->taken != NULL;
+}
+
 void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count) {
   const flashmla_exchange *how = host.address(self);
   if (how->struct_size != sizeof *how || count != how->num_objects || how->params_size > MAX_PARAMS_BYTES)
     return host.integer(UNUSUAL);
   call c;
+  if (!make_room(&c, how->num_objects)) return host.integer(UNUSUAL);
   c.how = how;
   c.table = how->table;
   c.objects = objects;
@@ -311,6 +328,7 @@ void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count) {
     else if (c.table->import_managed(made, &kept))
       status = RAISED;
   }
+  if (c.taken != c.few) free(c.taken);
   if (status == RAISED) return NULL;
   if (status == NO_SCRATCH) return host.integer(UNUSUAL - c.scratch_bytes);
   return kept ? kept : host.integer(status);

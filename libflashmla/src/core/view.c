@@ -37,7 +37,8 @@ static flashmla_status read_strides(given g, int64_t *stride) {
 
 static flashmla_status check_strides(given g, const int64_t *stride) {
   const int64_t element_bytes = g.tensor->dtype.bits / 8;
-  const bool tensor_map = (int32_t)g.tensor->device.device_type == kDLCUDA && g.rule->alignment == FM_VECTOR_BYTES;
+  const bool cuda = (int32_t)g.tensor->device.device_type == kDLCUDA;
+  const bool tensor_map = cuda && g.rule->alignment == FM_VECTOR_BYTES;
   int64_t bytes = 0; /* an upper bound of the tensor's span */
   for (int32_t axis = 0; axis < g.rule->rank; ++axis) {
     if (g.tensor->shape[axis] == 1) continue;
@@ -45,9 +46,10 @@ static flashmla_status check_strides(given g, const int64_t *stride) {
     if (innermost && !g.rule->free_innermost && stride[axis] != 1)
       return fm_fail(FLASHMLA_ERROR_STRIDE, "%s.strides[%d] is %lld; the innermost stride must be 1", NAME(g), axis,
                      (long long)stride[axis]);
-    if (stride[axis] <= 0)
-      return fm_fail(FLASHMLA_ERROR_STRIDE, "%s.strides[%d] is %lld; it must be > 0", NAME(g), axis,
-                     (long long)stride[axis]);
+    const bool positive = g.rule->written || (cuda && g.rule->mapped);
+    if (stride[axis] < 0 || (stride[axis] == 0 && positive))
+      return fm_fail(FLASHMLA_ERROR_STRIDE, "%s.strides[%d] is %lld; %sit must be %s 0", NAME(g), axis,
+                     (long long)stride[axis], positive && !g.rule->written ? "on CUDA " : "", positive ? ">" : ">=");
     int64_t stride_bytes, axis_bytes;
     if (__builtin_mul_overflow(stride[axis], element_bytes, &stride_bytes) ||
         __builtin_mul_overflow(stride_bytes, (int64_t)g.tensor->shape[axis], &axis_bytes) ||

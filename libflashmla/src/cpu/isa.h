@@ -59,6 +59,9 @@ typedef struct fm_cpu_row_sums {
  * to the tile from set_queries on. */
 typedef struct fm_cpu_step {
   uint32_t q_dtypes, cache_dtypes; /* sets of those that it works on */
+  /* A thread should have so much to do at least: fm_cpu_threads_for's unit. Multiplications and additions count, and
+   * bringing a key in like attending it with two more query rows. */
+  int32_t flop_per_thread;
   /* Bytes of scratch, a multiple of 64; no more for a tile with fewer rows. */
   size_t (*scratch_bytes)(const fm_cpu_tile *tile);
   /* Keys of a step, at most FM_CPU_MOST_KEYS. The order of the arithmetic follows from it, so it must not depend on

@@ -30,9 +30,10 @@ enum {
   DIRECT_ROWS = 16,
   COLUMNS = 64,
   COPIES = 0,
-  TILE_KEYS = 6,   /* of a register tile of logits, the last ones but for KEY_GROUP */
-  TILE_BLOCKS = 4, /* of rows in it */
-  SUM_ROWS = 6     /* rows of a register tile of sums; its columns are a panel */
+  FLOP_PER_THREAD = 5 << 19, /* 4 of them: 55 us */
+  TILE_KEYS = 6,             /* of a register tile of logits, the last ones but for KEY_GROUP */
+  TILE_BLOCKS = 4,           /* of rows in it */
+  SUM_ROWS = 6               /* rows of a register tile of sums; its columns are a panel */
 };
 #include "cpu/step_bf16.h"
 

@@ -6,6 +6,7 @@
  *   DOT_ROWS                       up to so many rows, queries stay as they are
  *   DIRECT_ROWS                    and values are interleaved in registers
  *   COLUMNS                        of values that are interleaved at a time, which should stay in the level-1 cache
+ *   FLOP_PER_THREAD                see isa.h
  *   COPIES                         1: the set wants room for copies of keys
  * and
  *   EXP2(x)                        exp2_vector, or what does the same
@@ -339,6 +340,7 @@ static fm_cpu_row_sums finish(void *scratch, const fm_cpu_tile *tile, int32_t ro
 const fm_cpu_step NAME(step) = {
     .q_dtypes = FM_ONLY(FM_BF16),
     .cache_dtypes = FM_ONLY(FM_BF16),
+    .flop_per_thread = FLOP_PER_THREAD,
     .keys_ahead = KEYS_MANY_ROWS,
     .scratch_bytes = scratch_bytes,
     .keys = keys_of_step,

@@ -291,6 +291,7 @@ static fm_cpu_row_sums finish(void *scratch, const fm_cpu_tile *tile, int32_t ro
 const fm_cpu_step NAME(step) = {
     .q_dtypes = FM_ANY_FLOAT,
     .cache_dtypes = FM_ANY_FLOAT,
+    .flop_per_thread = 1 << 20, /* 4 of them: 50 us in AVX2 and AVX-512 */
     .scratch_bytes = scratch_bytes,
     .keys = keys_of_step,
     .keys_ahead = KEYS_AHEAD,

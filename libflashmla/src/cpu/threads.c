@@ -10,7 +10,9 @@
 #include "core/environment.h"
 
 /* In units of fm_cpu_threads_for: what one thread does in the time that two need, one of which has to wake up first.
- * See FLOP_PER_THREAD of dense decode. */
+ * Found with calls of one thread and of two in turn, 300 us apart, so that the worker sleeps, in threads of real-time
+ * priority, of whose times the third lowest in a hundred counted: on an AMD EPYC (Zen 4) two were as fast as one at 45
+ * to 60 us of one, with any instruction set and with 1, 16 and 128 query rows. The units are set by that. */
 enum { LEAST_TO_SHARE = 4 };
 
 static atomic_int from_environment; /* 0: not set */

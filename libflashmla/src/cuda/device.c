@@ -69,6 +69,11 @@ flashmla_status fm_device_enter(const fm_driver *driver, const fm_device *device
     FM_DRIVER_TRY(driver, context_get_device, &handle);
     if (handle == device->handle) return FLASHMLA_OK;
   }
+  return fm_device_enter_primary(driver, device, pushed);
+}
+
+flashmla_status fm_device_enter_primary(const fm_driver *driver, const fm_device *device, bool *pushed) {
+  *pushed = false;
   CUcontext context = NULL;
   FM_TRY(primary_context(driver, device, &context));
   FM_DRIVER_TRY(driver, context_push_current, context);

@@ -20,6 +20,8 @@ flashmla_status fm_device_get(const fm_driver *driver, const char *argument, int
 /* Makes a context of the device current, if the current one is of another device or none is; *pushed tells
  * fm_device_leave. */
 flashmla_status fm_device_enter(const fm_driver *driver, const fm_device *device, bool *pushed);
+/* Makes its primary context current, whatever was. */
+flashmla_status fm_device_enter_primary(const fm_driver *driver, const fm_device *device, bool *pushed);
 void fm_device_leave(const fm_driver *driver, bool pushed);
 
 #endif /* FLASHMLA_CUDA_DEVICE_H_ */

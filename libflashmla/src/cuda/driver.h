@@ -9,7 +9,8 @@
 #include "cuda/driver_types.h"
 
 /* The driver symbols this library looks up, as X(member, symbol, parameters): all of them are in CUDA 12.0, none
- * allocates device memory. */
+ * allocates device memory; pinned memory of the host is what the checking mode writes to (attention/cuda_findings.h).
+ */
 #define FM_DRIVER_SYMBOLS(X)                                                                                         \
   X(init, cuInit, (unsigned flags))                                                                                  \
   X(driver_get_version, cuDriverGetVersion, (int *version))                                                          \
@@ -22,6 +23,8 @@
   X(context_get_device, cuCtxGetDevice, (CUdevice * device))                                                         \
   X(context_push_current, cuCtxPushCurrent_v2, (CUcontext context))                                                  \
   X(context_pop_current, cuCtxPopCurrent_v2, (CUcontext * context))                                                  \
+  X(stream_is_capturing, cuStreamIsCapturing, (CUstream stream, int *status))                                        \
+  X(mem_host_alloc, cuMemHostAlloc, (void **memory, size_t bytes, unsigned flags))                                   \
   X(stream_synchronize, cuStreamSynchronize, (CUstream stream))                                                      \
   X(library_load_data, cuLibraryLoadData,                                                                            \
     (CUlibrary * library, const void *image, void *jit_options, void *jit_values, unsigned jit_count, void *options, \

@@ -9,14 +9,17 @@
 
 /* An operation's kernels; of one family all take the same parameters. */
 typedef enum fm_kernel_family {
+  FM_KERNEL_CHECK_DECODE,
   FM_KERNEL_COMBINE,
   FM_KERNEL_DENSE_DECODE,
   FM_KERNEL_MERGE_STATES,
   FM_KERNEL_PLAN,
 } fm_kernel_family;
-enum { FM_KERNEL_FAMILIES = 4 };
-#define FM_KERNEL_FAMILY_NAMES {"combine", "dense_decode", "merge_states", "plan"}
+enum { FM_KERNEL_FAMILIES = 5 };
+#define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "merge_states", "plan"}
 
+#define FM_KERNEL_CHECKED_VALUES 6
+#define FM_KERNEL_FINDING_BYTES 64
 #define FM_KERNEL_LOG_INVERSE 16
 #define FM_KERNEL_MAX_PIECES 32
 #define FM_KERNEL_MAX_SPLITS 1024
@@ -32,6 +35,42 @@ enum { FM_KERNEL_FAMILIES = 4 };
 typedef struct fm_param {
   uint16_t offset, size;
 } fm_param;
+
+typedef struct fm_check_decode_kernel_params {
+  const int32_t *lengths; /* KV items of each request */
+  int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
+  const int32_t *block_table; /* page numbers, or null: they are not looked at */
+  int64_t block_table_stride; /* entries between requests */
+  int32_t page_size; /* tokens of a page */
+  int32_t num_blocks; /* pages of the cache */
+  const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
+  int32_t total_q; /* query tokens in all, with cu_seqlens_q */
+  int32_t s_q; /* with cu_seqlens_q: query tokens of a request at most */
+  int32_t batch; /* requests */
+  const int32_t *global_seqlens; /* tokens of each request over all shards, or null */
+  int32_t cp_period; /* tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole */
+  int32_t cp_interleave; /* tokens of a shard's turn */
+  int32_t cp_offset; /* where the turn of this shard begins in the period */
+  int64_t *findings; /* of the device: VALUES records of FINDING_BYTES, in memory of the host */
+} fm_check_decode_kernel_params;
+#define FM_CHECK_DECODE_PARAMS \
+  { \
+    {offsetof(fm_check_decode_kernel_params, lengths), 8}, \
+    {offsetof(fm_check_decode_kernel_params, capacity), 4}, \
+    {offsetof(fm_check_decode_kernel_params, block_table), 8}, \
+    {offsetof(fm_check_decode_kernel_params, block_table_stride), 8}, \
+    {offsetof(fm_check_decode_kernel_params, page_size), 4}, \
+    {offsetof(fm_check_decode_kernel_params, num_blocks), 4}, \
+    {offsetof(fm_check_decode_kernel_params, cu_seqlens_q), 8}, \
+    {offsetof(fm_check_decode_kernel_params, total_q), 4}, \
+    {offsetof(fm_check_decode_kernel_params, s_q), 4}, \
+    {offsetof(fm_check_decode_kernel_params, batch), 4}, \
+    {offsetof(fm_check_decode_kernel_params, global_seqlens), 8}, \
+    {offsetof(fm_check_decode_kernel_params, cp_period), 4}, \
+    {offsetof(fm_check_decode_kernel_params, cp_interleave), 4}, \
+    {offsetof(fm_check_decode_kernel_params, cp_offset), 4}, \
+    {offsetof(fm_check_decode_kernel_params, findings), 8}, \
+  }
 
 typedef struct fm_combine_kernel_params {
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
@@ -158,7 +197,7 @@ typedef struct fm_dense_decode_kernel_params {
   int32_t rows_beyond; /* rows of a unit beyond them: 64 % page_size */
   int32_t boxes; /* boxes of a unit that one block of the cluster loads: 64 / cluster / box_rows */
   int32_t box_rows; /* rows of a box: the largest power of two that divides page_size and 64 / cluster */
-  const int32_t *global_seqlens; /* tokens of each request over all shards */
+  const int32_t *global_seqlens; /* tokens of each request over all shards, or null */
   int32_t cp_period; /* tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole */
   int32_t cp_interleave; /* tokens of a shard's turn */
   int32_t cp_offset; /* where the turn of this shard begins in the period */

@@ -1,6 +1,5 @@
 /* The threads of a parallel call: at the same time, each index once, in the caller's CPUs, in one floating-point mode
  * whatever the caller's is; calls within calls and in a forked child; and gone after a while. */
-#include <dirent.h>
 #include <fenv.h>
 #include <float.h>
 #include <pthread.h>
@@ -13,6 +12,7 @@
 #include "check.h"
 #include "core/float_mode.h"
 #include "cpu/threads.h"
+#include "workers.h"
 
 enum { THREADS = 5, CALLERS = 4, ROUNDS = 200 };
 
@@ -126,22 +126,6 @@ static void in_any_floating_point_mode(void) {
   }
 }
 
-static int workers(void) {
-  int found = 0;
-  DIR *tasks = opendir("/proc/self/task");
-  CHECK(tasks != NULL);
-  for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
-    char path[300], name[32] = "";
-    snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
-    FILE *file = task->d_name[0] == '.' ? NULL : fopen(path, "r");
-    if (file == NULL) continue;
-    if (fgets(name, sizeof name, file) != NULL) found += strcmp(name, "flashmla\n") == 0;
-    fclose(file);
-  }
-  closedir(tasks);
-  return found;
-}
-
 static void in_a_forked_child(void) {
   hold_meeting(THREADS, NULL);
   const pid_t child = fork();
@@ -160,11 +144,14 @@ __attribute__((visibility("default"))) const char *__tsan_default_options(void);
 const char *__tsan_default_options(void) { return "die_after_fork=0"; }
 
 static void kept_for_a_while(void) {
-  for (int i = 0; i < ROUNDS; i++) hold_meeting(THREADS, NULL);
-  const int kept = workers();
-  CHECK(kept >= THREADS - 1);
-  hold_meeting(THREADS, NULL);
-  CHECK(workers() == kept);
+  bool found = false; /* a machine that is busy with other things may stop this program for longer */
+  for (int tries = 0; !found && tries < 20; tries++) {
+    for (int i = 0; i < ROUNDS; i++) hold_meeting(THREADS, NULL);
+    const int kept = workers();
+    hold_meeting(THREADS, NULL);
+    found = kept >= THREADS - 1 && workers() == kept;
+  }
+  CHECK(found);
   for (int tenths = 0; workers() > 0 && tenths < 100; tenths++) usleep(100000);
   CHECK(workers() == 0);
   hold_meeting(THREADS, NULL);

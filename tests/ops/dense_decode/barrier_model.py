@@ -203,6 +203,7 @@ class Model:
         self.hand_over(block, it)
         self.go(block, warp, it)
         yield self.wait_for_work(block, piece)
+        yield block.p_full[0], 0
         n = self.read(block, piece, me)
         if n == 0:
             yield block.full[0], 0

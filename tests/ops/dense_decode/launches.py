@@ -153,13 +153,14 @@ def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
         **length_params(case),
         **paging_params(case, tiling_of(case, processors).cluster),
         **shard_params(case),
-        "block_table": ADDRESSES["block_table"],
+        # A kernel reads ahead: of a table without columns, in the lengths.
+        "block_table": ADDRESSES["block_table" if case.max_blocks > 0 else "cache_seqlens"],
         "scale_log2": scale * math.log2(math.e),
-        "max_blocks": case.max_blocks,
+        "max_blocks": max(case.max_blocks, 1),
         "causal": int(case.causal),
     }
     if case.batch > 1:
-        found["block_table_stride"] = strides(case, "block_table")[0]
+        found["block_table_stride"] = strides(case, "block_table")[0] if case.max_blocks > 0 else 0
     return found
 
 

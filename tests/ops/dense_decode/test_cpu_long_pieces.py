@@ -3,11 +3,11 @@
 import pytest
 
 import backends
+from isas import NAMES as ISAS
 from ops.dense_decode import calls
 from ops.dense_decode.case import Case
 from ops.dense_decode.relations import MILLION, check_repeated
 
-ISAS = ("portable", "avx2", "avx512")
 STRETCH = 9216
 
 

@@ -81,7 +81,7 @@ def random_case(draw: random.Random) -> Case:
         h_kv=h_kv,
         page_size=draw.choice((64, 64, 1, 2, 16, 19, 32, 48, 96, 128, 192, 2**14)),
         num_blocks=draw.choice((1, 2, 5000)),
-        max_blocks=draw.choice((1, 2, 300)),
+        max_blocks=draw.choice((0, 1, 2, 300)),
         lengths=(1,) * batch,
         causal=draw.random() < 0.5,
         softmax_scale=draw.choice((None, 0.1)),

@@ -143,7 +143,8 @@ def test_a_run_that_fails_leaves_the_prepared_call_as_it_was(cuda_12_0, symbol, 
 def test_a_forced_kernel_is_that_of_the_time_it_was_prepared(cuda_12_0):
     force = "import os; os.environ['FLASHMLA_FORCE_KERNEL'] = 'dense_decode_bf16_576_cluster1'; read()"
     ran = cuda_12_0.run(
-        f"read = lib.flashmla_read_environment; made = prepare_decode(); {force}; run_decode(made); forced = prepare_decode(); run_decode(forced)"
+        "read = lib.flashmla_read_environment; made = prepare_decode(); "
+        f"{force}; run_decode(made); forced = prepare_decode(); run_decode(forced)"
     )
     assert [line[3] for line in (ran.told[1], ran.told[3])] == [
         "dense_decode_bf16_576_cluster2",

@@ -78,13 +78,66 @@ def test_given_outputs_of_another_dtype_and_layout():
     assert returned[0] is out
     assert returned[1] is lse
     check((out, lse), (outs, lses))
-    made, _ = flashmla.merge_states(outs, lses, out_dtype="float32")
-    np.testing.assert_array_equal(made, out)
+    for dtype in ("float32", np.float32, np.dtype("float32")):
+        made, _ = flashmla.merge_states(outs, lses, out_dtype=dtype)
+        np.testing.assert_array_equal(made, out)
     for wrong in (["float32"], {"float32"}, np.dtype("float64"), np.zeros(2), "float64", 32, float):
         with pytest.raises(flashmla.InvalidArgumentError, match=r"(?s)^out_dtype is .*; it must be None or one of \["):
             flashmla.merge_states(outs, lses, out_dtype=wrong)
     with pytest.raises(flashmla.InvalidArgumentError, match=r"^out_dtype is 'float32', but out is given"):
         flashmla.merge_states(outs, lses, out=out, out_dtype="float32")
+
+
+@pytest.mark.parametrize("owner", ["numpy", "torch", "jax", "an exporter"])
+@pytest.mark.parametrize("prepare", [False, True])
+def test_results_of_one_part_are_not_taken_for_a_stack(owner, prepare):
+    """(batch, s_q, h_q, d_v) looks like parts (n, total_q, h_q, d_v): nobody meant to merge the batch."""
+    out, lse = (x[0] for x in states())
+
+    class Exporter:
+        def __init__(self, array):
+            self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+    convert = {"numpy": np.asarray, "an exporter": Exporter}.get(owner)
+    if convert is None:
+        module = pytest.importorskip(owner)
+        convert = module.from_numpy if owner == "torch" else module.numpy.asarray
+    given = {"outs": convert(out), "lses": convert(lse), "out": np.zeros((2, 4, 64), np.float32)}
+    given["lse"] = np.zeros((4, 2), np.float32)
+    call = functools.partial(flashmla.prepare, flashmla.merge_states) if prepare else flashmla.merge_states
+    words = r"^outs\.ndim is 4: .* Results of several parts must be listed, .*; such a stack needs stacked=True$"
+    with pytest.raises(flashmla.InvalidArgumentError, match=words) as caught:
+        call(**given)
+    assert caught.value.status_name == "FLASHMLA_ERROR_SHAPE"
+    assert not given["out"].any()
+    if not (prepare and owner == "jax"):
+        found = call(**given, stacked=True)
+        found = found() if prepare else found
+        check(tuple(map(np.asarray, found)), (out, lse))
+
+
+def test_stacked_goes_with_one_tensor():
+    outs, lses = states()
+    check(flashmla.merge_states(outs, lses, stacked=True), (outs, lses))
+    with pytest.raises(TypeError, match=r"^stacked is True, but outs is a list: a tensor is needed$"):
+        flashmla.merge_states([*outs], [*lses], stacked=True)
+    with pytest.raises(TypeError, match=r"^stacked is 'yes', a str: True or False is needed$"):
+        flashmla.merge_states(outs, lses, stacked="yes")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_result_without_lse(listed, framework):
+    outs, lses = states()
+    if framework == "torch":
+        torch = pytest.importorskip("torch")
+        outs, lses = torch.from_numpy(outs), torch.from_numpy(lses)
+    parts = ([*outs], [*lses]) if listed else (outs, lses)
+    wanted = flashmla.merge_states(*parts)
+    prepared = flashmla.prepare(flashmla.merge_states, *parts, return_lse=False)
+    for _ in range(2):
+        for found in (flashmla.merge_states(*parts, return_lse=False), prepared()):
+            assert type(found) is type(wanted[0])
+            np.testing.assert_array_equal(found, wanted[0])
 
 
 def test_one_part_is_itself():

@@ -13,4 +13,4 @@ def states_are_stacked_or_listed(outs: NDArray[np.float16], lses: NDArray[np.flo
     assert_type(out, Any)  # stacked or a part, of whichever dtype
     assert_type(lse, Any)
     flashmla.merge_states([outs, outs], (lses, lses), out=out, lse=lse, empty_lse=float("-inf"), num_threads=1)
-    flashmla.merge_states(outs, lses, 1)  # type: ignore[call-arg]
+    flashmla.merge_states(outs, lses, 1)  # type: ignore[call-overload]

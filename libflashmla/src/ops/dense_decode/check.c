@@ -9,7 +9,7 @@ const fm_axis fm_decode_axes[FM_DECODE_AXES] = {
     [FM_NUM_BLOCKS] = {"num_blocks", false},
     [FM_PAGE_SIZE] = {"page_size", false},
     [FM_H_KV] = {"h_kv", false},
-    [FM_MAX_BLOCKS] = {"max_blocks", false},
+    [FM_MAX_BLOCKS] = {"max_blocks", true},
     [FM_D_V] = {"d_v", false},
     [FM_OFFSETS] = {"batch + 1", false},
 };

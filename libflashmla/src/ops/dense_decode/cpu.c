@@ -10,11 +10,7 @@ enum {
    * part costs a partial result in memory, so short page tables make few. */
   TOKENS_PER_PART = 512,
   LEAST_PARTS = 8,
-  MOST_PARTS = 128, /* and threads */
-  /* A thread should have so much to do at least. Found with calls of growing length, of one thread and
-   * of two, 300 us apart, so that workers sleep, for 1, 8 and 128 rows: two are as fast as one at four times this
-   * (LEAST_TO_SHARE in threads.c), of which most is the time until a sleeping thread runs and is waited for. */
-  FLOP_PER_THREAD = 2 << 20,
+  MOST_PARTS = 128,   /* and threads */
   KEY_ROWS = 2,       /* bringing a token's key in takes as long as attending it with so many query rows */
   MERGE_ROWS = 16,    /* rows of one merge task */
   UNIT = 64,          /* tokens; what the three below count */
@@ -93,7 +89,7 @@ static void work(void *context, int32_t thread) {
                       (int32_t)(task % tasks_per_part) * MERGE_ROWS, MERGE_ROWS);
 }
 
-static int32_t choose_threads(const fm_dense_decode *decode) {
+static int32_t choose_threads(const fm_dense_decode *decode, const fm_cpu_step *step) {
   const fm_attention *attention = &decode->attention;
   const fm_work *work = &attention->work;
   double flop = 0;
@@ -105,12 +101,13 @@ static int32_t choose_threads(const fm_dense_decode *decode) {
     units += fm_ceil_div(length, attention->tiling.unit) * attention->tiling.tiles_per_request;
   }
   const int64_t most = fm_min64(units, fm_min32(attention->tiling.num_parts, MOST_PARTS));
-  return fm_cpu_threads_for(decode->num_threads, (int32_t)most, flop / FLOP_PER_THREAD);
+  return fm_cpu_threads_for(decode->num_threads, (int32_t)most, flop / step->flop_per_thread);
 }
 
 static flashmla_status launch(fm_call *call, void *state) {
   const fm_dense_decode *decode = state;
   const fm_attention *attention = &decode->attention;
+  FM_TRY(fm_check_values_on_host(decode));
   const fm_cpu_isa *isa = fm_cpu_select();
   job job = {.decode = decode,
              .elements = isa->elements,
@@ -118,7 +115,7 @@ static flashmla_status launch(fm_call *call, void *state) {
   const fm_cpu_tile largest = fm_tile_of(decode, 1, attention->tiling.block_rows);
   job.step_bytes = job.step->scratch_bytes(&largest);
   job.scratch_bytes = job.step_bytes + (fm_piece_totals_bytes(decode) + 63) / 64 * 64;
-  int32_t threads = choose_threads(decode);
+  int32_t threads = choose_threads(decode, job.step);
   job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)threads);
   if (job.scratch == NULL) job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)(threads = 1));
   if (job.scratch == NULL)

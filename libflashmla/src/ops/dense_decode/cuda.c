@@ -112,12 +112,13 @@ static int64_t kv_policy(const fm_dense_decode *decode) {
 }
 
 /* The kernel counts in 32 bits without sign; what is beyond them no length reaches. */
-static void set_shard(const fm_mask *mask, fm_dense_decode_kernel_params *params) {
-  if (mask->cp_world == 0) return;
-  params->global_seqlens = mask->global_seqlens;
-  params->cp_period = (int32_t)(uint32_t)fm_min64((int64_t)mask->cp_world * mask->cp_interleave, UINT32_MAX);
-  params->cp_interleave = mask->cp_interleave;
-  params->cp_offset = (int32_t)fm_min64((int64_t)mask->cp_rank * mask->cp_interleave, INT32_MAX);
+fm_shard fm_shard_of(const fm_mask *mask) {
+  if (mask->cp_world == 0) return (fm_shard){0};
+  return (fm_shard){
+      .period = (int32_t)(uint32_t)fm_min64((int64_t)mask->cp_world * mask->cp_interleave, UINT32_MAX),
+      .interleave = mask->cp_interleave,
+      .offset = (int32_t)fm_min64((int64_t)mask->cp_rank * mask->cp_interleave, INT32_MAX),
+  };
 }
 
 /* All that can fail but the launches themselves. */
@@ -130,6 +131,7 @@ static flashmla_status prepare(fm_call *call, void *state) {
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &decode->gpu));
   decode->kv_policy = kv_policy(decode);
   const fm_gpu gpu = decode->gpu;
+  FM_TRY(fm_prepare_check(decode));
   if (decode->own_plan) FM_TRY(fm_load_plan(gpu, &decode->plan));
   FM_TRY(fm_load(gpu, need_of(decode, attention->tiling.cluster), &decode->decode));
   if (attention->partials.rows) FM_TRY(fm_load_combine(gpu, attention, paged->q_dtype, &decode->combine));
@@ -139,20 +141,27 @@ static flashmla_status prepare(fm_call *call, void *state) {
   return fm_encode(gpu.driver, &cache, &decode->cache_map);
 }
 
+/* Kernels read an entry ahead of the length. Of a table without columns, behind which no length reaches, they read any
+ * integer in its place. */
+static const int32_t *table_of(const fm_dense_decode *decode) {
+  return decode->paged.max_blocks > 0 ? decode->paged.block_table : decode->attention.work.lengths;
+}
+
 static flashmla_status launch_decode(const fm_dense_decode *decode) {
   const fm_attention *attention = &decode->attention;
   const fm_tiling *tiling = &attention->tiling;
   const fm_paged *paged = &decode->paged;
   const fm_paging paging = decode->paging;
+  const fm_shard shard = fm_shard_of(&attention->mask);
   fm_dense_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
                                           .tma_q = decode->q_map,
                                           .tma_kv = decode->cache_map,
-                                          .block_table = paged->block_table,
+                                          .block_table = table_of(decode),
                                           .lengths = attention->work.lengths,
                                           .capacity = attention->work.capacity,
                                           .block_table_stride = paged->block_table_stride,
                                           .scale_log2 = decode->scale_log2,
-                                          .max_blocks = paged->max_blocks,
+                                          .max_blocks = paged->max_blocks > 0 ? paged->max_blocks : 1,
                                           .causal = attention->mask.causal,
                                           .kv_policy = decode->kv_policy,
                                           .page_size = paged->page_size,
@@ -160,9 +169,12 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
                                           .rows_beyond = paging.rows_beyond,
                                           .boxes = paging.boxes,
                                           .box_rows = paging.box_rows,
+                                          .global_seqlens = attention->mask.global_seqlens,
+                                          .cp_period = shard.period,
+                                          .cp_interleave = shard.interleave,
+                                          .cp_offset = shard.offset,
                                           .page_inverse = paging.page_inverse,
                                           .by_page = paging.by_page};
-  set_shard(&attention->mask, &params);
   /* persistent: clusters take parts in turn, so there are never more than run at once */
   const int32_t clusters = fm_min32(fm_max32(decode->decode.clusters, 1), tiling->num_parts);
   return fm_launch(decode->gpu, &decode->decode, clusters * tiling->cluster, &params, decode->stream);
@@ -171,6 +183,7 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
 static flashmla_status launch_all(const fm_dense_decode *decode) {
   const fm_attention *attention = &decode->attention;
   const fm_gpu gpu = decode->gpu;
+  FM_TRY(fm_launch_check(decode));
   if (decode->own_plan)
     FM_TRY(fm_launch_plan(gpu, &decode->plan, &attention->work, &attention->tiling, &attention->divisors,
                           &attention->schedule, decode->stream));

@@ -4,6 +4,7 @@
 #define FLASHMLA_OPS_DENSE_DECODE_H_
 
 #include "attention/attention.h"
+#include "attention/findings.h"
 #include "core/operation.h"
 #include "cuda/launch.h"
 #include "schedule/stamp.h"
@@ -25,6 +26,7 @@ enum {
             .axes = {FM_BATCH, FM_S_Q, FM_H_Q, FM_D_QK},                                                           \
             .dtypes = FM_ANY_FLOAT,                                                                                \
             .alignment = FM_VECTOR_BYTES,                                                                          \
+            .mapped = true,                                                                                        \
             .of_queries = true,                                                                                    \
             .shape_only = shapes},                                                                                 \
   [FM_KV_CACHE] = {FM_FIELD(type, kv_cache),                                                                       \
@@ -32,6 +34,7 @@ enum {
                    .axes = {FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_D_QK},                                        \
                    .like = FM_LIKE(FM_Q),                                                                          \
                    .alignment = FM_VECTOR_BYTES,                                                                   \
+                   .mapped = true,                                                                                 \
                    .shape_only = shapes},                                                                          \
   [FM_BLOCK_TABLE] = {FM_FIELD(type, block_table),       .rank = 2,                                                \
                       .axes = {FM_BATCH, FM_MAX_BLOCKS}, .dtypes = FM_ONLY(FM_INT32),                              \
@@ -72,6 +75,8 @@ typedef struct fm_dense_decode {
   /* GPU: the kernels of the call, what they are told beside, and the tensor maps of q and the cache. */
   fm_gpu gpu;
   fm_loaded plan, decode, combine;
+  fm_loaded check;      /* checking mode */
+  fm_finding *findings; /* of the device; NULL: the call was made or prepared without the mode */
   fm_paging paging;
   int64_t kv_policy;
   CUtensorMap q_map, cache_map;
@@ -88,6 +93,18 @@ flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode);
 /* What a plan and its calls must agree on. */
 extern const fm_plan_kind fm_decode_plan;
 void fm_decode_plan_facts(const fm_dense_decode *decode, int32_t facts[FM_PLAN_FACTS]);
+
+/* A shard of context parallelism as kernels are told; period 0: the cache is whole. */
+typedef struct fm_shard {
+  int32_t period, interleave, offset;
+} fm_shard;
+fm_shard fm_shard_of(const fm_mask *mask); /* cuda.c */
+
+/* values.c: the checking mode. On the host, before the call; on a GPU what it takes, and the report of earlier calls
+ * with the launch that looks at this one's values. All succeed where the mode is off. */
+flashmla_status fm_check_values_on_host(const fm_dense_decode *decode);
+flashmla_status fm_prepare_check(fm_dense_decode *decode);
+flashmla_status fm_launch_check(const fm_dense_decode *decode);
 
 /* cuda.c, cpu.c */
 flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits);

@@ -10,9 +10,9 @@
 enum {
   TASK_ROWS = 32, /* query rows a thread takes at a time */
   CHUNK = 512,    /* elements of a row that are summed at a time: they stay in level 1 */
-  /* A thread should read so many at least. Found with one thread for 2 and 8 parts
-   * of bfloat16 and float32 in the cache, as the difference of calls with few and many rows. */
-  ELEMENTS_PER_THREAD = 1 << 17
+  /* A thread should have so many to read at least, of all parts: fm_cpu_threads_for's unit. Found as LEAST_TO_SHARE
+   * was, for 2 and 8 parts of bfloat16 and float32: 2 threads are as fast as one at 40 us, 200 to 280 thousand. */
+  ELEMENTS_PER_THREAD = 1 << 16
 };
 
 /* One query row. */

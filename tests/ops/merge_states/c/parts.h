@@ -51,8 +51,9 @@ static inline void init(parts *p, int count, int stack, int varlen) {
   compact(rank, p->result_shape, p->result_strides);
   compact(rank - 1, p->result_lse_shape, p->result_lse_strides);
   for (int i = 0; i < count; ++i) {
-    p->out[i] = tensor(values + (i * OUT_BYTES) % ROOM, BF16, rank + stacked, p->out_shape, p->out_strides);
-    p->lse[i] = tensor(lses + (i * LSE_BYTES) % ROOM, FP32, rank - 1 + stacked, p->lse_shape, p->lse_strides);
+    p->out[i] = tensor(values + i * OUT_BYTES % (ROOM - OUT_BYTES), BF16, rank + stacked, p->out_shape, p->out_strides);
+    p->lse[i] =
+        tensor(lses + i * LSE_BYTES % (ROOM - LSE_BYTES), FP32, rank - 1 + stacked, p->lse_shape, p->lse_strides);
     p->outs[i] = &p->out[i];
     p->lses[i] = &p->lse[i];
   }

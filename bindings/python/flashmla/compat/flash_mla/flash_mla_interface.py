@@ -85,7 +85,7 @@ class FlashMLASchedMeta:
         metadata, num_splits = (tensor if tensor is None else tensor.clone() for tensor in shown)
         twin = FlashMLASchedMeta(self.have_initialized, copy.deepcopy(self.config, memo), metadata, num_splits)
         if self._schedule is not None and shown[0] is self._schedule.buffer:
-            twin._schedule = _Schedule(None, metadata, num_splits)  # noqa: SLF001 - its own
+            twin._schedule = _Schedule(None, metadata, num_splits)
         return twin
 
     def decode(self, tensors: tuple[Any, ...], *, causal: bool, softmax_scale: float | None) -> tuple[Any, Any]:
@@ -273,7 +273,7 @@ def _require_older_metadata(value: Any) -> None:
 def _check_head_dim_v(q: Any, head_dim_v: int) -> None:
     """The peer's callers say what follows from q. C refuses a q from which nothing follows."""
     given = integer(head_dim_v, "head_dim_v", INT32)
-    head_dim = q.shape[-1] if q.ndim else None
+    head_dim = int(q.shape[-1]) if q.ndim else None  # a traced shape has numbers of its own
     if head_dim in D_V and given != D_V[head_dim]:
         raise UnsupportedError(f"head_dim_v is {given}; with q.shape[-1] {head_dim} it must be {D_V[head_dim]}")
 

@@ -39,11 +39,37 @@ static void empty(geometry g, int32_t device_type) {
   fixture_free(&f);
 }
 
+/* A page table without columns: every length counts as 0, and there is work: rows of zeros. */
+static void no_columns(int32_t device_type, int32_t num_splits, uint32_t flags) {
+  fixture f;
+  fixture_init(&f, (geometry){4, 2, 6, 2, 5, 64, 0, .dtype = BF16});
+  f.decode.flags = f.plan_params.flags = flags;
+  memset(f.strides[BLOCK_TABLE], 0, sizeof f.strides[BLOCK_TABLE]);
+  free(f.tensor[BLOCK_TABLE].data);
+  f.tensor[BLOCK_TABLE].data = NULL;
+  fixture_set_device(&f, device_type, 0);
+  fixture_allocate_workspace(&f);
+  CHECK_OK(flashmla_dense_decode(&f.decode));
+  fixture_use_plan(&f, num_splits);
+  CHECK_OK(flashmla_dense_decode(&f.decode));
+  CHECK(fake.cpu_decodes + fake.cuda_decodes == 2 && fake.decode.attention.work.capacity == 0);
+  CHECK(fake.decode.attention.tiling.num_parts >= 1);
+  fake_launches();
+  fixture_free(&f);
+}
+
 int main(void) {
   empty((geometry){0, 2, 6, 2, 5, 64, 3, .dtype = BF16}, kDLCPU);
   empty((geometry){4, 0, 6, 2, 5, 64, 3, .dtype = FP16}, kDLCUDA);
   empty((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1, .total_q = 0}, kDLCUDA);
   empty((geometry){0, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1, .total_q = 9}, kDLCPU);
   empty((geometry){0, 0, 128, 1, 1, 64, 1, .dtype = BF16}, kDLCUDA);
+  empty((geometry){0, 2, 6, 2, 5, 64, 0, .dtype = BF16}, kDLCUDA);
+  empty((geometry){0, 2, 6, 2, 5, 64, 0, .dtype = BF16, .varlen = 1, .total_q = 0}, kDLCPU);
+  for (int splits = 0; splits < 3; ++splits) {
+    no_columns(kDLCPU, splits, 0);
+    no_columns(kDLCUDA, splits, FLASHMLA_CAUSAL);
+  }
+  no_columns(kDLCUDA, 0, FLASHMLA_BATCH_INVARIANT);
   return 0;
 }

@@ -62,7 +62,13 @@ static void devices(void) {
 
 static void strides(void) {
   REFUSED(STRIDE, "q.strides[3] is 2; the innermost stride must be 1", f.strides[Q][3] = 2);
-  REFUSED(STRIDE, "kv_cache.strides[0] is 0; it must be > 0", f.strides[KV_CACHE][0] = 0);
+  REFUSED(STRIDE, "kv_cache.strides[0] is -576; it must be >= 0", f.strides[KV_CACHE][0] = -576);
+  REFUSED(STRIDE, "out.strides[0] is 0; it must be > 0", f.strides[OUT][0] = 0);
+  REFUSED(STRIDE, "block_table.strides[1] is 0; the innermost stride must be 1", f.strides[BLOCK_TABLE][1] = 0);
+  ACCEPTED_ON_CUDA(f.strides[BLOCK_TABLE][0] = 0); /* a prefix that all requests share */
+  CHECK(fake.decode.paged.block_table_stride == 0);
+  ONLY_ON_CUDA(STRIDE, "kv_cache.strides[0] is 0; on CUDA it must be > 0", f.strides[KV_CACHE][0] = 0);
+  ONLY_ON_CUDA(STRIDE, "q.strides[1] is 0; on CUDA it must be > 0", f.strides[Q][1] = 0);
   REFUSED(STRIDE, "out.strides[0] is 4096; it must be > 6143, or the output overlaps itself", f.strides[OUT][0] = 4096);
   REFUSED(STRIDE, "lse.strides[2] is 1; it must be > 5", f.strides[LSE][1] = 1);
   ACCEPTED(f.strides[Q][0] = 576); /* inputs may overlap themselves */

@@ -184,6 +184,37 @@ static void decode_without_limit(const int32_t *lengths, const int32_t *offsets,
   fixture_free(&f[1]);
 }
 
+/* What is only read may repeat its rows: all requests have the first one's query, pages and cache. */
+static void decode_repeated(uint32_t flags) {
+  const int32_t lengths[] = {130, 130, 130, 130};
+  fixture f;
+  fill(&f, (geometry){4, 2, 6, 2, 5, 16, 9, .dtype = FP32}, lengths, flags);
+  f.strides[Q][0] = f.strides[Q][1] = f.strides[BLOCK_TABLE][0] = f.strides[KV_CACHE][0] = f.strides[KV_CACHE][2] = 0;
+  run(&f, 0);
+  const size_t rows = f.bytes[OUT] / 8 / 6, lses = f.bytes[LSE] / 4;
+  for (int i = 1; i < 4; ++i) {
+    const char *out = f.tensor[OUT].data, *lse = f.tensor[LSE].data;
+    CHECK(memcmp(out, out + (size_t)i * 12 * rows, 12 * rows) == 0 && memcmp(lse, lse + (size_t)i * lses, lses) == 0);
+  }
+  /* The same tensors written out. */
+  const DLTensor repeated[] = {f.tensor[Q], f.tensor[KV_CACHE], f.tensor[BLOCK_TABLE]};
+  fixture whole;
+  fill(&whole, (geometry){4, 2, 6, 2, 5, 16, 9, .dtype = FP32}, lengths, flags);
+  for (size_t row = 0; row < 8; ++row)
+    memcpy((char *)whole.tensor[Q].data + row * 6 * 576 * 4, repeated[0].data, (size_t)6 * 576 * 4);
+  for (size_t at = 0; at < (size_t)5 * 16 * 2; ++at)
+    memcpy((char *)whole.tensor[KV_CACHE].data + at * 576 * 4,
+           (const char *)repeated[1].data + at / 2 % 16 * 2 * 576 * 4, (size_t)576 * 4);
+  for (size_t i = 0; i < 4; ++i)
+    memcpy((int32_t *)whole.tensor[BLOCK_TABLE].data + i * 9, repeated[2].data, 9 * sizeof(int32_t));
+  run(&whole, 0);
+  check_rows(&whole);
+  for (int which = OUT; which <= LSE; ++which)
+    CHECK(memcmp(f.tensor[which].data, whole.tensor[which].data, f.bytes[which]) == 0);
+  fixture_free(&whole);
+  fixture_free(&f);
+}
+
 static void decode_shard(int32_t rank, int32_t world, int32_t interleave, uint32_t flags) {
   const int32_t lengths[] = {90, 0, 200, 64}, global[] = {150, 3, INT32_MAX, -4};
   fixture f;
@@ -222,6 +253,11 @@ int main(void) {
   decode_varlen_later(long_ones, wild, FLASHMLA_CAUSAL);
   decode_varlen_later(long_ones, in_order, FLASHMLA_BATCH_INVARIANT | FLASHMLA_CAUSAL);
 
+  decode_repeated(0);
+  decode((geometry){4, 2, 6, 2, 5, 64, 0, .dtype = BF16}, lengths, 0, -1); /* a table without columns */
+  decode((geometry){4, 3, 6, 2, 5, 64, 0, .dtype = FP32}, lengths, FLASHMLA_CAUSAL | FLASHMLA_EMPTY_LSE_MINUS, 0);
+  decode((geometry){4, 3, 6, 2, 5, 64, 0, .dtype = FP32}, lengths, 0, 3);
+  decode((geometry){4, 3, 6, 2, 5, 64, 0, .dtype = FP32}, lengths, FLASHMLA_BATCH_INVARIANT, 0);
   decode_without_limit(long_ones, in_order, FLASHMLA_CAUSAL, -1);
   decode_without_limit(long_ones, in_order, 0, 3);
   decode_without_limit(long_ones, in_order, FLASHMLA_BATCH_INVARIANT, -1);

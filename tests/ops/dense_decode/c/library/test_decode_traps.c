@@ -41,6 +41,7 @@ int main(int arguments, char **unused) {
   for (int isa = 0; isa < ISAS; ++isa) {
     setenv("FLASHMLA_CPU_ISA", isas[isa], 1);
     flashmla_read_environment();
+    flashmla_read_environment();
     for (int type = 0; type < DTYPES; ++type) {
       for (size_t h = 0; h < sizeof heads / sizeof heads[0]; ++h) {
         geometry g = {4, 1, heads[h], 1, 2, 64, 2, .dtype = dtypes[type], .d_qk = d_qk[(type + h) % 3]};

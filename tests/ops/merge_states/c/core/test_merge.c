@@ -56,7 +56,8 @@ static void rules(void) {
   REFUSED(DEVICE, "lses[1].device.device_type is 7", p.lse[1].device.device_type = 7);
   REFUSED(MIXED_DEVICES, "outs[2] is on cuda:0, outs[0] is on cpu:0", p.out[2].device.device_type = kDLCUDA);
   REFUSED(STRIDE, "outs[0].strides[3] is 2; the innermost stride must be 1", p.out_strides[3] = 2);
-  REFUSED(STRIDE, "lses[0].strides[0] is 0; it must be > 0", p.lse_strides[0] = 0);
+  REFUSED(STRIDE, "lses[0].strides[0] is -4; it must be >= 0", p.lse_strides[0] = -4);
+  REFUSED(STRIDE, "lse.strides[0] is 0; it must be > 0", p.result_lse_strides[0] = 0);
   REFUSED(STRIDE, "or the output overlaps itself", p.result_strides[1] = 16);
   REFUSED(ALIGNMENT, "outs[1] starts at address", p.out[1].byte_offset = 8);
   REFUSED(ALIGNMENT, "lses[1] starts at address", p.lse[1].byte_offset = 2);

@@ -40,6 +40,7 @@ int main(int arguments, char **unused) {
   for (int isa = 0; isa < ISAS; ++isa) {
     setenv("FLASHMLA_CPU_ISA", isas[isa], 1);
     flashmla_read_environment();
+    flashmla_read_environment();
     for (int type = 0; type < DTYPES; ++type)
       for (int out_type = 0; out_type < DTYPES; ++out_type)
         for (uint32_t base2 = 0; base2 < 2; ++base2)

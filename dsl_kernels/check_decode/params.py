@@ -1,0 +1,24 @@
+"""Parameters of check_decode: see core/params.py."""
+
+from dsl_kernels.core import schedule_params as shared
+from dsl_kernels.core.params import Param
+
+# What is looked for, and the words of what is told of each: fm_value and fm_finding of the C core.
+LENGTH, OFFSET, ORDER, COUNT, PAGE, GLOBAL_LENGTH = range(6)
+VALUES = 6
+FINDING_BYTES = 64
+PLACE, WHAT, FOUND, TOLD, CLAIMED, READY = range(6)
+CONSTANTS = {"CHECKED_VALUES": VALUES, "FINDING_BYTES": FINDING_BYTES}
+
+PARAMS = (
+    *shared.LENGTHS,
+    Param("block_table", "const int32_t*", "page numbers, or null: they are not looked at"),
+    Param("block_table_stride", "int64_t", "entries between requests"),
+    Param("page_size", "int32_t", "tokens of a page"),
+    Param("num_blocks", "int32_t", "pages of the cache"),
+    *shared.QUERIES,
+    Param("s_q", "int32_t", "with cu_seqlens_q: query tokens of a request at most"),
+    Param("batch", "int32_t", "requests"),
+    *shared.SHARD,
+    Param("findings", "int64_t*", "of the device: VALUES records of FINDING_BYTES, in memory of the host", 16),
+)

@@ -1,0 +1,41 @@
+/* findings.h - the checking mode (FLASHMLA_CHECK): values in the caller's memory that a call reads clamped, lengths,
+ * offsets and page numbers, are counted and told. On the CPU a call looks at them before it runs; on a GPU a kernel
+ * does (dsl_kernels/check_decode), and a later call tells what it found. The sentences are the same. */
+#ifndef FLASHMLA_ATTENTION_FINDINGS_H_
+#define FLASHMLA_ATTENTION_FINDINGS_H_
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/error.h"
+
+/* What is looked for: the numbers of dsl_kernels/check_decode/params.py. */
+typedef enum fm_value {
+  FM_VALUE_LENGTH,        /* cache_seqlens outside the table */
+  FM_VALUE_OFFSET,        /* cu_seqlens_q outside q */
+  FM_VALUE_ORDER,         /* cu_seqlens_q below the one before */
+  FM_VALUE_COUNT,         /* more query tokens than max_seqlen_q */
+  FM_VALUE_PAGE,          /* block_table outside the cache, within the length of a request that has query tokens */
+  FM_VALUE_GLOBAL_LENGTH, /* global_seqlens below 0 */
+  FM_VALUES
+} fm_value;
+
+/* How often a value was found wrong, and one of them. A GPU writes to it: what is told together must be of one writer,
+ * which claims it, for all that were found since the last were told, and says when it can be read. */
+typedef struct fm_finding {
+  int32_t request, position; /* where: position in the request's row of the table, or in the tensor */
+  int32_t value, limit;      /* what stands there, and what it breaks */
+  uint64_t found;            /* so many ever */
+  uint64_t told;             /* of them when they were told last; written by the host */
+  uint64_t claimed, ready;   /* told + 1 */
+  uint64_t padding[2];
+} fm_finding;
+
+/* Whether the mode is on. */
+bool fm_checking(void);
+/* In one thread: adds a value where it is wrong. */
+void fm_note(fm_finding *finding, bool wrong, int32_t request, int64_t position, int32_t value, int32_t limit);
+/* Fails with the sentence about `count` wrong values; `where` is its begin. */
+flashmla_status fm_fail_finding(fm_value value, const fm_finding *finding, uint64_t count, const char *where);
+
+#endif /* FLASHMLA_ATTENTION_FINDINGS_H_ */

@@ -1,0 +1,80 @@
+/* values.c - the checking mode of a decode step and of its plan: lengths, offsets and page numbers that are clamped. */
+#include "attention/cuda_findings.h"
+#include "ops/dense_decode/dense_decode.h"
+
+/* The first that is found in the order of fm_value is told. */
+static flashmla_status tell(const fm_finding findings[FM_VALUES]) {
+  for (int value = 0; value < FM_VALUES; value++)
+    if (findings[value].found > 0) return fm_fail_finding((fm_value)value, &findings[value], findings[value].found, "");
+  return FLASHMLA_OK;
+}
+
+static void check_offsets(const fm_work *work, int32_t request, fm_finding findings[FM_VALUES]) {
+  const int32_t begin = work->cu_seqlens_q[request], end = work->cu_seqlens_q[request + 1];
+  const int32_t count = (int32_t)(fm_clamp64(end, fm_clamp64(begin, 0, work->total_q), work->total_q) -
+                                  fm_clamp64(begin, 0, work->total_q));
+  fm_finding *offset = &findings[FM_VALUE_OFFSET];
+  if (request == 0) fm_note(offset, begin < 0 || begin > work->total_q, request, 0, begin, work->total_q);
+  fm_note(offset, end < 0 || end > work->total_q, request, (int64_t)request + 1, end, work->total_q);
+  fm_note(&findings[FM_VALUE_ORDER], end < begin, request, (int64_t)request + 1, end, begin);
+  fm_note(&findings[FM_VALUE_COUNT], count > work->s_q, request, request, count, work->s_q);
+}
+
+static void check_pages(const fm_dense_decode *decode, int32_t request, fm_finding findings[FM_VALUES]) {
+  const fm_work *work = &decode->attention.work;
+  const fm_paged *paged = &decode->paged;
+  const int32_t *table = paged->block_table + request * paged->block_table_stride;
+  const int32_t count = fm_query_range_of(work, request).count;
+  const int64_t length = fm_attended(&decode->attention.mask, request, fm_length_of(work, request), count, count - 1);
+  const int64_t pages = fm_ceil_div(length, paged->page_size);
+  if (count == 0) return; /* they are not read */
+  for (int64_t i = 0; i < pages; i++)
+    fm_note(&findings[FM_VALUE_PAGE], table[i] < 0 || table[i] >= paged->num_blocks, request, i, table[i],
+            paged->num_blocks);
+}
+
+flashmla_status fm_check_values_on_host(const fm_dense_decode *decode) {
+  const fm_work *work = &decode->attention.work;
+  const int32_t *global = decode->attention.mask.global_seqlens;
+  fm_finding findings[FM_VALUES] = {{0}};
+  if (!fm_checking()) return FLASHMLA_OK;
+  for (int32_t i = 0; i < work->batch; i++) {
+    const int32_t length = work->lengths[i];
+    fm_note(&findings[FM_VALUE_LENGTH], length < 0 || length > work->capacity, i, i, length, work->capacity);
+    if (global != NULL) fm_note(&findings[FM_VALUE_GLOBAL_LENGTH], global[i] < 0, i, i, global[i], 0);
+    if (work->cu_seqlens_q != NULL) check_offsets(work, i, findings);
+    if (decode->paged.block_table != NULL) check_pages(decode, i, findings);
+  }
+  return tell(findings);
+}
+
+flashmla_status fm_prepare_check(fm_dense_decode *decode) {
+  if (!fm_checking()) return FLASHMLA_OK;
+  FM_TRY(fm_load(decode->gpu, (fm_need){.family = FM_KERNEL_CHECK_DECODE}, &decode->check));
+  return fm_findings_of(decode->gpu, decode->stream, &decode->findings);
+}
+
+flashmla_status fm_launch_check(const fm_dense_decode *decode) {
+  const fm_work *work = &decode->attention.work;
+  const fm_paged *paged = &decode->paged;
+  const fm_shard shard = fm_shard_of(&decode->attention.mask);
+  const fm_gpu gpu = decode->gpu;
+  if (decode->findings == NULL || !fm_checking()) return FLASHMLA_OK;
+  FM_TRY(fm_tell_findings(gpu.device->id));
+  const fm_check_decode_kernel_params params = {.lengths = work->lengths,
+                                                .capacity = work->capacity,
+                                                .block_table = paged->block_table,
+                                                .block_table_stride = paged->block_table_stride,
+                                                .page_size = paged->page_size,
+                                                .num_blocks = paged->num_blocks,
+                                                .cu_seqlens_q = work->cu_seqlens_q,
+                                                .total_q = work->total_q,
+                                                .s_q = work->s_q,
+                                                .batch = work->batch,
+                                                .global_seqlens = decode->attention.mask.global_seqlens,
+                                                .cp_period = shard.period,
+                                                .cp_interleave = shard.interleave,
+                                                .cp_offset = shard.offset,
+                                                .findings = (int64_t *)(void *)decode->findings};
+  return fm_launch(gpu, &decode->check, fm_min32(gpu.device->processors, work->batch), &params, decode->stream);
+}

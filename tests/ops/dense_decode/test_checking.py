@@ -1,0 +1,181 @@
+"""The checking mode: what a call would read clamped is told, on the CPU by that call, on a GPU by a later one."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import build
+import flashmla
+from dsl_kernels.check_decode import params
+from ops.dense_decode import calls
+from ops.dense_decode.case import Case, make_data
+from ops.dense_decode.oracle import Shard
+
+CASE = Case(h_q=2, page_size=16, num_blocks=40, max_blocks=5, lengths=(80, 33, 0, 16), route="torch", given=("out",))
+VARLEN = CASE.but(cu_seqlens_q=(0, 1, 3, 3, 4), total_q=5, s_q=2)
+SHARDED = CASE.but(shard=Shard(0, 2, 16), global_seqlens=(150, 60, 0, 32))
+EVERY_PAGE = {(0, column): -1 - column for column in range(5)}
+# What is spoiled of a case, and the sentence about it, a pattern
+TEXTS = {
+    "lengths": (
+        CASE,
+        {"cache_seqlens": {1: -3, 0: 81}},
+        r"cache_seqlens has 2 lengths out of range: cache_seqlens\[(1\] is -3|0\] is 81); it must be in \[0, 80\]",
+    ),
+    "page": (
+        CASE,
+        {"block_table": {(1, 2): 40}},
+        r"block_table has 1 page numbers out of range: block_table\[1, 2\] is 40; it must be in \[0, 40\)",
+    ),
+    "pages": (
+        CASE,
+        {"block_table": EVERY_PAGE},
+        r"block_table has 5 page numbers out of range: block_table\[0, \d\] is -\d; it must be in \[0, 40\)",
+    ),
+    "offset": (
+        VARLEN,
+        {"cu_seqlens_q": {4: 6}},
+        r"cu_seqlens_q has 1 offsets out of range: cu_seqlens_q\[4\] is 6; it must be in \[0, 5\]",
+    ),
+    "first offset": (
+        VARLEN,
+        {"cu_seqlens_q": {0: -1}},
+        r"cu_seqlens_q has 1 offsets out of range: cu_seqlens_q\[0\] is -1; it must be in \[0, 5\]",
+    ),
+    "order": (
+        VARLEN,
+        {"cu_seqlens_q": {2: 0, 3: 2}},
+        r"cu_seqlens_q has 1 offsets out of order: cu_seqlens_q\[2\] is 0; it must be at least the one before it, 1",
+    ),
+    "count": (
+        VARLEN,
+        {"cu_seqlens_q": {1: 0}},
+        r"cu_seqlens_q has 1 requests of too many query tokens: request 1 has 3; max_seqlen_q is 2",
+    ),
+    "global": (
+        SHARDED,
+        {"global_seqlens": {2: -7}},
+        r"global_seqlens has 1 lengths out of range: global_seqlens\[2\] is -7; it must be >= 0",
+    ),
+}
+
+
+def spoiled(case: Case, changes: dict):
+    data = make_data(case)
+    for name, values in changes.items():
+        tensor = getattr(data, name)
+        for where, value in values.items():
+            tensor[where] = value
+    return data
+
+
+@pytest.fixture
+def checking(monkeypatch):
+    monkeypatch.setenv("FLASHMLA_CHECK", "1")
+
+
+def done(backend) -> None:
+    """Waits for a GPU."""
+    if backend.name == "gpu":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def refusal(case: Case, data, backend) -> str:
+    """The sentence, from the call itself or from the report behind it."""
+    with pytest.raises(flashmla.InvalidArgumentError) as caught:  # noqa: PT012 - one of them raises
+        calls.run(case, backend, data)
+        done(backend)
+        flashmla.check_report()
+    assert caught.value.status_name == "FLASHMLA_ERROR_TENSOR_VALUE"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("plan", ["none", "fresh"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_would_be_clamped_is_told(backend, checking, name, plan):  # noqa: ARG001 - the mode
+    case, changes, sentence = TEXTS[name]
+    where = "" if backend.name == "cpu" else rf"a call before this one, on CUDA device {backend.device[1]}: "
+    for route in ("torch", "torch-long-way"):
+        one = case.but(plan=plan, route=route)
+        assert re.fullmatch(where + sentence, refusal(one, spoiled(one, changes), backend))
+        flashmla.check_report()  # it is told once
+
+
+@pytest.mark.parametrize(
+    "case", [CASE, VARLEN, SHARDED, CASE.but(page_size=19)], ids=["fixed", "varlen", "shard", "odd pages"]
+)
+def test_values_in_their_range_are_not_told(backend, checking, case):  # noqa: ARG001 - the mode
+    """Dead table entries are anything, also those of requests without query tokens."""
+    data = make_data(case)
+    calls.check_result(case, data, calls.run(case, backend, data))
+    if case is VARLEN:
+        data.block_table[2, :], data.cache_seqlens[2] = -1, 80
+        calls.run(case, backend, data)
+    done(backend)
+    flashmla.check_report()
+
+
+def test_nothing_is_looked_at_without_the_mode(backend):
+    for case, changes, _ in TEXTS.values():
+        if "cu_seqlens_q" not in changes:  # calls.run looks for rows of no request by the offsets of the case
+            calls.run(case, backend, spoiled(case, changes))
+    done(backend)
+    flashmla.check_report()
+
+
+def test_on_the_cpu_nothing_is_written(checking):  # noqa: ARG001 - the mode
+    q, kv_cache = np.ones((1, 1, 1, 576), np.float32), np.ones((2, 4, 1, 576), np.float32)
+    out = np.full((1, 1, 1, 512), 7, np.float32)
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"block_table\[0, 1\] is 2; it must be in \[0, 2\)"):
+        flashmla.dense_decode(q, kv_cache, np.array([[0, 2]], np.int32), np.array([5], np.int32), out=out)
+    assert (out == 7).all()
+
+
+def test_the_next_call_tells_what_an_earlier_one_read(gpu, checking):  # noqa: ARG001 - the mode
+    case, changes, sentence = TEXTS["page"]
+    calls.run(case, gpu, spoiled(case, changes))
+    done(gpu)
+    with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
+        calls.run(CASE, gpu)
+    calls.check(CASE, gpu)
+    done(gpu)
+    flashmla.check_report()
+
+
+def test_replays_of_a_graph_are_looked_at(gpu, checking):  # noqa: ARG001 - the mode
+    import torch
+
+    tensors = calls.Tensors(CASE, gpu)
+    arguments = [torch.from_dlpack(tensors.guarded[name].tensor) for name in CASE.inputs]
+    prepared = flashmla.prepare(flashmla.dense_decode, *arguments)
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        prepared()
+    for _ in range(2):
+        graph.replay()
+    done(gpu)
+    flashmla.check_report()
+    arguments[2][0, 3] = 99
+    for _ in range(3):
+        graph.replay()
+    done(gpu)
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"block_table has 3 page numbers .*\[0, 3\] is 99;"):
+        flashmla.check_report()
+
+
+def test_kinds_and_records_are_those_of_the_kernel():
+    text = (build.SOURCE / "attention" / "findings.h").read_text()
+    names = re.findall(r"^  FM_VALUE_(\w+)[,\s]", text, re.MULTILINE)
+    assert [getattr(params, name) for name in names] == list(range(params.VALUES))
+    struct = text[text.index("typedef struct fm_finding") : text.index("} fm_finding;")]
+    struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.DOTALL)
+    fields = re.findall(r"\b(request|value|found|told|claimed|ready)\b[,;]", struct)
+    assert fields == ["request", "value", "found", "told", "claimed", "ready"]
+    words = (params.PLACE, params.WHAT, params.FOUND, params.TOLD, params.CLAIMED, params.READY)
+    assert words == (0, 1, 2, 3, 4, 5)
