@@ -84,10 +84,9 @@ def section(by_machine: dict[str, list[dict]]) -> str:
             "included; *limit*: the larger of KV bytes / read bandwidth and FLOP / bf16 rate, measured in that run.",
         ]
     if any("product_gflops" in record for records in by_machine.values() for record in records):
-        rate = "the rate of a 2048^3 bf16 product in PyTorch"
         lines += [
-            f"On CPUs *of rate* and *of bandwidth* are shares of {rate} and of the",
-            "bandwidth of reads from memory, measured in that run.",
+            "On CPUs *of rate* and *of bandwidth* are shares of the rate of a 2048^3 bf16 product in PyTorch and of",
+            "the bandwidth of reads from memory, measured in that run.",
         ]
     for machine, records in by_machine.items():
         first, *rest = provenance.lines(records)

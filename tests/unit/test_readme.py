@@ -205,12 +205,14 @@ def test_the_performance_section_shows_the_last_record_of_a_case(readme_section,
     gpu |= {"limit_us": 100.0, "peers": {"other": 210.0}, "rel_err": 2e-3}
     cpu = {"cpu": "CPU", "threads": 2, "isa": "avx2", "op": "dense_decode", "dtype": "float16", "case": [1, 1, 1, 64]}
     cpu |= {"us": 30.0, "peers": {}, "rel_err": 1e-4}
-    records = [gpu | {"us": 300.0}, gpu | {"us": 200.0}, cpu, {"gpu": "GPU", "tests": "passed"}]
+    rated = cpu | {"isa": "amx", "gflops": 3.0, "product_gflops": 4.0, "gbs": 2.0, "read_gbs": 8.0}
+    records = [gpu | {"us": 300.0}, gpu | {"us": 200.0}, cpu, rated, {"gpu": "GPU", "tests": "passed"}]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     made = readme_section.section(readme_section.read_records(tmp_path))
     assert "| `dense_decode` | 128, 1, 64, 4096 | 200.0 | 210.0 | 100.0 | 0.50 | 250.0 | 2.0e-03 |" in made
     assert "CPU, 2 threads, avx2. Made with CPU sources not recorded." in made
     assert "| `dense_decode` float16 | 1, 1, 1, 64 | 30.0 | 1.0e-04 |" in made
+    assert "| `dense_decode` float16 | 1, 1, 1, 64 | 30.0 | 0.75 | 0.25 | 1.0e-04 |" in made
     assert "300.0" not in made
 
 

@@ -24,14 +24,16 @@ enum {
   KEYS_MANY_ROWS = 96, /* with 128 query rows all fits 1 MB of level 2 */
   KEYS_FEW_ROWS = 96,
   FEW_ROWS = 32,
-  KEY_GROUP = 6, /* keys of a register tile of logits */
+  KEY_GROUP = 2,
   VALUE_GROUP = 2,
   DOT_ROWS = 8, /* lanes along the head dimension: up to so many rows, more would be padding than not */
   DIRECT_ROWS = 16,
   COLUMNS = 64,
   COPIES = 0,
-  TILE_BLOCKS = 4, /* of rows in a register tile of logits */
-  SUM_ROWS = 6     /* rows of a register tile of sums; its columns are a panel */
+  FLOP_PER_THREAD = 5 << 19, /* 4 of them: 55 us */
+  TILE_KEYS = 6,             /* of a register tile of logits, the last ones but for KEY_GROUP */
+  TILE_BLOCKS = 4,           /* of rows in it */
+  SUM_ROWS = 6               /* rows of a register tile of sums; its columns are a panel */
 };
 #include "cpu/step_bf16.h"
 
@@ -45,68 +47,73 @@ INLINE vu splat_pair(const uint32_t *pair) {
   return splat;
 }
 
-/* Tiles with few blocks have `parts` sums for each logit: the instruction's latency is 6 of its cycles. */
-INLINE void logits_tile(float *to, const void *const keys[], const uint32_t *queries, int32_t d_pairs, const int blocks,
-                        const int parts) {
-  vf sum[KEY_GROUP][TILE_BLOCKS];
-  for (int t = 0; t < KEY_GROUP; t++)
-    for (int v = 0; v < blocks * parts; v++) sum[t][v] = (vf){0};
-  const uint32_t *key[KEY_GROUP];
-  for (int t = 0; t < KEY_GROUP; t++) key[t] = keys[t];
-  for (int32_t d = 0; d < d_pairs; d += parts) {
-    for (int k = 0; k < parts; k++) {
-      vu query[TILE_BLOCKS];
-      for (int v = 0; v < blocks; v++) query[v] = LOAD_PAIRS(queries + v * LANES * D_PAIRS + (d + k) * LANES);
-      for (int t = 0; t < KEY_GROUP; t++) {
-        const vu pair = splat_pair(key[t] + d + k);
-        for (int v = 0; v < blocks; v++) sum[t][k * blocks + v] = ADD_PAIRS(sum[t][k * blocks + v], query[v], pair);
-      }
+/* Every logit is one chain of products, whatever the tile: rows have the same bits beside any others. */
+INLINE void logits_tile(float *to, const void *const keys[], const uint32_t *queries, int32_t d_pairs, const int tokens,
+                        const int blocks) {
+  vf sum[TILE_KEYS][TILE_BLOCKS];
+  for (int t = 0; t < tokens; t++)
+    for (int v = 0; v < blocks; v++) sum[t][v] = (vf){0};
+  const uint32_t *key[TILE_KEYS];
+  for (int t = 0; t < tokens; t++) key[t] = keys[t];
+  for (int32_t d = 0; d < d_pairs; d++) {
+    vu query[TILE_BLOCKS];
+    for (int v = 0; v < blocks; v++) query[v] = LOAD_PAIRS(queries + v * LANES * D_PAIRS + d * LANES);
+    for (int t = 0; t < tokens; t++) {
+      const vu pair = splat_pair(key[t] + d);
+      for (int v = 0; v < blocks; v++) sum[t][v] = ADD_PAIRS(sum[t][v], query[v], pair);
     }
   }
-  for (int t = 0; t < KEY_GROUP; t++)
-    for (int v = 0; v < blocks; v++)
-      STORE(to + t * LOGIT_STRIDE + v * LANES, parts == 1 ? (vf)sum[t][v] : (vf)(sum[t][v] + sum[t][blocks + v]));
+  for (int t = 0; t < tokens; t++)
+    for (int v = 0; v < blocks; v++) STORE(to + t * LOGIT_STRIDE + v * LANES, sum[t][v]);
 }
 
 /* Lanes along the head dimension. */
-INLINE void logits_dot(float *to, const void *const keys[], const uint32_t *queries, int32_t d_pairs, const int rows) {
-  vf sum[KEY_GROUP][2];
-  for (int t = 0; t < KEY_GROUP; t++)
+INLINE void logits_dot(float *to, const void *const keys[], const uint32_t *queries, int32_t d_pairs, const int tokens,
+                       const int rows) {
+  vf sum[TILE_KEYS][2];
+  for (int t = 0; t < tokens; t++)
     for (int r = 0; r < rows; r++) sum[t][r] = (vf){0};
   for (int32_t d = 0; d < d_pairs; d += LANES) {
     vu query[2];
     for (int r = 0; r < rows; r++) query[r] = LOAD_PAIRS(queries + r * D_PAIRS + d);
-    for (int t = 0; t < KEY_GROUP; t++) {
+    for (int t = 0; t < tokens; t++) {
       const vu key = LOAD_PAIRS((const uint32_t *)keys[t] + d);
       for (int r = 0; r < rows; r++) sum[t][r] = ADD_PAIRS(sum[t][r], query[r], key);
     }
   }
-  for (int t = 0; t < KEY_GROUP; t++)
+  for (int t = 0; t < tokens; t++)
     for (int r = 0; r < rows; r++) to[t * LOGIT_STRIDE + r] = VF_SUM((__m512)sum[t][r]);
 }
 
-static void logits(const buffers *b, key_set *keys) {
+/* All rows with some keys. */
+INLINE void logits_of(const buffers *b, float *to, const void *const keys[], const int tokens) {
   const int32_t d_pairs = b->d_qk / 2, blocks = padded_rows(b->rows) / LANES;
-  for (int32_t t = 0; t < keys->in_logits; t += KEY_GROUP) {
-    const void *const *rows = keys->rows + t;
-    float *to = b->logits + t * LOGIT_STRIDE;
-    fetch_part(keys, LOGITS, t + KEY_GROUP, keys->in_logits);
-    for (int32_t r = 0; b->rows <= DOT_ROWS && r < b->rows; r += 2) {
-      if (r + 1 < b->rows)
-        logits_dot(to + r, rows, b->queries + r * D_PAIRS, d_pairs, 2);
-      else
-        logits_dot(to + r, rows, b->queries + r * D_PAIRS, d_pairs, 1);
-    }
-    for (int32_t v = 0, step; b->rows > DOT_ROWS && v < blocks; v += step) {
-      const uint32_t *queries = b->queries + v * LANES * D_PAIRS;
-      step = blocks - v >= TILE_BLOCKS ? TILE_BLOCKS : blocks - v >= 2 ? 2 : 1;
-      if (step == TILE_BLOCKS)
-        logits_tile(to + v * LANES, rows, queries, d_pairs, TILE_BLOCKS, 1);
-      else if (step == 2)
-        logits_tile(to + v * LANES, rows, queries, d_pairs, 2, 2);
-      else
-        logits_tile(to + v * LANES, rows, queries, d_pairs, 1, 2);
-    }
+  for (int32_t r = 0; b->rows <= DOT_ROWS && r < b->rows; r += 2) {
+    if (r + 1 < b->rows)
+      logits_dot(to + r, keys, b->queries + r * D_PAIRS, d_pairs, tokens, 2);
+    else
+      logits_dot(to + r, keys, b->queries + r * D_PAIRS, d_pairs, tokens, 1);
+  }
+  for (int32_t v = 0, step; b->rows > DOT_ROWS && v < blocks; v += step) {
+    const uint32_t *queries = b->queries + v * LANES * D_PAIRS;
+    step = blocks - v >= TILE_BLOCKS ? TILE_BLOCKS : blocks - v >= 2 ? 2 : 1;
+    if (step == TILE_BLOCKS)
+      logits_tile(to + v * LANES, keys, queries, d_pairs, tokens, TILE_BLOCKS);
+    else if (step == 2)
+      logits_tile(to + v * LANES, keys, queries, d_pairs, tokens, 2);
+    else
+      logits_tile(to + v * LANES, keys, queries, d_pairs, tokens, 1);
+  }
+}
+
+static void logits(const buffers *b, key_set *keys) {
+  for (int32_t t = 0, step; t < keys->in_logits; t += step) {
+    step = keys->in_logits - t >= TILE_KEYS ? TILE_KEYS : KEY_GROUP;
+    fetch_part(keys, LOGITS, t + step, keys->in_logits);
+    if (step == TILE_KEYS)
+      logits_of(b, b->logits + t * LOGIT_STRIDE, keys->rows + t, TILE_KEYS);
+    else
+      logits_of(b, b->logits + t * LOGIT_STRIDE, keys->rows + t, KEY_GROUP);
   }
 }
 
