@@ -129,6 +129,7 @@ def run(parts: Parts) -> Result:
             lse_base2=case.lse_base2,
             empty_lse=-math.inf if case.empty_lse_minus else math.inf,
             num_threads=case.num_threads,
+            stacked=case.stacked,
             **({} if "out" in names else {"out_dtype": case.out_dtype}),
             **{name: guarded.tensor for name, guarded in outputs.items()},
         )
