@@ -2,8 +2,10 @@
  * children, while other threads of the parent are in calls too. A caller that is cancelled, at once even, finishes its
  * call. */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -112,6 +114,46 @@ static void when_cancelled(void) {
   repeat(3);
 }
 
+static void *hidden; /* q, which is not there before it is touched */
+static size_t hidden_bytes;
+
+static void cancel_and_show(int number) {
+  (void)number;
+  if (mprotect(hidden, hidden_bytes, PROT_READ) != 0) _exit(3);
+  CHECK(pthread_cancel(pthread_self()) == 0);
+  pthread_testcancel(); /* within a call that is no end of it */
+}
+
+static void *caller_of_hidden(void *finished) {
+  flashmla_dense_decode_params call = shared.decode;
+  DLTensor q = shared.tensor[Q];
+  q.data = hidden;
+  call.q = &q;
+  call.num_threads = 1;
+  CHECK_OK(flashmla_dense_decode(&call));
+  *(int *)finished = 1;
+  pthread_testcancel();
+  return NULL;
+}
+
+static void when_cancelled_where_it_reads(void) {
+  pthread_t thread;
+  int finished = 0;
+  void *result;
+  hidden_bytes = (shared.bytes[Q] + 4095) / 4096 * 4096;
+  hidden = mmap(NULL, hidden_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(hidden != MAP_FAILED);
+  memcpy(hidden, shared.tensor[Q].data, shared.bytes[Q]);
+  CHECK(mprotect(hidden, hidden_bytes, PROT_NONE) == 0);
+  signal(SIGSEGV, cancel_and_show);
+  CHECK(pthread_create(&thread, NULL, caller_of_hidden, &finished) == 0);
+  CHECK(pthread_join(thread, &result) == 0);
+  signal(SIGSEGV, SIG_DFL);
+  CHECK(finished && result == PTHREAD_CANCELED);
+  CHECK(munmap(hidden, hidden_bytes) == 0);
+  repeat(3);
+}
+
 static void *cancelled_at_once(void *number) {
   flashmla_dense_decode_params call = shared.decode;
   call.num_threads = *(const int *)number;
@@ -151,7 +193,7 @@ const char *__tsan_default_options(void) { return "die_after_fork=0"; }
 
 int main(int arguments, char **unused) {
   (void)unused;
-  const bool forks = arguments == 1; /* not where an emulator cannot */
+  const bool forks = arguments == 1; /* and is cancelled at any time: not where an emulator cannot */
   fixture_init(&shared, (geometry){4, 1, 20, 2, 5, 64, 3, .dtype = FP32});
   fixture_fill(&shared);
   memcpy(shared.tensor[CACHE_SEQLENS].data, (int32_t[]){150, 3, 0, 64}, 4 * sizeof(int32_t));
@@ -163,7 +205,8 @@ int main(int arguments, char **unused) {
   if (forks) in_children_forked_amid_calls();
 #endif
   when_cancelled();
-  when_cancelled_amid_calls();
+  if (forks) when_cancelled_where_it_reads();
+  if (forks) when_cancelled_amid_calls();
   if (forks) after_the_main_thread_ends();
   fixture_free(&shared);
   return 0;
