@@ -6,6 +6,8 @@ from typing import Any
 
 from dsl_kernels.core.variant import Variant
 
+from . import cubin
+
 CUDA_12_ELF_ABI = 7
 
 
@@ -17,6 +19,8 @@ def problems(variant: Variant, facts: dict[str, Any]) -> list[str]:
         found.append(f"ELF ABI version {facts['elf_abi']}, CUDA-12 drivers load up to {CUDA_12_ELF_ABI}")
     if "instructions" not in facts:
         found.append("not inspected, the disassembler (extra [test]) is missing")
+    if facts.get("instructions", {}).get(cubin.SYSTEM_ATOMICS):
+        found.append(f"{cubin.SYSTEM_ATOMICS}, which host memory behind PCIe does not take")
     for instruction, allowed in variant.instructions.items():
         count = facts.get("instructions", {}).get(instruction, allowed.start)
         if count not in allowed:

@@ -20,6 +20,7 @@ from typing import Any
 
 from dsl_kernels.core.variant import INSPECTED
 
+SYSTEM_ATOMICS = "atomics of system scope"
 ELF_ABI = 8  # byte of an ELF file: EI_ABIVERSION
 NO_BYTES = 8  # type of a section that takes memory only (SHT_NOBITS)
 WITH_SIZE = 4  # form of an attribute: two bytes of size, then so many bytes
@@ -86,7 +87,8 @@ def sass(cubin: bytes, disassembler: str) -> str:
 
 def count_instructions(cubin: bytes, disassembler: str) -> dict[str, int]:
     text = sass(cubin, disassembler)
-    return {name: len(re.findall(rf"\b{re.escape(name)}\b", text)) for name in INSPECTED}
+    counts = {name: len(re.findall(rf"\b{re.escape(name)}\b", text)) for name in INSPECTED}
+    return counts | {SYSTEM_ATOMICS: len(re.findall(r"\b(?:ATOM|RED)[A-Z]?\.\S*\bSYS\b", text))}
 
 
 def disassembler() -> str | None:

@@ -2,8 +2,15 @@
 the checking mode alone; it changes nothing that others read.
 
 What is found is told the host in its own memory, a record for each kind of value (params.py): how many there were ever,
-and of one of those since the host told the last ones its request, position, value and limit. A warp claims the record
-before it writes there, so that these belong together, and says when they can be read.
+and of one of those since the host's last report its request, position, value and limit. A warp claims the record before
+it writes there, so that these belong together, and says when they can be read.
+
+Several kernels of one device may run at once, and the host reads meanwhile. Atomics are of the device's scope: not
+every device has any on the host's memory that the host sees as such (PCIe has none). So the host only reads what they
+change, and the one word that it writes, its number of reports, lies away from them. Claims go through the numbers in
+order: whoever has seen an old one claims nothing. A warp counts before it reads the number of reports, and the host
+raises that before it reads the count: either the host's report has the warp's values in it, or the warp sees the new
+number, or both. So none is forgotten.
 """
 
 import cuda.bindings.driver as cuda
@@ -113,14 +120,13 @@ class CheckDecode:
 
     @cute.jit
     def write(self, record, found: cute.Tensor, many):
-        cute.arch.atomic_add(record + params.FOUND, Int64(many), sem="relaxed", scope="sys")
-        now = Int64(cute.arch.load(record + params.TOLD, Int64, sem="relaxed", scope="sys")) + 1
-        before = Int64(cute.arch.load(record + params.CLAIMED, Int64, sem="relaxed", scope="sys"))
-        if before != now:
-            old = cute.arch.atomic_cas(record + params.CLAIMED, cmp=before, val=now, sem="relaxed", scope="sys")
-            if old == before:
-                place = (Int64(found[POSITION]) << 32) | (Int64(found[REQUEST]) & 0xFFFFFFFF)
-                what = (Int64(found[LIMIT]) << 32) | (Int64(found[VALUE]) & 0xFFFFFFFF)
-                cute.arch.store(record + params.PLACE, place, sem="relaxed", scope="sys")
-                cute.arch.store(record + params.WHAT, what, sem="relaxed", scope="sys")
-                cute.arch.store(record + params.READY, now, sem="release", scope="sys")
+        cute.arch.atomic_add(record + params.FOUND, Int64(many), sem="relaxed", scope="gpu")
+        cute.arch.inline_ptx("fence.sc.sys;")  # the host has one, too, between its write and its read
+        reports = Int64(cute.arch.load(record + params.REPORTS, Int64, sem="relaxed", scope="sys"))
+        claim = {"cmp": reports, "val": reports + 1}
+        if cute.arch.atomic_cas(record + params.CLAIMED, **claim, sem="relaxed", scope="gpu") == reports:
+            place = (Int64(found[POSITION]) << 32) | (Int64(found[REQUEST]) & 0xFFFFFFFF)
+            what = (Int64(found[LIMIT]) << 32) | (Int64(found[VALUE]) & 0xFFFFFFFF)
+            cute.arch.store(record + params.PLACE, place, sem="relaxed", scope="sys")
+            cute.arch.store(record + params.WHAT, what, sem="relaxed", scope="sys")
+            cute.arch.store(record + params.READY, reports + 1, sem="release", scope="sys")

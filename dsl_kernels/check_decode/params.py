@@ -6,8 +6,9 @@ from dsl_kernels.core.params import Param
 # What is looked for, and the words of what is told of each: fm_value and fm_finding of the C core.
 LENGTH, OFFSET, ORDER, COUNT, PAGE, GLOBAL_LENGTH = range(6)
 VALUES = 6
-FINDING_BYTES = 64
-PLACE, WHAT, FOUND, TOLD, CLAIMED, READY = range(6)
+FINDING_BYTES = 128
+PLACE, WHAT, FOUND, CLAIMED, READY = range(5)
+REPORTS = 8  # the host's, in a cache line of its own
 CONSTANTS = {"CHECKED_VALUES": VALUES, "FINDING_BYTES": FINDING_BYTES}
 
 PARAMS = (

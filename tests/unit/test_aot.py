@@ -99,6 +99,7 @@ def test_the_rules_are_quiet_about_a_good_kernel(variant):
         ({"instructions": {"LDL": 2}}, "2 LDL, expected 0"),
         ({"instructions": {"STL": 1}}, "1 STL, expected 0"),
         ({"elf_abi": 8}, "ELF ABI version 8"),
+        ({"instructions": {cubin.SYSTEM_ATOMICS: 1}}, "atomics of system scope"),
     ],
 )
 def test_a_planted_fact_is_a_problem_of_any_kernel(variant, changes, words):

@@ -8,8 +8,8 @@ _Static_assert(sizeof(fm_finding) == FM_KERNEL_FINDING_BYTES, "a record of dsl_k
 _Static_assert((int)FM_VALUES == FM_KERNEL_CHECKED_VALUES, "its records");
 
 typedef fm_finding device_findings[FM_VALUES];
-static device_findings *all; /* of every device; NULL until the mode was used */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static device_findings *all;                             /* of every device; NULL until the mode was used */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of who makes it, or reports what is there */
 
 static flashmla_status allocate_locked(fm_gpu gpu, void *stream) {
   int capture = CU_STREAM_CAPTURE_STATUS_NONE;
@@ -42,14 +42,33 @@ flashmla_status fm_findings_of(fm_gpu gpu, void *stream, fm_finding **findings) 
   return status;
 }
 
+static bool is_ready(const fm_finding *finding) {
+  const uint64_t reports = __atomic_load_n(&finding->reports, __ATOMIC_ACQUIRE);
+  return __atomic_load_n(&finding->ready, __ATOMIC_ACQUIRE) == reports + 1;
+}
+
+/* How many were found since the last report; 0 where another thread has told them. The count is read behind the new
+ * number of reports, which a kernel reads behind its counting: what is not in this report is claimed for the next. It
+ * may be in both, and then there is nothing left to count for what was claimed. */
+static uint64_t take_locked(fm_finding *finding, fm_finding *copy) {
+  if (!is_ready(finding)) return 0;
+  const uint64_t so_far = __atomic_load_n(&finding->found, __ATOMIC_ACQUIRE);
+  if (so_far == finding->told) return 0;
+  *copy = *finding;
+  __atomic_store_n(&finding->reports, finding->reports + 1, __ATOMIC_SEQ_CST);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  const uint64_t found = __atomic_load_n(&finding->found, __ATOMIC_SEQ_CST), count = found - finding->told;
+  finding->told = found;
+  return count;
+}
+
 static flashmla_status tell(fm_value value, fm_finding *finding, int32_t device_id) {
-  uint64_t told = __atomic_load_n(&finding->told, __ATOMIC_ACQUIRE);
-  const uint64_t found = __atomic_load_n(&finding->found, __ATOMIC_ACQUIRE);
-  if (found == told || __atomic_load_n(&finding->ready, __ATOMIC_ACQUIRE) != told + 1) return FLASHMLA_OK;
-  const fm_finding copy = *finding;
-  const uint64_t count = found - told;
-  if (!__atomic_compare_exchange_n(&finding->told, &told, found, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-    return FLASHMLA_OK; /* another thread tells it */
+  fm_finding copy;
+  if (!is_ready(finding)) return FLASHMLA_OK;
+  pthread_mutex_lock(&lock);
+  const uint64_t count = take_locked(finding, &copy);
+  pthread_mutex_unlock(&lock);
+  if (count == 0) return FLASHMLA_OK;
   fm_text where = {""};
   fm_append(&where, "a call before this one, on CUDA device %d: ", device_id);
   return fm_fail_finding(value, &copy, count, where.chars);

@@ -21,14 +21,17 @@ typedef enum fm_value {
 } fm_value;
 
 /* How often a value was found wrong, and one of them. A GPU writes to it: what is told together must be of one writer,
- * which claims it, for all that were found since the last were told, and says when it can be read. */
+ * which claims it, for all that are found between two reports, and says when it can be read. Its atomics need not be
+ * any to the host, which therefore only reads what a GPU writes, and has a cache line of its own. */
 typedef struct fm_finding {
   int32_t request, position; /* where: position in the request's row of the table, or in the tensor */
   int32_t value, limit;      /* what stands there, and what it breaks */
   uint64_t found;            /* so many ever */
-  uint64_t told;             /* of them when they were told last; written by the host */
-  uint64_t claimed, ready;   /* told + 1 */
-  uint64_t padding[2];
+  uint64_t claimed, ready;   /* reports + 1 */
+  uint64_t padding[3];
+  uint64_t reports; /* written by the host, read by the GPU */
+  uint64_t told;    /* of the found ones by these; the host's alone */
+  uint64_t more_padding[6];
 } fm_finding;
 
 /* Whether the mode is on. */

@@ -19,7 +19,7 @@ enum { FM_KERNEL_FAMILIES = 5 };
 #define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "merge_states", "plan"}
 
 #define FM_KERNEL_CHECKED_VALUES 6
-#define FM_KERNEL_FINDING_BYTES 64
+#define FM_KERNEL_FINDING_BYTES 128
 #define FM_KERNEL_LOG_INVERSE 16
 #define FM_KERNEL_MAX_PIECES 32
 #define FM_KERNEL_MAX_SPLITS 1024
