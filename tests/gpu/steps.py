@@ -56,7 +56,8 @@ class Step:
     def check(self, out, lse, data: Data | None = None) -> None:
         """The result is the oracle's; waits for the current stream."""
         result = calls.Result(to_numpy(out), to_numpy(lse))
-        calls.check_result(self.case, data or self.data, calls.without_free_rows(self.case, result))
+        data = data or self.data
+        calls.check_result(self.case, data, calls.without_free_rows(self.case, result, data))
 
 
 def run_alone(program: str) -> str:

@@ -240,9 +240,11 @@ FLASHMLA_API const char *flashmla_environment_error(void);
  * and one of them. On the CPU the plan or decode call that has them fails, before it writes. On a GPU it looks at them
  * with a kernel of its own in front of the others, and runs; the next plan or decode call on that device that finds
  * them told fails instead of running, once, or this function does, whichever comes first. Both read without waiting:
- * wait for the stream before to be sure. Each report is about one kind of value. Replays of graphs that were captured
- * in the mode are looked at, too. The first call in the mode pins some kilobytes of host memory, which it cannot during
- * a capture. A prepared call is looked at if the mode was on when it was prepared, too. Off, it costs nothing. */
+ * wait for the stream before to be sure. Each report is about one kind of value, and its count is of all calls since
+ * the last one: what a plan and a decode call both read is counted by both, since it may have changed between. Replays
+ * of graphs that were captured in the mode are looked at, too. The first call in the mode pins some kilobytes of host
+ * memory, which it cannot during a capture. A prepared call is looked at if the mode was on when it was prepared, too.
+ * Off, it costs nothing. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_check_report(void);
 
 /* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.

@@ -193,18 +193,18 @@ def decode(tensors: Tensors, plan: Plan | None = None) -> Result:
         if guarded is not None:
             guarded.check_unchanged(name)
     if case.cu_seqlens_q is not None:
-        free = case.owners() == 0
+        free = case.owners(tensors.data.cu_seqlens_q) == 0
         for name, guarded in outputs.items():
             rows = guarded.values()[free] if name == "out" else guarded.values()[:, free]
             assert np.all(np.ascontiguousarray(rows).view(np.uint8) == POISON), f"{name}: rows of no request written"
-    return without_free_rows(case, result)
+    return without_free_rows(case, result, tensors.data)
 
 
-def without_free_rows(case: Case, result: Result) -> Result:
+def without_free_rows(case: Case, result: Result, data: Data) -> Result:
     """The result with zeros for the query tokens of no request, which are not written."""
     if case.cu_seqlens_q is None:
         return result
-    free = case.owners() == 0
+    free = case.owners(data.cu_seqlens_q) == 0
     out, lse = result.out.copy(), None if result.lse is None else result.lse.copy()
     out[free] = 0
     if lse is not None:
@@ -235,7 +235,7 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
         empty_lse=-np.inf if case.empty_lse_minus else np.inf,
     )
     if case.cu_seqlens_q is not None:
-        free = case.owners() == 0
+        free = case.owners(data.cu_seqlens_q) == 0
         out[free], lse[:, free] = 0, 0
     return out, lse
 

@@ -119,8 +119,10 @@ class Case:
             return slice(0, self.s_q)
         return oracle.query_rows(self.cu_seqlens_q, i, self.total_q, self.s_q)
 
-    def owners(self) -> np.ndarray:
-        """How many requests each query token belongs to, with cu_seqlens_q."""
+    def owners(self, cu_seqlens_q: np.ndarray | None = None) -> np.ndarray:
+        """How many requests each query token belongs to, with cu_seqlens_q: the case's, or other ones."""
+        if cu_seqlens_q is not None:
+            return self.but(cu_seqlens_q=tuple(map(int, cu_seqlens_q))).owners()
         owners = np.zeros(self.total_q, int)
         for i in range(self.batch):
             owners[self.query_rows(i)] += 1

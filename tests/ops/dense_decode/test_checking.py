@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+import backends
 import build
 import flashmla
 from dsl_kernels.check_decode import params
@@ -72,9 +73,15 @@ def spoiled(case: Case, changes: dict):
     return data
 
 
+def once(self, operation, *arguments, **options):  # noqa: ARG001 - a method
+    return operation(*arguments, **options)
+
+
 @pytest.fixture
 def checking(monkeypatch):
+    """The mode, and adapters that make a call once: on a GPU every call counts."""
     monkeypatch.setenv("FLASHMLA_CHECK", "1")
+    monkeypatch.setattr(backends.Adapter, "call", once)
 
 
 def done(backend) -> None:
@@ -85,25 +92,66 @@ def done(backend) -> None:
         torch.cuda.synchronize()
 
 
-def refusal(case: Case, data, backend) -> str:
-    """The sentence, from the call itself or from the report behind it."""
-    with pytest.raises(flashmla.InvalidArgumentError) as caught:  # noqa: PT012 - one of them raises
-        calls.run(case, backend, data)
+def told(backend, call) -> str:
+    """The sentence about a call, from the call itself or from the report behind it; "" where there is none."""
+    try:
+        call()
         done(backend)
         flashmla.check_report()
-    assert caught.value.status_name == "FLASHMLA_ERROR_TENSOR_VALUE"
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("plan", ["none", "fresh"])
-@pytest.mark.parametrize("name", TEXTS)
-def test_what_would_be_clamped_is_told(backend, checking, name, plan):  # noqa: ARG001 - the mode
-    case, changes, sentence = TEXTS[name]
-    where = "" if backend.name == "cpu" else rf"a call before this one, on CUDA device {backend.device[1]}: "
-    for route in ("torch", "torch-long-way"):
-        one = case.but(plan=plan, route=route)
-        assert re.fullmatch(where + sentence, refusal(one, spoiled(one, changes), backend))
+    except flashmla.InvalidArgumentError as error:
+        if error.status_name != "FLASHMLA_ERROR_TENSOR_VALUE":
+            raise
         flashmla.check_report()  # it is told once
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("route", ["torch", "torch-long-way"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_would_be_clamped_is_told(backend, checking, name, route):  # noqa: ARG001 - the mode
+    """By the call that reads it: a plan's, or a decode call's, with a plan that was made of other values or without."""
+    case, changes, sentence = TEXTS[name]
+    case = case.but(route=route)
+    where = "" if backend.name == "cpu" else rf"a call before this one, on CUDA device {backend.device[1]}: "
+    calls.run(case, backend)  # then the fast way is known
+    bad = calls.Tensors(case, backend, spoiled(case, changes))
+    assert re.fullmatch(where + sentence, told(backend, lambda: calls.decode(bad)))
+    of_plan = told(backend, lambda: calls.make_plan(bad))
+    if {"cache_seqlens", "cu_seqlens_q"} & changes.keys():
+        assert re.fullmatch(where + sentence, of_plan)
+    else:  # a plan does not read it
+        assert not of_plan
+    plan = calls.make_plan(calls.Tensors(case, backend))
+    assert re.fullmatch(where + sentence, told(backend, lambda: calls.decode(bad, plan)))
+
+
+def test_every_call_counts_once(gpu, checking):  # noqa: ARG001 - the mode
+    """Of two streams at once, told by calls in between or by the report at the end."""
+    import torch
+
+    case, changes, _ = TEXTS["lengths"]
+    bad = calls.Tensors(case, gpu, spoiled(case, changes))
+    values = [bad.guarded[name].tensor for name in case.inputs]
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    torch.cuda.synchronize()
+
+    def count(call) -> int:
+        """Of the values that it tells of; 0 where it succeeds."""
+        try:
+            call()
+        except flashmla.InvalidArgumentError as error:
+            return int(re.search(r"cache_seqlens has (\d+) lengths out of range", str(error))[1])
+        return 0
+
+    found = ran = 0
+    for i in range(100):
+        with torch.cuda.stream(streams[i % 2]):
+            new = count(lambda: flashmla.dense_decode(*values))
+        found, ran = found + new, ran + (new == 0)  # who tells does not run
+    done(gpu)
+    found += count(flashmla.check_report)
+    flashmla.check_report()
+    assert found == len(changes["cache_seqlens"]) * ran
 
 
 @pytest.mark.parametrize(
@@ -122,8 +170,7 @@ def test_values_in_their_range_are_not_told(backend, checking, case):  # noqa: A
 
 def test_nothing_is_looked_at_without_the_mode(backend):
     for case, changes, _ in TEXTS.values():
-        if "cu_seqlens_q" not in changes:  # calls.run looks for rows of no request by the offsets of the case
-            calls.run(case, backend, spoiled(case, changes))
+        calls.run(case, backend, spoiled(case, changes))
     done(backend)
     flashmla.check_report()
 
@@ -175,7 +222,15 @@ def test_kinds_and_records_are_those_of_the_kernel():
     assert [getattr(params, name) for name in names] == list(range(params.VALUES))
     struct = text[text.index("typedef struct fm_finding") : text.index("} fm_finding;")]
     struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.DOTALL)
-    fields = re.findall(r"\b(request|value|found|told|claimed|ready)\b[,;]", struct)
-    assert fields == ["request", "value", "found", "told", "claimed", "ready"]
-    words = (params.PLACE, params.WHAT, params.FOUND, params.TOLD, params.CLAIMED, params.READY)
-    assert words == (0, 1, 2, 3, 4, 5)
+    found, word = {}, 0  # two int32_t in one word
+    for kind, fields in re.findall(r"\b(u?int\d+_t) ([^;]+);", struct):
+        for name, number in re.findall(r"(\w+)(?:\[(\d+)\])?", fields):
+            found[name] = word
+            word += int(number or 1) / (2 if kind == "int32_t" else 1)
+    assert 8 * word == params.FINDING_BYTES
+    names = ("request", "value", "found", "claimed", "ready", "reports")
+    words = (params.PLACE, params.WHAT, params.FOUND, params.CLAIMED, params.READY, params.REPORTS)
+    assert tuple(found[name] for name in names) == words
+    of_the_host = {name: at for name, at in found.items() if at >= params.REPORTS}
+    assert [*of_the_host] == ["reports", "told", "more_padding"]
+    assert params.REPORTS % 8 == 0, "a cache line of its own"
