@@ -47,7 +47,7 @@ BARRIERS = (
     # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before.
     Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV; of the first Q, QK"),
     # PV of a unit may start: S of the next one is nearly done, or that one is late. Of a Q it says nothing.
-    Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit"),
+    Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit; of a Q, warp 0 of QK"),
     # 1 / row sum has been read.
     Barrier("sum_empty", "CTA", 8, arrive="the warps of PV", wait="QK"),
     # The record of a piece is in shared memory.

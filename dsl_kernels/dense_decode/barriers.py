@@ -17,9 +17,13 @@ of Q: QK alone gives Q's slot back, and could be three units ahead. For p_full a
 it arrives for the next item in a slot, waits until PV has left the slot: if that is a unit, for its coming; if it is a
 Q, until both halves are empty.
 
+Every phase is waited for by somebody before the next one is over, though the algorithm does not need it of all: one
+that nobody waits for looks like a fault, to compute-sanitizer too. What tells nobody anything, qk_done of a Q and
+p_full of the first Q, QK waits for itself, at once, when its own arrivals have ended the phase; PV could come so late
+that QK is three units ahead.
+
 The end of a tile is said in p_full of the next Q, in the slot whose scales then hold 1 / row sum: a Q has no scales.
-(For the first Q of all QK arrives at once and waits itself: PV, which has nothing to wait for there, could come so
-late that QK is three units ahead.) That they have been read is a phase of sum_empty, i & 1 for tile i. QK
+(For the first Q of all QK arrives at once.) That they have been read is a phase of sum_empty, i & 1 for tile i. QK
 waits for that of the tile before before it writes a unit's scales, which may lie where that tile's 1 / row sum is, and
 before it writes the next 1 / row sum.
 

@@ -43,9 +43,9 @@ class QK:
         row_sum = cute.make_rmem_tensor((2,), Float32)
         it, piece = Int32(0), Int32(0)  # items, pieces
         self.bars.arrive_quads(self.bars.p_full(0))  # there is no tile before the first Q
-        self.go(it, warp)
+        self.go_past_q(it, warp)
         record = self.bars.wait_for_work(piece)
-        cute.arch.mbarrier_wait(self.bars.p_full(0), 0)  # over by now; a phase that nobody waits for looks like a fault
+        cute.arch.mbarrier_wait(self.bars.p_full(0), 0)  # over by now
         n = sWork[work.UNITS, record]
         if n == 0:  # no work at all: what the loaders fetched in advance has to come before the CTA ends
             cute.arch.mbarrier_wait(self.bars.full(0), 0)
@@ -124,7 +124,7 @@ class QK:
             cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
             finish_rows(kernel, record, row_max, row_sum, sScale[None, slot])
             self.bars.arrive_quads(self.bars.p_full(slot))
-            self.go(it, warp)
+            self.go_past_q(it, warp)
             piece += 1
             record = self.bars.wait_for_work(piece)
             n = sWork[work.UNITS, record]
@@ -164,3 +164,11 @@ class QK:
         """PV of a unit may start."""
         if warp == 0:
             self.bars.arrive(self.bars.qk_done(item % self.kernel.slots))
+
+    @cute.jit
+    def go_past_q(self, item, warp):
+        """The same of a Q: nobody wants to know, so the warp that says so waits itself, for what is over by then."""
+        self.go(item, warp)
+        if warp == 0:
+            slot, phase = self.bars.slot_phase(item)
+            cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)

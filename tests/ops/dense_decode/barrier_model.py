@@ -27,6 +27,7 @@ class Mbarrier:
     def __init__(self, count: int) -> None:
         self.count = self.missing = count
         self.bytes = self.phase = 0
+        self.seen = True  # by a wait: that the last phase is over
 
     def arrive(self, arrivals: int = 1, announced: int = 0) -> None:
         for i in range(arrivals):
@@ -40,9 +41,12 @@ class Mbarrier:
 
     def step(self) -> None:
         if self.missing <= 0 and self.bytes == 0 and self.count > 0:
-            self.missing, self.phase = self.count, self.phase ^ 1
+            assert self.seen, "a phase that nobody waits for"
+            self.missing, self.phase, self.seen = self.count, self.phase ^ 1, False
 
     def over(self, parity: int) -> bool:
+        if self.phase != parity:
+            self.seen = True
         return self.phase != parity
 
 
@@ -81,6 +85,7 @@ class Cursor:
 class Model:
     barriers = BARRIERS
     pv_waits_for_q = False
+    qk_waits_for_q = True
     reader_half = 1
     fewer_records = 0
 
@@ -192,6 +197,12 @@ class Model:
         if warp == 0:
             block.qk_done[item % self.slots].arrive(ONE_LANE)
 
+    def go_past_q(self, block: Block, warp: int, item: int) -> Role:
+        self.go(block, warp, item)
+        if warp == 0 and self.qk_waits_for_q:
+            slot, phase = self.slot_phase(item)
+            yield block.qk_done[slot], phase
+
     def use(self, block: Block, item: int, warp: object, halves: tuple[int, ...]) -> None:
         for half in halves:
             assert block.holds[item % self.slots][half] == item, "another item than the expected one"
@@ -201,9 +212,10 @@ class Model:
         me = ("QK", warp)
         it = piece = 0
         self.hand_over(block, it)
-        self.go(block, warp, it)
+        yield from self.go_past_q(block, warp, it)
         yield self.wait_for_work(block, piece)
-        yield block.p_full[0], 0
+        if self.qk_waits_for_q:
+            yield block.p_full[0], 0
         n = self.read(block, piece, me)
         if n == 0:
             yield block.full[0], 0
@@ -249,7 +261,7 @@ class Model:
             self.done_with(block, piece, me)
             block.scales[slot][warp] = ("sum", piece)
             self.hand_over(block, it)
-            self.go(block, warp, it)
+            yield from self.go_past_q(block, warp, it)
             piece += 1
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)

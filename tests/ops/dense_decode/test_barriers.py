@@ -94,6 +94,14 @@ def test_a_wait_for_a_phase_that_may_pass_twice_is_noticed():
         run()
 
 
+def test_a_phase_that_nobody_waits_for_is_noticed():
+    class Deaf(Model):
+        qk_waits_for_q = False
+
+    with pytest.raises(AssertionError, match="a phase that nobody waits for"):
+        Deaf([7], 3, 1, 0).run()
+
+
 def test_barriers_lie_one_after_another():
     for slots in (3, 5):
         found = [first(barrier.name, slots) + i for barrier in BARRIERS for i in range(barrier.number(slots))]
