@@ -40,8 +40,17 @@ class Tolerance:
             lse_absolute=self.lse_absolute + more,
         )
 
+    def on(self, backend: str) -> Tolerance:
+        """The bounds on a backend, "cpu" or "gpu"."""
+        return replace(self, lse_relative=GPU_LSE_RELATIVE) if backend == "gpu" else self
+
 
 LOGIT_ERROR = 1e-5  # of float32 arithmetic, by a logit's magnitude
+# Tensor cores do not round the sums of float32 products, they cut them off, so errors add up instead of cancelling: in
+# each of the d_qk / 16 steps of a logit up to 2^-23 of the sum so far. Where query and key resemble each other that
+# grows evenly to the logit, so up to d_qk / 32 * 2^-23 of it, 2.1e-6 for d_qk 576; half of that on average, which was
+# seen: 1.1e-6. The rest is for the scale, the exponentials and the sum over tokens.
+GPU_LSE_RELATIVE = 3e-6
 
 
 def logit_magnitude(softmax_scale: float | None, d_qk: int, q_norm: float, k_norm: float) -> float:

@@ -72,15 +72,29 @@ def test_bounds_widen_with_a_large_scale_only():
         assert wide.lse_relative == 1e-6
 
 
+def test_the_relative_bound_of_a_log_sum_exp_is_the_backends():
+    truth = np.array([459.22884538397193])
+    cut_off = np.array([459.22833251953125])  # what a GPU gave of one token, of the sum of 36 steps
+    bound = BF16.at(19.2)
+    compare.check_lse(cut_off, truth, bound.on("gpu"))
+    with pytest.raises(AssertionError, match="lse"):
+        compare.check_lse(cut_off, truth, bound.on("cpu"))
+    with pytest.raises(AssertionError, match="lse"):
+        compare.check_lse(truth * (1 - 3.1e-6), truth, bound.on("gpu"))
+    assert BF16.on("cpu") == BF16
+
+
 def test_the_readme_states_these_bounds():
     stated = (
         "at most {bfloat16:.0e} in bf16, {float16:.0e} in fp16, {float32:.0e} in float32, "
-        "plus {logit:.0e} * (m - 1). `lse`: {lse:.0e} * m absolute or {relative:.0e} relative."
+        "plus {logit:.0e} * (m - 1). `lse`: {lse:.0e} * m absolute or {relative:.0e} relative, "
+        "on a GPU {gpu:.0e} relative"
     ).format(
         **{dtype: bound.norm for dtype, bound in bounds.BY_DTYPE.items()},
         logit=compare.LOGIT_ERROR,
         lse=BF16.lse_absolute,
         relative=BF16.lse_relative,
+        gpu=BF16.on("gpu").lse_relative,
     )
     assert BF16.lse_absolute == compare.LOGIT_ERROR
     text = " ".join((build.ROOT / "README.md").read_text().split())

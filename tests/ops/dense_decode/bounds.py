@@ -1,4 +1,4 @@
-"""How far a result of dense_decode may be from the oracle, for logits of magnitude 1 (compare.Tolerance.at)."""
+"""How far a result of dense_decode may be from the oracle, for logits of magnitude 1 on a CPU (compare.Tolerance)."""
 
 from compare import Tolerance
 

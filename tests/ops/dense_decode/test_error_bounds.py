@@ -33,5 +33,5 @@ def test_bounds_follow_the_magnitude_of_the_logits(backend, data):
         )
     norms = longest(numbers.q), longest(numbers.kv_cache)
     magnitude = compare.logit_magnitude(case.softmax_scale, case.d_qk, *norms)
-    bound = bounds.BY_DTYPE[case.dtype].at(magnitude)
+    bound = bounds.BY_DTYPE[case.dtype].at(magnitude).on(backend.name)
     calls.check_result(case, numbers, calls.run(case, backend, numbers), bound)
