@@ -35,6 +35,10 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, fm_tiling *tiling
   const int32_t head_chunks = (int32_t)fm_ceil_div(group, block_heads);
   int32_t tiles_per_request, num_tiles;
   const int64_t blocks = fm_row_blocks(work, limits.block_rows);
+  /* Kernels number the tokens behind the last one, too: of its block, and of the idle one that fills the last tile. */
+  if (work->s_q > INT32_MAX - 2 * limits.block_rows)
+    return fm_fail(FLASHMLA_ERROR_OVERFLOW, "a request may have %d query tokens; at most %d are supported", work->s_q,
+                   INT32_MAX - 2 * limits.block_rows);
   if (blocks > INT32_MAX) return too_many_tiles(work, num_splits);
   const int32_t cluster = (int32_t)fm_min64(limits.max_cluster, blocks);
   const int32_t tiles_per_head = (int32_t)fm_ceil_div(blocks, cluster);

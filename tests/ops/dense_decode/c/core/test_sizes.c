@@ -140,11 +140,25 @@ static void errors_leave_the_result(void) {
   fixture_free(&f);
 }
 
+/* A tile of a cluster may have a block behind the last one, whose tokens are numbered all the same. */
+static void too_many_tokens(void) {
+  const int32_t most = INT32_MAX - 128, groups[] = {1, 16, 64};
+  for (int i = 0; i < 3; i++) {
+    fm_work work = {.batch = 1, .s_q = most, .h_q = groups[i], .h_kv = 1, .capacity = 1};
+    fm_tiling t;
+    CHECK_OK(fm_tile(&work, fake.limits, &t));
+    const int64_t last_block = (int64_t)t.tiles_per_head * t.cluster - 1;
+    CHECK((last_block / t.head_chunks + 1) * t.block_tokens + t.block_rows <= INT32_MAX);
+    ++work.s_q;
+    CHECK_STATUS(fm_tile(&work, fake.limits, &t), FLASHMLA_ERROR_OVERFLOW, "2147483520 query tokens");
+  }
+}
+
 /* Tiles and slots are numbered in 32 bits. */
 static void too_much_work(void) {
   const int64_t most = INT32_MAX;
   const fm_limits limits = fake.limits;
-  const fm_work rows = {.batch = 1, .s_q = (int32_t)most, .h_q = 1 << 20, .h_kv = 1, .capacity = 1};
+  const fm_work rows = {.batch = 1, .s_q = (int32_t)most - 128, .h_q = 1 << 20, .h_kv = 1, .capacity = 1};
   const fm_work heads = {.batch = 1, .s_q = 1 << 20, .h_q = 1 << 20, .h_kv = 1 << 20, .capacity = 1};
   const fm_work requests = {.batch = (int32_t)most, .s_q = 1, .h_q = 512, .h_kv = 1, .capacity = 1};
   fm_work splits = {.batch = 1 << 21, .s_q = 1, .h_q = 1, .h_kv = 1, .capacity = 1, .num_splits = 1024};
@@ -177,6 +191,7 @@ int main(void) {
   limit_beyond_all_tokens(kDLCPU, FLASHMLA_BATCH_INVARIANT, 0);
   limit_beyond_all_tokens(kDLCUDA, FLASHMLA_BATCH_INVARIANT, 0);
   errors_leave_the_result();
+  too_many_tokens();
   too_much_work();
   return 0;
 }
