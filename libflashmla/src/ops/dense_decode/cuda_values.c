@@ -1,4 +1,5 @@
-/* cuda_values.c - the checking mode of a decode step and of its plan: lengths, offsets and page numbers that are clamped. */
+/* cuda_values.c - the checking mode of a decode step and of its plan: lengths, offsets and page numbers that are
+ * clamped. */
 #include "attention/cuda_findings.h"
 #include "ops/dense_decode/dense_decode.h"
 
