@@ -10,7 +10,7 @@
 
 enum { BATCH = 2, HEADS = 16, D_QK = 576, D_V = 512, PAGES = 4, PAGE = 64, MAX_PAGES = 2 };
 
-static float q[BATCH][1][HEADS][D_QK], kv_cache[PAGES][PAGE][1][D_QK], out[BATCH][1][HEADS][D_V], lse[BATCH][HEADS][1];
+static float __attribute__((aligned(16))) q[BATCH][1][HEADS][D_QK], kv_cache[PAGES][PAGE][1][D_QK], out[BATCH][1][HEADS][D_V], lse[BATCH][HEADS][1];
 static const int32_t block_table[BATCH][MAX_PAGES] = {{2, 0}, {3, -1}}, cache_seqlens[BATCH] = {100, 37};
 
 #define TENSOR(array, rank, kind, ...) \
@@ -30,19 +30,17 @@ int main(void) {
       TENSOR(lse, 3, kDLFloat, BATCH, HEADS, 1),
   };
   /* clang-format on */
-  flashmla_dense_decode_params call = {
-      .struct_size = sizeof call,
-      .flags = FLASHMLA_DEFAULT_SCALE,
-      .q = &tensors[0],
-      .kv_cache = &tensors[1],
-      .block_table = &tensors[2],
-      .cache_seqlens = &tensors[3],
-      .out = &tensors[4],
-      .lse = &tensors[5],
-  };
+  flashmla_dense_decode_params call = FLASHMLA_DENSE_DECODE_PARAMS_INIT;
+  call.flags = FLASHMLA_DEFAULT_SCALE;
+  call.q = &tensors[0];
+  call.kv_cache = &tensors[1];
+  call.block_table = &tensors[2];
+  call.cache_seqlens = &tensors[3];
+  call.out = &tensors[4];
+  call.lse = &tensors[5];
   flashmla_status status = flashmla_dense_decode_workspace_size(&call, &call.workspace_size);
   if (status == FLASHMLA_OK) {
-    call.workspace = aligned_alloc(16, call.workspace_size);
+    if (call.workspace_size > 0) call.workspace = malloc(call.workspace_size);
     status = flashmla_dense_decode(&call);
     free(call.workspace);
   }

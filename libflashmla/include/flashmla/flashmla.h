@@ -4,34 +4,108 @@
  * compiled ahead of time, and on any x86-64 or AArch64 CPU through the same entry points. It needs the C library only:
  * the CUDA driver is opened when the first CUDA tensor arrives, and never needed for CPU tensors.
  *
+ * Contents
+ *   in this comment: an example; how a call works; rules that hold for every function; what has to live how long;
+ *   limits; environment variables
+ *   Versions
+ *   Statuses and flags
+ *   Arguments of plans
+ *   Arguments of dense decode
+ *   Arguments of merges
+ *   Versions of the loaded library, statuses, errors
+ *   Environment and checking mode
+ *   Prepared calls
+ *   Plans
+ *   Dense decode
+ *   Merges
+ *   Streams, kernels, driver, CPU
+ *   Calls on tensor objects, for bindings
+ *
+ * Example: a decode step on tensors in host memory, in C99 and C++11
+ *
+ *   #include <flashmla/flashmla.h>
+ *   #include <stdlib.h>
+ *
+ *   flashmla_status decode_step(const DLTensor *q, const DLTensor *kv_cache, const DLTensor *block_table,
+ *                               const DLTensor *cache_seqlens, const DLTensor *out) {
+ *     flashmla_dense_decode_params p = FLASHMLA_DENSE_DECODE_PARAMS_INIT;
+ *     p.flags = FLASHMLA_CAUSAL | FLASHMLA_DEFAULT_SCALE;
+ *     p.q = q, p.kv_cache = kv_cache, p.block_table = block_table, p.cache_seqlens = cache_seqlens, p.out = out;
+ *     flashmla_status status = flashmla_dense_decode_workspace_size(&p, &p.workspace_size);
+ *     if (p.workspace_size > 0) p.workspace = malloc((size_t)p.workspace_size);
+ *     if (status == FLASHMLA_OK) status = flashmla_dense_decode(&p);
+ *     free(p.workspace);
+ *     return status; // flashmla_last_error() says what is wrong
+ *   }
+ *
  * How a call works
  *   1. Describe your tensors as DLTensor (DLPack). The library never owns, copies or resizes them.
- *   2. Fill the params struct of the operation: zero it, set struct_size = sizeof(it), then the fields you use.
- *   3. Ask for the scratch size (flashmla_*_size), allocate that much on the tensors' device, and call.
+ *   2. Fill the params struct of the operation: begin with its initialiser, FLASHMLA_<OPERATION>_PARAMS_INIT, or zero
+ *      it and set struct_size = sizeof(it); then set the fields you use.
+ *   3. Ask for the scratch size (flashmla_*_size), allocate that much on the tensors' device, and call. Where the size
+ *      is 0, the buffer may be NULL.
  *
  * Rules that hold for every function
- *   - It returns a flashmla_status. On failure flashmla_last_error() is one sentence for this thread that names the
- *     argument, its value and the rule it breaks. After a status of 1xx or 2xx nothing was written and nothing was
- *     launched; when the driver refuses a launch (3xx), work that the call enqueued before it may run.
+ *   - What can fail returns a flashmla_status. On failure flashmla_last_error() is one sentence for this thread that
+ *     names the argument, its value and the rule it breaks. After a status of 1xx or 2xx nothing was written and
+ *     nothing was launched; when the driver refuses a launch (3xx), work that the call enqueued before it may run.
+ *     Where a function has a result beside its status, that is written on success alone.
  *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates
  *     device memory, and may be captured in a CUDA graph once the kernels are loaded, by a first call on the device
  *     or by a prepared one. On CPU tensors it returns when the result is there.
  *   - It never prints, aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
  *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
  *     reads them its rows are unspecified, and it ends all the same.
- *   - It computes in a floating-point mode of its own and leaves the caller's, with its exception flags, as it was. On
- *     CPU tensors subnormal numbers of bfloat16 and float32 count as 0. Cancellation (pthread_cancel) waits for its
- * end.
- *   - Every function may be called from any thread at any time. Two calls in flight must not share a workspace or
- *     outputs.
- *   - The params struct, its DLTensors with their shapes and strides, and the flashmla_plan are read before the
- * function returns. The memory that they name (elements, workspace, plan buffer) must live until the enqueued work is
- * done; with a captured graph, as long as the graph.
+ *   - Every function may be called from any thread at any time, but for what is said at flashmla_read_environment,
+ *     flashmla_prepared_free and flashmla_exchange_host. Two calls in flight must not share a workspace or outputs;
+ *     plans, prepared calls and inputs may be shared.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
  *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing, and that a page
  *     table may have no columns: then every length counts as 0. Strides count elements, must be > 0 where the extent is
  *     > 1, and are ignored where it is 1. Of what is only read they may be 0 too, rows repeated or overlapping, but of
- * q and kv_cache on CUDA. A NULL strides pointer means compact row-major.
+ *     q and kv_cache on CUDA. A NULL strides pointer means compact row-major.
+ *
+ * What has to live how long
+ *   - The params struct, its DLTensors with their shapes and strides, lists of tensors and the flashmla_plan are read
+ *     before the function returns, on CUDA tensors too. They may be changed or freed then.
+ *   - The memory that they name (elements, workspace, plan buffer) must live until the enqueued work is done; with a
+ *     captured graph, as long as the graph. A plan buffer lives until the last work with the plan is done.
+ *   - A prepared call needs nothing of what it was made from; see flashmla_prepared.
+ *   - A text that a function returns is not to be freed and stays as it is, but for flashmla_last_error.
+ *
+ * Limits
+ *   - Extents are below 2^31, and byte offsets in a tensor below 2^63; on CUDA an axis of q, of the cache and of any
+ *     out (its extent times its stride) spans less than 2^40 bytes. A request has at most 2^31 - 1 tokens, however
+ *     much its page table could hold. Tiles of query rows are numbered in 32 bits: batch * s_q * h_q * num_splits
+ *     below 2^30 (s_q: max_seqlen_q, but at most total_q) never make too many. A merge has fewer than 2^31 rows. What
+ *     is beyond these is FLASHMLA_ERROR_OVERFLOW.
+ *   - num_splits is at most 1024, struct_size at most 4096 bytes, a CUDA device's number below 64. A sentence is cut
+ *     off at 319 bytes.
+ *   - Stack: a function needs less than 16 KB of the calling thread's, beside what the CUDA driver needs. Worker
+ *     threads have stacks of the process' default size.
+ *   - Threads: a CPU call uses the caller's thread and workers, as many in all as num_threads, FLASHMLA_NUM_THREADS or
+ *     the affinity mask says, fewer where there is little to do. Workers are kept for a second after a call, and no
+ *     call waits for those of another. Where the system refuses threads, a call does with fewer. The shared library
+ *     stays mapped after dlclose, since they run its code. Calls on CUDA tensors start no threads.
+ *   - Signals: workers block all but those of a thread's own faults (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS)
+ *     and SIGPROF, so a host may page memory in by a handler, or profile. They have no alternative signal stack. The
+ *     library installs no handler. One that interrupts a call must return, not leave by longjmp or an exception, and no
+ *     function of the library may be called from a handler.
+ *   - Cancellation (pthread_cancel) of a thread waits for the end of the operation, size query or preparation it is in.
+ *   - fork: the child may use the CPU backend. CUDA itself does not survive a fork.
+ *   - Floating point: an operation computes in a mode of its own, to nearest and without traps, and leaves the caller's
+ *     mode and exception flags as they were. On CPU tensors subnormal numbers of bfloat16 and float32 count as 0.
+ *
+ * Environment variables
+ *   They are read when the library is loaded, in no call, so that calls may run beside setenv, and again by
+ *   flashmla_read_environment. An empty one counts as not set. flashmla_environment_error tells which make no sense.
+ *   - FLASHMLA_NUM_THREADS: threads of CPU calls whose num_threads is 0, in [1, 2^31). Anything else is ignored: the
+ *     affinity mask counts.
+ *   - FLASHMLA_CPU_ISA: instruction set of the CPU backend, one of those that flashmla_cpu_isa names. Another word, or
+ *     a set that the machine lacks, is ignored: the best one counts.
+ *   - FLASHMLA_FORCE_KERNEL: name of the dense_decode kernel that must run on CUDA devices. Decode calls that it does
+ *     not fit fail with FLASHMLA_ERROR_UNSUPPORTED: all of them, if there is no such kernel.
+ *   - FLASHMLA_CHECK: 1 is the checking mode, see flashmla_check_report; 0 or anything else is not.
  */
 #ifndef FLASHMLA_H_
 #define FLASHMLA_H_
@@ -49,19 +123,26 @@
 extern "C" {
 #endif
 
+/* ---- Versions ---- */
+
 /* Version of this header: semantic versioning. flashmla_version() tells that of the loaded library. */
 #define FLASHMLA_VERSION_MAJOR 0
 #define FLASHMLA_VERSION_MINOR 2
 #define FLASHMLA_VERSION_PATCH 0
+/* As flashmla_version() tells it: #if FLASHMLA_VERSION >= 200 asks for version 0.2.0 or later. */
+#define FLASHMLA_VERSION (10000 * FLASHMLA_VERSION_MAJOR + 100 * FLASHMLA_VERSION_MINOR + FLASHMLA_VERSION_PATCH)
 /* The binary interface, one integer: an incompatible change bumps it, an appended field or function does not. */
 #define FLASHMLA_ABI_VERSION 2
 
+/* Attributes of functions: exported, and its result must be looked at. Define them before to have others. */
 #ifndef FLASHMLA_API
 #define FLASHMLA_API __attribute__((visibility("default")))
 #endif
 #ifndef FLASHMLA_CHECK
 #define FLASHMLA_CHECK __attribute__((warn_unused_result))
 #endif
+
+/* ---- Statuses and flags ---- */
 
 /* Status codes. The numbers are pinned: they never change meaning, and new ones fill the gaps.
  * 1xx: the call is wrong. 2xx: the call is legal, this build or device cannot do it. 3xx: the machine failed. */
@@ -87,7 +168,7 @@ typedef enum flashmla_status {
   FLASHMLA_ERROR_NO_KERNELS = 202,          /* the library was built without GPU kernels */
   FLASHMLA_ERROR_NO_DRIVER = 300,           /* no usable libcuda.so.1 */
   FLASHMLA_ERROR_DRIVER = 301,              /* a CUDA driver call failed */
-  FLASHMLA_ERROR_OUT_OF_MEMORY = 310        /* host memory or threads ran out (CPU tensors only) */
+  FLASHMLA_ERROR_OUT_OF_MEMORY = 310        /* host memory ran out */
 } flashmla_status;
 
 /* Flags of the params structs. */
@@ -102,6 +183,8 @@ typedef enum flashmla_flags {
   FLASHMLA_PYTHON_NAMES = 256,   /* flashmla_last_error names arguments as the Python package does: num_splits instead
                                     of params.num_splits, None instead of NULL */
 } flashmla_flags;
+
+/* ---- Arguments of plans ---- */
 
 /* A plan: the split-KV schedule of one decode step, shared by the layers of that step. Opaque; made by
  * flashmla_plan_decode. It names the buffer it was made in, so it may be copied by value while that buffer lives. */
@@ -128,6 +211,11 @@ typedef struct flashmla_plan_decode_params {
   int32_t max_seqlen_q;          /* " */
   uint32_t reserved2;            /* 0 */
 } flashmla_plan_decode_params;
+/* Initialiser: struct_size, and all else 0. */
+#define FLASHMLA_PLAN_DECODE_PARAMS_INIT \
+  {sizeof(flashmla_plan_decode_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0}
+
+/* ---- Arguments of dense decode ---- */
 
 /* Paged dense MLA decode. For query token s of request i and query head h, over the attended tokens t of its KV head
  * h / (h_q / h_kv), with k_t = kv_cache[block_table[i, t / page_size], t % page_size]:
@@ -169,7 +257,7 @@ typedef struct flashmla_dense_decode_params {
   int32_t num_threads;
   /* NULL: the call makes its own schedule. Rows are right with any plan that is accepted, whatever its lengths. */
   const flashmla_plan *plan;
-  void *workspace;              /* scratch on q's device, 16-byte aligned */
+  void *workspace;              /* scratch on q's device, 16-byte aligned; NULL is fine where the size is 0 */
   uint64_t workspace_size;      /* bytes; at least what flashmla_dense_decode_workspace_size says */
   void *stream;                 /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
   const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
@@ -180,11 +268,20 @@ typedef struct flashmla_dense_decode_params {
   int32_t cp_interleave;        /* tokens of a turn, > 0 */
   const DLTensor *global_seqlens; /* (batch) int32, contiguous; tokens of each request over all shards */
 } flashmla_dense_decode_params;
+/* Initialiser: struct_size, and all else 0. */
+/* clang-format off */
+#define FLASHMLA_DENSE_DECODE_PARAMS_INIT                                                                              \
+  {sizeof(flashmla_dense_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0, \
+   0, 0, NULL}
+/* clang-format on */
+
+/* ---- Arguments of merges ---- */
 
 /* Joins the results of attention over disjoint parts of the KV cache, such as the shards of context parallelism. With
  * (out_i, lse_i) of part i, an infinite lse_i of either sign meaning an empty part whose out_i is not read:
  *     lse = ln(sum_i exp(lse_i));   out = sum_i exp(lse_i - lse) * out_i
- * All parts empty: out = 0, lse = +inf (see FLASHMLA_EMPTY_LSE_MINUS). Parts are read as they lie, without a copy. */
+ * All parts empty: out = 0, lse = +inf (see FLASHMLA_EMPTY_LSE_MINUS). With a NaN lse_i, which marks no empty part, the
+ * row's out and lse are NaN. Parts are read as they lie, without a copy. */
 typedef struct flashmla_merge_states_params {
   uint32_t struct_size; /* sizeof(flashmla_merge_states_params) */
   uint32_t flags;       /* FLASHMLA_LSE_BASE2 (for input and output), FLASHMLA_EMPTY_LSE_MINUS */
@@ -200,12 +297,156 @@ typedef struct flashmla_merge_states_params {
   const DLTensor *lse;         /* (batch, h_q, s_q) float32, any strides, written; NULL: not wanted */
   void *stream;                /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
 } flashmla_merge_states_params;
+/* Initialiser: struct_size, and all else 0. */
+#define FLASHMLA_MERGE_STATES_PARAMS_INIT {sizeof(flashmla_merge_states_params), 0, NULL, NULL, 0, 0, NULL, NULL, NULL}
+
+/* ---- Versions of the loaded library, statuses, errors ---- */
+
+/* Returns the version of the loaded library: 10000 * major + 100 * minor + patch. That of the header it is used with is
+ * FLASHMLA_VERSION; a library may be older or newer than it, as long as the binary interface is the same. */
+FLASHMLA_API int32_t flashmla_version(void);
+
+/* Returns FLASHMLA_ABI_VERSION of the loaded library; compare it with the header's before anything else. It is in the
+ * name of the shared library, too, so a program that was linked as usual never meets another one. */
+FLASHMLA_API int32_t flashmla_abi_version(void);
+
+/* Returns static text for a status, never NULL: "shape", "workspace too small", ...; "unknown status" for a number that
+ * this library does not know. */
+FLASHMLA_API const char *flashmla_status_string(flashmla_status status);
+
+/* Returns the sentence about the last failure on this thread, valid until its next failing call or its end; "" before
+ * the first. A call that succeeds leaves it. */
+FLASHMLA_API const char *flashmla_last_error(void);
+
+/* Returns the name of the main kernel that this thread's last successful operation ran (see flashmla_kernel_at); "" if
+ * it ran none, as a plan for CPU tensors or a batch of 0, and before the first. Size queries, preparations and calls
+ * that fail leave it. */
+FLASHMLA_API const char *flashmla_last_kernel(void);
+
+/* ---- Environment and checking mode ---- */
+
+/* Reads the environment variables that are listed at the top again. It must not run beside setenv; it may run beside
+ * calls, each of which takes the values from before or after it. */
+FLASHMLA_API void flashmla_read_environment(void);
+
+/* Returns what is wrong with the variables, as they were read last, a clause a variable; "" if nothing is. */
+FLASHMLA_API const char *flashmla_environment_error(void);
+
+/* The checking mode, FLASHMLA_CHECK=1: lengths, query offsets and page numbers out of their range, which are clamped
+ * without a word otherwise, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names the tensor, how many there are
+ * and one of them. On the CPU the plan or decode call that has them fails, before it writes. On a GPU it looks at them
+ * with a kernel of its own in front of the others, and runs; the next plan or decode call on that device that finds
+ * them told fails instead of running, once, or flashmla_check_report does, whichever comes first. Both read without
+ * waiting: wait for the stream before to be sure. Each report is about one kind of value, and its count is of all calls
+ * since the last one: what a plan and a decode call both read is counted by both, since it may have changed between.
+ * Replays of graphs that were captured in the mode are looked at, too. The first call in the mode pins some kilobytes
+ * of host memory, which it cannot during a capture. A prepared call is looked at if the mode was on when it was
+ * prepared, too. Off, it costs nothing. */
+
+/* Tells what GPU calls in the checking mode have found, on any device. Returns FLASHMLA_OK, or
+ * FLASHMLA_ERROR_TENSOR_VALUE for one report, which is not told again. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_check_report(void);
+
+/* ---- Prepared calls ---- */
+
+/* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
+ * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose params, tensors, memory and plan may be
+ * changed or freed afterwards, and runs nothing; *prepared, which is set on success alone, is host memory for
+ * flashmla_prepared_free. It returns what flashmla_<operation> would, or FLASHMLA_ERROR_OUT_OF_MEMORY.
+ *
+ * flashmla_<operation>_run runs it with the addresses that `params` holds now: of each tensor data and byte_offset, the
+ * plan, the scratch buffer with its size, and the stream. They are checked as ever, and a tensor must be given where
+ * one was prepared, and only there (else FLASHMLA_ERROR_NULL_POINTER); all else in `params` but its struct_size, and in
+ * its tensors, the device too, is not looked at and stays as it was prepared. It returns FLASHMLA_OK; what is wrong
+ * with the addresses; FLASHMLA_ERROR_PLAN_MISMATCH for a plan of another kind; FLASHMLA_ERROR_VALUE for a prepared call
+ * of another operation; or 3xx. Any number of threads may run one prepared call. A run can be captured in a CUDA graph
+ * without a run before it. */
+typedef struct flashmla_prepared flashmla_prepared;
+
+/* Frees a prepared call; NULL is allowed. No run of it may be in progress in another thread; work that runs enqueued,
+ * and graphs that captured them, need it no more. */
+FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
+
+/* ---- Plans ---- */
+
+/* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
+ * stream are not looked at. On a GPU a size query may load a kernel, to ask how many clusters of it run at once.
+ * `params`: as for the plan. Writes *bytes, 0 where there is no query token: the buffer may be NULL then. Returns what
+ * flashmla_plan_decode would return for shapes, dtypes, device, flags and num_splits. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params,
+                                                                      uint64_t *bytes);
+
+/* Makes a plan: checks, fills *plan on the host and enqueues the scheduling on the device (no synchronisation). For CPU
+ * tensors the schedule is in the buffer when it returns. Decode calls with the plan must run behind it: on the same
+ * stream, or on one that waits for it. Returns FLASHMLA_OK, or what is wrong: FLASHMLA_ERROR_WORKSPACE_TOO_SMALL for a
+ * small buffer, 2xx where no kernel does it, 3xx where the driver fails; *plan is then as it was. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params,
+                                                                 flashmla_plan *plan);
+
+/* Prepares a call of flashmla_plan_decode, see flashmla_prepared. Returns what that would, or
+ * FLASHMLA_ERROR_OUT_OF_MEMORY. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_prepare(const flashmla_plan_decode_params *params,
+                                                                         flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_plan_decode with the addresses in `params`, and fills *plan. Returns as
+ * flashmla_<operation>_run does, see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_run(const flashmla_prepared *prepared,
+                                                                     const flashmla_plan_decode_params *params,
+                                                                     flashmla_plan *plan);
+
+/* ---- Dense decode ---- */
+
+/* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from
+ * lengths; data, workspace and stream are not looked at.
+ * `params`: as for the call, with the plan that it will have, or without one. Writes *bytes, 0 where nothing is needed:
+ * the workspace may be NULL then. Returns what flashmla_dense_decode would return for shapes, dtypes, device, flags and
+ * the plan. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes);
+
+/* Runs the attention described at flashmla_dense_decode_params, and writes out and lse. Returns FLASHMLA_OK, or what is
+ * wrong: 1xx an argument, among them FLASHMLA_ERROR_WORKSPACE_TOO_SMALL and, for a plan that was made for another call,
+ * FLASHMLA_ERROR_PLAN_MISMATCH; 2xx where no kernel does it; 3xx where the driver fails or host memory runs out. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params);
+
+/* Prepares a call of flashmla_dense_decode, see flashmla_prepared. Returns what that would. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_prepare(const flashmla_dense_decode_params *params,
+                                                                          flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_dense_decode with the addresses in `params`. With a plan, each run takes one that
+ * was made with the same num_splits and batch invariance. Returns as flashmla_<operation>_run does, see
+ * flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_run(const flashmla_prepared *prepared,
+                                                                      const flashmla_dense_decode_params *params);
+
+/* ---- Merges ---- */
+
+/* Runs the merge described at flashmla_merge_states_params, and writes out and lse. It needs no scratch. Returns
+ * FLASHMLA_OK, or what is wrong, as flashmla_dense_decode does; FLASHMLA_ERROR_UNSUPPORTED also for more separate
+ * tensors than it takes: stack them. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states(const flashmla_merge_states_params *params);
+
+/* Prepares a call of flashmla_merge_states, see flashmla_prepared. Returns what that would. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_prepare(const flashmla_merge_states_params *params,
+                                                                          flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_merge_states with the addresses in `params`, of all its parts. Returns as
+ * flashmla_<operation>_run does, see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_run(const flashmla_prepared *prepared,
+                                                                      const flashmla_merge_states_params *params);
+
+/* ---- Streams, kernels, driver, CPU ---- */
+
+/* Waits until `stream` (NULL: the default stream) of CUDA device `device_id` has done all its work: for callers whose
+ * framework has no streams of its own. Returns FLASHMLA_OK; FLASHMLA_ERROR_NO_DRIVER; FLASHMLA_ERROR_DEVICE where there
+ * is no such device; FLASHMLA_ERROR_DRIVER, also where work on the stream has failed. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream);
 
 /* A row of the kernel table: what this build can run. */
 typedef struct flashmla_kernel_info {
   uint32_t struct_size;  /* sizeof(flashmla_kernel_info): set it before the call, which writes no more than that */
   const char *name;      /* unique, e.g. "dense_decode_bf16_576_cluster2" */
-  const char *operation; /* "dense_decode", "plan", "combine", "merge_states" */
+  const char *operation; /* "dense_decode", "plan", "combine", "merge_states", ... */
   const char *dtype;     /* of q, else of what it joins: "bfloat16", "float16", "float32"; "any": of no one type */
   const char *target;    /* "sm_90a" or "cpu" */
   int32_t min_driver;    /* lowest CUDA driver version that loads it, as 1000 * major + 10 * minor; 0 for the CPU */
@@ -213,196 +454,34 @@ typedef struct flashmla_kernel_info {
   int32_t shared_bytes;  /* dynamic shared memory of a block; 0 for the CPU */
   int32_t threads;       /* threads of a block; 0 for the CPU */
 } flashmla_kernel_info;
+/* Initialiser: struct_size, and all else 0. */
+#define FLASHMLA_KERNEL_INFO_INIT {sizeof(flashmla_kernel_info), NULL, NULL, NULL, NULL, 0, 0, 0, 0}
 
-/* Version of the loaded library: 10000 * major + 100 * minor + patch. */
-FLASHMLA_API int32_t flashmla_version(void);
-/* FLASHMLA_ABI_VERSION of the loaded library; compare it with the header's before anything else. */
-FLASHMLA_API int32_t flashmla_abi_version(void);
-/* Static text for a status, never NULL: "shape", "workspace too small", ... */
-FLASHMLA_API const char *flashmla_status_string(flashmla_status status);
-/* The sentence about the last failure on this thread, valid until its next failing call; "" before the first. */
-FLASHMLA_API const char *flashmla_last_error(void);
-/* Name of the main kernel that this thread's last successful operation ran (see flashmla_kernel_at); "" if none.
- * The environment variable FLASHMLA_FORCE_KERNEL names the dense_decode kernel that must run on CUDA devices; a call
- * that it does not fit fails with FLASHMLA_ERROR_UNSUPPORTED. */
-FLASHMLA_API const char *flashmla_last_kernel(void);
-
-/* The environment variables are read when the library is loaded, in no call, so that calls may run beside setenv:
- * FLASHMLA_NUM_THREADS, FLASHMLA_CPU_ISA, FLASHMLA_FORCE_KERNEL, FLASHMLA_CHECK. This reads them again; it must not run
- * beside setenv.
- */
-FLASHMLA_API void flashmla_read_environment(void);
-/* What is wrong with their values, as they were read last; "" if nothing is. */
-FLASHMLA_API const char *flashmla_environment_error(void);
-
-/* The checking mode, FLASHMLA_CHECK=1: lengths, query offsets and page numbers out of their range, which are clamped
- * without a word otherwise, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names the tensor, how many there are
- * and one of them. On the CPU the plan or decode call that has them fails, before it writes. On a GPU it looks at them
- * with a kernel of its own in front of the others, and runs; the next plan or decode call on that device that finds
- * them told fails instead of running, once, or this function does, whichever comes first. Both read without waiting:
- * wait for the stream before to be sure. Each report is about one kind of value, and its count is of all calls since
- * the last one: what a plan and a decode call both read is counted by both, since it may have changed between. Replays
- * of graphs that were captured in the mode are looked at, too. The first call in the mode pins some kilobytes of host
- * memory, which it cannot during a capture. A prepared call is looked at if the mode was on when it was prepared, too.
- * Off, it costs nothing. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_check_report(void);
-
-/* A prepared call: one that was checked, and whose kernels were loaded, once, to be run many times with other memory.
- * flashmla_<operation>_prepare takes what flashmla_<operation> takes, whose params, tensors, memory and plan may be
- * changed or freed afterwards, and runs nothing; *prepared, which is set on success alone, is host memory for
- * flashmla_prepared_free. flashmla_<operation>_run runs it with the addresses that `params` holds now: of each tensor
- * data and byte_offset, the plan, the scratch buffer with its size, and the stream. They are checked as ever, and a
- * tensor must be given where one was prepared; all else in `params` and its tensors, the device too, is not looked at
- * and stays as it was prepared. Any number of threads may run one prepared call. A run can be captured in a CUDA graph
- * without a run before it. */
-typedef struct flashmla_prepared flashmla_prepared;
-/* NULL is allowed. No run of it may be in progress in another thread; work that runs enqueued, and graphs that captured
- * them, need it no more. */
-FLASHMLA_API void flashmla_prepared_free(flashmla_prepared *prepared);
-
-/* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
- * stream are not looked at. On a GPU a size query may load a kernel, to ask how many clusters of it run at once. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *params,
-                                                                      uint64_t *bytes);
-/* Makes a plan: checks, fills *plan on the host and enqueues the scheduling on the device (no synchronisation). */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params,
-                                                                 flashmla_plan *plan);
-/* A prepared call of flashmla_plan_decode, see flashmla_prepared. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_prepare(const flashmla_plan_decode_params *params,
-                                                                         flashmla_prepared **prepared);
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_run(const flashmla_prepared *prepared,
-                                                                     const flashmla_plan_decode_params *params,
-                                                                     flashmla_plan *plan);
-
-/* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from
- * lengths; data, workspace and stream are not looked at. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status
-flashmla_dense_decode_workspace_size(const flashmla_dense_decode_params *params, uint64_t *bytes);
-/* Runs the attention described at flashmla_dense_decode_params. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode(const flashmla_dense_decode_params *params);
-/* A prepared call of flashmla_dense_decode, see flashmla_prepared. With a plan, each run takes one that was made with
- * the same num_splits and batch invariance. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_prepare(const flashmla_dense_decode_params *params,
-                                                                          flashmla_prepared **prepared);
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_run(const flashmla_prepared *prepared,
-                                                                      const flashmla_dense_decode_params *params);
-
-/* Runs the merge described at flashmla_merge_states_params. It needs no scratch. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states(const flashmla_merge_states_params *params);
-/* A prepared call of flashmla_merge_states, see flashmla_prepared. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_prepare(const flashmla_merge_states_params *params,
-                                                                          flashmla_prepared **prepared);
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_run(const flashmla_prepared *prepared,
-                                                                      const flashmla_merge_states_params *params);
-
-/* Waits until `stream` of CUDA device `device_id` has done all its work: for callers whose framework has no streams of
- * its own. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream);
-
-/* Number of rows of the kernel table, and one row; an index out of range is FLASHMLA_ERROR_VALUE.
- * info->struct_size says how long the struct is; what this library does not know of it becomes 0. */
+/* Returns the number of rows of the kernel table: kernels for GPUs, whether or not there is one, then the CPU's. */
 FLASHMLA_API int32_t flashmla_kernel_count(void);
+
+/* Tells row `index` of the kernel table, in [0, flashmla_kernel_count()). info->struct_size says how long the struct
+ * is; what this library does not know of it becomes 0. Returns FLASHMLA_OK; FLASHMLA_ERROR_VALUE for an index out of
+ * range; FLASHMLA_ERROR_STRUCT_SIZE; FLASHMLA_ERROR_NULL_POINTER. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_kernel_at(int32_t index, flashmla_kernel_info *info);
-/* CUDA driver version as 1000 * major + 10 * minor, or why there is none (FLASHMLA_ERROR_NO_DRIVER and the last error).
- */
+
+/* Tells the CUDA driver's version as 1000 * major + 10 * minor, and opens the driver for that. Returns FLASHMLA_OK, or
+ * why there is none: FLASHMLA_ERROR_NO_DRIVER and the last error. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_driver_version(int32_t *version);
-/* Instruction set the CPU backend uses on this machine: "amx", "avx512_bf16" (both for bfloat16, other types as
- * "avx512"), "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower one. For "amx" the process gets Linux'
- * leave to use tiles (arch_prctl) when this is first asked, or by the first call on host memory; from then on Linux
- * wants alternative signal stacks that are long enough for them (sysconf(_SC_MINSIGSTKSZ)). */
+
+/* Returns the instruction set that the CPU backend uses on this machine: "amx", "avx512_bf16" (both for bfloat16, other
+ * types as "avx512"), "avx512", "avx2" or "portable"; FLASHMLA_CPU_ISA forces a lower one. For "amx" the process gets
+ * Linux' leave to use tiles (arch_prctl) when this is first asked, or by the first call on host memory; from then on
+ * Linux wants alternative signal stacks that are long enough for them (sysconf(_SC_MINSIGSTKSZ)). */
 FLASHMLA_API const char *flashmla_cpu_isa(void);
-
-/* Calls on tensor objects: for bindings of a language whose frameworks speak DLPack (in Python a PyObject *), through
- * the exchange table of the tensors' type (DLPack 1.3, the capsule `__dlpack_c_exchange_api__`), or on capsules of
- * tensors that were exported one by one. Other callers describe tensors as DLTensor and need none of this. */
-
-/* What such a call needs of the language's runtime; behind each, the function of Python's C API. */
-typedef struct flashmla_host {
-  uint64_t struct_size;                         /* sizeof(flashmla_host) */
-  void *(*address)(void *object);               /* an integer object as an address: PyLong_AsVoidPtr */
-  void *(*integer)(int64_t value);              /* a new integer object: PyLong_FromLongLong */
-  void *(*capsule)(void *object, const char *); /* what a capsule of that name holds: PyCapsule_GetPointer */
-  void *(*type)(void *object);                  /* new reference: PyObject_Type */
-  void *(*attribute)(void *object, void *name); /* new reference, NULL: an exception is set: PyObject_GetAttr */
-  /* likewise, what a function returns for `count` arguments: PyObject_Vectorcall */
-  void *(*call)(void *function, void *const *arguments, size_t count, void *null);
-  void (*release)(void *object); /* of a reference: Py_DecRef */
-  void *(*unlock)(void);         /* lets other threads run: PyEval_SaveThread */
-  void (*lock)(void *state);     /* with what unlock returned: PyEval_RestoreThread */
-  void *nothing;                 /* the object that stands for a missing argument: Py_None */
-} flashmla_host;
-
-/* What an argument of an exchange call is, and which field of the params struct it fills. */
-typedef enum flashmla_exchange_kind {
-  FLASHMLA_EXCHANGE_TENSOR = 0,  /* a tensor or nothing: a const DLTensor * */
-  FLASHMLA_EXCHANGE_LIST = 1,    /* `count` arguments, each a tensor: a const DLTensor *const * */
-  FLASHMLA_EXCHANGE_SCRATCH = 2, /* a contiguous tensor or nothing: a void *, and its bytes in the uint64_t behind it */
-  FLASHMLA_EXCHANGE_ADDRESS = 3, /* an integer object or nothing: a pointer */
-  FLASHMLA_EXCHANGE_RESULT = 4,  /* an integer object: no field, the second argument of run_into */
-  FLASHMLA_EXCHANGE_OUTPUT = 5   /* as FLASHMLA_EXCHANGE_TENSOR, and written */
-} flashmla_exchange_kind;
-
-typedef struct flashmla_exchange_argument {
-  int32_t kind;    /* a flashmla_exchange_kind */
-  uint32_t offset; /* of the field in the params struct */
-  int32_t count;   /* of a list */
-} flashmla_exchange_argument;
-
-/* What must hold for a call, beside what the table tells: an attribute, or what a function returns. */
-typedef struct flashmla_exchange_condition {
-  int32_t of_tensors; /* 1: for every tensor whose elements are no integers; 0: once a call */
-  void *function;     /* called with the tensor, or with nothing; */
-  void *attribute;    /* NULL: the attribute with this name object is looked at, ... */
-  void *object;       /* ... of the tensor, or of this object */
-  const void *value;  /* the object that must be found, or the call is UNUSUAL */
-  void *unless;       /* NULL, or a function called once a call with nothing: where it returns `value`, this holds */
-} flashmla_exchange_condition;
-
-/* The call of one operation with given scalars on tensors of one type. It is read only, so any number of threads may
- * share one. Exactly one of the functions run* is set. Where params holds a tensor already, one that is passed for it
- * must have its shape, strides, dtype and device, or it is UNUSUAL. The description is trusted: offsets are those of
- * the operation's params struct, pointers are what they are said to be. */
-typedef struct flashmla_exchange {
-  uint64_t struct_size; /* sizeof(flashmla_exchange); with another one than the library's, all is UNUSUAL */
-  const void *table;    /* the type's DLPackExchangeAPI, with a dltensor_from_py_object_no_sync; */
-                        /* NULL: tensors are capsules named "dltensor_versioned" */
-  const void *type;     /* with a table: the type object; another type's objects are UNUSUAL */
-  const flashmla_exchange_condition *conditions; /* at most 32, looked at only with a table */
-  const void *params;                          /* the params struct but for the fields that arguments fill, which are */
-  uint32_t params_size;                        /* zero, or what holds where nothing is passed */
-  int32_t num_objects;                         /* objects of a call, lists counted by their tensors */
-  const flashmla_exchange_argument *arguments; /* in the order of the objects */
-  int32_t num_arguments;
-  int32_t num_conditions;
-  uint32_t stream_offset;  /* with a table: of the field that gets its current stream of the first tensor's device */
-  uint32_t scratch_offset; /* of the field of scratch that is made where none is passed, by the table's allocator */
-  int32_t keep_scratch;    /* 1: such scratch is what the call returns, as an object; 0: it is released */
-  const DLTensor *model;   /* NULL: the first tensor passed; else what stands in its place */
-  flashmla_status (*size)(const void *params, uint64_t *bytes); /* of scratch; NULL: none is ever made */
-  flashmla_status (*run)(const void *params);
-  flashmla_status (*run_into)(const void *params, void *result);
-  flashmla_status (*run_prepared)(const void *prepared, const void *params);
-  flashmla_status (*run_prepared_into)(const void *prepared, const void *params, void *result);
-  const void *prepared; /* the flashmla_prepared of run_prepared */
-} flashmla_exchange;
-
-typedef enum flashmla_exchange_status {
-  /* What a call returns where something is not as it wants it, and nothing was done. The caller then takes the long
-   * way, which says what is wrong. */
-  FLASHMLA_EXCHANGE_UNUSUAL = -1
-} flashmla_exchange_status;
-
-/* Sets the runtime's functions, before the first call of any thread, and not again with others; they are copied.
- * FLASHMLA_ERROR_STRUCT_SIZE: the library was made for others, and no call may be made. */
-FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_exchange_host(const flashmla_host *functions);
-/* Makes a call. `self` is an integer object with the address of a flashmla_exchange. Returns a new reference: an
- * integer object (a flashmla_status, FLASHMLA_EXCHANGE_UNUSUAL, or without a table FLASHMLA_EXCHANGE_UNUSUAL - n where
- * n bytes of scratch are needed and none was passed) or the scratch that was made and kept; NULL with an exception set
- * where the framework raised one. To be called with the runtime's lock, which is released while the operation runs. Has
- * the form of a Python function with METH_FASTCALL. */
-FLASHMLA_API void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count);
 
 #ifdef __cplusplus
 }
 #endif
+
+/* ---- Calls on tensor objects, for bindings ---- */
+
+/* flashmla_exchange_call and what belongs to it; who describes tensors as DLTensor needs none of it. */
+#include "exchange.h"
+
 #endif /* FLASHMLA_H_ */

@@ -4,9 +4,7 @@
 #include "core/operation.h"
 #include "cuda/kernels.h"
 
-int32_t flashmla_version(void) {
-  return FLASHMLA_VERSION_MAJOR * 10000 + FLASHMLA_VERSION_MINOR * 100 + FLASHMLA_VERSION_PATCH;
-}
+int32_t flashmla_version(void) { return FLASHMLA_VERSION; }
 
 int32_t flashmla_abi_version(void) { return FLASHMLA_ABI_VERSION; }
 

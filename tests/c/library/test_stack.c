@@ -110,7 +110,7 @@ static void exchange(void) {
   CHECK(flashmla_exchange_call((void *)(uintptr_t)&how, objects, OBJECTS) == number(FLASHMLA_ERROR_VALUE));
 }
 static void facts(void) {
-  flashmla_kernel_info info = {.struct_size = sizeof info};
+  flashmla_kernel_info info = FLASHMLA_KERNEL_INFO_INIT;
   CHECK_OK(flashmla_kernel_at(flashmla_kernel_count() - 1, &info));
   CHECK(flashmla_abi_version() == FLASHMLA_ABI_VERSION && flashmla_version() > 0 && flashmla_cpu_isa()[0] != '\0');
   CHECK_STATUS(flashmla_driver_version(NULL), FLASHMLA_ERROR_NULL_POINTER, "version is NULL; the result goes there");

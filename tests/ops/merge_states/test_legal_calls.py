@@ -57,6 +57,22 @@ def test_an_infinite_lse_of_either_sign_marks_an_empty_part(backend, infinity, j
     same_bits(full, calls.run(calls.Parts(PARTS, backend, (outs, lses))))
 
 
+@pytest.mark.parametrize("others_empty", [False, True])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_nan_lse_makes_its_row_nan_and_no_other(backend, stacked, others_empty):
+    case = PARTS.but(stacked=stacked, dtype="float32", empty=0.0, all_empty=0.0)
+    outs, lses = calls.make_parts(case)
+    full = calls.run(calls.Parts(case, backend, (outs, lses)))
+    if others_empty:
+        lses[:, 1, 7, 2] = np.inf
+    lses[3, 1, 7, 2] = np.nan  # request, head, token
+    found = calls.run(calls.Parts(case, backend, (outs, lses)))
+    assert np.isnan(found.out[1, 2, 7]).all()
+    assert np.isnan(found.lse[1, 7, 2])
+    found.out[1, 2, 7], found.lse[1, 7, 2] = full.out[1, 2, 7], full.lse[1, 7, 2]
+    same_bits(found, full)
+
+
 @pytest.mark.parametrize("empty_lse_minus", [False, True])
 def test_rows_that_are_empty_everywhere(backend, empty_lse_minus):
     case = PARTS.but(all_empty=1.0, empty_lse_minus=empty_lse_minus)

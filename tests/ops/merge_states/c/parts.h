@@ -59,12 +59,12 @@ static inline void init(parts *p, int count, int stack, int varlen) {
   }
   p->result_out = tensor(result, BF16, rank, p->result_shape, p->result_strides);
   p->result_lse = tensor(result_lses, FP32, rank - 1, p->result_lse_shape, p->result_lse_strides);
-  p->params = (flashmla_merge_states_params){.struct_size = sizeof p->params,
-                                             .outs = p->outs,
-                                             .lses = p->lses,
-                                             .num_states = stacked ? 0 : count,
-                                             .out = &p->result_out,
-                                             .lse = &p->result_lse};
+  p->params = (flashmla_merge_states_params)FLASHMLA_MERGE_STATES_PARAMS_INIT;
+  p->params.outs = p->outs;
+  p->params.lses = p->lses;
+  p->params.num_states = stacked ? 0 : count;
+  p->params.out = &p->result_out;
+  p->params.lse = &p->result_lse;
 }
 
 static inline void set_device(parts *p, int32_t type) {

@@ -98,6 +98,23 @@ static void data_is_not_looked_at(void) {
   fixture_free(&f);
 }
 
+/* Where no request is split there are no partial results: the size is 0, and NULL is a workspace. */
+static void no_workspace(int32_t device_type) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  fixture_set_device(&f, device_type, 0);
+  fixture_use_plan(&f, 1);
+  CHECK(f.decode.workspace_size == 0);
+  free(f.decode.workspace);
+  f.decode.workspace = NULL;
+  CHECK_OK(flashmla_dense_decode(&f.decode));
+  flashmla_prepared *prepared;
+  CHECK_OK(flashmla_dense_decode_prepare(&f.decode, &prepared));
+  CHECK_OK(flashmla_dense_decode_run(prepared, &f.decode));
+  flashmla_prepared_free(prepared);
+  fixture_free(&f);
+}
+
 /* More than total_q query tokens no request has: such a limit is as good as none, and neither sizes nor tiles follow
  * it.
  */
@@ -186,6 +203,8 @@ int main(void) {
   small_work_has_few_parts();
   invariant_pieces();
   data_is_not_looked_at();
+  no_workspace(kDLCPU);
+  no_workspace(kDLCUDA);
   limit_beyond_all_tokens(kDLCPU, 0, 0);
   limit_beyond_all_tokens(kDLCUDA, 0, 3);
   limit_beyond_all_tokens(kDLCPU, FLASHMLA_BATCH_INVARIANT, 0);

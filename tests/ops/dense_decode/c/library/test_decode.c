@@ -143,6 +143,25 @@ static void decode(geometry g, const int32_t *lengths, uint32_t flags, int32_t n
   fixture_free(&f);
 }
 
+/* Where the size query says 0, NULL is a workspace. */
+static void decode_without_workspace(const int32_t *lengths) {
+  fixture f;
+  fill(&f, (geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16}, lengths, 0);
+  fixture_use_plan(&f, 1);
+  CHECK(f.decode.workspace_size == 0);
+  free(f.decode.workspace);
+  f.decode.workspace = NULL;
+  CHECK_OK(flashmla_dense_decode(&f.decode));
+  check_rows(&f);
+  flashmla_prepared *prepared;
+  CHECK_OK(flashmla_dense_decode_prepare(&f.decode, &prepared));
+  memset(f.tensor[OUT].data, OUTPUT_FILL, f.bytes[OUT]);
+  CHECK_OK(flashmla_dense_decode_run(prepared, &f.decode));
+  check_rows(&f);
+  flashmla_prepared_free(prepared);
+  fixture_free(&f);
+}
+
 static void decode_varlen(geometry g, const int32_t *lengths, const int32_t *offsets, uint32_t flags,
                           int32_t num_splits) {
   fixture f;
@@ -236,6 +255,7 @@ int main(void) {
   decode((geometry){4, 1, 17, 1, 7, 53, 4, .dtype = FP32}, edges, 0, 3);
   decode((geometry){4, 1, 1, 1, 200, 1, 70, .dtype = BF16}, edges, FLASHMLA_CAUSAL, 32);
   decode((geometry){1, 5, 130, 1, 3, 64, 2, .dtype = BF16}, edges + 3, FLASHMLA_CAUSAL, 1);
+  decode_without_workspace(lengths);
 
   decode((geometry){4, 2, 4, 1, 5, 16, 9, .dtype = FP32, .d_qk = 512}, lengths, FLASHMLA_LSE_BASE2, -1);
   decode((geometry){4, 1, 4, 2, 5, 256, 2, .dtype = BF16, .d_qk = 320}, lengths, FLASHMLA_EMPTY_LSE_MINUS, 3);
