@@ -10,7 +10,8 @@
 
 enum { BATCH = 2, HEADS = 16, D_QK = 576, D_V = 512, PAGES = 4, PAGE = 64, MAX_PAGES = 2 };
 
-static float __attribute__((aligned(16))) q[BATCH][1][HEADS][D_QK], kv_cache[PAGES][PAGE][1][D_QK], out[BATCH][1][HEADS][D_V], lse[BATCH][HEADS][1];
+static float __attribute__((aligned(16))) q[BATCH][1][HEADS][D_QK], kv_cache[PAGES][PAGE][1][D_QK],
+    out[BATCH][1][HEADS][D_V], lse[BATCH][HEADS][1];
 static const int32_t block_table[BATCH][MAX_PAGES] = {{2, 0}, {3, -1}}, cache_seqlens[BATCH] = {100, 37};
 
 #define TENSOR(array, rank, kind, ...) \

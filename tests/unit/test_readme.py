@@ -9,7 +9,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from ops.dense_decode import oracle
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADER = ROOT / "libflashmla" / "include" / "flashmla" / "flashmla.h"
@@ -37,7 +40,7 @@ def test_the_python_snippet_runs():
 
 
 def test_the_c_snippet_builds_with_the_commands_below_it_and_runs(tmp_path):
-    """For another prefix, with a compiler that takes warnings for errors."""
+    """For another prefix, as C99, with a compiler that takes warnings for errors; what it prints is right."""
     source, program, prefix = tmp_path / "decode.c", tmp_path / "decode", tmp_path / "flashmla"
     source.write_text(snippet("c"))
     [block] = [
@@ -47,10 +50,17 @@ def test_the_c_snippet_builds_with_the_commands_below_it_and_runs(tmp_path):
     if shutil.which("pkg-config") is None:
         pytest.skip("pkg-config is not installed")
     install = install.replace("python3 ", f"{sys.executable} ")
-    compile_it = compile_it.replace("gcc ", f"{os.environ.get('CC', 'gcc')} -Wall -Wextra -Werror ")
+    compile_it = compile_it.replace("gcc ", f"{os.environ.get('CC', 'gcc')} -Wall -Wextra -pedantic -Werror ")
     subprocess.run(install, shell=True, check=True, cwd=ROOT, capture_output=True)
     subprocess.run(compile_it, shell=True, check=True, cwd=tmp_path)
-    assert subprocess.run([program], check=True, capture_output=True, text=True).stdout == "0\n"
+    assert "-std=c99 " in compile_it
+    printed = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    assert f"/* {printed.strip()} */" in snippet("c")
+    q = (np.arange(16 * 576) % 13 / 13).reshape(1, 1, 16, 576)
+    kv_cache = (np.arange(8 * 64 * 576) % 7 / 7).reshape(8, 64, 1, 576)
+    out, _ = oracle.dense_decode(q, kv_cache, np.array([[5, 2, 7]], np.int32), np.array([150], np.int32))
+    found = [float(number) for number in printed.split()[:3]]
+    np.testing.assert_allclose(found, out[0, 0, 0, :3], atol=6e-5)  # four digits
 
 
 def snippets_of_usage(language):
@@ -90,8 +100,6 @@ def test_the_custom_operation_of_the_usage_page_is_traced():
 
 def test_the_callback_of_the_usage_page_runs_in_jit():
     jax = pytest.importorskip("jax")
-    import numpy as np
-
     import flashmla
     import small
 
@@ -116,8 +124,6 @@ def names_of_the_usage_page(monkeypatch):
 
 
 def test_the_python_snippets_of_the_usage_page_run(names_of_the_usage_page):
-    import numpy as np
-
     names = names_of_the_usage_page
     on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text and "jax" not in text]
     assert len(on_numpy) == 8
