@@ -33,7 +33,14 @@ def test_version_is_that_of_the_package():
 def test_files_for_c_users_are_complete():
     files = wheel.files_for_c_users()
     assert sorted(Path(place).name for place in files.values()) == [
-        *("dlpack.h", "flashmla-config-version.cmake", "flashmla-config.cmake", "flashmla.h", "flashmla.pc"),
+        *(
+            "dlpack.h",
+            "exchange.h",
+            "flashmla-config-version.cmake",
+            "flashmla-config.cmake",
+            "flashmla.h",
+            "flashmla.pc",
+        ),
     ]
     for source, place in files.items():
         text = Path(source).read_text()
