@@ -163,11 +163,11 @@ static void too_many_tokens(void) {
   for (int i = 0; i < 3; i++) {
     fm_work work = {.batch = 1, .s_q = most, .h_q = groups[i], .h_kv = 1, .capacity = 1};
     fm_tiling t;
-    CHECK_OK(fm_tile(&work, fake.limits, 512, &t));
+    CHECK_OK(fm_tile(&work, fake.limits, &t));
     const int64_t last_block = (int64_t)t.tiles_per_head * t.cluster - 1;
     CHECK((last_block / t.head_chunks + 1) * t.block_tokens + t.block_rows <= INT32_MAX);
     ++work.s_q;
-    CHECK_STATUS(fm_tile(&work, fake.limits, 512, &t), FLASHMLA_ERROR_OVERFLOW, "2147483520 query tokens");
+    CHECK_STATUS(fm_tile(&work, fake.limits, &t), FLASHMLA_ERROR_OVERFLOW, "2147483520 query tokens");
   }
 }
 
