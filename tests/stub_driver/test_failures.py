@@ -142,7 +142,7 @@ def test_a_library_without_kernels_says_so(compile_stub, cpu_only_library):
     assert len(ran.told) == 3
     for status, sentence, *_ in ran.told:
         assert status == NO_KERNELS
-        assert sentence == "the tensors are on a CUDA device, but this library was built without GPU kernels"
+        assert sentence.startswith("the tensors are on a CUDA device, but this library was built without GPU kernels")
     assert ran.calls == [], "and it does not touch the driver"
 
 
