@@ -28,16 +28,18 @@ hypothesis.settings.register_profile("nightly", max_examples=10_000, print_blob=
 hypothesis.settings.register_profile(
     "gpu", max_examples=1000, derandomize=True, database=None, print_blob=True, **COMMON
 )
-# For the subprocesses of test_planted_faults.py and test_reads_outside.py: finding is enough, shrinking costs time.
-hypothesis.settings.register_profile(
-    "find",
-    max_examples=100,
-    derandomize=True,
-    database=None,
-    report_multiple_bugs=False,
-    phases=[hypothesis.Phase.generate],
-    **COMMON,
-)
+# For the subprocesses of test_planted_faults.py (search: a fault ends it) and of others (find): finding is enough,
+# shrinking costs time.
+for profile, examples in (("find", 100), ("search", 500)):
+    hypothesis.settings.register_profile(
+        profile,
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        report_multiple_bugs=False,
+        phases=[hypothesis.Phase.generate],
+        **COMMON,
+    )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
 hypothesis.settings.load_profile(PROFILE)
 

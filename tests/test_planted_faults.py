@@ -47,7 +47,7 @@ def run(command: list[str], library: Path, **more) -> subprocess.CompletedProces
     paths = [str(ROOT / "tests"), str(ROOT / "bindings" / "python")]
     environment = os.environ | {
         "FLASHMLA_LIBRARY": str(library),
-        "HYPOTHESIS_PROFILE": "find",
+        "HYPOTHESIS_PROFILE": "search",
         "PYTHONPATH": os.pathsep.join(paths),
     }
     return subprocess.run(
