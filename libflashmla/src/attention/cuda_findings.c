@@ -55,8 +55,7 @@ static uint64_t take_locked(fm_finding *finding, fm_finding *copy) {
   const uint64_t so_far = __atomic_load_n(&finding->found, __ATOMIC_ACQUIRE);
   if (so_far == finding->told) return 0;
   *copy = *finding;
-  __atomic_store_n(&finding->reports, finding->reports + 1, __ATOMIC_SEQ_CST);
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  __atomic_store_n(&finding->reports, finding->reports + 1, __ATOMIC_SEQ_CST); /* before the load, both being so */
   const uint64_t found = __atomic_load_n(&finding->found, __ATOMIC_SEQ_CST), count = found - finding->told;
   finding->told = found;
   return count;
