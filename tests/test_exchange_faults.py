@@ -50,8 +50,8 @@ FAULTS = [
     ),
     fault(
         "read only",
-        "(written && managed->flags & READ_ONLY)",
-        "(written && managed->flags & READ_ONLY & 0)",
+        "(written && managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY)",
+        "(written && managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY & 0)",
         "tests/unit/test_bindings_tensors.py::test_read_only_arrays_are_inputs_but_no_outputs[float32]",
     ),
     fault(

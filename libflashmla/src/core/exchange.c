@@ -14,32 +14,11 @@
 
 #include "core/error.h"
 
-enum { DLPACK_MAJOR = 1, READ_ONLY = 1 }; /* DLPACK_FLAG_BITMASK_READ_ONLY */
 /* Params may be those of a newer header: longer than this library knows them. */
 enum { FEW_TENSORS = 12 /* lie in the call itself */, MAX_RANK = 8, MAX_PARAMS_BYTES = 512, MAX_CONDITIONS = 32 };
 
 /* What a step answers besides FLASHMLA_OK and the library's statuses. */
 enum { UNUSUAL = FLASHMLA_EXCHANGE_UNUSUAL, RAISED = -2, NO_SCRATCH = -3 };
-
-typedef struct managed_tensor { /* DLManagedTensorVersioned */
-  uint32_t major, minor;
-  void *context;
-  void (*deleter)(struct managed_tensor *self);
-  uint64_t flags;
-  DLTensor tensor;
-} managed_tensor;
-
-typedef void set_error(void *context, const char *kind, const char *message);
-
-typedef struct exchange_table { /* DLPackExchangeAPI */
-  uint32_t major, minor;
-  const void *older;
-  int (*allocate)(DLTensor *prototype, managed_tensor **out, void *context, set_error *on_error);
-  int (*export_managed)(void *object, managed_tensor **out);
-  int (*import_managed)(managed_tensor *tensor, void **object);
-  int (*export_tensor)(void *object, DLTensor *out);
-  int (*current_stream)(int32_t device_type, int32_t device_id, void **stream);
-} exchange_table;
 
 /* An object as a tensor. Copies: the objects' own extents may change while the lock is given up. */
 typedef struct taken {
@@ -49,7 +28,7 @@ typedef struct taken {
 
 typedef struct call {
   const flashmla_exchange *how;
-  const exchange_table *table;
+  const DLPackExchangeAPI *table;
   void *const *objects;
   int32_t num_tensors;
   bool has_scratch;
@@ -118,14 +97,15 @@ static int read_object(const call *c, void *object, DLTensor *tensor) {
   void *type = host.type(object);
   host.release(type); /* the object keeps it alive */
   if (type != how->type) return UNUSUAL;
-  return c->table->export_tensor(object, tensor) ? RAISED : FLASHMLA_OK;
+  return c->table->dltensor_from_py_object_no_sync(object, tensor) ? RAISED : FLASHMLA_OK;
 }
 
 static int read_capsule(void *capsule, bool written, DLTensor *tensor) {
-  const managed_tensor *managed = host.capsule(capsule, "dltensor_versioned");
+  const DLManagedTensorVersioned *managed = host.capsule(capsule, "dltensor_versioned");
   if (!managed) return RAISED;
-  if (managed->major != DLPACK_MAJOR || (written && managed->flags & READ_ONLY)) return UNUSUAL;
-  *tensor = managed->tensor;
+  if (managed->version.major != DLPACK_MAJOR_VERSION || (written && managed->flags & DLPACK_FLAG_BITMASK_READ_ONLY))
+    return UNUSUAL;
+  *tensor = managed->dl_tensor;
   return FLASHMLA_OK;
 }
 
@@ -254,7 +234,7 @@ static void ignore_error(void *context, const char *kind, const char *message) {
 
 /* Scratch from the framework's allocator, on its current stream of the device. The allocator may run anything, even
  * code that changes the tensors, so they are read again behind it. Capsules come without an allocator. */
-static int make_scratch(call *c, managed_tensor **made) {
+static int make_scratch(call *c, DLManagedTensorVersioned **made) {
   uint64_t bytes = 0;
   int status = c->how->size(c->params, &bytes);
   if (status || bytes == 0) return status;
@@ -265,13 +245,13 @@ static int make_scratch(call *c, managed_tensor **made) {
   }
   int64_t extent = (int64_t)bytes;
   DLTensor prototype = {.device = c->model->device, .ndim = 1, .dtype = {kDLUInt, 8, 1}, .shape = &extent};
-  if (c->table->allocate(&prototype, made, NULL, ignore_error) || !*made) {
+  if (c->table->managed_tensor_allocator(&prototype, made, NULL, ignore_error) || !*made) {
     *made = NULL;
     return UNUSUAL;
   }
   status = take_objects(c);
   if (status) return status;
-  *(void **)field(c, c->how->scratch_offset) = (char *)(*made)->tensor.data + (*made)->tensor.byte_offset;
+  *(void **)field(c, c->how->scratch_offset) = (char *)(*made)->dl_tensor.data + (*made)->dl_tensor.byte_offset;
   *(uint64_t *)field(c, c->how->scratch_offset + sizeof(void *)) = bytes;
   return FLASHMLA_OK;
 }
@@ -281,7 +261,7 @@ static int run(call *c) {
   const DLDevice device = c->model->device;
   if (c->table && device.device_type != kDLCPU) {
     void **stream = field(c, how->stream_offset);
-    if (c->table->current_stream(device.device_type, device.device_id, stream)) return RAISED;
+    if (c->table->current_work_stream(device.device_type, device.device_id, stream)) return RAISED;
   }
   void *const lock = host.unlock();
   int status;
@@ -316,7 +296,7 @@ void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count) {
   c.objects = objects;
   c.has_scratch = false;
   c.result = NULL;
-  managed_tensor *made = NULL;
+  DLManagedTensorVersioned *made = NULL;
   int status = check_call(&c);
   if (!status) status = take_objects(&c);
   if (!status && how->size && !c.has_scratch) status = make_scratch(&c, &made);
@@ -325,7 +305,7 @@ void *flashmla_exchange_call(void *self, void *const *objects, intptr_t count) {
   if (made) {
     if (status || !how->keep_scratch)
       made->deleter(made);
-    else if (c.table->import_managed(made, &kept))
+    else if (c.table->managed_tensor_to_py_object_no_sync(made, &kept))
       status = RAISED;
   }
   if (c.taken != c.few) free(c.taken);
