@@ -81,6 +81,7 @@ def compile_variant(variant: Variant, key: str, where: Path) -> dict[str, Any]:
         "d_qk": variant.d_qk,
         "d_v": variant.d_v,
         "features": variant.features,
+        "batch_invariant": variant.batch_invariant,
         "cluster": variant.cluster,
         "shared_bytes": shared_bytes,
         "sha256": hashlib.sha256(image).hexdigest(),

@@ -73,7 +73,12 @@ KERNELS = (
     "dense_decode_bf16_576_cluster2",
     "dense_decode_bf16_576_cluster1_pages",
     "dense_decode_bf16_576_cluster2_pages",
+    "dense_decode_bf16_576_cluster1_invariant",
+    "dense_decode_bf16_576_cluster2_invariant",
+    "dense_decode_bf16_576_cluster1_pages_invariant",
+    "dense_decode_bf16_576_cluster2_pages_invariant",
     "combine_bf16_512",
+    "fold_bf16_512",
     "plan",
 )
 

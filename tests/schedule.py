@@ -13,10 +13,13 @@ from functools import cache
 import numpy as np
 
 import build
+from dsl_kernels.core.schedule_params import CONSTANTS as FACTS
 from dsl_kernels.core.schedule_params import PARTIAL_BYTES, ROWS
-from dsl_kernels.plan.params import MAX_PIECES
 
 INT32_MAX = 2**31 - 1
+MAX_SLOTS = FACTS["MAX_SLOTS"]
+SMALL_PIECES, NODE_PIECES = 8, 8
+CAP_BYTES = 64 << 20  # and twice the rows of results in float32
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,15 @@ class Limits:
     unit: int = 64
     whole_units: int = 0
     start_overhead_alone: int | None = None  # where a request has one row block, if it differs
+    piece_units_few: int | None = None  # where a KV head has at most `few_heads`, if it differs
+    few_heads: int = 0
     partial_bytes: int = 4
     clusters: int | None = None  # of max_cluster blocks that run at once, where that is not workers / max_cluster
+    # batch invariant
+    carries: int = 0
+    max_slots: int = 2**30
+    partial_facts: int = 2
+    stripe_rows: int = 1
 
 
 @cache
@@ -54,9 +64,15 @@ def hopper(processors: int, clusters: int | None = None) -> Limits:
         start_overhead_alone=found["START_OVERHEAD_ALONE"],
         split_overhead=found["SPLIT_OVERHEAD"],
         piece_units=found["PIECE_UNITS"],
+        piece_units_few=found["PIECE_UNITS_FEW"],
+        few_heads=found["FEW_HEADS"],
         whole_units=found["WHOLE_UNITS"],
         partial_bytes=PARTIAL_BYTES,
         clusters=clusters,
+        carries=found["CARRIES"],
+        max_slots=MAX_SLOTS,
+        stripe_rows=FACTS["STRIPE"],
+        partial_facts=FACTS["PARTIAL_FACTS"],
     )
 
 
@@ -89,11 +105,14 @@ class Tiling:
     request_major: bool
     bands: int  # columns that are cut alike
     num_parts: int
-    num_splits: int  # 0, forced, or the most pieces of a tile in a batch-invariant schedule
+    num_splits: int  # 0, or forced
     slots_per_part: int
-    piece_units: int  # batch invariant, else 0
     whole_units: int
     start_overhead: int
+    piece_units: int = 0  # batch invariant
+    carries: int = 0
+    slots: int = 0
+    slot_rows: int = ROWS
 
 
 def ceil(a: int, b: int) -> int:
@@ -111,7 +130,9 @@ def tile(
     num_splits: int,
     page_size: int = 64,
     varlen: bool = False,
+    total_q: int = 0,
     batch_invariant: bool = False,
+    d_v: int = 512,
 ) -> Tiling:
     """`s_q` is max_seqlen_q where `varlen`; `num_splits` is 0 where `batch_invariant`."""
     group = h_q // h_kv
@@ -121,7 +142,7 @@ def tile(
     blocks = ceil(s_q, block_tokens) * head_chunks
     cluster = min(limits.max_cluster, blocks)
     most_units = ceil(min(max_blocks * page_size, INT32_MAX), limits.unit)
-    balanced = most_units <= limits.whole_units or (num_splits == 0 and not batch_invariant)
+    balanced = most_units <= limits.whole_units or num_splits == 0
     if balanced and blocks > 2 and not varlen and limits.workers % (h_kv * blocks) <= limits.workers // 16:
         cluster = 1  # in step anyway
     clusters = limits.workers // limits.max_cluster if limits.clusters is None else limits.clusters
@@ -133,12 +154,30 @@ def tile(
     tiles_per_head = ceil(blocks, cluster)
     columns = h_kv * tiles_per_head
     num_tiles = batch * columns
+    invariant = {}
     if batch_invariant:
-        n = np.arange(1, min(most_units, 10_000) + 1)  # by then there are MAX_PIECES
-        num_splits = int(ceil(n, piece_size(n, limits.piece_units)).max(initial=1))
+        rows = (total_q if varlen else batch * s_q) * h_q
+        slot_rows = ceil(block_heads * block_tokens, limits.stripe_rows) * limits.stripe_rows
+        slot_bytes = cluster * slot_rows * 4 * (d_v + limits.partial_facts)
+        most_slots = min((2 * 4 * d_v * rows + CAP_BYTES) // slot_bytes, limits.max_slots)
+        live = num_tiles
+        if varlen:
+            live = min(live, h_kv * most_live(batch, total_q, block_tokens, head_chunks, cluster))
+        few = group <= limits.few_heads and limits.piece_units_few is not None
+        piece_units = limits.piece_units_few if few else limits.piece_units
+        quanta = max(1, ceil(most_units, piece_units))
+        pieces = len(begins(quanta, 0))
+        num_parts = min(max(1, at_once), live * quanta)
+        if pieces > 1 and limits.carries:
+            num_parts = max(1, min(num_parts, most_slots // limits.carries))
+        slots = min(most_slots, min(live, num_parts - 1) * pieces + limits.carries * num_parts)
+        slots = slots if pieces > 1 else 0
+        invariant = {"piece_units": piece_units, "carries": limits.carries, "slots": slots, "slot_rows": slot_rows}
     elif num_splits == 0 and most_units <= limits.whole_units:
         num_splits = 1
-    if num_splits:
+    if batch_invariant:
+        pass
+    elif num_splits:
         num_parts = num_tiles * num_splits
     else:
         num_parts = min(max(1, at_once), num_tiles * (most_units + start_overhead))
@@ -157,10 +196,25 @@ def tile(
         num_parts=num_parts,
         num_splits=num_splits,
         slots_per_part=1 if num_splits else 2,
-        piece_units=limits.piece_units if batch_invariant else 0,
         whole_units=limits.whole_units,
         start_overhead=start_overhead,
+        **invariant,
     )
+
+
+def most_live(batch: int, total_q: int, block_tokens: int, head_chunks: int, cluster: int) -> int:
+    """The most live tiles of a KV head that so many query tokens can make."""
+    requests = min(batch, total_q)  # each of which may have a last block and a last tile that are part empty
+    groups = (total_q - requests) // block_tokens + requests
+    return (groups * head_chunks - requests) // cluster + requests
+
+
+def begins(quanta: int, level: int) -> np.ndarray:
+    """Batch invariant: the quanta where items of a tile of so many begin."""
+    small = np.arange(SMALL_PIECES)
+    pieces = np.concatenate([small, np.arange(SMALL_PIECES, max(quanta, SMALL_PIECES), 2)])
+    step = (1, NODE_PIECES, len(pieces))[level]
+    return pieces[pieces < quanta][::step]
 
 
 def divisor(d: int) -> int:
@@ -180,8 +234,23 @@ def query_tokens(cu_seqlens_q, total_q: int, max_seqlen_q: int) -> np.ndarray:
     return np.clip(offsets[1:] - offsets[:-1], 0, max_seqlen_q)
 
 
-def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-    """cut[num_parts + 1] as pairs (tile, unit), and the prefix sums of the costs, for requests of n units.
+@dataclass(frozen=True)
+class Schedule:
+    cuts: np.ndarray  # [num_parts + 1] pairs (tile, unit)
+    cost_before: np.ndarray
+    first_slot: np.ndarray | None = None  # batch invariant; the last entry is the level
+
+
+def same(found: Schedule, wanted: Schedule, what: str = "") -> None:
+    np.testing.assert_array_equal(found.cuts, wanted.cuts, what)
+    np.testing.assert_array_equal(found.cost_before, wanted.cost_before, what)
+    assert (found.first_slot is None) == (wanted.first_slot is None)
+    if wanted.first_slot is not None:
+        np.testing.assert_array_equal(found.first_slot, wanted.first_slot, what)
+
+
+def schedule(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | None = None) -> Schedule:
+    """That of requests of n units.
 
     `tokens`: of each request, with variable-length queries.
     """
@@ -194,17 +263,20 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
     live = np.ones(tiles, bool) if tokens is None else first_token < tokens[request]
     cost = np.where(live, n[request] + tiling.start_overhead, 0)
     if tiling.piece_units:
-        piece = piece_size(n[request], tiling.piece_units)
-        cost = np.where(live, np.maximum(1, ceil(n[request], piece)), 0)
+        quanta = np.maximum(1, ceil(n[request], tiling.piece_units))
+        cost = np.where(live, quanta, 0)
     at = np.concatenate([[0], np.cumsum(cost)])
     before = at[np.arange(batch + 1) * (tiling.columns if tiling.request_major else 1)]
 
     w = np.arange(parts)
     if tiling.piece_units:
-        tile_of = np.searchsorted(at, w, side="right") - 1  # the last one that begins there: no dead one
-        inner = np.minimum(tile_of, tiles - 1)
-        found = np.where((w < at[-1])[:, None], np.stack([tile_of, (w - at[inner]) * piece[inner]], 1), [tiles, 0])
-    elif tiling.num_splits:
+        for level in range(3):
+            found = _between_items(tiling, at, quanta, level)
+            first_slot = _slots(tiling, found, quanta, level)
+            if first_slot[-1] <= tiling.slots:
+                break
+        return Schedule(found * [1, tiling.piece_units], before, np.append(first_slot, level))
+    if tiling.num_splits:
         tile_of, split = np.divmod(w, tiling.num_splits)
         own = n[request[tile_of]]
         pieces = np.minimum(tiling.num_splits, np.maximum(own, 1))
@@ -213,12 +285,37 @@ def cuts(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray | Non
     else:
         found = _balanced(limits, tiling, at, n, request, live)
     found[0] = 0
-    return np.concatenate([found, [[tiles, 0]]]), before
+    return Schedule(np.concatenate([found, [[tiles, 0]]]), before)
 
 
-def piece_size(n: np.ndarray, least: int) -> np.ndarray:
-    """Units of a batch-invariant piece of requests of n units."""
-    return np.maximum(np.clip(ceil(n, 4), least, 2 * least), ceil(n, MAX_PIECES))
+def _between_items(tiling: Tiling, at: np.ndarray, quanta: np.ndarray, level: int) -> np.ndarray:
+    """Batch invariant: pairs (tile, quantum), at the begins of items that are nearest to even cuts."""
+    parts, tiles = tiling.num_parts // tiling.bands, tiling.num_tiles // tiling.bands
+    cost, found = int(at[tiles]), []
+    for w in range(tiling.num_parts):
+        band, inside = divmod(w, parts)
+        position = band * cost + min(inside * ceil(cost, parts), cost)
+        tile_of = int(np.searchsorted(at, position, side="right")) - 1  # the last one that begins there: no dead one
+        if position >= at[-1]:
+            found.append((tiling.num_tiles, 0))
+            continue
+        ends = np.append(begins(int(quanta[tile_of]), level), quanta[tile_of])
+        nearest = int(ends[np.argmin(np.abs(ends - (position - at[tile_of])))])  # the first of two
+        found.append((tile_of, nearest) if nearest < quanta[tile_of] else (tile_of + 1, 0))
+    found[0] = (0, 0)
+    return np.array([*found, (tiling.num_tiles, 0)])
+
+
+def _slots(tiling: Tiling, found: np.ndarray, quanta: np.ndarray, level: int) -> np.ndarray:
+    """The first slot of each part, and the end of all."""
+    stored = []
+    for (tile, low), (end_tile, high) in zip(found[:-1].tolist(), found[1:].tolist(), strict=True):
+        runs = [(tile, low, high if tile == end_tile else INT32_MAX)] if low else []
+        if high and not (tile == end_tile and low):
+            runs.append((end_tile, 0, high))
+        items = [begins(int(quanta[t]), level) for t, _, _ in runs]
+        stored.append(sum(int(((b >= a) & (b < e)).sum()) for b, (_, a, e) in zip(items, runs, strict=True)))
+    return tiling.carries * tiling.num_parts + np.concatenate([[0], np.cumsum(stored)])
 
 
 def _begin(tile_of: np.ndarray) -> np.ndarray:
@@ -261,12 +358,19 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
     return np.where((position < total)[:, None], np.stack([found, unit], 1), [tiles, 0])
 
 
-def read(buffer: np.ndarray, tiling: Tiling, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts and prefix sums out of the bytes of a plan's buffer."""
-    cut_bytes = 8 * (tiling.num_parts + 1)
-    costs = ceil(cut_bytes, 16) * 16
-    found = buffer[:cut_bytes].view(np.int32).reshape(-1, 2)
-    return found, buffer[costs : costs + 8 * (batch + 1)].view(np.int64)
+def places(tiling: Tiling) -> tuple[int, int]:
+    """Where first_slot and cost_before lie in a plan's buffer; in bytes."""
+    slots = 8 * (tiling.num_parts + 1)
+    costs = slots + (4 * (tiling.num_parts + 2) if tiling.piece_units else 0)
+    return slots, ceil(costs, 16) * 16
+
+
+def read(buffer: np.ndarray, tiling: Tiling, batch: int) -> Schedule:
+    """Out of the bytes of a plan's buffer."""
+    slots, costs = places(tiling)
+    first_slot = buffer[slots : slots + 4 * (tiling.num_parts + 2)].view(np.int32) if tiling.piece_units else None
+    cost_before = buffer[costs : costs + 8 * (batch + 1)].view(np.int64)
+    return Schedule(buffer[:slots].view(np.int32).reshape(-1, 2), cost_before, first_slot)
 
 
 SPREADS = ("equal", "random", "short", "one long", "outside")

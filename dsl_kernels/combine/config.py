@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsl_kernels.core.schedule_params import MAX_SPLITS
 from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import Elements
 from dsl_kernels.core.variant import Variant as Base
-
-from .params import MAX_SPLITS
 
 THREADS = MAX_SPLITS // 2  # where a CTA merges a row, a thread weighs two pieces
 WARPS = THREADS // 32

@@ -13,15 +13,14 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float16, Float32, Int32, Int64, const_expr, max, min
 
-from dsl_kernels.core import schedule
+from dsl_kernels.core import schedule, split_tiles
 from dsl_kernels.core.dtypes import DTYPES
 from dsl_kernels.core.params import Named
-from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS
+from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS, MAX_SPLITS
 from dsl_kernels.core.threads import warp_reduce
 
-from . import split_tiles
 from .config import THREADS, VECTOR, WARPS, Variant
-from .params import MAX_SPLITS, PARAMS
+from .params import PARAMS
 
 IN_FLIGHT = 8  # loads that a thread starts before it uses the first, where a CTA merges a row
 LOG_MAX_CHUNKS = 3  # log2 of the most chunks of columns in which several CTAs merge a row
@@ -77,8 +76,7 @@ class Combine:
         rows = block_rows * a.cluster
         for base in cutlass.range(0, a.num_parts, THREADS, unroll=1):
             found = split_tiles.find(self, base, tid)
-            # a batch-invariant sum has one order, however many rows there are
-            by_warp = (found * rows > ROWS_FOR_WARPS * grid) or (a.piece_units > 0)
+            by_warp = found * rows > ROWS_FOR_WARPS * grid
             log_chunks = Int32(0)
             while (log_chunks < LOG_MAX_CHUNKS) and (found * rows << (log_chunks + 1) <= grid):
                 log_chunks += 1

@@ -3,8 +3,7 @@
 from dsl_kernels.core import schedule_params as shared
 from dsl_kernels.core.params import Param
 
-MAX_SPLITS = 1024  # pieces of a tile that are merged: no plan can be forced to more, and there are fewer SMs
-CONSTANTS = shared.CONSTANTS | {"MAX_SPLITS": MAX_SPLITS}
+CONSTANTS = shared.CONSTANTS | {"MAX_SPLITS": shared.MAX_SPLITS}
 
 PARAMS = (
     shared.CUTS,
@@ -17,5 +16,4 @@ PARAMS = (
     Param("by_block_rows", "int64_t", "divides by the rows of a block: block_heads * block_tokens"),
     Param("by_tile_rows", "int64_t", "divides by the rows of a tile"),
     shared.SLOTS,
-    shared.PIECE_UNITS,
 )

@@ -4,10 +4,9 @@
 ranges to the tensor, so that no value can lead outside the caller's tensors.
 """
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, Int64, max, min
-
-from .threads import opaque
 
 
 def element(pointer, index):
@@ -51,15 +50,15 @@ def part_tiles(a, part):
 
 
 @cute.jit
-def seek(a, part, tile, step, cluster):
+def seek(a, part, tile, step, cluster, lane: cutlass.Constexpr):
     """The first piece at or after a tile of a part, going on with part + step: (part, tile); a part >= num_parts is
     the end of the work. The lanes of a warp look at 32 parts at once: forced or batch-invariant schedules have many
-    that are empty.
+    that are empty. lane(x): number of the lane, asked where x is known.
     """
     first, end = part_tiles(a, min(part, a.num_parts - 1))
     tile = next_live(a, max(tile, first), end, cluster)
     while (part < a.num_parts) and (tile >= end):
-        candidate = part + (opaque(cute.arch.lane_idx()) + 1) * step
+        candidate = part + (lane(part) + 1) * step
         part += step
         if part < a.num_parts:  # at the end of the work nothing is loaded
             first, end = part_tiles(a, min(candidate, a.num_parts - 1))

@@ -6,6 +6,7 @@ from .params import Param
 
 LOG_UNIT = 6
 UNIT = 1 << LOG_UNIT  # KV tokens that are worked on as one
+MAX_SPLITS = 1024  # pieces of a tile that are merged: no plan can be forced to more, and there are fewer SMs
 ROWS = 64  # query rows of a block
 
 # A partial row is stored in float16, each half scaled by a power of two so that it uses the format's whole precision,
@@ -14,11 +15,27 @@ ROWS = 64  # query rows of a block
 PARTIAL_BYTES = 2  # of an element
 FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, 4
 
-CONSTANTS = {"UNIT": UNIT, "PARTIAL_BYTES": PARTIAL_BYTES, "PARTIAL_FACTS": FACTS}
+# Batch-invariant schedules: a request's first so many pieces are of a quantum (piece_units), the others of two; so many
+# pieces in turn are a node. What the packed words of a work record have room for.
+SMALL_PIECES, LOG_NODE_PIECES = 8, 3
+NODE_PIECES = 1 << LOG_NODE_PIECES
+LOG_MAX_SLOTS, LOG_MAX_PARTS = 20, 8
+STRIPE = 16  # rows of a block that a warp has; a slot has room for the stripes in which a row can be one of the block's
+
+CONSTANTS = {
+    "UNIT": UNIT,
+    "PARTIAL_BYTES": PARTIAL_BYTES,
+    "PARTIAL_FACTS": FACTS,
+    "SMALL_PIECES": SMALL_PIECES,
+    "NODE_PIECES": NODE_PIECES,
+    "STRIPE": STRIPE,
+    "MAX_SLOTS": 1 << LOG_MAX_SLOTS,
+    "MAX_PARTS": 1 << LOG_MAX_PARTS,
+}
 
 # Geometry of tiles and the schedule: fm_tiling and fm_cut of the C core.
 CUTS = Param("cuts", "int32_t*", "schedule: num_parts + 1 pairs (tile, unit)", 8)
-PARTIAL = Param("partial", "void*", "rows [slots_per_part * num_parts][cluster * 64][d_v], scaled", 16, "float16")
+PARTIAL = Param("partial", "void*", "partial rows, by slots: see fm_partials of the C core", 16, "float16")
 PARTIAL_FACTS = Param("partial_facts", "float*", "FACTS of each partial row", 16)
 OUTPUT = (
     Param("out", "void*", "output rows, in the kernel's dtype or in float32", 16, "out"),
@@ -58,7 +75,14 @@ DIVISORS = (
     Param("by_block_heads", "int64_t", "divides by block_heads"),
 )
 SLOTS = Param("slots_per_part", "int32_t", "partial slots of a part: 2, or 1")
-PIECE_UNITS = Param("piece_units", "int32_t", "batch invariant: units of a piece at least; else 0")
+PIECE_UNITS = Param("piece_units", "int32_t", "batch invariant: units of a quantum; else 0")
+FIRST_SLOT = Param("first_slot", "int32_t*", "batch invariant: first slot of each part, end of all, level; else null")
+INVARIANT = (  # batch invariant
+    FIRST_SLOT,
+    Param("slots", "int32_t", "partial slots in all"),
+    PIECE_UNITS,
+    Param("by_piece_units", "int64_t", "divides by piece_units"),
+)
 SHARD = (
     Param("global_seqlens", "const int32_t*", "tokens of each request over all shards, or null"),
     Param("cp_period", "int32_t", "tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole"),

@@ -11,6 +11,21 @@ def opaque(x):
 
 
 @cute.jit
+def behind(x, y):
+    """The same value as x, but not known before y is: what hangs on it is not worked out in advance."""
+    return cute.arch.inline_ptx(
+        "mov.b32 {$w0}, {$r0}; // {$r1}", write_only_types=[Int32], read_only_args=[Int32(x), Int32(y)]
+    )
+
+
+@cute.jit
+def lane_now(y):
+    """Number of the lane, not read before y is known."""
+    x, _, _ = cute.arch.thread_idx()
+    return behind(x, y) & 31
+
+
+@cute.jit
 def thread_now():
     """Thread number in the warpgroup, read on the spot."""
     x, _, _ = cute.arch.thread_idx()

@@ -35,13 +35,13 @@ class Barrier:
 
 
 BARRIERS = (
-    # An item has come.
+    # An item has come. (For a Q that is not loaded PV waits and QK does not.)
     Barrier("full", "slot", 2, arrive="both loaders, with their half's bytes", wait="QK; PV where it is a unit"),
     # Nobody needs an item any more. Every thread arrives, because racecheck does not see what a warp does before one
     # lane arrives for it.
     Barrier(
         "empty", "half", 128, cluster=True,
-        arrive="of Q, QK; of a unit, the PV warpgroup of the half",
+        arrive="of Q, QK; of a unit or a Q that is not loaded, the PV warpgroup of the half",
         wait="the left loader for its half, the right one for both; QK at the end of a tile for both",
     ),
     # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before.

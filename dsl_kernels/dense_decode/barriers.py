@@ -8,6 +8,12 @@ its own place, PV a half of a unit once the product is done; in the last unit of
 because they are turned round in that half (epilogue.store_rows). The right loader waits for both halves, because it
 loads the RoPE part, which P lies over and both halves of PV read.
 
+Batch-invariant calls go on with a tile piece after piece, in its CTA, with the same Q (invariant.MORE; the next has
+SAME_Q). Then the last unit is given back at once, like any other, and the next Q's slot stays empty: both loaders
+arrive there without bytes, and PV, which uses it to fold (carries.py), gives it back after that and after `full`, so
+that no loader can arrive for the slot's next item before both did for this one. QK does not wait for `full` of such a
+Q: it could come when the next item there has come too.
+
 An item's phase in its slot is (item / slots) & 1. Who waits until a slot is empty wants the item before to have left,
 so the other phase, which a new barrier counts as over.
 
@@ -27,6 +33,10 @@ The end of a tile is said in p_full of the next Q, in the slot whose scales then
 waits for that of the tile before before it writes a unit's scales, which may lie where that tile's 1 / row sum is, and
 before it writes the next 1 / row sum.
 
+In batch-invariant calls the rows' log-sum-exps lie in the scales of the item behind that Q, the next piece's first
+unit: QK waits until the item before it in that slot, the last but one of the piece, has left. That unit's own scales it
+writes after sum_empty, as any.
+
 Work records (work.py). That of piece i is record i % records, its phase (i / records) & 1. The reader is the right
 loader of rank 0 (for the first record of all, the warp beside it). It writes the record of a piece where it fetches the
 piece's Q, item e, so after its wait until e's slot is empty. It has waited so for both halves of every item before,
@@ -34,7 +44,10 @@ hence in every CTA all items up to e - slots are done with. A piece has at least
 before, `records` pieces earlier, ended with item e - 2 (records - 1) - 1 or before, which is e - slots or before. That
 item is the last unit of its piece, given back by all threads of both PV warpgroups of every CTA after their rows were
 stored, hence after all PV warps, loaders among them, had their last look at the record; and QK had its own before it
-said the end of that tile to PV. So no barrier says that a record is empty, and nobody can miss a phase of work_full.
+said the end of that tile to PV. Where the part goes on with the tile, PV looks at the record once more when its last
+unit has been given back. But then the next piece has two units at least (invariant.describe), so that e - slots is its
+Q or a later item; and that Q PV gives back after its last look. So no barrier says that a record is empty, and nobody
+can miss a phase of work_full.
 
 Nobody waits for ever for a record: before anyone waits for that of piece i + 1 he is done with piece i, and the reader
 needs for it no more than that piece i is done but for its last slots - 2 items. At the end of the work there is one

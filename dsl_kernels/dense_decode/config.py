@@ -4,7 +4,7 @@ needs no GPU and no DSL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsl_kernels.core.schedule_params import ROWS, UNIT
 from dsl_kernels.core.targets import HOPPER
@@ -28,6 +28,7 @@ class Variant(Base):
     FEATURES = ("any_page",)
 
     any_page: bool = False  # pages of any size that the launcher has boxes for; else of 64 tokens
+    batch_invariant: bool = False
     slots: int = 3  # units of 64 tokens in flight in shared memory
     q_steps_in_registers: int = 31  # of the d_v / 16 k-steps (16 columns) of Q's latent part
     early_steps: int = 4  # PV of the unit before may start this many k-steps before Q's steps in registers end
@@ -37,7 +38,7 @@ class Variant(Base):
     @property
     def name(self) -> str:
         parts = [self.family, self.elements.short, str(self.d_qk), f"cluster{self.cluster}"]
-        return "_".join(parts + ["pages"] * self.any_page)
+        return "_".join(parts + ["pages"] * self.any_page + ["invariant"] * self.batch_invariant)
 
     @property
     def threads(self) -> int:
@@ -117,3 +118,6 @@ VARIANTS = (
     Variant(HOPPER, FP16, 320, 256, cluster=1, any_page=True, slots=5, q_steps_in_registers=16),
     Variant(HOPPER, FP16, 320, 256, cluster=2, any_page=True, slots=5, q_steps_in_registers=16),
 )
+
+# and each once more for batch-invariant calls
+VARIANTS += tuple(replace(variant, batch_invariant=True) for variant in VARIANTS)

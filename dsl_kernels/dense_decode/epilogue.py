@@ -19,11 +19,9 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
     thread, slot, wanted = thread_now(), sWork[work.SLOT, record], a.lse.toint() != 0
     request, head, tile_of_head = schedule.locate_tile(a, sWork[work.TILE, record])
     block = tile_of_head * kernel.cluster + kernel.rank
-    end = schedule.first_token(a, block) + sWork[work.TOKENS, record]
+    end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
     for r in cutlass.range_constexpr(2):
-        total = row_sum[r]
-        total = total + cute.arch.shuffle_sync_bfly(total, 1)
-        total = total + cute.arch.shuffle_sync_bfly(total, 2)
+        total = quad_sum(row_sum[r])
         if (thread & 3) == 0:
             row = row_of(thread) + 8 * r
             empty = total == 0.0
@@ -41,6 +39,18 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
                     dst[0] = a.empty_lse if empty else lse2 * a.lse_factor
 
 
+@cute.jit
+def quad_sum(x):
+    """Of the four lanes that hold a row."""
+    x = x + cute.arch.shuffle_sync_bfly(x, 1)
+    return x + cute.arch.shuffle_sync_bfly(x, 2)
+
+
+def partial_slot(kernel, record):
+    """Where a piece's rows go, if not to the output; those of batch-invariant calls: carries.py."""
+    return Int32(-1) if kernel.invariant else kernel.smem.sWork[work.SLOT, record]
+
+
 def partial_row(kernel, slot):
     """Number of the first of this CTA's rows in a partial slot."""
     return (Int64(slot) * kernel.cluster + kernel.rank) * ROWS
@@ -53,7 +63,7 @@ def store_rows(kernel, record, half, o_rows: cute.Tensor, inverse, stage: cute.P
     stage: shared memory of this half, in which each warp turns round its own 16 rows. No warp of the warpgroup may
     still read it.
     """
-    slot = kernel.smem.sWork[work.SLOT, record]
+    slot = partial_slot(kernel, record)
     if (slot < 0) and (kernel.a.out_is_float != 0):
         for r in cutlass.range_constexpr(2):
             store_floats(kernel, record, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
@@ -75,10 +85,10 @@ def store_rows(kernel, record, half, o_rows: cute.Tensor, inverse, stage: cute.P
 def row_address(kernel, record, half, row, size):
     """Where this half of a row begins, bytes, of elements of `size` bytes; 0: the row is not stored."""
     a, sWork = kernel.a, kernel.smem.sWork
-    slot = sWork[work.SLOT, record]
+    slot = partial_slot(kernel, record)
     request, head, tile_of_head = schedule.locate_tile(a, sWork[work.TILE, record])
     block = tile_of_head * kernel.cluster + kernel.rank
-    end = schedule.first_token(a, block) + sWork[work.TOKENS, record]
+    end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
     valid, token, h = schedule.locate_row(a, block, row, end)
     base = schedule.address(a.out)
     offset = schedule.out_offset(a, request, token + sWork[work.QUERY, record], h + head * a.group)
@@ -174,7 +184,7 @@ def store_staged(kernel, where, stage: cute.Pointer):
             to[j] = (Int64(to_high) << 32) | (Int64(to_low) & 0xFFFFFFFF)
         for j in cutlass.range_constexpr(BEFORE_STORES):
             if to[j] != 0:
-                cute.autovec_copy(vectors[None, j], _global(Int32, to[j] + 16 * chunk, 4, 16))
+                cute.autovec_copy(vectors[None, j], global_tensor(Int32, to[j] + 16 * chunk, 4, 16))
 
 
 @cute.jit
@@ -183,13 +193,18 @@ def store_floats(kernel, record, half, values: cute.Tensor, factor, row):
     where = row_address(kernel, record, half, row, 4)
     if where != 0:
         columns: cutlass.Constexpr = 4 * cute.size(values)
-        dst = _global(Float32, where + 8 * (thread_now() & 3), columns, 8)
+        dst = global_tensor(Float32, where + 8 * (thread_now() & 3), columns, 8)
         for j in cutlass.range_constexpr(columns // 8):
             pair = cute.make_rmem_tensor((2,), Float32)
             pair[0], pair[1] = values[2 * j] * factor, values[2 * j + 1] * factor
             cute.autovec_copy(pair, cute.local_tile(dst, (2,), (4 * j,)))
 
 
-def _global(dtype, address, size, align):
+def global_tensor(dtype, address, size, align):
     where = cute.make_ptr(dtype, address, cute.AddressSpace.gmem, assumed_align=align)
+    return cute.make_tensor(where, cute.make_layout(size))
+
+
+def shared_tensor(dtype, address, size, align):
+    where = cute.make_ptr(dtype, address, cute.AddressSpace.smem, assumed_align=align)
     return cute.make_tensor(where, cute.make_layout(size))

@@ -20,6 +20,9 @@ front of the units; when all are done, the rows of the output are turned round i
 Order on the tensor cores: PV of a unit starts when S of the next one is nearly done, so PV runs under softmax and S has
 the tensor cores to itself; when the next unit is late, PV starts at once. The barriers that make this order, and all
 others, are described in barriers.py.
+
+Batch-invariant calls have kernels of their own, which do a tile piece by piece: invariant.py says which pieces there
+are, invariant_loader.py and invariant_pv.py what the roles do otherwise, carries.py what becomes of the rows.
 """
 
 import cuda.bindings.driver as cuda
@@ -30,9 +33,12 @@ from cutlass.cute.nvgpu import cpasync, warpgroup
 from dsl_kernels.core.dtypes import DTYPES
 from dsl_kernels.core.params import Named
 from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.core.threads import lane_now, opaque
 
 from .barriers import Barriers
 from .config import Variant
+from .invariant_loader import InvariantLoader
+from .invariant_pv import InvariantPV
 from .loader import Loader
 from .params import PARAMS
 from .pv import PV
@@ -53,7 +59,11 @@ class DenseDecode:
         self.slices = variant.slot_slices
         self.last = self.slices - 1  # the slice of RoPE and P
         self.rope = variant.rope_slices > 0
-        self.any_page = variant.any_page
+        self.any_page, self.invariant = variant.any_page, variant.batch_invariant
+        # number of the lane: in a register from the start, or where there is none read again when x is known; and such
+        # that nothing that follows from it is worked out in advance
+        self.lane = lane_now if self.invariant else lambda _: cute.arch.lane_idx()
+        self.lane_apart = lane_now if self.invariant else lambda _: opaque(cute.arch.lane_idx())
         # tiles and stages
         self.cluster = variant.cluster
         self.slots = variant.slots
@@ -96,8 +106,8 @@ class DenseDecode:
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         role = cute.arch.make_warp_uniform(warp // 4)
         self.bars.lie_at(self.smem.allocate())
-        loader = Loader(self, tma_q, mQ, tma_kv, mKV)
-        self.qk, self.pv = QK(self), PV(self, loader)
+        loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)
+        self.qk, self.pv = QK(self), (InvariantPV if self.invariant else PV)(self, loader)
         if warp == 0:
             cpasync.prefetch_descriptor(tma_q)
             cpasync.prefetch_descriptor(tma_kv)

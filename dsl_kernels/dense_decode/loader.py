@@ -28,8 +28,8 @@ from .params import LOG_INVERSE
 SLICE_BYTES = 64 * 64 * 2
 
 # The cursor: the next item's unit; end of the piece; request and KV head of the tile, of the reader before a piece its
-# part and tile; where the unit begins: column of the block table and row in that page (only with pages of any size;
-# with lengths near 2^31 the row wraps behind the last unit, of which nothing is attended).
+# number in the tile, part and tile; where the unit begins: column of the block table and row in that page (only with
+# pages of any size; with lengths near 2^31 the row wraps behind the last unit, of which nothing is attended).
 INDEX, END, REQUEST, HEAD, COLUMN, ROW = range(CURSOR)
 Q_ITEM, DONE = -1, -2  # unit of the item that carries Q; no item is left
 
@@ -40,9 +40,11 @@ class Loader:
     tma_q, tma_kv: the copies; mQ, mKV: what they copy from. With pages of any size KV is partitioned for each box.
     """
 
+    READER = work.Reader
+
     def __init__(self, kernel, tma_q, mQ, tma_kv, mKV):
         self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
-        self.reader = work.Reader(kernel)
+        self.reader = self.READER(kernel)
         self.half_slices, self.rope = kernel.half_slices, kernel.rope
         self.latent = 2 * kernel.half_slices  # slices of the latent part; the RoPE slice comes behind them
         self.tma_q, self.tma_kv, self.mKV = tma_q, tma_kv, mKV
@@ -76,8 +78,8 @@ class Loader:
     def start(self, half):
         """Puts the cursor before the first piece."""
         kernel, none = self.kernel, Int32(0)
-        part, tile = schedule.seek(self.a, kernel.first_part, none, kernel.step, kernel.cluster)
-        self.write_cursor(half, Int32(Q_ITEM), none, part, tile, none, none)
+        part, tile = schedule.seek(self.a, kernel.first_part, none, kernel.step, kernel.cluster, kernel.lane_apart)
+        self.write_cursor(half, Int32(Q_ITEM), Int32(self.reader.FIRST), part, tile, none, none)
 
     @cute.jit
     def fetch_all(self, half, item, end, piece, page):
@@ -110,7 +112,8 @@ class Loader:
             if half == 1:
                 cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
             if index == Q_ITEM:
-                index, end, request, head, column, row, page = self.begin_piece(half, bar, first, piece, request, head)
+                found = self.begin_piece(half, bar, first, piece, request, head, end)
+                index, end, request, head, column, row, page = found
             else:
                 if const_expr(kernel.any_page):
                     self.load_boxes(half, bar, first, head, page, request, column, row)
@@ -130,8 +133,7 @@ class Loader:
                     index = Int32(Q_ITEM) if end > 0 else Int32(DONE)
                     if self.reads(half):
                         record, _ = self.bars.record_phase(piece)
-                        part, tile = work.piece_of(a, self.smem.sWork, record)
-                        request, head = schedule.seek(a, part, tile + 1, kernel.step, kernel.cluster)
+                        request, head, end = self.reader.next_piece(record, end)
                     piece += 1
             self.write_cursor(half, index, end, request, head, column, row)
         return piece, page
@@ -142,9 +144,9 @@ class Loader:
         return (half == 1) and (self.kernel.rank == 0)
 
     @cute.jit
-    def begin_piece(self, half, bar, first, piece, part, tile):
+    def begin_piece(self, half, bar, first, piece, part, tile, number):
         """Loads Q of a piece, if there is one; returns the cursor at its first unit, and that unit's page. The reader's
-        `part` and `tile` count, and those of any loader before the first record.
+        `part`, `tile` and `number` count, and those of any loader before the first record.
         """
         kernel, a, sWork = self.kernel, self.a, self.smem.sWork
         unit, query, count, end, page, length = (Int32(0) for _ in range(6))
@@ -153,11 +155,13 @@ class Loader:
         if reads or (piece == 0):
             tile = min(tile, a.num_tiles - 1)
             unit = schedule.first_unit(a, min(part, a.num_parts - 1), tile)
+            unit = self.planned_unit(unit, number)
         else:
             record = self.bars.wait_for_work(piece)
             tile, unit, query = sWork[work.TILE, record], sWork[work.FIRST_UNIT, record], sWork[work.QUERY, record]
             end = unit + sWork[work.UNITS, record]
             there = end > 0
+            number = self.number_of(record, number)
         request, head, tile_of_head = schedule.locate_tile(a, tile)
         column, row = unit, Int32(0)
         if const_expr(kernel.any_page):
@@ -171,11 +175,26 @@ class Loader:
             length, query, count = self.reader.look_up(request)
         elif piece == 0:
             query, _ = schedule.query_range(a, request)
+        same_q = self.has_q(number)
         if there:
-            self.load_q(half, bar, first, tile_of_head, head, request, query)
+            self.give_q(same_q, half, bar, first, tile_of_head, head, request, query)
         if reads:
-            unit, end = self.reader.publish(piece, part, tile, (length, query, count))
+            unit, end = self.reader.publish(piece, part, tile, number, (length, query, count))
         return unit if there else Int32(DONE), end, request, head, column, row, page
+
+    # of batch-invariant calls, where it matters which piece of a tile it is: invariant_loader.py
+
+    def planned_unit(self, unit, _number):
+        return unit
+
+    def number_of(self, _record, number):
+        return number
+
+    def has_q(self, _number):
+        return False
+
+    def give_q(self, _has_q, *where):
+        self.load_q(*where)
 
     @cute.jit
     def lane_column(self, column, row, skipped: cutlass.Constexpr = 0):
@@ -183,7 +202,7 @@ class Loader:
         `column`.
         """
         if const_expr(self.kernel.any_page):
-            box = self.kernel.rank * self.a.boxes + opaque(cute.arch.lane_idx()) + skipped
+            box = self.kernel.rank * self.a.boxes + self.kernel.lane_apart(column) + skipped
             column += self.pages_in(row + box * self.a.box_rows)
         return column
 
@@ -202,7 +221,7 @@ class Loader:
         unit is a page, lane 0 has it alone: a number that all load is waited for on the spot, to make it uniform.
         """
         a, entry = self.a, Int32(0)
-        if self.kernel.any_page or (cute.arch.lane_idx() == 0):
+        if self.kernel.any_page or (self.kernel.lane(column) == 0):
             table = cute.make_tensor(a.block_table + Int64(request) * a.block_table_stride, cute.make_layout(2**30))
             entry = table[Int32(min(Uint32(column), Uint32(a.max_blocks - 1)))]  # a sum beyond 2^31 is large too
         return entry

@@ -35,4 +35,5 @@ PARAMS = (
     # pages again
     Param("page_inverse", "int32_t", "ceil(2^LOG_INVERSE / page_size) for pages of fewer than 64 tokens; else 0"),
     Param("by_page", "int64_t", "divides by page_size"),
+    *shared.INVARIANT,
 )

@@ -23,25 +23,14 @@ class PV:
     @cute.jit
     def run(self, half, warp):
         """All pieces, as the records say, for the left (0) or the right (1) half of the columns."""
-        kernel, a, sScale, sWork, dt = self.kernel, self.a, self.smem.sScale, self.smem.sWork, self.kernel.dtype
+        kernel, sWork = self.kernel, self.smem.sWork
         loads = (warp % 4) == 0  # this warp is the loader too
         # that is fetched next: item, number of its piece, number of its page
         item, its_piece, page = Int32(0), Int32(0), Int32(0)
         if loads:
             self.loader.start(half)
-        if (warp % 4 == 1) and self.loader.reads(half):
-            self.loader.reader.publish_first()
-        majors = OperandMajorMode.K, OperandMajorMode.MN
-        mma = sm90.make_trivial_tiled_mma(dt, dt, *majors, Float32, (1, 1, 1), (64, kernel.half))
-        tid, _, _ = cute.arch.thread_idx()
-        tid %= 128
-        thr = mma.get_slice(tid)
-        sV = cute.local_tile(transposed(self.smem.sK), (kernel.half, 64), (None, 0, None))
-        rV = thr.make_fragment_B(thr.partition_B(sV))  # (MMA, 1, 4, halves, slots)
-        rP = thr.make_fragment_A(thr.partition_A(self.smem.sS))
-        rO = cute.make_rmem_tensor(thr.partition_shape_C((64, kernel.half)), Float32)
-        o_rows = accumulator_rows(rO)
-        row = row_of(tid)
+        self.publish_first(half, warp)
+        self.make_fragments()
         it, piece, more = Int32(0), Int32(0), Boolean(True)  # items, pieces
         while more:
             if loads:  # of the first tile all that there is room for, else into the slot of the last unit; and of Q
@@ -50,44 +39,84 @@ class PV:
             n = sWork[work.UNITS, record]
             more = n > 0
             if more:
-                remaining = work.last_remaining(a, sWork, record)
+                remaining = work.last_remaining(kernel, record)
                 it += 1  # nothing to do for Q
-                rO.fill(0.0)
+                self.rO.fill(0.0)
                 while n > 0:
-                    slot, phase = self.bars.slot_phase(it)
-                    cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
-                    scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
-                    if cute.arch.vote_any_sync(scale0 * scale1 != 1.0):
-                        o_rows[0, None].store(o_rows[0, None].load() * scale0)
-                        o_rows[1, None].store(o_rows[1, None].load() * scale1)
-                    cute.arch.mbarrier_wait(self.bars.full(slot), phase)
-                    if shared_remaining(a, remaining) < UNIT:
-                        clear_rows(kernel, half, slot, remaining)
+                    self.add_unit(half, it, self.row, remaining)
                     remaining -= UNIT
                     n -= 1
-                    cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
-                    warpgroup.fence()
-                    rPs = rP[None, None, None, kernel.slices * slot + kernel.last]
-                    gemm(mma, rO, rPs, rV[None, None, None, half, slot], (0, 4), False)
-                    warpgroup.commit_group()
-                    warpgroup.wait_group(0)
                     if n > 0:
+                        slot, _ = self.bars.slot_phase(it)
                         self.bars.release(slot, half)
                         if loads:
                             its_piece, page = self.loader.fetch(half, item, its_piece, page)
                             item += 1
                     it += 1
-                slot, phase = self.bars.slot_phase(it)
-                cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
-                inverse = sScale[row, slot], sScale[row + 8, slot]
+                inverse = self.take_sums(it, self.row)
                 cute.arch.sync_warp()
                 self.bars.arrive(self.bars.sum_empty())
-                # this half of the last unit's slot serves to turn rows round, once every warp's product is done, and
-                # only then is given back
-                self.bars.sync_half(half)
-                slot, _ = self.bars.slot_phase(it + (kernel.slots - 1))
-                stage = self.smem.slice_start(slot, kernel.half_slices * half)
-                store_rows(kernel, record, half, o_rows, inverse, stage)
-                cute.arch.fence_proxy("async.shared", space="cta")
-                self.bars.release(slot, half)
+                self.store_output(half, it, record, inverse)
                 piece += 1
+
+    @cute.jit
+    def publish_first(self, half, warp):
+        """The first record, by the warp beside the reader."""
+        if (warp % 4 == 1) and self.loader.reads(half):
+            self.loader.reader.publish_first()
+
+    def make_fragments(self):
+        kernel = self.kernel
+        majors = OperandMajorMode.K, OperandMajorMode.MN
+        self.mma = sm90.make_trivial_tiled_mma(
+            kernel.dtype, kernel.dtype, *majors, Float32, (1, 1, 1), (64, kernel.half)
+        )
+        tid, _, _ = cute.arch.thread_idx()
+        thr = self.mma.get_slice(tid % 128)
+        sV = cute.local_tile(transposed(self.smem.sK), (kernel.half, 64), (None, 0, None))
+        self.rV = thr.make_fragment_B(thr.partition_B(sV))  # (MMA, 1, 4, halves, slots)
+        self.rP = thr.make_fragment_A(thr.partition_A(self.smem.sS))
+        self.rO = cute.make_rmem_tensor(thr.partition_shape_C((64, kernel.half)), Float32)
+        self.row = row_of(tid % 128)
+
+    @cute.jit
+    def add_unit(self, half, it, row, remaining):
+        """O += P V of a unit, from whose begin on `remaining` tokens remain for the block's last query token.
+        `row`: the first of this thread's.
+        """
+        kernel, sScale, o_rows = self.kernel, self.smem.sScale, accumulator_rows(self.rO)
+        slot, phase = self.bars.slot_phase(it)
+        cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
+        scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
+        if cute.arch.vote_any_sync(scale0 * scale1 != 1.0):
+            o_rows[0, None].store(o_rows[0, None].load() * scale0)
+            o_rows[1, None].store(o_rows[1, None].load() * scale1)
+        cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+        if shared_remaining(self.a, remaining) < UNIT:
+            clear_rows(kernel, half, slot, remaining)
+        cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
+        warpgroup.fence()
+        rPs = self.rP[None, None, None, kernel.slices * slot + kernel.last]
+        gemm(self.mma, self.rO, rPs, self.rV[None, None, None, half, slot], (0, 4), False)
+        warpgroup.commit_group()
+        warpgroup.wait_group(0)
+
+    @cute.jit
+    def take_sums(self, it, row):
+        """1 / row sum of this thread's rows, when QK has said the end of the piece. `it`: the next Q."""
+        slot, phase = self.bars.slot_phase(it)
+        cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
+        return self.smem.sScale[row, slot], self.smem.sScale[row + 8, slot]
+
+    @cute.jit
+    def store_output(self, half, it, record, factors: tuple):
+        """The rows, times `factors`, to memory. This half of the last unit's slot serves to turn them round, once every
+        warp's product is done, and only then is given back.
+        """
+        kernel = self.kernel
+        self.bars.sync_half(half)
+        slot, _ = self.bars.slot_phase(it + (kernel.slots - 1))
+        stage = self.smem.slice_start(slot, kernel.half_slices * half)
+        store_rows(kernel, record, half, accumulator_rows(self.rO), factors, stage)
+        cute.arch.fence_proxy("async.shared", space="cta")
+        self.bars.release(slot, half)

@@ -11,8 +11,9 @@ from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.softmax import online_softmax
 from dsl_kernels.core.threads import thread_now
 
-from . import work
+from . import invariant, work
 from .barriers import NamedBarrier
+from .carries import finish_piece
 from .epilogue import finish_rows
 from .masking import mask
 
@@ -51,12 +52,16 @@ class QK:
             cute.arch.mbarrier_wait(self.bars.full(0), 0)
             cute.arch.mbarrier_wait(self.bars.full(1), 0)
         while n > 0:
-            remaining = work.first_remaining(a, sWork, record)
+            remaining = work.first_remaining(kernel, record)
             slot, phase = self.bars.slot_phase(it)
-            cute.arch.mbarrier_wait(self.bars.full(slot), phase)
-            self.take_q(slot, mma_rs, rQ, tid)
-            self.bars.release(slot, 0)
-            self.bars.release(slot, 1)
+            other_q = Boolean(True)
+            if const_expr(kernel.invariant):
+                other_q = not invariant.has(sWork[work.TOKENS, record], invariant.SAME_Q)
+            if other_q:
+                cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+                self.take_q(slot, mma_rs, rQ, tid)
+                self.bars.release(slot, 0)
+                self.bars.release(slot, 1)
             it += 1
             row_max.fill(-Float32.inf)
             row_sum.fill(0.0)
@@ -122,7 +127,13 @@ class QK:
             cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
-            finish_rows(kernel, record, row_max, row_sum, sScale[None, slot])
+            if const_expr(kernel.invariant):  # log-sum-exps go into the scales of the item behind
+                ahead, phase = self.bars.slot_phase(it + 1)
+                cute.arch.mbarrier_wait(self.bars.empty(ahead, 0), phase ^ 1)
+                cute.arch.mbarrier_wait(self.bars.empty(ahead, 1), phase ^ 1)
+                finish_piece(kernel, row_max, row_sum, sScale[None, slot], sScale[None, ahead])
+            else:
+                finish_rows(kernel, record, row_max, row_sum, sScale[None, slot])
             self.bars.arrive_quads(self.bars.p_full(slot))
             self.go_past_q(it, warp)
             piece += 1

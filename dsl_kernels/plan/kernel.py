@@ -10,11 +10,11 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, Int64, max, min
 
-from dsl_kernels.core import attended, schedule
+from dsl_kernels.core import attended, pieces, schedule
 from dsl_kernels.core.params import Named
 
 from .config import LOG2_THREADS, Variant
-from .params import MAX_PIECES, PARAMS
+from .params import PARAMS
 
 THREADS = 1 << LOG2_THREADS
 
@@ -41,6 +41,7 @@ class Plan:
         scan = cutlass.memory.SmemAllocator().allocate(self.storage).scan.get_tensor(cute.make_layout(THREADS))
         self.before = before = cute.make_tensor(a.cost_before, cute.make_layout(2**30))
         self.cuts = cuts = cute.make_tensor(a.cuts, cute.make_layout(2**30))
+        self.first_slot = cute.make_tensor(a.first_slot, cute.make_layout(2**30))
 
         cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()  # the lengths are written, and nobody reads the old schedule any more
@@ -50,10 +51,10 @@ class Plan:
         begin = min(tid * run, a.batch)
         end = min(begin + run, a.batch)
         own, largest = Int64(0), Int32(0)
-        pieces = a.num_parts // a.num_tiles  # of a tile in an aligned schedule; 0: whole tiles
+        splits = a.num_parts // a.num_tiles  # of a tile in an aligned schedule; 0: whole tiles
         for i in cutlass.range(begin, end, unroll=1):
             own += self.request_cost(i)
-            largest = max(largest, self.aligned_piece(self.units(i), max(pieces, 1)))
+            largest = max(largest, self.aligned_piece(self.units(i), max(splits, 1)))
         column = self.scan_add(scan, tid, own)  # cost of a column of tiles, with variable-length queries of all
         running = scan[tid] - own
         for i in cutlass.range(begin, end, unroll=1):
@@ -67,8 +68,7 @@ class Plan:
 
         total = column if schedule.by_request(a) else column * a.tiles_per_request
         if a.piece_units > 0:
-            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                self.write_cut(part, *self.cut_at(Int64(part), total))
+            self.cut_between_pieces(scan, tid, column if a.bands > 1 else total, total)
         elif a.num_splits > 0:
             for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 self.write_cut(part, *self.cut_forced(part))
@@ -77,7 +77,7 @@ class Plan:
             cost = column if a.bands > 1 else total
             per_part = ceil_div(tiles, parts)
             worst = Int64(0)  # cost of the most expensive aligned part
-            if pieces > 0:
+            if splits > 0:
                 worst = Int64(largest + a.start_overhead)
             else:
                 for part in cutlass.range(tid, parts, THREADS, unroll=1):
@@ -87,15 +87,15 @@ class Plan:
                     worst = max(worst, edges[1] - edges[0])
             worst = self.reduce_max(scan, tid, worst)
             share = (cost + (parts - 1)) // Int64(parts)
-            aligned = worst <= share + a.start_overhead + (1 if pieces > 1 else a.split_overhead)
+            aligned = worst <= share + a.start_overhead + (1 if splits > 1 else a.split_overhead)
             for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 band = part // parts
                 j = Int64(part - band * parts)
                 tile, unit = Int32(min(band * tiles + min(j * per_part, Int64(tiles)), Int64(a.num_tiles))), Int32(0)
                 if not aligned:
-                    tile, unit = self.cut_at(band * cost + min(j * share, cost), total)
-                elif pieces > 0:
-                    tile, unit = self.cut_in_pieces(part, pieces)
+                    tile, unit = self.cut_at(band * cost + min(j * share, cost), total, Int32(0))
+                elif splits > 0:
+                    tile, unit = self.cut_in_pieces(part, splits)
                 self.write_cut(part, tile, unit)
 
     @cute.jit
@@ -111,23 +111,22 @@ class Plan:
 
     @cute.jit
     def tile_cost(self, i):
-        """Of one tile of request i; the number of its pieces where they are batch invariant."""
-        a, units = self.a, self.units(i)
-        cost = units + a.start_overhead
+        """Of one tile of request i; batch invariant in quanta, else in units."""
+        a = self.a
+        cost = self.units(i) + a.start_overhead
         if a.piece_units > 0:
-            cost = max(ceil_div(units, self.invariant_piece(units)), 1)
+            cost = self.quanta(i)
         return Int64(cost)
+
+    @cute.jit
+    def quanta(self, i):
+        """Of a tile of request i, at least one."""
+        return max(ceil_div(self.units(i), self.a.piece_units), 1)
 
     @cute.jit
     def aligned_piece(self, units, pieces):
         """Units of a piece of an aligned schedule, with at most `pieces` of a tile."""
         return max(units, 1) if units <= self.a.whole_units else ceil_div(units, pieces)
-
-    @cute.jit
-    def invariant_piece(self, units):
-        """Units of a piece of a batch-invariant schedule."""
-        least = self.a.piece_units
-        return max(min(max(ceil_div(units, 4), least), 2 * least), ceil_div(units, MAX_PIECES))
 
     @cute.jit
     def live_tiles(self, i):
@@ -191,8 +190,62 @@ class Plan:
         return tile, unit
 
     @cute.jit
-    def cut_at(self, where, total):
-        """The (tile, unit) at which the cost before reaches `where`."""
+    def cut_between_pieces(self, scan, tid, cost, total):
+        """Batch invariant: cuts where a piece, a node or a tile begins, whichever is the first whose partial slots are
+        not too many, and the slots. `cost`: of a band.
+        """
+        a, first_slot = self.a, self.first_slot
+        parts, carries = a.num_parts // a.bands, Int64(2 * a.num_parts)
+        share = (cost + (parts - 1)) // Int64(parts)
+        run = (a.num_parts + (THREADS - 1)) // THREADS
+        begin = min(tid * run, a.num_parts)
+        end = min(begin + run, a.num_parts)
+        level = Int32(0)
+        while level < pieces.LEVELS:
+            shift = pieces.item_shift(level)
+            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
+                band = part // parts
+                where = band * cost + min(Int64(part - band * parts) * share, cost)
+                self.write_cut(part, *self.cut_at(where, total, shift))
+            cute.arch.sync_threads()
+            own = Int64(0)
+            for part in cutlass.range(begin, end, unroll=1):
+                own += self.stored_items(part, shift)
+            used = carries + self.scan_add(scan, tid, own)
+            running = carries + scan[tid] - own
+            if (used <= a.slots) or (level == pieces.LEVELS - 1):
+                for part in cutlass.range(begin, end, unroll=1):
+                    first_slot[part] = Int32(running)
+                    running += self.stored_items(part, shift)
+                if tid == 0:
+                    first_slot[a.num_parts] = Int32(used)
+                    first_slot[a.num_parts + 1] = level
+                level = Int32(pieces.LEVELS)
+            else:
+                level += 1
+            cute.arch.sync_threads()
+
+    @cute.jit
+    def stored_items(self, part, shift):
+        """Partial slots of a part besides its carries: what it stores of the cut tiles that it begins and ends in."""
+        a, cuts = self.a, self.cuts
+        first, unit, last, last_unit = (cuts[2 * part + i] for i in range(4))
+        end, items = last_unit // a.piece_units, Int32(0)
+        if unit > 0:
+            of_first = end
+            if first != last:
+                request, _, _ = schedule.locate_tile(a, first)
+                of_first = self.quanta(request)
+            items = pieces.items_between(unit // a.piece_units, of_first, shift)
+        if (last_unit > 0) and ((first != last) or (unit == 0)):
+            items += pieces.items_between(Int32(0), end, shift)
+        return Int64(items)
+
+    @cute.jit
+    def cut_at(self, where, total, shift):
+        """The (tile, unit) at which the cost before reaches `where`; batch invariant rounded to an item of 2^shift
+        pieces.
+        """
         a, before = self.a, self.before
         varlen = schedule.by_request(a)
         tile, unit = a.num_tiles, Int32(0)
@@ -216,7 +269,9 @@ class Plan:
                 tile = Int32(column) * a.batch + low
             unit = Int32(max(rest - a.start_overhead, Int64(0)))
             if a.piece_units > 0:
-                unit = Int32(rest) * self.invariant_piece(self.units(low))
+                quanta = self.quanta(low)
+                unit = pieces.nearest_item(Int32(rest), quanta, shift)
+                tile, unit = (tile, unit * a.piece_units) if unit < quanta else (tile + 1, Int32(0))
         return tile, unit
 
     @cute.jit

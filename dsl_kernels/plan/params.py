@@ -3,12 +3,12 @@
 from dsl_kernels.core import schedule_params as shared
 from dsl_kernels.core.params import Param
 
-MAX_PIECES = 32  # of a tile in batch-invariant schedules
-CONSTANTS = shared.CONSTANTS | {"MAX_PIECES": MAX_PIECES}
+CONSTANTS = shared.CONSTANTS
 
 PARAMS = (
     *shared.LENGTHS,
     shared.CUTS,
+    shared.FIRST_SLOT,
     Param("cost_before", "int64_t*", "scratch: batch + 1 prefix sums of the cost", 8),
     *shared.QUERIES,
     *shared.TILING,
@@ -16,6 +16,7 @@ PARAMS = (
     Param("bands", "int32_t", "columns that are cut alike, all of them; or 1"),
     Param("num_splits", "int32_t", "0, or parts of every tile"),
     shared.PIECE_UNITS,
+    Param("slots", "int32_t", "batch invariant: partial slots in all"),
     Param("whole_units", "int32_t", "a tile of at most so many units is not split"),
     Param("start_overhead", "int32_t", "cost of beginning a tile, units"),
     Param("split_overhead", "int32_t", "extra cost of a split work list, units"),

@@ -10,6 +10,8 @@ fake_backend fake = {.limits = {.block_rows = 64,
                                 .split_overhead = 2,
                                 .unit = 64,
                                 .piece_units = 16,
+                                .carries = 2,
+                                .max_slots = 1 << 20,
                                 .partial_bytes = 4,
                                 .partial_facts = 1}};
 

@@ -25,15 +25,17 @@ def garbage(shape: tuple[int, ...], low: int, high: int, seed: int) -> torch.Ten
     return torch.where(drawn < len(odd), odd[drawn.clamp(max=len(odd) - 1)], values)
 
 
-def change_while_running(batch: int, s_q: int, h_q: int, *, varlen: bool, changed: str) -> None:
+def change_while_running(
+    batch: int, s_q: int, h_q: int, *, varlen: bool, changed: str, table_pages: int = TABLE_PAGES, **options: bool
+) -> None:
     """One shape; `changed`: "lengths", "offsets", "table" or "schedule"."""
     made = torch.Generator(device="cuda").manual_seed(batch * h_q + s_q)
     kv_cache = torch.randn(PAGES, PAGE, 1, 576, device="cuda", generator=made).bfloat16()
     tokens = (batch * s_q,) if varlen else (batch, s_q)
     q = torch.randn(*tokens, h_q, 576, device="cuda", generator=made).bfloat16()
-    table = torch.randint(0, PAGES, (batch, TABLE_PAGES), dtype=torch.int32, device="cuda", generator=made)
-    lengths = torch.randint(0, PAGE * TABLE_PAGES, (batch,), dtype=torch.int32, device="cuda", generator=made)
-    options = {"causal": True}
+    table = torch.randint(0, PAGES, (batch, table_pages), dtype=torch.int32, device="cuda", generator=made)
+    lengths = torch.randint(0, PAGE * table_pages, (batch,), dtype=torch.int32, device="cuda", generator=made)
+    options["causal"] = True
     if varlen:
         offsets = torch.arange(0, batch * s_q + 1, s_q, dtype=torch.int32, device="cuda")
         options |= {"cu_seqlens_q": offsets, "max_seqlen_q": s_q}
@@ -47,10 +49,10 @@ def change_while_running(batch: int, s_q: int, h_q: int, *, varlen: bool, change
     plan = flashmla.plan_decode(*inputs, buffer=buffer, **options)
     wanted = decode(plan)
     victim, high = {
-        "lengths": (lengths, PAGE * TABLE_PAGES),
+        "lengths": (lengths, PAGE * table_pages),
         "offsets": (offsets if varlen else lengths, batch * s_q + 1),
         "table": (table, PAGES),
-        "schedule": (buffer[: size // 4 * 4].view(torch.int32), 2 * TABLE_PAGES),
+        "schedule": (buffer[: size // 4 * 4].view(torch.int32), 2 * table_pages),
     }[changed]
     kept, values = victim.clone(), garbage(tuple(victim.shape), 0, high, 7)
     values[::2] = kept  # back and forth between what was planned and anything
@@ -74,6 +76,10 @@ def main() -> None:
             for changed in ("lengths", "table", "schedule", *(("offsets",) if varlen else ())):
                 change_while_running(batch, s_q, h_q, varlen=varlen, changed=changed)
                 print(batch, s_q, h_q, "varlen" if varlen else "", changed, flush=True)
+    for batch, s_q, h_q in ((3, 1, 128), (30, 1, 16), (2, 3, 64)):  # of several nodes
+        for changed in ("lengths", "schedule"):
+            change_while_running(batch, s_q, h_q, varlen=False, changed=changed, table_pages=900, batch_invariant=True)
+            print(batch, s_q, h_q, "batch invariant", changed, flush=True)
     print("right after changes")
 
 

@@ -37,6 +37,7 @@ def main() -> None:
         STEP.but(dtype="float16", h_q=128, h_kv=1, s_q=3),
         STEP.but(s_q=3, cu_seqlens_q=(0, 3, 5), total_q=6, page_size=16, num_blocks=60, max_blocks=24),
         STEP.but(lengths=(3000, 71), num_blocks=60, max_blocks=50, batch_invariant=True),
+        STEP.but(h_q=16, h_kv=1, s_q=1, lengths=(40_000, 71), num_blocks=700, max_blocks=640, batch_invariant=True),
     ):
         for num_splits in (0,) if case.batch_invariant else (0, 1, 5):
             routed = case.but(route="c", plan="fresh", num_splits=num_splits)

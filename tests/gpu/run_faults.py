@@ -73,7 +73,20 @@ def check_all(backend) -> None:
             calls.check(case, backend)
         except AssertionError as error:
             sys.exit(f"{str(error).splitlines()[0]}: {case.but(layouts=None)}")
+    if backend.name != "cpu":
+        check_bits()
     print("right")
+
+
+def check_bits() -> None:
+    """Of batch-invariant calls, on a GPU."""
+    from gpu import invariance
+
+    for check in invariance.CHECKS:
+        try:
+            check(invariance.KINDS[0])
+        except AssertionError as error:
+            sys.exit(f"{check.__name__}: {str(error).splitlines()[0]}")
 
 
 def verdict(library: Path, seconds: float) -> tuple[bool, str]:

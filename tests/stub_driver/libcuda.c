@@ -27,7 +27,7 @@ enum {
   NOT_FOUND = 500,
   OUT_OF_RESOURCES = 701,
 };
-enum { MAX_DEVICES = 8, MAX_KERNELS = 32, MAX_DEPTH = 8, MAX_PARAMS = 192, DEFAULT_SHARED_BYTES = 48 * 1024 };
+enum { MAX_DEVICES = 8, MAX_KERNELS = 256, MAX_DEPTH = 8, MAX_PARAMS = 192, DEFAULT_SHARED_BYTES = 48 * 1024 };
 enum { BIGGEST_SHARED_BYTES = 227 * 1024 /* of a block on sm_90 */, BIGGEST_BOX = 256 };
 
 #include "parameter_sizes.h" /* made by launches.py */

@@ -20,4 +20,4 @@ def test_every_row_is_launched(cuda_12_0):
     assert launched == {row["name"] for row in rows}
     assert all(forced == found for forced, found, _ in ran.told)
     decoding = {row["name"] for row in rows if row["operation"] == "dense_decode"}
-    assert {forced for forced, _, num_splits in ran.told if num_splits > 1} == decoding
+    assert {forced for forced, _, is_split in ran.told if is_split} == decoding

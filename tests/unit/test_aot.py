@@ -197,6 +197,8 @@ def test_names_are_unique_and_say_what_the_kernel_is():
     assert len(NAMES) == len(set(NAMES))
     assert DenseDecode(HOPPER, FP16, 576, 512, cluster=2).name == "dense_decode_fp16_576_cluster2"
     assert DenseDecode(HOPPER, BF16, 320, 256, any_page=True).name == "dense_decode_bf16_320_cluster1_pages"
+    named = DenseDecode(HOPPER, BF16, 320, 256, any_page=True, batch_invariant=True).name
+    assert named == "dense_decode_bf16_320_cluster1_pages_invariant"
     assert combine.Variant(HOPPER, Elements(out="bfloat16"), d_v=512).name == "combine_bf16_512"
     assert plan.Variant(HOPPER).name == "plan"
     assert Elements("bfloat16", "float16", "bfloat16").short == "bf16_fp16"
@@ -209,8 +211,10 @@ def test_there_is_a_kernel_for_every_call_that_is_allowed():
         for d_qk, d_v in ((576, 512), (512, 512), (320, 256)):
             for cluster in (1, 2):
                 wanted = (elements, d_qk, d_v, cluster)
-                fitting = [v for v in decode if (v.elements, v.d_qk, v.d_v, v.cluster) == wanted]
-                assert [v.any_page for v in fitting] == ([False, True] if d_qk == 576 else [True])
+                for invariant in (False, True):
+                    kind = [v for v in decode if v.batch_invariant == invariant]
+                    fitting = [v for v in kind if (v.elements, v.d_qk, v.d_v, v.cluster) == wanted]
+                    assert [v.any_page for v in fitting] == ([False, True] if d_qk == 576 else [True])
             assert combine.Variant(HOPPER, Elements(out=elements.out), d_v=d_v) in merged
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +15,8 @@ import pytest
 
 import made_up_cubin
 from aot import __main__ as command
-from aot import compiling, cubin, embed, paths
+from aot import compiling, cubin, embed, header, paths
+from buildtools import tree
 from dsl_kernels.core.params import Param
 from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.dense_decode.config import BF16
@@ -227,6 +229,7 @@ KERNEL = {
     "d_qk": 576,
     "d_v": 512,
     "features": ["any_page"],
+    "batch_invariant": True,
     "cluster": 2,
     "threads": 384,
     "shared_bytes": 232448,
@@ -252,6 +255,7 @@ def test_a_row_of_the_generated_table():
         "d_v": "512",
         "features": "FM_DENSE_DECODE_ANY_PAGE",
         "cluster": "2",
+        "batch_invariant": "true",
         "min_driver": "12000",
         "registers": "168",
         "shared_bytes": "232448",
@@ -263,6 +267,7 @@ def test_a_row_of_the_generated_table():
     }
     assert "static const fm_param dense_decode_params[2] = FM_DENSE_DECODE_PARAMS;" in text
     assert ".features = 0" in embed.table([KERNEL | {"features": []}])
+    assert "batch_invariant" not in embed.table([KERNEL | {"batch_invariant": False}])
     assert "_Static_assert(2 <= FM_MOST_KERNELS, " in embed.table([KERNEL, KERNEL])
 
 
@@ -317,3 +322,15 @@ def test_the_list_command_lists_every_variant(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["aot", "list"])
     assert command.main() == 0
     assert capsys.readouterr().out.count("Variant(") == len(VARIANTS)
+
+
+def test_kernels_for_other_parameters_are_not_built_in(tmp_path):
+    """As where the kernel compiler is missing, and what it made before is at hand."""
+    source = tmp_path / "table.c"
+    source.write_text(embed.table([KERNEL]).split("extern const")[0])
+    check = ["cc", "-fsyntax-only", f"-I{tree.SOURCE}", f"-I{tree.INCLUDE}", str(source)]
+    assert subprocess.run(check, check=False, capture_output=True).returncode == 0
+    source.write_text(source.read_text().replace(header.params_digest(), "0x12345678"))
+    refused = subprocess.run(check, check=False, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "take other parameters: run `python3 -m aot build`" in refused.stderr

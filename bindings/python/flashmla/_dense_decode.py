@@ -191,7 +191,8 @@ def dense_decode(
     num_threads      CPU threads; 0: FLASHMLA_NUM_THREADS, else the affinity mask
     cu_seqlens_q     (batch + 1,) int32: request i has the query tokens from cu_seqlens_q[i] up to cu_seqlens_q[i + 1]
     max_seqlen_q     most query tokens of a request; goes with cu_seqlens_q
-    batch_invariant  the bits of a request's result do not depend on the requests beside it; with a plan, it decides
+    batch_invariant  the bits of a query token's row do not depend on the requests and query tokens beside it; with a
+                     plan, it decides
     out_dtype        dtype of an `out` that is made: None: q's; "float32", by name or as a framework's dtype
     lse_base2        lse is base 2 instead of natural
     empty_lse        inf or -inf

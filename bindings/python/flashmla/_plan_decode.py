@@ -68,8 +68,8 @@ def plan_decode(
 
     num_splits       0: chosen for balance; n: every request is cut into n parts, or into its units of 64 tokens if
                      those are fewer
-    batch_invariant  requests are cut by their own length alone, so that the bits of a request's result do not depend
-                     on the requests beside it
+    batch_invariant  requests are cut at fixed positions, so that the bits of a query token's row do not depend on the
+                     requests and query tokens beside it
     cu_seqlens_q     as in `dense_decode`; read too
     max_seqlen_q     as in `dense_decode`
     buffer           contiguous memory of `plan_decode_size` bytes on q's device, kept alive by the plan; None: made by

@@ -177,9 +177,11 @@ typedef enum flashmla_flags {
   FLASHMLA_DEFAULT_SCALE = 2,    /* softmax_scale is d_qk^-0.5; the field is then ignored */
   FLASHMLA_LSE_BASE2 = 4,        /* log-sum-exps are base 2 (those given to flashmla_merge_states too), not natural */
   FLASHMLA_EMPTY_LSE_MINUS = 8,  /* the lse of a row that attends to nothing is -inf, not +inf */
-  FLASHMLA_BATCH_INVARIANT = 16, /* plan: where a request is split follows from its own length alone, so the bits of its
-                                    result do not depend on the requests beside it. A decode call that makes its own
-                                    schedule takes it too; with a plan, the plan decides */
+  FLASHMLA_BATCH_INVARIANT = 16, /* plan: the bits of a query token's row follow from the token and from what it
+                                    attends, not from the requests and query tokens beside it: the same in any batch and
+                                    any chunk. Partial results take at most 2 * 4 * d_v bytes a row of results and 64
+                                    MiB. A decode call that makes its own schedule takes it too; with a plan, the plan
+                                    decides */
   FLASHMLA_PYTHON_NAMES = 256,   /* flashmla_last_error names arguments as the Python package does: num_splits instead
                                     of params.num_splits, None instead of NULL */
 } flashmla_flags;

@@ -31,4 +31,17 @@ void fm_write_row(const fm_attention *attention, const fm_cpu_elements *elements
 void fm_merge_partials(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
                        int32_t count);
 
+/* cpu_fold.c: batch-invariant work. What is folded is a normalised float32 row, 64-byte aligned, with a base-2
+ * log-sum-exp; -inf: it is empty and holds nothing. Folds another row `x` in. */
+void fm_fold_row(const fm_cpu_elements *elements, float *values, double *lse, const float *x, double x_lse,
+                 int32_t d_v);
+enum { FM_CPU_ITEM_FACTS = sizeof(double) / sizeof(float) };
+/* Such a row into row `at` of all partial slots, or into out and lse. */
+void fm_store_item_row(const fm_attention *attention, int64_t at, const float *values, double lse);
+void fm_write_folded_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows,
+                         int32_t row, const float *values, double lse);
+/* As fm_merge_partials. */
+void fm_fold_partials(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
+                      int32_t count);
+
 #endif /* FLASHMLA_ATTENTION_CPU_H_ */

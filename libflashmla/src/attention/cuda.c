@@ -3,16 +3,29 @@
 
 _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a plan can split");
 
-flashmla_status fm_load_combine(fm_gpu gpu, const fm_attention *attention, fm_dtype dtype, fm_loaded *combine) {
-  const fm_need need = {.family = FM_KERNEL_COMBINE, .elements = {.out = (int8_t)dtype}, .d_v = attention->d_v};
-  return fm_load(gpu, need, combine);
+flashmla_status fm_load_join(fm_gpu gpu, const fm_attention *attention, fm_dtype dtype, fm_loaded *join) {
+  const fm_kernel_family family = attention->tiling.piece_units > 0 ? FM_KERNEL_FOLD : FM_KERNEL_COMBINE;
+  const fm_need need = {.family = family, .elements = {.out = (int8_t)dtype}, .d_v = attention->d_v};
+  return fm_load(gpu, need, join);
 }
 
-flashmla_status fm_launch_combine(fm_gpu gpu, const fm_loaded *combine, const fm_attention *attention, void *stream) {
+static flashmla_status launch_combine(fm_gpu gpu, const fm_loaded *combine, const fm_attention *attention,
+                                      void *stream) {
   const fm_combine_kernel_params params = {
-      FM_ATTENTION_FIELDS(attention), .by_block_rows = attention->divisors.block_rows,
-      .by_tile_rows = attention->divisors.tile_rows, .piece_units = attention->tiling.piece_units};
+      FM_ATTENTION_FIELDS(attention), .slots_per_part = attention->tiling.slots_per_part,
+      .by_block_rows = attention->divisors.block_rows, .by_tile_rows = attention->divisors.tile_rows};
   return fm_launch(gpu, combine, gpu.device->processors, &params, stream);
+}
+
+static flashmla_status launch_fold(fm_gpu gpu, const fm_loaded *fold, const fm_attention *attention, void *stream) {
+  const fm_fold_kernel_params params = {FM_ATTENTION_FIELDS(attention), .capacity = attention->work.capacity,
+                                        FM_SLOT_FIELDS(&attention->tiling, &attention->divisors, &attention->schedule)};
+  return fm_launch(gpu, fold, gpu.device->processors * FM_KERNEL_FOLD_BLOCKS, &params, stream);
+}
+
+flashmla_status fm_launch_join(fm_gpu gpu, const fm_loaded *join, const fm_attention *attention, void *stream) {
+  if (attention->tiling.piece_units > 0) return launch_fold(gpu, join, attention, stream);
+  return launch_combine(gpu, join, attention, stream);
 }
 
 /* With variable-length queries the tokens of all requests are those of one. Rows beyond the tensor read as zeros. */

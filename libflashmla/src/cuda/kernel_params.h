@@ -12,23 +12,29 @@ typedef enum fm_kernel_family {
   FM_KERNEL_CHECK_DECODE,
   FM_KERNEL_COMBINE,
   FM_KERNEL_DENSE_DECODE,
+  FM_KERNEL_FOLD,
   FM_KERNEL_MERGE_STATES,
   FM_KERNEL_PLAN,
 } fm_kernel_family;
-enum { FM_KERNEL_FAMILIES = 5 };
-#define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "merge_states", "plan"}
+enum { FM_KERNEL_FAMILIES = 6 };
+#define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "fold", "merge_states", "plan"}
 
 #define FM_KERNEL_CHECKED_VALUES 6
 #define FM_KERNEL_FINDING_BYTES 128
+#define FM_KERNEL_FOLD_BLOCKS 2
 #define FM_KERNEL_LOG_INVERSE 16
-#define FM_KERNEL_MAX_PIECES 32
+#define FM_KERNEL_MAX_PARTS 256
+#define FM_KERNEL_MAX_SLOTS 1048576
 #define FM_KERNEL_MAX_SPLITS 1024
 #define FM_KERNEL_MAX_STATES 16
 #define FM_KERNEL_MOST_D_QK 576
 #define FM_KERNEL_MOST_D_V 512
 #define FM_KERNEL_MOST_PARAMS 148
+#define FM_KERNEL_NODE_PIECES 8
 #define FM_KERNEL_PARTIAL_BYTES 2
 #define FM_KERNEL_PARTIAL_FACTS 4
+#define FM_KERNEL_SMALL_PIECES 8
+#define FM_KERNEL_STRIPE 16
 #define FM_KERNEL_UNIT 64
 #define FM_KERNEL_GEOMETRIES {{576, 512}, {512, 512}, {320, 256}}
 
@@ -74,7 +80,7 @@ typedef struct fm_check_decode_kernel_params {
 
 typedef struct fm_combine_kernel_params {
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
-  void *partial; /* rows [slots_per_part * num_parts][cluster * 64][d_v], scaled */
+  void *partial; /* partial rows, by slots: see fm_partials of the C core */
   float *partial_facts; /* FACTS of each partial row */
   void *out; /* output rows, in the kernel's dtype or in float32 */
   float *lse; /* log-sum-exp, or null */
@@ -107,7 +113,6 @@ typedef struct fm_combine_kernel_params {
   int64_t by_block_rows; /* divides by the rows of a block: block_heads * block_tokens */
   int64_t by_tile_rows; /* divides by the rows of a tile */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
-  int32_t piece_units; /* batch invariant: units of a piece at least; else 0 */
 } fm_combine_kernel_params;
 #define FM_COMBINE_PARAMS \
   { \
@@ -145,7 +150,6 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, by_block_rows), 8}, \
     {offsetof(fm_combine_kernel_params, by_tile_rows), 8}, \
     {offsetof(fm_combine_kernel_params, slots_per_part), 4}, \
-    {offsetof(fm_combine_kernel_params, piece_units), 4}, \
   }
 
 enum { FM_DENSE_DECODE_ANY_PAGE = 1 << 0 };
@@ -156,7 +160,7 @@ typedef struct fm_dense_decode_kernel_params {
   const int32_t *lengths; /* KV items of each request */
   int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
-  void *partial; /* rows [slots_per_part * num_parts][cluster * 64][d_v], scaled */
+  void *partial; /* partial rows, by slots: see fm_partials of the C core */
   float *partial_facts; /* FACTS of each partial row */
   void *out; /* output rows, in the kernel's dtype or in float32 */
   float *lse; /* log-sum-exp, or null */
@@ -203,6 +207,10 @@ typedef struct fm_dense_decode_kernel_params {
   int32_t cp_offset; /* where the turn of this shard begins in the period */
   int32_t page_inverse; /* ceil(2^LOG_INVERSE / page_size) for pages of fewer than 64 tokens; else 0 */
   int64_t by_page; /* divides by page_size */
+  int32_t *first_slot; /* batch invariant: first slot of each part, end of all, level; else null */
+  int32_t slots; /* partial slots in all */
+  int32_t piece_units; /* batch invariant: units of a quantum; else 0 */
+  int64_t by_piece_units; /* divides by piece_units */
 } fm_dense_decode_kernel_params;
 #define FM_DENSE_DECODE_PARAMS \
   { \
@@ -259,6 +267,88 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, cp_offset), 4}, \
     {offsetof(fm_dense_decode_kernel_params, page_inverse), 4}, \
     {offsetof(fm_dense_decode_kernel_params, by_page), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, first_slot), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, slots), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, piece_units), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, by_piece_units), 8}, \
+  }
+
+typedef struct fm_fold_kernel_params {
+  int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
+  int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
+  void *partial; /* partial rows, by slots: see fm_partials of the C core */
+  float *partial_facts; /* FACTS of each partial row */
+  void *out; /* output rows, in the kernel's dtype or in float32 */
+  float *lse; /* log-sum-exp, or null */
+  int64_t out_stride_b; /* elements between requests */
+  int64_t out_stride_s; /* elements between query tokens */
+  int64_t out_stride_h; /* elements between heads */
+  int64_t lse_stride_b; /* elements between requests */
+  int64_t lse_stride_h; /* elements between heads */
+  int64_t lse_stride_s; /* elements between query tokens */
+  int32_t out_is_float; /* 0, or 1: out is float32 whatever the kernel's dtype */
+  float lse_factor; /* what a base-2 logarithm is multiplied by: ln 2, or 1 */
+  float empty_lse; /* log-sum-exp of a row that attends to nothing */
+  const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
+  int32_t total_q; /* query tokens in all, with cu_seqlens_q */
+  int32_t s_q; /* query tokens of a request, with cu_seqlens_q at most */
+  int32_t group; /* query heads of a KV head */
+  int32_t block_heads; /* heads of a row block */
+  int32_t block_tokens; /* query tokens of a row block */
+  int32_t head_chunks; /* row blocks of a token group */
+  int32_t cluster; /* row blocks of a tile */
+  int32_t tiles_per_head; /* tiles of one (request, KV head) */
+  int32_t tiles_per_request; /* tiles of a request: columns */
+  int32_t batch; /* requests */
+  int32_t num_tiles; /* tiles in all */
+  int32_t num_parts; /* parts of the schedule */
+  int64_t by_tile_major; /* divides by the faster axis of tile numbers: batch, or tiles_per_request */
+  int64_t by_tiles_per_head; /* divides by tiles_per_head */
+  int64_t by_head_chunks; /* divides by head_chunks */
+  int64_t by_block_heads; /* divides by block_heads */
+  int32_t *first_slot; /* batch invariant: first slot of each part, end of all, level; else null */
+  int32_t slots; /* partial slots in all */
+  int32_t piece_units; /* batch invariant: units of a quantum; else 0 */
+  int64_t by_piece_units; /* divides by piece_units */
+} fm_fold_kernel_params;
+#define FM_FOLD_PARAMS \
+  { \
+    {offsetof(fm_fold_kernel_params, capacity), 4}, \
+    {offsetof(fm_fold_kernel_params, cuts), 8}, \
+    {offsetof(fm_fold_kernel_params, partial), 8}, \
+    {offsetof(fm_fold_kernel_params, partial_facts), 8}, \
+    {offsetof(fm_fold_kernel_params, out), 8}, \
+    {offsetof(fm_fold_kernel_params, lse), 8}, \
+    {offsetof(fm_fold_kernel_params, out_stride_b), 8}, \
+    {offsetof(fm_fold_kernel_params, out_stride_s), 8}, \
+    {offsetof(fm_fold_kernel_params, out_stride_h), 8}, \
+    {offsetof(fm_fold_kernel_params, lse_stride_b), 8}, \
+    {offsetof(fm_fold_kernel_params, lse_stride_h), 8}, \
+    {offsetof(fm_fold_kernel_params, lse_stride_s), 8}, \
+    {offsetof(fm_fold_kernel_params, out_is_float), 4}, \
+    {offsetof(fm_fold_kernel_params, lse_factor), 4}, \
+    {offsetof(fm_fold_kernel_params, empty_lse), 4}, \
+    {offsetof(fm_fold_kernel_params, cu_seqlens_q), 8}, \
+    {offsetof(fm_fold_kernel_params, total_q), 4}, \
+    {offsetof(fm_fold_kernel_params, s_q), 4}, \
+    {offsetof(fm_fold_kernel_params, group), 4}, \
+    {offsetof(fm_fold_kernel_params, block_heads), 4}, \
+    {offsetof(fm_fold_kernel_params, block_tokens), 4}, \
+    {offsetof(fm_fold_kernel_params, head_chunks), 4}, \
+    {offsetof(fm_fold_kernel_params, cluster), 4}, \
+    {offsetof(fm_fold_kernel_params, tiles_per_head), 4}, \
+    {offsetof(fm_fold_kernel_params, tiles_per_request), 4}, \
+    {offsetof(fm_fold_kernel_params, batch), 4}, \
+    {offsetof(fm_fold_kernel_params, num_tiles), 4}, \
+    {offsetof(fm_fold_kernel_params, num_parts), 4}, \
+    {offsetof(fm_fold_kernel_params, by_tile_major), 8}, \
+    {offsetof(fm_fold_kernel_params, by_tiles_per_head), 8}, \
+    {offsetof(fm_fold_kernel_params, by_head_chunks), 8}, \
+    {offsetof(fm_fold_kernel_params, by_block_heads), 8}, \
+    {offsetof(fm_fold_kernel_params, first_slot), 8}, \
+    {offsetof(fm_fold_kernel_params, slots), 4}, \
+    {offsetof(fm_fold_kernel_params, piece_units), 4}, \
+    {offsetof(fm_fold_kernel_params, by_piece_units), 8}, \
   }
 
 typedef struct fm_merge_states_kernel_params {
@@ -567,6 +657,7 @@ typedef struct fm_plan_kernel_params {
   const int32_t *lengths; /* KV items of each request */
   int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
+  int32_t *first_slot; /* batch invariant: first slot of each part, end of all, level; else null */
   int64_t *cost_before; /* scratch: batch + 1 prefix sums of the cost */
   const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
   int32_t total_q; /* query tokens in all, with cu_seqlens_q */
@@ -587,7 +678,8 @@ typedef struct fm_plan_kernel_params {
   int64_t by_block_heads; /* divides by block_heads */
   int32_t bands; /* columns that are cut alike, all of them; or 1 */
   int32_t num_splits; /* 0, or parts of every tile */
-  int32_t piece_units; /* batch invariant: units of a piece at least; else 0 */
+  int32_t piece_units; /* batch invariant: units of a quantum; else 0 */
+  int32_t slots; /* batch invariant: partial slots in all */
   int32_t whole_units; /* a tile of at most so many units is not split */
   int32_t start_overhead; /* cost of beginning a tile, units */
   int32_t split_overhead; /* extra cost of a split work list, units */
@@ -597,6 +689,7 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, lengths), 8}, \
     {offsetof(fm_plan_kernel_params, capacity), 4}, \
     {offsetof(fm_plan_kernel_params, cuts), 8}, \
+    {offsetof(fm_plan_kernel_params, first_slot), 8}, \
     {offsetof(fm_plan_kernel_params, cost_before), 8}, \
     {offsetof(fm_plan_kernel_params, cu_seqlens_q), 8}, \
     {offsetof(fm_plan_kernel_params, total_q), 4}, \
@@ -618,9 +711,13 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, bands), 4}, \
     {offsetof(fm_plan_kernel_params, num_splits), 4}, \
     {offsetof(fm_plan_kernel_params, piece_units), 4}, \
+    {offsetof(fm_plan_kernel_params, slots), 4}, \
     {offsetof(fm_plan_kernel_params, whole_units), 4}, \
     {offsetof(fm_plan_kernel_params, start_overhead), 4}, \
     {offsetof(fm_plan_kernel_params, split_overhead), 4}, \
   }
+
+/* Of all above: kernels that were compiled for others are not built in. */
+#define FM_KERNEL_PARAMS_DIGEST 0xf9ea874b
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -19,10 +19,11 @@ typedef struct fm_kernel {
   const char *target;      /* "sm_90a" */
   int32_t arch;            /* of the devices that run it: 10 * major + minor */
   fm_elements elements;
-  int32_t d_qk, d_v;  /* 0: any */
-  uint32_t features;  /* of the family, kernel_params.h */
-  int32_t cluster;    /* row blocks a tile; 1 where it has no meaning */
-  int32_t min_driver; /* as flashmla_kernel_info */
+  int32_t d_qk, d_v;    /* 0: any */
+  uint32_t features;    /* of the family, kernel_params.h */
+  bool batch_invariant; /* for batch-invariant calls alone; else for others alone, where the family knows of it */
+  int32_t cluster;      /* row blocks a tile; 1 where it has no meaning */
+  int32_t min_driver;   /* as flashmla_kernel_info */
   int32_t registers, shared_bytes, threads;
   const fm_param *params; /* the launcher's struct of the family, field by field */
   int32_t num_params;
@@ -41,8 +42,9 @@ typedef struct fm_need {
   int32_t d_qk, d_v;
   uint32_t features;   /* that it must have */
   const char *lacking; /* what a kernel without them is for */
-  int32_t cluster;     /* 0: any */
-  bool may_be_forced;  /* by FLASHMLA_FORCE_KERNEL */
+  bool batch_invariant;
+  int32_t cluster;    /* 0: any */
+  bool may_be_forced; /* by FLASHMLA_FORCE_KERNEL */
 } fm_need;
 
 /* The row for a call: the forced one, or the first that does it and that device and driver load. */

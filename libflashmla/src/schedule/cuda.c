@@ -1,7 +1,8 @@
 /* cuda.c - the scheduler on a GPU. */
 #include "schedule/cuda.h"
 
-_Static_assert(FM_KERNEL_MAX_PIECES == FM_MAX_PIECES, "the device's batch-invariant schedule is the host's");
+_Static_assert(FM_KERNEL_SMALL_PIECES == FM_SMALL_PIECES && FM_KERNEL_NODE_PIECES == FM_NODE_PIECES,
+               "the device's pieces are the host's");
 
 int64_t fm_divisor(int32_t d) {
   const uint64_t shift = d > 1 ? 63 - (uint64_t)__builtin_clz((uint32_t)d - 1) : 31;
@@ -16,7 +17,8 @@ fm_divisors fm_divisors_of(const fm_work *work, const fm_tiling *tiling) {
                        .head_chunks = fm_divisor(tiling->head_chunks),
                        .block_heads = fm_divisor(tiling->block_heads),
                        .block_rows = fm_divisor(block_rows),
-                       .tile_rows = fm_divisor(block_rows * tiling->cluster)};
+                       .tile_rows = fm_divisor(block_rows * tiling->cluster),
+                       .piece_units = fm_divisor(fm_max32(tiling->piece_units, 1))};
 }
 
 flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan) {
@@ -28,10 +30,12 @@ flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work 
   const fm_plan_kernel_params params = {FM_SCHEDULE_FIELDS(work, tiling, divisors, schedule),
                                         .lengths = work->lengths,
                                         .capacity = work->capacity,
+                                        .first_slot = schedule->first_slot,
                                         .cost_before = schedule->cost_before,
                                         .bands = tiling->bands,
                                         .num_splits = tiling->num_splits,
                                         .piece_units = tiling->piece_units,
+                                        .slots = tiling->slots,
                                         .whole_units = tiling->whole_units,
                                         .start_overhead = tiling->start_overhead,
                                         .split_overhead = tiling->split_overhead};

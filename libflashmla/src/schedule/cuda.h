@@ -21,6 +21,11 @@ fm_divisors fm_divisors_of(const fm_work *work, const fm_tiling *tiling);
   .by_tile_major = (divisors)->tile_major, .by_tiles_per_head = (divisors)->tiles_per_head,                   \
   .by_head_chunks = (divisors)->head_chunks, .by_block_heads = (divisors)->block_heads
 
+/* What those of dense_decode and fold have, which meet batch-invariant work. */
+#define FM_SLOT_FIELDS(tiling, divisors, schedule)                                                      \
+  .first_slot = (schedule)->first_slot, .slots = (tiling)->slots, .piece_units = (tiling)->piece_units, \
+  .by_piece_units = (divisors)->piece_units
+
 /* cuda.c */
 flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan);
 flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work *work, const fm_tiling *tiling,

@@ -22,7 +22,7 @@ typedef struct fm_work {
   const int32_t *lengths;      /* KV items of each request; read as at least 0 and at most `capacity` */
   int32_t capacity;
   bool batch_invariant;
-  int32_t num_splits; /* given; 0: chosen for balance, or by the batch-invariant mode */
+  int32_t num_splits; /* given; 0: chosen for balance; 0 for batch-invariant work */
 } fm_work;
 
 /* What a backend says of itself for a call. Costs are in units. */
@@ -33,6 +33,8 @@ typedef struct fm_limits {
   int32_t start_overhead, split_overhead;
   int32_t unit;                         /* KV items that are worked on as one */
   int32_t piece_units, whole_units;     /* of fm_tiling, the first for batch-invariant calls */
+  int32_t carries, max_slots;           /* batch invariant: of fm_tiling, and the most slots there may be */
+  int32_t stripe_rows;                  /* batch invariant: rows of a slot come by so many; 0: as of a full block */
   int32_t partial_bytes, partial_facts; /* of fm_tiling */
 } fm_limits;
 
@@ -64,29 +66,32 @@ typedef struct fm_tiling {
   bool request_major;        /* variable-length queries: how tiles are numbered */
   int32_t bands;             /* columns, each cut alike into num_parts / bands parts; or 1: all tiles are one band */
   int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits where that is given */
-  int32_t num_splits;        /* 0, or forced, or of the batch-invariant mode, or 1: no request exceeds whole_units */
-  int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces */
+  int32_t num_splits;        /* 0, or forced, or 1: no request exceeds whole_units */
+  int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of batch-invariant work */
   int32_t start_overhead;    /* cost of beginning a tile, in units */
   int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
   int32_t unit;              /* KV items that are worked on as one: 64 on CUDA */
-  int32_t piece_units;       /* batch invariant: units of a piece at least; else 0 */
+  int32_t piece_units;       /* batch invariant: units of a quantum; else 0 */
+  int32_t carries;           /* batch invariant: slots of a part for what it folds on the way */
+  int32_t slots;             /* batch invariant: partial slots; 0: no tile has a second piece, or none to store */
+  int32_t slot_rows;         /* rows of a block that a slot has room for: block_rows, or those that there can be */
   int32_t whole_units;       /* a tile of at most so many units is not worth splitting */
   /* A partial row: bytes of an element, and floats that belong to it. The CPU has float32 rows and the log-sum-exp; for
    * CUDA see FACTS in dsl_kernels/core. */
   int32_t partial_bytes, partial_facts;
 } fm_tiling;
 
-/* The schedule buffer: `fm_cut cut[num_parts + 1]`, padding to 16 bytes, `int64_t cost_before[batch + 1]` (scratch of
- * the scheduler).
+/* The schedule buffer: `fm_cut cut[num_parts + 1]`; of batch-invariant work `int32_t first_slot[num_parts + 1]` and
+ * `int32_t level`; padding to 16 bytes; `int64_t cost_before[batch + 1]` (scratch of the scheduler).
  *
  * Part w works from cut[w] up to cut[w + 1] in the order (tile, unit). For each tile in that range the piece is units
  * lo <= unit < hi: lo is the cut's unit in the first tile, else 0; hi is the cut's unit in the last tile, else the
  * current end of the request. A tile that begins and ends in one part is written straight to out and lse. Other pieces
  * go to a partial slot: normalised rows and base-2 log-sum-exp (-inf: empty, rows not written). A part meets at most
- * two such tiles, the one it ends (slot 2 * w) and the one it begins (slot 2 * w + 1); with forced splits or batch
- * invariant a part has one piece at most, slots_per_part is 1 and the slot w. Combine merges the slots of such a tile
- * in the order of its parts. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the
- * current end, rows are right with lengths that changed after planning.
+ * two such tiles, the one it ends (slot 2 * w) and the one it begins (slot 2 * w + 1); with forced splits a part has
+ * one piece at most, slots_per_part is 1 and the slot w. Combine merges the slots of such a tile in the order of its
+ * parts. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the current end, rows
+ * are right with lengths that changed after planning. For batch-invariant work see fm_pieces below.
  *
  * Scheduling, in exact integers (scheduler.c on the host, dsl_kernels/plan on the device, equal bit for bit):
  *
@@ -113,51 +118,100 @@ typedef struct fm_tiling {
  *         unit = max(0, o - start_overhead), or (num_tiles, 0) when x >= total.
  *   even, variable-length queries: i = the last request with before_i <= x, o = x - before_i, live tile
  *         j = o / c_i of it (kv_head j / live_i, in_head j % live_i), unit = max(0, o - j * c_i - start_overhead).
- *   batch invariant: piece_units > 0; pieces of f_i = max(clamp(ceil(n_i / 4), piece_units, 2 * piece_units),
- *         ceil(n_i / FM_MAX_PIECES)) units, each of which costs 1: instead of n_i + start_overhead a tile costs
- *         max(1, ceil(n_i / f_i)). Part w is piece w: as `even` with S = 1 and unit = o * f_i. num_splits is the most
- *         pieces that a tile can have, num_parts = num_tiles * num_splits; the last parts have no piece.
+ *   batch invariant (piece_units p > 0): in quanta of p units, q_i = max(1, ceil(n_i / p)), which are what a tile
+ *         costs, instead of n_i + start_overhead. Parts as `even`: cut[w] is position x in tile t at quantum o = x -
+ *         at(t), but where an item of the tile begins: at the nearest of those begins and the tile's end q_i, the lower
+ *         one where two are as near. unit = p * that, or (t + 1, 0) for q_i. Items are pieces at level 0, nodes at
+ * level 1, whole tiles at level 2 (fm_pieces); the level is the first whose slots fit: total <= slots, else 2.
  *
  * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
  * make the fewest partial results. Always cut[0] = (0, 0) and cut[num_parts] = (num_tiles, 0). */
-enum {
-  FM_MAX_SPLITS = 1024, /* that a plan can be forced to */
-  FM_MAX_PIECES = 32    /* of a tile in the batch-invariant mode */
-};
+enum { FM_MAX_SPLITS = 1024 /* that a plan can be forced to */ };
 typedef struct fm_cut {
   int32_t tile, unit;
 } fm_cut;
+
+/* fm_pieces: batch-invariant work. The sums that make a query row are those over the pieces of its request, joined in
+ * one order, and neither depends on anything but the request's own tokens: the row has the same bits beside other
+ * requests, beside other query tokens of its own request, and behind other tokens of the cache.
+ *
+ * Pieces lie at fixed positions: piece j begins at quantum  b(j) = j + max(0, j - FM_SMALL_PIECES). So the first are of
+ * one quantum and the others of two, and the last one ends with the request. A node is FM_NODE_PIECES pieces in turn,
+ * and begins at quantum 0, 8, 24, 40, ... A piece gives each row x, normalised and in float32, and its base-2
+ * log-sum-exp l, -inf for a row that attends to nothing in it. A node is the left fold of its pieces, a row the left
+ * fold of the nodes:
+ *
+ *     fold((c, lc), (x, lx)):  m = max(lc, lx);  wc = 2^(lc - m);  wx = 2^(lx - m);  l = m + log2(wc + wx);
+ *                              row = c * wc / (wc + wx) + x * wx / (wc + wx)
+ *
+ * and where one side is empty, exactly the other side. One backend does this with the same instructions wherever it
+ * does it, and rounds only when the row goes to out. Pieces behind the last token that a row attends are empty, so
+ * longer requests change nothing.
+ *
+ * A tile with a cut inside is a cut tile: of each item (piece or node) a slot is stored, and afterwards folded. Other
+ * tiles are folded by their part on the way, with `carries` slots of each part (2: of the node and of the tile) in
+ * front of all others, whether used or not: those of part w are carries * w and carries * w + 1. The items of a cut
+ * tile lie in contiguous slots:
+ *
+ *     first_slot[0] = carries * num_parts;   first_slot[w + 1] = first_slot[w] + items of part w;   total =
+ *     first_slot[num_parts]
+ *     items of part w: those of its run of the cut tile that it begins inside (cut[w].unit > 0), up to cut[w + 1] or to
+ *         the tile's end; then those of its run of the cut tile that it begins and ends inside (cut[w + 1].unit > 0, in
+ *         another tile or with cut[w].unit = 0)
+ *
+ * With lengths that changed after planning a whole tile has the pieces of the current length; a run of a cut tile has
+ * exactly the items that the plan has slots for, the last one of the tile runs to the current end, and items behind
+ * that are empty. So rows are right, and their bits are those promised while the number of pieces is the plan's. */
+enum { FM_SMALL_PIECES = 8, FM_NODE_PIECES = 8, FM_LEVELS = 3 };
+/* Quantum at which piece j begins; the piece that a quantum is of; how many pieces so many quanta have. */
+static inline int64_t fm_piece_begin(int64_t j) { return j + fm_max64(0, j - FM_SMALL_PIECES); }
+static inline int64_t fm_piece_at(int64_t quantum) {
+  return quantum < FM_SMALL_PIECES ? quantum : (quantum + FM_SMALL_PIECES) / 2;
+}
+static inline int64_t fm_pieces_of(int64_t quanta) {
+  return quanta <= FM_SMALL_PIECES ? quanta : (quanta + FM_SMALL_PIECES + 1) / 2;
+}
 
 /* What kernels divide tile numbers by, as they want it: fm_divisor in cuda.h. */
 typedef struct fm_divisors {
   int64_t tile_major, tiles_per_head, head_chunks, block_heads;
   int64_t block_rows, tile_rows; /* of a block and of a tile that are full */
+  int64_t piece_units;           /* 1 where the work is not batch invariant */
 } fm_divisors;
 
 /* A schedule in its buffer. */
 typedef struct fm_schedule {
   fm_cut *cuts;
+  int32_t *first_slot;  /* [num_parts + 1], and behind it the level; NULL where the work is not batch invariant */
   int64_t *cost_before; /* scratch in it */
 } fm_schedule;
 
 /* Partial results of split tiles. */
 typedef struct fm_partials {
-  void *
-      rows; /* [slots_per_part * num_parts][cluster * block_rows][d_v], of partial_bytes each; NULL: no tile is split */
-  float *facts; /* [slots_per_part * num_parts][cluster * block_rows][partial_facts] */
+  void *rows;   /* [slots][cluster * slot_rows][d_v], of partial_bytes each; NULL: there are none */
+  float *facts; /* [slots][cluster * slot_rows][partial_facts] */
 } fm_partials;
 
 /* Byte layout of the two caller-owned buffers; sizes are multiples of 16. */
 typedef struct fm_layout {
   uint64_t plan_bytes; /* the schedule buffer */
-  uint64_t plan_cost_offset;
+  uint64_t plan_slots_offset, plan_cost_offset;
   /* workspace: [schedule buffer, when the call has no plan] [partial rows] [facts of the partial rows] */
   uint64_t partial_offset, partial_facts_offset;
-  uint64_t workspace_bytes; /* no partials when num_splits == 1 or when num_parts == 1 */
+  uint64_t workspace_bytes;
 } fm_layout;
 
-/* tiling.c. `work->num_splits` is 0 or forced; a batch-invariant call has its own. */
-flashmla_status fm_tile(const fm_work *work, fm_limits limits, fm_tiling *tiling);
+/* Partial rows of batch-invariant work: at most so many bytes for a query row of the call, of d_v columns, and bytes.
+ */
+#define FM_CAP_ROW_BYTES(d_v) (2 * INT64_C(4) * (d_v))
+#define FM_CAP_BYTES (INT64_C(64) << 20)
+
+/* tiling.c. `d_v`: columns of a row of results. */
+flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_tiling *tiling);
+/* Whether tiles can be split, so that there are partial results to join. */
+bool fm_may_split(const fm_tiling *tiling);
+/* Partial slots. */
+int64_t fm_slots(const fm_tiling *tiling);
 /* fm_tiling.blocks, of blocks that hold block_rows rows. */
 int64_t fm_row_blocks(const fm_work *work, int32_t block_rows);
 /* The most units of KV that a request can have. */
@@ -185,15 +239,33 @@ int64_t fm_length_of(const fm_work *work, int32_t request);
 
 /* scheduler.c */
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
-/* Whether the cuts in a caller's host buffer are still a schedule; `partials`: there is room for split tiles. Kernels
- * on a device clamp what they read instead. */
-flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, bool partials);
+
+/* items.c: of batch-invariant work. Items from the quantum `begin`, where one begins, to the quantum `end`. */
+int64_t fm_items_between(int64_t begin, int64_t end, int32_t level);
+/* The quantum where an item begins that is nearest to a quantum of a tile of so many, or the tile's end. */
+int64_t fm_nearest_item(int64_t quantum, int64_t quanta, int32_t level);
+/* First piece of an item. */
+int64_t fm_first_piece(int64_t item, int32_t level);
+int32_t fm_level(const fm_tiling *tiling, fm_schedule schedule);
+/* What a part stores of a cut tile. */
+typedef struct fm_items {
+  int32_t tile;
+  int32_t first, count; /* of the tile's items; count 0: there are none */
+  int32_t slot;         /* of the first item */
+  bool ends;            /* the last item runs to the current end of the request */
+} fm_items;
+/* Of the tile that a part begins inside, and of the tile that it begins and does not end. */
+fm_items fm_first_items(const fm_tiling *tiling, fm_schedule schedule, int32_t part);
+fm_items fm_last_items(const fm_tiling *tiling, fm_schedule schedule, int32_t part);
+
+/* check.c: whether a caller's host buffer still holds a schedule. Kernels on a device clamp what they read instead. */
+flashmla_status fm_check_schedule(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
 
 /* workspace.c */
 flashmla_status fm_lay_out(const fm_work *work, const fm_tiling *tiling, int32_t d_v, bool own_plan, fm_layout *layout);
-fm_schedule fm_schedule_in(void *buffer, const fm_layout *layout);
+fm_schedule fm_schedule_in(void *buffer, const fm_tiling *tiling, const fm_layout *layout);
 fm_partials fm_partials_in(void *workspace, const fm_layout *layout);
-/* The slot of the piece that `part` has of a tile; `begins`: at its first unit. */
+/* The slot of the piece that `part` has of a tile; `begins`: at its first unit. Not of batch-invariant work. */
 int64_t fm_partial_slot(const fm_tiling *tiling, int32_t part, bool begins);
 
 #endif /* FLASHMLA_SCHEDULE_SCHEDULE_H_ */

@@ -20,16 +20,14 @@ static int64_t aligned_piece(const scheduler *s, int32_t request, int32_t pieces
   return units <= s->tiling->whole_units ? fm_max64(units, 1) : fm_ceil_div(units, pieces);
 }
 
-/* Units of a piece of a batch-invariant schedule. */
-static int64_t invariant_piece(const scheduler *s, int32_t request) {
-  const int64_t units = units_of(s, request), least = s->tiling->piece_units;
-  return fm_max64(fm_clamp64(fm_ceil_div(units, 4), least, 2 * least), fm_ceil_div(units, FM_MAX_PIECES));
+/* Of batch-invariant work. */
+static int64_t quanta_of(const scheduler *s, int32_t request) {
+  return fm_max64(fm_ceil_div(units_of(s, request), s->tiling->piece_units), 1);
 }
 
 static int64_t tile_cost(const scheduler *s, int32_t request) {
-  const int64_t units = units_of(s, request);
-  if (s->tiling->piece_units > 0) return fm_max64(fm_ceil_div(units, invariant_piece(s, request)), 1);
-  return units + s->tiling->start_overhead;
+  if (s->tiling->piece_units > 0) return quanta_of(s, request);
+  return units_of(s, request) + s->tiling->start_overhead;
 }
 
 /* Live tiles of a request, a KV head. */
@@ -101,10 +99,17 @@ static void cut_whole_tiles(const scheduler *s, int64_t tiles_per_part, fm_cut *
   }
 }
 
-/* Every part costs part_cost; with batch-invariant pieces, which cost 1, each has one. Positions only grow, so the
- * search for the request goes on from the last one, and anew in the next column. Numbered request by request, all tiles
- * are one column of requests. */
-static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
+/* Where a tile is cut at most `offset` behind its begin. `level`: of batch-invariant work. */
+static fm_cut cut_in_tile(const scheduler *s, int32_t tile, int32_t request, int64_t offset, int32_t level) {
+  const fm_tiling *tiling = s->tiling;
+  if (tiling->piece_units == 0) return (fm_cut){tile, (int32_t)fm_max64(offset - tiling->start_overhead, 0)};
+  const int64_t quanta = quanta_of(s, request), quantum = fm_nearest_item(offset, quanta, level);
+  return quantum == quanta ? (fm_cut){tile + 1, 0} : (fm_cut){tile, (int32_t)(quantum * tiling->piece_units)};
+}
+
+/* Every part costs part_cost. Positions only grow, so the search for the request goes on from the last one, and anew
+ * in the next column. Numbered request by request, all tiles are one column of requests. */
+static void cut_evenly(const scheduler *s, int64_t part_cost, int32_t level, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const int32_t batch = s->work->batch;
   const int64_t column_cost = s->cost_before[batch];
@@ -127,9 +132,7 @@ static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
       tile = (int64_t)request * tiling->tiles_per_request + j / live * tiling->tiles_per_head + j % live;
       offset -= j * cost;
     }
-    const bool pieces = tiling->piece_units > 0;
-    const int64_t unit = pieces ? offset * invariant_piece(s, request) : fm_max64(offset - tiling->start_overhead, 0);
-    cuts[w] = (fm_cut){(int32_t)tile, (int32_t)unit};
+    cuts[w] = cut_in_tile(s, (int32_t)tile, request, offset, level);
   }
 }
 
@@ -152,11 +155,49 @@ static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   const int64_t tiles_per_part = fm_ceil_div(band.tiles, band.parts), part_cost = fm_ceil_div(band.cost, band.parts);
   const int64_t bonus = pieces > 1 ? 1 : tiling->split_overhead;
   if (worst_aligned(s, band, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)
-    cut_evenly(s, part_cost, cuts);
+    cut_evenly(s, part_cost, 0, cuts);
   else if (pieces > 0)
     cut_in_pieces(s, pieces, cuts);
   else
     cut_whole_tiles(s, tiles_per_part, cuts);
+}
+
+/* The first slot of each part, of cuts between items of a level; returns the end of all slots. */
+static int64_t number_slots(const scheduler *s, int32_t level, const fm_cut *cuts, int32_t *first_slot) {
+  const fm_tiling *tiling = s->tiling;
+  int64_t slot = (int64_t)tiling->carries * tiling->num_parts;
+  for (int32_t w = 0; w < tiling->num_parts; ++w) {
+    const fm_cut from = cuts[w], to = cuts[w + 1];
+    const int64_t begin = from.unit / tiling->piece_units, end = to.unit / tiling->piece_units;
+    first_slot[w] = (int32_t)slot;
+    if (begin > 0) {
+      const bool ends = from.tile < to.tile;
+      slot += fm_items_between(begin, ends ? quanta_of(s, tile_at(s, from.tile).request) : end, level);
+    }
+    if (end > 0 && (begin == 0 || from.tile < to.tile)) slot += fm_items_between(0, end, level);
+    if (slot > INT32_MAX) return slot;
+  }
+  first_slot[tiling->num_parts] = (int32_t)slot;
+  return slot;
+}
+
+static void set_ends(const fm_tiling *tiling, fm_cut *cuts) {
+  cuts[0] = (fm_cut){0, 0}; /* dead tiles before the first live one belong to some part too */
+  cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
+}
+
+/* Of batch-invariant work: as evenly as its items let it, and as finely as there are slots for them. */
+static void cut_between_items(const scheduler *s, fm_schedule schedule) {
+  const band_extents band = band_of(s);
+  const int64_t part_cost = fm_ceil_div(band.cost, band.parts);
+  int32_t level = 0;
+  for (;; ++level) {
+    cut_evenly(s, part_cost, level, schedule.cuts);
+    set_ends(s->tiling, schedule.cuts);
+    const int64_t slots = number_slots(s, level, schedule.cuts, schedule.first_slot);
+    if (slots <= s->tiling->slots || level == FM_LEVELS - 1) break;
+  }
+  schedule.first_slot[s->tiling->num_parts + 1] = level;
 }
 
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule) {
@@ -169,28 +210,10 @@ void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedu
     cost_before[i + 1] = cost_before[i] + tiles * tile_cost(&s, i);
   }
   if (tiling->piece_units > 0)
-    cut_evenly(&s, 1, cuts);
+    cut_between_items(&s, schedule);
   else if (tiling->num_splits > 0)
     cut_forced(&s, cuts);
   else
     cut_for_balance(&s, cuts);
-  cuts[0] = (fm_cut){0, 0}; /* dead tiles before the first live one belong to some part too */
-  cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
-}
-
-static bool is_before(fm_cut a, fm_cut b) { return a.tile < b.tile || (a.tile == b.tile && a.unit < b.unit); }
-
-flashmla_status fm_check_schedule(const fm_tiling *tiling, const fm_cut *cuts, bool partials) {
-  const fm_cut begin = {0, 0}, end = {tiling->num_tiles, 0};
-  for (int32_t w = 0; w <= tiling->num_parts; ++w) {
-    const fm_cut cut = cuts[w], before = w > 0 ? cuts[w - 1] : begin;
-    const bool in_order = cut.unit >= 0 && !is_before(cut, before) && !is_before(end, cut);
-    const bool complete = (w > 0 || !is_before(begin, cut)) && (w < tiling->num_parts || !is_before(cut, end));
-    const bool two_pieces = cut.unit != 0 && before.unit != 0 && cut.tile != before.tile;
-    if (!in_order || !complete || (cut.unit != 0 && !partials) || (two_pieces && tiling->slots_per_part == 1))
-      return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
-                     "the plan's buffer no longer holds its schedule: entry %d of %d is (tile %d, unit %d)", w,
-                     tiling->num_parts + 1, cut.tile, cut.unit);
-  }
-  return FLASHMLA_OK;
+  set_ends(tiling, cuts);
 }

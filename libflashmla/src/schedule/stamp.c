@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define FM_PLAN_MAGIC UINT64_C(0x4e414c50414c4d46) /* "FMLAPLAN", little endian */
-enum { FM_PLAN_LAYOUT = 4 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
+enum { FM_PLAN_LAYOUT = 5 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
 
 _Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must fit the opaque plan");
 _Static_assert(offsetof(fm_plan_stamp, check) == 16 + (8 + FM_PLAN_FACTS) * sizeof(int32_t) + 8,

@@ -9,11 +9,41 @@ static flashmla_status too_many_tiles(const fm_work *work, int32_t num_splits) {
       work->batch, work->s_q, work->h_q, work->h_kv, num_splits);
 }
 
-/* The most pieces that a request of up to so many units has in a batch-invariant schedule (fm_cut in schedule.h): 4 of
- * at least piece_units, or then those of twice as many. */
-static int32_t most_pieces(int64_t units, int32_t piece_units) {
-  const int64_t small = fm_min64(fm_ceil_div(units, piece_units), 4), large = fm_ceil_div(units, 2 * piece_units);
-  return (int32_t)fm_clamp64(fm_max64(small, large), 1, FM_MAX_PIECES);
+/* The most tiles that are not dead, of a KV head: with T query tokens in all, of at most `batch` requests, whose last
+ * blocks and tiles may be part empty. */
+static int64_t most_live(const fm_work *work, const fm_tiling *tiling) {
+  if (!work->varlen) return (int64_t)work->batch * tiling->tiles_per_head;
+  const int64_t requests = fm_min64(work->batch, work->total_q);
+  const int64_t groups = (work->total_q - requests) / tiling->block_tokens + requests;
+  const int64_t tiles = (groups * tiling->head_chunks - requests) / tiling->cluster + requests;
+  return fm_min64(tiles, (int64_t)work->batch * tiling->tiles_per_head);
+}
+
+/* Slots that the cap has room for. */
+static int64_t slots_in_cap(const fm_work *work, const fm_tiling *tiling, fm_limits limits, int32_t d_v) {
+  const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
+  const int64_t row_bytes = (int64_t)d_v * limits.partial_bytes + (int64_t)sizeof(float) * limits.partial_facts;
+  const int64_t slot_bytes = (int64_t)tiling->cluster * tiling->slot_rows * row_bytes;
+  int64_t cap;
+  if (__builtin_mul_overflow(tokens * work->h_q, FM_CAP_ROW_BYTES(d_v), &cap)) cap = INT64_MAX;
+  return fm_min64((fm_min64(cap, INT64_MAX / 2) + FM_CAP_BYTES) / slot_bytes, limits.max_slots);
+}
+
+/* Parts and slots of batch-invariant work. Between parts there are fewer cuts than parts, so no more tiles are cut. */
+static void set_slots(const fm_work *work, fm_limits limits, int32_t d_v, fm_tiling *tiling) {
+  const int64_t quanta = fm_max64(1, fm_ceil_div(fm_most_units(work, limits.unit), limits.piece_units));
+  if (limits.stripe_rows > 0)
+    tiling->slot_rows =
+        (int32_t)fm_ceil_div(tiling->block_heads * tiling->block_tokens, limits.stripe_rows) * limits.stripe_rows;
+  const int64_t live = fm_max64(1, most_live(work, tiling) * work->h_kv),
+                most = slots_in_cap(work, tiling, limits, d_v);
+  int64_t parts = fm_clamp64(fm_min64(limits.workers / tiling->cluster, live * quanta), 1, INT32_MAX);
+  if (quanta > 1 && limits.carries > 0) parts = fm_max64(1, fm_min64(parts, most / limits.carries));
+  const int64_t stored = fm_min64(live, parts - 1) * fm_pieces_of(quanta);
+  tiling->num_parts = (int32_t)parts;
+  tiling->piece_units = limits.piece_units;
+  tiling->carries = limits.carries;
+  tiling->slots = quanta > 1 ? (int32_t)fm_min64(most, stored + limits.carries * parts) : 0;
 }
 
 int64_t fm_row_blocks(const fm_work *work, int32_t block_rows) {
@@ -27,7 +57,17 @@ bool fm_cut_alike(const fm_work *work, int32_t num_parts, int64_t columns) {
   return !work->varlen && num_parts % columns <= num_parts / 16;
 }
 
-flashmla_status fm_tile(const fm_work *work, fm_limits limits, fm_tiling *tiling) {
+bool fm_may_split(const fm_tiling *tiling) {
+  if (tiling->piece_units > 0) return tiling->slots > (int64_t)tiling->carries * tiling->num_parts;
+  return tiling->num_splits != 1 && tiling->num_parts > 1;
+}
+
+int64_t fm_slots(const fm_tiling *tiling) {
+  if (tiling->piece_units > 0) return tiling->slots;
+  return fm_may_split(tiling) ? (int64_t)tiling->slots_per_part * tiling->num_parts : 0;
+}
+
+flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_tiling *tiling) {
   int32_t num_splits = work->num_splits;
   const int32_t group = work->h_q / work->h_kv;
   const int32_t block_heads = (int32_t)fm_min64(group, limits.block_rows);
@@ -47,24 +87,7 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, fm_tiling *tiling
     return too_many_tiles(work, num_splits);
 
   const int64_t units = fm_most_units(work, limits.unit);
-  const int32_t piece_units = work->batch_invariant ? limits.piece_units : 0;
-  if (work->batch_invariant)
-    num_splits = most_pieces(units, piece_units);
-  else if (num_splits == 0 && units <= limits.whole_units)
-    num_splits = 1;
-  int32_t num_parts;
-  if (num_splits > 0) {
-    if (__builtin_mul_overflow(num_tiles, num_splits, &num_parts)) return too_many_tiles(work, num_splits);
-  } else {
-    /* Parts beyond the greatest total cost a schedule can have would always be empty. */
-    const int64_t most_cost = num_tiles * (units + limits.start_overhead);
-    const int64_t workers = limits.workers / cluster;
-    num_parts = (int32_t)fm_min64(workers > 1 ? workers : 1, most_cost);
-  }
-
-  /* Columns of other KV heads read other bytes. Numbers behind the last band's tiles must stay in 32 bits. */
-  const bool alike = num_splits == 0 && tiles_per_head > 1 && num_tiles <= INT32_MAX / 2 &&
-                     fm_cut_alike(work, num_parts, tiles_per_request);
+  if (num_splits == 0 && units <= limits.whole_units && !work->batch_invariant) num_splits = 1;
   *tiling = (fm_tiling){.block_rows = limits.block_rows,
                         .cluster = cluster,
                         .group = group,
@@ -76,17 +99,29 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, fm_tiling *tiling
                         .tiles_per_request = tiles_per_request,
                         .num_tiles = num_tiles,
                         .request_major = work->varlen,
-                        .bands = alike ? tiles_per_request : 1,
-                        .num_parts = num_parts,
                         .num_splits = num_splits,
                         .slots_per_part = num_splits > 0 ? 1 : 2,
                         .start_overhead = limits.start_overhead,
                         .split_overhead = limits.split_overhead,
                         .unit = limits.unit,
-                        .piece_units = piece_units,
+                        .slot_rows = limits.block_rows,
                         .whole_units = limits.whole_units,
                         .partial_bytes = limits.partial_bytes,
                         .partial_facts = limits.partial_facts};
+  if (work->batch_invariant) {
+    set_slots(work, limits, d_v, tiling);
+  } else if (num_splits > 0) {
+    if (__builtin_mul_overflow(num_tiles, num_splits, &tiling->num_parts)) return too_many_tiles(work, num_splits);
+  } else {
+    /* Parts beyond the greatest total cost a schedule can have would always be empty. */
+    const int64_t most_cost = num_tiles * (units + limits.start_overhead);
+    const int64_t workers = limits.workers / cluster;
+    tiling->num_parts = (int32_t)fm_min64(workers > 1 ? workers : 1, most_cost);
+  }
+  /* Columns of other KV heads read other bytes. Numbers behind the last band's tiles must stay in 32 bits. */
+  const bool alike = num_splits == 0 && tiles_per_head > 1 && num_tiles <= INT32_MAX / 2 &&
+                     fm_cut_alike(work, tiling->num_parts, tiles_per_request);
+  tiling->bands = alike ? tiles_per_request : 1;
   return FLASHMLA_OK;
 }
 

@@ -11,21 +11,23 @@ flashmla_status fm_lay_out(const fm_work *work, const fm_tiling *tiling, int32_t
     return fm_fail(FLASHMLA_ERROR_OVERFLOW,
                    "num_splits is %d, the work is cut into %d parts; there must be fewer than 2^30", tiling->num_splits,
                    tiling->num_parts);
-  const uint64_t cut_bytes = ((uint64_t)tiling->num_parts + 1) * sizeof(fm_cut);
-  layout->plan_cost_offset = round_up_16(cut_bytes);
+  const uint64_t parts = (uint64_t)tiling->num_parts;
+  layout->plan_slots_offset = (parts + 1) * sizeof(fm_cut);
+  const uint64_t slots_bytes = tiling->piece_units > 0 ? (parts + 2) * sizeof(int32_t) : 0;
+  layout->plan_cost_offset = round_up_16(layout->plan_slots_offset + slots_bytes);
   layout->plan_bytes = round_up_16(layout->plan_cost_offset + ((uint64_t)work->batch + 1) * sizeof(int64_t));
 
-  const bool partials = tiling->num_splits != 1 && tiling->num_parts > 1;
-  const uint64_t slots = partials ? (uint64_t)tiling->slots_per_part * tiling->num_parts : 0;
-  const uint64_t rows = slots * tiling->cluster * tiling->block_rows;
+  const uint64_t rows = (uint64_t)fm_slots(tiling) * tiling->cluster * tiling->slot_rows;
   layout->partial_offset = own_plan ? layout->plan_bytes : 0;
   layout->partial_facts_offset = layout->partial_offset + rows * d_v * tiling->partial_bytes;
   layout->workspace_bytes = layout->partial_facts_offset + round_up_16(rows * tiling->partial_facts * sizeof(float));
   return FLASHMLA_OK;
 }
 
-fm_schedule fm_schedule_in(void *buffer, const fm_layout *layout) {
-  return (fm_schedule){buffer, (int64_t *)((char *)buffer + layout->plan_cost_offset)};
+fm_schedule fm_schedule_in(void *buffer, const fm_tiling *tiling, const fm_layout *layout) {
+  char *bytes = buffer;
+  int32_t *first_slot = tiling->piece_units > 0 ? (int32_t *)(bytes + layout->plan_slots_offset) : NULL;
+  return (fm_schedule){buffer, first_slot, (int64_t *)(bytes + layout->plan_cost_offset)};
 }
 
 fm_partials fm_partials_in(void *workspace, const fm_layout *layout) {

@@ -5,6 +5,7 @@
 enum { MAX_BATCH = 40, MAX_TILES = 4096, MAX_PARTS = 4096 };
 
 static uint32_t state = 1;
+static int levels[3]; /* schedules of each */
 
 /* Uniform in [low, high], from a linear congruential generator. */
 static int32_t draw(int32_t low, int32_t high) {
@@ -19,19 +20,11 @@ typedef struct list {
   int64_t at[MAX_TILES + 1];
 } list;
 
-/* Units of a batch-invariant piece: a quarter, but piece_units at least and at most twice as many; no more than
- * FM_MAX_PIECES pieces. */
-static int64_t invariant_size(const fm_tiling *t, int64_t units) {
-  int64_t size = t->piece_units;
-  while (size < 2 * t->piece_units && 4 * size < units) size++;
-  while (FM_MAX_PIECES * size < units) size++;
-  return size;
-}
-
-static int64_t pieces_of(const fm_tiling *t, int64_t units) {
-  int64_t pieces = 1;
-  while (pieces * invariant_size(t, units) < units) pieces++;
-  return pieces;
+/* Batch invariant: what a tile costs. */
+static int64_t quanta_of(const fm_tiling *t, int64_t units) {
+  int64_t quanta = 1;
+  while (quanta * t->piece_units < units) quanta++;
+  return quanta;
 }
 
 static void add_tile(list *w, const fm_work *p, const fm_tiling *t, int32_t i, int32_t k) {
@@ -41,7 +34,7 @@ static void add_tile(list *w, const fm_work *p, const fm_tiling *t, int32_t i, i
   const int64_t token = (int64_t)k * t->cluster / t->head_chunks * t->block_tokens;
   w->dead[w->tiles] = token >= fm_query_range_of(p, i).count;
   w->units[w->tiles] = (length + t->unit - 1) / t->unit;
-  const int64_t cost = t->piece_units > 0 ? pieces_of(t, w->units[w->tiles]) : w->units[w->tiles] + t->start_overhead;
+  const int64_t cost = t->piece_units > 0 ? quanta_of(t, w->units[w->tiles]) : w->units[w->tiles] + t->start_overhead;
   w->at[w->tiles + 1] = w->at[w->tiles] + (w->dead[w->tiles] ? 0 : cost);
   ++w->tiles;
 }
@@ -83,6 +76,23 @@ static fm_cut forced_cut(const list *w, int32_t i, int32_t splits) {
   return split < pieces ? (fm_cut){tile, (int32_t)(split * w->units[tile] / pieces)} : (fm_cut){tile + 1, 0};
 }
 
+/* Batch invariant: whether item begins at a quantum, of pieces of 1 quantum and then of 2, of nodes of 8, or of tiles.
+ */
+static bool begins(int64_t quantum, int32_t level) {
+  const int64_t piece = quantum < 8 ? quantum : (quantum + 8) / 2;
+  const bool is_piece = quantum < 8 || quantum % 2 == 0;
+  return level == 0 ? is_piece : level == 1 ? is_piece && piece % 8 == 0 : quantum == 0;
+}
+
+/* Items from one cut to another one of a tile, or to its end. */
+static int32_t count_items(int64_t quantum, int64_t end, int32_t level) {
+  int32_t items = 0;
+  for (; quantum < end; quantum++) items += begins(quantum, level);
+  return items;
+}
+
+static int32_t level_of(const fm_tiling *t, fm_schedule s) { return s.first_slot[t->num_parts + 1]; }
+
 static fm_cut even_cut(const fm_tiling *t, const list *w, int64_t position) {
   int32_t tile = 0;
   while (tile < w->tiles && w->at[tile + 1] <= position) ++tile;
@@ -90,17 +100,26 @@ static fm_cut even_cut(const fm_tiling *t, const list *w, int64_t position) {
   return (fm_cut){tile, (int32_t)(unit < 0 ? 0 : unit)};
 }
 
-static fm_cut wanted_cut(const fm_tiling *t, const list *w, int32_t i) {
-  if (t->piece_units > 0) {
-    int32_t tile = 0;
-    while (tile < w->tiles && w->at[tile + 1] <= i) ++tile;
-    const int64_t unit = tile < w->tiles ? (i - w->at[tile]) * invariant_size(t, w->units[tile]) : 0;
-    return (fm_cut){tile, (int32_t)unit};
+/* The nearest begin of an item, or end of a tile, to a quantum; the lower one of two. */
+static fm_cut invariant_cut(const fm_tiling *t, const list *w, int64_t position, int32_t level) {
+  int32_t tile = 0;
+  while (tile < w->tiles && w->at[tile + 1] <= position) ++tile;
+  if (tile == w->tiles) return (fm_cut){tile, 0};
+  const int64_t quanta = quanta_of(t, w->units[tile]), at = position - w->at[tile];
+  for (int64_t away = 0;; away++) {
+    if (at - away >= 0 && begins(at - away, level)) return (fm_cut){tile, (int32_t)((at - away) * t->piece_units)};
+    if (at + away >= quanta) return (fm_cut){tile + 1, 0};
+    if (begins(at + away, level)) return (fm_cut){tile, (int32_t)((at + away) * t->piece_units)};
   }
+}
+
+static fm_cut wanted_cut(const fm_tiling *t, const list *w, int32_t i, int32_t level) {
   if (t->num_splits > 0) return forced_cut(w, i, t->num_splits);
   /* Every band has its own parts, all alike; what is left over has none. */
   const int32_t parts = t->num_parts / t->bands, tiles = w->tiles / t->bands, band = i / parts, inside = i % parts;
   const int64_t cost_of_band = w->at[tiles], share = (cost_of_band + parts - 1) / parts;
+  const int64_t within = inside * share < cost_of_band ? inside * share : cost_of_band;
+  if (t->piece_units > 0) return invariant_cut(t, w, band * cost_of_band + within, level);
   const int64_t whole = (tiles + parts - 1) / parts;
   const int32_t pieces = t->num_parts / w->tiles;
   int64_t worst = 0; /* of the parts that are aligned with tiles */
@@ -112,20 +131,49 @@ static fm_cut wanted_cut(const fm_tiling *t, const list *w, int32_t i) {
     const int64_t cost = piece_size(t, w, tile, pieces) + t->start_overhead;
     if (cost > worst) worst = cost;
   }
-  if (worst > share + t->start_overhead + (pieces > 1 ? 1 : t->split_overhead)) {
-    const int64_t within = inside * share < cost_of_band ? inside * share : cost_of_band;
+  if (worst > share + t->start_overhead + (pieces > 1 ? 1 : t->split_overhead))
     return even_cut(t, w, band * cost_of_band + within);
-  }
   if (pieces > 0) return piece_cut(w, i, pieces, piece_size(t, w, i / pieces, pieces));
   const int64_t tile = band * tiles + (inside * whole < tiles ? inside * whole : tiles);
   return (fm_cut){(int32_t)(tile < w->tiles ? tile : w->tiles), 0};
 }
 
-static void check_definition(const fm_tiling *t, const list *w, const fm_cut *cuts) {
+static void check_definition(const fm_tiling *t, const list *w, fm_schedule s) {
+  const int32_t level = t->piece_units > 0 ? level_of(t, s) : 0;
   for (int32_t i = 1; i < t->num_parts; ++i) { /* cut 0 is the begin, whatever is dead */
-    const fm_cut wanted = wanted_cut(t, w, i);
-    CHECK(cuts[i].tile == wanted.tile && cuts[i].unit == wanted.unit);
+    const fm_cut wanted = wanted_cut(t, w, i, level);
+    CHECK(s.cuts[i].tile == wanted.tile && s.cuts[i].unit == wanted.unit);
   }
+}
+
+/* Slots that a part takes with cuts at a level, one before and one behind it. */
+static int32_t count_stored(const fm_tiling *t, const list *w, fm_cut from, fm_cut to, int32_t level) {
+  const int64_t p = t->piece_units;
+  if (from.unit > 0 && from.tile == to.tile) return count_items(from.unit / p, to.unit / p, level);
+  const int32_t tail = from.unit > 0 ? count_items(from.unit / p, quanta_of(t, w->units[from.tile]), level) : 0;
+  return tail + (to.unit > 0 ? count_items(0, to.unit / p, level) : 0);
+}
+
+/* Slots in turn behind the carries, at the finest level for which there are enough. */
+static void check_stored(const fm_tiling *t, const list *w, fm_schedule s) {
+  const int32_t level = level_of(t, s);
+  CHECK(level >= 0 && level <= 2);
+  levels[level]++;
+  for (int32_t finer = 0; finer < level; finer++) {
+    int64_t slots = (int64_t)t->carries * t->num_parts;
+    for (int32_t i = 0; i < t->num_parts; ++i) {
+      const fm_cut from = i == 0 ? (fm_cut){0, 0} : wanted_cut(t, w, i, finer);
+      const fm_cut to = i + 1 == t->num_parts ? (fm_cut){w->tiles, 0} : wanted_cut(t, w, i + 1, finer);
+      slots += count_stored(t, w, from, to, finer);
+    }
+    CHECK(slots > t->slots);
+  }
+  int64_t slot = (int64_t)t->carries * t->num_parts;
+  for (int32_t i = 0; i < t->num_parts; ++i) {
+    CHECK(s.first_slot[i] == slot);
+    slot += count_stored(t, w, s.cuts[i], s.cuts[i + 1], level);
+  }
+  CHECK(s.first_slot[t->num_parts] == slot && (level == 2 || slot <= t->slots));
 }
 
 /* Cuts never go back, begin at the beginning, stay inside their tile, and end at the end. */
@@ -140,29 +188,45 @@ static void check_order(const fm_tiling *t, const list *w, const fm_cut *cuts) {
 
 /* With one slot a part, no part has two pieces of split tiles. */
 static void check_slots(const fm_tiling *t, const fm_cut *cuts) {
-  if (t->slots_per_part == 2) return;
+  if (t->slots_per_part == 2 || t->piece_units > 0) return;
   for (int32_t i = 0; i < t->num_parts; ++i)
     CHECK(cuts[i].unit == 0 || cuts[i + 1].unit == 0 || cuts[i].tile == cuts[i + 1].tile);
 }
 
 /* A schedule is taken for one; with one of its entries spoiled it is not. */
-static void check_recognised(const fm_tiling *t, fm_cut *cuts) {
-  const bool partials = t->num_splits != 1 && t->num_parts > 1;
-  CHECK_OK(fm_check_schedule(t, cuts, partials));
+static void check_recognised(const fm_work *p, const fm_tiling *t, fm_schedule s) {
+  CHECK_OK(fm_check_schedule(p, t, s));
   const int32_t which = draw(0, t->num_parts);
-  const fm_cut kept = cuts[which];
+  const fm_cut kept = s.cuts[which];
   const fm_cut spoiled[] = {
       {-1, 0}, {kept.tile, -1}, {t->num_tiles, 1}, {t->num_tiles + 1, 0}, {INT32_MIN, INT32_MAX}, {INT32_MAX, 0}};
   for (size_t i = 0; i < sizeof spoiled / sizeof *spoiled; ++i) {
-    cuts[which] = spoiled[i];
-    CHECK(fm_check_schedule(t, cuts, partials) == FLASHMLA_ERROR_PLAN_MISMATCH);
+    s.cuts[which] = spoiled[i];
+    CHECK(fm_check_schedule(p, t, s) == FLASHMLA_ERROR_PLAN_MISMATCH);
   }
-  cuts[which] = kept;
+  s.cuts[which] = kept;
   for (int32_t w = 0; w <= t->num_parts; ++w)
-    if (cuts[w].unit > 0) {
-      CHECK(fm_check_schedule(t, cuts, false) == FLASHMLA_ERROR_PLAN_MISMATCH);
+    if (s.cuts[w].unit > 0) {
+      fm_tiling whole = *t;
+      whole.num_splits = 1;
+      whole.slots = 0;
+      CHECK(fm_check_schedule(p, &whole, s) == FLASHMLA_ERROR_PLAN_MISMATCH);
       break;
     }
+  if (t->piece_units == 0) return;
+  const int32_t slot = s.first_slot[which], level = level_of(t, s);
+  const int32_t slots[] = {-1, INT32_MIN, INT32_MAX, slot - t->slots - 1, slot + t->slots + 1};
+  for (size_t i = 0; i < sizeof slots / sizeof *slots; ++i) {
+    s.first_slot[which] = slots[i];
+    CHECK(fm_check_schedule(p, t, s) == FLASHMLA_ERROR_PLAN_MISMATCH);
+  }
+  s.first_slot[which] = slot;
+  const int32_t others[] = {-1, 3, INT32_MIN, INT32_MAX};
+  for (size_t i = 0; i < sizeof others / sizeof *others; ++i) {
+    s.first_slot[t->num_parts + 1] = others[i];
+    CHECK(fm_check_schedule(p, t, s) == FLASHMLA_ERROR_PLAN_MISMATCH);
+  }
+  s.first_slot[t->num_parts + 1] = level;
 }
 
 /* Lengths of queries that sum up, or offsets out of order and range. */
@@ -181,6 +245,7 @@ static void draw_offsets(fm_work *p, int32_t *offsets) {
 
 static void one_case(void) {
   static fm_cut cuts[MAX_PARTS + 1];
+  static int32_t first_slot[MAX_PARTS + 2];
   static list w;
   static int64_t cost_before[MAX_BATCH + 1];
   int32_t lengths[MAX_BATCH], offsets[MAX_BATCH + 1];
@@ -191,60 +256,83 @@ static void one_case(void) {
                             .split_overhead = draw(0, 20),
                             .unit = draw(1, 70),
                             .piece_units = draw(1, 20),
-                            .whole_units = draw(0, 5)};
+                            .whole_units = draw(0, 5),
+                            .carries = draw(0, 2),
+                            .max_slots = draw(0, 1) ? 1 << 20 : draw(2, 300),
+                            .partial_bytes = 4,
+                            .partial_facts = 1};
   fm_work p = {.batch = draw(1, MAX_BATCH), .s_q = draw(1, 4), .h_kv = draw(1, 3)};
   p.h_q = p.h_kv * draw(1, 130);
   p.capacity = draw(1, 60) * draw(1, 70);
   p.lengths = lengths;
-  p.batch_invariant = draw(0, 3) == 0;
+  p.batch_invariant = draw(0, 2) == 0;
   if (draw(0, 1)) draw_offsets(&p, offsets);
   const int32_t longest = draw(0, 1) ? p.capacity : draw(0, 100);
   for (int32_t i = 0; i < p.batch; ++i) lengths[i] = draw(0, 9) == 0 ? draw(-5, 100000) : draw(0, longest);
   fm_tiling t;
   p.num_splits = draw(0, 2) == 0 && !p.batch_invariant ? draw(1, 9) : 0;
-  CHECK_OK(fm_tile(&p, limits, &t));
+  CHECK_OK(fm_tile(&p, limits, 64, &t));
   if (t.num_tiles > MAX_TILES || t.num_parts > MAX_PARTS) return;
   CHECK(t.request_major == p.varlen && t.slots_per_part == (t.num_splits > 0 ? 1 : 2));
-  fm_schedule_on_host(&p, &t, (fm_schedule){cuts, cost_before});
+  const fm_schedule schedule = {cuts, p.batch_invariant ? first_slot : NULL, cost_before};
+  fm_schedule_on_host(&p, &t, schedule);
   list_tiles(&p, &t, &w);
   for (int32_t i = 0; i <= p.batch; ++i) CHECK(cost_before[i] == w.at[t.request_major ? i * t.tiles_per_request : i]);
-  check_definition(&t, &w, cuts);
+  check_definition(&t, &w, schedule);
+  if (p.batch_invariant) check_stored(&t, &w, schedule);
   check_order(&t, &w, cuts);
   check_slots(&t, cuts);
-  check_recognised(&t, cuts);
+  check_recognised(&p, &t, schedule);
 }
 
-static const fm_limits limits_of_a_gpu = {
-    .block_rows = 64, .max_cluster = 2, .workers = 132, .start_overhead = 4, .unit = 64, .piece_units = 16};
+static const fm_limits limits_of_a_gpu = {.block_rows = 64,
+                                          .max_cluster = 2,
+                                          .workers = 132,
+                                          .start_overhead = 4,
+                                          .unit = 64,
+                                          .piece_units = 16,
+                                          .carries = 2,
+                                          .max_slots = 1 << 20,
+                                          .partial_bytes = 4,
+                                          .partial_facts = 4};
 
-/* The pieces of a request are those it has alone, whatever is beside it and however long its table is. */
-static void own_length_alone(void) {
-  static fm_cut together[MAX_PARTS + 1], alone[MAX_PARTS + 1];
+/* There are never more live tiles than sizes allow for, and with some queries as many. */
+static void most_live_tiles(void) {
+  static fm_cut cuts[MAX_PARTS + 1];
+  static int32_t first_slot[MAX_PARTS + 2];
   static int64_t cost_before[MAX_BATCH + 1];
-  const int32_t lengths[] = {0, 1, 1000, 5000, 2000000, 64 * 16, 64 * 16 + 1};
-  enum { REQUESTS = sizeof lengths / sizeof lengths[0] };
-  fm_work p = {.batch = REQUESTS, .s_q = 1, .h_q = 16, .h_kv = 1, .capacity = 64 * 40000, .lengths = lengths};
-  p.batch_invariant = true;
-  fm_tiling all, one;
-  CHECK_OK(fm_tile(&p, limits_of_a_gpu, &all));
-  CHECK(all.num_splits == FM_MAX_PIECES && all.num_parts == FM_MAX_PIECES * REQUESTS);
-  fm_schedule_on_host(&p, &all, (fm_schedule){together, cost_before});
-  int32_t w = 0;
-  for (int32_t i = 0; i < REQUESTS; ++i) {
-    p.batch = 1;
-    p.capacity = lengths[i] + 64;
-    p.lengths = &lengths[i];
-    CHECK_OK(fm_tile(&p, limits_of_a_gpu, &one));
-    fm_schedule_on_host(&p, &one, (fm_schedule){alone, cost_before});
-    for (int32_t piece = 0; piece < one.num_splits && alone[piece].tile == 0; ++piece, ++w)
-      CHECK(together[w].tile == i && together[w].unit == alone[piece].unit);
+  int32_t offsets[MAX_BATCH + 1], lengths[MAX_BATCH] = {0}, reached = 0;
+  const fm_limits limits = {.block_rows = 8,
+                            .max_cluster = 2,
+                            .workers = 1 << 20,
+                            .unit = 64,
+                            .piece_units = 4,
+                            .max_slots = 1 << 30,
+                            .partial_bytes = 4,
+                            .partial_facts = 1};
+  for (int i = 0; i < 2000; i++) {
+    fm_work p = {.batch = draw(1, 5), .s_q = draw(1, 9), .h_kv = draw(1, 2), .capacity = 1, .batch_invariant = true};
+    p.h_q = p.h_kv * draw(1, 20);
+    p.lengths = lengths;
+    draw_offsets(&p, offsets);
+    p.s_q = fm_min32(p.s_q, p.total_q);
+    fm_tiling t;
+    CHECK_OK(fm_tile(&p, limits, 64, &t));
+    /* A tile costs 1, and there are no more parts than that. */
+    fm_schedule_on_host(&p, &t, (fm_schedule){cuts, first_slot, cost_before});
+    bool once = true; /* offsets may give a query token to several requests */
+    for (int32_t r = 0; r < p.batch; r++) once &= offsets[r] >= 0 && offsets[r] <= offsets[r + 1];
+    once &= offsets[p.batch] <= p.total_q;
+    CHECK(!once || cost_before[p.batch] <= t.num_parts);
+    reached += once && cost_before[p.batch] == t.num_parts;
   }
-  CHECK(together[w].tile == REQUESTS); /* and no piece more */
+  CHECK(reached > 100);
 }
 
 /* No query tokens at all: nothing is worth a part, and every tile is in one all the same. */
 static void dead_tiles_alone(void) {
   static fm_cut cuts[MAX_PARTS + 1];
+  static int32_t first_slot[MAX_PARTS + 2];
   static int64_t cost_before[MAX_BATCH + 1];
   const int32_t lengths[4] = {100, 5000, 64, 7}, offsets[5] = {3, 3, 3, 3, 3};
   fm_work p = {.batch = 4, .s_q = 2, .h_q = 100, .h_kv = 1, .capacity = 16 * 400, .varlen = true, .total_q = 3};
@@ -253,8 +341,8 @@ static void dead_tiles_alone(void) {
   for (int invariant = 0; invariant < 2; ++invariant) {
     fm_tiling t;
     p.batch_invariant = invariant;
-    CHECK_OK(fm_tile(&p, limits_of_a_gpu, &t));
-    fm_schedule_on_host(&p, &t, (fm_schedule){cuts, cost_before});
+    CHECK_OK(fm_tile(&p, limits_of_a_gpu, 512, &t));
+    fm_schedule_on_host(&p, &t, (fm_schedule){cuts, first_slot, cost_before});
     CHECK(cost_before[4] == 0 && cuts[0].tile == 0 && cuts[t.num_parts].tile == t.num_tiles);
     for (int32_t w = 0; w < t.num_parts; ++w) CHECK(cuts[w].unit == 0 && cuts[w].tile <= cuts[w + 1].tile);
   }
@@ -270,12 +358,12 @@ static void huge_lengths(void) {
   p.lengths = lengths;
   fm_limits limits = {.block_rows = 64, .max_cluster = 1, .workers = 63, .start_overhead = 4, .unit = 1};
   fm_tiling t;
-  CHECK_OK(fm_tile(&p, limits, &t));
-  fm_schedule_on_host(&p, &t, (fm_schedule){cuts, cost_before});
+  CHECK_OK(fm_tile(&p, limits, 512, &t));
+  fm_schedule_on_host(&p, &t, (fm_schedule){cuts, NULL, cost_before});
   CHECK(cost_before[MAX_BATCH] == MAX_BATCH * (INT64_C(4) + INT32_MAX));
   limits.unit = 64;
-  CHECK_OK(fm_tile(&p, limits, &t));
-  fm_schedule_on_host(&p, &t, (fm_schedule){cuts, cost_before});
+  CHECK_OK(fm_tile(&p, limits, 512, &t));
+  fm_schedule_on_host(&p, &t, (fm_schedule){cuts, NULL, cost_before});
   CHECK(cost_before[1] == 4 + (1 << 25));
   int32_t offsets[MAX_BATCH + 1];
   for (int i = 0; i <= MAX_BATCH; ++i) offsets[i] = i;
@@ -283,14 +371,15 @@ static void huge_lengths(void) {
   p.total_q = MAX_BATCH;
   p.cu_seqlens_q = offsets;
   limits.unit = 1;
-  CHECK_OK(fm_tile(&p, limits, &t));
-  fm_schedule_on_host(&p, &t, (fm_schedule){cuts, cost_before});
+  CHECK_OK(fm_tile(&p, limits, 512, &t));
+  fm_schedule_on_host(&p, &t, (fm_schedule){cuts, NULL, cost_before});
   CHECK(cost_before[MAX_BATCH] == MAX_BATCH * (INT64_C(4) + INT32_MAX) << 25);
 }
 
 int main(void) {
   for (int i = 0; i < 3000; ++i) one_case();
-  own_length_alone();
+  CHECK(levels[0] > 50 && levels[1] > 50 && levels[2] > 50);
+  most_live_tiles();
   dead_tiles_alone();
   huge_lengths();
   return 0;

@@ -1,9 +1,9 @@
 """A model of the roles of dense_decode and its barriers, run in random order with long stalls. It stops with an
 AssertionError where a wait never ends, or where somebody finds in shared memory what he does not expect.
 
-The barriers are those of the kernel's table. The roles follow dsl_kernels/dense_decode/{qk,pv,loader}.py step by step
-and must be changed with them. A warp is a generator that yields what it waits for, or None where time passes; its
-threads arrive together.
+The barriers are those of the kernel's table. The roles follow dsl_kernels/dense_decode/{qk,pv,invariant_pv,loader}.py
+step by step and must be changed with them. A warp is a generator that yields what it waits for, or None where time
+passes; its threads arrive together.
 """
 
 from __future__ import annotations
@@ -88,10 +88,14 @@ class Model:
     qk_waits_for_q = True
     reader_half = 1
     fewer_records = 0
+    qk_waits_for_empty_q = False
 
-    def __init__(self, tiles: list[int], slots: int, cluster: int, seed: int) -> None:
-        """tiles: units of each, at least one."""
+    def __init__(self, tiles: list[int], slots: int, cluster: int, seed: int, more: list[bool] | None = None) -> None:
+        """tiles: units of each piece, at least one. more, of a batch-invariant call: whether the next piece is of the
+        same tile, and then has two units at least; the last is of none.
+        """
         self.tiles, self.slots, self.cluster = tiles, slots, cluster
+        self.invariant, self.more = more is not None, more or [False] * len(tiles)
         self.records = records(slots) - self.fewer_records
         self.random = random.Random(seed)
         self.blocks = [Block(self.barriers, slots, cluster, self.records) for _ in range(cluster)]
@@ -137,6 +141,9 @@ class Model:
     def done_with(self, block: Block, piece: int, reader: object) -> None:
         block.readers[piece % self.records].discard(reader)
 
+    def same_q(self, piece: int) -> bool:
+        return piece > 0 and self.more[piece - 1]
+
     # ---- loads
 
     def load(self, block: Block, half: int, item: int, targets: list[Block]) -> None:
@@ -171,7 +178,10 @@ class Model:
                 if cursor.units == 0:
                     cursor.done = True
                     return
-            self.load(block, half, item, [block])
+            if self.same_q(cursor.piece):
+                block.full[slot].arrive(ONE_LANE)
+            else:
+                self.load(block, half, item, [block])
             cursor.fetched = 0
         else:
             self.load(block, half, item, self.blocks)
@@ -221,12 +231,7 @@ class Model:
             yield block.full[0], 0
             yield block.full[1], 0
         while n > 0:
-            slot, phase = self.slot_phase(it)
-            yield block.full[slot], phase
-            self.use(block, it, me, (0, 1))
-            yield None
-            self.release(block, me, slot, 0)
-            self.release(block, me, slot, 1)
+            yield from self.take_q(block, warp, it, piece)
             it += 1
             begun = here = False
             while n > 0:
@@ -252,19 +257,40 @@ class Model:
                 slot, phase = self.slot_phase(it)
                 here = block.full[slot].over(phase)
                 yield None
-            self.hand_over(block, it - 1)
-            self.go(block, warp, it - 1)
-            slot, phase = self.slot_phase(it)
-            yield block.sum_empty, (piece + 1) & 1
-            yield block.empty[slot][0], phase ^ 1
-            yield block.empty[slot][1], phase ^ 1
-            self.done_with(block, piece, me)
-            block.scales[slot][warp] = ("sum", piece)
-            self.hand_over(block, it)
-            yield from self.go_past_q(block, warp, it)
+            yield from self.finish(block, warp, it, piece)
             piece += 1
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
+
+    def take_q(self, block: Block, warp: int, it: int, piece: int) -> Role:
+        me, (slot, phase) = ("QK", warp), self.slot_phase(it)
+        if self.qk_waits_for_empty_q or not self.same_q(piece):
+            yield block.full[slot], phase
+        if not self.same_q(piece):
+            self.use(block, it, me, (0, 1))
+            yield None
+            self.release(block, me, slot, 0)
+            self.release(block, me, slot, 1)
+
+    def finish(self, block: Block, warp: int, it: int, piece: int) -> Role:
+        """The last unit of a piece is handed over, and then 1 / row sum; `it`: the next Q."""
+        me, (slot, phase) = ("QK", warp), self.slot_phase(it)
+        if self.invariant:
+            self.done_with(block, piece, me)
+        self.hand_over(block, it - 1)
+        self.go(block, warp, it - 1)
+        yield block.sum_empty, (piece + 1) & 1
+        yield block.empty[slot][0], phase ^ 1
+        yield block.empty[slot][1], phase ^ 1
+        if self.invariant:
+            ahead, phase = self.slot_phase(it + 1)
+            yield block.empty[ahead][0], phase ^ 1
+            yield block.empty[ahead][1], phase ^ 1
+            block.scales[ahead][warp] = ("lse", piece)
+        self.done_with(block, piece, me)
+        block.scales[slot][warp] = ("sum", piece)
+        self.hand_over(block, it)
+        yield from self.go_past_q(block, warp, it)
 
     # ---- PV
 
@@ -295,19 +321,35 @@ class Model:
                 yield block.qk_done[slot], phase
                 yield None
                 assert block.p[slot] == [it] * QK_WARPS, "P of another unit"
-                if n > 0:
+                if n > 0 or self.more[piece]:
                     self.release(block, me, slot, half)
                     if warp == 0:
                         yield from self.fetch(block, half, cursor)
                 it += 1
-            slot, phase = self.slot_phase(it)
-            yield block.p_full[slot], phase
-            assert block.scales[slot] == [("sum", piece)] * QK_WARPS, "sums of another tile"
-            block.sum_empty.arrive(ONE_LANE)
+            yield from self.end_piece(block, half, me, it, piece)
+            piece += 1
+
+    def end_piece(self, block: Block, half: int, me: tuple, it: int, piece: int) -> Role:
+        """Rows are folded and stored; `it`: the next Q."""
+        slot, phase = self.slot_phase(it)
+        yield block.p_full[slot], phase
+        assert block.scales[slot] == [("sum", piece)] * QK_WARPS, "sums of another tile"
+        if self.invariant:
+            assert block.scales[(it + 1) % self.slots] == [("lse", piece)] * QK_WARPS, "sums of another tile"
+        block.sum_empty.arrive(ONE_LANE)
+        yield None
+        if self.more[piece]:
+            users = block.users[slot][half]
+            assert all(user[0] == "stage" for user in users), "a stage that somebody reads"
+            users.add(("stage", me))
             yield None
+            users.discard(("stage", me))
+            self.done_with(block, piece, me)
+            yield block.full[slot], phase
+            self.release(block, me, slot, half)
+        else:
             self.done_with(block, piece, me)
             self.release(block, me, (it - 1) % self.slots, half)
-            piece += 1
 
     # ---- the run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from buffers import COMPACT, Layout
 from ops.dense_decode.case import Case, Layouts
 from ops.dense_decode.oracle import Shard
-from ops.dense_decode.relations import MILLION, MIXED, STEP
+from ops.dense_decode.relations import CHUNK, MILLION, MIXED, STEP
 from planted_faults import Edit, Fault
 
 __all__ = ["FAULTS", "Case", "Layout", "Layouts", "Shard"]  # what a drawn case is written with
@@ -23,7 +23,10 @@ PIECE = "libflashmla/src/ops/dense_decode/cpu_piece.c"
 ROWS = "libflashmla/src/attention/cpu.c"
 MASK = "libflashmla/src/attention/mask.c"
 MERGE = "libflashmla/src/attention/cpu_merge.c"
+FOLD = "libflashmla/src/attention/cpu_fold.c"
+ITEMS = "libflashmla/src/ops/dense_decode/cpu_items.c"
 
+OTHER_BITS = "results differ in some bit"
 ROWS_OF_PIECE = "  const fm_rows rows = fm_rows_of(&decode->attention, tile);\n"
 BLOCK_OF_PAGE = "  const int32_t block = paged->block_table["
 BOUND = "rows->length, rows->queries.count, token);"
@@ -73,6 +76,12 @@ def one(file: str, before: str, after: str) -> tuple[Edit, ...]:
 
 def found_in_any_call(name: str, edits: tuple[Edit, ...], heal, message: str = "lse|out") -> Fault:
     return Fault(name, edits, heal, ANY_CALL, message)
+
+
+def other_bits(name: str, edits: tuple[Edit, ...], heal) -> Fault:
+    """Found where a query token of a longer request comes in chunks."""
+    test = TESTS + "test_chunks.py::test_every_size_of_chunks[cpu-causal-8]"
+    return Fault(name, edits, heal, test, OTHER_BITS, "ops.dense_decode.relations.check_every_size", CHUNK.but(h_q=8))
 
 
 FAULTS = [
@@ -240,5 +249,27 @@ FAULTS = [
         TESTS + "test_cpu_long_pieces.py::test_pieces_of_several_stretches_are_right[avx2-3-float32]",
         check="ops.dense_decode.relations.check_repeated",
         case=MILLION.but(lengths=(1 << 15,)),
+    ),
+    other_bits(
+        "order of folds",  # pieces are joined without nodes where a tile is cut
+        one(FOLD, "== 0 ? FM_NODE_PIECES : 1;", "== 0 ? 1 : 1;"),
+        lambda case: capped(case, 8 * 512),
+    ),
+    other_bits(
+        "node of seven pieces",  # where a tile is not cut
+        (
+            Edit(ITEMS, "piece += FM_NODE_PIECES)", "piece += FM_NODE_PIECES - 1)"),
+            Edit(ITEMS, "fm_min64(piece + FM_NODE_PIECES, pieces)", "fm_min64(piece + FM_NODE_PIECES - 1, pieces)"),
+        ),
+        lambda case: capped(case, 7 * 512),
+    ),
+    other_bits(
+        "rows of several tokens",  # in a tile, which then does its sums in another order
+        one(
+            "libflashmla/src/ops/dense_decode/cpu.c",
+            "work->batch_invariant ? group : work->s_q * group;",
+            "work->s_q * group;",
+        ),
+        lambda case: case.but(h_q=128),
     ),
 ]

@@ -6,6 +6,7 @@ from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/dense_decode/"
 QK, PV, LOADER = FOLDER + "qk.py", FOLDER + "pv.py", FOLDER + "loader.py"
+CARRIES = FOLDER + "carries.py"
 BARRIERS = FOLDER + "barrier_table.py"
 SCHEDULE, ATTENDED = "dsl_kernels/core/schedule.py", "dsl_kernels/core/attended.py"
 COMBINE = "dsl_kernels/combine/kernel.py"
@@ -35,9 +36,8 @@ GPU_FAULTS = [
     fault(
         "PV does not wait for P",
         PV,
-        "                while n > 0:\n                    slot, phase = self.bars.slot_phase(it)\n"
-        "                    cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)\n",
-        "                while n > 0:\n                    slot, phase = self.bars.slot_phase(it)\n",
+        "        cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)\n        scale0,",
+        "        scale0,",
     ),
     fault(
         "barrier count of a full slot",  # one loader's bytes are enough
@@ -62,8 +62,8 @@ GPU_FAULTS = [
     fault(
         "a slot is not given back",
         PV,
-        "                    if n > 0:\n                        self.bars.release(slot, half)\n",
-        "                    if n > 1:\n                        self.bars.release(slot, half)\n",
+        "                    if n > 0:\n                        slot, _",
+        "                    if n > 1:\n                        slot, _",
     ),
     fault(
         "the left loader does not wait for an empty slot",
@@ -112,8 +112,8 @@ GPU_FAULTS = [
     fault(
         "dead rows of V are not cleared",
         PV,
-        "                if shared_remaining(a, remaining) < UNIT:\n",
-        "                if shared_remaining(a, remaining) < -UNIT:\n",
+        "        if shared_remaining(self.a, remaining) < UNIT:\n",
+        "        if shared_remaining(self.a, remaining) < -UNIT:\n",
     ),
     fault(
         "causal mask of later query tokens",
@@ -169,5 +169,47 @@ GPU_FAULTS = [
         COMBINE,
         "cute.math.exp2(lse - lse2, fastmath=True) * unit",
         "cute.math.exp2(0.5 * (lse - lse2), fastmath=True) * unit",
+    ),
+    # ---- batch invariant
+    fault(
+        "the carry of another source",
+        CARRIES,
+        "2 * invariant.part_of(destination) + source",
+        "2 * invariant.part_of(destination) + 1 - source",
+    ),
+    fault(
+        "a node begins a piece late",
+        FOLDER + "invariant.py",
+        "    inside = number & (NODE_PIECES - 1)\n",
+        "    inside = max(number - 1, 0) & (NODE_PIECES - 1)\n",
+    ),
+    fault(
+        "order of a fold",
+        CARRIES,
+        "    low = weigh(facts[FACTS * row], own_low)\n",
+        "    low = weigh(own_low, facts[FACTS * row])\n",
+    ),
+    fault(
+        "Q of the tile before",
+        FOLDER + "invariant_loader.py",
+        "        return Int32(0) if same_q else",
+        "        return Int32(0) if same_q or True else",
+    ),
+    fault(
+        "Q's empty slot is given back before the fold",
+        FOLDER + "invariant_pv.py",
+        "        fold_rows(kernel, destination, half, self.rO, inverse, lse, stage)\n        if goes_on(destination):\n"
+        "            cute.arch.mbarrier_wait(self.bars.full(slot), phase)\n"
+        '            cute.arch.fence_proxy("async.shared", space="cta")\n'
+        "            self.bars.release(slot, opaque(half))\n",
+        "        if goes_on(destination):\n            self.bars.release(slot, opaque(half))\n"
+        "        fold_rows(kernel, destination, half, self.rO, inverse, lse, stage)\n",
+        always=False,
+    ),
+    fault(
+        "fold joins pieces without nodes",
+        "dsl_kernels/fold/kernel.py",
+        "return first, count, shift == 0",
+        "return first, count, shift < 0",
     ),
 ]

@@ -10,7 +10,7 @@ from dsl_kernels.dense_decode.params import LOG_INVERSE
 from ops.dense_decode.case import Case
 from ops.dense_decode.shape_only import ADDRESSES, strides
 
-FAMILIES = ("dense_decode", "combine", "plan")  # whose kernels a call may launch
+FAMILIES = ("dense_decode", "combine", "fold", "plan")  # whose kernels a call may launch
 TENSOR_MAP_DTYPES = {"float16": 6, "bfloat16": 9}  # CUtensorMapDataType
 SWIZZLED = [0, 3, 2, 0]  # no interleave, 128-byte swizzle, L2 promotion of 128 bytes, out of bounds is zero
 ELEMENT = 2  # bytes
@@ -21,8 +21,9 @@ INT32_MAX = 2**31 - 1
 def kernel_of(case: Case, processors: int) -> str:
     """The dense_decode kernel that is chosen for a case."""
     any_page = "" if (case.d_qk, case.page_size) == (576, UNIT) else "_pages"
+    invariant = "_invariant" if case.batch_invariant else ""
     cluster = tiling_of(case, processors).cluster
-    return f"dense_decode_{SHORT_DTYPES[case.dtype]}_{case.d_qk}_cluster{cluster}{any_page}"
+    return f"dense_decode_{SHORT_DTYPES[case.dtype]}_{case.d_qk}_cluster{cluster}{any_page}{invariant}"
 
 
 def tiling_of(case: Case, processors: int) -> schedule.Tiling:
@@ -36,29 +37,36 @@ def tiling_of(case: Case, processors: int) -> schedule.Tiling:
         num_splits=case.num_splits,
         page_size=case.page_size,
         varlen=case.cu_seqlens_q is not None,
+        total_q=case.total_q,
         batch_invariant=case.batch_invariant,
+        d_v=case.d_v,
     )
 
 
 def is_split(tiling: schedule.Tiling) -> bool:
     """Whether there are partial results to merge."""
+    if tiling.piece_units:
+        return tiling.slots > tiling.carries * tiling.num_parts
     return tiling.num_splits != 1 and tiling.num_parts > 1
 
 
 def places(case: Case, tiling: schedule.Tiling, *, own_plan: bool) -> dict:
     """Addresses in workspace and plan buffer: schedule, costs, partial rows and their log-sum-exp."""
     cuts = ADDRESSES["workspace" if own_plan else "buffer"]
-    costs = cuts + schedule.ceil(8 * (tiling.num_parts + 1), 16) * 16
+    first_slot, costs = (cuts + offset for offset in schedule.places(tiling))
     plan_bytes = schedule.ceil(costs + 8 * (case.batch + 1) - cuts, 16) * 16
     partial = ADDRESSES["workspace"] + (plan_bytes if own_plan else 0)
     limits = schedule.hopper(1)  # of partial rows they say the same for any number of processors
-    rows = tiling.slots_per_part * tiling.num_parts * tiling.cluster * 64
-    split = is_split(tiling)
+    slots, element = tiling.slots_per_part * tiling.num_parts * is_split(tiling), limits.partial_bytes
+    if tiling.piece_units:
+        slots, element = tiling.slots, 4
+    rows = slots * tiling.cluster * tiling.slot_rows
     return {
         "cuts": cuts,
+        "first_slot": first_slot if tiling.piece_units else 0,
         "cost_before": costs,
-        "partial": partial if split else 0,
-        "partial_facts": partial + rows * case.d_v * limits.partial_bytes if split else 0,
+        "partial": partial if slots else 0,
+        "partial_facts": partial + rows * case.d_v * element if slots else 0,
     }
 
 
@@ -101,7 +109,9 @@ def plan_params(case: Case, processors: int, *, own_plan: bool) -> dict:
         **tiling_params(case, tiling),
         **length_params(case),
         "cuts": where["cuts"],
+        "first_slot": where["first_slot"],
         "cost_before": where["cost_before"],
+        "slots": tiling.slots,
         "num_splits": tiling.num_splits,
         "piece_units": tiling.piece_units,
         "bands": tiling.bands,
@@ -111,25 +121,38 @@ def plan_params(case: Case, processors: int, *, own_plan: bool) -> dict:
     }
 
 
-def combine_params(case: Case, processors: int, *, own_plan: bool) -> dict:
+def join_params(case: Case, processors: int, *, own_plan: bool) -> dict:
+    """Those of the kernel that joins partial results: fold where they are batch invariant, else combine."""
     found = shared_params(case, processors, own_plan=own_plan)
     tiling = tiling_of(case, processors)
+    if tiling.piece_units:
+        capacity = length_params(case)["capacity"]
+        return found | slot_params(case, processors, own_plan=own_plan) | {"capacity": capacity}
     rows = tiling.block_heads * tiling.block_tokens
     return found | {
-        "piece_units": tiling.piece_units,
+        "slots_per_part": tiling.slots_per_part,
         "by_block_rows": schedule.divisor(rows),
         "by_tile_rows": schedule.divisor(rows * tiling.cluster),
     }
 
 
+def slot_params(case: Case, processors: int, *, own_plan: bool) -> dict:
+    tiling = tiling_of(case, processors)
+    return {
+        "first_slot": places(case, tiling, own_plan=own_plan)["first_slot"],
+        "slots": tiling.slots,
+        "piece_units": tiling.piece_units,
+        "by_piece_units": schedule.divisor(tiling.piece_units or 1),
+    }
+
+
 def shared_params(case: Case, processors: int, *, own_plan: bool) -> dict:
-    """What dense_decode and combine have in common. Strides of extents of 1 are left out: any will do."""
+    """What dense_decode, combine and fold have in common. Strides of extents of 1 are left out: any will do."""
     tiling = tiling_of(case, processors)
     where = places(case, tiling, own_plan=own_plan)
     found = {
         **tiling_params(case, tiling),
         **{name: where[name] for name in ("cuts", "partial", "partial_facts")},
-        "slots_per_part": tiling.slots_per_part,
         "out": ADDRESSES["out"],
         "lse": ADDRESSES["lse"] if "lse" in case.given else 0,
         "out_is_float": int(case.out_dtype == "float32"),
@@ -150,6 +173,8 @@ def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
     """Those of dense_decode without its tensor maps and the policy of the L2 cache."""
     scale = case.d_qk**-0.5 if case.softmax_scale is None else case.softmax_scale
     found = shared_params(case, processors, own_plan=own_plan) | {
+        **slot_params(case, processors, own_plan=own_plan),
+        "slots_per_part": tiling_of(case, processors).slots_per_part,
         **length_params(case),
         **paging_params(case, tiling_of(case, processors).cluster),
         **shard_params(case),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
 
 import compare
-from attention import same_bits
-from buffers import DTYPES
+from attention import Result, same_bits
+from buffers import COMPACT, DTYPES
 from ops.dense_decode import calls, oracle
-from ops.dense_decode.case import Case, gathered, make_data
+from ops.dense_decode.case import INT32_MAX, INT32_MIN, Case, Data, gathered, make_data
 
 # Two requests of several pages, more query rows than one tile holds, two KV heads.
 STEP = Case(s_q=2, h_q=48, h_kv=2, num_blocks=12, max_blocks=6, lengths=(300, 71), causal=True, given=("lse",), seed=7)
@@ -23,6 +26,19 @@ INVARIANT = Case(
     causal=True,
     given=("lse",),
     seed=3,
+    batch_invariant=True,
+)
+# One request in one chunk of 16 query tokens, whose tokens end within a piece of the second node; with all digits.
+CHUNK = Case(
+    s_q=16,
+    h_q=16,
+    num_blocks=90,
+    max_blocks=90,
+    lengths=(64 * 86 + 5,),
+    causal=True,
+    given=("lse",),
+    seed=11,
+    out_dtype="float32",
     batch_invariant=True,
 )
 # Requests of 3, 0, 1 and 2 query tokens; one token before them and one behind belong to none.
@@ -59,6 +75,80 @@ def check_alone(case: Case, backend) -> calls.Result:
         alone, lone_numbers = gathered(case, numbers, [i])
         same_bits(together.request(case, i), calls.run(alone, backend, lone_numbers).request(alone, 0))
     return together
+
+
+class Chunk(NamedTuple):
+    """Query tokens of a request of another call, `end` excluded."""
+
+    request: int
+    begin: int
+    end: int
+
+
+def chunked(case: Case, data: Data, chunks: list[Chunk], *, varlen: bool, drafts: int = 0) -> tuple[Case, Data]:
+    """The call on these chunks, each a request of its own whose cache ends with it, and so many tokens more that stand
+    for anything. Without `varlen` all must be of one size.
+    """
+    picked, moved = gathered(case, data, [chunk.request for chunk in chunks], 5)
+    draw = np.random.default_rng(len(chunks))
+    queries, before_end = [], []
+    for request, begin, end in chunks:
+        own = (data.q if case.cu_seqlens_q is not None else data.q[request])[case.query_rows(request)]
+        more = draw.standard_normal((drafts, *own.shape[1:]), np.float32).astype(own.dtype)
+        queries.append(np.concatenate([own[begin:end], more]))
+        # With a causal mask a token attends fewer of the cache's than those that come after it.
+        before_end.append(len(own) - end - drafts if case.causal else 0)
+    sizes = [len(one) for one in queries]
+    changes: dict = {"s_q": max(sizes), "cu_seqlens_q": None, "total_q": 0}
+    given = picked.lengths if case.shard is None else picked.global_seqlens
+    lengths = np.clip(np.array(given, np.int64) - before_end, INT32_MIN, INT32_MAX).astype(np.int32)
+    if case.shard is None:
+        moved.cache_seqlens = moved.stale_seqlens = lengths
+        changes["lengths"] = tuple(map(int, lengths))
+    else:
+        moved.global_seqlens = lengths
+        changes["global_seqlens"] = tuple(map(int, lengths))
+    if varlen:
+        offsets = np.cumsum([0, *sizes], dtype=np.int32)
+        moved = replace(moved, q=np.concatenate(queries), cu_seqlens_q=offsets, stale_cu_seqlens_q=offsets)
+        changes |= {"cu_seqlens_q": tuple(map(int, offsets)), "total_q": len(moved.q)}
+    else:
+        moved = replace(moved, q=np.stack(queries), cu_seqlens_q=None, stale_cu_seqlens_q=None)
+    layouts = case.layouts
+    if varlen != (case.cu_seqlens_q is not None):  # q, out and lse have another rank
+        layouts = replace(layouts, q=COMPACT, out=COMPACT, lse=COMPACT)
+    return picked.but(**changes, layouts=layouts), moved
+
+
+def tokens_of(case: Case, result: Result, chunk: Chunk) -> Result:
+    """The part of a chunk in the result of a call."""
+    request = result.request(case, chunk.request)
+    rows = slice(chunk.begin, chunk.end)
+    return Result(request.out[rows], None if request.lse is None else request.lse[:, rows])
+
+
+def check_chunks(
+    case: Case, backend, data: Data, wanted: Result, chunks: list[Chunk], *, varlen: bool, drafts: int = 0
+) -> None:
+    """A call on chunks gives every query token the bits that it has in another call."""
+    parts, numbers = chunked(case, data, chunks, varlen=varlen, drafts=drafts)
+    found = calls.run(parts, backend, numbers)
+    for i, chunk in enumerate(chunks):
+        same_bits(tokens_of(parts, found, Chunk(i, 0, chunk.end - chunk.begin)), tokens_of(case, wanted, chunk))
+
+
+def check_every_size(case: Case, backend) -> None:
+    """The only request's query tokens in chunks of any of these sizes, in calls of both forms."""
+    numbers = make_data(case)
+    wanted = calls.run(case, backend, numbers)
+    calls.check_result(case, numbers, wanted)
+    for size in (1, 2, 4, 8, 16):
+        chunks = [Chunk(0, begin, begin + size) for begin in range(0, case.s_q, size)]
+        for varlen in (False, True):
+            check_chunks(case, backend, numbers, wanted, chunks, varlen=varlen)
+    check_chunks(case, backend, numbers, wanted, [Chunk(0, 3, 4)], varlen=False, drafts=3)
+    many = 150 if case.h_q <= 16 else 20  # so that tiles are whole that were cut before
+    check_chunks(case, backend, numbers, wanted, [Chunk(0, 15, 16)] * many, varlen=False)
 
 
 def check_digits(case: Case, backend) -> None:

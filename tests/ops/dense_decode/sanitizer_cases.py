@@ -12,9 +12,11 @@ from ops.dense_decode import calls, oracle
 from ops.dense_decode.case import Case, make_data
 from ops.dense_decode.oracle import Shard
 from ops.dense_decode.shape_only import decode_call, plan_call
+from schedule import hopper
 from shape_only import run
 
 LENGTHS = (200, 65, 0, 64)  # pages that are full, begun, and none
+LONGEST_PIECE = 64 * hopper(132).piece_units  # the first, in tokens
 
 
 def decode_cases(processors: int) -> list[Case]:
@@ -35,11 +37,31 @@ def decode_cases(processors: int) -> list[Case]:
                     small.but(h_q=h_q, s_q=s_q, page_size=48, max_blocks=7, num_blocks=20, bad_pages=True),
                     plain.but(h_q=h_q, s_q=s_q, page_size=128, shard=Shard(1, 2, 16), global_seqlens=(500, 90, 3, 0)),
                     plain.but(h_q=h_q, s_q=s_q, cu_seqlens_q=(0, s_q, s_q, s_q + 1, s_q + 2), total_q=s_q + 3),
-                    plain.but(h_q=h_q, s_q=s_q, lengths=(300, 3, 320), batch_invariant=True, lse_base2=True),
+                    *batch_invariant(plain.but(h_q=h_q, s_q=s_q), small),
                     many.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=2),
                 ]
             found.append(plain.but(h_q=5, h_kv=5, s_q=2, plan="stale"))
     return [case.but(seed=seed) for seed, case in enumerate(found)]
+
+
+def is_split(case: Case) -> bool:
+    return case.num_splits > 1 or (case.batch_invariant and case.capacity > LONGEST_PIECE)
+
+
+def batch_invariant(plain: Case, small: Case) -> list[Case]:
+    """Of requests with several pieces, some of which are cut; of a fixed and of any page size."""
+    plain = plain.but(batch_invariant=True)
+    long = {"lengths": (4500, 3, 2100), "plan": "fresh"}
+    return [
+        plain.but(lengths=(300, 3, 320), lse_base2=True),
+        plain.but(max_blocks=72, num_blocks=110, **long),
+        plain.but(page_size=small.page_size, max_blocks=290, num_blocks=430, out_dtype="float32", **long),
+    ]
+
+
+def may_fit(row: dict, case: Case) -> bool:
+    """Whether a kernel could do a case, so far as its name says: data of cases take time to make."""
+    return case.dtype == row["dtype"] and case.batch_invariant == row["name"].endswith("_invariant")
 
 
 def run_decode(row: dict, case: Case, backend) -> bool:
@@ -65,8 +87,8 @@ def check_all(backend) -> None:
 
     cases = decode_cases(torch.cuda.get_device_properties(backend.device[1]).multi_processor_count)
     for row in rows_of("dense_decode"):
-        done = [case for case in cases if case.dtype == row["dtype"] and run_decode(row, case, backend)]
-        assert any(case.num_splits > 1 for case in done), f"{row['name']}: no case with splits fits it"
+        done = [case for case in cases if may_fit(row, case) and run_decode(row, case, backend)]
+        assert any(is_split(case) for case in done), f"{row['name']}: no case with splits fits it"
         print(f"{row['name']}: {len(done)} cases right", flush=True)
     with environment.variable("FLASHMLA_CHECK", "1"):
         for case in cases[:8]:  # some have bad pages, which the next call tells
@@ -78,7 +100,9 @@ def check_all(backend) -> None:
 
 
 def launch_all(tell) -> None:
-    """Launches them with made-up tensors; tells the kernel that was forced, the one that ran, and num_splits."""
+    """Launches them with made-up tensors; tells the kernel that was forced, the one that ran, and whether requests are
+    split.
+    """
     for row in rows_of("dense_decode"):
         with environment.variable(FORCE, row["name"]):
             launch(row, tell)
@@ -90,13 +114,13 @@ def launch_all(tell) -> None:
 def launch(row: dict, tell) -> None:
     """Those that the row's kernel, which is forced, does."""
     for case in decode_cases(132):
-        if case.dtype != row["dtype"]:
+        if not may_fit(row, case):
             continue
         planned = c_abi.new_plan() if case.plan != "none" else None
         if planned is not None and run(plan_call(case), planned):
             continue
         status = run(decode_call(case, plan=planned))
         if status == 0:
-            tell(row["name"], last_kernel(), case.num_splits)
+            tell(row["name"], last_kernel(), is_split(case))
         elif status != c_abi.constant("ERROR_UNSUPPORTED"):
             raise SystemExit(c_abi.last_error())

@@ -24,16 +24,44 @@ def test_no_deadlock_and_the_right_items(slots, cluster):
         Model(tiles, slots, cluster, seed).run()
 
 
-def fails(model: type[Model], cluster: int, runs: int = 20, slots: int = 3) -> bool:
+def share_q(draw: random.Random, tiles: list[int], least: int = 2) -> tuple[list[int], list[bool]]:
+    """Runs of pieces that share a Q, and behind the first have `least` units."""
+    more = [*(draw.random() < 0.7 for _ in tiles[1:]), *([False] if tiles else [])]
+    return [max(n, least) if i and more[i - 1] else n for i, n in enumerate(tiles)], more
+
+
+@pytest.mark.parametrize("cluster", [1, 2])
+@pytest.mark.parametrize("slots", [3, 5])
+def test_no_deadlock_where_pieces_share_a_q(slots, cluster):
+    for seed in range(40):
+        draw = random.Random(seed)
+        tiles = [draw.choice(LENGTHS) for _ in range(draw.randint(0, 12))]
+        tiles, more = share_q(draw, tiles)
+        Model(tiles, slots, cluster, seed, more).run()
+
+
+def fails(model: type[Model], cluster: int, runs: int = 20, slots: int = 3, least: int = 2) -> bool:
     """With tiles long and short, many phases of each barrier."""
     for seed in range(runs):
         draw = random.Random(seed)
         tiles = [draw.choice(LENGTHS) for _ in range(60)]
+        more = None
+        if seed % 2:
+            tiles, more = share_q(draw, tiles, least)
         try:
-            model(tiles, slots, cluster, seed).run()
+            model(tiles, slots, cluster, seed, more).run()
         except AssertionError:
             return True
     return False
+
+
+def test_a_qk_that_waits_for_an_empty_q_is_noticed():
+    """PV gives it back, and QK may look when the next item in the slot has come too."""
+
+    class Careless(Model):
+        qk_waits_for_empty_q = True
+
+    assert fails(Careless, 1, runs=100)
 
 
 @pytest.mark.parametrize("cluster", [1, 2])
@@ -63,6 +91,12 @@ def test_arrivals_of_one_cta_too_many_or_too_few_are_noticed(name):
 def test_the_table_as_it_is_keeps_the_same_run_going():
     assert not fails(Model, 1, runs=2)
     assert not fails(Model, 2, runs=2)
+
+
+@pytest.mark.parametrize("slots", [3, 5])
+def test_a_second_piece_of_one_unit_is_noticed(slots):
+    """The reader could write the record of the piece after it while PV still looks at that of the piece before."""
+    assert fails(Model, 2, runs=200, slots=slots, least=1)
 
 
 @pytest.mark.parametrize("slots", [3, 5])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import flashmla
 from gpu.kernel_rows import FORCE, last_kernel, rows_of
 from ops.dense_decode import calls, oracle, strategies
-from ops.dense_decode.sanitizer_cases import decode_cases, run_decode
+from ops.dense_decode.sanitizer_cases import decode_cases, is_split, may_fit, run_decode
 from properties import share
 
 torch = pytest.importorskip("torch")
@@ -22,8 +22,8 @@ of_every_row = pytest.mark.parametrize("row", ROWS, ids=[row["name"] for row in 
 @of_every_row
 def test_every_kernel_is_right(gpu, row):
     cases = decode_cases(torch.cuda.get_device_properties(gpu.device[1]).multi_processor_count)
-    done = [case for case in cases if case.dtype == row["dtype"] and run_decode(row, case, gpu)]
-    assert any(case.num_splits > 1 for case in done)
+    done = [case for case in cases if may_fit(row, case) and run_decode(row, case, gpu)]
+    assert any(is_split(case) for case in done)
 
 
 @of_every_row

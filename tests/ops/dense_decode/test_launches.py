@@ -9,6 +9,7 @@ import pytest
 import flashmla
 from buffers import Layout
 from dsl_kernels.core.variant import SHORT_DTYPES
+from dsl_kernels.fold.config import BLOCKS_PER_SM as FOLD_BLOCKS
 from dsl_kernels.variants import FAMILIES
 from ops.dense_decode import launches as expected
 from ops.dense_decode.case import Case, Layouts, Shard
@@ -22,11 +23,12 @@ def check_call(
     """The launches of one dense_decode."""
     tiling = expected.tiling_of(case, processors)
     split = expected.is_split(tiling)
+    join = "fold" if case.batch_invariant else "combine"
     decode = launches[1 if own_plan else 0]
     assert [family(launch["kernel"]) for launch in launches] == [
         *(["plan"] if own_plan else []),
         "dense_decode",
-        *(["combine"] if split else []),
+        *([join] if split else []),
     ]
     assert decode["kernel"].startswith(f"flashmla_{expected.kernel_of(case, processors)}_kernel_")
     clusters = min(processors // tiling.cluster, tiling.num_parts)
@@ -40,12 +42,11 @@ def check_call(
     if own_plan:
         check_plan(case, launches[0], own_plan=True, processors=processors)
     if split:
-        combine = launches[-1]
-        short = SHORT_DTYPES[case.dtype]
-        assert combine["kernel"].startswith(f"flashmla_combine_{short}_{case.d_v}_")
-        assert combine["grid"] == [processors, 1, 1]
-        assert combine["attributes"][CLUSTER] == 1
-        same(decoded(combine), expected.combine_params(case, processors, own_plan=own_plan))
+        launch = launches[-1]
+        assert launch["kernel"].startswith(f"flashmla_{join}_{SHORT_DTYPES[case.dtype]}_{case.d_v}_")
+        assert launch["grid"] == [processors * (FOLD_BLOCKS if case.batch_invariant else 1), 1, 1]
+        assert launch["attributes"][CLUSTER] == 1
+        same(decoded(launch), expected.join_params(case, processors, own_plan=own_plan))
 
 
 def check_plan(case: Case, launch: dict, *, own_plan: bool, processors=PROCESSORS) -> None:

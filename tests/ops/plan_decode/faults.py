@@ -1,25 +1,63 @@
 """Faults of the host's schedule, each of which the suite must find."""
 
-from ops.dense_decode.relations import INVARIANT
+from ops.dense_decode.case import Case
+from ops.dense_decode.relations import CHUNK, INVARIANT
+from ops.plan_decode.relations import LEVELS
 from planted_faults import Edit, Fault
 
+CHUNKS = "tests/ops/dense_decode/test_chunks.py::test_every_size_of_chunks[cpu-causal-8]"
 ALONE = "tests/ops/dense_decode/test_batch_invariance.py::test_every_request_alone_and_among_many[cpu-bfloat16-16]"
+LEVEL = "tests/ops/plan_decode/test_schedule.py::test_every_level_is_found"
+SCHEDULE = "libflashmla/src/schedule/"
+OTHER_BITS = "results differ in some bit"
+OTHER_SCHEDULE = r"\nE +Arrays are not equal"
+
+
+def one_piece(case: Case) -> Case:
+    """No request is longer than a piece."""
+    return case.but(lengths=tuple(min(n, 8 * 64) for n in case.lengths))
+
+
+def of_schedule(name: str, before: str, after: str, case: Case, file: str = "scheduler.c", heal=one_piece) -> Fault:
+    check = "ops.plan_decode.relations.check_host_schedule"
+    return Fault(name, (Edit(SCHEDULE + file, before, after),), heal, LEVEL, OTHER_SCHEDULE, check, case)
+
 
 FAULTS = [
     Fault(
-        "size of a piece",  # batch invariant, it depends on the batch
+        "size of a piece",  # depends on the batch
         (
             Edit(
-                "libflashmla/src/schedule/tiling.c",
-                "work->batch_invariant ? limits.piece_units : 0;",
-                "work->batch_invariant ? limits.piece_units + work->batch : 0;",
+                SCHEDULE + "tiling.c",
+                "tiling->piece_units = limits.piece_units;",
+                "tiling->piece_units = limits.piece_units + work->batch;",
             ),
         ),
-        # A request of 8 units of 64 tokens is one piece.
-        lambda case: case.but(lengths=tuple(min(n, 8 * 64) for n in case.lengths)),
+        one_piece,
         ALONE,
-        "results differ in some bit",
+        OTHER_BITS,
         "ops.dense_decode.relations.check_alone",
         INVARIANT,
-    )
+    ),
+    Fault(
+        "slots of a part",  # those of the tile that it begins are those of the tile that it ends
+        (
+            Edit(
+                SCHEDULE + "items.c", "schedule.first_slot[part + 1] - (int32_t)items};", "schedule.first_slot[part]};"
+            ),
+        ),
+        one_piece,
+        CHUNKS,
+        "results differ in some bit|out|lse",
+        "ops.dense_decode.relations.check_every_size",
+        CHUNK.but(h_q=8),
+    ),
+    # Others have the same bits, and cost time or memory.
+    of_schedule(
+        "level", "slots <= s->tiling->slots", "slots <= s->tiling->slots / 4", LEVELS.but(lengths=(1 << 16,) * 2)
+    ),
+    of_schedule("nearest item", "quantum - low <= high", "quantum - low < high", LEVELS, "items.c"),
+    of_schedule(
+        "begin of a node", "item_shift[FM_LEVELS] = {0, 3, 30}", "item_shift[FM_LEVELS] = {0, 2, 30}", LEVELS, "items.c"
+    ),
 ]

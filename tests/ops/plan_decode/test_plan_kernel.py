@@ -75,7 +75,10 @@ def stand_ins() -> dict[str, ModuleType]:
 @pytest.fixture(scope="module")
 def plan():
     """The module, with one thread."""
-    names = ["dsl_kernels.plan.kernel", *(f"dsl_kernels.core.{name}" for name in ("attended", "schedule", "threads"))]
+    names = [
+        "dsl_kernels.plan.kernel",
+        *(f"dsl_kernels.core.{name}" for name in ("attended", "pieces", "schedule", "threads")),
+    ]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
             patch.delitem(sys.modules, name, raising=False)
@@ -88,14 +91,15 @@ def plan():
             sys.modules.pop(name, None)
 
 
-def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts and cost_before that the kernel writes."""
+def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> schedule.Schedule:
+    """What the kernel writes."""
     batch, cuts = given["batch"], Pointer([-1] * (2 * tiling.num_parts + 2))
-    costs = Pointer([-1] * (batch + 1))
+    costs, first_slot = Pointer([-1] * (batch + 1)), Pointer([-1] * (tiling.num_parts + 2))
     values = vars(limits) | vars(tiling) | given
     values |= {
         "cuts": cuts,
         "cost_before": costs,
+        "first_slot": first_slot,
         "tiles_per_request": tiling.columns,
         "by_tile_major": schedule.divisor(tiling.columns if tiling.request_major else batch),
         "by_tiles_per_head": schedule.divisor(tiling.tiles_per_head),
@@ -105,7 +109,8 @@ def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> tu
     kernel = module.Plan(VARIANTS[0])
     kernel.storage = None
     kernel.kernel(tuple(values[p.name] for p in PARAMS))
-    return np.array(cuts).reshape(-1, 2), np.array(costs)
+    slots = np.array(first_slot) if tiling.piece_units else None
+    return schedule.Schedule(np.array(cuts).reshape(-1, 2), np.array(costs), slots)
 
 
 @pytest.mark.parametrize("varlen", [False, True], ids=["fixed", "varlen"])
@@ -119,19 +124,19 @@ def test_cuts_are_those_of_the_definition(plan, mode, varlen):
         extents |= {"max_blocks": max_blocks, "varlen": varlen, "batch_invariant": mode == "batch invariant"}
         num_splits = int(draw.choice([1, 2, 7, 32])) if mode == "forced" else 0
         limits = schedule.hopper(int(draw.choice([132, 114, 1])))
-        tiling = schedule.tile(limits, **extents, num_splits=num_splits)
-        if tiling.num_parts > 20_000:
-            continue
         spread = schedule.SPREADS[number % len(schedule.SPREADS)]
         lengths = schedule.draw_lengths(draw, spread, batch, 64 * max_blocks)
         offsets, total_q, tokens = Pointer(), 0, None
         if varlen:
             drawn, total_q = schedule.draw_offsets(draw, batch, s_q)
             offsets, tokens = Pointer(map(int, drawn)), schedule.query_tokens(drawn, total_q, s_q)
-        found_cuts, found_costs = run(
+        tiling = schedule.tile(limits, **extents, num_splits=num_splits, total_q=total_q)
+        if tiling.num_parts > 20_000:
+            continue
+        found = run(
             plan, limits, tiling, batch=batch, s_q=s_q, lengths=Pointer(map(int, lengths)),
             capacity=64 * max_blocks, cu_seqlens_q=offsets, total_q=total_q,
         )  # fmt: skip
-        cuts, costs = schedule.cuts(limits, tiling, schedule.units(limits, lengths, 64 * max_blocks), tokens)
-        np.testing.assert_array_equal(found_cuts, cuts, f"{extents}, {num_splits}, {spread}")
-        np.testing.assert_array_equal(found_costs, costs)
+        units = schedule.units(limits, lengths, 64 * max_blocks)
+        wanted = schedule.schedule(limits, tiling, units, tokens)
+        schedule.same(found, wanted, f"{extents}, {num_splits}, {spread}")

@@ -3,35 +3,18 @@
 import numpy as np
 import pytest
 
-import c_abi
 import schedule
-import shape_only
-from buffers import aligned_bytes
 from ops.dense_decode.case import Case
-from ops.dense_decode.shape_only import plan_call
+from ops.plan_decode.relations import CPU, LEVELS, check_host_schedule
 
-CPU = schedule.cpu()
 PAGE_SIZES = (16, 64, 256)
-
-
-def host_cuts(case, lengths, offsets, tiling):
-    """What plan_decode writes for CPU tensors, of which it looks at lengths and offsets only."""
-    call = plan_call(case, (shape_only.CPU, 0))
-    lengths = lengths.astype(np.int32)
-    call.tensors["cache_seqlens"].data = lengths.ctypes.data
-    if offsets is not None:
-        call.tensors["cu_seqlens_q"].data = offsets.ctypes.data
-    _, size = call.size()
-    buffer = aligned_bytes(size)
-    call.fields |= {"buffer": buffer.ctypes.data, "buffer_size": size}
-    assert call.run(c_abi.new_plan()) == 0, c_abi.last_error()
-    return schedule.read(buffer, tiling, case.batch)
+CASES = [(2, 1 << 16), (4, 1 << 16), (100, 40_000)]  # requests and their length
 
 
 @pytest.mark.parametrize("num_splits", [0, 1, 3, 32, 1024, "invariant"])
 @pytest.mark.parametrize("spread", schedule.SPREADS)
 @pytest.mark.parametrize("varlen", [False, True], ids=["batched", "varlen"])
-def test_cuts_are_those_of_the_host_scheduler(num_splits, spread, varlen):
+def test_it_is_that_of_the_host_scheduler(num_splits, spread, varlen):
     draw = np.random.default_rng((len(str(num_splits)), len(spread), varlen))
     invariant = num_splits == "invariant"
     forced = 0 if invariant else num_splits
@@ -41,18 +24,16 @@ def test_cuts_are_those_of_the_host_scheduler(num_splits, spread, varlen):
         lengths = schedule.draw_lengths(draw, spread, batch, page_size * max_blocks)
         extents = {"s_q": s_q, "h_q": 2 * CPU.block_rows, "h_kv": int(draw.choice([1, 2])), "max_blocks": max_blocks}
         extents |= {"page_size": page_size, "batch_invariant": invariant}
-        offsets, total = schedule.draw_offsets(draw, batch, s_q) if varlen else (None, 0)
         case = Case(**extents, lengths=tuple(map(int, lengths)), num_splits=forced)
-        tokens = None
         if varlen:
+            offsets, total = schedule.draw_offsets(draw, batch, s_q)
             case = case.but(cu_seqlens_q=tuple(map(int, offsets)), total_q=total)
-            tokens = schedule.query_tokens(offsets, total, s_q)
-        extents["s_q"] = case.most_queries
-        tiling = schedule.tile(CPU, batch=batch, **extents, num_splits=forced, varlen=varlen)
-        found_cuts, found_costs = host_cuts(case, lengths, offsets, tiling)
-        cuts, costs = schedule.cuts(CPU, tiling, schedule.units(CPU, lengths, page_size * max_blocks), tokens)
-        np.testing.assert_array_equal(found_cuts, cuts)
-        np.testing.assert_array_equal(found_costs, costs)
+        check_host_schedule(case)
+
+
+def test_every_level_is_found():
+    levels = [check_host_schedule(LEVELS.but(lengths=(length,) * batch)).first_slot[-1] for batch, length in CASES]
+    assert levels == [0, 1, 2]
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 7, 64, 127, 128, 641, 65_535, 10**6 + 3, 2**30 - 1, 2**30, 2**31 - 1])

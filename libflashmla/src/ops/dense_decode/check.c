@@ -110,7 +110,7 @@ flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode) {
     FM_TRY(fm_dense_decode_cuda_limits(call, decode, &limits));
   else
     fm_dense_decode_cpu_limits(decode, &limits);
-  return fm_tile(&decode->attention.work, limits, &decode->attention.tiling);
+  return fm_tile(&decode->attention.work, limits, decode->attention.d_v, &decode->attention.tiling);
 }
 
 enum { FACTS = 11 }; /* in the order of fm_decode_plan_facts */

@@ -16,14 +16,18 @@ enum {
   UNIT = 64,          /* tokens; what the three below count */
   START_OVERHEAD = 1, /* packing queries and writing results takes as long as attending 16 tokens */
   SPLIT_OVERHEAD = 1, /* a partial result and its merge as 64 */
-  PIECE_UNITS = TOKENS_PER_PART / UNIT
+  PIECE_UNITS = TOKENS_PER_PART / UNIT,
+  MOST_SLOTS = 1 << 30
 };
 
 void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits) {
   const fm_work *work = &decode->attention.work;
-  const double group = work->h_q / work->h_kv, rows = work->s_q * group;
+  const double group = work->h_q / work->h_kv;
+  /* How a step does its sums depends on how many rows it has, so in batch-invariant work each token has its own tiles.
+   */
+  const double rows = work->batch_invariant ? group : work->s_q * group;
   const double tokens = (double)decode->paged.max_blocks * decode->paged.page_size; /* of a table row */
-  double blocks = work->batch * ceil(rows / FM_CPU_MOST_ROWS);                      /* of a KV head, at most */
+  double blocks = work->batch * ceil(work->s_q * group / FM_CPU_MOST_ROWS);         /* of a KV head, at most */
   if (work->varlen) blocks = fmin(blocks, work->batch + work->total_q * group / FM_CPU_MOST_ROWS);
   const double parts = blocks * work->h_kv * tokens / TOKENS_PER_PART;
   *limits = (fm_limits){
@@ -37,7 +41,8 @@ void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits
       .unit = UNIT,
       .piece_units = PIECE_UNITS,
       .partial_bytes = sizeof(float),
-      .partial_facts = 1,
+      .max_slots = MOST_SLOTS,
+      .partial_facts = work->batch_invariant ? FM_CPU_ITEM_FACTS : 1,
   };
 }
 
@@ -45,25 +50,12 @@ typedef struct job {
   const fm_dense_decode *decode;
   const fm_cpu_elements *elements;
   const fm_cpu_step *step;
-  char *scratch; /* scratch_bytes for each thread: the step's, then what long pieces are added up in */
-  size_t scratch_bytes, step_bytes;
+  char *scratch; /* scratch_bytes for each thread: the step's, what long pieces are added up in, what is folded */
+  size_t scratch_bytes, step_bytes, totals_bytes;
   atomic_llong next_part, next_merge;
   atomic_int attended; /* parts */
   fm_cpu_gate all_attended;
 } job;
-
-static void attend_part(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t part) {
-  const fm_attention *attention = &decode->attention;
-  const fm_cut from = attention->schedule.cuts[part], to = attention->schedule.cuts[part + 1];
-  for (int32_t tile = from.tile; tile < to.tile || (tile == to.tile && to.unit > 0); tile++) {
-    const int32_t first = tile == from.tile ? from.unit : 0;
-    const int32_t last = tile == to.tile ? to.unit : -1;
-    if (first == last) return; /* an empty part: both cuts are the same */
-    const bool whole = first == 0 && last < 0;
-    fm_attend_piece(decode, worker, tile, first, last,
-                    whole ? -1 : fm_partial_slot(&attention->tiling, part, first == 0));
-  }
-}
 
 /* Every thread attends parts until none is left, waits for those still at work elsewhere, and takes merge tasks. Nobody
  * waits for a thread that may not exist: the thread that takes a part finishes it. */
@@ -76,17 +68,23 @@ static void work(void *context, int32_t thread) {
                             .step = job->step,
                             .scratch = scratch,
                             .totals = scratch + job->step_bytes,
+                            .folds = scratch + job->step_bytes + job->totals_bytes,
                             .tile = -1};
+  const bool invariant = attention->tiling.piece_units > 0;
+  void (*const attend)(const fm_dense_decode *, fm_piece_worker *, int32_t) =
+      invariant ? fm_attend_invariant_part : fm_attend_part;
+  void (*const join)(const fm_attention *, const fm_cpu_elements *, int32_t, int32_t, int32_t) =
+      invariant ? fm_fold_partials : fm_merge_partials;
   int32_t done = 0;
   for (int64_t part; (part = atomic_fetch_add(&job->next_part, 1)) < parts; done++)
-    attend_part(job->decode, &worker, (int32_t)part);
-  if (attention->partials.rows == NULL) return;
+    attend(job->decode, &worker, (int32_t)part);
+  if (!fm_may_split(&attention->tiling)) return;
   if (atomic_fetch_add(&job->attended, done) + done == parts) fm_cpu_gate_open(&job->all_attended);
   fm_cpu_gate_wait(&job->all_attended);
   const int64_t tasks_per_part = (attention->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
   for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;)
-    fm_merge_partials(attention, job->elements, (int32_t)(task / tasks_per_part),
-                      (int32_t)(task % tasks_per_part) * MERGE_ROWS, MERGE_ROWS);
+    join(attention, job->elements, (int32_t)(task / tasks_per_part), (int32_t)(task % tasks_per_part) * MERGE_ROWS,
+         MERGE_ROWS);
 }
 
 static int32_t choose_threads(const fm_dense_decode *decode, const fm_cpu_step *step) {
@@ -104,8 +102,7 @@ static int32_t choose_threads(const fm_dense_decode *decode, const fm_cpu_step *
   return fm_cpu_threads_for(decode->num_threads, (int32_t)most, flop / step->flop_per_thread);
 }
 
-static flashmla_status launch(fm_call *call, void *state) {
-  const fm_dense_decode *decode = state;
+static flashmla_status run(const fm_call *call, const fm_dense_decode *decode) {
   const fm_attention *attention = &decode->attention;
   FM_TRY(fm_check_values_on_host(decode));
   const fm_cpu_isa *isa = fm_cpu_select();
@@ -114,7 +111,8 @@ static flashmla_status launch(fm_call *call, void *state) {
              .step = fm_cpu_step_for(isa, decode->paged.q_dtype, decode->paged.cache_dtype)};
   const fm_cpu_tile largest = fm_tile_of(decode, 1, attention->tiling.block_rows);
   job.step_bytes = job.step->scratch_bytes(&largest);
-  job.scratch_bytes = job.step_bytes + (fm_piece_totals_bytes(decode) + 63) / 64 * 64;
+  job.totals_bytes = (fm_piece_totals_bytes(decode) + 63) / 64 * 64;
+  job.scratch_bytes = job.step_bytes + job.totals_bytes + fm_folds_bytes(decode);
   int32_t threads = choose_threads(decode, job.step);
   job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)threads);
   if (job.scratch == NULL) job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)(threads = 1));
@@ -128,6 +126,15 @@ static flashmla_status launch(fm_call *call, void *state) {
 
   fm_set_last_kernel(call->operation->cpu_kernels[decode->paged.q_dtype].name);
   return FLASHMLA_OK;
+}
+
+static flashmla_status launch(fm_call *call, void *state) {
+  fm_dense_decode decode;
+  void *memory;
+  FM_TRY(fm_take_values(state, &decode, &memory));
+  const flashmla_status status = run(call, &decode);
+  free(memory);
+  return status;
 }
 
 const fm_backend fm_dense_decode_cpu = {.launch = launch};

@@ -1,4 +1,4 @@
-/* cpu_piece.c - attention of one piece: the rows of a tile over a range of its tokens, step by step. */
+/* cpu_piece.c - attention of a piece: the rows of a tile over a range of its tokens, step by step. */
 #include "ops/dense_decode/cpu_piece.h"
 
 #include <math.h>
@@ -131,48 +131,32 @@ static bool attend(const fm_dense_decode *decode, const fm_piece_worker *worker,
   return several;
 }
 
-/* A row of results before it is rounded. */
-typedef struct result {
-  const float *values; /* NULL: the row is empty */
-  float normalise;
-  double lse;
-} result;
-
-static result result_of(const fm_dense_decode *decode, const fm_piece_worker *worker, const fm_cpu_tile *shape,
-                        int32_t row, bool several, float values[FM_CPU_MOST_D_V]) {
+static fm_row_result result_of(const fm_dense_decode *decode, const fm_piece_worker *worker, const fm_cpu_tile *shape,
+                               int32_t row, bool several, float values[FM_CPU_MOST_D_V]) {
   if (!several) {
     const fm_cpu_row_sums sums = worker->step->finish(worker->scratch, shape, row);
-    return (result){sums.values, 1.0f / sums.weight,
-                    (double)sums.largest * decode->softmax_scale + log((double)sums.weight)};
+    return (fm_row_result){sums.values, 1.0f / sums.weight,
+                           (double)sums.largest * decode->softmax_scale + log((double)sums.weight)};
   }
   const total *total = (const struct total *)worker->totals + row;
   for (int32_t d = 0; d < shape->d_v; d++) values[d] = (float)(total->values[d] / total->weight);
-  return (result){values, 1.0f, total->largest * decode->softmax_scale + log(total->weight)};
+  return (fm_row_result){values, 1.0f, total->largest * decode->softmax_scale + log(total->weight)};
 }
 
-/* The rows' sums become normalised results in out and lse, or in a partial slot. A row that attends to none of the
- * tokens from `begin` is empty. */
-static void write_rows(const fm_dense_decode *decode, const fm_piece_worker *worker, const fm_cpu_tile *shape,
-                       const fm_rows *rows, int64_t begin, bool several, int64_t slot) {
+/* A row that attends to none of the tokens from `begin` is empty. */
+static void tell_rows(const fm_dense_decode *decode, const fm_piece_worker *worker, const fm_cpu_tile *shape,
+                      const fm_rows *rows, int64_t begin, bool several, fm_row_sink *sink, void *context) {
   const fm_attention *attention = &decode->attention;
-  const int32_t d_v = attention->d_v;
   float values[FM_CPU_MOST_D_V] __attribute__((aligned(64)));
   for (int32_t row = 0; row < rows->count; row++) {
     const bool empty = fm_row_bound(attention, rows, rows->first_token + row / rows->heads) <= begin;
-    const result r = empty ? (result){.lse = -INFINITY} : result_of(decode, worker, shape, row, several, values);
-    if (slot < 0) {
-      fm_write_row(attention, worker->elements, rows, row, r.values, r.normalise, r.lse);
-      continue;
-    }
-    const int64_t at = slot * attention->tiling.block_rows + row;
-    attention->partials.facts[at] = (float)(r.lse / M_LN2);
-    if (empty) continue;
-    worker->elements->narrow[FM_FP32]((float *)attention->partials.rows + at * d_v, r.values, r.normalise, d_v);
+    sink(context, row,
+         empty ? (fm_row_result){.lse = -INFINITY} : result_of(decode, worker, shape, row, several, values));
   }
 }
 
-void fm_attend_piece(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t tile, int32_t first, int32_t last,
-                     int64_t slot) {
+void fm_attend_piece(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t tile, int64_t first, int64_t last,
+                     fm_row_sink *sink, void *context) {
   const fm_rows rows = fm_rows_of(&decode->attention, tile);
   if (rows.count == 0) return;
   const fm_cpu_tile shape = fm_tile_of(decode, rows.tokens, rows.heads);
@@ -187,5 +171,5 @@ void fm_attend_piece(const fm_dense_decode *decode, fm_piece_worker *worker, int
     worker->tile = tile;
     several = attend(decode, worker, &shape, &rows, begin, end);
   }
-  write_rows(decode, worker, &shape, &rows, begin, several, slot);
+  tell_rows(decode, worker, &shape, &rows, begin, several, sink, context);
 }

@@ -1,4 +1,4 @@
-/* cpu_piece.h - attention of one piece of a tile on the CPU. */
+/* cpu_piece.h - attention of the pieces of tiles on the CPU. */
 #ifndef FLASHMLA_OPS_DENSE_DECODE_CPU_PIECE_H_
 #define FLASHMLA_OPS_DENSE_DECODE_CPU_PIECE_H_
 
@@ -12,6 +12,7 @@ typedef struct fm_piece_worker {
   const fm_cpu_step *step;
   void *scratch; /* of the step */
   void *totals;  /* fm_piece_totals_bytes */
+  void *folds;   /* fm_folds_bytes */
   int32_t tile;  /* whose queries are in scratch; -1: none yet */
 } fm_piece_worker;
 
@@ -21,9 +22,23 @@ fm_cpu_tile fm_tile_of(const fm_dense_decode *decode, int32_t tokens, int32_t he
 /* Memory in which a thread adds up long pieces; 0: none is so long. A multiple of 16 bytes. */
 size_t fm_piece_totals_bytes(const fm_dense_decode *decode);
 
-/* Units [first, last) of a tile; last < 0: to the current end. slot < 0: the tile is whole and goes to out and lse,
- * else to that partial slot. */
-void fm_attend_piece(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t tile, int32_t first, int32_t last,
-                     int64_t slot);
+/* A row of results before it is rounded. */
+typedef struct fm_row_result {
+  const float *values; /* NULL: the row is empty; else 64-byte aligned and valid until the next row */
+  float normalise;
+  double lse; /* natural; -inf of an empty row */
+} fm_row_result;
+typedef void fm_row_sink(void *context, int32_t row, fm_row_result result);
+
+/* Attends units [first, last) of a tile; last < 0: to the current end. Tells the results of its rows in turn. */
+void fm_attend_piece(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t tile, int64_t first, int64_t last,
+                     fm_row_sink *sink, void *context);
+
+/* cpu_parts.c: all that a part has, each piece of a cut tile into its partial slot. */
+void fm_attend_part(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t part);
+
+/* cpu_items.c: the same of batch-invariant work, which takes memory to fold in. A multiple of 64 bytes. */
+size_t fm_folds_bytes(const fm_dense_decode *decode);
+void fm_attend_invariant_part(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t part);
 
 #endif /* FLASHMLA_OPS_DENSE_DECODE_CPU_PIECE_H_ */

@@ -8,8 +8,13 @@
 #define START_OVERHEAD 4
 #define START_OVERHEAD_ALONE 3
 #define SPLIT_OVERHEAD 8 /* units: partial rows and their merge */
-#define PIECE_UNITS 16   /* of a piece at least in batch-invariant schedules: smaller ones make too many partial rows */
-#define WHOLE_UNITS 3    /* of a tile that is not split: partial rows and their merge take longer */
+/* Units of a quantum of batch-invariant work: with shorter ones more requests are cut evenly, but more rows are carried
+ * and folded, which costs little where a KV head has few heads. It must not depend on how many tokens there are. */
+#define PIECE_UNITS 32
+#define PIECE_UNITS_FEW 16
+#define FEW_HEADS 32
+#define CARRIES 2     /* slots of a part: of the node and of the tile that it folds */
+#define WHOLE_UNITS 3 /* of a tile that is not split: partial rows and their merge take longer */
 #define LARGEST_CLUSTER 2
 /* L2 cache policies of TMA, as CUTLASS has them (cute/arch/copy_sm90_desc.hpp). */
 #define EVICT_NORMAL INT64_C(0x1000000000000000)
@@ -38,6 +43,7 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
                    .d_v = decode->attention.d_v,
                    .features = paged->page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
                    .lacking = "pages of 64 tokens",
+                   .batch_invariant = decode->attention.work.batch_invariant,
                    .cluster = cluster,
                    .may_be_forced = true};
 }
@@ -49,7 +55,7 @@ static flashmla_status count_clusters(fm_gpu gpu, const fm_dense_decode *decode,
   fm_loaded loaded;
   FM_TRY(fm_load(gpu, need, &loaded));
   if (loaded.clusters > 0)
-    limits->workers = loaded.clusters * limits->max_cluster;
+    limits->workers = fm_min32(loaded.clusters * limits->max_cluster, FM_KERNEL_MAX_PARTS);
   else
     limits->max_cluster = 1;
   return FLASHMLA_OK;
@@ -61,17 +67,19 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
   const int64_t blocks = fm_row_blocks(work, FM_KERNEL_UNIT);
   *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
-                        .workers = gpu.device->processors,
+                        .workers = fm_min32(gpu.device->processors, FM_KERNEL_MAX_PARTS),
                         .start_overhead = blocks == 1 ? START_OVERHEAD_ALONE : START_OVERHEAD,
                         .split_overhead = SPLIT_OVERHEAD,
                         .unit = FM_KERNEL_UNIT,
-                        .piece_units = PIECE_UNITS,
+                        .piece_units = work->h_q / work->h_kv <= FEW_HEADS ? PIECE_UNITS_FEW : PIECE_UNITS,
                         .whole_units = WHOLE_UNITS,
-                        .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
+                        .carries = CARRIES,
+                        .max_slots = FM_KERNEL_MAX_SLOTS,
+                        .stripe_rows = FM_KERNEL_STRIPE,
+                        .partial_bytes = work->batch_invariant ? (int32_t)sizeof(float) : FM_KERNEL_PARTIAL_BYTES,
                         .partial_facts = FM_KERNEL_PARTIAL_FACTS};
   /* Where no table is long enough to be split, num_splits 0 becomes 1 (fm_tile); that is no given split. */
-  const bool balanced =
-      (work->num_splits == 0 && !work->batch_invariant) || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
+  const bool balanced = work->num_splits == 0 || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
   FM_TRY(choose_cluster(work, blocks, balanced, gpu.device->processors, &limits->max_cluster));
   return limits->max_cluster > 1 && blocks > 1 ? count_clusters(gpu, decode, limits) : FLASHMLA_OK;
 }
@@ -134,7 +142,7 @@ static flashmla_status prepare(fm_call *call, void *state) {
   FM_TRY(fm_prepare_check(decode));
   if (decode->own_plan) FM_TRY(fm_load_plan(gpu, &decode->plan));
   FM_TRY(fm_load(gpu, need_of(decode, attention->tiling.cluster), &decode->decode));
-  if (attention->partials.rows) FM_TRY(fm_load_combine(gpu, attention, paged->q_dtype, &decode->combine));
+  if (fm_may_split(&attention->tiling)) FM_TRY(fm_load_join(gpu, attention, paged->q_dtype, &decode->join));
   const fm_tensor_map q = fm_query_map(attention, paged->q_dtype, paged->d_qk, paged->q, paged->q_stride);
   const fm_tensor_map cache = cache_map(decode);
   FM_TRY(fm_encode(gpu.driver, &q, &decode->q_map));
@@ -154,6 +162,8 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
   const fm_paging paging = decode->paging;
   const fm_shard shard = fm_shard_of(&attention->mask);
   fm_dense_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
+                                          FM_SLOT_FIELDS(tiling, &attention->divisors, &attention->schedule),
+                                          .slots_per_part = tiling->slots_per_part,
                                           .tma_q = decode->q_map,
                                           .tma_kv = decode->cache_map,
                                           .block_table = table_of(decode),
@@ -188,7 +198,7 @@ static flashmla_status launch_all(const fm_dense_decode *decode) {
     FM_TRY(fm_launch_plan(gpu, &decode->plan, &attention->work, &attention->tiling, &attention->divisors,
                           &attention->schedule, decode->stream));
   FM_TRY(launch_decode(decode));
-  if (attention->partials.rows) FM_TRY(fm_launch_combine(gpu, &decode->combine, attention, decode->stream));
+  if (fm_may_split(&attention->tiling)) FM_TRY(fm_launch_join(gpu, &decode->join, attention, decode->stream));
   fm_set_last_kernel(decode->decode.kernel->name);
   return FLASHMLA_OK;
 }

@@ -74,7 +74,7 @@ typedef struct fm_dense_decode {
   fm_plan_stamp stamp; /* of the caller's plan, if there is one */
   /* GPU: the kernels of the call, what they are told beside, and the tensor maps of q and the cache. */
   fm_gpu gpu;
-  fm_loaded plan, decode, combine;
+  fm_loaded plan, decode, join;
   fm_loaded check;      /* checking mode */
   fm_finding *findings; /* of the device; NULL: the call was made or prepared without the mode */
   fm_paging paging;
@@ -105,6 +105,10 @@ fm_shard fm_shard_of(const fm_mask *mask); /* cuda.c */
 flashmla_status fm_check_values_on_host(const fm_dense_decode *decode);
 flashmla_status fm_prepare_check(fm_dense_decode *decode);
 flashmla_status fm_launch_check(const fm_dense_decode *decode);
+
+/* cpu_values.c: the call with lengths and query offsets of its own, which nobody else writes; `memory` is to be freed.
+ */
+flashmla_status fm_take_values(const fm_dense_decode *given, fm_dense_decode *decode, void **memory);
 
 /* cuda.c, cpu.c */
 flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits);

@@ -140,11 +140,11 @@ static flashmla_status bind(fm_call *call, void *state) {
   attention->output.lse = call->views[LSE].data;
   attention->mask.global_seqlens = call->views[GLOBAL_SEQLENS].data;
   void *schedule = decode->own_plan ? params->workspace : (void *)(uintptr_t)decode->stamp.buffer;
-  attention->schedule = fm_schedule_in(schedule, &attention->layout);
+  attention->schedule = fm_schedule_in(schedule, &attention->tiling, &attention->layout);
   attention->partials = fm_partials_in(params->workspace, &attention->layout);
   decode->stream = params->stream;
   if (call->cuda || decode->own_plan) return FLASHMLA_OK;
-  return fm_check_schedule(&attention->tiling, attention->schedule.cuts, attention->partials.rows != NULL);
+  return fm_check_schedule(&attention->work, &attention->tiling, attention->schedule);
 }
 
 static const flashmla_kernel_info cpu_kernels[] = {

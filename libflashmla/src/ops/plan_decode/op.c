@@ -45,7 +45,7 @@ static flashmla_status bind(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   fm_dense_decode *decode = state;
   fm_bind_lengths(call, decode);
-  decode->attention.schedule = fm_schedule_in(params->buffer, &decode->attention.layout);
+  decode->attention.schedule = fm_schedule_in(params->buffer, &decode->attention.tiling, &decode->attention.layout);
   decode->stream = params->stream;
   return FLASHMLA_OK;
 }

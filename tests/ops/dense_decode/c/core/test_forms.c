@@ -160,11 +160,12 @@ static void flags(void) {
                f.plan_params.flags = FLASHMLA_BATCH_INVARIANT);
 }
 
-/* A table of 3 pages of 64 needs no second piece of 16 pages; one of 40 pages has three. */
+/* A table of 3 pages of 64 needs no second piece of 16 pages; one of 40 pages has three, of which all but one of the
+ * tiles may be cut. */
 static void batch_invariant(void) {
   geometry g = SMALL;
   ACCEPTED_OF(g, kDLCPU, f.decode.flags = FLASHMLA_BATCH_INVARIANT; fixture_allocate_workspace(&f));
-  CHECK(fake.decode.attention.work.batch_invariant && fake.decode.attention.tiling.num_splits == 1 &&
+  CHECK(fake.decode.attention.work.batch_invariant && fake.decode.attention.tiling.slots == 0 &&
         fake.decode.attention.partials.rows == NULL);
   g.max_blocks = 40;
   fixture f;
@@ -173,18 +174,23 @@ static void batch_invariant(void) {
   fixture_allocate_workspace(&f);
   CHECK_OK(flashmla_dense_decode(&f.decode));
   const fm_tiling *t = &fake.decode.attention.tiling;
-  CHECK(t->num_splits == 3 && t->piece_units == 16 && t->num_parts == 3 * t->num_tiles && t->slots_per_part == 1);
+  CHECK(t->num_splits == 0 && t->piece_units == 16 && t->num_parts == 3 * t->num_tiles);
+  CHECK(t->slots == 3 * t->num_tiles + 2 * t->num_parts);
   CHECK(fake.decode.own_plan && fake.decode.attention.partials.rows != NULL);
+  const fm_schedule *s = &fake.decode.attention.schedule;
+  CHECK((char *)s->first_slot == (char *)(s->cuts + t->num_parts + 1));
+  CHECK((char *)s->cost_before >= (char *)(s->first_slot + t->num_parts + 2));
   /* The plan decides. */
   fixture_use_plan(&f, 0);
   f.decode.flags = 0;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(fake.decode.attention.work.batch_invariant && t->num_splits == 3 && t->piece_units == 16 &&
+  CHECK(fake.decode.attention.work.batch_invariant && t->num_splits == 0 && t->piece_units == 16 &&
         !fake.decode.own_plan);
   fixture_use_plan(&f, 2);
   f.decode.flags = FLASHMLA_BATCH_INVARIANT;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(!fake.decode.attention.work.batch_invariant && t->num_splits == 2 && t->piece_units == 0);
+  CHECK(!fake.decode.attention.work.batch_invariant && t->num_splits == 2 && t->piece_units == 0 &&
+        s->first_slot == NULL);
   fake_launches();
   fixture_free(&f);
 }

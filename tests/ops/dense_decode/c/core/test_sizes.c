@@ -11,7 +11,7 @@ static fm_tiling tile(geometry g, int32_t num_splits, fm_layout *layout, bool ow
                         .capacity = (int32_t)(g.page_size * g.max_blocks),
                         .num_splits = num_splits};
   fm_tiling tiling;
-  CHECK_OK(fm_tile(&work, fake.limits, &tiling));
+  CHECK_OK(fm_tile(&work, fake.limits, 512, &tiling));
   CHECK_OK(fm_lay_out(&work, &tiling, 512, own_plan, layout));
   return tiling;
 }
@@ -62,23 +62,55 @@ static void small_work_has_few_parts(void) {
   fake.limits.workers = 132;
 }
 
-/* Pieces of 16 units up to 64, then quarters, then pieces of 32: their number follows from the table, up to
- * FM_MAX_PIECES. The last unit may be a single token. */
+/* Pieces of 16 units, the first 8, then of 32: their number follows from the table. The last unit may be a single
+ * token.
+ */
 static void invariant_pieces(void) {
-  const int32_t units[] = {1, 15, 16, 17, 32, 33, 128, 129, 992, 993, 100000};
-  const int32_t pieces[] = {1, 1, 1, 2, 2, 3, 4, 5, 31, 32, 32};
-  for (int i = 0; i < 11; ++i)
+  const int32_t units[] = {1, 15, 16, 17, 32, 33, 128, 129, 160, 161, 992, 993};
+  const int32_t pieces[] = {1, 1, 1, 2, 2, 3, 8, 9, 9, 10, 35, 36};
+  for (int i = 0; i < 12; ++i)
     for (int32_t lacking = 0; lacking <= 63; lacking += 63) {
-      const int32_t capacity = units[i] * 64 - lacking;
+      const int32_t capacity = units[i] * 64 - lacking, quanta = (units[i] + 15) / 16;
       const fm_work work = {.batch = 3, .s_q = 1, .h_q = 16, .h_kv = 1, .capacity = capacity, .batch_invariant = true};
       fm_tiling t;
       fm_layout l;
-      CHECK_OK(fm_tile(&work, fake.limits, &t));
+      CHECK_OK(fm_tile(&work, fake.limits, 512, &t));
       CHECK_OK(fm_lay_out(&work, &t, 512, false, &l));
-      CHECK(t.num_splits == pieces[i] && t.num_parts == 3 * pieces[i] && t.piece_units == 16 && t.unit == 64);
-      const uint64_t rows = pieces[i] == 1 ? 0 : (uint64_t)t.num_parts * t.block_rows;
-      CHECK(l.partial_facts_offset == rows * 512 * 4);
+      CHECK(t.num_splits == 0 && t.piece_units == 16 && t.unit == 64 && t.carries == 2);
+      CHECK(t.num_parts == (3 * quanta < 132 ? 3 * quanta : 132));
+      const int32_t cut = t.num_parts - 1 < 3 ? t.num_parts - 1 : 3; /* tiles, at most */
+      CHECK(t.slots == (pieces[i] == 1 ? 0 : cut * pieces[i] + 2 * t.num_parts));
+      CHECK(fm_may_split(&t) == (pieces[i] > 1));
+      CHECK(l.partial_facts_offset == (uint64_t)t.slots * t.block_rows * 512 * 4);
+      CHECK(l.plan_cost_offset >= (t.num_parts + 1) * sizeof(fm_cut) + (t.num_parts + 2) * sizeof(int32_t));
     }
+}
+
+/* Twice the rows in float32 and 64 MiB, however long the tables are and however the queries lie; and a plan of a few
+ * integers a part and a request. */
+static void invariant_scratch_is_capped(void) {
+  const fm_work chunk = {.batch = 256, .s_q = 8192, .varlen = true, .total_q = 8192 + 255};
+  const fm_work prompt = {.batch = 1, .s_q = 8192}, drafts = {.batch = 512, .s_q = 4}, step = {.batch = 256, .s_q = 1};
+  const fm_work no_limit = {.batch = 1 << 14, .s_q = 1 << 14, .varlen = true, .total_q = 1 << 14};
+  const fm_work works[] = {chunk, prompt, drafts, step, no_limit};
+  const int32_t heads[] = {1, 16, 128}, tables[] = {4096, 163840, 1 << 20, INT32_MAX}, rows_of_block[] = {64, 128};
+  for (int i = 0; i < 5 * 3 * 4 * 2; ++i) {
+    fm_work work = works[i % 5];
+    fm_limits limits = fake.limits;
+    fm_tiling t;
+    fm_layout l;
+    work.h_q = heads[i / 5 % 3];
+    work.h_kv = 1;
+    work.capacity = tables[i / 15 % 4];
+    work.batch_invariant = true;
+    limits.block_rows = rows_of_block[i / 60];
+    CHECK_OK(fm_tile(&work, limits, 512, &t));
+    CHECK_OK(fm_lay_out(&work, &t, 512, false, &l));
+    const int64_t tokens = work.varlen ? work.total_q : (int64_t)work.batch * work.s_q;
+    CHECK(l.workspace_bytes <= (uint64_t)(2 * 4 * 512 * tokens * work.h_q) + (64 << 20));
+    CHECK(l.plan_bytes <= (uint64_t)(12 * (t.num_parts + 4) + 8 * (work.batch + 4)) && t.num_parts <= 132);
+    CHECK(t.slots >= 2 * t.num_parts);
+  }
 }
 
 static void data_is_not_looked_at(void) {
@@ -163,11 +195,11 @@ static void too_many_tokens(void) {
   for (int i = 0; i < 3; i++) {
     fm_work work = {.batch = 1, .s_q = most, .h_q = groups[i], .h_kv = 1, .capacity = 1};
     fm_tiling t;
-    CHECK_OK(fm_tile(&work, fake.limits, &t));
+    CHECK_OK(fm_tile(&work, fake.limits, 512, &t));
     const int64_t last_block = (int64_t)t.tiles_per_head * t.cluster - 1;
     CHECK((last_block / t.head_chunks + 1) * t.block_tokens + t.block_rows <= INT32_MAX);
     ++work.s_q;
-    CHECK_STATUS(fm_tile(&work, fake.limits, &t), FLASHMLA_ERROR_OVERFLOW, "2147483520 query tokens");
+    CHECK_STATUS(fm_tile(&work, fake.limits, 512, &t), FLASHMLA_ERROR_OVERFLOW, "2147483520 query tokens");
   }
 }
 
@@ -181,19 +213,19 @@ static void too_much_work(void) {
   fm_work splits = {.batch = 1 << 21, .s_q = 1, .h_q = 1, .h_kv = 1, .capacity = 1, .num_splits = 1024};
   fm_tiling tiling;
   fm_layout layout;
-  CHECK_STATUS(fm_tile(&rows, limits, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
-  CHECK_STATUS(fm_tile(&heads, limits, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
-  CHECK_STATUS(fm_tile(&requests, limits, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
-  CHECK_STATUS(fm_tile(&splits, limits, &tiling), FLASHMLA_ERROR_OVERFLOW, "num_splits is 1024");
+  CHECK_STATUS(fm_tile(&rows, limits, 512, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&heads, limits, 512, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&requests, limits, 512, &tiling), FLASHMLA_ERROR_OVERFLOW, "2^31");
+  CHECK_STATUS(fm_tile(&splits, limits, 512, &tiling), FLASHMLA_ERROR_OVERFLOW, "num_splits is 1024");
   splits.num_splits = 512;
-  CHECK_OK(fm_tile(&splits, limits, &tiling));
+  CHECK_OK(fm_tile(&splits, limits, 512, &tiling));
   CHECK_STATUS(fm_lay_out(&splits, &tiling, 512, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
   /* One split a tile has no partials, but slots are numbered all the same. */
   fm_work whole = {.batch = 1 << 30, .s_q = 1, .h_q = 1, .h_kv = 1, .capacity = 1, .num_splits = 1};
-  CHECK_OK(fm_tile(&whole, limits, &tiling));
+  CHECK_OK(fm_tile(&whole, limits, 512, &tiling));
   CHECK_STATUS(fm_lay_out(&whole, &tiling, 512, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^30");
   --whole.batch;
-  CHECK_OK(fm_tile(&whole, limits, &tiling));
+  CHECK_OK(fm_tile(&whole, limits, 512, &tiling));
   CHECK_OK(fm_lay_out(&whole, &tiling, 512, true, &layout));
 }
 
@@ -202,6 +234,7 @@ int main(void) {
   buffers_do_not_overlap();
   small_work_has_few_parts();
   invariant_pieces();
+  invariant_scratch_is_capped();
   data_is_not_looked_at();
   no_workspace(kDLCPU);
   no_workspace(kDLCUDA);

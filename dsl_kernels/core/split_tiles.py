@@ -1,12 +1,13 @@
-"""Which tiles combine merges: those that were split, and in which parts their pieces are."""
+"""Which tiles were split, whose partial results are joined, and in which parts their pieces are. `kernel`: the kernel
+that joins them, with its lists in shared memory.
+"""
 
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, min
 
-from dsl_kernels.core import schedule
-from dsl_kernels.core.threads import warp_reduce
-
-from .params import MAX_SPLITS
+from . import schedule
+from .schedule_params import MAX_SPLITS
+from .threads import warp_reduce
 
 
 @cute.jit

@@ -1,0 +1,131 @@
+"""The PV warpgroups of batch-invariant calls: pieces of a tile, one after another with the same Q, folded on the way.
+
+What is counted shares registers, or is read again where it is needed: carries take what there are.
+"""
+
+import cutlass.cute as cute
+from cutlass import Float32, Int32
+
+from dsl_kernels.core.fragments import row_of
+from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.core.threads import opaque, thread_now
+
+from . import invariant, work
+from .carries import final_factor, fold_rows, lse_of, store_lses, store_slot
+from .pv import PV
+
+OVER = -1  # item: there is no more work
+# Pieces that are done, and in the low bits how many pieces the loader is ahead, in one register.
+LOG_AHEAD = 3
+LOADS_NOTHING = (1 << LOG_AHEAD) - 1
+
+
+def done(pieces):
+    return pieces >> LOG_AHEAD
+
+
+def loads(pieces):
+    return (pieces & LOADS_NOTHING) != LOADS_NOTHING
+
+
+def loaded(pieces):
+    """Number of the piece that the loader is at."""
+    return done(pieces) + (pieces & LOADS_NOTHING)
+
+
+def ahead_by(pieces, its_piece):
+    return pieces - (pieces & LOADS_NOTHING) + its_piece - done(pieces)
+
+
+class InvariantPV(PV):
+    @cute.jit
+    def run(self, half, warp):
+        """As PV.run."""
+        kernel, sWork = self.kernel, self.smem.sWork
+        # of what is fetched next: item, where it does not follow from `it`, and number of its page
+        item, page, pieces = Int32(0), Int32(0), Int32(LOADS_NOTHING)
+        if (warp % 4) == 0:
+            pieces = Int32(0)
+            self.loader.start(half)
+        self.publish_first(half, warp)
+        self.make_fragments()
+        it = Int32(0)
+        while it != OVER:
+            if loads(pieces):  # all that there is room for
+                item, its_piece, page = self.loader.fetch_all(half, item, it + kernel.slots + 1, loaded(pieces), page)
+                pieces = ahead_by(pieces, its_piece)
+            record = self.bars.wait_for_work(done(pieces))
+            n = sWork[work.UNITS, record]
+            if n == 0:
+                it = Int32(OVER)
+            else:
+                it += 1  # nothing to do for Q
+                self.rO.fill(0.0)
+                end = it + n
+                while it < end:
+                    remaining = Int32(work.HIDDEN_UNITS * UNIT)  # or more
+                    if end - it <= work.HIDDEN_UNITS:
+                        record, _ = self.bars.record_phase(opaque(done(pieces)))
+                        limit = work.last_limit(kernel, record)
+                        begin = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record] - (end - it)
+                        remaining = limit - begin * UNIT
+                    tid, _, _ = cute.arch.thread_idx()
+                    self.add_unit(half, it, row_of(tid % 128), remaining)
+                    given = it + 1 < end
+                    if not given:
+                        given = invariant.has(self.destination(pieces), invariant.MORE)
+                    if given:
+                        slot, _ = self.bars.slot_phase(it)
+                        self.bars.release(slot, half)
+                        if loads(pieces):
+                            its_piece, page = self.loader.fetch(half, it + kernel.slots, loaded(pieces), page)
+                            pieces = ahead_by(pieces, its_piece)
+                    it += 1
+                item = self.end_piece(half, it, pieces)
+                pieces += (1 << LOG_AHEAD) - (1 if loads(pieces) else 0)
+
+    @cute.jit
+    def end_piece(self, half, it, pieces):
+        """The rows of a piece are folded with those that are carried, and carried on, stored or done; `it`: the next Q.
+        Returns the item that is fetched next.
+        """
+        kernel, destination = self.kernel, self.destination(pieces)
+        slot, phase = self.bars.slot_phase(it)
+        ahead, _ = self.bars.slot_phase(it + 1)
+        inverse = self.take_sums(it, row_of(thread_now()))
+        lse = cute.make_rmem_tensor((1,), Float32)
+        lse[0] = self.smem.sScale[row_of(thread_now()) + 8 * (thread_now() & 1), ahead]
+        cute.arch.sync_warp()
+        self.bars.arrive(self.bars.sum_empty())
+        # carries come by way of this half of the last unit's slot, or of the next Q's, which stays empty where the same
+        # Q serves again and is given back here
+        via, _ = self.bars.slot_phase(it + (0 if goes_on(destination) else kernel.slots - 1))
+        stage = self.smem.slice_start(via, kernel.half_slices * opaque(half))
+        fold_rows(kernel, destination, half, self.rO, inverse, lse, stage)
+        if goes_on(destination):
+            cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+            cute.arch.fence_proxy("async.shared", space="cta")
+            self.bars.release(slot, opaque(half))
+        if destination >= 0:
+            store_slot(kernel, destination, half, self.rO, lse)
+            if not goes_on(destination):
+                slot, _ = self.bars.slot_phase(it + (kernel.slots - 1))
+                cute.arch.fence_proxy("async.shared", space="cta")
+                self.bars.release(slot, half)
+        else:
+            record, _ = self.bars.record_phase(opaque(done(pieces)))
+            if half == 0:
+                store_lses(kernel, record, lse)
+            self.store_output(half, it, record, (final_factor(lse_of(lse, 0)), final_factor(lse_of(lse, 1))))
+        return it + (kernel.slots if goes_on(destination) else kernel.slots - 1)
+
+    @cute.jit
+    def destination(self, pieces):
+        """Of the piece under way, where the record is still its own."""
+        record, _ = self.bars.record_phase(opaque(done(pieces)))
+        return self.smem.sWork[work.SLOT, record]
+
+
+def goes_on(destination):
+    """Whether the part goes on with the tile; asked on the spot."""
+    return invariant.has(opaque(destination), invariant.MORE)

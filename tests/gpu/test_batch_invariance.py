@@ -1,0 +1,29 @@
+"""Batch-invariant bits on the GPU: in any batch, chunk and cut of the work, by graphs and plans that are replayed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import flashmla
+from gpu import invariance
+from gpu.steps import capture
+
+IDS = [f"{k.h_q}-{k.d_qk}-{k.page}-{k.out_dtype or str(k.dtype)[6:]}" for k in invariance.KINDS]
+
+
+@pytest.mark.parametrize("kind", invariance.KINDS, ids=IDS)
+@pytest.mark.parametrize("check", invariance.CHECKS, ids=lambda check: check.__name__)
+def test_bits_are_the_same(check, kind):
+    check(kind)
+
+
+@pytest.mark.parametrize("kind", invariance.KINDS[:2], ids=IDS[:2])
+def test_bits_of_a_replayed_graph(kind):
+    requests = invariance.Requests(kind, (30_000, 49_153, 16_385, 7), 60_000, seed=4)
+    arguments = (requests.q, requests.cache, requests.table, requests.lengths)
+    graph, found = capture(lambda: flashmla.dense_decode(*arguments, causal=True, batch_invariant=True))
+    for lengths in ((30_000, 49_153, 16_385, 7), (2048, 60_000, 0, 33_000), (60_000, 60_000, 60_000, 60_000)):
+        requests.lengths.copy_(torch.tensor(lengths, dtype=torch.int32, device="cuda"))
+        graph.replay()
+        invariance.same(found, requests.decode(), lengths)
