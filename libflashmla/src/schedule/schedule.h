@@ -122,7 +122,7 @@ typedef struct fm_tiling {
  *         costs, instead of n_i + start_overhead. Parts as `even`: cut[w] is position x in tile t at quantum o = x -
  *         at(t), but where an item of the tile begins: at the nearest of those begins and the tile's end q_i, the lower
  *         one where two are as near. unit = p * that, or (t + 1, 0) for q_i. Items are pieces at level 0, nodes at
- * level 1, whole tiles at level 2 (fm_pieces); the level is the first whose slots fit: total <= slots, else 2.
+ *         level 1, whole tiles at level 2 (fm_pieces); the level is the first whose slots fit: total <= slots, else 2.
  *
  * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
  * make the fewest partial results. Always cut[0] = (0, 0) and cut[num_parts] = (num_tiles, 0). */
