@@ -128,13 +128,6 @@ static flashmla_status run(const fm_call *call, const fm_dense_decode *decode) {
   return FLASHMLA_OK;
 }
 
-static flashmla_status launch(fm_call *call, void *state) {
-  fm_dense_decode decode;
-  void *memory;
-  FM_TRY(fm_take_values(state, &decode, &memory));
-  const flashmla_status status = run(call, &decode);
-  free(memory);
-  return status;
-}
+static flashmla_status launch(fm_call *call, void *state) { return fm_with_values_taken(call, state, run); }
 
 const fm_backend fm_dense_decode_cpu = {.launch = launch};

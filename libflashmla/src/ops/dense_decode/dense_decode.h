@@ -106,9 +106,9 @@ flashmla_status fm_check_values_on_host(const fm_dense_decode *decode);
 flashmla_status fm_prepare_check(fm_dense_decode *decode);
 flashmla_status fm_launch_check(const fm_dense_decode *decode);
 
-/* cpu_values.c: the call with lengths and query offsets of its own, which nobody else writes; `memory` is to be freed.
- */
-flashmla_status fm_take_values(const fm_dense_decode *given, fm_dense_decode *decode, void **memory);
+/* host_values.c: runs a call with lengths and query offsets of its own, which nobody else writes. */
+typedef flashmla_status fm_dense_decode_run(const fm_call *call, const fm_dense_decode *decode);
+flashmla_status fm_with_values_taken(const fm_call *call, const fm_dense_decode *given, fm_dense_decode_run *run);
 
 /* cuda.c, cpu.c */
 flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits);
