@@ -29,8 +29,8 @@ NAMES = {
 def files_of(key: str) -> list[Path]:
     """The files behind a key that names sources."""
     folders = {
-        "selection": ("schedule", "attention", "cuda", "ops"),
-        "cpu_sources": ("schedule", "attention", "cpu", "ops"),
+        "selection": ("schedule", "attention", "formats", "cuda", "ops"),
+        "cpu_sources": ("schedule", "attention", "formats", "cpu", "ops"),
         "host_sources": ("core", "ops"),
     }[key]
     other = {"selection": "cpu", "cpu_sources": "cuda"}.get(key)

@@ -32,10 +32,12 @@ class Form:
     optional: tuple[str, ...] = ()
     varlen: bool = False
     stacked: bool = False
+    packed: bool = False
 
     def rows(self, operation: argument_tables.Operation) -> list[Argument]:
         """The tensors of such a call."""
-        rows = [row.in_form(varlen=self.varlen, stacked=self.stacked) for row in operation.arguments]
+        form = {"varlen": self.varlen, "stacked": self.stacked, "packed": self.packed}
+        rows = [row.in_form(**form) for row in operation.arguments]
         return [row for row in rows if not row.optional or row.name in self.optional]
 
 
@@ -66,9 +68,9 @@ def generated(name: str, forms: list[Form]) -> list[Rule]:
         shared = Counter(axis for row in rows for axis in row.axes * (2 if row.listed else 1))
         shared_axes = {axis for axis, count in shared.items() if count > 1}
         for row in rows:
-            if (row.name, row.axes, row.listed) in seen:
+            if (row.name, row.axes, row.listed, row.packed) in seen:
                 continue
-            seen.add((row.name, row.axes, row.listed))
+            seen.add((row.name, row.axes, row.listed, row.packed))
             original = next(one for one in operation.arguments if one.name == row.name)
             for found in tensor_rules(operation, row, original, shared_axes):
                 rules.append(found.on(form.name, form.base))
@@ -162,7 +164,9 @@ def stride_rules(target: Target) -> Iterator[Rule]:
     """Innermost 1, not negative, aligned, within 64 bits; what is written does not overlap itself."""
     row, key = target.row, target.key
     inner = len(row.axes) - 1
-    for number, axis in enumerate(row.axes):
+    if row.packed:
+        yield from packed_rules(target)
+    for number, axis in free_axes(row):
         where = rf"{target.pattern}\.strides\[{number}\]"
         label = f"{key} stride of {axis}"
         if number == inner and not row.free_innermost:
@@ -179,12 +183,33 @@ def stride_rules(target: Target) -> Iterator[Rule]:
             yield Rule(f"{label} unaligned", "ALIGNMENT", where, spoil.stride(key, number, *UNALIGNED))
             wide = spoil.stride(key, number, TENSOR_MAP_SPAN)
             yield Rule(f"{label} too wide for a tensor map", "OVERFLOW", where, wide, only="gpu")
-    steps = range(len(row.axes)) if row.free_innermost else range(inner)
+    steps = range(len(row.axes)) if row.free_innermost else range(0 if row.packed else inner)
+    steps = [number for number in steps if not counts_not(row, number)]
     for number in steps:
         for other in steps:
             if row.written and other != number:
                 label = f"{key} {row.axes[number]} overlaps {row.axes[other]}"
                 yield Rule(label, "STRIDE", rf"{target.pattern}\.strides", spoil.overlap(key, number, other))
+
+
+def counts_not(row: Argument, number: int) -> bool:
+    """A cache whose rows are written or read has one KV head."""
+    return row.paged and row.axes[number] == "h_kv"
+
+
+def free_axes(row: Argument) -> list[tuple[int, str]]:
+    """The axes whose strides count, but for those within a page of bytes."""
+    axes = [*enumerate(row.axes)][: 1 if row.packed else None]
+    return [(number, axis) for number, axis in axes if not counts_not(row, number)]
+
+
+def packed_rules(target: Target) -> Iterator[Rule]:
+    """A page is contiguous."""
+    for number, axis in enumerate(target.row.axes):
+        if number > 0 and not counts_not(target.row, number):
+            where = rf"{target.pattern}\.strides\[{number}\]"
+            wrong = spoil.stride(target.key, number, 0, -1, 2, 4096, HUGE)
+            yield Rule(f"{target.key} stride of {axis} not contiguous", "STRIDE", where, wrong)
 
 
 def memory_rules(target: Target) -> Iterator[Rule]:

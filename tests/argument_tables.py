@@ -16,6 +16,9 @@ SOURCE = Path(__file__).parent / "c" / "dump_operations.c"
 STORED = build.BUILD / "operations.json"
 
 
+BYTES = ("uint8", "int8", "float8_e4m3fn")
+
+
 @dataclass(frozen=True)
 class Argument:
     """A tensor of an operation: fm_argument of libflashmla/src/core/argument.h."""
@@ -33,15 +36,18 @@ class Argument:
     of_queries: bool
     listed: bool
     shape_only: bool
+    paged: bool  # it is `packed` in the form of a cache that is quantised
+    packed: bool = False  # bytes, and a page of them is contiguous
 
-    def in_form(self, *, varlen: bool, stacked: bool) -> Argument:
-        """The row in a call with packed queries, or with one tensor in the place of a list."""
+    def in_form(self, *, varlen: bool, stacked: bool, packed: bool = False) -> Argument:
+        """The row in a call with packed queries, with one tensor in the place of a list, or of a quantised cache."""
         axes = self.axes
         if varlen and self.of_queries:
             axes = tuple("total_q" if axis == "s_q" else axis for axis in axes if axis != "batch")
         if stacked and self.listed:
             axes = ("num_states", *axes)
-        return replace(self, axes=axes, listed=self.listed and not stacked)
+        row = replace(self, axes=axes, listed=self.listed and not stacked)
+        return replace(row, dtypes=BYTES, packed=True) if packed and self.paged else row
 
     @property
     def ranks(self) -> set[int]:

@@ -17,7 +17,10 @@ DTYPES = {
     "float16": np.dtype(np.float16),
     "float32": np.dtype(np.float32),
     "int32": np.dtype(np.int32),
+    "int64": np.dtype(np.int64),
     "uint8": np.dtype(np.uint8),
+    "int8": np.dtype(np.int8),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
 }
 ALIGNMENT = 16  # bytes: the library's rule for q, kv_cache, out and scratch
 GUARD = 4096  # bytes before and after every tensor: more than three rows of 576 two-byte elements
@@ -50,6 +53,19 @@ class Layout:
 
 
 COMPACT = Layout()
+
+
+@dataclass(frozen=True)
+class Pages(Layout):
+    """Pages of bytes, each contiguous, with `gaps[0]` granules between them."""
+
+    def strides(self, shape: tuple[int, ...], granule: int) -> tuple[int, ...]:
+        inner = COMPACT.strides(shape[1:], 1)
+        page = -(-math.prod(shape[1:]) // granule) * granule
+        return (page + granule * (self.gaps[0] if self.gaps else 0), *inner)
+
+
+PAGES = Pages()
 
 
 def host_bytes(size: int) -> np.ndarray:
@@ -91,7 +107,9 @@ class Guarded:
             1 + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) if 0 not in shape else 0
         )
         self.nbytes = span * item
-        size = self.offset + self.nbytes if FENCED else -(-(self.offset + self.nbytes + GUARD) // 64) * 64
+        # A fence stands behind the last byte; but pages of bytes that end anywhere must begin aligned.
+        step, behind = (granule * item, 0) if FENCED else (64, GUARD)
+        size = -(-(self.offset + self.nbytes + behind) // step) * step
         self.before = None  # poison everywhere
         if values is None:
             self.buffer = adapter.poisoned(size)

@@ -12,6 +12,10 @@ DTYPE_CODES = {  # DLPack's code, bits, lanes
     "float16": (2, 16, 1),
     "float32": (2, 32, 1),
     "int32": (0, 32, 1),
+    "int64": (0, 64, 1),
+    "uint8": (1, 8, 1),
+    "int8": (0, 8, 1),
+    "float8_e4m3fn": (10, 8, 1),
 }
 IGNORED = -12345  # a stride where the extent is 1
 POINTERS = {"workspace", "buffer", "stream"}  # fields that a test gives as addresses

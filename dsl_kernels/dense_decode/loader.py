@@ -132,7 +132,7 @@ class Loader:
                 if index >= end:
                     index = Int32(Q_ITEM) if end > 0 else Int32(DONE)
                     if self.reads(half):
-                        record, _ = self.bars.record_phase(piece)
+                        record = self.bars.wait_for_work(piece)  # its own record may be on its way still
                         request, head, end = self.reader.next_piece(record, end)
                     piece += 1
             self.write_cursor(half, index, end, request, head, column, row)

@@ -33,6 +33,7 @@ static void print_argument(const fm_operation *operation, const fm_argument *row
   print_bool("of_queries", row->of_queries);
   print_bool("listed", row->listed);
   print_bool("shape_only", row->shape_only);
+  print_bool("paged", row->paged);
   printf("}");
 }
 

@@ -11,13 +11,17 @@ The examples of the functions use these arrays: 2 requests of 100 and 7 tokens, 
 >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
 """
 
+from flashmla._append_kv import append_kv
 from flashmla._dense_decode import dense_decode, dense_decode_workspace_size
+from flashmla._dequantize_kv import dequantize_kv
+from flashmla._gather_kv import gather_kv
 from flashmla._info import check_report, info, last_kernel, read_environment
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
 from flashmla._merge_states import merge_states
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._prepared import Prepared, prepare
+from flashmla._quantize_kv import quantize_kv
 from flashmla.errors import ABIMismatchError, DeviceError, FlashMLAError, InvalidArgumentError, UnsupportedError
 
 __all__ = [
@@ -29,14 +33,18 @@ __all__ = [
     "Prepared",
     "UnsupportedError",
     "__version__",
+    "append_kv",
     "check_report",
     "dense_decode",
     "dense_decode_workspace_size",
+    "dequantize_kv",
+    "gather_kv",
     "info",
     "last_kernel",
     "merge_states",
     "plan_decode",
     "plan_decode_size",
     "prepare",
+    "quantize_kv",
     "read_environment",
 ]

@@ -12,7 +12,7 @@ from flashmla._cdef import ffi
 from flashmla._framework import Described
 from flashmla._frameworks import framework_of, stream_number
 from flashmla._library import lib
-from flashmla._tensor import CUDA, DTYPES, described, device, memory, pointer, read_only
+from flashmla._tensor import CUDA, MADE, described, device, memory, pointer, read_only
 from flashmla.errors import FlashMLAError, InvalidArgumentError, check, invalid
 
 _POINTER = ffi.typeof("void *")
@@ -96,7 +96,7 @@ class Call:
             kind = self.model.dtype
             found, owner = described(extents, (kind.code, kind.bits), self._device)
         else:
-            found, owner = described(extents, DTYPES[dtype], self._device)
+            found, owner = described(extents, MADE[dtype], self._device)
         self._keep += (found, owner)
         return found
 

@@ -15,19 +15,24 @@ from flashmla._jax import JAX, Tracer
 from flashmla._scalars import STREAM, integer
 from flashmla._torch import Proxy, Torch
 
-_BFLOAT16: int = ffi.integer_const("kDLBfloat")
+_REFUSED: dict[str, tuple[str, int]] = {
+    "bfloat16": ("uint16", ffi.integer_const("kDLBfloat")),
+    "float8_e4m3fn": ("uint8", ffi.integer_const("kDLFloat8_e4m3fn")),
+}
+"""Types of ml_dtypes, whose arrays refuse DLPack: as which type the bits are exported, and their code there."""
 
 
 class NumPy(Framework):
-    """NumPy, with the bfloat16 of ml_dtypes, whose arrays refuse DLPack."""
+    """NumPy, with bfloat16 and float8_e4m3fn of ml_dtypes."""
 
     exports_capsules = True
 
     def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         del stream
-        if tensor.dtype.kind == "V" and tensor.dtype.name == "bfloat16":
-            capsule = tensor.view("uint16").__dlpack__(max_version=DLPACK_VERSION)
-            _tensor.pointer(capsule, argument).dtype.code = _BFLOAT16
+        if tensor.dtype.kind == "V" and tensor.dtype.name in _REFUSED:
+            bits, code = _REFUSED[tensor.dtype.name]
+            capsule = tensor.view(bits).__dlpack__(max_version=DLPACK_VERSION)
+            _tensor.pointer(capsule, argument).dtype.code = code
             return capsule
         return tensor.__dlpack__(max_version=DLPACK_VERSION)
 

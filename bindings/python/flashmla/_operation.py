@@ -48,7 +48,8 @@ class Operation:
     name       of its function and its params struct
     inputs     tensors; lists of tensors where the field is one
     optional   further tensors, or None
-    outputs    written; where None is given they are made as `described` tells, from the shape of the first input
+    outputs    written; where None is given they are made as `described` tells, from the shape of the first input;
+               without it they must be given
     scratch    a buffer, and the function that tells its size
     plan       a field that takes the address of a flashmla_plan
     makes_plan its function has a second parameter for one; its scratch is the plan's memory
@@ -146,9 +147,10 @@ class Operation:
             setattr(params, str(self.plan), plan)
         described = self.described(shape(call.model), options) if self.described else ()
         found = list(outputs)
-        missing = [i for i, output in enumerate(outputs) if output is None]
-        for name, output, facts in zip(self.outputs, outputs, described, strict=False):
-            setattr(params, name, call.describe(*facts) if output is None else call.write(output, name))
+        missing = [i for i, output in enumerate(outputs[: len(described)]) if output is None]
+        for i, (name, output) in enumerate(zip(self.outputs, outputs, strict=False)):
+            if output is not None or i in missing:
+                setattr(params, name, call.describe(*described[i]) if output is None else call.write(output, name))
         size = 0
         if self.size is not None and (missing or scratch is None):
             # The size query refuses wrong ranks, extents, dtypes and devices before outputs of such shapes are made.
@@ -227,15 +229,19 @@ class Operation:
 class Options:
     """The scalars of calls, checked: a params struct without tensors, and the fast calls with it."""
 
-    __slots__ = ("fast", "listed", "operation", "out_dtype", "params")
+    __slots__ = ("extent", "fast", "listed", "operation", "out_dtype", "params")
 
-    def __init__(self, operation: Operation, params: Any, *, out_dtype: str | None = None, listed: int = 0) -> None:
+    def __init__(
+        self, operation: Operation, params: Any, *, out_dtype: str | None = None, listed: int = 0, extent: int = 0
+    ) -> None:
         self.operation = operation
         self.params = params
         self.out_dtype = out_dtype
         """dtype of an `out` that is made; None is that of the first input."""
         self.listed = listed
         """Tensors of each list; 0: a single tensor in the place of each."""
+        self.extent = extent
+        """Of an output that is made, where the first input does not tell it."""
         self.fast = FastCalls(operation.form(listed or 1), params)
 
     def succeeded(self, kind: type, ready: Ready) -> None:

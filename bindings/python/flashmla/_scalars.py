@@ -24,6 +24,7 @@ class Integer(NamedTuple):
 
 
 INT32 = Integer(range(-(2**31), 2**31), "an integer", "it must fit 32 bits")
+EXTENT = Integer(range(2**31), "an integer", "it must be in [0, 2^31)")
 STREAM = Integer(range(2**64), "an integer CUstream or a stream object", "it must be in [0, 2^64)")
 
 _FLAGS = {True: True, False: False}

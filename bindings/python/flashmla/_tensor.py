@@ -22,7 +22,10 @@ DTYPES: dict[str, tuple[int, int]] = {
     "float16": (ffi.integer_const("kDLFloat"), 16),
     "float32": (ffi.integer_const("kDLFloat"), 32),
 }
-"""(DLDataTypeCode, bits) of the dtypes that outputs are made with."""
+"""(DLDataTypeCode, bits) of the dtypes of results."""
+
+MADE = DTYPES | {"uint8": (ffi.integer_const("kDLUInt"), 8)}
+"""Of the dtypes that outputs are made with."""
 
 _DLTENSOR = ffi.typeof("DLTensor *")
 _EXTENTS = ffi.typeof("int64_t[]")

@@ -1,8 +1,9 @@
 /* flashmla.h - Multi-head Latent Attention (MLA) kernels behind a plain C ABI.
  *
- * The library computes paged MLA decode attention (DeepSeek V2 / V3 / V3.2 style) on NVIDIA Hopper GPUs, with kernels
- * compiled ahead of time, and on any x86-64 or AArch64 CPU through the same entry points. It needs the C library only:
- * the CUDA driver is opened when the first CUDA tensor arrives, and never needed for CPU tensors.
+ * The library computes paged MLA decode attention (DeepSeek V2 / V3 / V3.2 style), and writes and reads the KV cache,
+ * on NVIDIA Hopper GPUs, with kernels compiled ahead of time, and on any x86-64 or AArch64 CPU through the same entry
+ * points. It needs the C library only: the CUDA driver is opened when the first CUDA tensor arrives, and never needed
+ * for CPU tensors.
  *
  * Contents
  *   in this comment: an example; how a call works; rules that hold for every function; what has to live how long;
@@ -12,12 +13,14 @@
  *   Arguments of plans
  *   Arguments of dense decode
  *   Arguments of merges
+ *   Formats of the KV cache, arguments of its writers and readers
  *   Versions of the loaded library, statuses, errors
  *   Environment and checking mode
  *   Prepared calls
  *   Plans
  *   Dense decode
  *   Merges
+ *   Writers and readers of the KV cache
  *   Streams, kernels, driver, CPU
  *   Calls on tensor objects, for bindings
  *
@@ -60,10 +63,10 @@
  *     flashmla_prepared_free and flashmla_exchange_host. Two calls in flight must not share a workspace or outputs;
  *     plans, prepared calls and inputs may be shared.
  *   - Outputs, workspace and plan buffer must not overlap the inputs or each other. This is not checked.
- *   - Every extent is > 0 except that batch == 0, s_q == 0 and total_q == 0 succeed and write nothing, and that a page
- *     table may have no columns: then every length counts as 0. Strides count elements, must be > 0 where the extent is
- *     > 1, and are ignored where it is 1. Of what is only read they may be 0 too, rows repeated or overlapping, but of
- *     q and kv_cache on CUDA. A NULL strides pointer means compact row-major.
+ *   - Every extent is > 0 except that batch == 0, s_q == 0, total_q == 0 and num_tokens == 0 succeed and write nothing,
+ *     and that a page table may have no columns: then every length counts as 0. Strides count elements, must be > 0
+ *     where the extent is > 1, and are ignored where it is 1. Of what is only read they may be 0 too, rows repeated or
+ *     overlapping, but of q and kv_cache of attention on CUDA. A NULL strides pointer means compact row-major.
  *
  * What has to live how long
  *   - The params struct, its DLTensors with their shapes and strides, lists of tensors and the flashmla_plan are read
@@ -173,17 +176,18 @@ typedef enum flashmla_status {
 
 /* Flags of the params structs. */
 typedef enum flashmla_flags {
-  FLASHMLA_CAUSAL = 1,           /* bottom-right causal mask: query token s sees t < length - (s_q - 1 - s) */
-  FLASHMLA_DEFAULT_SCALE = 2,    /* softmax_scale is d_qk^-0.5; the field is then ignored */
-  FLASHMLA_LSE_BASE2 = 4,        /* log-sum-exps are base 2 (those given to flashmla_merge_states too), not natural */
-  FLASHMLA_EMPTY_LSE_MINUS = 8,  /* the lse of a row that attends to nothing is -inf, not +inf */
-  FLASHMLA_BATCH_INVARIANT = 16, /* plan: the bits of a query token's row follow from the token and from what it
-                                    attends, not from the requests and query tokens beside it: the same in any batch and
-                                    any chunk. Partial results take at most 2 * 4 * d_v bytes a row of results and 64
-                                    MiB. A decode call that makes its own schedule takes it too; with a plan, the plan
-                                    decides */
-  FLASHMLA_PYTHON_NAMES = 256,   /* flashmla_last_error names arguments as the Python package does: num_splits instead
-                                    of params.num_splits, None instead of NULL */
+  FLASHMLA_CAUSAL = 1,            /* bottom-right causal mask: query token s sees t < length - (s_q - 1 - s) */
+  FLASHMLA_DEFAULT_SCALE = 2,     /* softmax_scale is d_qk^-0.5; the field is then ignored */
+  FLASHMLA_LSE_BASE2 = 4,         /* log-sum-exps are base 2 (those given to flashmla_merge_states too), not natural */
+  FLASHMLA_EMPTY_LSE_MINUS = 8,   /* the lse of a row that attends to nothing is -inf, not +inf */
+  FLASHMLA_BATCH_INVARIANT = 16,  /* plan: the bits of a query token's row follow from the token and from what it
+                                     attends, not from the requests and query tokens beside it: the same in any batch and
+                                     any chunk. Partial results take at most 2 * 4 * d_v bytes a row of results and 64
+                                     MiB. A decode call that makes its own schedule takes it too; with a plan, the plan
+                                     decides */
+  FLASHMLA_UNROUNDED_SCALES = 32, /* writers of the KV cache: float32 scales are not rounded up to powers of two */
+  FLASHMLA_PYTHON_NAMES = 256,    /* flashmla_last_error names arguments as the Python package does: num_splits instead
+                                     of params.num_splits, None instead of NULL */
 } flashmla_flags;
 
 /* ---- Arguments of plans ---- */
@@ -301,6 +305,101 @@ typedef struct flashmla_merge_states_params {
 } flashmla_merge_states_params;
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_MERGE_STATES_PARAMS_INIT {sizeof(flashmla_merge_states_params), 0, NULL, NULL, 0, 0, NULL, NULL, NULL}
+
+/* ---- Formats of the KV cache, arguments of its writers and readers ---- */
+
+/* How a token lies in the KV cache. A row are its NoPE columns, then its RoPE columns. Where columns are quantised they
+ * are float8_e4m3fn codes; so many neighbours share a scale, and a column is code * scale; RoPE columns beside them are
+ * bfloat16. A cache of such a format is bytes (uint8, int8 or float8_e4m3fn), (num_blocks, page_size, 1, bytes a
+ * token), whose pages are contiguous; only the stride between pages is free, a multiple of 16 bytes. V32 (DeepSeek
+ * V3.2): 656 bytes a token: 512 codes, 4 float32 scales of 128 columns, 64 RoPE columns V32_NOPE: 528 bytes a token:
+ * the same without RoPE columns MODEL1 (DeepSeek V4): 584 bytes a token. In a page first the rows, 576 bytes each: 448
+ * codes, 64 RoPE columns. Behind the last row the scales, 8 bytes a token: 7 float8_e8m0fnu of 64 columns, and a byte
+ * that is not written V41: 528 bytes a token. In a page first the rows, 512 codes each, RoPE among them; then the
+ * scales, 16 bytes a token: float8_e8m0fnu of 32 columns The scale that a writer chooses is max(m / 448, 1e-4), where m
+ * is the largest magnitude of its columns, rounded up to a power of two but with FLASHMLA_UNROUNDED_SCALES; a code is
+ * column / scale rounded to nearest, ties to even. Columns of a scale among which is a NaN or an infinity are NaN, all
+ * of them: codes 0x7f, scale NaN. RoPE columns of other types are rounded to bfloat16. All backends write the same
+ * bits. Sources: FlashMLA 9241ae3, tests/quant.py; sgl-flash-mla 1.0.0; vLLM pull request 56893. */
+typedef enum flashmla_kv_format {
+  FLASHMLA_KV_BF16 = 0, /* not quantised: (num_blocks, page_size, 1, d_qk) of bf16, fp16 or float32; d_qk a multiple of
+                           8; innermost stride 1, the others multiples of 16 bytes */
+  FLASHMLA_KV_V32 = 1,
+  FLASHMLA_KV_V32_NOPE = 2,
+  FLASHMLA_KV_MODEL1 = 3,
+  FLASHMLA_KV_V41 = 4
+} flashmla_kv_format;
+
+/* Puts new tokens into the pages of a KV cache. Token i is latent[i], followed by rope[i]; it goes to slot s =
+ * slot_mapping[i], row s % page_size of page s / page_size. A slot outside [0, num_blocks * page_size), -1 say, is
+ * skipped. A slot that several tokens name holds one of them whole. Nothing else of the cache is written. */
+typedef struct flashmla_append_kv_params {
+  uint32_t struct_size;     /* sizeof(flashmla_append_kv_params) */
+  uint32_t flags;           /* FLASHMLA_UNROUNDED_SCALES */
+  const DLTensor *kv_cache; /* see flashmla_kv_format; written; addresses are multiples of 16 bytes */
+  /* (num_tokens, d_latent): where it is quantised bf16 or fp16, on CPU also float32, and d_latent a multiple of 16;
+   * else the dtype of kv_cache and a multiple of 8. Innermost stride 1, the other and the address multiples of 16 bytes
+   */
+  const DLTensor *latent;
+  const DLTensor *rope;         /* (num_tokens, d_rope) likewise, of latent's dtype; NULL: latent has all columns */
+  const DLTensor *slot_mapping; /* (num_tokens) int32 or int64, any stride */
+  int32_t kv_format;            /* flashmla_kv_format */
+  int32_t num_threads;          /* CPU tensors, as in flashmla_dense_decode_params */
+  void *stream;                 /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+} flashmla_append_kv_params;
+/* Initialiser: struct_size, and all else 0. */
+#define FLASHMLA_APPEND_KV_PARAMS_INIT {sizeof(flashmla_append_kv_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL}
+
+/* Puts tokens into pages in their order: token i goes to slot i of `out`, which has at least num_tokens. Else as
+ * flashmla_append_kv; FLASHMLA_KV_BF16, which does not quantise, is refused. */
+typedef struct flashmla_quantize_kv_params {
+  uint32_t struct_size;   /* sizeof(flashmla_quantize_kv_params) */
+  uint32_t flags;         /* FLASHMLA_UNROUNDED_SCALES */
+  const DLTensor *out;    /* as kv_cache in flashmla_append_kv_params */
+  const DLTensor *latent; /* as in flashmla_append_kv_params */
+  const DLTensor *rope;   /* " */
+  int32_t kv_format;      /* flashmla_kv_format */
+  int32_t num_threads;    /* CPU tensors, as in flashmla_dense_decode_params */
+  void *stream;           /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+} flashmla_quantize_kv_params;
+/* Initialiser: struct_size, and all else 0. */
+#define FLASHMLA_QUANTIZE_KV_PARAMS_INIT {sizeof(flashmla_quantize_kv_params), 0, NULL, NULL, NULL, 0, 0, NULL}
+
+/* Reads the tokens of a cache as rows, in the order of their slots: row i is slot i. A column that is quantised is code
+ * * scale, rounded to float32 and then to the dtype of out. */
+typedef struct flashmla_dequantize_kv_params {
+  uint32_t struct_size;     /* sizeof(flashmla_dequantize_kv_params) */
+  uint32_t flags;           /* 0 */
+  const DLTensor *kv_cache; /* see flashmla_kv_format; addresses are multiples of 16 bytes; only read */
+  /* (num_tokens, d_qk) bf16, fp16 or float32, that of kv_cache where it is not quantised; at most as many rows as
+   * slots; written; innermost stride 1, the other and the address multiples of 16 bytes */
+  const DLTensor *out;
+  int32_t kv_format;   /* flashmla_kv_format */
+  int32_t num_threads; /* CPU tensors, as in flashmla_dense_decode_params */
+  void *stream;        /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+} flashmla_dequantize_kv_params;
+/* Initialiser: struct_size, and all else 0. */
+#define FLASHMLA_DEQUANTIZE_KV_PARAMS_INIT {sizeof(flashmla_dequantize_kv_params), 0, NULL, NULL, 0, 0, NULL}
+
+/* Reads tokens of requests as rows behind one another: rows cu_seqlens[i] to cu_seqlens[i + 1] - 1 of out are tokens of
+ * request i from seq_starts[i] on, token t being row t % page_size of page block_table[i, t / page_size]. Columns as in
+ * flashmla_dequantize_kv. A token that the table has no place for, and one of a page outside [0, num_blocks), is a row
+ * of zeros. Rows of no request are not written; those that offsets out of order give to several hold unspecified
+ * values. */
+typedef struct flashmla_gather_kv_params {
+  uint32_t struct_size;        /* sizeof(flashmla_gather_kv_params) */
+  uint32_t flags;              /* 0 */
+  const DLTensor *kv_cache;    /* as in flashmla_dequantize_kv_params */
+  const DLTensor *block_table; /* (batch, max_blocks) int32, innermost stride 1 */
+  const DLTensor *cu_seqlens;  /* (batch + 1) int32, any stride */
+  const DLTensor *seq_starts;  /* (batch) int32, any stride; NULL: all 0 */
+  const DLTensor *out;         /* as in flashmla_dequantize_kv_params, with any number of rows */
+  int32_t kv_format;           /* flashmla_kv_format */
+  int32_t num_threads;         /* CPU tensors, as in flashmla_dense_decode_params */
+  void *stream;                /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+} flashmla_gather_kv_params;
+/* Initialiser: struct_size, and all else 0. */
+#define FLASHMLA_GATHER_KV_PARAMS_INIT {sizeof(flashmla_gather_kv_params), 0, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL}
 
 /* ---- Versions of the loaded library, statuses, errors ---- */
 
@@ -436,6 +535,65 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_prepare(const 
  * flashmla_<operation>_run does, see flashmla_prepared. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_merge_states_run(const flashmla_prepared *prepared,
                                                                       const flashmla_merge_states_params *params);
+
+/* ---- Writers and readers of the KV cache ---- */
+
+/* Writes the tokens described at flashmla_append_kv_params. It needs no scratch. Returns FLASHMLA_OK, or what is wrong:
+ * 1xx an argument; 2xx where no kernel does it; 3xx where the driver fails. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_append_kv(const flashmla_append_kv_params *params);
+
+/* Prepares a call of flashmla_append_kv, see flashmla_prepared. Returns what that would. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_append_kv_prepare(const flashmla_append_kv_params *params,
+                                                                       flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_append_kv with the addresses in `params`. Returns as flashmla_<operation>_run does,
+ * see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_append_kv_run(const flashmla_prepared *prepared,
+                                                                   const flashmla_append_kv_params *params);
+
+/* Returns the bytes of a token in a flashmla_kv_format: the innermost extent of its cache. 0 for FLASHMLA_KV_BF16,
+ * whose rows have any length, and for a number that is no format. */
+FLASHMLA_API int32_t flashmla_kv_token_bytes(int32_t kv_format);
+
+/* Returns the columns of a row in a flashmla_kv_format, d_qk. 0 for FLASHMLA_KV_BF16, whose rows have any number, and
+ * for a number that is no format. */
+FLASHMLA_API int32_t flashmla_kv_columns(int32_t kv_format);
+
+/* Writes the tokens described at flashmla_quantize_kv_params. Returns as flashmla_append_kv does. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_quantize_kv(const flashmla_quantize_kv_params *params);
+
+/* Prepares a call of flashmla_quantize_kv, see flashmla_prepared. Returns what that would. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_quantize_kv_prepare(const flashmla_quantize_kv_params *params,
+                                                                         flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_quantize_kv with the addresses in `params`. Returns as flashmla_<operation>_run
+ * does, see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_quantize_kv_run(const flashmla_prepared *prepared,
+                                                                     const flashmla_quantize_kv_params *params);
+
+/* Reads the tokens described at flashmla_dequantize_kv_params. Returns as flashmla_append_kv does. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dequantize_kv(const flashmla_dequantize_kv_params *params);
+
+/* Prepares a call of flashmla_dequantize_kv, see flashmla_prepared. Returns what that would. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dequantize_kv_prepare(const flashmla_dequantize_kv_params *params,
+                                                                           flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_dequantize_kv with the addresses in `params`. Returns as flashmla_<operation>_run
+ * does, see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dequantize_kv_run(const flashmla_prepared *prepared,
+                                                                       const flashmla_dequantize_kv_params *params);
+
+/* Reads the tokens described at flashmla_gather_kv_params. Returns as flashmla_append_kv does. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_gather_kv(const flashmla_gather_kv_params *params);
+
+/* Prepares a call of flashmla_gather_kv, see flashmla_prepared. Returns what that would. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_gather_kv_prepare(const flashmla_gather_kv_params *params,
+                                                                       flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_gather_kv with the addresses in `params`. Returns as flashmla_<operation>_run does,
+ * see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_gather_kv_run(const flashmla_prepared *prepared,
+                                                                   const flashmla_gather_kv_params *params);
 
 /* ---- Streams, kernels, driver, CPU ---- */
 

@@ -16,11 +16,17 @@ static void stack(fm_argument *row) {
   ++row->rank;
 }
 
+static void pack(fm_argument *row) {
+  row->dtypes = FM_ANY_BYTE;
+  row->packed = true;
+}
+
 void fm_arguments_in(fm_form form, const fm_argument *table, int32_t count, fm_argument rows[FM_MAX_ARGUMENTS]) {
   memcpy(rows, table, sizeof *rows * (size_t)count);
   for (int32_t row = 0; row < count; ++row) {
     if (form.varlen && table[row].of_queries) drop_batch(&rows[row]);
     if (form.listed == 0 && table[row].listed) stack(&rows[row]);
+    if (form.packed && table[row].paged) pack(&rows[row]);
   }
 }
 

@@ -38,7 +38,8 @@ typedef struct fm_argument {
   uint8_t axes[FM_MAX_RANK];
   uint8_t dtypes;      /* set of fm_dtype that it may have */
   uint8_t like;        /* 0, or FM_LIKE(row): or the dtype of that row's tensor */
-  uint8_t alignment;   /* bytes, a power of two: of the address and of every stride but the innermost */
+  uint8_t alignment;   /* bytes, a power of two: of the address and of every stride but the innermost; no less than an
+                          element */
   bool free_innermost; /* false: the innermost stride must be 1 */
   bool written;        /* must not overlap itself; what is only read may, and have strides of 0 */
   bool mapped;         /* on CUDA it is read through a tensor map, which has no strides of 0 */
@@ -46,7 +47,10 @@ typedef struct fm_argument {
   bool of_queries; /* in the form of variable-length queries: without the batch axis, with total_q in place of s_q */
   bool listed;     /* a list of tensors alike, or one tensor of them all with an axis in front */
   bool shape_only; /* its memory is not looked at */
+  bool paged;      /* a KV cache, which is `packed` in the form of one that quantises */
+  bool packed;     /* its elements are bytes, and those of a page contiguous: `alignment` is of pages */
 } fm_argument;
+_Static_assert(FM_DTYPES <= 8, "fm_argument.dtypes has a bit for each");
 #define FM_LIKE(row) ((row) + 1)
 /* Name and offset of a tensor. */
 #define FM_FIELD(type, field) .name = #field, .offset = offsetof(type, field)
@@ -67,6 +71,7 @@ typedef struct fm_tensors {
 typedef struct fm_form {
   bool varlen;    /* variable-length queries */
   int32_t listed; /* fm_tensors.listed */
+  bool packed;    /* the KV cache is of a format that quantises */
 } fm_form;
 
 /* The table of an operation in the form of a call. */

@@ -3,16 +3,17 @@
 
 #include <string.h>
 
+enum { FLOAT8_E4M3FN = 10 /* DLPack 1.1 has its code, and the caller's dlpack.h may be older */ };
 _Static_assert(sizeof(DLDataType) == 4, "no padding: dtypes are compared as bytes");
 
 static const struct {
   const char *name;
   DLDataType dtype;
 } table[FM_DTYPES] = {
-    [FM_BF16] = {"bfloat16", {kDLBfloat, 16, 1}},
-    [FM_FP16] = {"float16", {kDLFloat, 16, 1}},
-    [FM_FP32] = {"float32", {kDLFloat, 32, 1}},
-    [FM_INT32] = {"int32", {kDLInt, 32, 1}},
+    [FM_BF16] = {"bfloat16", {kDLBfloat, 16, 1}}, [FM_FP16] = {"float16", {kDLFloat, 16, 1}},
+    [FM_FP32] = {"float32", {kDLFloat, 32, 1}},   [FM_INT32] = {"int32", {kDLInt, 32, 1}},
+    [FM_INT64] = {"int64", {kDLInt, 64, 1}},      [FM_UINT8] = {"uint8", {kDLUInt, 8, 1}},
+    [FM_INT8] = {"int8", {kDLInt, 8, 1}},         [FM_E4M3] = {"float8_e4m3fn", {FLOAT8_E4M3FN, 8, 1}},
 };
 
 const char *fm_dtype_name(int32_t dtype) { return dtype >= 0 && dtype < FM_DTYPES ? table[dtype].name : "any"; }

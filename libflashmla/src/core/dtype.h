@@ -9,11 +9,22 @@
 #include "flashmla/flashmla.h"
 
 /* The numbers of the floats are known to kernels (dsl_kernels/core) and index tables. */
-typedef enum fm_dtype { FM_BF16 = 0, FM_FP16 = 1, FM_FP32 = 2, FM_INT32 = 3, FM_DTYPES } fm_dtype;
+typedef enum fm_dtype {
+  FM_BF16 = 0,
+  FM_FP16 = 1,
+  FM_FP32 = 2,
+  FM_INT32 = 3,
+  FM_INT64 = 4,
+  FM_UINT8 = 5,
+  FM_INT8 = 6,
+  FM_E4M3 = 7,
+  FM_DTYPES
+} fm_dtype;
 enum { FM_FLOATS = FM_FP32 + 1 };
 /* A set of element types. */
 #define FM_ONLY(dtype) (1u << (dtype))
 #define FM_ANY_FLOAT (FM_ONLY(FM_BF16) | FM_ONLY(FM_FP16) | FM_ONLY(FM_FP32))
+#define FM_ANY_BYTE (FM_ONLY(FM_UINT8) | FM_ONLY(FM_INT8) | FM_ONLY(FM_E4M3)) /* as callers name bytes of a cache */
 
 /* "bfloat16", ...; "any" for what is no fm_dtype. */
 const char *fm_dtype_name(int32_t dtype);

@@ -57,6 +57,13 @@ static flashmla_status check_presence(const fm_tensors *before, const fm_tensors
             : fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is {NULL|None}; the prepared call was with it", name);
 }
 
+/* Of the prepared call: one without elements may have any address. */
+static bool has_elements(const fm_call *call, const fm_argument *rule) {
+  for (int32_t axis = 0; axis < rule->rank; ++axis)
+    if (call->extents[rule->axes[axis]] == 0) return false;
+  return true;
+}
+
 /* The tensors of this call, present where those of the prepared one are, into call->views; bind reads the lists. */
 static flashmla_status read_addresses(const fm_tensors *before, fm_call *call) {
   fm_tensors *tensors = &call->tensors;
@@ -66,8 +73,8 @@ static flashmla_status read_addresses(const fm_tensors *before, fm_call *call) {
     const fm_argument *rule = &tensors->rows[row];
     FM_TRY(check_presence(before, tensors, row));
     call->views[row].data = NULL;
-    if (tensors->given[row] != NULL && !rule->listed && !rule->shape_only && !call->empty)
-      FM_TRY(fm_view_address(tensors, row, 0, &call->views[row].data));
+    const bool looked_at = !rule->listed && !rule->shape_only && !call->empty && has_elements(call, rule);
+    if (tensors->given[row] != NULL && looked_at) FM_TRY(fm_view_address(tensors, row, 0, &call->views[row].data));
   }
   return FLASHMLA_OK;
 }

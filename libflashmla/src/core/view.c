@@ -20,7 +20,13 @@ static given given_at(const fm_tensors *tensors, int32_t row, int32_t element) {
   return (given){tensors, row, element, &tensors->rows[row], fm_tensor_at(tensors, row, element)};
 }
 
-static bool is_aligned(uint64_t value, const fm_argument *rule) { return (value & (rule->alignment - 1u)) == 0; }
+/* Bytes. */
+static uint32_t alignment_of(given g) {
+  const uint32_t element_bytes = g.tensor->dtype.bits / 8u;
+  return element_bytes > g.rule->alignment ? element_bytes : g.rule->alignment;
+}
+
+static bool is_aligned(uint64_t value, given g) { return (value & (alignment_of(g) - 1u)) == 0; }
 
 #define NAME(g) fm_tensor_name((g).tensors, (g).row, (g).element).chars
 
@@ -35,11 +41,27 @@ static flashmla_status read_strides(given g, int64_t *stride) {
   return FLASHMLA_OK;
 }
 
+/* The bytes of a page lie behind one another: what is where in it follows from the format. */
+static flashmla_status check_packed(given g, const int64_t *stride) {
+  int64_t compact = 1;
+  for (int32_t axis = g.rule->rank - 1; axis > 0; --axis) {
+    if (g.tensor->shape[axis] == 1) continue;
+    if (stride[axis] != compact)
+      return fm_fail(FLASHMLA_ERROR_STRIDE, "%s.strides[%d] is %lld; it must be %lld: a page of bytes is contiguous",
+                     NAME(g), axis, (long long)stride[axis], (long long)compact);
+    if (__builtin_mul_overflow(compact, g.tensor->shape[axis], &compact))
+      return fm_fail(FLASHMLA_ERROR_OVERFLOW, "a page of %s has more than 2^63 bytes; its size must fit 64 bits",
+                     NAME(g));
+  }
+  return FLASHMLA_OK;
+}
+
 static flashmla_status check_strides(given g, const int64_t *stride) {
   const int64_t element_bytes = g.tensor->dtype.bits / 8;
   const bool cuda = (int32_t)g.tensor->device.device_type == kDLCUDA;
   const bool tensor_map = cuda && g.rule->alignment == FM_VECTOR_BYTES;
   int64_t bytes = 0; /* an upper bound of the tensor's span */
+  if (g.rule->packed) FM_TRY(check_packed(g, stride));
   for (int32_t axis = 0; axis < g.rule->rank; ++axis) {
     if (g.tensor->shape[axis] == 1) continue;
     const bool innermost = axis == g.rule->rank - 1;
@@ -57,10 +79,11 @@ static flashmla_status check_strides(given g, const int64_t *stride) {
       return fm_fail(FLASHMLA_ERROR_OVERFLOW,
                      "%s.strides[%d] is %lld over %lld elements; byte offsets must fit 64 bits", NAME(g), axis,
                      (long long)stride[axis], (long long)g.tensor->shape[axis]);
-    if (!innermost && !is_aligned((uint64_t)stride_bytes, g.rule))
+    const bool within_page = g.rule->packed && axis > 0;
+    if (!innermost && !within_page && !is_aligned((uint64_t)stride_bytes, g))
       return fm_fail(FLASHMLA_ERROR_ALIGNMENT,
                      "%s.strides[%d] is %lld elements (%lld bytes); it must be a multiple of %u bytes", NAME(g), axis,
-                     (long long)stride[axis], (long long)stride_bytes, g.rule->alignment);
+                     (long long)stride[axis], (long long)stride_bytes, alignment_of(g));
     if (tensor_map && axis_bytes >= FM_TENSOR_MAP_SPAN)
       return fm_fail(FLASHMLA_ERROR_OVERFLOW,
                      "%s.strides[%d] is %lld over %lld elements (%lld bytes); on CUDA it must be < 2^40 bytes", NAME(g),
@@ -104,9 +127,9 @@ static flashmla_status find_address(given g, bool empty, void **address) {
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s.data is NULL; it must point to the elements", NAME(g));
   }
   const uintptr_t found = (uintptr_t)g.tensor->data + (uintptr_t)g.tensor->byte_offset;
-  if (!is_aligned(found, g.rule))
+  if (!is_aligned(found, g))
     return fm_fail(FLASHMLA_ERROR_ALIGNMENT, "%s starts at address 0x%llx; it must be a multiple of %u bytes", NAME(g),
-                   (unsigned long long)found, g.rule->alignment);
+                   (unsigned long long)found, alignment_of(g));
   *address = (void *)found;
   return FLASHMLA_OK;
 }

@@ -15,9 +15,11 @@ typedef enum fm_kernel_family {
   FM_KERNEL_FOLD,
   FM_KERNEL_MERGE_STATES,
   FM_KERNEL_PLAN,
+  FM_KERNEL_READ_KV,
+  FM_KERNEL_WRITE_KV,
 } fm_kernel_family;
-enum { FM_KERNEL_FAMILIES = 6 };
-#define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "fold", "merge_states", "plan"}
+enum { FM_KERNEL_FAMILIES = 8 };
+#define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "fold", "merge_states", "plan", "read_kv", "write_kv"}
 
 #define FM_KERNEL_CHECKED_VALUES 6
 #define FM_KERNEL_FINDING_BYTES 128
@@ -33,9 +35,16 @@ enum { FM_KERNEL_FAMILIES = 6 };
 #define FM_KERNEL_NODE_PIECES 8
 #define FM_KERNEL_PARTIAL_BYTES 2
 #define FM_KERNEL_PARTIAL_FACTS 4
+#define FM_KERNEL_READ_BLOCKS 8
 #define FM_KERNEL_SMALL_PIECES 8
 #define FM_KERNEL_STRIPE 16
 #define FM_KERNEL_UNIT 64
+#define FM_KERNEL_WRITE_BLOCKS 8
+#define FM_KERNEL_WRITE_DISTINCT 0
+#define FM_KERNEL_WRITE_MARK 2
+#define FM_KERNEL_WRITE_MARKED 3
+#define FM_KERNEL_WRITE_MOST_SEARCHED 512
+#define FM_KERNEL_WRITE_SEARCH 1
 #define FM_KERNEL_GEOMETRIES {{576, 512}, {512, 512}, {320, 256}}
 
 typedef struct fm_param {
@@ -717,7 +726,125 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, split_overhead), 4}, \
   }
 
+typedef struct fm_read_kv_kernel_params {
+  const int32_t *pages; /* the cache */
+  int32_t *out; /* the rows */
+  const int32_t *block_table; /* page numbers of each request */
+  const int32_t *cu_seqlens; /* first row of each request, and the number of all */
+  const int32_t *seq_starts; /* first token that is read of each request, or null: 0 */
+  int64_t block_table_stride; /* between requests */
+  int64_t cu_seqlens_stride; /* between requests */
+  int64_t seq_starts_stride; /* between requests */
+  int64_t out_step; /* from row to row */
+  int64_t block_step; /* from page to page */
+  int64_t row_step; /* from row to row in a page */
+  int64_t scales_at; /* in a page */
+  int32_t scales_step; /* from the scales of a token to those of the next */
+  int32_t num_blocks; /* pages of the cache */
+  int32_t page_size; /* tokens of a page */
+  int32_t max_blocks; /* pages of a request in the table */
+  int32_t batch; /* requests */
+  int32_t gathers; /* 1: by the table, 0: row i is that of slot i */
+  int32_t num_tokens; /* rows of out */
+  int32_t copied; /* 1: not quantised, 0: as follows */
+  int32_t row_bytes; /* of a row of out */
+  int32_t columns; /* of a row */
+  int32_t quantized; /* columns that are codes */
+  int32_t rope_at; /* the other columns in a row */
+  int32_t tile_shift; /* log2 of lanes, 16 columns each, that share a scale */
+  int32_t byte_scales; /* 1: scales are float8_e8m0fnu, 0: float32 */
+  int32_t dtype; /* of out: 0 bfloat16, 1 float16, 2 float32 */
+} fm_read_kv_kernel_params;
+#define FM_READ_KV_PARAMS \
+  { \
+    {offsetof(fm_read_kv_kernel_params, pages), 8}, \
+    {offsetof(fm_read_kv_kernel_params, out), 8}, \
+    {offsetof(fm_read_kv_kernel_params, block_table), 8}, \
+    {offsetof(fm_read_kv_kernel_params, cu_seqlens), 8}, \
+    {offsetof(fm_read_kv_kernel_params, seq_starts), 8}, \
+    {offsetof(fm_read_kv_kernel_params, block_table_stride), 8}, \
+    {offsetof(fm_read_kv_kernel_params, cu_seqlens_stride), 8}, \
+    {offsetof(fm_read_kv_kernel_params, seq_starts_stride), 8}, \
+    {offsetof(fm_read_kv_kernel_params, out_step), 8}, \
+    {offsetof(fm_read_kv_kernel_params, block_step), 8}, \
+    {offsetof(fm_read_kv_kernel_params, row_step), 8}, \
+    {offsetof(fm_read_kv_kernel_params, scales_at), 8}, \
+    {offsetof(fm_read_kv_kernel_params, scales_step), 4}, \
+    {offsetof(fm_read_kv_kernel_params, num_blocks), 4}, \
+    {offsetof(fm_read_kv_kernel_params, page_size), 4}, \
+    {offsetof(fm_read_kv_kernel_params, max_blocks), 4}, \
+    {offsetof(fm_read_kv_kernel_params, batch), 4}, \
+    {offsetof(fm_read_kv_kernel_params, gathers), 4}, \
+    {offsetof(fm_read_kv_kernel_params, num_tokens), 4}, \
+    {offsetof(fm_read_kv_kernel_params, copied), 4}, \
+    {offsetof(fm_read_kv_kernel_params, row_bytes), 4}, \
+    {offsetof(fm_read_kv_kernel_params, columns), 4}, \
+    {offsetof(fm_read_kv_kernel_params, quantized), 4}, \
+    {offsetof(fm_read_kv_kernel_params, rope_at), 4}, \
+    {offsetof(fm_read_kv_kernel_params, tile_shift), 4}, \
+    {offsetof(fm_read_kv_kernel_params, byte_scales), 4}, \
+    {offsetof(fm_read_kv_kernel_params, dtype), 4}, \
+  }
+
+typedef struct fm_write_kv_kernel_params {
+  int32_t *pages; /* the cache */
+  const int32_t *latent; /* first columns of the tokens */
+  const int32_t *rope; /* columns behind them, or null */
+  const int32_t *slots; /* slot of each token, or null: its number */
+  int64_t latent_step; /* from token to token */
+  int64_t rope_step; /* from token to token */
+  int64_t slots_step; /* from token to token */
+  int64_t num_slots; /* of the cache */
+  int64_t block_step; /* from page to page */
+  int64_t row_step; /* from row to row in a page */
+  int64_t scales_at; /* in a page */
+  int32_t scales_step; /* from the scales of a token to those of the next */
+  int32_t page_size; /* tokens of a page */
+  int32_t num_tokens; /* to be written */
+  int32_t wide_slots; /* 1: slots are of 64 bits */
+  int32_t manner; /* how a repeated slot is written once: WRITE_* */
+  int32_t latent_bytes; /* of a row of latent */
+  int32_t given_bytes; /* of the rows of latent and rope */
+  int32_t copied; /* 1: not quantised, 0: as follows */
+  int32_t float16; /* the columns given are 1: float16, 0: bfloat16 */
+  int32_t columns; /* of a row */
+  int32_t quantized; /* columns that become codes */
+  int32_t rope_at; /* the other columns in a row */
+  int32_t tile_shift; /* log2 of lanes, 16 columns each, that share a scale */
+  int32_t byte_scales; /* 1: scales are float8_e8m0fnu, 0: float32 */
+  int32_t unrounded; /* 1: scales need not be powers of two */
+} fm_write_kv_kernel_params;
+#define FM_WRITE_KV_PARAMS \
+  { \
+    {offsetof(fm_write_kv_kernel_params, pages), 8}, \
+    {offsetof(fm_write_kv_kernel_params, latent), 8}, \
+    {offsetof(fm_write_kv_kernel_params, rope), 8}, \
+    {offsetof(fm_write_kv_kernel_params, slots), 8}, \
+    {offsetof(fm_write_kv_kernel_params, latent_step), 8}, \
+    {offsetof(fm_write_kv_kernel_params, rope_step), 8}, \
+    {offsetof(fm_write_kv_kernel_params, slots_step), 8}, \
+    {offsetof(fm_write_kv_kernel_params, num_slots), 8}, \
+    {offsetof(fm_write_kv_kernel_params, block_step), 8}, \
+    {offsetof(fm_write_kv_kernel_params, row_step), 8}, \
+    {offsetof(fm_write_kv_kernel_params, scales_at), 8}, \
+    {offsetof(fm_write_kv_kernel_params, scales_step), 4}, \
+    {offsetof(fm_write_kv_kernel_params, page_size), 4}, \
+    {offsetof(fm_write_kv_kernel_params, num_tokens), 4}, \
+    {offsetof(fm_write_kv_kernel_params, wide_slots), 4}, \
+    {offsetof(fm_write_kv_kernel_params, manner), 4}, \
+    {offsetof(fm_write_kv_kernel_params, latent_bytes), 4}, \
+    {offsetof(fm_write_kv_kernel_params, given_bytes), 4}, \
+    {offsetof(fm_write_kv_kernel_params, copied), 4}, \
+    {offsetof(fm_write_kv_kernel_params, float16), 4}, \
+    {offsetof(fm_write_kv_kernel_params, columns), 4}, \
+    {offsetof(fm_write_kv_kernel_params, quantized), 4}, \
+    {offsetof(fm_write_kv_kernel_params, rope_at), 4}, \
+    {offsetof(fm_write_kv_kernel_params, tile_shift), 4}, \
+    {offsetof(fm_write_kv_kernel_params, byte_scales), 4}, \
+    {offsetof(fm_write_kv_kernel_params, unrounded), 4}, \
+  }
+
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xf9ea874b
+#define FM_KERNEL_PARAMS_DIGEST 0xe5c99d11
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

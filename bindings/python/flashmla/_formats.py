@@ -1,0 +1,34 @@
+"""Formats of the KV cache by name: the names are those of the header."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from flashmla._cdef import ffi
+from flashmla._library import lib
+from flashmla._operation import Options
+from flashmla.errors import invalid
+
+KvFormat = Literal["bf16", "v32", "v32_nope", "model1", "v41"]
+
+_PREFIX = "FLASHMLA_KV_"
+_NUMBERS: dict[Any, int] = {
+    name.removeprefix(_PREFIX).lower(): number
+    for number, name in sorted(ffi.typeof("flashmla_kv_format").elements.items())
+}
+
+
+def kv_format_number(name: Any) -> int:
+    """The flashmla_kv_format of that name."""
+    try:
+        return _NUMBERS[name]
+    except (KeyError, TypeError):  # TypeError: it has no hash
+        raise invalid("FLASHMLA_ERROR_VALUE", f"kv_format is {name!r}; it must be one of {[*_NUMBERS]}") from None
+
+
+def row_made(kv_cache: tuple[int, ...], options: Options) -> tuple[int, str | None]:
+    """Columns and dtype of rows that are made of a cache's; None: its dtype."""
+    columns: int = lib.flashmla_kv_columns(options.params.kv_format)
+    if columns == 0:
+        return (kv_cache[-1] if kv_cache else 1), options.out_dtype
+    return columns, options.out_dtype or "bfloat16"

@@ -1,0 +1,39 @@
+/* pages.c - see pages.h. */
+#include "formats/pages.h"
+
+static flashmla_status check_row(const fm_call *call, const fm_argument *row, const fm_format *format) {
+  const int32_t extent = call->extents[FM_PAGES_ROW];
+  if (fm_quantizes(format) && extent != format->token_bytes)
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.shape[3] is %d; a token of format \"%s\" has %d bytes", row->name, extent,
+                   format->name, format->token_bytes);
+  if (!fm_quantizes(format) && extent % FM_ROW_COLUMNS != 0)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s.shape[3] (row) is %d; supported are multiples of %d", row->name,
+                   extent, FM_ROW_COLUMNS);
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_format, fm_pages *pages) {
+  const fm_argument *rule = &call->tensors.rows[row];
+  const fm_format *format = fm_format_at(kv_format);
+  if (call->extents[FM_PAGES_HEADS] != 1)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s.shape[2] (h_kv) is %d; supported is 1", rule->name,
+                   call->extents[FM_PAGES_HEADS]);
+  FM_TRY(check_row(call, rule, format));
+  pages->format = format;
+  pages->columns = fm_quantizes(format) ? format->columns : call->extents[FM_PAGES_ROW];
+  pages->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, row, 0)->dtype);
+  pages->num_blocks = call->extents[FM_PAGES_BLOCKS];
+  pages->page_size = call->extents[FM_PAGES_SIZE];
+  return FLASHMLA_OK;
+}
+
+void fm_bind_pages(const fm_call *call, int32_t row, fm_pages *pages) {
+  const fm_format *format = pages->format;
+  const fm_view *view = &call->views[row];
+  const int64_t element_bytes = fm_dtype_bytes(pages->dtype);
+  pages->data = view->data;
+  if (call->again) return; /* strides are as they were */
+  pages->block_step = view->stride[0] * element_bytes;
+  pages->row_step = fm_quantizes(format) ? format->row_bytes : view->stride[1] * element_bytes;
+  pages->scales_at = format->split ? (int64_t)pages->page_size * format->row_bytes : format->scales_at;
+}

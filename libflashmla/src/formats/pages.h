@@ -1,0 +1,44 @@
+/* pages.h - the pages of a KV cache in one of the formats, as an argument of a call and as backends see them. */
+#ifndef FLASHMLA_FORMATS_PAGES_H_
+#define FLASHMLA_FORMATS_PAGES_H_
+
+#include "core/operation.h"
+#include "formats/formats.h"
+
+/* Axes of the tensor; what moves rows in or out has its own behind them. */
+enum { FM_PAGES_BLOCKS = FM_OWN_AXES, FM_PAGES_SIZE, FM_PAGES_HEADS, FM_PAGES_ROW, FM_ROWS_AXES };
+#define FM_PAGES_AXES                                                                \
+  [FM_PAGES_BLOCKS] = {"num_blocks", false}, [FM_PAGES_SIZE] = {"page_size", false}, \
+  [FM_PAGES_HEADS] = {"h_kv", false}, [FM_PAGES_ROW] = {"row", false}
+#define FM_PAGES_FIELDS(type, field)                                                                        \
+  FM_FIELD(type, field), .rank = 4, .axes = {FM_PAGES_BLOCKS, FM_PAGES_SIZE, FM_PAGES_HEADS, FM_PAGES_ROW}, \
+      .dtypes = FM_ANY_FLOAT, .alignment = FM_VECTOR_BYTES, .paged = true
+
+/* Distances are in bytes. */
+typedef struct fm_pages {
+  const fm_format *format;
+  int32_t columns; /* of a row */
+  fm_dtype dtype;  /* of its columns where the format does not quantise */
+  int32_t num_blocks, page_size;
+  char *data;
+  int64_t block_step, row_step;
+  int64_t scales_at; /* in a page */
+} fm_pages;
+
+/* Rules of check_shapes on the tensor `row` of the table, with what they tell. */
+flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_format, fm_pages *pages);
+/* Strides and address, of a call that passed. */
+void fm_bind_pages(const fm_call *call, int32_t row, fm_pages *pages);
+
+static inline int64_t fm_slots_of(const fm_pages *pages) { return (int64_t)pages->num_blocks * pages->page_size; }
+
+/* Where a token lies. */
+typedef struct fm_token {
+  char *row, *scales;
+} fm_token;
+static inline fm_token fm_token_at(const fm_pages *pages, int64_t block, int64_t place) {
+  char *page = pages->data + block * pages->block_step;
+  return (fm_token){page + place * pages->row_step, page + pages->scales_at + place * pages->format->scales_step};
+}
+
+#endif /* FLASHMLA_FORMATS_PAGES_H_ */

@@ -1,0 +1,151 @@
+"""Tokens in the formats of the KV cache, from the formats' definition, code by code; bfloat16 as its bits.
+
+Sources: OCP 8-bit floating point specification 1.0 (e4m3), OCP microscaling formats 1.0 (e8m0); FlashMLA 9241ae3,
+tests/quant.py (the quantiser, V32, MODEL1).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Format(NamedTuple):
+    """quantized: columns that are codes; tile: columns of a scale; split: scales lie behind the rows of a page."""
+
+    columns: int
+    quantized: int
+    tile: int
+    scale: str  # of NumPy, "<f4"; "e8m0"
+    token_bytes: int
+    split: bool
+    padding: int = 0  # bytes behind the scales of a token
+
+    @property
+    def tiles(self) -> int:
+        return self.quantized // self.tile
+
+
+FORMATS = {
+    "v32": Format(576, 512, 128, "<f4", 656, split=False),
+    "v32_nope": Format(512, 512, 128, "<f4", 528, split=False),
+    "model1": Format(512, 448, 64, "e8m0", 584, split=True, padding=1),
+    "v41": Format(512, 512, 32, "e8m0", 528, split=True),
+}
+NAN_CODE = 0x7F
+
+
+def e4m3_value(code: int) -> float:
+    """Sign, four bits of exponent with bias 7, three of mantissa; all ones but the sign: NaN."""
+    sign, exponent, mantissa = -1.0 if code & 0x80 else 1.0, code >> 3 & 15, code & 7
+    if code & 0x7F == NAN_CODE:
+        return float("nan")
+    if exponent == 0:
+        return sign * mantissa * 2.0**-9
+    return sign * (8 + mantissa) * 2.0 ** (exponent - 10)
+
+
+E4M3 = np.array([e4m3_value(code) for code in range(256)])
+_FINITE = E4M3[:NAN_CODE]  # from 0 to 448
+_MIDDLES = (_FINITE[1:] + _FINITE[:-1]) / 2
+
+
+def e4m3_codes(values: np.ndarray) -> np.ndarray:
+    """The nearest code, of two the even one; 448 for what is beyond it."""
+    size = np.abs(values)
+    codes = np.searchsorted(_MIDDLES, size, side="left")  # on a middle the lower one
+    tie = (codes < len(_MIDDLES)) & (size == _MIDDLES[np.minimum(codes, len(_MIDDLES) - 1)])
+    codes = codes + (tie & (codes % 2 == 1))
+    return (codes | np.where(np.signbit(values), 0x80, 0)).astype(np.uint8)
+
+
+def e8m0_value(code: int) -> float:
+    return float("nan") if code == 255 else 2.0 ** (code - 127)
+
+
+def bf16_bits(values: np.ndarray) -> np.ndarray:
+    """float32 to bfloat16, to nearest, ties to even; NaN is 0x7fff."""
+    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    low = bits & 0xFFFF
+    up = (low > 0x8000) | ((low == 0x8000) & (bits >> 16 & 1 == 1))
+    return np.where(np.isnan(values), 0x7FFF, (bits >> 16) + up).astype(np.uint16)
+
+
+def tile_scale(columns: np.ndarray, *, unrounded: bool) -> float:
+    """The scale of a tile, NaN where a column is not finite."""
+    if not np.isfinite(columns).all():
+        return float("nan")
+    largest = np.float32(np.abs(columns).max())
+    if unrounded:
+        return float(max(largest / np.float32(448), np.float32(1e-4)))
+    mantissa, exponent = np.frexp(max(float(largest) / 448, 1e-4))  # of float64; mantissa in [0.5, 1)
+    return 2.0 ** (exponent - (mantissa == 0.5))
+
+
+def quantize_tile(columns: np.ndarray, *, unrounded: bool) -> tuple[np.ndarray, float]:
+    """(codes, scale) of columns in float32."""
+    scale = tile_scale(columns, unrounded=unrounded)
+    if np.isnan(scale):
+        return np.full(len(columns), NAN_CODE, np.uint8), scale
+    ratio = columns / np.float32(scale) if unrounded else columns.astype(np.float64) / scale
+    return e4m3_codes(ratio.astype(np.float64)), scale
+
+
+def scale_bytes(scales: list[float], kind: str) -> np.ndarray:
+    if kind == "e8m0":
+        return np.array([255 if np.isnan(scale) else 127 + int(np.log2(scale)) for scale in scales], np.uint8)
+    bits = [0x7FC00000 if np.isnan(scale) else int(np.float32(scale).view(np.uint32)) for scale in scales]
+    return np.array(bits, "<u4").view(np.uint8)
+
+
+def token_bytes(fmt: Format, row: np.ndarray, *, unrounded: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(bytes of a row with its scales left out, bytes of its scales). `row`: its columns, float32, or bits of bfloat16
+    as uint16, which RoPE columns keep.
+    """
+    bits = row if row.dtype == np.uint16 else bf16_bits(row)
+    columns = widened(row) if row.dtype == np.uint16 else row
+    tiles = [
+        quantize_tile(columns[first : first + fmt.tile], unrounded=unrounded)
+        for first in range(0, fmt.quantized, fmt.tile)
+    ]
+    codes = np.concatenate([tile for tile, _ in tiles])
+    return np.concatenate([codes, bits[fmt.quantized :].view(np.uint8)]), scale_bytes([s for _, s in tiles], fmt.scale)
+
+
+def put(fmt: Format, page: np.ndarray, place: int, row: np.ndarray, scales: np.ndarray) -> None:
+    """Writes a token into a page, (page_size, token_bytes) bytes."""
+    flat = page.reshape(-1)
+    if fmt.split:
+        flat[place * len(row) : (place + 1) * len(row)] = row
+        first = len(page) * len(row) + place * (len(scales) + fmt.padding)
+        flat[first : first + len(scales)] = scales
+    else:
+        flat[place * fmt.token_bytes :][: fmt.quantized] = row[: fmt.quantized]
+        flat[place * fmt.token_bytes + fmt.quantized :][: len(scales)] = scales
+        rope = row[fmt.quantized :]
+        flat[place * fmt.token_bytes + fmt.quantized + len(scales) :][: len(rope)] = rope
+
+
+def get(fmt: Format, page: np.ndarray, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """A token of a page: exact products of code and scale, float64; the bits of its RoPE columns in bfloat16."""
+    flat = page.reshape(-1)
+    row_bytes = fmt.quantized + 2 * (fmt.columns - fmt.quantized)
+    width = 1 if fmt.scale == "e8m0" else 4
+    if fmt.split:
+        row, first = place * row_bytes, len(page) * row_bytes + place * (fmt.tiles * width + fmt.padding)
+        rope = row + fmt.quantized
+    else:
+        row = place * fmt.token_bytes
+        first = row + fmt.quantized
+        rope = first + fmt.tiles * width
+    scales = flat[first : first + fmt.tiles * width]
+    values = [e8m0_value(int(code)) for code in scales] if width == 1 else scales.copy().view("<f4").astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        columns = E4M3[flat[row : row + fmt.quantized]] * np.repeat(values, fmt.tile)
+    return columns, flat[rope : rope + 2 * (fmt.columns - fmt.quantized)].copy().view("<u2")
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 as float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
