@@ -78,6 +78,7 @@ def compile_variant(variant: Variant, key: str, where: Path) -> dict[str, Any]:
         "target": variant.target.name,
         "arch": variant.target.arch,
         "elements": asdict(variant.elements),
+        "kv_format": variant.kv_format,
         "d_qk": variant.d_qk,
         "d_v": variant.d_v,
         "features": variant.features,

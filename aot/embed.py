@@ -62,6 +62,7 @@ def table(kernels: list[dict[str, Any]]) -> str:
         lines.append(
             f'    {{.name = "{k["name"]}", .family = FM_KERNEL_{family.upper()},\n'
             f'     .target = "{k["target"]}", .arch = {k["arch"]}, .elements = {{{elements}}},\n'
+            f"     .kv_format = FLASHMLA_KV_{k['kv_format'].upper()},\n"
             f"     .d_qk = {k['d_qk']}, .d_v = {k['d_v']}, .features = {features}, .cluster = {k['cluster']},\n"
             f"{invariant}"
             f"     .min_driver = {MIN_DRIVERS[k['elf_abi']]}, .registers = {k['registers']},\n"

@@ -24,7 +24,7 @@ class Ours:
         # own_plan: every call makes its schedule. Otherwise a plan is made here, as the layers of a step share it.
         option = {"batch_invariant": True} if batch_invariant else {}
         plan = None if own_plan else package.plan_decode(*inputs, causal=p.causal, **option)
-        size = package.dense_decode_workspace_size(*inputs, causal=p.causal, plan=plan)
+        size = package.dense_decode_workspace_size(*inputs, causal=p.causal, plan=plan, **option)
         workspace = torch.empty(size, dtype=torch.uint8, device=DEVICE)
         self.out = torch.full((p.b, p.s_q, p.h_q, D_V), torch.nan, dtype=p.dtype, device=DEVICE)
         self.lse = torch.empty(p.b, p.h_q, p.s_q, device=DEVICE)
@@ -32,7 +32,7 @@ class Ours:
         def call(table: torch.Tensor) -> Callable[[], object]:
             return lambda: package.dense_decode(
                 p.q, p.kv_cache, table, p.cache_seqlens, softmax_scale=p.scale, causal=p.causal, plan=plan,
-                out=self.out, lse=self.lse, workspace=workspace,
+                out=self.out, lse=self.lse, workspace=workspace, **option,
             )  # fmt: skip
 
         self.calls: Calls = [call(table) for table in p.tables]

@@ -8,6 +8,7 @@
 #   grid         the grid of shapes                        -> OUT/grid.jsonl
 #   traces       batches of a production trace             -> OUT/traces.jsonl
 #   plans        plans made afresh, and batch invariant    -> OUT/plans.jsonl
+#   sparse       sparse_decode beside other libraries      -> OUT/sparse_decode.jsonl
 #   writers      writers and readers of the KV cache       -> OUT/writers.jsonl
 #   host         host time of calls                        -> OUT/host.jsonl
 #   peers-tests  FlashMLA's own test of dense decode       -> OUT/peers-tests.txt
@@ -17,7 +18,7 @@
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [writers] [host] [peers-tests]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [sparse] [writers] [host] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -68,6 +69,7 @@ run_grid() { timed "$((${GRID_LIMIT:-400} + 30))" grid --limit-seconds "${GRID_L
 run_traces() { timed "${TRACES_LIMIT:-120}" traces; }
 run_host() { timed "${HOST_LIMIT:-120}" host; }
 run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
+run_sparse() { timed "${SPARSE_LIMIT:-200}" sparse_decode; }
 run_writers() { timed "${WRITERS_LIMIT:-300}" writers; }
 
 run_peers_tests() {

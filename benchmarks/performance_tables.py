@@ -164,10 +164,36 @@ def host_table(made: list[dict]) -> list[str]:
     return table(["caller", "call", "us", "beyond its launches", "goal", "verdict"], rows)
 
 
+def sparse_section(made: list[dict]) -> list[str]:
+    peers = peers_of(made)
+    header = ["format, batch, s_q, h_q, topk, extra", "us", *(NAMES[name] for name in peers), "us / best peer"]
+    rows = []
+    for record in made:
+        best, goal = records.best_peer(record), record["goal_us"]
+        row = [case_name(record), f"{record['us']:.1f}", *(us(record["peers"], name) for name in peers)]
+        row += [f"{record['us'] / best:.2f}" if best else "-", f"{goal:g}" if goal else "-"]
+        verdict = "-" if goal is None else "met" if record["us"] <= goal else f"missed by {record['us'] / goal - 1:.0%}"
+        rows.append([*row, verdict, f"{record['rel_err']['ours']:.1e}"])
+    return [*about(made), "", *table([*header, "goal (H100)", "verdict", "error"], rows)]
+
+
+def writers_section(made: list[dict]) -> list[str]:
+    few, many = min(record["rows"] for record in made), max(record["rows"] for record in made)
+    found = {(record["op"], record["kv_format"], record["rows"]): record for record in made}
+    rows = []
+    for op, kv_format, _ in dict.fromkeys((op, kv_format, None) for op, kv_format, _ in found):
+        short, long = found[op, kv_format, few], found[op, kv_format, many]
+        rows.append([f"`{op}`", kv_format, f"{short['us']:.2f}", f"{long['us']:.1f}", f"{long['share']:.2f}"])
+    header = ["operation", "format", f"us, {few} rows", f"us, {many:,} rows", "share of the copy's rate"]
+    return [*about(made), "", *table(header, rows)]
+
+
 SECTIONS = {
     "dense_decode": cases_section,
     "grid": grid_section,
     "traces": traces_section,
     "plans": plans_section,
     "host": host_section,
+    "sparse_decode": sparse_section,
+    "writers": writers_section,
 }

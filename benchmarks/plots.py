@@ -23,6 +23,10 @@ from performance_tables import SECTIONS, machine_of  # noqa: E402
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
 PLOTS = HERE.parent / "docs" / "plots"
+APART = {  # by what a case is told from others
+    "sparse_decode": lambda record: tuple(record["case"]),
+    "writers": lambda record: (record["op"], record["kv_format"], record["rows"]),
+}
 CHARTS = {"dense_decode": ("time_over_limit.svg", chart_limits.draw), "grid": ("grid.svg", chart_grid.draw)}
 
 
@@ -43,7 +47,18 @@ def newest(folder: Path) -> dict[str, list[dict]]:
             cases = found.setdefault(record.get("benchmark", "dense_decode"), {})
             cases[tuple(record["case"])] = record
     made = {benchmark: list(cases.values()) for benchmark, cases in found.items()}
-    return made | host_records(folder, machine)
+    return made | host_records(folder, machine) | records_apart(folder)
+
+
+def records_apart(folder: Path) -> dict[str, list[dict]]:
+    """Of benchmarks with figures of their own: the last record of each case, of the machine that has the most."""
+    found: dict[str, list[dict]] = {}
+    for benchmark, case in APART.items():
+        timed = [r for r in records.read(sorted(folder.glob("*.jsonl"))) if r.get("benchmark") == benchmark]
+        if timed:
+            machine, _ = Counter(record["gpu"] for record in timed).most_common(1)[0]
+            found[benchmark] = list({case(r): r for r in timed if r["gpu"] == machine}.values())
+    return found
 
 
 def host_records(folder: Path, machine: str) -> dict[str, list[dict]]:

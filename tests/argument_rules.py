@@ -153,8 +153,9 @@ def extent_rules(operation: argument_tables.Operation, target: Target, shared_ax
     for number, axis in enumerate(target.row.axes):
         where = rf"{target.pattern}\.shape\[{number}\]"
         label = f"{target.key} {axis}"
-        low = (-1,) if axis in operation.may_be_empty else (0, -1)
-        yield Rule(f"{label} too small", "ZERO_EXTENT", where, spoil.extents({target.key: number}, *low))
+        if axis not in operation.may_be_empty:
+            yield Rule(f"{label} zero", "ZERO_EXTENT", where, spoil.extents({target.key: number}, 0))
+        yield Rule(f"{label} negative", "SHAPE", where, spoil.extents({target.key: number}, -1, -(2**63)))
         yield Rule(f"{label} too large", "OVERFLOW", where, spoil.extents({target.key: number}, 2**31, 2**40))
         if axis in shared_axes:
             yield Rule(f"{label} differs", "SHAPE", where, spoil.extent(target.key, number, lambda n: n + 1))
@@ -218,3 +219,5 @@ def memory_rules(target: Target) -> Iterator[Rule]:
     yield Rule(f"{key} data null", "NULL_POINTER", rf"{target.pattern}\.data", spoil.attribute(key, "data", 0))
     off = [by for by in (1, 2, 4, 8) if by % target.row.alignment != 0]
     yield Rule(f"{key} address", "ALIGNMENT", f"{target.pattern} starts", spoil.misplaced(key, *off))
+    around = spoil.attribute(key, "byte_offset", 2**64 - 16, 2**64 - 4096)
+    yield Rule(f"{key} address overflows", "OVERFLOW", rf"{target.pattern}\.byte_offset", around)

@@ -1,10 +1,50 @@
-"""What every attention call gives: rows and their log-sum-exps."""
+"""What attention calls have in common: whose the query tokens are, and what is given for them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from ops.dense_decode import oracle
+
+
+class QueryTokens:
+    """The query tokens of a case: `batch` requests of `s_q`, or with `cu_seqlens_q` `total_q` tokens in all."""
+
+    batch: int
+    s_q: int
+    cu_seqlens_q: tuple[int, ...] | None
+    total_q: int
+
+    @property
+    def most_queries(self) -> int:
+        """Query tokens that a request may have: max_seqlen_q is no more than all tokens."""
+        return self.s_q if self.cu_seqlens_q is None else min(self.s_q, self.total_q)
+
+    def query_rows(self, i: int, cu_seqlens_q=None) -> slice:
+        """The query tokens of request i: in q itself with cu_seqlens_q, the case's or other ones, else in q[i]."""
+        offsets = self.cu_seqlens_q if cu_seqlens_q is None else cu_seqlens_q
+        return slice(0, self.s_q) if offsets is None else oracle.query_rows(offsets, i, self.total_q, self.s_q)
+
+    def owners(self, cu_seqlens_q=None) -> np.ndarray:
+        """How many requests each query token belongs to, with cu_seqlens_q: the case's, or other ones."""
+        owners = np.zeros(self.total_q, int)
+        for i in range(self.batch):
+            owners[self.query_rows(i, cu_seqlens_q)] += 1
+        return owners
+
+
+def make_sink(kind: str | None, heads: int, rng: np.random.Generator) -> np.ndarray | None:
+    """attn_sink of a case: None; "some": of the size of log-sum-exps; "wild": infinities, NaN and limits among them."""
+    if kind is None:
+        return None
+    sink = (2 + 3 * rng.standard_normal(heads)).astype(np.float32)
+    if kind == "wild":
+        wild = rng.random(heads) < 0.5
+        values = np.array([np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-40, 88.8, -88.8], np.float32)
+        sink[wild] = rng.choice(values, int(wild.sum()))
+    return sink
 
 
 @dataclass

@@ -67,7 +67,7 @@ def faulty_library(fault: Fault) -> Path:
     return build.build_library(cpu_only=True, debug=True, out=folder, edited=edited_copies(fault.edits, folder))
 
 
-# Enough of the kernel table for any bfloat16 call of 576 / 512.
+# Enough of the kernel table for any bfloat16 call of 576 / 512 of dense_decode; of sparse_decode with three formats.
 KERNELS = (
     "dense_decode_bf16_576_cluster1",
     "dense_decode_bf16_576_cluster2",
@@ -83,6 +83,15 @@ KERNELS = (
 )
 
 
+SPARSE_KERNELS = (
+    "sparse_decode_bf16_576",
+    "sparse_decode_bf16_576_v32",
+    "sparse_decode_bf16_512_model1",
+    "combine_bf16_512",
+    "plan",
+)
+
+
 @dataclass(frozen=True)
 class KernelFault:
     """A fault of the GPU kernels, which gpu/build_faults.py compiles and gpu/run_faults.py tries on a GPU."""
@@ -91,6 +100,7 @@ class KernelFault:
     edits: tuple[Edit, ...]
     kernels: tuple[str, ...] = KERNELS  # that are compiled
     always: bool = True  # False: an order that the hardware may keep by chance, so that missing it is no failure
+    operations: tuple[str, ...] = ("dense_decode",)  # whose calls should find it
 
 
 def faulty_tree(fault: KernelFault, folder: Path) -> None:

@@ -78,7 +78,7 @@ def hopper(processors: int, clusters: int | None = None) -> Limits:
 
 def cpu() -> Limits:
     """Those on the CPU, for tables long enough for all workers and at least as many query rows as a block has."""
-    found = constants("ops/dense_decode/cpu.c")
+    found = constants("attention/cpu_run.c")
     return Limits(
         block_rows=constants("cpu/isa.h")["FM_CPU_MOST_ROWS"],
         max_cluster=1,
@@ -133,11 +133,14 @@ def tile(
     total_q: int = 0,
     batch_invariant: bool = False,
     d_v: int = 512,
+    own_items: bool = False,
 ) -> Tiling:
-    """`s_q` is max_seqlen_q where `varlen`; `num_splits` is 0 where `batch_invariant`."""
+    """`s_q` is max_seqlen_q where `varlen`; `num_splits` is 0 where `batch_invariant`. `own_items`: query tokens share
+    no keys.
+    """
     group = h_q // h_kv
     block_heads = min(group, limits.block_rows)
-    block_tokens = min(s_q, limits.block_rows // block_heads)
+    block_tokens = min(s_q, 1 if own_items else limits.block_rows // block_heads)
     head_chunks = ceil(group, block_heads)
     blocks = ceil(s_q, block_tokens) * head_chunks
     cluster = min(limits.max_cluster, blocks)
@@ -371,6 +374,11 @@ def read(buffer: np.ndarray, tiling: Tiling, batch: int) -> Schedule:
     first_slot = buffer[slots : slots + 4 * (tiling.num_parts + 2)].view(np.int32) if tiling.piece_units else None
     cost_before = buffer[costs : costs + 8 * (batch + 1)].view(np.int64)
     return Schedule(buffer[:slots].view(np.int32).reshape(-1, 2), cost_before, first_slot)
+
+
+def level(buffer: np.ndarray, tiling: Tiling) -> int:
+    """Of a batch-invariant plan, out of the bytes of its buffer."""
+    return int(read(buffer, tiling, 0).first_slot[-1])
 
 
 SPREADS = ("equal", "random", "short", "one long", "outside")

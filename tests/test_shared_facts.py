@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 
 import pytest
 
@@ -15,9 +17,10 @@ import schedule
 from buffers import DTYPES
 from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.variants import FAMILIES
-from flashmla import _dense_decode
+from flashmla import _attention
 from flashmla._cdef import ffi
 from ops.dense_decode import oracle
+from ops.plan_decode.test_plan_kernel import stand_ins
 
 TABLES = argument_tables.operations()
 FACTS = argument_tables.dump()
@@ -79,7 +82,7 @@ def test_element_types():
 
 def test_head_dimensions():
     geometries = {tuple(pair) for pair in FACTS["geometries"]}
-    assert geometries == set(oracle.D_V.items()) == set(_dense_decode.D_V.items())
+    assert geometries == set(oracle.D_V.items()) == set(_attention.D_V.items())
     assert geometries == {(v.d_qk, v.d_v) for v in FAMILIES["dense_decode"].variants}
 
 
@@ -89,6 +92,41 @@ def test_families_of_kernels():
 
 def test_a_unit_of_the_schedule():
     assert FACTS["unit"] == UNIT == schedule.hopper(1).unit == schedule.cpu().unit
+
+
+@pytest.fixture
+def pieces():
+    """The kernels' arithmetic, as plain Python."""
+    name = "dsl_kernels.core.pieces"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, name, raising=False)
+        for other, module in stand_ins().items():
+            patch.setitem(sys.modules, other, module)
+        yield importlib.import_module(name)
+        sys.modules.pop(name)
+
+
+def test_pieces_of_batch_invariant_schedules(pieces):
+    """Where pieces and items begin: the CPU and the scheduler of the host have it of C, kernels of pieces.py."""
+    for quanta, begin, piece, count, levels in FACTS["pieces"]:
+        assert (pieces.piece_begin(quanta), pieces.piece_at(quanta), pieces.pieces_of(quanta)) == (begin, piece, count)
+        assert len(levels) == pieces.LEVELS
+        for level, (of_item, items, nearest) in enumerate(levels):
+            shift = pieces.item_shift(level)
+            assert 1 << shift == of_item
+            assert pieces.items_between(0, quanta, shift) == items
+            last = range(max(0, quanta - 40), quanta)
+            assert [pieces.nearest_item(at, quanta, shift) for at in last] == nearest
+
+
+def test_users_are_told_where_pieces_end():
+    usage = (build.ROOT / "docs" / "usage.md").read_text()
+    gpu, cpu = schedule.hopper(1), schedule.cpu()
+    few = f"GPU, at most {gpu.few_heads} query heads a KV head"
+    for where, units in (("GPU", gpu.piece_units), (few, gpu.piece_units_few), ("CPU", cpu.piece_units)):
+        tokens = UNIT * units
+        up_to = tokens * schedule.SMALL_PIECES
+        assert f"| {where} | {tokens:,} tokens | {up_to:,} | {2 * tokens:,} tokens |" in usage
 
 
 @pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)

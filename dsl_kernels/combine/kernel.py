@@ -17,6 +17,7 @@ from dsl_kernels.core import schedule, split_tiles
 from dsl_kernels.core.dtypes import DTYPES
 from dsl_kernels.core.params import Named
 from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACT_RIGHT, FACTS, MAX_SPLITS
+from dsl_kernels.core.sinks import sink_of, with_sink
 from dsl_kernels.core.threads import warp_reduce
 
 from .config import THREADS, VECTOR, WARPS, Variant
@@ -99,14 +100,10 @@ class Combine:
                     if a.num_parts > THREADS:  # the end may be among the next parts
                         count = split_tiles.count_pieces(a, part, tile, tid & 31)
                     if by_warp:
-                        lse2 = self.merge_row_by_warp(part, count, row, tid & 31, where)
-                        if (tid & 31) == 0:
-                            self.store_lse(lse2, request, token, h)
+                        self.merge_row_by_warp(part, count, row, tid & 31, where, (request, token, h))
                     else:
                         chunk = c & ((1 << log_chunks) - 1)
-                        lse2 = self.merge_row_by_block(part, count, row, tid, log_chunks, chunk, where)
-                        if tid + chunk == 0:
-                            self.store_lse(lse2, request, token, h)
+                        self.merge_row_by_block(part, count, row, tid, log_chunks, chunk, where, (request, token, h))
             cute.arch.sync_threads()
         wait_for_partials()  # what comes after this kernel comes after dense_decode too
 
@@ -174,8 +171,8 @@ class Combine:
             dst[0] = lse2 * a.lse_factor if lse2 != -Float32.inf else a.empty_lse
 
     @cute.jit
-    def merge_row_by_warp(self, part, count, row, lane, where):
-        """All columns of a row, its pieces in order; returns its base-2 log-sum-exp."""
+    def merge_row_by_warp(self, part, count, row, lane, where, whose: tuple):
+        """All columns of a row, its pieces in order, and its log-sum-exp. whose: its request, query token and head."""
         vectors, pieces = self.warp_vectors, self.warp_pieces
         x = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors, pieces)), Float16)
         acc = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors)), Float32)
@@ -185,11 +182,14 @@ class Combine:
         lse, left, right = self.facts(part, lane, count, row)
         second, _, _ = self.facts(part, lane + 32, count, row)
         lse2 = self.row_lse(part, count, row, lane, (lse, second))
-        left, right = weight(lse, lse2, left), weight(lse, lse2, right)
+        if lane == 0:
+            self.store_lse(lse2, *whose)
+        total = with_sink(lse2, sink_of(self.a, whose[2]))
+        left, right = weight(lse, total, left), weight(lse, total, right)
         for base in cutlass.range(0, count, pieces, unroll=1):
             if ((base & 31) == 0) and (base > 0):
                 lse, left, right = self.facts(part, base + lane, count, row)
-                left, right = weight(lse, lse2, left), weight(lse, lse2, right)
+                left, right = weight(lse, total, left), weight(lse, total, right)
             for i in cutlass.range_constexpr(pieces):
                 of_left = cute.arch.shuffle_sync(left, (base + i) & 31)
                 of_right = cute.arch.shuffle_sync(right, (base + i) & 31)
@@ -201,7 +201,6 @@ class Combine:
             self.load_pieces(x, part, base + pieces, count, row, lane)
         for v in cutlass.range_constexpr(vectors):
             self.store(acc[None, v], where + (32 * v + lane) * VECTOR, VECTOR)
-        return lse2
 
     @cute.jit
     def load_pieces(self, x: cute.Tensor, part, base, count, row, lane):
@@ -212,9 +211,9 @@ class Combine:
                     self.load(x[None, v, i], part, base + i, row, (32 * v + lane) * VECTOR)
 
     @cute.jit
-    def merge_row_by_block(self, part, count, row, tid, log_chunks, chunk, where):
-        """Columns of one chunk of a row, of which a group of threads takes every `groups`-th piece; returns the row's
-        base-2 log-sum-exp.
+    def merge_row_by_block(self, part, count, row, tid, log_chunks, chunk, where, whose: tuple):
+        """Columns of one chunk of a row, of which a group of threads takes every `groups`-th piece; the first also the
+        row's log-sum-exp. whose: as above.
         """
         sWeights, columns = self.sWeights, self.d_v >> log_chunks
         group, groups = tid >> (self.log_row_threads - log_chunks), self.groups << log_chunks
@@ -227,7 +226,9 @@ class Combine:
         for i in cutlass.range_constexpr(IN_FLIGHT):
             if group + i * groups < count:
                 self.load(x[None, i], part, group + i * groups, row, column)
-        lse2 = self.weigh(part, count, row, tid)
+        lse2 = self.weigh(part, count, row, tid, whose[2])
+        if tid + chunk == 0:
+            self.store_lse(lse2, *whose)
         for i in cutlass.range_constexpr(IN_FLIGHT):
             if group + i * groups < count:
                 self.add(acc, x[None, i], sWeights[half, group + i * groups])
@@ -243,10 +244,9 @@ class Combine:
                 total[0] += self.sSums[g * columns + tid]
             self.store(total, where + chunk * columns + tid, 1)
         cute.arch.sync_threads()
-        return lse2
 
     @cute.jit
-    def weigh(self, part, count, row, tid):
+    def weigh(self, part, count, row, tid, head):
         """The whole CTA: weights of the pieces of a row to shared memory; returns its base-2 log-sum-exp."""
         sWeights = self.sWeights
         lse, left, right = self.facts(part, tid, count, row)
@@ -255,11 +255,12 @@ class Combine:
         shift = 0.0 if top == -Float32.inf else top
         total = cute.math.exp2(lse - shift, fastmath=True) + cute.math.exp2(second - shift, fastmath=True)
         lse2 = top + cute.math.log2(self.block_reduce(1, tid, total, lambda x, y: x + y, 0.0))
+        total = with_sink(lse2, sink_of(self.a, head))
         if tid < count:
-            sWeights[0, tid], sWeights[1, tid] = weight(lse, lse2, left), weight(lse, lse2, right)
+            sWeights[0, tid], sWeights[1, tid] = weight(lse, total, left), weight(lse, total, right)
         for j in cutlass.range(tid + THREADS, count, THREADS, unroll=1):  # read again: seldom, and registers are few
             lse, left, right = self.facts(part, j, count, row)
-            sWeights[0, j], sWeights[1, j] = weight(lse, lse2, left), weight(lse, lse2, right)
+            sWeights[0, j], sWeights[1, j] = weight(lse, total, left), weight(lse, total, right)
         cute.arch.sync_threads()
         return lse2
 
@@ -280,9 +281,9 @@ def wait_for_partials():
 
 
 @cute.jit
-def weight(lse, lse2, unit):
-    """What the stored half of a piece counts for. That of an empty piece may hold anything."""
-    return 0.0 if lse == -Float32.inf else cute.math.exp2(lse - lse2, fastmath=True) * unit
+def weight(lse, total, unit):
+    """What the stored half of a piece counts for, of all with the sink. That of an empty piece may hold anything."""
+    return 0.0 if lse == -Float32.inf else cute.math.exp2(lse - total, fastmath=True) * unit
 
 
 def slot_of(a, part, j):

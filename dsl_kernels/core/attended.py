@@ -6,7 +6,7 @@ Lengths, which come from device memory, are clamped to what the block table can 
 import cutlass.cute as cute
 from cutlass import Int32, Uint32, max, min
 
-from .schedule import divide, element, first_token
+from .schedule import divide, element, first_token, given
 from .schedule_params import LOG_UNIT, UNIT
 
 
@@ -14,6 +14,20 @@ from .schedule_params import LOG_UNIT, UNIT
 def length_of(a, request):
     """KV items of the request, clamped."""
     return clamped(a, element(a.lengths, request))
+
+
+@cute.jit
+def items_of(a, request):
+    """The same where there may be a second cache and no lengths: those of the extra cache begin with a unit."""
+    items = a.capacity
+    if given(a.lengths):
+        items = length_of(a, request)
+    if a.extra_capacity > 0:
+        extra = a.extra_capacity
+        if given(a.extra_lengths):
+            extra = min(max(element(a.extra_lengths, request), 0), extra)
+        items = (units_of(items) << LOG_UNIT) + extra
+    return items
 
 
 def clamped(a, length):

@@ -36,9 +36,16 @@ class Named:
 
     __slots__ = ("_values",)
 
-    def __init__(self, params: tuple[Param, ...], values: Any) -> None:
+    def __init__(self, params: tuple[Param, ...], values: Any, **constants: int) -> None:
+        """constants: what is a parameter of others and always the same here."""
         names = [p.name for p in params if p.ctype != "tensormap"]  # tensor maps travel apart from this tuple
-        object.__setattr__(self, "_values", dict(zip(names, values, strict=True)))
+        object.__setattr__(self, "_values", dict(zip(names, values, strict=True)) | constants)
+
+    def but(self, **values: Any) -> Named:
+        """The same with other values for some names."""
+        changed = Named((), ())
+        object.__setattr__(changed, "_values", self._values | values)
+        return changed
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -18,6 +18,11 @@ def address(pointer):
     return pointer.toint()
 
 
+def given(pointer):
+    """Whether the caller gave it."""
+    return pointer.toint() != 0
+
+
 @cute.jit
 def divide(n, divisor):
     """n / d for 0 <= n < 2^31, of a divisor {ceil(2^s / d), s = 31 + ceil(log2 d)}: a few instructions. A division is

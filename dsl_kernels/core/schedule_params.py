@@ -40,6 +40,7 @@ PARTIAL_FACTS = Param("partial_facts", "float*", "FACTS of each partial row", 16
 OUTPUT = (
     Param("out", "void*", "output rows, in the kernel's dtype or in float32", 16, "out"),
     Param("lse", "float*", "log-sum-exp, or null"),
+    Param("sink", "const float*", "a logit for each query head, which takes part in the softmax alone; or null"),
     Param("out_stride_b", "int64_t", "elements between requests"),
     Param("out_stride_s", "int64_t", "elements between query tokens"),
     Param("out_stride_h", "int64_t", "elements between heads"),
@@ -90,6 +91,11 @@ SHARD = (
     Param("cp_offset", "int32_t", "where the turn of this shard begins in the period"),
 )
 LENGTHS = (
-    Param("lengths", "const int32_t*", "KV items of each request"),
+    Param("lengths", "const int32_t*", "KV items of each request, or null: all have `capacity`"),
     Param("capacity", "int32_t", "KV items of a request at most: lengths are clamped to it"),
+)
+# Items that come from a second cache, behind the others: in units of their own.
+EXTRA_LENGTHS = (
+    Param("extra_lengths", "const int32_t*", "items of each request from the extra cache, or null: extra_capacity"),
+    Param("extra_capacity", "int32_t", "items of a request from the extra cache at most; 0: there is none"),
 )

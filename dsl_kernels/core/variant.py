@@ -38,6 +38,7 @@ class Variant:
     d_qk: int = 0  # columns of Q and of a KV row; 0 where the kernel does not see them
     d_v: int = 0  # columns of V, the first of a KV row; 0: any
     cluster: int = 1  # CTAs that work together
+    kv_format: ClassVar[str] = "bf16"  # how tokens lie in the cache: a flashmla_kv_format, "v32" for FLASHMLA_KV_V32
     batch_invariant: ClassVar[bool] = False  # whether it is for batch-invariant calls, alone, or for others
 
     @property

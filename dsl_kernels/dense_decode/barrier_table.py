@@ -44,11 +44,12 @@ BARRIERS = (
         arrive="of Q, QK; of a unit or a Q that is not loaded, the PV warpgroup of the half",
         wait="the left loader for its half, the right one for both; QK at the end of a tile for both",
     ),
-    # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before.
+    # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before; in
+    # batch-invariant calls that of the item behind has the rows' log-sum-exps.
     Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV; of the first Q, QK"),
     # PV of a unit may start: S of the next one is nearly done, or that one is late. Of a Q it says nothing.
     Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit; of a Q, warp 0 of QK"),
-    # 1 / row sum has been read.
+    # 1 / row sum has been read, and the log-sum-exps with it.
     Barrier("sum_empty", "CTA", 8, arrive="the warps of PV", wait="QK"),
     # The record of a piece is in shared memory.
     Barrier("work_full", "record", 1, arrive="the reader, in every CTA", wait="QK, PV, loaders"),

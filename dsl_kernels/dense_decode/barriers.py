@@ -116,13 +116,17 @@ class Barriers:
     def record_phase(self, piece):
         return piece % self.records, (piece // self.records) & 1
 
+    def arrivals(self, barrier):
+        """That end a phase."""
+        return barrier.count(self.cluster)
+
     @cute.jit
     def init(self):
         """By one warp."""
         with cute.arch.elect_one():
             for barrier in BARRIERS:
                 for i in cutlass.range_constexpr(barrier.number(self.slots)):
-                    cute.arch.mbarrier_init(self.first(barrier.name) + i, barrier.count(self.cluster))
+                    cute.arch.mbarrier_init(self.first(barrier.name) + i, self.arrivals(barrier))
 
     @cute.jit
     def release(self, slot, half):

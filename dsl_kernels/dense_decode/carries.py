@@ -9,7 +9,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, const_expr
 
-from dsl_kernels.core import schedule, slots
+from dsl_kernels.core import schedule, sinks, slots
 from dsl_kernels.core.folding import NEUTRAL, folded, weigh
 from dsl_kernels.core.fragments import row_of
 from dsl_kernels.core.schedule_params import FACTS, LOG_MAX_SLOTS, STRIPE
@@ -149,9 +149,29 @@ def store_lse(kernel, record, row, lse2):
 
 
 @cute.jit
-def final_factor(lse):
-    """What turns a folded row into that of the output, where an empty one is 0.0."""
-    return Float32(-1.0) if lse == -Float32.inf else Float32(1.0)
+def final_factors(kernel, record, lse: cute.Tensor):
+    """What turns this thread's folded rows into those of the output: an empty one is 0.0 there, and of others the sink
+    takes its share. `lse` is used up.
+    """
+    thread, has_sink = thread_now(), schedule.given(kernel.a.sink)
+    factor = Float32(-1.0) if lse[0] == -Float32.inf else Float32(1.0)
+    if has_sink and (factor > 0.0):
+        row = row_of(thread) + 8 * (thread & 1)
+        factor = sinks.share(kernel.a, head_of(kernel, record, row), lse[0])
+    lse[0] = factor
+    cute.arch.sync_warp()
+    return lse_of(lse, 0), lse_of(lse, 1)
+
+
+@cute.jit
+def head_of(kernel, record, row):
+    """Query head of a row of the block; 0 where there is none."""
+    a = kernel.a
+    _, head, tile_of_head = schedule.locate_tile(a, kernel.smem.sWork[work.TILE, record])
+    block = tile_of_head * kernel.cluster + kernel.rank
+    end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
+    valid, _, h = schedule.locate_row(a, block, row, end)
+    return h + head * a.group if valid else Int32(0)
 
 
 @cute.jit

@@ -17,6 +17,8 @@ WARPGROUPS = 3  # QK, PV of the left half of the columns, PV of the right half
 SLICE = 64  # columns of a slice: 128 bytes, one row of the swizzle
 CURSOR = 6  # words of a loader's cursor
 RECORD = 8  # words of a work record
+# Batch-invariant calls count the pieces that a loader is ahead in so many bits; all ones: it loads nothing.
+LOG_AHEAD = 3
 PV_STEPS = UNIT // 16  # k-steps of P V
 # wgmma groups that are waited for: two in QK, one in PV. More means that ptxas serialised the wgmma chain (warning
 # C7512), which it does as soon as one register is spilled.
@@ -84,6 +86,8 @@ class Variant(Base):
             "each half of V is made of whole slices": self.d_v % (2 * SLICE) == 0,
             "the RoPE part is a slice or nothing": self.d_qk - self.d_v in (0, SLICE),
             "Q has not so many k-steps": self.q_tail_steps >= 0,
+            # as many as there are records: barriers.py
+            "a loader is too many pieces ahead": barrier_table.records(self.slots) < 2**LOG_AHEAD - 1,
         }
         return super().misfits + [rule for rule, kept in rules.items() if not kept]
 

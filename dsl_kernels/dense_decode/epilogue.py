@@ -7,6 +7,7 @@ from cutlass import Float16, Float32, Int32, Int64, const_expr, min
 from dsl_kernels.core import schedule
 from dsl_kernels.core.fragments import row_of, store_matrices
 from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACTS, ROWS
+from dsl_kernels.core.sinks import sink_of
 from dsl_kernels.core.threads import thread_now
 
 from . import work
@@ -20,13 +21,19 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
     request, head, tile_of_head = schedule.locate_tile(a, sWork[work.TILE, record])
     block = tile_of_head * kernel.cluster + kernel.rank
     end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
+    has_sink = schedule.given(a.sink)
     for r in cutlass.range_constexpr(2):
         total = quad_sum(row_sum[r])
         if (thread & 3) == 0:
             row = row_of(thread) + 8 * r
             empty = total == 0.0
-            sInverse[row] = 0.0 if empty else cute.arch.rcp_approx(total)
             lse2 = row_max[r] * a.scale_log2 + cute.math.log2(total)
+            if has_sink and (slot < 0):
+                valid, _, h = schedule.locate_row(a, block, row, end)
+                if valid:
+                    shift = row_max[r] * a.scale_log2
+                    total += cute.math.exp2(sink_of(a, h + head * a.group) - shift, fastmath=True)
+            sInverse[row] = 0.0 if empty else cute.arch.rcp_approx(total)
             if slot >= 0:
                 fact = (partial_row(kernel, slot) + row) * FACTS + FACT_LSE
                 dst = cute.make_tensor(a.partial_facts + fact, cute.make_layout(1))

@@ -11,7 +11,7 @@ from .loader import Loader
 
 
 class InvariantReader(work.Reader):
-    FIRST = -1
+    FIRST = -1  # which piece of the tile that is the schedule says
 
     @cute.jit
     def next_piece(self, record, _number):
@@ -52,7 +52,7 @@ class InvariantLoader(Loader):
         same_q = invariant.has(self.smem.sWork[work.TOKENS, record], invariant.SAME_Q)
         return Int32(0) if same_q else Int32(InvariantReader.FIRST)
 
-    def has_q(self, number):
+    def same_q(self, number):
         return number >= 0
 
     @cute.jit

@@ -11,12 +11,12 @@ from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.threads import opaque, thread_now
 
 from . import invariant, work
-from .carries import final_factor, fold_rows, lse_of, store_lses, store_slot
+from .carries import final_factors, fold_rows, store_lses, store_slot
+from .config import LOG_AHEAD
 from .pv import PV
 
 OVER = -1  # item: there is no more work
-# Pieces that are done, and in the low bits how many pieces the loader is ahead, in one register.
-LOG_AHEAD = 3
+# Pieces that are done, and in the low LOG_AHEAD bits how many pieces the loader is ahead, in one register.
 LOADS_NOTHING = (1 << LOG_AHEAD) - 1
 
 
@@ -116,7 +116,7 @@ class InvariantPV(PV):
             record, _ = self.bars.record_phase(opaque(done(pieces)))
             if half == 0:
                 store_lses(kernel, record, lse)
-            self.store_output(half, it, record, (final_factor(lse_of(lse, 0)), final_factor(lse_of(lse, 1))))
+            self.store_output(half, it, record, final_factors(kernel, record, lse))
         return it + (kernel.slots if goes_on(destination) else kernel.slots - 1)
 
     @cute.jit

@@ -100,17 +100,26 @@ class DenseDecode:
     def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, tma_kv: cute.CopyAtom, mKV: cute.Tensor, args: tuple):
         # Parameters stay in constant memory: every role reads them from here at no cost.
         self.a = Named(PARAMS, args)
+        self.begin()
+        loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)
+        self.qk, self.pv = QK(self), (InvariantPV if self.invariant else PV)(self, loader)
+        self.run_roles(tma_q, tma_kv)
+
+    def begin(self):
+        """Who this CTA is, and where its shared memory lies."""
         bidx, _, _ = cute.arch.block_idx()
         gdim, _, _ = cute.arch.grid_dim()
         self.rank, self.first_part, self.step = bidx % self.cluster, bidx // self.cluster, gdim // self.cluster
+        self.bars.lie_at(self.smem.allocate())
+
+    @cute.jit
+    def run_roles(self, *maps):
+        """The warpgroups, when all is ready. maps: the tensor maps that will be used."""
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         role = cute.arch.make_warp_uniform(warp // 4)
-        self.bars.lie_at(self.smem.allocate())
-        loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)
-        self.qk, self.pv = QK(self), (InvariantPV if self.invariant else PV)(self, loader)
         if warp == 0:
-            cpasync.prefetch_descriptor(tma_q)
-            cpasync.prefetch_descriptor(tma_kv)
+            for each in maps:
+                cpasync.prefetch_descriptor(each)
             self.bars.init()
         cute.arch.mbarrier_init_fence()
         if const_expr(self.cluster > 1):

@@ -24,8 +24,7 @@ from dsl_kernels.core.threads import opaque
 from . import work
 from .config import CURSOR
 from .params import LOG_INVERSE
-
-SLICE_BYTES = 64 * 64 * 2
+from .queries import SLICE_BYTES, Queries
 
 # The cursor: the next item's unit; end of the piece; request and KV head of the tile, of the reader before a piece its
 # number in the tile, part and tile; where the unit begins: column of the block table and row in that page (only with
@@ -34,7 +33,7 @@ INDEX, END, REQUEST, HEAD, COLUMN, ROW = range(CURSOR)
 Q_ITEM, DONE = -1, -2  # unit of the item that carries Q; no item is left
 
 
-class Loader:
+class Loader(Queries):
     """Both halves' loaders; `half` (left or right columns of V; the right one loads RoPE too) is a run-time value.
 
     tma_q, tma_kv: the copies; mQ, mKV: what they copy from. With pages of any size KV is partitioned for each box.
@@ -43,14 +42,9 @@ class Loader:
     READER = work.Reader
 
     def __init__(self, kernel, tma_q, mQ, tma_kv, mKV):
-        self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
+        super().__init__(kernel, tma_q, mQ)
         self.reader = self.READER(kernel)
-        self.half_slices, self.rope = kernel.half_slices, kernel.rope
-        self.latent = 2 * kernel.half_slices  # slices of the latent part; the RoPE slice comes behind them
-        self.tma_q, self.tma_kv, self.mKV = tma_q, tma_kv, mKV
-        slices = cute.group_modes(self.smem.sS, 0, 2)
-        gQ = cute.group_modes(cute.local_tile(mQ, (64, 64), (None, None, None, None, None)), 0, 2)
-        self.tQs, self.tQg = cpasync.tma_partition(tma_q, 0, cute.make_layout(1), slices, gQ)
+        self.tma_kv, self.mKV = tma_kv, mKV
         if const_expr(not kernel.any_page):
             self.tKs, self.tKg = self.partition_kv(self.smem.sS, mKV, kernel.rank)
 
@@ -175,7 +169,7 @@ class Loader:
             length, query, count = self.reader.look_up(request)
         elif piece == 0:
             query, _ = schedule.query_range(a, request)
-        same_q = self.has_q(number)
+        same_q = self.same_q(number)
         if there:
             self.give_q(same_q, half, bar, first, tile_of_head, head, request, query)
         if reads:
@@ -190,10 +184,10 @@ class Loader:
     def number_of(self, _record, number):
         return number
 
-    def has_q(self, _number):
+    def same_q(self, _number):
         return False
 
-    def give_q(self, _has_q, *where):
+    def give_q(self, _same_q, *where):
         self.load_q(*where)
 
     @cute.jit
@@ -225,31 +219,6 @@ class Loader:
             table = cute.make_tensor(a.block_table + Int64(request) * a.block_table_stride, cute.make_layout(2**30))
             entry = table[Int32(min(Uint32(column), Uint32(a.max_blocks - 1)))]  # a sum beyond 2^31 is large too
         return entry
-
-    @cute.jit
-    def load_q(self, half, bar, first, tile_of_head, head, request, query):
-        """This half of the CTA's row block of a tile. `query`: the request's first query token. The map's box is
-        block_tokens x block_heads rows, zeros beyond the tensor; rows behind the request's last are never stored.
-        """
-        a, atom, src, dst = self.a, self.tma_q, self.tQg, self.tQs
-        block = tile_of_head * self.kernel.cluster + self.kernel.rank
-        group_of_tokens = schedule.divide(block, a.by_head_chunks)
-        chunk, token = block - group_of_tokens * a.head_chunks, query + group_of_tokens * a.block_tokens
-        layer = 0 if schedule.by_request(a) else request  # all requests are one in variable-length queries
-        with cute.arch.elect_one():
-            row_bytes = SLICE_BYTES // 64 * self.slices_of(half)
-            cute.arch.mbarrier_arrive_and_expect_tx(bar, a.block_heads * a.block_tokens * row_bytes)
-        for j in cutlass.range_constexpr(self.half_slices):
-            column = self.half_slices * half + j
-            cute.copy(atom, src[None, chunk, column, token, head, layer], dst[None, first + j], tma_bar_ptr=bar)
-        if const_expr(self.rope):
-            if half == 1:
-                last = dst[None, first + self.half_slices]
-                cute.copy(atom, src[None, chunk, self.latent, token, head, layer], last, tma_bar_ptr=bar)
-
-    def slices_of(self, half):
-        """Slices that a half loads."""
-        return self.half_slices + half if self.rope else self.half_slices
 
     @cute.jit
     def load_unit(self, half, bar, first, head, page):

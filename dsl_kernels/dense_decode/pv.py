@@ -84,6 +84,12 @@ class PV:
         """O += P V of a unit, from whose begin on `remaining` tokens remain for the block's last query token.
         `row`: the first of this thread's.
         """
+        self.start_unit(half, it, row, remaining)
+        warpgroup.wait_group(0)
+
+    @cute.jit
+    def start_unit(self, half, it, row, remaining):
+        """The same, but for the end of the product."""
         kernel, sScale, o_rows = self.kernel, self.smem.sScale, accumulator_rows(self.rO)
         slot, phase = self.bars.slot_phase(it)
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
@@ -92,14 +98,22 @@ class PV:
             o_rows[0, None].store(o_rows[0, None].load() * scale0)
             o_rows[1, None].store(o_rows[1, None].load() * scale1)
         cute.arch.mbarrier_wait(self.bars.full(slot), phase)
-        if shared_remaining(self.a, remaining) < UNIT:
-            clear_rows(kernel, half, slot, remaining)
+        self.see_rows()
+        self.clear(half, slot, remaining)
         cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
         warpgroup.fence()
         rPs = self.rP[None, None, None, kernel.slices * slot + kernel.last]
         gemm(self.mma, self.rO, rPs, self.rV[None, None, None, half, slot], (0, 4), False)
         warpgroup.commit_group()
-        warpgroup.wait_group(0)
+
+    def see_rows(self):
+        """What TMA brought the tensor cores see."""
+
+    @cute.jit
+    def clear(self, half, slot, remaining):
+        """V rows that not every row of the block attends."""
+        if shared_remaining(self.a, remaining) < UNIT:
+            clear_rows(self.kernel, half, slot, remaining)
 
     @cute.jit
     def take_sums(self, it, row):

@@ -48,11 +48,10 @@ class QK:
         record = self.bars.wait_for_work(piece)
         cute.arch.mbarrier_wait(self.bars.p_full(0), 0)  # over by now
         n = sWork[work.UNITS, record]
-        if n == 0:  # no work at all: what the loaders fetched in advance has to come before the CTA ends
-            cute.arch.mbarrier_wait(self.bars.full(0), 0)
-            cute.arch.mbarrier_wait(self.bars.full(1), 0)
+        if n == 0:
+            self.await_unused()
         while n > 0:
-            remaining = work.first_remaining(kernel, record)
+            remaining = self.first_remaining(record)
             slot, phase = self.bars.slot_phase(it)
             other_q = Boolean(True)
             if const_expr(kernel.invariant):
@@ -75,6 +74,7 @@ class QK:
                         self.hand_over(it - 1)
                         self.go(it - 1, warp)
                     cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+                self.see_rows()
                 warpgroup.fence()
                 # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the unit before,
                 # then the rest. The last k-steps (`early` of those with Q in registers, all with Q in shared memory)
@@ -102,8 +102,7 @@ class QK:
                 n -= 1
                 thread = thread_now()
                 s_rows = accumulator_rows(rS)
-                if remaining < UNIT:
-                    mask(a, s_rows, thread, remaining, sWork, record)
+                self.hide(s_rows, thread, slot, record, remaining)
                 remaining -= UNIT
                 scale = online_softmax(a.scale_log2, s_rows, row_max, row_sum)
                 rP = cute.make_rmem_tensor_like(rS, dt)
@@ -139,6 +138,24 @@ class QK:
             piece += 1
             record = self.bars.wait_for_work(piece)
             n = sWork[work.UNITS, record]
+
+    def see_rows(self):
+        """What TMA brought the tensor cores see."""
+
+    def first_remaining(self, record):
+        return work.first_remaining(self.kernel, record)
+
+    @cute.jit
+    def await_unused(self):
+        """Without any work: what the loaders fetched in advance has to come before the CTA ends."""
+        cute.arch.mbarrier_wait(self.bars.full(0), 0)
+        cute.arch.mbarrier_wait(self.bars.full(1), 0)
+
+    @cute.jit
+    def hide(self, s_rows: cute.Tensor, thread, _slot, record, remaining):
+        """Logits of tokens that a row does not attend become -inf."""
+        if remaining < UNIT:
+            mask(self.a, s_rows, thread, remaining, self.smem.sWork, record)
 
     @cute.jit
     def take_q(self, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):

@@ -64,7 +64,7 @@ def tokens_of(kernel, record):
 class Reader:
     """Writes the records. `kernel`: the DenseDecode. Of batch-invariant calls: invariant_loader.py."""
 
-    FIRST = 0  # number of a piece, the first of a tile in a part: they have none
+    FIRST = 0  # a piece's number, where there are none; where there are, that of a tile's first piece in a part
 
     def __init__(self, kernel):
         self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
@@ -114,6 +114,19 @@ class Reader:
         return slot, min(begin, end), end, Int32(0)
 
     @cute.jit
+    def measured(self, request, length, count, tile_of_head):
+        """Of a request whose length look_up found: units that any row of the tile attends; tokens that the last query
+        token attends, over all shards; the length clamped.
+        """
+        a = self.a
+        length = attended.clamped(a, cute.arch.shuffle_sync(length, 0))
+        units = attended.tile_units(a, request, length, count, tile_of_head, self.kernel.cluster)
+        seen = length
+        if a.cp_period != 0:
+            seen = attended.global_length(a, request)
+        return units, seen, length
+
+    @cute.jit
     def publish(self, piece, part, tile, number, found: tuple):
         """The record of a piece, of whose request look_up has `found` this; with part >= num_parts, that none is left.
         `number`: of the piece in a batch-invariant tile. Returns the units [begin, end). What does not follow from the
@@ -127,15 +140,11 @@ class Reader:
         firsts = [schedule.first_token(a, tile_of_head * cluster + rank) for rank in range(cluster)]
         tokens = [max(min(a.block_tokens, count - first), 0) for first in firsts]
         hidden = [a.causal * (count - 1 - min(first, count - 1)) for first in firsts]
-        length = attended.clamped(a, cute.arch.shuffle_sync(length, 0))
-        units = attended.tile_units(a, request, length, count, tile_of_head, cluster)
+        units, seen, length = self.measured(request, length, count, tile_of_head)
         slot, begin, end, marks = self.settled(planned, part, number, units)
         end = max(end, begin + 1)  # a unit that no row attends, where there is nothing to do
         if not there:
             begin, end, marks = Int32(0), Int32(0), Int32(0)
-        seen = length
-        if a.cp_period != 0:
-            seen = attended.global_length(a, request)
         for rank in cutlass.range_constexpr(cluster):
             words = (tile, slot, end - begin, begin, seen - hidden[rank], tokens[rank] | marks, query, length)
             self.write(rank, piece, words)

@@ -11,7 +11,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64, max, min
 
-from dsl_kernels.core import attended, pieces, schedule, slots, split_tiles
+from dsl_kernels.core import attended, pieces, schedule, sinks, slots, split_tiles
 from dsl_kernels.core.dtypes import DTYPES
 from dsl_kernels.core.folding import NEUTRAL, folded, weigh
 from dsl_kernels.core.fragments import row_of
@@ -145,7 +145,7 @@ class Fold:
             if valid:
                 token, h = begin + token, h + kv_head * a.group
                 empty = lse[r] == -Float32.inf
-                factor = Float32(-1.0) if empty else Float32(1.0)  # an empty row is NEUTRAL
+                factor = Float32(-1.0) if empty else sinks.share(a, h, lse[r])  # an empty row is NEUTRAL
                 where = schedule.out_offset(a, request, token, h) + self.d_v // 2 * half + 8 * block + 2 * (lane & 3)
                 pair = cute.make_rmem_tensor((2,), Float32)
                 pair[0], pair[1] = x[2 * r] * factor, x[2 * r + 1] * factor

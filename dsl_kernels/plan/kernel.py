@@ -107,7 +107,7 @@ class Plan:
 
     @cute.jit
     def units(self, i):
-        return attended.units_of(attended.length_of(self.a, i))
+        return attended.units_of(attended.items_of(self.a, i))
 
     @cute.jit
     def tile_cost(self, i):

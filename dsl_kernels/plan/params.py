@@ -7,6 +7,7 @@ CONSTANTS = shared.CONSTANTS
 
 PARAMS = (
     *shared.LENGTHS,
+    *shared.EXTRA_LENGTHS,
     shared.CUTS,
     shared.FIRST_SLOT,
     Param("cost_before", "int64_t*", "scratch: batch + 1 prefix sums of the cost", 8),

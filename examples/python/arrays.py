@@ -52,6 +52,10 @@ class NumPyArrays:
     def float32(self, array: Array) -> Array:
         return array.astype(np.float32)
 
+    def largest(self, array: Array, count: int) -> Array:
+        """Where the `count` largest numbers of each row are, in any order."""
+        return self.xp.argpartition(-array, count - 1)[:, :count]
+
     def synchronize(self) -> None:
         """The CPU backend returns when the result is there."""
 
@@ -137,6 +141,10 @@ class TorchArrays:
 
     def float32(self, array: Array) -> Array:
         return array.float()
+
+    def largest(self, array: Array, count: int) -> Array:
+        """Where the `count` largest numbers of each row are, in any order."""
+        return array.topk(count).indices
 
     def synchronize(self) -> None:
         if self.device == "cuda":

@@ -16,16 +16,16 @@ from traffic import Request
 class Totals:
     steps: int = 0
     tokens: int = 0
-    cached_tokens: int = 0  # read by attention, summed over steps, of one layer
+    attended: int = 0  # tokens that attention read, summed over steps, of one layer
     decode_seconds: float = 0.0
     prefill_seconds: float = 0.0
     clock: float = 0.0  # trace time at the end
     digest: str = ""
 
-    def add_step(self, batch: int, cached_tokens: int, prefill_seconds: float, decode_seconds: float) -> None:
+    def add_step(self, batch: int, attended: int, prefill_seconds: float, decode_seconds: float) -> None:
         self.steps += 1
         self.tokens += batch
-        self.cached_tokens += cached_tokens
+        self.attended += attended
         self.prefill_seconds += prefill_seconds
         self.decode_seconds += decode_seconds
 
@@ -35,6 +35,8 @@ def introduce(arrays: str, why_not_gpu: str, options: argparse.Namespace, scale:
         print(f"No GPU is used: {why_not_gpu}.")
     print(f"Serving with {arrays}: {scale.heads} query heads, {scale.layers} layers")
     print(f"  (DeepSeek V3 has 128 and 61), at most {scale.max_batch} requests at once.")
+    if options.sparse:
+        print(f"Each token attends {options.sparse} tokens, which a toy indexer chooses.")
     print(f"A step counts as {options.step_ms:g} ms of trace time; every {options.check_every}th step is checked.")
 
 
@@ -87,7 +89,7 @@ def conclude(totals: Totals, batcher: Batcher, checker: Checker, meter: LimitMet
     rows = [
         ("requests finished", f"{batcher.finished}{refused}"),
         ("steps", f"{totals.steps} in {totals.clock:.0f} s of trace time"),
-        ("mean batch", f"{totals.tokens / steps:.1f} requests, {totals.cached_tokens / steps:.0f} cached tokens"),
+        ("mean batch", f"{totals.tokens / steps:.1f} requests, {totals.attended / steps:.0f} tokens attended"),
         ("tokens generated", f"{totals.tokens}"),
         ("tokens/s", f"{totals.tokens / max(totals.decode_seconds, 1e-9):.0f} (steps alone: no prefill, no checks)"),
         ("time", f"{totals.decode_seconds:.1f} s in steps, {totals.prefill_seconds:.1f} s filling prompts"),

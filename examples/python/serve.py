@@ -2,6 +2,7 @@
 
     python examples/python/serve.py                     lengths and arrival rate of the Azure LLM inference trace 2023
     python examples/python/serve.py --trace FILE.csv    replays the published file itself
+    python examples/python/serve.py --sparse 512        each token attends 512 tokens, chosen by a toy indexer
 
 Real: the traffic, the batching, the page pool and table, the cache, every attention call, the checks. Stand-ins: the
 model around the attention (stand_in_model.py), and time: a step counts as --step-ms of the trace's clock, however long
@@ -20,10 +21,10 @@ import time
 
 import numpy as np
 
-import flashmla
 import report
 import traffic
-from arrays import Array, choose
+from arrays import choose
+from attention_calls import Dense, DenseCall, Sparse, SparseCall
 from batcher import PAGE_SIZE, Batcher, pages_for
 from checker import Checker
 from gpu_limits import LimitMeter
@@ -67,6 +68,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--shorten", type=positive, help="divide all lengths by this (*)")
     add("--heads", type=positive, help="query heads (*)")
     add("--layers", type=positive, help="attention layers, each with its own cache (*)")
+    add("--sparse", type=positive, metavar="TOPK", help="attend so many tokens, chosen by a toy indexer (all)")
     add("--max-batch", type=positive, help="requests that run at once (*)")
     add("--pages", type=positive, help="pages of 64 tokens in the pool (enough for 3/4 of a full batch)")
     add("--step-ms", type=float, default=30.0, help="trace time of one step (%(default)s)")
@@ -84,8 +86,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 class Server:
     """Runs steps until nothing waits and nothing runs."""
 
-    def __init__(self, arrays: object, batcher: Batcher, *, layers: int, heads: int, seed: int) -> None:
+    def __init__(
+        self, arrays: object, batcher: Batcher, *, layers: int, heads: int, seed: int, topk: int | None = None
+    ) -> None:
         self.arrays, self.batcher, self.heads = arrays, batcher, heads
+        self.attention = Dense(arrays) if topk is None else Sparse(arrays, topk)
         self.model = StandInModel(arrays, layers, heads, seed)
         # Slots that no token was written to hold NaN: one that gets into a result shows.
         shape = (batcher.allocator.num_pages, PAGE_SIZE, 1, D_QK)
@@ -103,23 +108,17 @@ class Server:
                 cache[pages, slots, 0] = self.model.prompt_latents(layer, sequence.request.number, len(at))
             self.tokens = np.append(self.tokens, sequence.request.number % VOCABULARY)
 
-    def step(self) -> list[tuple[Array, ...]]:
-        """One token for every running request. Returns the arguments and results of each layer's call."""
+    def step(self) -> list[DenseCall] | list[SparseCall]:
+        """One token for every running request. Returns the call of each layer."""
         arrays = self.arrays
         pages, slots = map(arrays.from_host, self.batcher.grow())
-        block_table = arrays.from_host(self.batcher.block_table)
-        cache_seqlens = arrays.from_host(self.batcher.cache_seqlens)
+        self.attention.begin(self.batcher)
         hidden = self.model.embed(arrays.from_host(self.tokens))
-        plan = None
         calls = []
         for layer, cache in enumerate(self.caches):
             cache[pages, slots, 0] = self.model.latent(layer, hidden)
-            query = self.model.query(layer, hidden)
-            if plan is None:
-                plan = flashmla.plan_decode(query, cache, block_table, cache_seqlens)
-            out, lse = flashmla.dense_decode(query, cache, block_table, cache_seqlens, plan=plan)
-            calls.append((query, cache, block_table, cache_seqlens, plan, out, lse))
-            hidden = self.model.after_attention(layer, hidden, out)
+            calls.append(self.attention.attend(self.model.query(layer, hidden), cache, hidden))
+            hidden = self.model.after_attention(layer, hidden, calls[-1].out)
         self.tokens = arrays.to_host(self.model.next_token(hidden))
         return calls
 
@@ -127,9 +126,9 @@ class Server:
         self.tokens = self.tokens[self.batcher.retire()]
 
 
-def decode_again(calls: list[tuple[Array, ...]]) -> None:
-    for query, cache, block_table, cache_seqlens, plan, out, lse in calls:
-        flashmla.dense_decode(query, cache, block_table, cache_seqlens, plan=plan, out=out, lse=lse)
+def decode_again(calls: list[DenseCall] | list[SparseCall]) -> None:
+    for call in calls:
+        call.again()
 
 
 def read_requests(options: argparse.Namespace, scale: Scale) -> list[traffic.Request]:
@@ -174,13 +173,13 @@ def serve(
         calls = server.step()
         decode_end = time.perf_counter()
 
-        cached_tokens = int(batcher.cache_seqlens.sum())
-        totals.add_step(len(batcher), cached_tokens, decode_begin - begin, decode_end - decode_begin)
+        attended = server.attention.tokens(batcher)
+        totals.add_step(len(batcher), attended, decode_begin - begin, decode_end - decode_begin)
         digest.update(server.tokens.tobytes())
         if (totals.steps - 1) % options.check_every == 0:
             checker.check(calls)
             if meter:
-                meter.measure(functools.partial(decode_again, calls), len(calls), server.heads, cached_tokens)
+                meter.measure(functools.partial(decode_again, calls), len(calls), server.heads, attended)
         server.retire()
         clock += options.step_ms / 1e3
         progress.show(totals, batcher, checker)
@@ -192,6 +191,9 @@ def serve(
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     arrays, why_not_gpu = choose(options.framework, options.device)
+    if options.sparse and arrays.device == "cuda" and arrays.dtype_name != "bfloat16":
+        print(f"serve.py: sparse attention on a GPU is in bfloat16, not {arrays.describe()}", file=sys.stderr)
+        return 2
     scale = CPU_SCALE if arrays.device == "cpu" else GPU_SCALE
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Scale)}
     scale = dataclasses.replace(scale, **{name: value for name, value in given.items() if value is not None})
@@ -205,7 +207,8 @@ def main(arguments: list[str] | None = None) -> int:
     mean_pages = sum(pages_for(r.tokens) for r in requests) / len(requests)
     allocator = PageAllocator(options.pages or max(longest, int(scale.max_batch * mean_pages * 3 / 4)))
     batcher = Batcher(allocator, scale.max_batch, longest)
-    server = Server(arrays, batcher, layers=scale.layers, heads=scale.heads, seed=options.seed)
+    facts = {"layers": scale.layers, "heads": scale.heads, "seed": options.seed}
+    server = Server(arrays, batcher, **facts, topk=options.sparse)
     checker = Checker(arrays, options.seed)
     meter = LimitMeter(arrays) if arrays.device == "cuda" else None
     report.introduce(arrays.describe(), why_not_gpu, options, scale)

@@ -22,6 +22,7 @@ typedef uint32_t tiles_vu __attribute__((vector_size(64)));
 typedef uint16_t tiles_vh __attribute__((vector_size(32), aligned(2), may_alias));
 #define VF_FMA(a, b, c) ((a) * (b) + (c))
 #define VF_MAX(a, b) ((vf)(((vi)(a) & ((a) > (b))) | ((vi)(b) & ~((a) > (b)))))
+#define VU_OF_U8(p) __builtin_convertvector(*(const vb *)(p), vu)
 #define VU_OF_U16(p) __builtin_convertvector(*(const tiles_vh *)(p), vu)
 
 /* The row takes no float16, and the library that is tested has the conversions of another row. */

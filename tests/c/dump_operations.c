@@ -1,10 +1,12 @@
 /* dump_operations.c - what the library's tables say, as JSON on stdout: operations with their tensors, axes and flags,
- * element types, and the facts that C shares with the kernels. Read by tests/argument_tables.py. */
+ * element types, the facts that C shares with the kernels, and its arithmetic of batch-invariant pieces. Read by
+ * tests/argument_tables.py. */
 #include <stdio.h>
 #include <string.h>
 
 #include "core/operation.h"
 #include "cuda/kernel_params.h"
+#include "schedule/schedule.h"
 
 static const char *comma(int32_t i) { return i > 0 ? ", " : ""; }
 
@@ -33,7 +35,7 @@ static void print_argument(const fm_operation *operation, const fm_argument *row
   print_bool("of_queries", row->of_queries);
   print_bool("listed", row->listed);
   print_bool("shape_only", row->shape_only);
-  print_bool("paged", row->paged);
+  print_bool("paged", row->paged != 0);
   printf("}");
 }
 
@@ -82,11 +84,43 @@ static void print_kernel_facts(void) {
   printf("]");
 }
 
+/* Of so many quanta: [quanta, begin of that piece, piece there, pieces, by level [first piece of the item 1, items,
+ * nearest begins of an item]]. */
+static void print_pieces_of(int64_t quanta) {
+  printf("[%lld, %lld, %lld, %lld, [", (long long)quanta, (long long)fm_piece_begin(quanta),
+         (long long)fm_piece_at(quanta), (long long)fm_pieces_of(quanta));
+  for (int32_t level = 0; level < FM_LEVELS; ++level) {
+    printf("%s[%lld, %lld, [", comma(level), (long long)fm_first_piece(1, level),
+           (long long)fm_items_between(0, quanta, level));
+    for (int64_t at = fm_max64(0, quanta - 40); at < quanta; ++at)
+      printf("%s%lld", comma(at > fm_max64(0, quanta - 40)), (long long)fm_nearest_item(at, quanta, level));
+    printf("]]");
+  }
+  printf("]]");
+}
+
+static void print_pieces(void) {
+  static const int64_t long_ones[] = {
+      99, 100, 101, 1 << 10, (1 << 16) + 1, INT32_MAX / 64 / 16, INT32_MAX / 64 / 16 + 1};
+  printf("\"pieces\": [");
+  for (int32_t quanta = 0; quanta < 60; ++quanta) {
+    printf("%s", comma(quanta));
+    print_pieces_of(quanta);
+  }
+  for (size_t i = 0; i < sizeof long_ones / sizeof long_ones[0]; ++i) {
+    printf(", ");
+    print_pieces_of(long_ones[i]);
+  }
+  printf("]");
+}
+
 int main(void) {
   printf("{");
   print_elements();
   printf(",\n ");
   print_kernel_facts();
+  printf(",\n ");
+  print_pieces();
   printf(",\n \"operations\": [");
   for (int32_t i = 0; fm_operation_at(i) != NULL; ++i) {
     printf("%s\n ", comma(i));

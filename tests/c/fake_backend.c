@@ -1,6 +1,7 @@
 /* fake_backend.c - see fake_backend.h. */
 #include "fake_backend.h"
 
+#include "attention/cpu_run.h"
 #include "check.h"
 
 fake_backend fake = {.limits = {.block_rows = 64,
@@ -49,32 +50,40 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
   return FLASHMLA_OK;
 }
 
-void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits) {
-  (void)decode;
+void fm_cpu_limits(const fm_work *work, fm_limits *limits) {
+  (void)work;
   *limits = fake.limits;
 }
 
 static flashmla_status prepare_decode(fm_call *call, void *state) {
-  return fake_prepare(call, &((fm_dense_decode *)state)->decode.handle);
+  return fake_prepare(call, &((fm_dense_decode *)state)->kernels.attend.handle);
 }
 
+static flashmla_status nothing(fm_call *call, void *state) {
+  (void)call;
+  (void)state;
+  return FLASHMLA_OK;
+}
+
+/* What another thread may write is taken, and checked, before the CPU computes. */
 static flashmla_status decode(fm_call *call, void *state) {
   fake.decode = *(const fm_dense_decode *)state;
-  return call->cuda ? fake_launched(call, fake.decode.decode.handle, &fake.cuda_decodes, "fake_cuda")
-                    : fake_launched(call, fake.decode.decode.handle, &fake.cpu_decodes, "fake_cpu");
+  if (!call->cuda) FM_TRY(fm_with_values_taken(call, &((fm_dense_decode *)state)->attention, nothing, state));
+  return call->cuda ? fake_launched(call, fake.decode.kernels.attend.handle, &fake.cuda_decodes, "fake_cuda")
+                    : fake_launched(call, fake.decode.kernels.attend.handle, &fake.cpu_decodes, "fake_cpu");
 }
 
 static flashmla_status prepare_plan(fm_call *call, void *state) {
-  return fake_prepare(call, &((fm_dense_decode *)state)->plan.handle);
+  return fake_prepare(call, &((fm_dense_decode *)state)->kernels.plan.handle);
 }
 
 /* A schedule that is in host memory is read by the core. */
 static flashmla_status plan(fm_call *call, void *state) {
   fake.plan = *(const fm_dense_decode *)state;
   const fm_attention *attention = &fake.plan.attention;
-  if (call->cuda) return fake_launched(call, fake.plan.plan.handle, &fake.cuda_plans, "fake_plan");
+  if (call->cuda) return fake_launched(call, fake.plan.kernels.plan.handle, &fake.cuda_plans, "fake_plan");
   fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
-  return fake_launched(call, fake.plan.plan.handle, &fake.cpu_plans, "");
+  return fake_launched(call, fake.plan.kernels.plan.handle, &fake.cpu_plans, "");
 }
 
 const fm_backend fm_dense_decode_cuda = {prepare_decode, decode}, fm_dense_decode_cpu = {.launch = decode};

@@ -18,10 +18,12 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import build  # noqa: E402 - found through the line above
 import operations  # noqa: E402
-from planted_faults import KernelFault, faulty_tree  # noqa: E402
+from planted_faults import KERNELS, SPARSE_KERNELS, KernelFault, faulty_tree  # noqa: E402
 
 LIBRARIES = build.BUILD / "faulty-gpu"
-UNMUTATED = KernelFault("unmutated", ())
+UNMUTATED = KernelFault(
+    "unmutated", (), tuple({*KERNELS, *SPARSE_KERNELS}), operations=("dense_decode", "sparse_decode")
+)
 
 
 def faults() -> dict[str, KernelFault]:

@@ -1,20 +1,15 @@
-"""Batch-invariant calls of every kind of cut, whose rows must have the same bits: torch tensors, pages used many times.
-
-Also a program of its own, for the faults of the kernels: ends with status 0 if all bits are the same.
-"""
+"""Batch-invariant calls of every kind of cut, whose rows must have the same bits: torch tensors."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import torch
 
 import flashmla
+import schedule
 
 PAGES, PAGE = 700, 64
-# Edges of pieces (2,048 tokens, from 16,384 on 4,096), nodes (8 pieces: 16,384, then 32,768 more) and units.
-LENGTHS = (1, 64, 2048, 2049, 4096, 7000, 14_337, 16_384, 16_385, 20_480, 30_001, 49_152, 49_153, 81_921)
 
 
 @dataclass(frozen=True)
@@ -30,6 +25,18 @@ class Kind:
     @property
     def d_v(self) -> int:
         return 256 if self.d_qk == 320 else 512
+
+    @property
+    def quantum(self) -> int:
+        """Tokens of the first pieces; from the eighth on they are twice as long."""
+        limits = schedule.hopper(1)
+        return limits.unit * (limits.piece_units_few if self.h_q <= limits.few_heads else limits.piece_units)
+
+
+def edges(quantum: int) -> tuple[int, ...]:
+    """Lengths at edges of pieces, of nodes (8 pieces: 8 quanta, then 16 more) and of units."""
+    beyond = (n * quantum + more for n in (1, 2, 7, 8, 10, 24, 40) for more in (0, 1))
+    return 1, 64, *beyond, int(3.4 * quantum), int(14.6 * quantum)
 
 
 KINDS = (
@@ -57,6 +64,18 @@ class Requests:
         self.table = torch.randint(0, blocks, shape, dtype=torch.int32, device="cuda", generator=made)
         self.lengths = torch.tensor(lengths, dtype=torch.int32, device="cuda")
 
+    def level(self, picks) -> int:
+        """What a plan for some requests stores of cut tiles."""
+        arguments = self.q[picks], self.cache, self.table[picks].contiguous(), self.lengths[picks]
+        options = {"causal": True, "batch_invariant": True}
+        size = flashmla.plan_decode_size(*arguments, **options)
+        buffer = torch.empty(size, dtype=torch.uint8, device="cuda")
+        flashmla.plan_decode(*arguments, **options, buffer=buffer)
+        limits = schedule.hopper(torch.cuda.get_device_properties(0).multi_processor_count)
+        shape = {"batch": len(picks), "s_q": self.s_q, "h_q": self.kind.h_q, "h_kv": 1, "d_v": self.kind.d_v}
+        shape |= {"max_blocks": self.table.shape[1], "page_size": self.kind.page, "num_splits": 0}
+        return schedule.level(buffer.cpu().numpy(), schedule.tile(limits, **shape, batch_invariant=True))
+
     def decode(self, picks=None, tokens=slice(None), hidden: int = 0, **options):
         """Rows of some requests and of some of their query tokens, behind which `hidden` tokens of the cache lie."""
         picks = list(range(len(self.lengths))) if picks is None else picks
@@ -73,19 +92,20 @@ def same(found, wanted, what: object) -> None:
 
 def check_batches(kind: Kind) -> None:
     """Alone a request is cut among all blocks, in a crowd hardly any is."""
-    requests = Requests(kind, LENGTHS * 8, 90_000)
+    lengths = edges(kind.quantum)
+    requests = Requests(kind, lengths * 8, 90_000)
     out, lse = requests.decode()
     assert torch.isfinite(out).all()
-    for i in range(len(LENGTHS)):
-        same(requests.decode([i]), (out[i : i + 1], lse[i : i + 1]), (kind, "alone", LENGTHS[i]))
+    for i, length in enumerate(lengths):
+        same(requests.decode([i]), (out[i : i + 1], lse[i : i + 1]), (kind, "alone", length))
     few = [13, 7, 27, 12]
     same(requests.decode(few), (out[few], lse[few]), (kind, "few"))
 
 
 def check_chunks(kind: Kind) -> None:
     """A query token has the same bits whatever tokens are beside it."""
-    chunk = 5
-    requests = Requests(kind, (16_389, 49_157, 2050, 5), 60_000, s_q=chunk, seed=1)
+    chunk, quantum = 5, kind.quantum
+    requests = Requests(kind, (8 * quantum + 5, 24 * quantum + 5, quantum + 2, 5), 60_000, s_q=chunk, seed=1)
     out, lse = requests.decode()
     for first, end in ((0, 1), (0, 2), (1, 3), (4, 5), (2, 5)):
         tokens = slice(first, end)
@@ -94,9 +114,11 @@ def check_chunks(kind: Kind) -> None:
 
 
 def check_levels(kind: Kind) -> None:
-    """Requests so long that nodes are stored, and so many of them that nothing is."""
+    """Requests so long and so many that nothing is stored, beside some of them, of which pieces or nodes are."""
     lengths = (1_000_001, 900_000, 786_433, 1_048_576) * 10
     requests = Requests(kind, lengths, 1 << 20, seed=2)
+    assert requests.level(range(len(lengths))) == 2
+    assert requests.level([0]) < 2
     out, lse = requests.decode()
     for picks in ([0], [2, 3], [1, 0, 3, 2, 5]):
         same(requests.decode(picks), (out[picks], lse[picks]), (kind, "long", picks))
@@ -104,20 +126,17 @@ def check_levels(kind: Kind) -> None:
 
 def check_stale_plans(kind: Kind) -> None:
     """A plan for other lengths with as many pieces gives the same bits; for any lengths right rows."""
-    requests = Requests(kind, (30_000, 20_000, 100, 49_000), 60_000, seed=3)
+    quantum = kind.quantum
+    lengths = [int(x * quantum) for x in (14.6, 9.7, 0.05, 23.9)]
+    requests = Requests(kind, lengths, 60_000, seed=3)
     arguments = (requests.q, requests.cache, requests.table, requests.lengths)
     plan = flashmla.plan_decode(*arguments, causal=True, batch_invariant=True)
-    requests.lengths += torch.tensor([300, -1000, 1900, 150], dtype=torch.int32, device="cuda")
+    requests.lengths += torch.tensor([0.15, -0.5, 0.9, 0.05], device="cuda").mul(quantum).int()
     same(requests.decode(plan=plan), requests.decode(), (kind, "a plan of as many pieces"))
-    for lengths in ((60_000, 1, 0, 2048), (0, 60_000, 60_000, 16_385)):
+    for lengths in ((60_000, 1, 0, quantum), (0, 60_000, 60_000, 8 * quantum + 1)):
         requests.lengths.copy_(torch.tensor(lengths, dtype=torch.int32, device="cuda"))
         for a, b in zip(requests.decode(plan=plan), requests.decode(), strict=True):
-            torch.testing.assert_close(a.float(), b.float(), rtol=2e-2, atol=2e-3, equal_nan=True)
+            torch.testing.assert_close(a.float(), b.float(), rtol=2e-2, atol=2e-3)
 
 
 CHECKS = (check_batches, check_chunks, check_levels, check_stale_plans)
-
-if __name__ == "__main__":
-    for check in CHECKS:
-        check(KINDS[0])
-    sys.exit(0)

@@ -10,6 +10,7 @@ time counts as caught.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import subprocess
@@ -22,9 +23,9 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent), str(TESTS.parent / "bindings" / "
 CALLS = 60
 
 
-def cases() -> list:
-    """Calls in bfloat16 with ragged lengths and page numbers outside the cache. Slots that nothing attends hold NaN,
-    and what the library writes lies between guard bands.
+def dense_cases() -> list:
+    """Calls of dense_decode in bfloat16 with ragged lengths and page numbers outside the cache. Slots that nothing
+    attends hold NaN, and what the library writes lies between guard bands.
     """
     from ops.dense_decode.case import Case
 
@@ -64,16 +65,64 @@ def cases() -> list:
     return [case.but(batch_invariant=case.batch_invariant and case.num_splits == 0) for case in found]
 
 
-def check_all(backend) -> None:
-    """Every call against the oracle, by the library that FLASHMLA_LIBRARY names."""
-    from ops.dense_decode import calls
+def sparse_cases() -> list:
+    """Calls of sparse_decode, of one cache and of two, whose indices and lengths may be anything."""
+    from buffers import Layout, Pages
+    from ops.sparse_decode.case import Cache, SparseCase
 
-    for case in cases():
+    draw = random.Random(1)
+    found = []
+    for seed in range(CALLS):
+        kv_format = draw.choice(("bf16", "v32", "model1"))
+        batch = draw.choice((1, 2, 5))
+
+        def cache(kv_format=kv_format, batch=batch):
+            topk = draw.choice((64, 65, 300, 1000, 2048))
+            edges = (0, 1, 63, 65, topk - 1, topk, topk + 1, -1, 2**31 - 1)
+            layout = Pages(gaps=(1,)) if kv_format != "bf16" else Layout((0, 1, 2, 3), (1, draw.choice((0, 3))))
+            lengths = tuple(draw.choices(edges, k=batch))
+            return Cache(
+                kv_format,
+                num_blocks=draw.choice((3, 20)),
+                page_size=draw.choice((64, 7, 53)),
+                topk=topk,
+                lengths=draw.choice((None, lengths)),
+                cache_layout=layout,
+            )
+
+        case = SparseCase(
+            main=cache(),
+            extra=draw.choice((None, cache())),
+            d_qk=512 if kv_format == "model1" else 576,
+            batch=batch,
+            s_q=draw.choice((1, 2, 3)),
+            h_q=draw.choice((5, 64, 128)),
+            index_dtype=draw.choice(("int32", "int64")),
+            outside=draw.choice((0.0, 0.1, 0.9)),
+            sink=draw.choice((None, "some", "wild")),
+            given=("out", "lse"),
+            route="torch",
+            seed=seed,
+            out_dtype=draw.choice((None, "float32")),
+        )
+        found.append(case)
+    # More tiles than processors, so that a block goes on to a second one.
+    many = Cache("v32", num_blocks=20, topk=130, lengths=tuple(i % 131 for i in range(150)))
+    return [*found, SparseCase(main=many, batch=150, s_q=2, h_q=128, given=("out", "lse"), route="torch", sink="some")]
+
+
+CASES = {"dense_decode": dense_cases, "sparse_decode": sparse_cases}
+
+
+def check_all(backend, operation: str) -> None:
+    """Every call of an operation against the oracle, by the library that FLASHMLA_LIBRARY names."""
+    calls = importlib.import_module(f"ops.{operation}.calls")
+    for case in CASES[operation]():
         try:
             calls.check(case, backend)
         except AssertionError as error:
             sys.exit(f"{str(error).splitlines()[0]}: {case.but(layouts=None)}")
-    if backend.name != "cpu":
+    if backend.name != "cpu" and operation == "dense_decode":
         check_bits()
     print("right")
 
@@ -89,12 +138,21 @@ def check_bits() -> None:
             sys.exit(f"{check.__name__}: {str(error).splitlines()[0]}")
 
 
-def verdict(library: Path, seconds: float) -> tuple[bool, str]:
-    """Whether the calls found fault with the library, and how."""
+def verdict(library: Path, operations: tuple[str, ...], seconds: float) -> tuple[bool, str]:
+    """Whether the calls of these operations found fault with the library, and how."""
+    for operation in operations:
+        failed, how = verdict_of_one(library, operation, seconds)
+        if failed:
+            break
+    return failed, how
+
+
+def verdict_of_one(library: Path, operation: str, seconds: float) -> tuple[bool, str]:
+    """Whether the calls of an operation found fault with the library, and how."""
     environment = os.environ | {"FLASHMLA_LIBRARY": str(library)}
     try:
         done = subprocess.run(
-            [sys.executable, __file__, "--check"],
+            [sys.executable, __file__, "--check", operation],
             env=environment,
             capture_output=True,
             text=True,
@@ -114,7 +172,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="faults; all that were built, if none is named")
     parser.add_argument("--seconds", type=float, default=45, help="after which a process hangs")
-    parser.add_argument("--check", action="store_true", help="run the calls in this process")
+    parser.add_argument("--check", metavar="OPERATION", help="run the calls of an operation in this process")
     options = parser.parse_args()
     if options.check:
         sys.modules["jax"] = sys.modules["cupy"] = None  # which would only take time
@@ -122,7 +180,7 @@ def main() -> int:
 
         backend, why_not = backends.gpu()
         assert backend is not None, why_not
-        check_all(backend)
+        check_all(backend, options.check)
         return 0
     known = faults()
     built = {name: LIBRARIES / name / "libflashmla.so.2" for name in known}
@@ -130,7 +188,7 @@ def main() -> int:
     missing = [name for name in ["unmutated", *wanted] if name not in known or not built[name].exists()]
     if missing:
         sys.exit(f"not built (tests/gpu/build_faults.py): {', '.join(missing)}")
-    failed, how = verdict(built["unmutated"], options.seconds)
+    failed, how = verdict(built["unmutated"], known["unmutated"].operations, options.seconds)
     print(f"{'unmutated':48} {'FAILS' if failed else 'passes':8} {how}", flush=True)
     if failed:
         return 1
@@ -138,7 +196,7 @@ def main() -> int:
     for name in wanted:
         if name == "unmutated":
             continue
-        caught, how = verdict(built[name], options.seconds)
+        caught, how = verdict(built[name], known[name].operations, options.seconds)
         allowed = not known[name].always
         missed += not caught and not allowed
         word = "caught" if caught else "missed (the hardware may hide it)" if allowed else "MISSED"

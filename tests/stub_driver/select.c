@@ -18,6 +18,7 @@ const fm_kernel fm_kernels[] = {
     {.name = "bf16-1", DECODE(FM_BF16), .d_qk = 576, .cluster = 1, .min_driver = 12000},
     {.name = "bf16-pages", DECODE(FM_BF16), .d_qk = 576, .features = ANY, .cluster = 2, .min_driver = 12000},
     {.name = "bf16-512", DECODE(FM_BF16), .d_qk = 512, .features = ANY, .cluster = 2, .min_driver = 12000},
+    {.name = "bf16-v32", DECODE(FM_BF16), .kv_format = FLASHMLA_KV_V32, .d_qk = 576, .cluster = 2, .min_driver = 12000},
     {.name = "plan", OTHER(PLAN), .elements = ALL(FM_ANY_DTYPE)},
     {.name = "combine", OTHER(COMBINE), .elements = {FM_ANY_DTYPE, FM_ANY_DTYPE, FM_BF16}, .d_v = 512},
 };
@@ -33,13 +34,14 @@ flashmla_status fm_fail(flashmla_status status, const char *format, ...) {
   return status;
 }
 
-/* Arguments: family, dtype, d_qk, features, cluster, driver version, architecture. */
+/* Arguments: family, dtype, d_qk, features, cluster, driver version, architecture, format of the cache. */
 int main(int count, char **texts) {
-  if (count != 8) return 1;
-  int numbers[7];
-  for (int i = 0; i < 7; i++) numbers[i] = atoi(texts[i + 1]);
+  if (count != 9) return 1;
+  int numbers[8];
+  for (int i = 0; i < 8; i++) numbers[i] = atoi(texts[i + 1]);
   const fm_need need = {.family = (fm_kernel_family)numbers[0],
                         .elements = ALL((int8_t)numbers[1]),
+                        .kv_format = (int8_t)numbers[7],
                         .d_qk = numbers[2],
                         .d_v = 512,
                         .features = (uint32_t)numbers[3],

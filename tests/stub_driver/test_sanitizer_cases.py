@@ -1,4 +1,4 @@
-"""The suite for compute-sanitizer launches every row of the kernel table, and splits with every dense_decode kernel."""
+"""The suite for compute-sanitizer launches every row of the kernel table, and splits with every kernel that can."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def test_every_row_is_launched(cuda_12_0):
     rows = [row for row in flashmla.info()["kernels"] if row["target"] != "cpu"]
     assert launched == {row["name"] for row in rows}
     assert all(forced == found for forced, found, _ in ran.told)
-    decoding = {row["name"] for row in rows if row["operation"] == "dense_decode"}
-    assert {forced for forced, _, is_split in ran.told if is_split} == decoding
+    decoding = {row["name"] for row in rows if row["operation"] in {"dense_decode", "sparse_decode"}}
+    assert decoding <= {forced for forced, _, is_split in ran.told if is_split}

@@ -17,6 +17,7 @@ DENSE_DECODE, COMBINE, PLAN = (FAMILY[name] for name in ("dense_decode", "combin
 BF16, FP16, FP32 = range(3)
 PAGES_OF_64, ANY_PAGE = 0, 1  # features
 ANY_CLUSTER = 0
+KV_BF16, KV_V32, KV_MODEL1 = (c_abi.constant(f"KV_{name}") for name in ("BF16", "V32", "MODEL1"))
 UNSUPPORTED = c_abi.constant("ERROR_UNSUPPORTED")
 
 
@@ -27,11 +28,11 @@ def select(tmp_path_factory):
     sources = [HERE / "select.c", build.SOURCE / "cuda" / "select.c", build.SOURCE / "core" / "environment.c"]
     subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
 
-    def run(*numbers: int, arch: int = 90, forced: str | None = None) -> str:
+    def run(*numbers: int, arch: int = 90, kv_format: int = KV_BF16, forced: str | None = None) -> str:
         environment = {name: text for name, text in os.environ.items() if name != "FLASHMLA_FORCE_KERNEL"}
         if forced is not None:
             environment["FLASHMLA_FORCE_KERNEL"] = forced
-        command = [made, *map(str, numbers), str(arch)]
+        command = [made, *map(str, numbers), str(arch), str(kv_format)]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
     return run
@@ -108,6 +109,13 @@ def test_a_row_for_another_architecture_is_not_taken(select):
     asked = (DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 13000)
     assert select(*asked, arch=100) == f"{UNSUPPORTED}: no kernel of this library fits the call on driver version 13000"
     assert select(*asked, arch=100, forced="bf16-13").endswith("it is for another architecture")
+
+
+def test_a_row_is_for_one_format_of_the_cache(select):
+    asked = (DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 13000)
+    assert select(*asked, kv_format=KV_V32) == "bf16-v32"
+    assert select(*asked, kv_format=KV_MODEL1).startswith(f"{UNSUPPORTED}: no kernel")
+    assert select(*asked, forced="bf16-v32").endswith("it is for another format of the cache")
 
 
 @pytest.mark.parametrize("name", ["plan", "bf16", "nothing"])

@@ -65,8 +65,9 @@ class Table(ctypes.Structure):
 class Tensor:
     """A tensor of the framework: what the table tells of it is what it holds at that moment."""
 
-    def __init__(self, array, device=(1, 0)):
+    def __init__(self, array, device=(1, 0), byte_offset=0):
         self.device = device
+        self.byte_offset = byte_offset
         self.array = array
 
     @property
@@ -127,7 +128,7 @@ class Exchange:
         code = {"f": 2, "i": 0, "u": 1}[array.dtype.kind]
         out[0] = DLTensor(
             *(array.ctypes.data, *tensor.device, count, code, 8 * array.itemsize, 1),
-            *(ctypes.cast(tensor.extents, pointer), ctypes.cast(tensor.steps, pointer), 0),
+            *(ctypes.cast(tensor.extents, pointer), ctypes.cast(tensor.steps, pointer), tensor.byte_offset),
         )
         if not self.tells_strides:
             out[0].strides = None

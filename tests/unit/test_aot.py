@@ -167,6 +167,7 @@ def test_what_a_line_says_is_true_of_the_compiled_kernel(facts, variant):
         ({"qk_registers": 183}, "registers come by eights"),
         ({"qk_registers": 152, "pv_registers": 176}, "too few registers for Q and S"),
         ({"qk_registers": 240, "pv_registers": 128}, "too few registers for O"),
+        ({"slots": 12}, "a loader is too many pieces ahead"),
         ({"cluster": 3}, "clusters are of 1 or 2"),
         ({"cluster": 4}, "clusters are of 1 or 2"),
         ({"elements": Elements("bfloat16", "float16", "bfloat16")}, "elements of one type"),

@@ -144,6 +144,9 @@ def test_scratch_is_looked_at_as_it_is_the_long_way():
     wrong = {
         "is not contiguous: stride 2": Tensor(np.zeros((1 << 10, 1 << 11), np.uint8)[:, ::2]),
         r"is on DLPack device \(2, 0\)": Tensor(np.zeros(1 << 20, np.uint8), (2, 0)),
+        r"starts 18446744073709551600 bytes behind its data, which is beyond address 2\^64": Tensor(
+            np.zeros(1 << 20, np.uint8), byte_offset=2**64 - 16
+        ),
     }
     for words, workspace in wrong.items():
         plain = exchange_table.Tensor.__dlpack__
@@ -152,7 +155,9 @@ def test_scratch_is_looked_at_as_it_is_the_long_way():
             capsule = _plain(self, **options)
             from flashmla import _tensor
 
-            _tensor.pointer(capsule, "test").device.device_type = self.device[0]
+            exported = _tensor.pointer(capsule, "test")
+            exported.device.device_type = self.device[0]
+            exported.byte_offset = self.byte_offset
             return capsule
 
         with pytest.MonkeyPatch.context() as patch:
@@ -188,7 +193,7 @@ def test_a_library_of_another_build_is_left_alone(exchange):
     fast = _exchange.fast_call(
         flashmla._dense_decode._OPERATION.form(1), Tensor, params=flashmla._dense_decode._OPERATION.new_params()
     )
-    objects = [*arguments, None, None, *given.values(), None, None]
+    objects = [*arguments, None, None, None, *given.values(), None, None]
     assert fast.call(*objects) == _exchange.ffi.integer_const("FLASHMLA_ERROR_VALUE"), "softmax_scale is 0"
     fast._kept[0].struct_size += 8
     assert fast.call(*objects) == _exchange.UNUSUAL

@@ -177,6 +177,18 @@ def test_a_result_without_lse(framework):
         flashmla.dense_decode(*arrays, return_lse="no")
 
 
+def test_attention_sinks(framework):
+    torch = pytest.importorskip("torch") if framework == "torch" else None
+    arrays, sink = small.inputs(lengths=(0, 100)), np.array([-1, 3, math.inf, -math.inf], np.float32)
+    given = [torch.from_numpy(x) if torch else x for x in (*arrays, sink)]
+    prepared = flashmla.prepare(flashmla.dense_decode, *given[:4], attn_sink=given[4])
+    for _ in range(2):  # before and after the fast way knows how to make outputs
+        for found in (flashmla.dense_decode(*given[:4], attn_sink=given[4]), prepared()):
+            same([np.asarray(x) for x in found], oracle.dense_decode(*arrays, sink=sink))
+    other = prepared(attn_sink=given[4] - 1)
+    same([np.asarray(x) for x in other], oracle.dense_decode(*arrays, sink=sink - 1))
+
+
 @pytest.mark.parametrize("empty_lse", [0.0, math.nan, 1])
 def test_an_empty_row_has_an_infinite_lse(empty_lse):
     with pytest.raises(flashmla.InvalidArgumentError, match=r"^empty_lse is .*; it must be inf or -inf") as caught:
@@ -195,14 +207,26 @@ def test_scalars_of_shards_and_flags_are_named():
         flashmla.dense_decode(*small.inputs(), empty_lse="inf")
 
 
+def test_a_scale_that_no_float_holds_is_told_as_it_was_given():
+    for scale, told in ((1e300, "1e[+]300"), (-1e300, "-1e[+]300"), (1e-300, "1e-300")):
+        with pytest.raises(
+            flashmla.InvalidArgumentError, match=rf"^softmax_scale is {told}; it must fit a float of 32 b"
+        ):
+            flashmla.dense_decode(*small.inputs(), softmax_scale=scale)
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"^softmax_scale is beyond 1\.8e308; it must fit a float$"):
+        flashmla.dense_decode(*small.inputs(), softmax_scale=10**5000)
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"^softmax_scale is inf; it must be finite"):
+        flashmla.dense_decode(*small.inputs(), softmax_scale=math.inf)
+
+
 def test_a_batch_invariant_call_and_plan():
     arrays = small.inputs()
     plan = flashmla.plan_decode(*arrays, batch_invariant=True)
     size = flashmla.dense_decode_workspace_size(*arrays, batch_invariant=True)
-    assert size == flashmla.dense_decode_workspace_size(*arrays, plan=plan) + flashmla.plan_decode_size(
-        *arrays, batch_invariant=True
-    )
-    with_plan = flashmla.dense_decode(*arrays, plan=plan)
+    assert size == flashmla.dense_decode_workspace_size(
+        *arrays, plan=plan, batch_invariant=True
+    ) + flashmla.plan_decode_size(*arrays, batch_invariant=True)
+    with_plan = flashmla.dense_decode(*arrays, plan=plan, batch_invariant=True)
     without = flashmla.dense_decode(*arrays, batch_invariant=True)
     alone = flashmla.dense_decode(arrays[0][1:], arrays[1], arrays[2][1:], arrays[3][1:], batch_invariant=True)
     for left, right, one in zip(with_plan, without, alone, strict=True):
@@ -232,10 +256,24 @@ def test_last_kernel():
     assert name in {kernel["name"] for kernel in flashmla.info()["kernels"] if kernel["operation"] == "dense_decode"}
 
 
+def without(asked):
+    return "with" if asked else "without"
+
+
 @pytest.mark.parametrize("invariant", [False, True])
-def test_with_a_plan_the_plan_decides_on_invariance(invariant):
+def test_a_plan_and_its_calls_agree_on_invariance(invariant):
     arrays = small.inputs()
     plan = flashmla.plan_decode(*arrays, batch_invariant=invariant)
-    out, _ = flashmla.dense_decode(*arrays, plan=plan)
-    again, _ = flashmla.dense_decode(*arrays, plan=plan, batch_invariant=not invariant)
-    np.testing.assert_array_equal(out, again)
+    other = {"batch_invariant": not invariant}
+    prepared = flashmla.prepare(flashmla.dense_decode, *arrays, plan=flashmla.plan_decode(*arrays, **other), **other)
+    for call in (
+        lambda: flashmla.dense_decode(*arrays, plan=plan, **other),
+        lambda: flashmla.dense_decode_workspace_size(*arrays, plan=plan, **other),
+        lambda: flashmla.prepare(flashmla.dense_decode, *arrays, plan=plan, **other),
+        lambda: prepared(plan=plan),
+    ):
+        with pytest.raises(flashmla.InvalidArgumentError) as refused:
+            call()
+        assert str(refused.value) == (
+            f"plan was made {without(invariant)} batch_invariant, the call is {without(not invariant)} it"
+        )

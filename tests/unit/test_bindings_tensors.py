@@ -137,7 +137,7 @@ def test_any_exporter_can_be_read_and_written_but_not_made():
     returned, _ = flashmla.dense_decode(*exporters, out=given, lse=Exporter(lse), workspace=Exporter(workspace))
     assert returned is given
     small.check(out, lse, arrays)
-    with pytest.raises(TypeError, match="q is a Exporter: memory is made for torch, CuPy, JAX, NumPy; pass what"):
+    with pytest.raises(TypeError, match="q is an Exporter: memory is made for torch, CuPy, JAX, NumPy; pass what"):
         flashmla.dense_decode(*exporters)
     with pytest.raises(TypeError, match=r"pass what .* its scratch .*buffer"):
         flashmla.plan_decode(*exporters)
@@ -324,6 +324,30 @@ def test_a_subclass_belongs_to_its_framework():
     arrays = small.inputs()
     out, lse = flashmla.dense_decode(arrays[0].view(Mine), *arrays[1:])
     small.check(out, lse, arrays)
+
+
+def masked(array):
+    return np.ma.masked_array(array, mask=np.arange(array.size).reshape(array.shape) % 2)
+
+
+def test_a_mask_is_not_ignored():
+    given = dict(zip(("q", "kv_cache", "block_table", "cache_seqlens"), small.inputs(), strict=True))
+    out, lse = flashmla.dense_decode(**given)
+    given |= {"out": out, "lse": lse, "workspace": np.zeros(1 << 20, np.uint8)}
+    prepared = flashmla.prepare(flashmla.dense_decode, **given)
+    for call in (lambda **changed: flashmla.dense_decode(**given | changed), prepared):
+        for name, array in given.items():
+            with pytest.raises(TypeError) as caught:
+                call(**{name: masked(array)})
+            assert str(caught.value) == (
+                f"{name} is a MaskedArray, whose mask does not count here: pass {name}.filled(value), or "
+                f"{name}.data for the array without its mask"
+            )
+    with pytest.raises(TypeError, match=r"^outs\[1\] is a MaskedArray, whose mask"):
+        flashmla.merge_states([out, masked(out)], [lse, lse])
+    for operation in (flashmla.plan_decode, flashmla.dense_decode_workspace_size):
+        with pytest.raises(TypeError, match=r"^kv_cache is a MaskedArray, whose mask"):
+            operation(given["q"], masked(given["kv_cache"]), given["block_table"], given["cache_seqlens"])
 
 
 def test_torchs_current_stream(monkeypatch):

@@ -150,9 +150,19 @@ def fp8(tensor):
 
 
 REFUSED = [  # (argument, what becomes of it, exception, sentence)
-    ("q", lambda q: q[0], ValueError, r"^q\.ndim is 3; it must be 4 \(batch, s_q, h_q, d_qk\)$"),
-    ("q", lambda q: q[0, 0, 0, 0], ValueError, r"^q\.ndim is 0; it must be 4 \(batch, s_q, h_q, d_qk\)$"),
-    ("q", lambda q: q.numpy(), TypeError, r"^q is a ndarray: a torch\.Tensor is needed$"),
+    (
+        "q",
+        lambda q: q[0],
+        ValueError,
+        r"^q\.ndim is 3; it must be 4 \(batch, s_q, h_q, d_qk\), or 3 with cu_seqlens_q$",
+    ),
+    (
+        "q",
+        lambda q: q[0, 0, 0, 0],
+        ValueError,
+        r"^q\.ndim is 0; it must be 4 \(batch, s_q, h_q, d_qk\), or 3 with cu_seqlens_q$",
+    ),
+    ("q", lambda q: q.numpy(), TypeError, r"^q is an ndarray: a torch\.Tensor is needed$"),
     ("q", lambda q: q.tolist(), TypeError, r"^q is a list: a torch\.Tensor is needed$"),
     (
         "q",
@@ -161,7 +171,7 @@ REFUSED = [  # (argument, what becomes of it, exception, sentence)
         r"^k_cache\.shape\[3\] is 576, q\.shape\[3\] \(d_qk\) is 128",
     ),
     ("k_cache", lambda k: k[:, :, 0], ValueError, r"^k_cache\.ndim is 3; it must be 4 \(num_blocks, "),
-    ("k_cache", lambda k: k.numpy(), TypeError, r"^k_cache is a ndarray: a torch\.Tensor is needed$"),
+    ("k_cache", lambda k: k.numpy(), TypeError, r"^k_cache is an ndarray: a torch\.Tensor is needed$"),
     ("k_cache", lambda k: [k], TypeError, r"^k_cache is a list: a torch\.Tensor is needed$"),
     ("k_cache", lambda k: k.half(), ValueError, r"^k_cache\.dtype is float16, q\.dtype is float32; they must be equal"),
     ("k_cache", lambda k: k.byte(), ValueError, r"^k_cache\.dtype is uint8, q\.dtype"),
@@ -394,19 +404,19 @@ def test_int32_metadata_of_a_callers_own():
 @pytest.mark.parametrize(
     ("metadata", "found"),
     [
-        (None, "NoneType"),
-        ("x", "str"),
-        (flash_mla.get_mla_metadata(), "tuple"),
-        (flash_mla.FlashMLASchedMeta, "type"),
-        (torch.zeros(1, 8), "tensor of torch.float32"),
-        (torch.zeros(1, 8, dtype=torch.int64), "tensor of torch.int64"),
-        (torch.zeros(1, 8, dtype=torch.int32).numpy(), "ndarray"),
+        (None, "a NoneType"),
+        ("x", "a str"),
+        (flash_mla.get_mla_metadata(), "a tuple"),
+        (flash_mla.FlashMLASchedMeta, "a type"),
+        (torch.zeros(1, 8), "a tensor of torch.float32"),
+        (torch.zeros(1, 8, dtype=torch.int64), "a tensor of torch.int64"),
+        (torch.zeros(1, 8, dtype=torch.int32).numpy(), "an ndarray"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_metadata_of_neither_style_is_refused(metadata, found):
     _, given = tensors()
-    sentence = f"^tile_scheduler_metadata is a {found}: the first of the two values that get_mla_metadata returns"
+    sentence = f"^tile_scheduler_metadata is {found}: the first of the two values that get_mla_metadata returns"
     with pytest.raises(TypeError, match=sentence):
         flash_mla.flash_mla_with_kvcache(*given, D_V, metadata)
 

@@ -126,7 +126,7 @@ def names_of_the_usage_page(monkeypatch):
 def test_the_python_snippets_of_the_usage_page_run(names_of_the_usage_page):
     names = names_of_the_usage_page
     on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text and "jax" not in text]
-    assert len(on_numpy) == 9
+    assert len(on_numpy) == 10
     for text in on_numpy:
         exec(compile(text, "usage.md", "exec"), names)
         if "packed_out" in text:
@@ -147,27 +147,31 @@ def test_the_c_snippet_of_the_usage_page_compiles():
     subprocess.run([*compiler, "-x", "c", "-"], input=program, text=True, check=True)
 
 
-@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
-def test_quickstarts_run_on_the_cpu(name):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed")
+EXAMPLES = {"quickstart_numpy": "numpy", "quickstart_torch": "torch", "quickstart_jax": "jax", "sparse": "torch"}
+
+
+@pytest.mark.parametrize(("name", "framework"), EXAMPLES.items())
+def test_examples_run_on_the_cpu(name, framework):
+    if importlib.util.find_spec(framework) is None:
+        pytest.skip(f"{framework} is not installed")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    script = ROOT / "examples" / "python" / f"quickstart_{name}.py"
+    script = ROOT / "examples" / "python" / f"{name}.py"
     subprocess.run([sys.executable, script], check=True, capture_output=True, env=environment)
 
 
-def test_the_support_matrix_is_that_of_the_kernel_tables():
+@pytest.mark.parametrize("operation", ["dense_decode", "sparse_decode"])
+def test_the_support_matrix_is_that_of_the_kernel_tables(operation):
     import flashmla
     from dsl_kernels.variants import FAMILIES
 
     short = {"bfloat16": "bf16", "float16": "fp16", "float32": "float32"}
-    on_gpu = {short[variant.elements.q] for variant in FAMILIES["dense_decode"].variants}
+    on_gpu = {short[variant.elements.q] for variant in FAMILIES[operation].variants}
     on_cpu = {
         short[kernel["dtype"]]
         for kernel in flashmla.info()["kernels"]
-        if (kernel["target"], kernel["operation"]) == ("cpu", "dense_decode")
+        if (kernel["target"], kernel["operation"]) == ("cpu", operation)
     }
-    row = next(line for line in README.splitlines() if line.startswith("| `dense_decode`"))
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{operation}`"))
     gpu_cell, cpu_cell = row.split("|")[2:4]
     assert set(re.findall(r"bf16|fp16|float32", gpu_cell)) == on_gpu
     assert set(re.findall(r"bf16|fp16|float32", cpu_cell)) == on_cpu

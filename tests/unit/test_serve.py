@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples" / "python"))
 
+import flashmla
 import serve
 import traffic
 from arrays import NumPyArrays
@@ -136,26 +137,28 @@ def test_batching_never_shares_a_page_and_returns_all():
 SMALL = ["--device=cpu", "--requests=6", "--heads=3", "--layers=2", "--shorten=16", "--max-batch=3", "--check-every=3"]
 
 
+@pytest.mark.parametrize("sparse", [[], ["--sparse=20"], ["--sparse=100000"]], ids=["dense", "sparse", "all"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
-def test_a_small_run(framework, capsys):
+def test_a_small_run(framework, sparse, capsys):
     if framework != "numpy":
         pytest.importorskip(framework)
-    assert serve.main([*SMALL, f"--framework={framework}"]) == 0
+    assert serve.main([*SMALL, *sparse, f"--framework={framework}"]) == 0
     said = capsys.readouterr().out
     assert "requests finished     6\n" in said
     assert "FAILED" not in said
 
 
-def test_a_step_decoded_again_gives_the_same_bits():
+@pytest.mark.parametrize("topk", [None, 50])
+def test_a_step_decoded_again_gives_the_same_bits(topk):
     batcher = Batcher(PageAllocator(8), max_batch=2, max_blocks=4)
     for number, context in enumerate((70, 200)):
         batcher.submit(traffic.Request(number, 0.0, context, 5))
-    server = serve.Server(NumPyArrays(), batcher, layers=2, heads=3, seed=0)
+    server = serve.Server(NumPyArrays(), batcher, layers=2, heads=3, seed=0, topk=topk)
     server.prefill()
     calls = server.step()
-    before = [array.tobytes() for call in calls for array in call[-2:]]
+    before = [array.tobytes() for call in calls for array in (call.out, call.lse)]
     serve.decode_again(calls)
-    assert [array.tobytes() for call in calls for array in call[-2:]] == before
+    assert [array.tobytes() for call in calls for array in (call.out, call.lse)] == before
 
 
 # Two layers, 1,152 bytes and heads * 2 * (576 + 512) FLOP a token; few heads are limited by bytes, many by FLOP.
@@ -179,16 +182,17 @@ def test_a_small_replay_is_repeatable(tmp_path, capsys):
     assert said[0] == said[1]
 
 
-def test_a_wrong_result_ends_in_failure(monkeypatch, capsys):
-    right = serve.flashmla.dense_decode
+@pytest.mark.parametrize(("operation", "more"), [("dense_decode", []), ("sparse_decode", ["--sparse=30"])])
+def test_a_wrong_result_ends_in_failure(monkeypatch, capsys, operation, more):
+    right = getattr(flashmla, operation)
 
     def wrong(*arguments, **options):
         out, lse = right(*arguments, **options)
         out[..., 7] *= 1.5
         return out, lse
 
-    monkeypatch.setattr(serve.flashmla, "dense_decode", wrong)
-    assert serve.main(SMALL) == 1
+    monkeypatch.setattr(flashmla, operation, wrong)
+    assert serve.main([*SMALL, *more]) == 1
     assert "FAILED" in capsys.readouterr().out
 
 

@@ -22,6 +22,7 @@ from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._prepared import Prepared, prepare
 from flashmla._quantize_kv import quantize_kv
+from flashmla._sparse_decode import sparse_decode, sparse_decode_workspace_size
 from flashmla.errors import ABIMismatchError, DeviceError, FlashMLAError, InvalidArgumentError, UnsupportedError
 
 __all__ = [
@@ -47,4 +48,6 @@ __all__ = [
     "prepare",
     "quantize_kv",
     "read_environment",
+    "sparse_decode",
+    "sparse_decode_workspace_size",
 ]

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from flashmla._cdef import ffi
-from flashmla._framework import Described
+from flashmla._framework import Described, RefusedTypeError
 from flashmla._frameworks import framework_of, stream_number
 from flashmla._library import lib
 from flashmla._tensor import CUDA, MADE, described, device, memory, pointer, read_only
+from flashmla._words import a
 from flashmla.errors import FlashMLAError, InvalidArgumentError, check, invalid
 
 _POINTER = ffi.typeof("void *")
@@ -63,15 +64,14 @@ class Call:
         framework = framework_of(tensor)
         try:
             capsule = framework.export(tensor, argument, None if framework is self._own else self._stream)
-        except (FlashMLAError, MemoryError):
+        except (FlashMLAError, MemoryError, RefusedTypeError):
             raise
         except BufferError as error:
             raise invalid("FLASHMLA_ERROR_DTYPE", f"{argument}: {error}") from error
         except Exception as error:
-            kind = type(tensor).__qualname__
             if not hasattr(tensor, "__dlpack_device__"):
-                raise TypeError(f"{argument} is a {kind}: a tensor that supports DLPack is needed") from None
-            words = f"{argument} is a {kind} whose export raised {type(error).__qualname__}: {error}"
+                raise TypeError(f"{argument} is {a(tensor)}: a tensor that supports DLPack is needed") from None
+            words = f"{argument} is {a(tensor)} whose export raised {type(error).__qualname__}: {error}"
             raise invalid("FLASHMLA_ERROR_VALUE", words) from error
         self._keep.append(capsule)
         self._inputs[argument] = tensor

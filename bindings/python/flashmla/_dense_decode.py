@@ -5,57 +5,34 @@ Rules on shapes, dtypes, strides and values are the C library's; its sentence is
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, Literal, TypeVar, overload
 
-from flashmla._cdef import ffi
+from flashmla._attention import described, lse_flags, set_scale
 from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL
-from flashmla._framework import Described
 from flashmla._operation import (
     Operation,
     Options,
     check_out_dtype,
     dtype_of_new,
     fresh,
-    lse_flags,
-    lse_shape,
     raise_if_enqueued,
     wanted,
 )
 from flashmla._plan import Plan, check_plan, step_params
 from flashmla._prepared import by_name, preparable
-from flashmla._scalars import INT32, integer, real, remembered
+from flashmla._scalars import INT32, integer, remembered
 from flashmla._tensor import OutDType, SupportsDLPack
 
 TensorT = TypeVar("TensorT", bound=SupportsDLPack)
 
-D_V = {576: 512, 512: 512, 320: 256}
-"""d_v by d_qk, to make an output of the right shape. What geometries there are is C's rule: it refuses any other q."""
-
-_DEFAULT_SCALE: int = ffi.integer_const("FLASHMLA_DEFAULT_SCALE")
-
-
-@functools.lru_cache(maxsize=1024)
-def _shapes(q_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of out and lse. For a q of wrong rank or d_qk they are nonsense, and C refuses q first."""
-    out_shape = (*q_shape[:-1], D_V.get(q_shape[-1], 512)) if q_shape else (1,)
-    return out_shape, lse_shape(out_shape)
-
-
-def _described(q_shape: tuple[int, ...], options: Options) -> tuple[Described, ...]:
-    """out and lse as they are made."""
-    out_shape, lse_extents = _shapes(q_shape)
-    return (out_shape, options.out_dtype), (lse_extents, "float32")
-
-
 _OPERATION = Operation(
     "dense_decode",
     ("q", "kv_cache", "block_table", "cache_seqlens"),
-    optional=("cu_seqlens_q", "global_seqlens"),
+    optional=("cu_seqlens_q", "global_seqlens", "attn_sink"),
     outputs=("out", "lse"),
-    described=_described,
+    described=described,
     scratch=("workspace", "flashmla_dense_decode_workspace_size"),
     plan="plan",
 )
@@ -77,10 +54,7 @@ def _options(
     """The scalars of dense_decode."""
     params = step_params(_OPERATION, causal, batch_invariant, max_seqlen_q)
     params.flags |= lse_flags(lse_base2=lse_base2, empty_lse=empty_lse)
-    if softmax_scale is None:
-        params.flags |= _DEFAULT_SCALE
-    else:
-        params.softmax_scale = real(softmax_scale, "softmax_scale")
+    set_scale(params, softmax_scale)
     params.num_threads = integer(num_threads, "num_threads", INT32)
     params.cp_rank = integer(cp_rank, "cp_rank", INT32)
     params.cp_world = integer(cp_world, "cp_world", INT32)
@@ -116,6 +90,7 @@ def dense_decode(
     cp_world: int = ...,
     cp_interleave: int = ...,
     global_seqlens: SupportsDLPack | None = ...,
+    attn_sink: SupportsDLPack | None = ...,
     return_lse: Literal[True] = ...,
 ) -> tuple[TensorT, Any]: ...
 @overload
@@ -143,6 +118,7 @@ def dense_decode(
     cp_world: int = ...,
     cp_interleave: int = ...,
     global_seqlens: SupportsDLPack | None = ...,
+    attn_sink: SupportsDLPack | None = ...,
     return_lse: Literal[False],
 ) -> TensorT: ...
 @eager
@@ -171,6 +147,7 @@ def dense_decode(
     cp_world: int = 0,
     cp_interleave: int = 0,
     global_seqlens: SupportsDLPack | None = None,
+    attn_sink: SupportsDLPack | None = None,
     return_lse: bool = True,
 ) -> Any:
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
@@ -191,8 +168,8 @@ def dense_decode(
     num_threads      CPU threads; 0: FLASHMLA_NUM_THREADS, else the affinity mask
     cu_seqlens_q     (batch + 1,) int32: request i has the query tokens from cu_seqlens_q[i] up to cu_seqlens_q[i + 1]
     max_seqlen_q     most query tokens of a request; goes with cu_seqlens_q
-    batch_invariant  the bits of a query token's row do not depend on the requests and query tokens beside it; with a
-                     plan, it decides
+    batch_invariant  the bits of a query token's row do not depend on the requests and query tokens beside it; a plan
+                     must be made with it too
     out_dtype        dtype of an `out` that is made: None: q's; "float32", by name or as a framework's dtype
     lse_base2        lse is base 2 instead of natural
     empty_lse        inf or -inf
@@ -200,6 +177,8 @@ def dense_decode(
     cp_rank, cp_world, cp_interleave, global_seqlens
                      context parallelism: the cache is shard cp_rank of cp_world, tokens dealt in turns of
                      cp_interleave; cache_seqlens counts the shard's tokens, global_seqlens (batch,) int32 all shards'
+    attn_sink        (h_q,) float32: a logit of each head that takes part in the softmax and has no value: out is
+                     multiplied by 1 / (1 + exp(attn_sink - lse)), lse is without it
 
     GPU work is enqueued on `stream` and not waited for, except with JAX, whose arrays must hold their result when seen.
 
@@ -237,8 +216,8 @@ def dense_decode(
             address = None if plan is None else plan.address
             try:
                 status = fast.call(
-                    q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, own_out, own_lse, workspace,
-                    address,
+                    q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, attn_sink, own_out,
+                    own_lse, workspace, address,
                 )  # fmt: skip
             except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
                 status = UNUSUAL
@@ -246,7 +225,7 @@ def dense_decode(
                 return (own_out, own_lse) if return_lse else own_out
             raise_if_enqueued(status)
 
-    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens)
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, attn_sink)
     ready = _OPERATION.ready(options, inputs, outputs, scratch=workspace, plan=plan and plan.c, stream=stream)
     ready.run(_OPERATION.run)
     options.succeeded(type(q), ready)
@@ -275,7 +254,7 @@ def dense_decode_workspace_size(
     >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, workspace=workspace)
     """
     options = _options(causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0)
-    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None)
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None, None)
     if plan is not None:
         check_plan(plan)
     return _OPERATION.scratch_size(options, inputs, plan and plan.c)

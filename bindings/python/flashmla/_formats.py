@@ -18,12 +18,12 @@ _NUMBERS: dict[Any, int] = {
 }
 
 
-def kv_format_number(name: Any) -> int:
+def kv_format_number(name: Any, argument: str = "kv_format") -> int:
     """The flashmla_kv_format of that name."""
     try:
         return _NUMBERS[name]
     except (KeyError, TypeError):  # TypeError: it has no hash
-        raise invalid("FLASHMLA_ERROR_VALUE", f"kv_format is {name!r}; it must be one of {[*_NUMBERS]}") from None
+        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is {name!r}; it must be one of {[*_NUMBERS]}") from None
 
 
 def row_made(kv_cache: tuple[int, ...], options: Options) -> tuple[int, str | None]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from flashmla import _tensor
+from flashmla._words import a
 
 DLPACK_VERSION = (1, 0)
 # Streams in DLPack (array API standard, `__dlpack__`): 1 is CUDA's legacy default stream, which CUDA calls 0; -1 asks
@@ -30,6 +31,10 @@ class Condition(NamedTuple):
     attribute: str | None = None
     object: Any = None
     unless: Any = None
+
+
+class RefusedTypeError(TypeError):
+    """What an export raises for a type that is a tensor by its protocol and none by what it means."""
 
 
 class Framework:
@@ -64,9 +69,8 @@ class Framework:
     def empty(self, like: Any, argument: str, shape: tuple[int, ...], dtype: str | None, stream: int | None) -> Any:
         """A new compact tensor, device as `like`, for work on `stream`. `dtype` None is that of `like`."""
         del shape, dtype, stream
-        kind = type(like).__qualname__
         raise TypeError(
-            f"{argument} is a {kind}: memory is made for torch, CuPy, JAX, NumPy; "
+            f"{argument} is {a(like)}: memory is made for torch, CuPy, JAX, NumPy; "
             "pass what the call would make: its outputs (out, lse) and its scratch (workspace, buffer)"
         )
 

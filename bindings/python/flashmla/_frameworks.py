@@ -10,10 +10,11 @@ from typing import Any
 
 from flashmla import _tensor
 from flashmla._cdef import ffi
-from flashmla._framework import DLPACK_VERSION, Framework
+from flashmla._framework import DLPACK_VERSION, Framework, RefusedTypeError
 from flashmla._jax import JAX, Tracer
 from flashmla._scalars import STREAM, integer
 from flashmla._torch import Proxy, Torch
+from flashmla._words import a
 
 _REFUSED: dict[str, tuple[str, int]] = {
     "bfloat16": ("uint16", ffi.integer_const("kDLBfloat")),
@@ -51,6 +52,17 @@ class NumPy(Framework):
         return f'{argument}.astype("{dtype}")'
 
 
+class Masked(Framework):
+    """Masked arrays of NumPy: an export would leave the mask behind."""
+
+    def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
+        del stream
+        raise RefusedTypeError(
+            f"{argument} is {a(tensor)}, whose mask does not count here: pass {argument}.filled(value), "
+            f"or {argument}.data for the array without its mask"
+        )
+
+
 class CuPy(Framework):
     """CuPy. Memory comes from its pool, on the stream of the call."""
 
@@ -85,6 +97,7 @@ _OTHER = Framework()
 # for one.
 _KNOWN: dict[tuple[str, str], Framework] = {
     ("numpy", "ndarray"): NumPy(),
+    ("numpy", "MaskedArray"): Masked(),
     ("torch", "Tensor"): Torch(),
     ("cupy", "ndarray"): CuPy(),
     ("torch", "Proxy"): Proxy(),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flashmla._framework import DLPACK_VERSION, Described, Framework
+from flashmla._words import a
 from flashmla.errors import UnsupportedError, invalid
 
 
@@ -47,7 +48,7 @@ class Tracer(Framework):
     def export(self, tensor: Any, argument: str, stream: int | None) -> Any:
         del stream
         raise UnsupportedError(
-            f"{argument} is a {type(tensor).__qualname__}: flashmla cannot be traced by jax.jit, vmap or grad; "
+            f"{argument} is {a(tensor)}: flashmla cannot be traced by jax.jit, vmap or grad; "
             "call it outside, or through jax.pure_callback"
         )
 

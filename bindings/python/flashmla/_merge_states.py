@@ -9,13 +9,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
+from flashmla._attention import lse_flags, lse_shape
 from flashmla._call import Call
 from flashmla._dynamo import eager
 from flashmla._framework import Described
-from flashmla._operation import Operation, Options, dtype_of_new, lse_flags, lse_shape, wanted
+from flashmla._operation import Operation, Options, dtype_of_new, wanted
 from flashmla._prepared import preparable
 from flashmla._scalars import INT32, flag, integer
 from flashmla._tensor import OutDType, SupportsDLPack
+from flashmla._words import a
 from flashmla.errors import invalid
 
 _RANK_OF_ONE_PART = 4
@@ -131,10 +133,10 @@ def _parts(outs: Any, lses: Any, stacked: Any) -> tuple[Sequence[Any], Sequence[
     """outs and lses as sequences of the same length. C has one count for both, so it cannot see a difference."""
     single = not isinstance(outs, (list, tuple))
     if isinstance(lses, (list, tuple)) == single:
-        kinds = f"outs is a {type(outs).__qualname__}, lses is a {type(lses).__qualname__}"
+        kinds = f"outs is {a(outs)}, lses is {a(lses)}"
         raise TypeError(f"{kinds}: both must be tensors, or both lists or tuples of tensors")
     if stacked is not False and flag(stacked, "stacked") and not single:
-        raise TypeError(f"stacked is True, but outs is a {type(outs).__qualname__}: a tensor is needed")
+        raise TypeError(f"stacked is True, but outs is {a(outs)}: a tensor is needed")
     if single:
         if not stacked and _rank(outs) == _RANK_OF_ONE_PART:
             raise invalid(

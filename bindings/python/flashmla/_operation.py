@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +11,11 @@ from flashmla._cdef import ffi
 from flashmla._exchange import UNUSUAL, Argument, Fast, FastCalls, Form
 from flashmla._framework import Described
 from flashmla._library import lib
-from flashmla._scalars import flag, real, remembered
+from flashmla._scalars import flag, remembered
 from flashmla._tensor import DTYPES, dtype_name, shape
 from flashmla.errors import check, invalid
 
 LIST = ffi.typeof("const DLTensor *[]")
-_LSE_BASE2: int = ffi.integer_const("FLASHMLA_LSE_BASE2")
-_EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
 _PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
 _DRIVER_ERRORS = 300
 _TENSOR_VALUE: int = ffi.integer_const("FLASHMLA_ERROR_TENSOR_VALUE")
@@ -180,8 +177,9 @@ class Operation:
         *,
         stream: Any,
         objects: Sequence[Any],
+        scratch: Any = None,
     ) -> tuple[Any, ...]:
-        """Makes a call of an operation without scratch and plans, and returns its outputs, whose first is `out`.
+        """Makes a call of an operation without plans, and returns its outputs, whose first is `out`.
 
         `objects`: the tensors of inputs and lists one by one.
         """
@@ -198,15 +196,16 @@ class Operation:
         if fast is not None:
             found = fresh(fast, first, outputs)
             if found is not None:
+                more = (None,) * (len(self.outputs) - len(found))
                 try:
-                    status = fast.call(*objects, *found, *(None,) * (len(self.outputs) - len(found)))
+                    status = fast.call(*objects, *found, *more, *(() if self.scratch is None else (scratch,)))
                 except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
                     status = UNUSUAL
                 if status == 0:
                     return found
                 raise_if_enqueued(status)
 
-        ready = self.ready(options, inputs, outputs, stream=stream)
+        ready = self.ready(options, inputs, outputs, scratch=scratch, stream=stream)
         ready.run(self.run)
         options.succeeded(type(first), ready)
         return ready.outputs
@@ -297,19 +296,3 @@ def check_out_dtype(out: Any, out_dtype: str | None) -> None:
 def wanted(out: Any, lse: Any, *, return_lse: Any) -> tuple[Any, ...]:
     """The outputs of a call, without an lse that nobody wants."""
     return (out, lse) if lse is not None or flag(return_lse, "return_lse") else (out,)
-
-
-def lse_flags(*, lse_base2: bool, empty_lse: float) -> int:
-    """The flags that tell how log-sum-exps are written."""
-    flags = _LSE_BASE2 if flag(lse_base2, "lse_base2") else 0
-    value = real(empty_lse, "empty_lse")
-    if value == -math.inf:
-        return flags | _EMPTY_LSE_MINUS
-    if value != math.inf:
-        raise invalid("FLASHMLA_ERROR_VALUE", f"empty_lse is {empty_lse}; it must be inf or -inf")
-    return flags
-
-
-def lse_shape(out_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(..., tokens, heads, d_v) -> (..., heads, tokens). For a wrong rank it is nonsense, and C refuses the model."""
-    return (*out_shape[:-3], *out_shape[-2:-1], *out_shape[-3:-2])

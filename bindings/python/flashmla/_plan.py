@@ -7,6 +7,7 @@ from typing import Any
 from flashmla._cdef import ffi
 from flashmla._operation import Operation
 from flashmla._scalars import INT32, flag, integer
+from flashmla._words import a
 
 _CAUSAL: int = ffi.integer_const("FLASHMLA_CAUSAL")
 _BATCH_INVARIANT: int = ffi.integer_const("FLASHMLA_BATCH_INVARIANT")
@@ -70,4 +71,4 @@ def step_params(operation: Operation, causal: Any, batch_invariant: Any, max_seq
 def check_plan(plan: Any) -> None:
     """What is given as a plan is one."""
     if not isinstance(plan, Plan):
-        raise TypeError(f"plan is a {type(plan).__qualname__}: what plan_decode returned is needed")
+        raise TypeError(f"plan is {a(plan)}: what plan_decode returned is needed")

@@ -16,6 +16,7 @@ from flashmla._operation import LIST, Operation, Options, Ready, raise_if_enqueu
 from flashmla._plan import check_plan, no_copy
 from flashmla._scalars import flag
 from flashmla._tensor import difference
+from flashmla._words import a
 from flashmla.errors import check, invalid
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -102,8 +103,9 @@ class Prepared:
             stream=arguments["stream"],
         )
         if not ready.call.framework.mutable:
-            kind = type(ready.call.first).__qualname__
-            raise TypeError(f"{names[0]} is a {kind}, which never changes: a prepared call writes its outputs again")
+            raise TypeError(
+                f"{names[0]} is {a(ready.call.first)}, which never changes: a prepared call writes its outputs again"
+            )
         self._arguments = arguments  # kept alive, the plan too
         self._own = dict(zip(operation.outputs, ready.outputs, strict=False))
         # Of one output that output, of several a tuple.

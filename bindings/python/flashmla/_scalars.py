@@ -6,10 +6,13 @@ What a value may be beyond its type is C's rule.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from flashmla._cdef import ffi
+from flashmla._words import a
 from flashmla.errors import invalid
 
 MadeT = TypeVar("MadeT")
@@ -58,7 +61,16 @@ def real(value: Any, argument: str) -> float:
     except (TypeError, ValueError):  # ValueError: an array of several numbers
         raise _wrong_type(value, argument, "a number") from None
     except OverflowError:
-        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is {value}; it must fit a float") from None
+        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is beyond 1.8e308; it must fit a float") from None
+
+
+def single(value: Any, argument: str) -> float:
+    """A number as a float of 32 bits, in which no finite one becomes infinite and none but 0 becomes 0."""
+    number = real(value, argument)
+    kept = float(ffi.cast("float", number))
+    if (math.isinf(kept) and not math.isinf(number)) or (kept == 0 and number != 0):
+        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is {number:g}; it must fit a float of 32 bits")
+    return number
 
 
 def flag(value: Any, argument: str) -> bool:
@@ -70,7 +82,7 @@ def flag(value: Any, argument: str) -> bool:
 
 
 def _wrong_type(value: Any, argument: str, needed: str) -> TypeError:
-    return TypeError(f"{argument} is {value!r}, a {type(value).__qualname__}: {needed} is needed")
+    return TypeError(f"{argument} is {value!r}, {a(value)}: {needed} is needed")
 
 
 def remembered(make: Callable[..., MadeT]) -> Callable[..., MadeT]:

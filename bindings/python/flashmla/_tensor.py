@@ -31,6 +31,7 @@ _DLTENSOR = ffi.typeof("DLTensor *")
 _EXTENTS = ffi.typeof("int64_t[]")
 _BYTES = ffi.typeof("uint8_t *")
 _FLAGS = ffi.typeof("uint64_t *")
+_NUMBER = ffi.typeof("uintptr_t")
 
 _name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
 _pointer = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.py_object, ctypes.c_char_p)(
@@ -138,8 +139,13 @@ def difference(tensor: Any, other: Any) -> tuple[str, str] | None:
         ("FLASHMLA_ERROR_SHAPE", "shape", shape),
         ("FLASHMLA_ERROR_STRIDE", "strides", _strides),
     ):
-        if of(tensor) != of(other):
-            return status, f"{name} is {of(tensor)}, was {of(other)}"
+        found, was = of(tensor), of(other)
+        if found != was:
+            axes = range(len(was)) if of in {shape, _strides} and len(found) == len(was) else ()
+            differing = next((axis for axis in axes if found[axis] != was[axis]), None)
+            if differing is None:
+                return status, f"{name} is {found}, was {was}"
+            return status, f"{name}[{differing}] is {found[differing]}, was {was[differing]}"
     return None
 
 
@@ -161,4 +167,10 @@ def memory(tensor: Any, argument: str) -> tuple[Any, int]:
                 f"{argument} is not contiguous: stride {strides[axis]} of axis {axis} should be {count}",
             )
         count *= extent
-    return ffi.cast(_BYTES, tensor.data) + tensor.byte_offset, count * dtype.bits * dtype.lanes // 8
+    address = int(ffi.cast(_NUMBER, tensor.data)) + tensor.byte_offset
+    if address >= 2**64:
+        raise invalid(
+            "FLASHMLA_ERROR_OVERFLOW",
+            f"{argument} starts {tensor.byte_offset} bytes behind its data, which is beyond address 2^64",
+        )
+    return ffi.cast(_BYTES, address), count * dtype.bits * dtype.lanes // 8

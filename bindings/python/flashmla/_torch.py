@@ -9,6 +9,7 @@ from typing import Any
 from flashmla import _tensor
 from flashmla._dynamo import keep_dynamo_out
 from flashmla._framework import Condition, Framework
+from flashmla._words import a
 from flashmla.errors import UnsupportedError
 
 _TRACED = "flashmla cannot be traced; call it outside of what is traced, or in a torch.library.custom_op of your own"
@@ -35,7 +36,7 @@ def _wrapped(torch: Any, tensor: Any) -> str | None:
     kind = type(tensor)
     # A class with operations of its own, such as FakeTensor, NestedTensor or DTensor.
     if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        return f"is a {kind.__qualname__}: {_TRACED if kind.__module__.startswith('torch._subclasses') else _PLAIN}"
+        return f"is {a(tensor)}: {_TRACED if kind.__module__.startswith('torch._subclasses') else _PLAIN}"
     if _asked(torch, "_is_functional_tensor", tensor):
         return f"is wrapped by torch.func.functionalize: {_TRACED}"
     if _asked(torch._C._functorch, "is_functorch_wrapped_tensor", tensor):  # noqa: SLF001 - there is no public question

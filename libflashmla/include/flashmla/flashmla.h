@@ -14,11 +14,13 @@
  *   Arguments of dense decode
  *   Arguments of merges
  *   Formats of the KV cache, arguments of its writers and readers
+ *   Arguments of sparse decode
  *   Versions of the loaded library, statuses, errors
  *   Environment and checking mode
  *   Prepared calls
  *   Plans
  *   Dense decode
+ *   Sparse decode
  *   Merges
  *   Writers and readers of the KV cache
  *   Streams, kernels, driver, CPU
@@ -106,8 +108,8 @@
  *     affinity mask counts.
  *   - FLASHMLA_CPU_ISA: instruction set of the CPU backend, one of those that flashmla_cpu_isa names. Another word, or
  *     a set that the machine lacks, is ignored: the best one counts.
- *   - FLASHMLA_FORCE_KERNEL: name of the dense_decode kernel that must run on CUDA devices. Decode calls that it does
- *     not fit fail with FLASHMLA_ERROR_UNSUPPORTED: all of them, if there is no such kernel.
+ *   - FLASHMLA_FORCE_KERNEL: name of the dense_decode or sparse_decode kernel that must run on CUDA devices. Calls of
+ *     both that it does not fit fail with FLASHMLA_ERROR_UNSUPPORTED: all of them, if there is no such kernel.
  *   - FLASHMLA_CHECK: 1 is the checking mode, see flashmla_check_report; 0 or anything else is not.
  */
 #ifndef FLASHMLA_H_
@@ -155,7 +157,7 @@ typedef enum flashmla_status {
   FLASHMLA_ERROR_STRUCT_SIZE = 101,  /* struct_size too small or within a field, or unknown trailing bytes not zero */
   FLASHMLA_ERROR_FLAGS = 102,        /* unknown flag bits */
   FLASHMLA_ERROR_DTYPE = 110,        /* dtype not allowed here, or differs from q's */
-  FLASHMLA_ERROR_SHAPE = 111,        /* rank or extent does not fit the other arguments */
+  FLASHMLA_ERROR_SHAPE = 111,        /* rank or extent is negative, or does not fit the other arguments */
   FLASHMLA_ERROR_ZERO_EXTENT = 112,  /* an extent that must be > 0 is not */
   FLASHMLA_ERROR_STRIDE = 113,    /* stride not allowed: innermost not 1, not positive, or outputs overlap themselves */
   FLASHMLA_ERROR_ALIGNMENT = 114, /* address or stride is not a multiple of 16 bytes */
@@ -180,11 +182,10 @@ typedef enum flashmla_flags {
   FLASHMLA_DEFAULT_SCALE = 2,     /* softmax_scale is d_qk^-0.5; the field is then ignored */
   FLASHMLA_LSE_BASE2 = 4,         /* log-sum-exps are base 2 (those given to flashmla_merge_states too), not natural */
   FLASHMLA_EMPTY_LSE_MINUS = 8,   /* the lse of a row that attends to nothing is -inf, not +inf */
-  FLASHMLA_BATCH_INVARIANT = 16,  /* plan: the bits of a query token's row follow from the token and from what it
+  FLASHMLA_BATCH_INVARIANT = 16,  /* the bits of a query token's row follow from the token and from what it
                                      attends, not from the requests and query tokens beside it: the same in any batch and
                                      any chunk. Partial results take at most 2 * 4 * d_v bytes a row of results and 64
-                                     MiB. A decode call that makes its own schedule takes it too; with a plan, the plan
-                                     decides */
+                                     MiB. A plan and its decode calls must agree on it */
   FLASHMLA_UNROUNDED_SCALES = 32, /* writers of the KV cache: float32 scales are not rounded up to powers of two */
   FLASHMLA_PYTHON_NAMES = 256,    /* flashmla_last_error names arguments as the Python package does: num_splits instead
                                      of params.num_splits, None instead of NULL */
@@ -202,7 +203,7 @@ typedef struct flashmla_plan {
  * and device are read, and the values of cache_seqlens (on the device). */
 typedef struct flashmla_plan_decode_params {
   uint32_t struct_size;          /* sizeof(flashmla_plan_decode_params) */
-  uint32_t flags;                /* flashmla_flags of the decode call; FLASHMLA_BATCH_INVARIANT */
+  uint32_t flags;                /* flashmla_flags of the decode call */
   const DLTensor *q;             /* as in flashmla_dense_decode_params */
   const DLTensor *kv_cache;      /* " */
   const DLTensor *block_table;   /* " */
@@ -273,12 +274,13 @@ typedef struct flashmla_dense_decode_params {
   int32_t cp_world;             /* shards; 0: the cache is whole, and the other fields of this kind are 0 and NULL */
   int32_t cp_interleave;        /* tokens of a turn, > 0 */
   const DLTensor *global_seqlens; /* (batch) int32, contiguous; tokens of each request over all shards */
+  const DLTensor *attn_sink;      /* (h_q) float32, contiguous: see flashmla_sparse_decode_params; NULL: no sink */
 } flashmla_dense_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_DENSE_DECODE_PARAMS_INIT                                                                              \
   {sizeof(flashmla_dense_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0, \
-   0, 0, NULL}
+   0, 0, NULL, NULL}
 /* clang-format on */
 
 /* ---- Arguments of merges ---- */
@@ -401,6 +403,65 @@ typedef struct flashmla_gather_kv_params {
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_GATHER_KV_PARAMS_INIT {sizeof(flashmla_gather_kv_params), 0, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL}
 
+/* ---- Arguments of sparse decode ---- */
+
+/* Token-sparse MLA decode: each query token attends the tokens of the cache that it names. For query token s of request
+ * i and query head h, over the indices e of indices[i, s] that are attended, with k_e the row of slot e: row e %
+ * page_size of page e / page_size, dequantised where the format quantises, as flashmla_dequantize_kv does to bfloat16:
+ *     x_e = softmax_scale * <q, k_e>;   lse = ln(sum_e exp(x_e));   out = sum_e exp(x_e - lse) * k_e[0 : d_v]
+ * Attended are the first topk_length[i] indices, clamped to [0, topk], without those outside [0, num_blocks *
+ * page_size), -1 say, for which nothing is read. An index that stands there twice counts twice. There is no other mask.
+ * No attended index: out = 0, lse = +inf (see FLASHMLA_EMPTY_LSE_MINUS). What is not attended, NaN perhaps, never
+ * influences a row.
+ *
+ * A second selection, with extra_kv_cache: the sums go over the first extra_topk_length[i] indices of extra_indices[i,
+ * s] too, which are slots of extra_kv_cache, a cache with pages and a format of its own.
+ *
+ * Attention sink: attn_sink[h] is a logit that takes part in the softmax without a value: out is multiplied by 1 / (1 +
+ * exp(attn_sink[h] - lse)), and lse is that without the sink. -inf has no effect, with +inf out is 0, with NaN it is
+ * NaN; a row that attends nothing stays 0.
+ *
+ * Variable-length queries: as in flashmla_dense_decode_params; indices are (total_q, topk) then.
+ *
+ * Sources: DeepSeek-V3.2 (sparse attention over the tokens that an indexer selects); FlashMLA's sparse decode. */
+typedef struct flashmla_sparse_decode_params {
+  uint32_t struct_size; /* sizeof(flashmla_sparse_decode_params) */
+  uint32_t flags; /* FLASHMLA_DEFAULT_SCALE, FLASHMLA_LSE_BASE2, FLASHMLA_EMPTY_LSE_MINUS, FLASHMLA_BATCH_INVARIANT
+                     (on CPU tensors) */
+  /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); h_q at most 128; on CUDA bf16 and d_qk 576 or
+   * 512; on CPU also fp16, float32, where no format quantises, and 320; innermost stride 1, the others and the address
+   * multiples of 16 bytes */
+  const DLTensor *q;
+  const DLTensor *kv_cache;          /* see flashmla_kv_format; not quantised: of q's dtype */
+  const DLTensor *indices;           /* (batch, s_q, topk) or (total_q, topk) int32 or int64, innermost stride 1 */
+  const DLTensor *topk_length;       /* (batch) int32, contiguous; NULL: all are topk */
+  const DLTensor *attn_sink;         /* (h_q) float32, contiguous; natural logits; NULL: no sink */
+  const DLTensor *extra_kv_cache;    /* as kv_cache, with the same columns; NULL: there is no second selection */
+  const DLTensor *extra_indices;     /* (batch, s_q, extra_topk) or (total_q, extra_topk), as indices */
+  const DLTensor *extra_topk_length; /* (batch) int32, contiguous; NULL: all are extra_topk */
+  const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
+  /* (batch, s_q, h_q, d_v) or (total_q, h_q, d_v), d_v 512, or 256 with d_qk 320; dtype of q or float32, written;
+   * strides as q */
+  const DLTensor *out;
+  /* (batch, h_q, s_q) or (h_q, total_q) float32, any strides, written: log-sum-exp; NULL: not wanted */
+  const DLTensor *lse;
+  float softmax_scale;     /* finite and > 0; see FLASHMLA_DEFAULT_SCALE */
+  int32_t num_threads;     /* CPU tensors, as in flashmla_dense_decode_params */
+  int32_t kv_format;       /* flashmla_kv_format; one that quantises takes q in bf16 */
+  int32_t extra_kv_format; /* likewise, on CUDA the same; 0 without extra_kv_cache */
+  int32_t max_seqlen_q;    /* as in flashmla_dense_decode_params */
+  uint32_t reserved;       /* 0 */
+  void *workspace;         /* scratch on q's device, 16-byte aligned; NULL is fine where the size is 0 */
+  uint64_t workspace_size; /* bytes; at least what flashmla_sparse_decode_workspace_size says */
+  void *stream;            /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
+} flashmla_sparse_decode_params;
+/* Initialiser: struct_size, and all else 0. */
+/* clang-format off */
+#define FLASHMLA_SPARSE_DECODE_PARAMS_INIT                                                                            \
+  {sizeof(flashmla_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0,   \
+   0, 0, 0, 0, NULL, 0, NULL}
+/* clang-format on */
+
 /* ---- Versions of the loaded library, statuses, errors ---- */
 
 /* Returns the version of the loaded library: 10000 * major + 100 * minor + patch. That of the header it is used with is
@@ -433,16 +494,16 @@ FLASHMLA_API void flashmla_read_environment(void);
 /* Returns what is wrong with the variables, as they were read last, a clause a variable; "" if nothing is. */
 FLASHMLA_API const char *flashmla_environment_error(void);
 
-/* The checking mode, FLASHMLA_CHECK=1: lengths, query offsets and page numbers out of their range, which are clamped
- * without a word otherwise, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names the tensor, how many there are
- * and one of them. On the CPU the plan or decode call that has them fails, before it writes. On a GPU it looks at them
- * with a kernel of its own in front of the others, and runs; the next plan or decode call on that device that finds
- * them told fails instead of running, once, or flashmla_check_report does, whichever comes first. Both read without
- * waiting: wait for the stream before to be sure. Each report is about one kind of value, and its count is of all calls
- * since the last one: what a plan and a decode call both read is counted by both, since it may have changed between.
- * Replays of graphs that were captured in the mode are looked at, too. The first call in the mode pins some kilobytes
- * of host memory, which it cannot during a capture. A prepared call is looked at if the mode was on when it was
- * prepared, too. Off, it costs nothing. */
+/* The checking mode of dense_decode and plan_decode, FLASHMLA_CHECK=1: lengths, query offsets and page numbers out of
+ * their range, which are clamped without a word otherwise, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names
+ * the tensor, how many there are and one of them. On the CPU the plan or decode call that has them fails, before it
+ * writes. On a GPU it looks at them with a kernel of its own in front of the others, and runs; the next plan or decode
+ * call on that device that finds them told fails instead of running, once, or flashmla_check_report does, whichever
+ * comes first. Both read without waiting: wait for the stream before to be sure. Each report is about one kind of
+ * value, and its count is of all calls since the last one: what a plan and a decode call both read is counted by both,
+ * since it may have changed between. Replays of graphs that were captured in the mode are looked at, too. The first
+ * call in the mode pins some kilobytes of host memory, which it cannot during a capture. A prepared call is looked at
+ * if the mode was on when it was prepared, too. Off, it costs nothing. */
 
 /* Tells what GPU calls in the checking mode have found, on any device. Returns FLASHMLA_OK, or
  * FLASHMLA_ERROR_TENSOR_VALUE for one report, which is not told again. */
@@ -519,6 +580,28 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_prepare(const 
  * flashmla_prepared. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_run(const flashmla_prepared *prepared,
                                                                       const flashmla_dense_decode_params *params);
+
+/* ---- Sparse decode ---- */
+
+/* Bytes of scratch a call needs. Follows from shapes, flags and device alone, never from lengths; data, workspace and
+ * stream are not looked at.
+ * `params`: as for the call. Writes *bytes, 0 where nothing is needed: the workspace may be NULL then. Returns what
+ * flashmla_sparse_decode would return for shapes, dtypes, device and flags. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_sparse_decode_workspace_size(const flashmla_sparse_decode_params *params, uint64_t *bytes);
+
+/* Runs the attention described at flashmla_sparse_decode_params, and writes out and lse. Returns FLASHMLA_OK, or what
+ * is wrong: 1xx an argument; 2xx where no kernel does it; 3xx where the driver fails or host memory runs out. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_sparse_decode(const flashmla_sparse_decode_params *params);
+
+/* Prepares a call of flashmla_sparse_decode, see flashmla_prepared. Returns what that would. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_sparse_decode_prepare(const flashmla_sparse_decode_params *params,
+                                                                           flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_sparse_decode with the addresses in `params`. Returns as flashmla_<operation>_run
+ * does, see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_sparse_decode_run(const flashmla_prepared *prepared,
+                                                                       const flashmla_sparse_decode_params *params);
 
 /* ---- Merges ---- */
 

@@ -13,6 +13,16 @@ typedef struct fm_mask {
   const int32_t *global_seqlens;
 } fm_mask;
 
+/* q: what keys are multiplied with. */
+typedef struct fm_queries {
+  fm_dtype dtype;
+  int32_t d_qk;
+  const void *data;
+  int64_t stride[3]; /* in elements: batch, token, head; batch 0 with variable-length queries */
+  float softmax_scale;
+  float scale_log2; /* softmax_scale * log2(e), at most the largest float: infinity would make 0 * scale_log2 NaN */
+} fm_queries;
+
 /* Rows of results and their log-sum-exps: in the table of an operation, and checked. Strides are in elements; with
  * variable-length queries the batch strides are 0: query token s of request i is the token fm_query_range_of says,
  * whatever the request. */
@@ -22,6 +32,9 @@ typedef struct fm_mask {
 #define FM_LSE_FIELDS(type, field)                                                                  \
   FM_FIELD(type, field), .rank = 3, .axes = {FM_BATCH, FM_H_Q, FM_S_Q}, .dtypes = FM_ONLY(FM_FP32), \
       .alignment = sizeof(float), .free_innermost = true, .of_queries = true
+#define FM_SINK_FIELDS(type, field)                                                                           \
+  FM_FIELD(type, field), .rank = 1, .axes = {FM_H_Q}, .dtypes = FM_ONLY(FM_FP32), .alignment = sizeof(float), \
+      .optional = true
 typedef struct fm_output {
   fm_dtype dtype;
   void *out;
@@ -29,14 +42,17 @@ typedef struct fm_output {
   float *lse;            /* NULL: not wanted */
   int64_t lse_stride[3]; /* batch, head, token */
   bool lse_base2;
-  float empty_lse; /* +inf or -inf: of a row that attends to nothing */
+  float empty_lse;   /* +inf or -inf: of a row that attends to nothing */
+  const float *sink; /* of each query head, a natural logit that takes part in the softmax alone; NULL: none */
 } fm_output;
 
 typedef struct fm_attention {
   fm_work work;
+  fm_queries queries;
   fm_mask mask;
   fm_output output;
   int32_t d_v;
+  bool own_plan; /* the call is given no plan: it makes its own, or is to make one */
   fm_tiling tiling;
   fm_divisors divisors; /* of the tiling; GPU */
   fm_layout layout;

@@ -18,7 +18,7 @@ fm_rows fm_rows_of(const fm_attention *attention, int32_t tile) {
   rows.tokens = (int32_t)fm_max64(0, fm_min32(tiling->block_tokens, rows.queries.count - rows.first_token));
   rows.heads = fm_min32(tiling->block_heads, tiling->group - rows.first_head);
   rows.count = rows.tokens * rows.heads;
-  rows.length = fm_length_of(&attention->work, rows.request);
+  rows.length = fm_length_of(&attention->work, tiling->unit, rows.request);
   return rows;
 }
 
@@ -40,11 +40,18 @@ int64_t fm_row_offset(const fm_attention *attention, const fm_rows *rows, int32_
   return rows->request * stride[0] + token_of(rows, row) * stride[1] + head_of(attention, rows, row) * stride[2];
 }
 
+/* What an attention sink leaves of a row: the share that its values have in the sum of the softmax. */
+static float share_of_values(const fm_attention *attention, const fm_rows *rows, int32_t row, double lse) {
+  const float *sink = attention->output.sink;
+  return sink == NULL ? 1.0f : (float)(1 / (1 + exp((double)sink[head_of(attention, rows, row)] - lse)));
+}
+
 void fm_write_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows, int32_t row,
                   const float *values, float scale, double lse) {
   const fm_output *output = &attention->output;
   const int32_t bytes = fm_dtype_bytes(output->dtype);
   char *out = (char *)output->out + fm_row_offset(attention, rows, row, output->out_stride) * bytes;
+  scale *= share_of_values(attention, rows, row, lse);
   if (values == NULL)
     memset(out, 0, (size_t)attention->d_v * (size_t)bytes);
   else

@@ -3,9 +3,10 @@
 
 _Static_assert(FM_KERNEL_MAX_SPLITS >= FM_MAX_SPLITS, "combine merges what a plan can split");
 
-flashmla_status fm_load_join(fm_gpu gpu, const fm_attention *attention, fm_dtype dtype, fm_loaded *join) {
+/* The kernel that joins partial results: fold where the work is batch invariant, else combine. */
+static flashmla_status load_join(fm_gpu gpu, const fm_attention *attention, fm_loaded *join) {
   const fm_kernel_family family = attention->tiling.piece_units > 0 ? FM_KERNEL_FOLD : FM_KERNEL_COMBINE;
-  const fm_need need = {.family = family, .elements = {.out = (int8_t)dtype}, .d_v = attention->d_v};
+  const fm_need need = {.family = family, .elements = {.out = (int8_t)attention->queries.dtype}, .d_v = attention->d_v};
   return fm_load(gpu, need, join);
 }
 
@@ -23,22 +24,49 @@ static flashmla_status launch_fold(fm_gpu gpu, const fm_loaded *fold, const fm_a
   return fm_launch(gpu, fold, gpu.device->processors * FM_KERNEL_FOLD_BLOCKS, &params, stream);
 }
 
-flashmla_status fm_launch_join(fm_gpu gpu, const fm_loaded *join, const fm_attention *attention, void *stream) {
+static flashmla_status launch_join(fm_gpu gpu, const fm_loaded *join, const fm_attention *attention, void *stream) {
   if (attention->tiling.piece_units > 0) return launch_fold(gpu, join, attention, stream);
   return launch_combine(gpu, join, attention, stream);
 }
 
 /* With variable-length queries the tokens of all requests are those of one. Rows beyond the tensor read as zeros. */
-fm_tensor_map fm_query_map(const fm_attention *attention, fm_dtype dtype, int32_t d, const void *q,
-                           const int64_t stride[3]) {
+static fm_tensor_map query_map(const fm_attention *attention) {
   const fm_work *work = &attention->work;
   const fm_tiling *tiling = &attention->tiling;
-  return (fm_tensor_map){.dtype = dtype,
-                         .rank = 5,
-                         .address = q,
-                         .extents = {d, tiling->group, work->varlen ? work->total_q : work->s_q, work->h_kv,
-                                     work->varlen ? 1 : work->batch},
-                         .strides = {1, stride[2], stride[1], stride[2] * tiling->group, stride[0]},
-                         .box = {(uint32_t)(FM_SWIZZLE_BYTES / fm_dtype_bytes(dtype)), (uint32_t)tiling->block_heads,
-                                 (uint32_t)tiling->block_tokens, 1, 1}};
+  const fm_queries *q = &attention->queries;
+  const int64_t *stride = q->stride;
+  const int32_t columns = FM_SWIZZLE_BYTES / fm_dtype_bytes(q->dtype);
+  return (fm_tensor_map){
+      .dtype = q->dtype,
+      .rank = 5,
+      .address = q->data,
+      .extents = {q->d_qk, tiling->group, work->varlen ? work->total_q : work->s_q, work->h_kv,
+                  work->varlen ? 1 : work->batch},
+      .strides = {1, stride[2], stride[1], stride[2] * tiling->group, stride[0]},
+      .box = {(uint32_t)columns, (uint32_t)tiling->block_heads, (uint32_t)tiling->block_tokens, 1, 1}};
+}
+
+flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_attention_kernels *kernels) {
+  const fm_gpu gpu = kernels->gpu;
+  attention->divisors = fm_divisors_of(&attention->work, &attention->tiling);
+  if (attention->own_plan) FM_TRY(fm_load_plan(gpu, &kernels->plan));
+  FM_TRY(fm_load(gpu, need, &kernels->attend));
+  if (fm_may_split(&attention->tiling)) FM_TRY(load_join(gpu, attention, &kernels->join));
+  const fm_tensor_map q = query_map(attention);
+  return fm_encode(gpu.driver, &q, &kernels->q_map);
+}
+
+flashmla_status fm_launch_attention(const fm_attention *attention, const fm_attention_kernels *kernels,
+                                    const void *params, void *stream) {
+  const fm_tiling *tiling = &attention->tiling;
+  const fm_gpu gpu = kernels->gpu;
+  if (attention->own_plan)
+    FM_TRY(fm_launch_plan(gpu, &kernels->plan, &attention->work, tiling, &attention->divisors, &attention->schedule,
+                          stream));
+  /* persistent: clusters take parts in turn, so there are never more than run at once */
+  const int32_t clusters = fm_min32(fm_max32(kernels->attend.clusters, 1), tiling->num_parts);
+  FM_TRY(fm_launch(gpu, &kernels->attend, clusters * tiling->cluster, params, stream));
+  if (fm_may_split(tiling)) FM_TRY(launch_join(gpu, &kernels->join, attention, stream));
+  fm_set_last_kernel(kernels->attend.kernel->name);
+  return FLASHMLA_OK;
 }

@@ -31,34 +31,35 @@ void fm_note(fm_finding *finding, bool wrong, int32_t request, int64_t position,
 flashmla_status fm_fail_finding(fm_value value, const fm_finding *f, uint64_t count, const char *where) {
   const flashmla_status status = FLASHMLA_ERROR_TENSOR_VALUE;
   const unsigned long long n = count;
+  const char *s = n == 1 ? "" : "s";
   switch (value) {
     case FM_VALUE_LENGTH:
       return fm_fail(status,
-                     "%scache_seqlens has %llu lengths out of range: cache_seqlens[%d] is %d; it must be in [0, %d]",
-                     where, n, f->position, f->value, f->limit);
+                     "%scache_seqlens has %llu length%s out of range: cache_seqlens[%d] is %d; it must be in [0, %d]",
+                     where, n, s, f->position, f->value, f->limit);
     case FM_VALUE_OFFSET:
       return fm_fail(status,
-                     "%scu_seqlens_q has %llu offsets out of range: cu_seqlens_q[%d] is %d; it must be in [0, %d]",
-                     where, n, f->position, f->value, f->limit);
+                     "%scu_seqlens_q has %llu offset%s out of range: cu_seqlens_q[%d] is %d; it must be in [0, %d]",
+                     where, n, s, f->position, f->value, f->limit);
     case FM_VALUE_ORDER:
       return fm_fail(
           status,
-          "%scu_seqlens_q has %llu offsets out of order: cu_seqlens_q[%d] is %d; it must be at least the one "
+          "%scu_seqlens_q has %llu offset%s out of order: cu_seqlens_q[%d] is %d; it must be at least the one "
           "before it, %d",
-          where, n, f->position, f->value, f->limit);
+          where, n, s, f->position, f->value, f->limit);
     case FM_VALUE_COUNT:
       return fm_fail(
           status,
-          "%scu_seqlens_q has %llu requests of too many query tokens: request %d has %d; {params.|}max_seqlen_q "
+          "%scu_seqlens_q has %llu request%s of too many query tokens: request %d has %d; {params.|}max_seqlen_q "
           "is %d",
-          where, n, f->request, f->value, f->limit);
+          where, n, s, f->request, f->value, f->limit);
     case FM_VALUE_PAGE:
       return fm_fail(
-          status, "%sblock_table has %llu page numbers out of range: block_table[%d, %d] is %d; it must be in [0, %d)",
-          where, n, f->request, f->position, f->value, f->limit);
+          status, "%sblock_table has %llu page number%s out of range: block_table[%d, %d] is %d; it must be in [0, %d)",
+          where, n, s, f->request, f->position, f->value, f->limit);
     default:
       return fm_fail(status,
-                     "%sglobal_seqlens has %llu lengths out of range: global_seqlens[%d] is %d; it must be >= 0", where,
-                     n, f->position, f->value);
+                     "%sglobal_seqlens has %llu length%s out of range: global_seqlens[%d] is %d; it must be >= 0",
+                     where, n, s, f->position, f->value);
   }
 }

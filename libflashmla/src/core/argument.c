@@ -26,7 +26,7 @@ void fm_arguments_in(fm_form form, const fm_argument *table, int32_t count, fm_a
   for (int32_t row = 0; row < count; ++row) {
     if (form.varlen && table[row].of_queries) drop_batch(&rows[row]);
     if (form.listed == 0 && table[row].listed) stack(&rows[row]);
-    if (form.packed && table[row].paged) pack(&rows[row]);
+    if ((form.packed & table[row].paged) != 0) pack(&rows[row]);
   }
 }
 
@@ -62,6 +62,20 @@ static fm_text device_of(const DLTensor *tensor) {
     for (int32_t element = 0; element < fm_tensors_of(tensors, row); ++element) \
       for (const DLTensor *tensor = fm_tensor_at(tensors, row, element); tensor != NULL; tensor = NULL)
 
+/* Where query offsets decide on the rank, the sentence names them. */
+static flashmla_status fail_rank(const fm_tensors *tensors, int32_t row, int32_t element, int32_t ndim) {
+  const fm_argument *rule = &tensors->rows[row];
+  int32_t offsets = 0;
+  while (offsets < tensors->count && !tensors->rows[offsets].offsets) ++offsets;
+  const bool decided = rule->of_queries && offsets < tensors->count;
+  const bool varlen = decided && tensors->given[offsets] != NULL;
+  fm_text with = {""}, other = {""};
+  if (varlen) with = fm_text_of("with %s ", tensors->rows[offsets].name);
+  if (decided && !varlen) other = fm_text_of(", or %d with %s", rule->rank - 1, tensors->rows[offsets].name);
+  return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.ndim is %d; %sit must be %d %s%s", NAME(row, element), ndim, with.chars,
+                 rule->rank, fm_describe_axes(tensors->axes, rule).chars, other.chars);
+}
+
 static flashmla_status check_form(const fm_tensors *tensors, int32_t row, int32_t element) {
   const DLTensor *tensor = fm_tensor_at(tensors, row, element);
   const int32_t rank = tensors->rows[row].rank;
@@ -69,9 +83,7 @@ static flashmla_status check_form(const fm_tensors *tensors, int32_t row, int32_
     if (tensors->rows[row].optional) return FLASHMLA_OK;
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is {NULL|None}; the tensor is required", NAME(row, element));
   }
-  if (tensor->ndim != rank)
-    return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.ndim is %d; it must be %d %s", NAME(row, element), tensor->ndim, rank,
-                   fm_describe_axes(tensors->axes, &tensors->rows[row]).chars);
+  if (tensor->ndim != rank) return fail_rank(tensors, row, element, tensor->ndim);
   if (tensor->shape == NULL)
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s.shape is NULL; it must list %d extents", NAME(row, element), rank);
   return FLASHMLA_OK;
@@ -146,8 +158,9 @@ static flashmla_status check_range(const fm_tensors *tensors, int32_t row, int32
   const fm_axis *named = &tensors->axes[tensors->rows[row].axes[axis]];
   const int64_t least = named->may_be_empty ? 0 : 1;
   if (extent < least)
-    return fm_fail(FLASHMLA_ERROR_ZERO_EXTENT, "%s.shape[%d] (%s) is %lld; it must be >= %lld", NAME(row, element),
-                   axis, named->name, (long long)extent, (long long)least);
+    return fm_fail(extent < 0 ? FLASHMLA_ERROR_SHAPE : FLASHMLA_ERROR_ZERO_EXTENT,
+                   "%s.shape[%d] (%s) is %lld; it must be >= %lld", NAME(row, element), axis, named->name,
+                   (long long)extent, (long long)least);
   if (extent > INT32_MAX)
     return fm_fail(FLASHMLA_ERROR_OVERFLOW, "%s.shape[%d] (%s) is %lld; it must be < 2^31", NAME(row, element), axis,
                    named->name, (long long)extent);

@@ -11,7 +11,7 @@
 #include "core/dtype.h"
 #include "core/error.h"
 
-enum { FM_MAX_RANK = 5, FM_MAX_ARGUMENTS = 12, FM_MAX_AXES = 16 };
+enum { FM_MAX_RANK = 5, FM_MAX_ARGUMENTS = 12, FM_MAX_AXES = 20 };
 
 /* Axes of an operation are numbered: first those that several operations have, then its own. An axis that an earlier
  * tensor has must be as long as there. */
@@ -45,9 +45,10 @@ typedef struct fm_argument {
   bool mapped;         /* on CUDA it is read through a tensor map, which has no strides of 0 */
   bool optional;       /* NULL: not given, no rule applies */
   bool of_queries; /* in the form of variable-length queries: without the batch axis, with total_q in place of s_q */
+  bool offsets;    /* of the query tokens: given, it makes the form of variable-length queries */
   bool listed;     /* a list of tensors alike, or one tensor of them all with an axis in front */
   bool shape_only; /* its memory is not looked at */
-  bool paged;      /* a KV cache, which is `packed` in the form of one that quantises */
+  uint8_t paged;   /* a KV cache, by a bit of its own: it is `packed` in the form of one that quantises */
   bool packed;     /* its elements are bytes, and those of a page contiguous: `alignment` is of pages */
 } fm_argument;
 _Static_assert(FM_DTYPES <= 8, "fm_argument.dtypes has a bit for each");
@@ -71,7 +72,7 @@ typedef struct fm_tensors {
 typedef struct fm_form {
   bool varlen;    /* variable-length queries */
   int32_t listed; /* fm_tensors.listed */
-  bool packed;    /* the KV cache is of a format that quantises */
+  uint8_t packed; /* the KV caches that are of a format that quantises: bits of fm_argument.paged */
 } fm_form;
 
 /* The table of an operation in the form of a call. */
@@ -112,13 +113,14 @@ flashmla_status fm_check_extents(const fm_tensors *tensors, int32_t extents[FM_M
 typedef struct fm_view {
   void *data;
   int64_t stride[FM_MAX_RANK];
+  uint64_t span; /* bytes, from the first element to behind the last */
 } fm_view;
 
 /* view.c: strides, overlap and address of one tensor that passed the checks above. `empty`: the call has no elements,
  * data may be NULL. */
 flashmla_status fm_view_tensor(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, fm_view *view);
-/* The address alone, of a call that is not empty. */
-flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, void **address);
+/* The address alone, of a tensor in a call that is not empty; `span`: of the view that it had before. */
+flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, uint64_t span, void **address);
 /* Strides of a view from the batch axis on: 0 for that axis where it was dropped. */
 void fm_strides_from_batch(const int64_t *stride, bool dropped, int64_t from_batch[3]);
 

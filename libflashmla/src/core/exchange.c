@@ -175,7 +175,9 @@ static int take_scratch(call *c, void *object, uint32_t offset) {
   }
   const uint64_t size = count * tensor->dtype.bits * tensor->dtype.lanes / 8;
   if (c->model && !same_device(tensor->device, c->model->device)) return UNUSUAL;
-  *memory = (char *)tensor->data + tensor->byte_offset;
+  uintptr_t address;
+  if (__builtin_add_overflow((uintptr_t)tensor->data, tensor->byte_offset, &address)) return UNUSUAL;
+  *memory = (void *)address;
   *bytes = size;
   return FLASHMLA_OK;
 }

@@ -84,6 +84,10 @@ flashmla_status fm_check_scratch(const fm_call *call) {
   if ((uintptr_t)buffer % SCRATCH_ALIGNMENT != 0)
     return fm_fail(FLASHMLA_ERROR_ALIGNMENT, "{params.|}%s is {|at address }%p; it must be a multiple of %d bytes",
                    name, buffer, SCRATCH_ALIGNMENT);
+  if ((uintptr_t)buffer > UINTPTR_MAX - needed)
+    return fm_fail(FLASHMLA_ERROR_OVERFLOW,
+                   "{params.|}%s is {|at address }%p; its %llu bytes must end below address 2^64", name, buffer,
+                   (unsigned long long)needed);
   if (size < needed)
     return fm_fail(FLASHMLA_ERROR_WORKSPACE_TOO_SMALL,
                    "{params.|}%s{_size is| has} %llu{| bytes}; it must {be|have} at least %llu", name,

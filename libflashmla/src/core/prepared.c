@@ -65,16 +65,17 @@ static bool has_elements(const fm_call *call, const fm_argument *rule) {
 }
 
 /* The tensors of this call, present where those of the prepared one are, into call->views; bind reads the lists. */
-static flashmla_status read_addresses(const fm_tensors *before, fm_call *call) {
+static flashmla_status read_addresses(const fm_call *before, fm_call *call) {
   fm_tensors *tensors = &call->tensors;
   fm_read_tensors(call->params, tensors);
   FM_TRY(fm_check_lists(tensors));
   for (int32_t row = 0; row < tensors->count; ++row) {
     const fm_argument *rule = &tensors->rows[row];
-    FM_TRY(check_presence(before, tensors, row));
+    FM_TRY(check_presence(&before->tensors, tensors, row));
     call->views[row].data = NULL;
     const bool looked_at = !rule->listed && !rule->shape_only && !call->empty && has_elements(call, rule);
-    if (tensors->given[row] != NULL && looked_at) FM_TRY(fm_view_address(tensors, row, 0, &call->views[row].data));
+    if (tensors->given[row] != NULL && looked_at)
+      FM_TRY(fm_view_address(tensors, row, 0, before->views[row].span, &call->views[row].data));
   }
   return FLASHMLA_OK;
 }
@@ -96,7 +97,7 @@ static void begin_again(const fm_call *before, void *result, fm_call *call) {
 static flashmla_status run_again(const fm_call *before, const void *params, fm_call *call, void *state) {
   const fm_operation *operation = call->operation;
   FM_TRY(fm_read_params(params, &operation->params, call->params));
-  FM_TRY(read_addresses(&before->tensors, call));
+  FM_TRY(read_addresses(before, call));
   FM_TRY(fm_check_scratch(call));
   if (!call->empty) {
     FM_TRY(operation->bind(call, state));

@@ -19,4 +19,14 @@ __attribute__((format(printf, 2, 3))) static inline void fm_append(fm_text *text
   va_end(arguments);
 }
 
+/* A text of its own. */
+__attribute__((format(printf, 1, 2))) static inline fm_text fm_text_of(const char *format, ...) {
+  fm_text text;
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text.chars, sizeof text.chars, format, arguments);
+  va_end(arguments);
+  return text;
+}
+
 #endif /* FLASHMLA_CORE_TEXT_H_ */

@@ -34,6 +34,9 @@ typedef struct fm_cpu_elements {
    * The float32 side is 64-byte aligned. */
   void (*widen[FM_FLOATS])(float *to, const void *from, int32_t count);
   void (*narrow[FM_FLOATS])(void *to, const float *from, float scale, int32_t count);
+  /* `count` codes of float8_e4m3fn * scale, rounded to float32, 64-byte aligned, with subnormal numbers if the thread
+   * keeps them. A NaN is one. */
+  void (*decode_e4m3)(float *to, const uint8_t *codes, float scale, int32_t count);
   /* sums += weight * values; `count` as above, sums 64-byte aligned, values not. */
   void (*add_weighted)(float *sums, const float *values, float weight, int32_t count);
 } fm_cpu_elements;

@@ -22,6 +22,7 @@
 #define VF_FMA(a, b, c) ((vf)_mm256_fmadd_ps((a), (b), (c)))
 #define VF_MAX(a, b) ((vf)_mm256_max_ps((a), (b)))
 #define VF_SUM(a) sum_lanes(a)
+#define VU_OF_U8(p) ((vu)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p))))
 #define VU_OF_U16(p) ((vu)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))))
 
 static inline float sum_lanes(__m256 a) {

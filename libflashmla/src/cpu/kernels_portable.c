@@ -13,7 +13,14 @@
 #define VF_FMA(a, b, c) ((a) * (b) + (c))
 #define VF_MAX(a, b) ((vf)(((vi)(a) & ((a) > (b))) | ((vi)(b) & ~((a) > (b)))))
 #define VF_SUM(a) (((a)[0] + (a)[1]) + ((a)[2] + (a)[3]))
+#if defined(__aarch64__) /* which shifts by vectors, and converts bytes one by one */
+#define VU_OF_U8(p) ((*(const word *)(p) + (vu){0}) >> (vu){0, 8, 16, 24} & 0xff)
+#else
+#define VU_OF_U8(p) __builtin_convertvector(*(const vb *)(p), vu)
+#endif
 #define VU_OF_U16(p) __builtin_convertvector(*(const vh *)(p), vu)
+
+typedef uint32_t word __attribute__((aligned(1), may_alias));
 
 typedef union float_bits {
   float value;

@@ -4,6 +4,7 @@
 #define VF_FMA(a, b, c) ((vf)_mm512_fmadd_ps((a), (b), (c)))
 #define VF_MAX(a, b) ((vf)_mm512_max_ps((a), (b)))
 #define VF_SUM(a) _mm512_reduce_add_ps(a)
+#define VU_OF_U8(p) ((vu)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p))))
 #define VU_OF_U16(p) ((vu)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))))
 
 static inline void widen_fp16(float *to, const uint16_t *from) {

@@ -16,10 +16,11 @@ typedef enum fm_kernel_family {
   FM_KERNEL_MERGE_STATES,
   FM_KERNEL_PLAN,
   FM_KERNEL_READ_KV,
+  FM_KERNEL_SPARSE_DECODE,
   FM_KERNEL_WRITE_KV,
 } fm_kernel_family;
-enum { FM_KERNEL_FAMILIES = 8 };
-#define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "fold", "merge_states", "plan", "read_kv", "write_kv"}
+enum { FM_KERNEL_FAMILIES = 9 };
+#define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "fold", "merge_states", "plan", "read_kv", "sparse_decode", "write_kv"}
 
 #define FM_KERNEL_CHECKED_VALUES 6
 #define FM_KERNEL_FINDING_BYTES 128
@@ -52,7 +53,7 @@ typedef struct fm_param {
 } fm_param;
 
 typedef struct fm_check_decode_kernel_params {
-  const int32_t *lengths; /* KV items of each request */
+  const int32_t *lengths; /* KV items of each request, or null: all have `capacity` */
   int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
   const int32_t *block_table; /* page numbers, or null: they are not looked at */
   int64_t block_table_stride; /* entries between requests */
@@ -93,6 +94,7 @@ typedef struct fm_combine_kernel_params {
   float *partial_facts; /* FACTS of each partial row */
   void *out; /* output rows, in the kernel's dtype or in float32 */
   float *lse; /* log-sum-exp, or null */
+  const float *sink; /* a logit for each query head, which takes part in the softmax alone; or null */
   int64_t out_stride_b; /* elements between requests */
   int64_t out_stride_s; /* elements between query tokens */
   int64_t out_stride_h; /* elements between heads */
@@ -130,6 +132,7 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, partial_facts), 8}, \
     {offsetof(fm_combine_kernel_params, out), 8}, \
     {offsetof(fm_combine_kernel_params, lse), 8}, \
+    {offsetof(fm_combine_kernel_params, sink), 8}, \
     {offsetof(fm_combine_kernel_params, out_stride_b), 8}, \
     {offsetof(fm_combine_kernel_params, out_stride_s), 8}, \
     {offsetof(fm_combine_kernel_params, out_stride_h), 8}, \
@@ -166,13 +169,14 @@ typedef struct fm_dense_decode_kernel_params {
   CUtensorMap tma_q; /* q as (d, head in group, token, KV head, request); box of one row block */
   CUtensorMap tma_kv; /* kv_cache as (d, row, head, block); box of box_rows rows */
   const int32_t *block_table; /* page numbers */
-  const int32_t *lengths; /* KV items of each request */
+  const int32_t *lengths; /* KV items of each request, or null: all have `capacity` */
   int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
   void *partial; /* partial rows, by slots: see fm_partials of the C core */
   float *partial_facts; /* FACTS of each partial row */
   void *out; /* output rows, in the kernel's dtype or in float32 */
   float *lse; /* log-sum-exp, or null */
+  const float *sink; /* a logit for each query head, which takes part in the softmax alone; or null */
   int64_t out_stride_b; /* elements between requests */
   int64_t out_stride_s; /* elements between query tokens */
   int64_t out_stride_h; /* elements between heads */
@@ -233,6 +237,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, partial_facts), 8}, \
     {offsetof(fm_dense_decode_kernel_params, out), 8}, \
     {offsetof(fm_dense_decode_kernel_params, lse), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, sink), 8}, \
     {offsetof(fm_dense_decode_kernel_params, out_stride_b), 8}, \
     {offsetof(fm_dense_decode_kernel_params, out_stride_s), 8}, \
     {offsetof(fm_dense_decode_kernel_params, out_stride_h), 8}, \
@@ -289,6 +294,7 @@ typedef struct fm_fold_kernel_params {
   float *partial_facts; /* FACTS of each partial row */
   void *out; /* output rows, in the kernel's dtype or in float32 */
   float *lse; /* log-sum-exp, or null */
+  const float *sink; /* a logit for each query head, which takes part in the softmax alone; or null */
   int64_t out_stride_b; /* elements between requests */
   int64_t out_stride_s; /* elements between query tokens */
   int64_t out_stride_h; /* elements between heads */
@@ -328,6 +334,7 @@ typedef struct fm_fold_kernel_params {
     {offsetof(fm_fold_kernel_params, partial_facts), 8}, \
     {offsetof(fm_fold_kernel_params, out), 8}, \
     {offsetof(fm_fold_kernel_params, lse), 8}, \
+    {offsetof(fm_fold_kernel_params, sink), 8}, \
     {offsetof(fm_fold_kernel_params, out_stride_b), 8}, \
     {offsetof(fm_fold_kernel_params, out_stride_s), 8}, \
     {offsetof(fm_fold_kernel_params, out_stride_h), 8}, \
@@ -663,8 +670,10 @@ typedef struct fm_merge_states_kernel_params {
   }
 
 typedef struct fm_plan_kernel_params {
-  const int32_t *lengths; /* KV items of each request */
+  const int32_t *lengths; /* KV items of each request, or null: all have `capacity` */
   int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
+  const int32_t *extra_lengths; /* items of each request from the extra cache, or null: extra_capacity */
+  int32_t extra_capacity; /* items of a request from the extra cache at most; 0: there is none */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
   int32_t *first_slot; /* batch invariant: first slot of each part, end of all, level; else null */
   int64_t *cost_before; /* scratch: batch + 1 prefix sums of the cost */
@@ -697,6 +706,8 @@ typedef struct fm_plan_kernel_params {
   { \
     {offsetof(fm_plan_kernel_params, lengths), 8}, \
     {offsetof(fm_plan_kernel_params, capacity), 4}, \
+    {offsetof(fm_plan_kernel_params, extra_lengths), 8}, \
+    {offsetof(fm_plan_kernel_params, extra_capacity), 4}, \
     {offsetof(fm_plan_kernel_params, cuts), 8}, \
     {offsetof(fm_plan_kernel_params, first_slot), 8}, \
     {offsetof(fm_plan_kernel_params, cost_before), 8}, \
@@ -786,6 +797,138 @@ typedef struct fm_read_kv_kernel_params {
     {offsetof(fm_read_kv_kernel_params, dtype), 4}, \
   }
 
+typedef struct fm_sparse_decode_kernel_params {
+  CUtensorMap tma_q; /* q as (d, head, token, 1, request); box of one row block */
+  const void *cache; /* pages of the main cache */
+  const void *indices; /* slots that each query token attends; outside [0, slots): none */
+  int64_t indices_stride_b; /* elements between requests; 0 with cu_seqlens_q */
+  int64_t indices_stride_s; /* elements between query tokens */
+  int64_t slots; /* tokens that the cache has room for: num_blocks * page_size */
+  int64_t block_step; /* bytes between pages */
+  int64_t scales_at; /* byte of a page at which the scales of its first token are */
+  int64_t by_page; /* divides by page_size */
+  int32_t page_size; /* tokens of a page */
+  int32_t row_step; /* bytes between the tokens of a page */
+  int32_t scales_step; /* bytes between the scales of a page's tokens */
+  int32_t wide_indices; /* 0: indices are int32; 1: int64 */
+  const void *extra_cache; /* pages of the extra cache */
+  const void *extra_indices; /* slots that each query token attends; outside [0, slots): none */
+  int64_t extra_indices_stride_b; /* elements between requests; 0 with cu_seqlens_q */
+  int64_t extra_indices_stride_s; /* elements between query tokens */
+  int64_t extra_slots; /* tokens that the cache has room for: num_blocks * page_size */
+  int64_t extra_block_step; /* bytes between pages */
+  int64_t extra_scales_at; /* byte of a page at which the scales of its first token are */
+  int64_t extra_by_page; /* divides by page_size */
+  int32_t extra_page_size; /* tokens of a page */
+  int32_t extra_row_step; /* bytes between the tokens of a page */
+  int32_t extra_scales_step; /* bytes between the scales of a page's tokens */
+  int32_t extra_wide_indices; /* 0: indices are int32; 1: int64 */
+  const int32_t *lengths; /* KV items of each request, or null: all have `capacity` */
+  int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
+  const int32_t *extra_lengths; /* items of each request from the extra cache, or null: extra_capacity */
+  int32_t extra_capacity; /* items of a request from the extra cache at most; 0: there is none */
+  int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
+  void *partial; /* partial rows, by slots: see fm_partials of the C core */
+  float *partial_facts; /* FACTS of each partial row */
+  void *out; /* output rows, in the kernel's dtype or in float32 */
+  float *lse; /* log-sum-exp, or null */
+  const float *sink; /* a logit for each query head, which takes part in the softmax alone; or null */
+  int64_t out_stride_b; /* elements between requests */
+  int64_t out_stride_s; /* elements between query tokens */
+  int64_t out_stride_h; /* elements between heads */
+  int64_t lse_stride_b; /* elements between requests */
+  int64_t lse_stride_h; /* elements between heads */
+  int64_t lse_stride_s; /* elements between query tokens */
+  int32_t out_is_float; /* 0, or 1: out is float32 whatever the kernel's dtype */
+  float lse_factor; /* what a base-2 logarithm is multiplied by: ln 2, or 1 */
+  float empty_lse; /* log-sum-exp of a row that attends to nothing */
+  float scale_log2; /* softmax_scale * log2(e) */
+  const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
+  int32_t total_q; /* query tokens in all, with cu_seqlens_q */
+  int32_t s_q; /* query tokens of a request, with cu_seqlens_q at most */
+  int32_t group; /* query heads of a KV head */
+  int32_t block_heads; /* heads of a row block */
+  int32_t block_tokens; /* query tokens of a row block */
+  int32_t head_chunks; /* row blocks of a token group */
+  int32_t cluster; /* row blocks of a tile */
+  int32_t tiles_per_head; /* tiles of one (request, KV head) */
+  int32_t tiles_per_request; /* tiles of a request: columns */
+  int32_t batch; /* requests */
+  int32_t num_tiles; /* tiles in all */
+  int32_t num_parts; /* parts of the schedule */
+  int64_t by_tile_major; /* divides by the faster axis of tile numbers: batch, or tiles_per_request */
+  int64_t by_tiles_per_head; /* divides by tiles_per_head */
+  int64_t by_head_chunks; /* divides by head_chunks */
+  int64_t by_block_heads; /* divides by block_heads */
+  int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
+} fm_sparse_decode_kernel_params;
+#define FM_SPARSE_DECODE_PARAMS \
+  { \
+    {offsetof(fm_sparse_decode_kernel_params, tma_q), 128}, \
+    {offsetof(fm_sparse_decode_kernel_params, cache), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, indices), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, indices_stride_b), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, indices_stride_s), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, slots), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, block_step), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, scales_at), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, by_page), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, page_size), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, row_step), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, scales_step), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, wide_indices), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_cache), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_indices), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_indices_stride_b), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_indices_stride_s), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_slots), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_block_step), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_scales_at), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_by_page), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_page_size), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_row_step), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_scales_step), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_wide_indices), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, lengths), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, capacity), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_lengths), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, extra_capacity), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, cuts), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, partial), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, partial_facts), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, out), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, lse), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, sink), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, out_stride_b), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, out_stride_s), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, out_stride_h), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, lse_stride_b), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, lse_stride_h), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, lse_stride_s), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, out_is_float), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, lse_factor), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, empty_lse), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, scale_log2), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, cu_seqlens_q), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, total_q), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, s_q), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, group), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, block_heads), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, block_tokens), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, head_chunks), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, cluster), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, tiles_per_head), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, tiles_per_request), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, batch), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, num_tiles), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, num_parts), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, by_tile_major), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, by_tiles_per_head), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, by_head_chunks), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, by_block_heads), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, slots_per_part), 4}, \
+  }
+
 typedef struct fm_write_kv_kernel_params {
   int32_t *pages; /* the cache */
   const int32_t *latent; /* first columns of the tokens */
@@ -845,6 +988,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xe5c99d11
+#define FM_KERNEL_PARAMS_DIGEST 0xefbebb90
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

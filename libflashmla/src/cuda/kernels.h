@@ -19,6 +19,7 @@ typedef struct fm_kernel {
   const char *target;      /* "sm_90a" */
   int32_t arch;            /* of the devices that run it: 10 * major + minor */
   fm_elements elements;
+  int8_t kv_format;     /* flashmla_kv_format of the cache; FLASHMLA_KV_BF16 where there is no choice */
   int32_t d_qk, d_v;    /* 0: any */
   uint32_t features;    /* of the family, kernel_params.h */
   bool batch_invariant; /* for batch-invariant calls alone; else for others alone, where the family knows of it */
@@ -39,6 +40,7 @@ extern const int32_t fm_kernel_count;
 typedef struct fm_need {
   fm_kernel_family family;
   fm_elements elements;
+  int8_t kv_format;
   int32_t d_qk, d_v;
   uint32_t features;   /* that it must have */
   const char *lacking; /* what a kernel without them is for */

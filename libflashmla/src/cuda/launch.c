@@ -48,6 +48,14 @@ flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, con
   return FLASHMLA_OK;
 }
 
+flashmla_status fm_in_context(fm_gpu gpu, fm_launches *launches, const void *state) {
+  bool pushed;
+  FM_TRY(fm_device_enter(gpu.driver, gpu.device, &pushed));
+  const flashmla_status status = launches(state);
+  fm_device_leave(gpu.driver, pushed);
+  return status;
+}
+
 flashmla_status fm_launch_alone(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream) {
   bool pushed;
   FM_TRY(fm_device_enter(gpu.driver, gpu.device, &pushed));

@@ -23,6 +23,9 @@ flashmla_status fm_gpu_open(const char *argument, int32_t device_id, fm_gpu *gpu
 flashmla_status fm_load(fm_gpu gpu, fm_need need, fm_loaded *loaded);
 /* `params`: the launcher's struct of the kernel's family. A context of the device must be current. */
 flashmla_status fm_launch(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream);
+/* Runs `launches` with a context of the device current. */
+typedef flashmla_status fm_launches(const void *state);
+flashmla_status fm_in_context(fm_gpu gpu, fm_launches *launches, const void *state);
 /* The launch of a call that has no other: makes a context current around it, and remembers the kernel. */
 flashmla_status fm_launch_alone(fm_gpu gpu, const fm_loaded *loaded, int32_t grid, const void *params, void *stream);
 

@@ -25,6 +25,7 @@ static const char *misfit(const fm_kernel *kernel, const fm_need *need, int32_t 
   if (kernel->family != need->family) return "another operation";
   if (other_element(row->q, given->q) || other_element(row->cache, given->cache) || other_element(row->out, given->out))
     return "another dtype";
+  if (kernel->kv_format != need->kv_format) return "another format of the cache";
   if ((kernel->d_qk != 0 && kernel->d_qk != need->d_qk) || (kernel->d_v != 0 && kernel->d_v != need->d_v))
     return "other head dimensions";
   if ((need->features & ~kernel->features) != 0) return need->lacking;

@@ -32,14 +32,6 @@ static inline uint8_t fm_e4m3_of(float x) {
   return (uint8_t)((bits >> 24 & 0x80) | (subnormal & is_small) | (normal & ~is_small));
 }
 
-static inline float fm_of_e4m3(uint8_t code) {
-  const int32_t size = code & 0x7f, is_small = -(size < 8), is_nan = -(size == FM_E4M3_NAN);
-  const uint32_t sign = (uint32_t)(code & 0x80) << 24, quiet = 0x7fc00000;
-  const uint32_t normal = ((uint32_t)size << 20) + (120u << 23), subnormal = fm_bits_of((float)size * 0x1p-9f);
-  const uint32_t number = (subnormal & (uint32_t)is_small) | (normal & (uint32_t)~is_small);
-  return fm_float_of(sign | number | (quiet & (uint32_t)is_nan));
-}
-
 /* float8_e8m0fnu of a power of two in its range, or of NaN. */
 static inline uint8_t fm_e8m0_of(float x) { return (uint8_t)(fm_bits_of(x) >> 23 & 0xff); }
 

@@ -1,13 +1,12 @@
 /* cpu_read.c - tokens from the pages of a cache in host memory to rows. */
 #include <stdatomic.h>
+#include <string.h>
 
 #include "core/arith.h"
 #include "core/float_mode.h"
-#include "cpu/isa.h"
 #include "cpu/threads.h"
-#include "formats/codes.h"
+#include "formats/cpu_tokens.h"
 #include "formats/read.h"
-#include "formats/tiles.h"
 
 enum {
   TASK_ROWS = 32, /* that a thread takes at a time */
@@ -56,24 +55,6 @@ static place place_of(const fm_read *read, int64_t row) {
   return (place){.wanted = true, .there = there, .block = block, .row = token % pages->page_size};
 }
 
-static void dequantize_row(const job *job, fm_token from, char *to) {
-  const fm_read *read = job->read;
-  const fm_format *format = read->pages.format;
-  float columns[FM_MOST_FORMAT_COLUMNS] __attribute__((aligned(64)));
-  for (int32_t tile = 0; tile * format->tile < format->quantized; ++tile) {
-    const float scale = format->scale == FM_SCALE_FP32 ? ((const float *)from.scales)[tile]
-                                                       : fm_of_e8m0(((const uint8_t *)from.scales)[tile]);
-    const int32_t first = tile * format->tile;
-    fm_dequantize_tile(columns + first, (const uint8_t *)from.row + first, format->tile, scale);
-  }
-  const int32_t rope = format->columns - format->quantized;
-  const uint16_t *bits = (const uint16_t *)(from.row + format->rope_at);
-  for (int32_t i = 0; i < rope; ++i) columns[format->quantized + i] = fm_float_of((uint32_t)bits[i] << 16);
-  job->elements->narrow[read->dtype](to, columns, 1.0f, format->columns);
-  if (read->dtype == FM_BF16) /* bit by bit, NaN too */
-    memcpy(to + (size_t)format->quantized * sizeof(uint16_t), bits, (size_t)rope * sizeof(uint16_t));
-}
-
 static void read_row(const job *job, int64_t row) {
   const fm_read *read = job->read;
   const fm_pages *pages = &read->pages;
@@ -87,7 +68,7 @@ static void read_row(const job *job, int64_t row) {
   }
   const fm_token from = fm_token_at(pages, at.block, at.row);
   if (fm_quantizes(pages->format))
-    dequantize_row(job, from, to);
+    fm_dequantize_token(pages->format, from, job->elements, read->dtype, to);
   else
     memcpy(to, from.row, bytes);
 }

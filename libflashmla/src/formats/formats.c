@@ -60,9 +60,9 @@ int32_t flashmla_kv_columns(int32_t kv_format) {
   return format != NULL ? format->columns : 0;
 }
 
-flashmla_status fm_find_format(int32_t number, const fm_format **format) {
+flashmla_status fm_find_format(const char *field, int32_t number, const fm_format **format) {
   *format = fm_format_at(number);
   if (*format != NULL) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}kv_format is %d; it must be a flashmla_kv_format, in [0, %d)", number,
+  return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}%s is %d; it must be a flashmla_kv_format, in [0, %d)", field, number,
                  FORMATS);
 }

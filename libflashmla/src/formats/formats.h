@@ -42,8 +42,8 @@ typedef struct fm_format {
 
 /* By its number in flashmla_kv_format; NULL: there is none. */
 const fm_format *fm_format_at(int32_t number);
-/* The format that the field kv_format of a call names. */
-flashmla_status fm_find_format(int32_t number, const fm_format **format);
+/* The format that a field of a call, `field`, names. */
+flashmla_status fm_find_format(const char *field, int32_t number, const fm_format **format);
 /* log2 of the groups of FM_LANE_COLUMNS columns that share a scale. */
 static inline int32_t fm_tile_shift(const fm_format *format) {
   return format->tile > 0 ? __builtin_ctz((unsigned)(format->tile / FM_LANE_COLUMNS)) : 0;

@@ -1,8 +1,9 @@
 /* pages.c - see pages.h. */
 #include "formats/pages.h"
 
-static flashmla_status check_row(const fm_call *call, const fm_argument *row, const fm_format *format) {
-  const int32_t extent = call->extents[FM_PAGES_ROW];
+enum { BLOCKS, SIZE, HEADS, ROW /* axes of the tensor */ };
+
+static flashmla_status check_row(const fm_argument *row, int32_t extent, const fm_format *format) {
   if (fm_quantizes(format) && extent != format->token_bytes)
     return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.shape[3] is %d; a token of format \"%s\" has %d bytes", row->name, extent,
                    format->name, format->token_bytes);
@@ -15,15 +16,16 @@ static flashmla_status check_row(const fm_call *call, const fm_argument *row, co
 flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_format, fm_pages *pages) {
   const fm_argument *rule = &call->tensors.rows[row];
   const fm_format *format = fm_format_at(kv_format);
-  if (call->extents[FM_PAGES_HEADS] != 1)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s.shape[2] (h_kv) is %d; supported is 1", rule->name,
-                   call->extents[FM_PAGES_HEADS]);
-  FM_TRY(check_row(call, rule, format));
+  const int32_t *const extents = call->extents;
+  const int32_t heads = extents[rule->axes[HEADS]], columns = extents[rule->axes[ROW]];
+  if (heads != 1)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s.shape[2] (h_kv) is %d; supported is 1", rule->name, heads);
+  FM_TRY(check_row(rule, columns, format));
   pages->format = format;
-  pages->columns = fm_quantizes(format) ? format->columns : call->extents[FM_PAGES_ROW];
+  pages->columns = fm_quantizes(format) ? format->columns : columns;
   pages->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, row, 0)->dtype);
-  pages->num_blocks = call->extents[FM_PAGES_BLOCKS];
-  pages->page_size = call->extents[FM_PAGES_SIZE];
+  pages->num_blocks = extents[rule->axes[BLOCKS]];
+  pages->page_size = extents[rule->axes[SIZE]];
   return FLASHMLA_OK;
 }
 

@@ -10,9 +10,13 @@ enum { FM_PAGES_BLOCKS = FM_OWN_AXES, FM_PAGES_SIZE, FM_PAGES_HEADS, FM_PAGES_RO
 #define FM_PAGES_AXES                                                                \
   [FM_PAGES_BLOCKS] = {"num_blocks", false}, [FM_PAGES_SIZE] = {"page_size", false}, \
   [FM_PAGES_HEADS] = {"h_kv", false}, [FM_PAGES_ROW] = {"row", false}
-#define FM_PAGES_FIELDS(type, field)                                                                        \
-  FM_FIELD(type, field), .rank = 4, .axes = {FM_PAGES_BLOCKS, FM_PAGES_SIZE, FM_PAGES_HEADS, FM_PAGES_ROW}, \
-      .dtypes = FM_ANY_FLOAT, .alignment = FM_VECTOR_BYTES, .paged = true
+/* Bits of fm_argument.paged: the caches of a call, each of a format of its own. */
+enum { FM_MAIN_PAGES = 1, FM_EXTRA_PAGES = 2 };
+#define FM_PAGES_OF(type, field, which, blocks, size, row)                                               \
+  FM_FIELD(type, field), .rank = 4, .axes = {blocks, size, FM_PAGES_HEADS, row}, .dtypes = FM_ANY_FLOAT, \
+      .alignment = FM_VECTOR_BYTES, .paged = which
+#define FM_PAGES_FIELDS(type, field) \
+  FM_PAGES_OF(type, field, FM_MAIN_PAGES, FM_PAGES_BLOCKS, FM_PAGES_SIZE, FM_PAGES_ROW)
 
 /* Distances are in bytes. */
 typedef struct fm_pages {

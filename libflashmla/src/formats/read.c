@@ -3,8 +3,8 @@
 
 flashmla_status fm_read_form(int32_t kv_format, fm_form *form) {
   const fm_format *format;
-  FM_TRY(fm_find_format(kv_format, &format));
-  form->packed = fm_quantizes(format);
+  FM_TRY(fm_find_format("kv_format", kv_format, &format));
+  form->packed = fm_quantizes(format) ? FM_MAIN_PAGES : 0;
   return FLASHMLA_OK;
 }
 

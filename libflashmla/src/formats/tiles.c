@@ -36,7 +36,3 @@ float fm_quantize_tile(uint8_t *restrict codes, const float *restrict columns, i
   for (int32_t i = 0; i < count; ++i) codes[i] = fm_e4m3_of(columns[i] * inverse);
   return scale;
 }
-
-void fm_dequantize_tile(float *restrict columns, const uint8_t *restrict codes, int32_t count, float scale) {
-  for (int32_t i = 0; i < count; ++i) columns[i] = fm_of_e4m3(codes[i]) * scale;
-}

@@ -3,12 +3,12 @@
 
 flashmla_status fm_write_form(fm_write_scalars scalars, fm_form *form) {
   const fm_format *format;
-  FM_TRY(fm_find_format(scalars.kv_format, &format));
+  FM_TRY(fm_find_format("kv_format", scalars.kv_format, &format));
   if ((scalars.flags & FLASHMLA_UNROUNDED_SCALES) != 0 && format->scale != FM_SCALE_FP32)
     return fm_fail(FLASHMLA_ERROR_VALUE,
                    "{params.flags has FLASHMLA_UNROUNDED_SCALES|unrounded_scales is True}; format \"%s\" %s",
                    format->name, fm_quantizes(format) ? "has powers of two for scales" : "has no scales");
-  form->packed = fm_quantizes(format);
+  form->packed = fm_quantizes(format) ? FM_MAIN_PAGES : 0;
   return FLASHMLA_OK;
 }
 

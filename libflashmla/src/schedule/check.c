@@ -2,6 +2,14 @@
  * nothing in it leads outside the tiles and the partial slots. */
 #include "schedule/schedule.h"
 
+/* `what`: the first that is wrong. */
+static flashmla_status fail_overwritten(fm_text what) {
+  return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
+                 "the plan's buffer no longer holds its schedule (%s): it was overwritten, or is that of another plan; "
+                 "make the plan again",
+                 what.chars);
+}
+
 static bool is_before(fm_cut a, fm_cut b) { return a.tile < b.tile || (a.tile == b.tile && a.unit < b.unit); }
 
 static bool is_begin_of_item(const fm_tiling *tiling, int32_t unit, int32_t level) {
@@ -22,9 +30,8 @@ static flashmla_status check_cuts(const fm_work *work, const fm_tiling *tiling, 
     const bool one_slot = tiling->piece_units == 0 && tiling->slots_per_part == 1;
     const bool between = tiling->piece_units == 0 || (in_order && is_begin_of_item(tiling, cut.unit, level));
     if (!in_order || !complete || (cut.unit != 0 && !may_split) || (two_pieces && one_slot) || !between)
-      return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
-                     "the plan's buffer no longer holds its schedule: entry %d of %d is (tile %d, unit %d)", w,
-                     tiling->num_parts + 1, cut.tile, cut.unit);
+      return fail_overwritten(
+          fm_text_of("entry %d of %d is tile %d, unit %d", w, tiling->num_parts + 1, cut.tile, cut.unit));
   }
   return FLASHMLA_OK;
 }
@@ -48,17 +55,14 @@ static flashmla_status check_slots(const fm_tiling *tiling, fm_schedule schedule
   for (int32_t w = 0; w < parts && wrong < 0; ++w)
     if (first_slot[w + 1] > most || !has_its_slots(tiling, schedule, w)) wrong = w + 1;
   if (wrong < 0) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
-                 "the plan's buffer no longer holds its schedule: entry %d of %d begins at slot %d of %d", wrong,
-                 parts + 1, first_slot[wrong], (int32_t)most);
+  return fail_overwritten(
+      fm_text_of("entry %d of %d begins at slot %d of %d", wrong, parts + 1, first_slot[wrong], (int32_t)most));
 }
 
 flashmla_status fm_check_schedule(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule) {
   if (tiling->piece_units == 0) return check_cuts(work, tiling, schedule, 0);
   const int32_t level = schedule.first_slot[tiling->num_parts + 1];
-  if (level < 0 || level >= FM_LEVELS)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "the plan's buffer no longer holds its schedule: its level is %d",
-                   level);
+  if (level < 0 || level >= FM_LEVELS) return fail_overwritten(fm_text_of("its level is %d", level));
   FM_TRY(check_cuts(work, tiling, schedule, level));
   return check_slots(tiling, schedule);
 }

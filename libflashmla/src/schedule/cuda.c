@@ -30,6 +30,8 @@ flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work 
   const fm_plan_kernel_params params = {FM_SCHEDULE_FIELDS(work, tiling, divisors, schedule),
                                         .lengths = work->lengths,
                                         .capacity = work->capacity,
+                                        .extra_lengths = work->extra_lengths,
+                                        .extra_capacity = work->extra_capacity,
                                         .first_slot = schedule->first_slot,
                                         .cost_before = schedule->cost_before,
                                         .bands = tiling->bands,

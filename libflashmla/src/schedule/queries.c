@@ -11,6 +11,21 @@ fm_query_range fm_query_range_of(const fm_work *work, int32_t request) {
   return (fm_query_range){.begin = (int32_t)begin, .count = (int32_t)fm_min64(end - begin, work->s_q)};
 }
 
-int64_t fm_length_of(const fm_work *work, int32_t request) {
-  return fm_clamp64(work->lengths[request], 0, work->capacity);
+static int64_t clamped(const int32_t *lengths, int32_t request, int32_t capacity) {
+  return lengths != NULL ? fm_clamp64(lengths[request], 0, capacity) : capacity;
+}
+
+int64_t fm_items_of(const fm_work *work, int32_t request) { return clamped(work->lengths, request, work->capacity); }
+
+int64_t fm_extra_items_of(const fm_work *work, int32_t request) {
+  return clamped(work->extra_lengths, request, work->extra_capacity);
+}
+
+int64_t fm_extra_begin(const fm_work *work, int32_t unit, int32_t request) {
+  return fm_ceil_div(fm_items_of(work, request), unit) * unit;
+}
+
+int64_t fm_length_of(const fm_work *work, int32_t unit, int32_t request) {
+  if (work->extra_capacity == 0) return fm_items_of(work, request);
+  return fm_extra_begin(work, unit, request) + fm_extra_items_of(work, request);
 }

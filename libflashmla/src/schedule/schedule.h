@@ -12,15 +12,19 @@
 #include "core/arith.h"
 #include "core/error.h"
 
-/* Query rows, and for each request a number of KV items that they attend to. With variable-length queries s_q is the
+/* Query rows, and for each request a number of KV items that they attend to: each query token to the same ones, or with
+ * own_items to as many of its own. With variable-length queries s_q is the
  * most query tokens of a request, at most total_q. */
 typedef struct fm_work {
   int32_t batch, s_q, h_q, h_kv;
   bool varlen; /* then cu_seqlens_q is given, but in size queries and empty calls */
   int32_t total_q;
   const int32_t *cu_seqlens_q; /* NULL: every request has s_q query tokens */
-  const int32_t *lengths;      /* KV items of each request; read as at least 0 and at most `capacity` */
+  const int32_t *lengths; /* KV items of each request, read as at least 0 and at most `capacity`; NULL: `capacity` */
   int32_t capacity;
+  const int32_t *extra_lengths; /* likewise of a second kind, which follow in units of their own */
+  int32_t extra_capacity;       /* 0: there are none of it */
+  bool own_items;               /* query tokens share no KV items: each has tiles of its own */
   bool batch_invariant;
   int32_t num_splits; /* given; 0: chosen for balance; 0 for batch-invariant work */
 } fm_work;
@@ -95,7 +99,7 @@ typedef struct fm_tiling {
  *
  * Scheduling, in exact integers (scheduler.c on the host, dsl_kernels/plan on the device, equal bit for bit):
  *
- *     n_i = ceil(clamp(length_i, 0, capacity) / unit)
+ *     n_i = ceil(clamp(length_i, 0, capacity) / unit) + ceil(clamp(extra_length_i, 0, extra_capacity) / unit)
  *     cost_i = n_i + start_overhead;   before_i = sum_{j < i} cost_j;   total = tiles_per_request * before_batch
  *     tile t = column * batch + i starts at  at(t) = column * before_batch + before_i
  *
@@ -234,8 +238,13 @@ typedef struct fm_query_range {
 fm_query_range fm_query_range_of(const fm_work *work, int32_t request);
 /* No query tokens, or no requests: nothing is run. */
 bool fm_is_empty(const fm_work *work);
-/* KV items of a request, clamped. */
-int64_t fm_length_of(const fm_work *work, int32_t request);
+/* KV items of a request, clamped; of the first kind and of the second one. */
+int64_t fm_items_of(const fm_work *work, int32_t request);
+int64_t fm_extra_items_of(const fm_work *work, int32_t request);
+/* Both as numbers on one line, in units of `unit` items: those of the first kind begin at 0, those of the second one at
+ * fm_extra_begin, the next begin of a unit. */
+int64_t fm_extra_begin(const fm_work *work, int32_t unit, int32_t request);
+int64_t fm_length_of(const fm_work *work, int32_t unit, int32_t request);
 
 /* scheduler.c */
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);

@@ -11,7 +11,7 @@ typedef struct scheduler {
 static fm_tile_index tile_at(const scheduler *s, int32_t tile) { return fm_tile_at(s->work, s->tiling, tile); }
 
 static int64_t units_of(const scheduler *s, int32_t request) {
-  return fm_ceil_div(fm_length_of(s->work, request), s->tiling->unit);
+  return fm_ceil_div(fm_length_of(s->work, s->tiling->unit, request), s->tiling->unit);
 }
 
 /* Units of a piece of an aligned schedule, with at most `pieces` of a tile. */

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define FM_PLAN_MAGIC UINT64_C(0x4e414c50414c4d46) /* "FMLAPLAN", little endian */
-enum { FM_PLAN_LAYOUT = 5 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
+enum { FM_PLAN_LAYOUT = 6 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
 
 _Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must fit the opaque plan");
 _Static_assert(offsetof(fm_plan_stamp, check) == 16 + (8 + FM_PLAN_FACTS) * sizeof(int32_t) + 8,
@@ -39,7 +39,14 @@ void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t 
   memcpy(plan, &stamp, sizeof stamp);
 }
 
+static flashmla_status check_option(const char *name, bool planned, bool given) {
+  if (planned == given) return FLASHMLA_OK;
+  return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made %s %s, the call is %s it", planned ? "with" : "without",
+                 fm_named(name).chars, given ? "with" : "without");
+}
+
 static flashmla_status check_fact(const fm_fact *fact, bool varlen, int32_t planned, int32_t given) {
+  if (fact->option) return check_option(fact->name, planned, given);
   if (planned == given) return FLASHMLA_OK;
   const fm_text argument = fm_named(varlen ? fact->varlen_argument : fact->argument);
   if (fact->dtype)
@@ -50,7 +57,7 @@ static flashmla_status check_fact(const fm_fact *fact, bool varlen, int32_t plan
 }
 
 flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan, const fm_call *call,
-                             const int32_t *facts, fm_plan_stamp *stamp) {
+                             const int32_t *facts, const fm_work *work, fm_plan_stamp *stamp) {
   memcpy(stamp, plan, sizeof *stamp);
   if (stamp->magic != FM_PLAN_MAGIC)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made; {flashmla_|}plan_decode must fill it first");
@@ -67,9 +74,8 @@ flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for device %s, q is on %s",
                    fm_describe_device(stamp->cuda, stamp->device_id).chars,
                    fm_describe_device(call->cuda, call->device_id).chars);
-  if (stamp->varlen != call->form.varlen)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made %s cu_seqlens_q, the call is %s it",
-                   stamp->varlen ? "with" : "without", call->form.varlen ? "with" : "without");
+  FM_TRY(check_option("cu_seqlens_q", stamp->varlen, call->form.varlen));
+  FM_TRY(check_option("{FLASHMLA_BATCH_INVARIANT|batch_invariant}", stamp->batch_invariant, work->batch_invariant));
   for (int32_t i = 0; i < kind->num_facts; ++i)
     FM_TRY(check_fact(&kind->facts[i], call->form.varlen, stamp->facts[i], facts[i]));
   return FLASHMLA_OK;

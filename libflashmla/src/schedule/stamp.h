@@ -11,7 +11,8 @@ enum { FM_PLAN_FACTS = 12 };
  * fm_fail. */
 typedef struct fm_fact {
   const char *name, *argument, *varlen_argument;
-  bool dtype; /* a number of fm_dtype */
+  bool dtype;  /* a number of fm_dtype */
+  bool option; /* given or not: the name is all there is to tell */
 } fm_fact;
 
 /* The facts of one kind of plan. */
@@ -29,7 +30,8 @@ typedef struct fm_plan_stamp {
   uint32_t operation;
   int32_t cuda, device_id, varlen;
   int32_t facts[FM_PLAN_FACTS];
-  int32_t batch_invariant, num_splits; /* the plan's own: the call follows them */
+  int32_t batch_invariant; /* the call's must be the same */
+  int32_t num_splits;      /* the plan's own: the call follows it */
   int32_t cluster, num_tiles, num_parts;
   uint64_t buffer; /* address of the schedule on the device */
   uint64_t check;  /* of all fields before it: none of a damaged plan's is used, above all not the address */
@@ -40,7 +42,7 @@ void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t 
                    const fm_tiling *tiling, void *buffer, flashmla_plan *plan);
 /* Copies the stamp of a plan, and refuses one that was not made for such a call. */
 flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan, const fm_call *call,
-                             const int32_t *facts, fm_plan_stamp *stamp);
+                             const int32_t *facts, const fm_work *work, fm_plan_stamp *stamp);
 /* Refuses a plan whose schedule is for other tiles or parts than the call has: with the same facts, the kernel that
  * FLASHMLA_FORCE_KERNEL names is another one. */
 flashmla_status fm_check_plan_tiling(const fm_plan_stamp *stamp, const fm_tiling *tiling);

@@ -46,12 +46,19 @@ static void set_slots(const fm_work *work, fm_limits limits, int32_t d_v, fm_til
   tiling->slots = quanta > 1 ? (int32_t)fm_min64(most, stored + limits.carries * parts) : 0;
 }
 
-int64_t fm_row_blocks(const fm_work *work, int32_t block_rows) {
-  const int64_t group = work->h_q / work->h_kv, block_heads = fm_min64(group, block_rows);
-  return fm_ceil_div(work->s_q, block_rows / block_heads) * fm_ceil_div(group, block_heads);
+/* Query tokens that a block has room for. */
+static int32_t most_tokens(const fm_work *work, int32_t block_rows) {
+  return work->own_items ? 1 : block_rows / fm_min32(work->h_q / work->h_kv, block_rows);
 }
 
-int64_t fm_most_units(const fm_work *work, int32_t unit) { return fm_ceil_div(work->capacity, unit); }
+int64_t fm_row_blocks(const fm_work *work, int32_t block_rows) {
+  const int64_t group = work->h_q / work->h_kv, block_heads = fm_min64(group, block_rows);
+  return fm_ceil_div(work->s_q, most_tokens(work, block_rows)) * fm_ceil_div(group, block_heads);
+}
+
+int64_t fm_most_units(const fm_work *work, int32_t unit) {
+  return fm_ceil_div(work->capacity, unit) + fm_ceil_div(work->extra_capacity, unit);
+}
 
 bool fm_cut_alike(const fm_work *work, int32_t num_parts, int64_t columns) {
   return !work->varlen && num_parts % columns <= num_parts / 16;
@@ -71,7 +78,7 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
   int32_t num_splits = work->num_splits;
   const int32_t group = work->h_q / work->h_kv;
   const int32_t block_heads = (int32_t)fm_min64(group, limits.block_rows);
-  const int32_t block_tokens = (int32_t)fm_min64(work->s_q, limits.block_rows / block_heads);
+  const int32_t block_tokens = (int32_t)fm_min64(work->s_q, most_tokens(work, limits.block_rows));
   const int32_t head_chunks = (int32_t)fm_ceil_div(group, block_heads);
   int32_t tiles_per_request, num_tiles;
   const int64_t blocks = fm_row_blocks(work, limits.block_rows);

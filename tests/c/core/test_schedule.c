@@ -27,13 +27,18 @@ static int64_t quanta_of(const fm_tiling *t, int64_t units) {
   return quanta;
 }
 
+/* Units that hold the items of a kind. */
+static int64_t units_of(const fm_tiling *t, const int32_t *lengths, int32_t i, int32_t capacity) {
+  int64_t length = lengths == NULL ? capacity : lengths[i];
+  length = length < 0 ? 0 : length > capacity ? capacity : length;
+  return (length + t->unit - 1) / t->unit;
+}
+
 static void add_tile(list *w, const fm_work *p, const fm_tiling *t, int32_t i, int32_t k) {
-  int64_t length = p->lengths[i];
-  length = length < 0 ? 0 : length > p->capacity ? p->capacity : length;
   /* The first token of the tile's first block, of the tokens that the request has. */
   const int64_t token = (int64_t)k * t->cluster / t->head_chunks * t->block_tokens;
   w->dead[w->tiles] = token >= fm_query_range_of(p, i).count;
-  w->units[w->tiles] = (length + t->unit - 1) / t->unit;
+  w->units[w->tiles] = units_of(t, p->lengths, i, p->capacity) + units_of(t, p->extra_lengths, i, p->extra_capacity);
   const int64_t cost = t->piece_units > 0 ? quanta_of(t, w->units[w->tiles]) : w->units[w->tiles] + t->start_overhead;
   w->at[w->tiles + 1] = w->at[w->tiles] + (w->dead[w->tiles] ? 0 : cost);
   ++w->tiles;
@@ -248,7 +253,7 @@ static void one_case(void) {
   static int32_t first_slot[MAX_PARTS + 2];
   static list w;
   static int64_t cost_before[MAX_BATCH + 1];
-  int32_t lengths[MAX_BATCH], offsets[MAX_BATCH + 1];
+  int32_t lengths[MAX_BATCH], extra[MAX_BATCH], offsets[MAX_BATCH + 1];
   const fm_limits limits = {.block_rows = 64,
                             .max_cluster = draw(1, 2),
                             .workers = draw(1, 140),
@@ -264,15 +269,22 @@ static void one_case(void) {
   fm_work p = {.batch = draw(1, MAX_BATCH), .s_q = draw(1, 4), .h_kv = draw(1, 3)};
   p.h_q = p.h_kv * draw(1, 130);
   p.capacity = draw(1, 60) * draw(1, 70);
-  p.lengths = lengths;
+  if (draw(0, 7) > 0) p.lengths = lengths;
+  if (draw(0, 2) == 0) p.extra_capacity = draw(1, 500);
+  if (draw(0, 2) > 0) p.extra_lengths = extra;
+  p.own_items = draw(0, 1);
   p.batch_invariant = draw(0, 2) == 0;
   if (draw(0, 1)) draw_offsets(&p, offsets);
   const int32_t longest = draw(0, 1) ? p.capacity : draw(0, 100);
-  for (int32_t i = 0; i < p.batch; ++i) lengths[i] = draw(0, 9) == 0 ? draw(-5, 100000) : draw(0, longest);
+  for (int32_t i = 0; i < p.batch; ++i) {
+    lengths[i] = draw(0, 9) == 0 ? draw(-5, 100000) : draw(0, longest);
+    extra[i] = draw(-5, 600);
+  }
   fm_tiling t;
   p.num_splits = draw(0, 2) == 0 && !p.batch_invariant ? draw(1, 9) : 0;
   CHECK_OK(fm_tile(&p, limits, 64, &t));
   if (t.num_tiles > MAX_TILES || t.num_parts > MAX_PARTS) return;
+  CHECK(!p.own_items || t.block_tokens == fm_min32(p.s_q, 1));
   CHECK(t.request_major == p.varlen && t.slots_per_part == (t.num_splits > 0 ? 1 : 2));
   const fm_schedule schedule = {cuts, p.batch_invariant ? first_slot : NULL, cost_before};
   fm_schedule_on_host(&p, &t, schedule);

@@ -25,8 +25,8 @@ static void refused(void) {
   CHECK_STATUS(flashmla_dense_decode(&other), FLASHMLA_ERROR_STRUCT_SIZE, "within a field");
   other = f.decode;
   other.flags ^= FLASHMLA_CAUSAL;
-  CHECK_STATUS(flashmla_dense_decode(&other), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for causal");
-  CHECK_STATUS(flashmla_dense_decode_workspace_size(&other, &bytes), FLASHMLA_ERROR_PLAN_MISMATCH, "causal");
+  CHECK_STATUS(flashmla_dense_decode(&other), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made with");
+  CHECK_STATUS(flashmla_dense_decode_workspace_size(&other, &bytes), FLASHMLA_ERROR_PLAN_MISMATCH, "FLASHMLA_CAUSAL");
   other = f.decode;
   other.softmax_scale = -1e-30f;
   CHECK_STATUS(flashmla_dense_decode(&other), FLASHMLA_ERROR_VALUE, "softmax_scale");

@@ -64,6 +64,9 @@ def e8m0_value(code: int) -> float:
     return float("nan") if code == 255 else 2.0 ** (code - 127)
 
 
+E8M0 = np.array([e8m0_value(code) for code in range(256)])
+
+
 def bf16_bits(values: np.ndarray) -> np.ndarray:
     """float32 to bfloat16, to nearest, ties to even; NaN is 0x7fff."""
     bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
@@ -127,23 +130,28 @@ def put(fmt: Format, page: np.ndarray, place: int, row: np.ndarray, scales: np.n
         flat[place * fmt.token_bytes + fmt.quantized + len(scales) :][: len(rope)] = rope
 
 
-def get(fmt: Format, page: np.ndarray, place: int) -> tuple[np.ndarray, np.ndarray]:
-    """A token of a page: exact products of code and scale, float64; the bits of its RoPE columns in bfloat16."""
-    flat = page.reshape(-1)
-    row_bytes = fmt.quantized + 2 * (fmt.columns - fmt.quantized)
+def get(fmt: Format, page: np.ndarray, place: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of a page: exact products of code and scale, float64; the bits of their RoPE columns in bfloat16."""
+    flat, place = page.reshape(-1), np.asarray(place)
+
+    def taken(first: np.ndarray, count: int) -> np.ndarray:
+        return flat[first[..., None] + np.arange(count)]
+
+    rope_bytes = 2 * (fmt.columns - fmt.quantized)
     width = 1 if fmt.scale == "e8m0" else 4
     if fmt.split:
+        row_bytes = fmt.quantized + rope_bytes
         row, first = place * row_bytes, len(page) * row_bytes + place * (fmt.tiles * width + fmt.padding)
         rope = row + fmt.quantized
     else:
         row = place * fmt.token_bytes
         first = row + fmt.quantized
         rope = first + fmt.tiles * width
-    scales = flat[first : first + fmt.tiles * width]
-    values = [e8m0_value(int(code)) for code in scales] if width == 1 else scales.copy().view("<f4").astype(np.float64)
+    scales = taken(first, fmt.tiles * width)
+    values = E8M0[scales] if width == 1 else scales.view("<f4").astype(np.float64)
     with np.errstate(invalid="ignore"):
-        columns = E4M3[flat[row : row + fmt.quantized]] * np.repeat(values, fmt.tile)
-    return columns, flat[rope : rope + 2 * (fmt.columns - fmt.quantized)].copy().view("<u2")
+        columns = E4M3[taken(row, fmt.quantized)] * np.repeat(values, fmt.tile, axis=-1)
+    return columns, taken(rope, rope_bytes).view("<u2")
 
 
 def widened(bits: np.ndarray) -> np.ndarray:

@@ -172,7 +172,7 @@ def test_what_is_refused(prepare):
     frozen.flags.writeable = False
     with invalid(match=r"^kv_cache is read-only and would be written$"):
         call(flashmla.append_kv, frozen, tokens(), None, SLOTS, kv_format="v32")
-    with pytest.raises(TypeError, match=r"^latent is a int: a tensor that supports DLPack is needed$"):
+    with pytest.raises(TypeError, match=r"^latent is an int: a tensor that supports DLPack is needed$"):
         call(flashmla.append_kv, cache(), 1, None, SLOTS, kv_format="v32")
     with pytest.raises(TypeError, match=r"^unrounded_scales is 'no', a str: True or False is needed$"):
         call(flashmla.append_kv, cache(), tokens(), None, SLOTS, kv_format="v32", unrounded_scales="no")

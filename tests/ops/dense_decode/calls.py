@@ -33,7 +33,7 @@ def decode_fields(case) -> dict[str, object]:
             default_scale=case.softmax_scale is None,
             lse_base2=case.lse_base2,
             empty_lse_minus=case.empty_lse_minus,
-            batch_invariant=case.batch_invariant and case.plan == "none",  # with a plan, the plan decides
+            batch_invariant=case.batch_invariant,
         ),
         "num_threads": case.num_threads,
     }
@@ -73,7 +73,8 @@ class Tensors:
         """A complete C call but for its scratch; `more` are the outputs and inputs that replace those of the case."""
         given = self.guarded | more
         if operation == "plan_decode":
-            given.pop("global_seqlens", None)  # a plan serves any shard
+            for name in ("global_seqlens", "attn_sink"):  # a plan serves any shard and sinks
+                given.pop(name, None)
         tensors = {name: self.c_tensor(name, guarded) for name, guarded in given.items()}
         fields = plan_fields if operation == "plan_decode" else decode_fields
         return c_abi.CCall(operation, tensors, fields(self.case))
@@ -102,6 +103,8 @@ class Tensors:
         if case.shard is not None:
             options |= {f"cp_{name}": value for name, value in case.shard._asdict().items()}
             options["global_seqlens"] = self.guarded["global_seqlens"].tensor
+        if case.sink is not None:
+            options["attn_sink"] = self.guarded["attn_sink"].tensor
         if "out" not in case.given:
             options["out_dtype"] = case.out_dtype
         return options
@@ -231,6 +234,7 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
         max_seqlen_q=case.s_q,
         shard=case.shard,
         global_seqlens=data.global_seqlens,
+        sink=data.attn_sink,
         lse_base2=case.lse_base2,
         empty_lse=-np.inf if case.empty_lse_minus else np.inf,
     )
@@ -241,13 +245,18 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bound_of(case: Case) -> compare.Tolerance:
-    return compare.tolerance("dense_decode", case.dtype, case.softmax_scale, case.d_qk)
+    return sunk(case, compare.tolerance("dense_decode", case.dtype, case.softmax_scale, case.d_qk))
+
+
+def sunk(case: Case, bound: compare.Tolerance) -> compare.Tolerance:
+    """The bound, with what sinks add to it where the case has some."""
+    return bound.sunk() if case.sink is not None else bound
 
 
 def check_result(case: Case, data: Data, result: Result, bound: compare.Tolerance | None = None) -> None:
     """Raises AssertionError if the result is not the oracle's within the tolerances, or these."""
     out, lse = reference(case, data)
-    bound = bound or bound_of(case)
+    bound = sunk(case, bound or bound_of(case))
     if result.lse is not None:
         natural = np.log(2) if case.lse_base2 else 1.0
         compare.check_lse(natural * result.lse.astype(np.float64), natural * lse, bound)

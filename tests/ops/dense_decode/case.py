@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from attention import QueryTokens, make_sink
 from buffers import ALIGNMENT, COMPACT, DTYPES, Layout
 from ops.dense_decode import oracle
 from ops.dense_decode.oracle import Shard
@@ -29,11 +30,12 @@ class Layouts:
     lse: Layout = COMPACT
     cu_seqlens_q: Layout = COMPACT
     global_seqlens: Layout = COMPACT
+    attn_sink: Layout = COMPACT
     scratch: Layout = COMPACT  # workspace and plan buffer
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(QueryTokens):
     """A legal call of dense_decode, small enough for the oracle."""
 
     dtype: str = "bfloat16"
@@ -63,6 +65,7 @@ class Case:
     lse_base2: bool = False
     empty_lse_minus: bool = False
     batch_invariant: bool = False
+    sink: str | None = None  # attn_sink, see attention.make_sink
 
     @property
     def batch(self) -> int:
@@ -74,18 +77,17 @@ class Case:
         return self.max_blocks * self.page_size
 
     @property
-    def most_queries(self) -> int:
-        """Query tokens that a request may have: max_seqlen_q is no more than all tokens."""
-        return self.s_q if self.cu_seqlens_q is None else min(self.s_q, self.total_q)
-
-    @property
     def d_v(self) -> int:
         return oracle.D_V[self.d_qk]
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The tensors that the call reads."""
-        optional = {"cu_seqlens_q": self.cu_seqlens_q is not None, "global_seqlens": self.shard is not None}
+        optional = {
+            "cu_seqlens_q": self.cu_seqlens_q is not None,
+            "global_seqlens": self.shard is not None,
+            "attn_sink": self.sink is not None,
+        }
         return (*INPUTS, *(name for name, given in optional.items() if given))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -101,32 +103,18 @@ class Case:
             "lse": (self.h_q, self.total_q) if varlen else (self.batch, self.h_q, self.s_q),
             "cu_seqlens_q": (self.batch + 1,),
             "global_seqlens": (self.batch,),
+            "attn_sink": (self.h_q,),
         }
 
     def dtype_of(self, tensor: str) -> str:
         """The dtype of a tensor of the call."""
         if tensor == "out":
             return self.out_dtype or self.dtype
-        return self.dtype if tensor in {"q", "kv_cache"} else "float32" if tensor == "lse" else "int32"
+        return self.dtype if tensor in {"q", "kv_cache"} else "float32" if tensor in {"lse", "attn_sink"} else "int32"
 
     def granule_of(self, tensor: str) -> int:
         """Elements in what the strides of a tensor are multiples of: 16 bytes for rows of latents."""
         return ALIGNMENT // DTYPES[self.dtype_of(tensor)].itemsize if tensor in {"q", "kv_cache", "out"} else 1
-
-    def query_rows(self, i: int) -> slice:
-        """The query tokens of request i: in q itself with cu_seqlens_q, else in q[i]."""
-        if self.cu_seqlens_q is None:
-            return slice(0, self.s_q)
-        return oracle.query_rows(self.cu_seqlens_q, i, self.total_q, self.s_q)
-
-    def owners(self, cu_seqlens_q: np.ndarray | None = None) -> np.ndarray:
-        """How many requests each query token belongs to, with cu_seqlens_q: the case's, or other ones."""
-        if cu_seqlens_q is not None:
-            return self.but(cu_seqlens_q=tuple(map(int, cu_seqlens_q))).owners()
-        owners = np.zeros(self.total_q, int)
-        for i in range(self.batch):
-            owners[self.query_rows(i)] += 1
-        return owners
 
     def attended(self, i: int) -> int:
         """How many tokens of request i its last query token attends, which are its first ones."""
@@ -153,6 +141,7 @@ class Data:
     cu_seqlens_q: np.ndarray | None = None
     stale_cu_seqlens_q: np.ndarray | None = None
     global_seqlens: np.ndarray | None = None
+    attn_sink: np.ndarray | None = None
 
 
 def make_data(case: Case) -> Data:
@@ -177,6 +166,7 @@ def make_data(case: Case) -> Data:
         q[unowned] = dead
     if case.shard is not None:
         data.global_seqlens = np.array(case.global_seqlens, np.int32)
+    data.attn_sink = make_sink(case.sink, case.h_q, rng)
     return data
 
 

@@ -19,15 +19,17 @@ LIMIT = TESTS + "test_varlen.py::test_more_queries_than_max_seqlen_q_are_not_wri
 DIGITS = TESTS + "test_options.py::test_float32_out_has_more_digits_than_the_dtype_of_q[cpu-bfloat16]"
 ROOT = Path(__file__).parents[3]
 CPU = "libflashmla/src/cpu/"
-PIECE = "libflashmla/src/ops/dense_decode/cpu_piece.c"
+PIECE = "libflashmla/src/attention/cpu_piece.c"
+PAGES = "libflashmla/src/ops/dense_decode/cpu.c"
 ROWS = "libflashmla/src/attention/cpu.c"
 MASK = "libflashmla/src/attention/mask.c"
 MERGE = "libflashmla/src/attention/cpu_merge.c"
 FOLD = "libflashmla/src/attention/cpu_fold.c"
-ITEMS = "libflashmla/src/ops/dense_decode/cpu_items.c"
+ITEMS = "libflashmla/src/attention/cpu_items.c"
 
 OTHER_BITS = "results differ in some bit"
-ROWS_OF_PIECE = "  const fm_rows rows = fm_rows_of(&decode->attention, tile);\n"
+ROWS_OF_PIECE = "  const fm_rows rows = fm_rows_of(attention, tile);\n"
+PAGE_SIZE = "((const fm_dense_decode *)worker->source->call)->paged.page_size"
 BLOCK_OF_PAGE = "  const int32_t block = paged->block_table["
 BOUND = "rows->length, rows->queries.count, token);"
 END_OF_PIECE = "  if (last >= 0) end = fm_min64(end, last * unit);\n"
@@ -61,6 +63,8 @@ def not_empty(case: Case) -> Case:
     return case.but(causal=False, shard=None, global_seqlens=(), lengths=lengths)
 
 
+INCLUDED = '#include "attention/cpu_piece.h"\n'
+SEES_PAGES = Edit(PIECE, INCLUDED, INCLUDED + '#include "ops/dense_decode/dense_decode.h"\n')
 STEPS = {"step_template.h": ("portable", "avx2", "avx512"), "step_bf16.h": ("avx512_bf16", "amx")}
 
 
@@ -87,11 +91,14 @@ def other_bits(name: str, edits: tuple[Edit, ...], heal) -> Fault:
 FAULTS = [
     found_in_any_call(
         "page end off by one",
-        one(
-            PIECE,
-            ROWS_OF_PIECE,
-            "  fm_rows rows = fm_rows_of(&decode->attention, tile);\n"
-            "  if (rows.length % decode->paged.page_size != 0) rows.length++;\n",
+        (
+            SEES_PAGES,
+            Edit(
+                PIECE,
+                ROWS_OF_PIECE,
+                "  fm_rows rows = fm_rows_of(attention, tile);\n"
+                f"  if (rows.length % {PAGE_SIZE} != 0) rows.length++;\n",
+            ),
         ),
         whole_pages,
     ),
@@ -112,7 +119,7 @@ FAULTS = [
     found_in_any_call(
         "stale last page",
         one(
-            PIECE,
+            PAGES,
             BLOCK_OF_PAGE,
             "  if (page > 0 && (page + 1) * paged->page_size >= rows->length) page--;\n" + BLOCK_OF_PAGE,
         ),
@@ -123,10 +130,11 @@ FAULTS = [
         (
             *in_every("step_template.h", "s * heads, heads, attended[s]);", "s * heads, heads, count);"),
             *in_every("step_bf16.h", "  if (all_finite(key, PANEL)) return;\n", "  if (token >= 0) return;\n"),
+            SEES_PAGES,
             Edit(
                 PIECE,
                 END_OF_PIECE,
-                "  const int64_t page_size = decode->paged.page_size;\n"
+                f"  const int64_t page_size = {PAGE_SIZE};\n"
                 "  end = (end + page_size - 1) / page_size * page_size;\n" + END_OF_PIECE,
             ),
         ),
@@ -152,24 +160,25 @@ FAULTS = [
     found_in_any_call(
         "stride ignored",
         one(
-            PIECE,
-            "stride = paged->cache_stride[1] * fm_dtype_bytes(paged->cache_dtype);",
-            "stride = fm_min64(paged->cache_stride[1], paged->d_qk) * fm_dtype_bytes(paged->cache_dtype);",
+            PAGES,
+            "stride = paged->cache_stride[1] * fm_dtype_bytes(paged->dtype);",
+            "stride = fm_min64(paged->cache_stride[1], decode->attention.queries.d_qk) * fm_dtype_bytes(paged->dtype);",
         ),
         unpadded,
     ),
     found_in_any_call(
         "length not clamped",  # to the table's capacity; reads stay inside the table
         (
+            SEES_PAGES,
             Edit(
                 PIECE,
                 ROWS_OF_PIECE,
-                "  fm_rows rows = fm_rows_of(&decode->attention, tile);\n"
-                "  const fm_work *work = &decode->attention.work;\n"
-                "  const int64_t most = work->capacity + decode->paged.page_size;\n"
+                "  fm_rows rows = fm_rows_of(attention, tile);\n"
+                "  const fm_work *work = &attention->work;\n"
+                f"  const int64_t most = work->capacity + {PAGE_SIZE};\n"
                 "  rows.length = fm_clamp64(work->lengths[rows.request], 0, most);\n",
             ),
-            Edit(PIECE, BLOCK_OF_PAGE, "  if (page >= paged->max_blocks) return NULL;\n" + BLOCK_OF_PAGE),
+            Edit(PAGES, BLOCK_OF_PAGE, "  if (page >= paged->max_blocks) return NULL;\n" + BLOCK_OF_PAGE),
         ),
         lambda case: capped(case, case.capacity),
     ),
@@ -266,8 +275,8 @@ FAULTS = [
     other_bits(
         "rows of several tokens",  # in a tile, which then does its sums in another order
         one(
-            "libflashmla/src/ops/dense_decode/cpu.c",
-            "work->batch_invariant ? group : work->s_q * group;",
+            "libflashmla/src/attention/cpu_run.c",
+            "work->batch_invariant || work->own_items ? group : work->s_q * group;",
             "work->s_q * group;",
         ),
         lambda case: case.but(h_q=128),

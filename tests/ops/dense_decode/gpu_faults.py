@@ -108,7 +108,12 @@ GPU_FAULTS = [
         "online_softmax(a.scale_log2, s_rows, row_max, row_sum)",
         "online_softmax(a.scale_log2 * 1.0625, s_rows, row_max, row_sum)",
     ),
-    fault("skipped mask", QK, "                if remaining < UNIT:\n", "                if remaining < 0:\n"),
+    fault(
+        "skipped mask",
+        QK,
+        "        if remaining < UNIT:\n            mask(",
+        "        if remaining < 0:\n            mask(",
+    ),
     fault(
         "dead rows of V are not cleared",
         PV,
@@ -167,8 +172,8 @@ GPU_FAULTS = [
     fault(
         "weight of a piece",
         COMBINE,
-        "cute.math.exp2(lse - lse2, fastmath=True) * unit",
-        "cute.math.exp2(0.5 * (lse - lse2), fastmath=True) * unit",
+        "cute.math.exp2(lse - total, fastmath=True) * unit",
+        "cute.math.exp2(0.5 * (lse - total), fastmath=True) * unit",
     ),
     # ---- batch invariant
     fault(

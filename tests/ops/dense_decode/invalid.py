@@ -17,6 +17,7 @@ from ops.dense_decode.case import Layouts
 FIXED = Form("", {"with_lse": True, "h_kv": 2}, ("lse",))
 VARLEN = Form("varlen", {"with_lse": True, "h_kv": 2, "varlen": True}, ("lse", "cu_seqlens_q"), varlen=True)
 SHARD = Form("shard", {"with_lse": True, "h_kv": 2, "sharded": True}, ("lse", "global_seqlens"))
+SINK = Form("sink", {"with_lse": True, "h_kv": 2, "sink": "some"}, ("lse", "attn_sink"))
 
 
 def legal_call(backend, draw, operation: str = "dense_decode", **base) -> LegalCall:
@@ -147,4 +148,4 @@ def own_rules() -> list[Rule]:
     return [rule.on("", FIXED.base) for rule in fixed] + [rule.on("shard", SHARD.base) for rule in shard]
 
 
-RULES = [*generated("dense_decode", [FIXED, VARLEN, SHARD]), *step_rules(), *plan_rules(), *own_rules()]
+RULES = [*generated("dense_decode", [FIXED, VARLEN, SHARD, SINK]), *step_rules(), *plan_rules(), *own_rules()]

@@ -38,6 +38,7 @@ def dense_decode(
     max_seqlen_q=None,
     shard=None,
     global_seqlens=None,
+    sink=None,
     lse_base2=False,
     empty_lse=np.inf,
 ):
@@ -45,6 +46,7 @@ def dense_decode(
 
     With cu_seqlens_q: q (total_q, h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q); rows of no request are NaN,
     rows of several hold the last one's. A slot that no query token attends is never used, so it may hold NaN.
+    `sink` (h_q,): logits that take part in the sums of the softmax for out, and have no value.
     """
     h_q, d_qk = q.shape[-2:]
     scale = d_qk**-0.5 if softmax_scale is None else float(np.float32(softmax_scale))
@@ -61,6 +63,10 @@ def dense_decode(
             rows = query_rows(cu_seqlens_q, i, len(q), max_seqlen_q)
             out[rows], lse[:, rows] = attend(q[rows], keys, tokens, total, scale, causal)
     empty = np.isposinf(lse)
+    if sink is not None:
+        with np.errstate(over="ignore"):
+            share = 1 / (1 + np.exp(np.asarray(sink, np.float64)[:, None] - np.where(empty, 0, lse)))
+        out *= np.swapaxes(np.where(empty, 0, share), -1, -2)[..., None]
     lse /= np.log(2) if lse_base2 else 1
     lse[empty] = empty_lse
     return out, lse

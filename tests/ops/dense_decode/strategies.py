@@ -41,6 +41,7 @@ def all_layouts(*, varlen: bool):
         lse=layouts(rows, inner=False),
         cu_seqlens_q=moved,
         global_seqlens=moved,
+        attn_sink=moved,
         scratch=st.builds(Layout, offset=st.sampled_from((0, 1, 3))),
     )
 
@@ -165,6 +166,7 @@ def cases(
         "lse_base2": draw(st.booleans()),
         "empty_lse_minus": draw(st.booleans()),
         "batch_invariant": splits == 0 and draw(st.booleans()),
+        "sink": None if small else draw(st.sampled_from((None, None, None, "some", "wild"))),
     }
     if varlen:
         equal = st.just((tuple(2 * i for i in range(batch + 1)), 2 * batch))

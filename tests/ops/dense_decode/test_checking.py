@@ -29,7 +29,7 @@ TEXTS = {
     "page": (
         CASE,
         {"block_table": {(1, 2): 40}},
-        r"block_table has 1 page numbers out of range: block_table\[1, 2\] is 40; it must be in \[0, 40\)",
+        r"block_table has 1 page number out of range: block_table\[1, 2\] is 40; it must be in \[0, 40\)",
     ),
     "pages": (
         CASE,
@@ -39,27 +39,27 @@ TEXTS = {
     "offset": (
         VARLEN,
         {"cu_seqlens_q": {4: 6}},
-        r"cu_seqlens_q has 1 offsets out of range: cu_seqlens_q\[4\] is 6; it must be in \[0, 5\]",
+        r"cu_seqlens_q has 1 offset out of range: cu_seqlens_q\[4\] is 6; it must be in \[0, 5\]",
     ),
     "first offset": (
         VARLEN,
         {"cu_seqlens_q": {0: -1}},
-        r"cu_seqlens_q has 1 offsets out of range: cu_seqlens_q\[0\] is -1; it must be in \[0, 5\]",
+        r"cu_seqlens_q has 1 offset out of range: cu_seqlens_q\[0\] is -1; it must be in \[0, 5\]",
     ),
     "order": (
         VARLEN,
         {"cu_seqlens_q": {2: 0, 3: 2}},
-        r"cu_seqlens_q has 1 offsets out of order: cu_seqlens_q\[2\] is 0; it must be at least the one before it, 1",
+        r"cu_seqlens_q has 1 offset out of order: cu_seqlens_q\[2\] is 0; it must be at least the one before it, 1",
     ),
     "count": (
         VARLEN,
         {"cu_seqlens_q": {1: 0}},
-        r"cu_seqlens_q has 1 requests of too many query tokens: request 1 has 3; max_seqlen_q is 2",
+        r"cu_seqlens_q has 1 request of too many query tokens: request 1 has 3; max_seqlen_q is 2",
     ),
     "global": (
         SHARDED,
         {"global_seqlens": {2: -7}},
-        r"global_seqlens has 1 lengths out of range: global_seqlens\[2\] is -7; it must be >= 0",
+        r"global_seqlens has 1 length out of range: global_seqlens\[2\] is -7; it must be >= 0",
     ),
 }
 

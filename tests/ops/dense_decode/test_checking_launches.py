@@ -81,7 +81,7 @@ def test_a_report_tells_one_kind_after_the_other_and_counts_on(cuda_12_0):
     assert statuses == [0, 0, 119, 119, 0, 119, 0]
     assert "cache_seqlens has 5 lengths out of range: cache_seqlens[3] is 9; it must be in [0, 8]" in ran.told[2][1]
     assert PAGE in ran.told[3][1]
-    assert "block_table has 1 page numbers out of range: block_table[0, 1] is 2; it must be in [0, 3)" in ran.told[5][1]
+    assert "block_table has 1 page number out of range: block_table[0, 1] is 2; it must be in [0, 3)" in ran.told[5][1]
 
 
 def test_what_is_still_being_written_is_told_later(cuda_12_0):

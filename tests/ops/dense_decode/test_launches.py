@@ -7,6 +7,7 @@ import random
 import pytest
 
 import flashmla
+from attention_launches import is_split
 from buffers import Layout
 from dsl_kernels.core.variant import SHORT_DTYPES
 from dsl_kernels.fold.config import BLOCKS_PER_SM as FOLD_BLOCKS
@@ -22,7 +23,7 @@ def check_call(
 ) -> None:
     """The launches of one dense_decode."""
     tiling = expected.tiling_of(case, processors)
-    split = expected.is_split(tiling)
+    split = is_split(tiling)
     join = "fold" if case.batch_invariant else "combine"
     decode = launches[1 if own_plan else 0]
     assert [family(launch["kernel"]) for launch in launches] == [
@@ -37,7 +38,7 @@ def check_call(
     found = decoded(decode)
     same(found, expected.decode_params(case, processors, own_plan=own_plan))
     q_map, kv_map = maps[found["tma_q"]], maps[found["tma_kv"]]
-    same(q_map, expected.q_map(case, processors))
+    same(q_map, expected.call_of(case, processors).q_map())
     same(kv_map, expected.kv_map(case, processors))
     if own_plan:
         check_plan(case, launches[0], own_plan=True, processors=processors)
@@ -46,14 +47,14 @@ def check_call(
         assert launch["kernel"].startswith(f"flashmla_{join}_{SHORT_DTYPES[case.dtype]}_{case.d_v}_")
         assert launch["grid"] == [processors * (FOLD_BLOCKS if case.batch_invariant else 1), 1, 1]
         assert launch["attributes"][CLUSTER] == 1
-        same(decoded(launch), expected.join_params(case, processors, own_plan=own_plan))
+        same(decoded(launch), expected.call_of(case, processors, own_plan=own_plan).join_params())
 
 
 def check_plan(case: Case, launch: dict, *, own_plan: bool, processors=PROCESSORS) -> None:
     """The launch of the scheduler."""
     assert family(launch["kernel"]) == "plan"
     assert launch["grid"] == [1, 1, 1]
-    same(decoded(launch), expected.plan_params(case, processors, own_plan=own_plan))
+    same(decoded(launch), expected.call_of(case, processors, own_plan=own_plan).plan_params())
 
 
 def table() -> dict[str, dict]:
@@ -125,7 +126,7 @@ def test_every_drawn_call_launches_what_the_contract_says(drawn):
         own_plan = not case.num_splits
         if not own_plan:
             check_plan(case, next(launches), own_plan=False)
-        split = expected.is_split(expected.tiling_of(case, PROCESSORS))
+        split = is_split(expected.tiling_of(case, PROCESSORS))
         made = [next(launches) for _ in range(own_plan + 1 + split)]
         check_call(case, made, maps, own_plan=own_plan)
     assert next(launches, None) is None

@@ -33,7 +33,7 @@ class Problem:
         """What a plan is made for."""
         case = self.case
         queries = case.cu_seqlens_q is not None, case.batch, case.total_q, case.most_queries, case.h_q
-        return case.dtype, case.causal, *queries, *case.shapes()["kv_cache"], case.max_blocks
+        return case.dtype, case.causal, case.batch_invariant, *queries, *case.shapes()["kv_cache"], case.max_blocks
 
 
 class LifeCycle(RuleBasedStateMachine):

@@ -60,6 +60,13 @@ SHARDS = {
     "negative global length": (oracle.Shard(0, 1, 16), False, 1, 3, -2, [0]),
 }
 
+# Sinks of the two heads, whose sums are 4 and 2 and whose rows are 7 and 60.
+SINKS = {
+    "as large as the sums": ([math.log(4), math.log(2)], [3.5, 30]),
+    "all and nothing": ([INF, -INF], [0, 60]),
+    "half as large and no number": ([math.log(2), NAN], [14 / 3, NAN]),
+}
+
 # A change of the oracle's text and what it stands for: each must fail at least one case above.
 WRONG = {
     "page end off by one": ("min(page_size, length - start)", "min(page_size, length - start) - 1"),
@@ -91,6 +98,10 @@ WRONG = {
     "causal on local lengths": ("max(int(global_seqlens[i]), 0)", "length"),
     "global length not clamped": ("max(int(global_seqlens[i]), 0)", "abs(int(global_seqlens[i]))"),
     "base 2 ignored": ("np.log(2) if lse_base2 else 1", "1"),
+    "sink ignored": ("if sink is not None:", "if False:"),
+    "sinks of the tokens": ("np.swapaxes(np.where(empty, 0, share), -1, -2)", "np.where(empty, 0, share)[:, ::-1]"),
+    "sink of empty rows": ("np.where(empty, 0, share)", "share / ~empty"),
+    "sink in the lse": ("out *= np.swap", "lse -= np.log(share); out *= np.swap"),
     "empty value ignored": ("lse[empty] = empty_lse", "lse[empty] = np.inf"),
 }
 
@@ -140,8 +151,18 @@ def check_shard(module, case) -> None:
     np.testing.assert_allclose(result[1][0, 0], [lse[value] for value in out], atol=1e-12)
 
 
+def check_sink(module, case) -> None:
+    sink, out = case
+    for length in (2, 0):
+        arguments = problem(1, 2, [0, 9], length)
+        plain = module.dense_decode(*arguments)
+        found = module.dense_decode(*arguments, sink=np.array(sink, np.float32))
+        np.testing.assert_allclose(found[0][0, 0, :, 0], out if length else 0, rtol=1e-6)
+        np.testing.assert_array_equal(found[1], plain[1])
+
+
 def check_all(module) -> None:
-    for one, cases in ((check, CASES), (check_varlen, VARLEN), (check_shard, SHARDS)):
+    for one, cases in ((check, CASES), (check_varlen, VARLEN), (check_shard, SHARDS), (check_sink, SINKS)):
         for case in cases.values():
             one(module, case)
 
@@ -159,6 +180,11 @@ def test_worked_case_of_variable_length(case):
 @pytest.mark.parametrize("case", SHARDS.values(), ids=SHARDS)
 def test_worked_case_of_a_shard(case):
     check_shard(oracle, case)
+
+
+@pytest.mark.parametrize("case", SINKS.values(), ids=SINKS)
+def test_worked_case_of_sinks(case):
+    check_sink(oracle, case)
 
 
 @pytest.mark.parametrize(("d_qk", "d_v"), [(576, 512), (512, 512), (320, 256)])

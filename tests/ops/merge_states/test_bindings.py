@@ -155,9 +155,9 @@ def test_parts_that_do_not_belong_together():
     with pytest.raises(flashmla.InvalidArgumentError, match=r"^outs is empty; at least one"):
         flashmla.merge_states([], [])
     rule = "both must be tensors, or both lists or tuples of tensors$"
-    with pytest.raises(TypeError, match=f"^outs is a ndarray, lses is a list: {rule}"):
+    with pytest.raises(TypeError, match=f"^outs is an ndarray, lses is a list: {rule}"):
         flashmla.merge_states(outs, [*lses])
-    with pytest.raises(TypeError, match=f"^outs is a tuple, lses is a ndarray: {rule}"):
+    with pytest.raises(TypeError, match=f"^outs is a tuple, lses is an ndarray: {rule}"):
         flashmla.merge_states((*outs,), lses)
     with pytest.raises(TypeError, match=f"^outs is a list, lses is a NoneType: {rule}"):
         flashmla.merge_states([*outs], None)
@@ -165,7 +165,7 @@ def test_parts_that_do_not_belong_together():
         flashmla.merge_states([outs[0], outs[1, :2]], [*lses[:2]])
     with pytest.raises(flashmla.InvalidArgumentError, match=r"lses\[2\]\.dtype"):
         flashmla.merge_states([*outs], [*lses[:2], lses[2].astype(np.float16)])
-    with pytest.raises(TypeError, match=r"^outs\[0\] is a int"):
+    with pytest.raises(TypeError, match=r"^outs\[0\] is an int"):
         flashmla.merge_states([1], [2])
     with pytest.raises(TypeError, match=r"^outs is a NoneType"):
         flashmla.merge_states(None, lses)
@@ -301,6 +301,6 @@ def test_a_prepared_call(framework):
             prepared(outs=wrong)
     with pytest.raises(TypeError, match=r"^outs must be a list or tuple of 3 tensors"):
         prepared(outs=[outs[0]] * 4, lses=[lses[0]] * 2)  # as many as it takes, in the places of each other
-    for wrong in (None, 3):
-        with pytest.raises(TypeError, match=rf"^outs\[1\] is a {type(wrong).__name__}: a tensor that supports DLPack"):
+    for wrong, kind in ((None, "a NoneType"), (3, "an int")):
+        with pytest.raises(TypeError, match=rf"^outs\[1\] is {kind}: a tensor that supports DLPack"):
             prepared(outs=[outs[0], wrong, outs[2]])

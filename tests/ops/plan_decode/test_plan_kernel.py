@@ -121,11 +121,15 @@ def test_cuts_are_those_of_the_definition(plan, mode, varlen):
         batch, s_q, h_kv = int(draw.integers(1, 200)), int(draw.choice([1, 2, 3, 5])), int(draw.choice([1, 1, 2, 4]))
         max_blocks = int(draw.choice([1, 2, 3, 4, 64, 3126]))
         extents = {"batch": batch, "s_q": s_q, "h_q": h_kv * int(draw.choice([1, 16, 64, 65, 128])), "h_kv": h_kv}
-        extents |= {"max_blocks": max_blocks, "varlen": varlen, "batch_invariant": mode == "batch invariant"}
+        extra_capacity = int(draw.choice([0, 0, 1, 64, 100, 3000]))  # items of a second kind, in units of their own
+        most_units = max_blocks + -(-extra_capacity // 64)
+        extents |= {"max_blocks": most_units, "varlen": varlen, "batch_invariant": mode == "batch invariant"}
         num_splits = int(draw.choice([1, 2, 7, 32])) if mode == "forced" else 0
         limits = schedule.hopper(int(draw.choice([132, 114, 1])))
         spread = schedule.SPREADS[number % len(schedule.SPREADS)]
         lengths = schedule.draw_lengths(draw, spread, batch, 64 * max_blocks)
+        extra_lengths = schedule.draw_lengths(draw, spread, batch, extra_capacity)
+        given, extra_given = bool(draw.integers(8)), bool(draw.integers(3))  # without lengths all are the capacity
         offsets, total_q, tokens = Pointer(), 0, None
         if varlen:
             drawn, total_q = schedule.draw_offsets(draw, batch, s_q)
@@ -134,9 +138,11 @@ def test_cuts_are_those_of_the_definition(plan, mode, varlen):
         if tiling.num_parts > 20_000:
             continue
         found = run(
-            plan, limits, tiling, batch=batch, s_q=s_q, lengths=Pointer(map(int, lengths)),
-            capacity=64 * max_blocks, cu_seqlens_q=offsets, total_q=total_q,
+            plan, limits, tiling, batch=batch, s_q=s_q, lengths=Pointer(map(int, lengths if given else ())),
+            capacity=64 * max_blocks, extra_lengths=Pointer(map(int, extra_lengths if extra_given else ())),
+            extra_capacity=extra_capacity, cu_seqlens_q=offsets, total_q=total_q,
         )  # fmt: skip
-        units = schedule.units(limits, lengths, 64 * max_blocks)
+        units = schedule.units(limits, lengths if given else [64 * max_blocks] * batch, 64 * max_blocks)
+        units += schedule.units(limits, extra_lengths if extra_given else [extra_capacity] * batch, extra_capacity)
         wanted = schedule.schedule(limits, tiling, units, tokens)
         schedule.same(found, wanted, f"{extents}, {num_splits}, {spread}")

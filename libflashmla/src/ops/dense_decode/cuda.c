@@ -36,10 +36,10 @@ static flashmla_status choose_cluster(const fm_work *work, int64_t blocks, bool 
 
 static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
   const fm_paged *paged = &decode->paged;
-  const int8_t q = (int8_t)paged->q_dtype; /* and of results, where they are not float32 */
+  const int8_t q = (int8_t)decode->attention.queries.dtype; /* and of results, where they are not float32 */
   return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
-                   .elements = {.q = q, .cache = (int8_t)paged->cache_dtype, .out = q},
-                   .d_qk = paged->d_qk,
+                   .elements = {.q = q, .cache = (int8_t)paged->dtype, .out = q},
+                   .d_qk = decode->attention.queries.d_qk,
                    .d_v = decode->attention.d_v,
                    .features = paged->page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
                    .lacking = "pages of 64 tokens",
@@ -100,21 +100,22 @@ static fm_paging paging_of(int32_t page_size, int32_t cluster) {
 static fm_tensor_map cache_map(const fm_dense_decode *decode) {
   const fm_paged *paged = &decode->paged;
   const int64_t *stride = paged->cache_stride;
-  const int32_t columns = FM_SWIZZLE_BYTES / fm_dtype_bytes(paged->cache_dtype);
-  return (fm_tensor_map){.dtype = paged->cache_dtype,
-                         .rank = 4,
-                         .address = paged->cache,
-                         .extents = {paged->d_qk, paged->page_size, decode->attention.work.h_kv, paged->num_blocks},
-                         .strides = {1, stride[1], stride[2], stride[0]},
-                         .box = {(uint32_t)columns, (uint32_t)decode->paging.box_rows, 1, 1}};
+  const int32_t columns = FM_SWIZZLE_BYTES / fm_dtype_bytes(paged->dtype);
+  return (fm_tensor_map){
+      .dtype = paged->dtype,
+      .rank = 4,
+      .address = paged->cache,
+      .extents = {decode->attention.queries.d_qk, paged->page_size, decode->attention.work.h_kv, paged->num_blocks},
+      .strides = {1, stride[1], stride[2], stride[0]},
+      .box = {(uint32_t)columns, (uint32_t)decode->paging.box_rows, 1, 1}};
 }
 
 /* Where q and out fit into L2 the stream of KV shall not push them out: q was just written, out is read soon. */
 static int64_t kv_policy(const fm_dense_decode *decode) {
-  const int64_t kept_bytes = (int64_t)decode->gpu.device->l2_bytes / 5 * KEPT_FIFTHS;
+  const int64_t kept_bytes = (int64_t)decode->kernels.gpu.device->l2_bytes / 5 * KEPT_FIFTHS;
   const fm_work *work = &decode->attention.work;
   const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
-  const int64_t row_bytes = (int64_t)fm_dtype_bytes(decode->paged.q_dtype) * decode->paged.d_qk +
+  const int64_t row_bytes = (int64_t)fm_dtype_bytes(decode->attention.queries.dtype) * decode->attention.queries.d_qk +
                             (int64_t)fm_dtype_bytes(decode->attention.output.dtype) * decode->attention.d_v;
   return tokens * work->h_q <= kept_bytes / row_bytes ? EVICT_FIRST : EVICT_NORMAL;
 }
@@ -133,20 +134,14 @@ fm_shard fm_shard_of(const fm_mask *mask) {
 static flashmla_status prepare(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   fm_attention *attention = &decode->attention;
-  const fm_paged *paged = &decode->paged;
-  attention->divisors = fm_divisors_of(&attention->work, &attention->tiling);
-  decode->paging = paging_of(paged->page_size, attention->tiling.cluster);
-  FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &decode->gpu));
+  fm_gpu *gpu = &decode->kernels.gpu;
+  decode->paging = paging_of(decode->paged.page_size, attention->tiling.cluster);
+  FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, gpu));
   decode->kv_policy = kv_policy(decode);
-  const fm_gpu gpu = decode->gpu;
   FM_TRY(fm_prepare_check(decode));
-  if (decode->own_plan) FM_TRY(fm_load_plan(gpu, &decode->plan));
-  FM_TRY(fm_load(gpu, need_of(decode, attention->tiling.cluster), &decode->decode));
-  if (fm_may_split(&attention->tiling)) FM_TRY(fm_load_join(gpu, attention, paged->q_dtype, &decode->join));
-  const fm_tensor_map q = fm_query_map(attention, paged->q_dtype, paged->d_qk, paged->q, paged->q_stride);
+  FM_TRY(fm_load_attention(need_of(decode, attention->tiling.cluster), attention, &decode->kernels));
   const fm_tensor_map cache = cache_map(decode);
-  FM_TRY(fm_encode(gpu.driver, &q, &decode->q_map));
-  return fm_encode(gpu.driver, &cache, &decode->cache_map);
+  return fm_encode(gpu->driver, &cache, &decode->cache_map);
 }
 
 /* Kernels read an entry ahead of the length. Of a table without columns, behind which no length reaches, they read any
@@ -155,7 +150,8 @@ static const int32_t *table_of(const fm_dense_decode *decode) {
   return decode->paged.max_blocks > 0 ? decode->paged.block_table : decode->attention.work.lengths;
 }
 
-static flashmla_status launch_decode(const fm_dense_decode *decode) {
+static flashmla_status launch_all(const void *state) {
+  const fm_dense_decode *decode = state;
   const fm_attention *attention = &decode->attention;
   const fm_tiling *tiling = &attention->tiling;
   const fm_paged *paged = &decode->paged;
@@ -164,13 +160,13 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
   fm_dense_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
                                           FM_SLOT_FIELDS(tiling, &attention->divisors, &attention->schedule),
                                           .slots_per_part = tiling->slots_per_part,
-                                          .tma_q = decode->q_map,
+                                          .tma_q = decode->kernels.q_map,
                                           .tma_kv = decode->cache_map,
                                           .block_table = table_of(decode),
                                           .lengths = attention->work.lengths,
                                           .capacity = attention->work.capacity,
                                           .block_table_stride = paged->block_table_stride,
-                                          .scale_log2 = decode->scale_log2,
+                                          .scale_log2 = decode->attention.queries.scale_log2,
                                           .max_blocks = paged->max_blocks > 0 ? paged->max_blocks : 1,
                                           .causal = attention->mask.causal,
                                           .kv_policy = decode->kv_policy,
@@ -185,36 +181,18 @@ static flashmla_status launch_decode(const fm_dense_decode *decode) {
                                           .cp_offset = shard.offset,
                                           .page_inverse = paging.page_inverse,
                                           .by_page = paging.by_page};
-  /* persistent: clusters take parts in turn, so there are never more than run at once */
-  const int32_t clusters = fm_min32(fm_max32(decode->decode.clusters, 1), tiling->num_parts);
-  return fm_launch(decode->gpu, &decode->decode, clusters * tiling->cluster, &params, decode->stream);
-}
-
-static flashmla_status launch_all(const fm_dense_decode *decode) {
-  const fm_attention *attention = &decode->attention;
-  const fm_gpu gpu = decode->gpu;
   FM_TRY(fm_launch_check(decode));
-  if (decode->own_plan)
-    FM_TRY(fm_launch_plan(gpu, &decode->plan, &attention->work, &attention->tiling, &attention->divisors,
-                          &attention->schedule, decode->stream));
-  FM_TRY(launch_decode(decode));
-  if (fm_may_split(&attention->tiling)) FM_TRY(fm_launch_join(gpu, &decode->join, attention, decode->stream));
-  fm_set_last_kernel(decode->decode.kernel->name);
-  return FLASHMLA_OK;
+  return fm_launch_attention(attention, &decode->kernels, &params, decode->stream);
 }
 
 static flashmla_status launch(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
-  const fm_gpu gpu = decode->gpu;
+  fm_attention_kernels *kernels = &decode->kernels;
   if (call->again) {
-    FM_TRY(fm_encode_address(gpu.driver, decode->paged.q, &decode->q_map));
-    FM_TRY(fm_encode_address(gpu.driver, decode->paged.cache, &decode->cache_map));
+    FM_TRY(fm_encode_address(kernels->gpu.driver, decode->attention.queries.data, &kernels->q_map));
+    FM_TRY(fm_encode_address(kernels->gpu.driver, decode->paged.cache, &decode->cache_map));
   }
-  bool pushed;
-  FM_TRY(fm_device_enter(gpu.driver, gpu.device, &pushed));
-  const flashmla_status status = launch_all(decode);
-  fm_device_leave(gpu.driver, pushed);
-  return status;
+  return fm_in_context(kernels->gpu, launch_all, decode);
 }
 
 const fm_backend fm_dense_decode_cuda = {prepare, launch};

@@ -26,7 +26,7 @@ static void check_pages(const fm_dense_decode *decode, int32_t request, fm_findi
   const fm_paged *paged = &decode->paged;
   const int32_t *table = paged->block_table + request * paged->block_table_stride;
   const int32_t count = fm_query_range_of(work, request).count;
-  const int64_t length = fm_attended(&decode->attention.mask, request, fm_length_of(work, request), count, count - 1);
+  const int64_t length = fm_attended(&decode->attention.mask, request, fm_items_of(work, request), count, count - 1);
   const int64_t pages = fm_ceil_div(length, paged->page_size);
   if (count == 0) return; /* they are not read */
   for (int64_t i = 0; i < pages; i++)
@@ -51,15 +51,15 @@ flashmla_status fm_check_values_on_host(const fm_dense_decode *decode) {
 
 flashmla_status fm_prepare_check(fm_dense_decode *decode) {
   if (!fm_checking()) return FLASHMLA_OK;
-  FM_TRY(fm_load(decode->gpu, (fm_need){.family = FM_KERNEL_CHECK_DECODE}, &decode->check));
-  return fm_findings_of(decode->gpu, decode->stream, &decode->findings);
+  FM_TRY(fm_load(decode->kernels.gpu, (fm_need){.family = FM_KERNEL_CHECK_DECODE}, &decode->check));
+  return fm_findings_of(decode->kernels.gpu, decode->stream, &decode->findings);
 }
 
 flashmla_status fm_launch_check(const fm_dense_decode *decode) {
   const fm_work *work = &decode->attention.work;
   const fm_paged *paged = &decode->paged;
   const fm_shard shard = fm_shard_of(&decode->attention.mask);
-  const fm_gpu gpu = decode->gpu;
+  const fm_gpu gpu = decode->kernels.gpu;
   if (decode->findings == NULL || !fm_checking()) return FLASHMLA_OK;
   FM_TRY(fm_tell_findings(gpu.device->id));
   const fm_check_decode_kernel_params params = {.lengths = work->lengths,

@@ -3,10 +3,10 @@
 #ifndef FLASHMLA_OPS_DENSE_DECODE_H_
 #define FLASHMLA_OPS_DENSE_DECODE_H_
 
-#include "attention/attention.h"
+#include "attention/check.h"
 #include "attention/findings.h"
+#include "attention/kernels.h"
 #include "core/operation.h"
-#include "cuda/launch.h"
 #include "schedule/stamp.h"
 
 /* Axes and rows of the tables of both operations; plan_decode has the first rows. */
@@ -42,15 +42,13 @@ enum {
   [FM_CACHE_SEQLENS] = {FM_FIELD(type, cache_seqlens), .rank = 1, .axes = {FM_BATCH}, .dtypes = FM_ONLY(FM_INT32), \
                         .alignment = sizeof(int32_t)},                                                             \
   [FM_CU_SEQLENS_Q] = {                                                                                            \
-      FM_FIELD(type, cu_seqlens_q), .rank = 1,       .axes = {FM_OFFSETS}, .dtypes = FM_ONLY(FM_INT32),            \
-      .alignment = sizeof(int32_t), .optional = true}
+      FM_FIELD(type, cu_seqlens_q), .rank = 1,        .axes = {FM_OFFSETS}, .dtypes = FM_ONLY(FM_INT32),           \
+      .alignment = sizeof(int32_t), .optional = true, .offsets = true}
 
-/* q and the paged cache: extents, addresses and strides in elements; the innermost stride of each tensor is 1. */
+/* The paged cache: extents, addresses and strides in elements; the innermost stride of each tensor is 1. */
 typedef struct fm_paged {
-  fm_dtype q_dtype, cache_dtype;
-  int32_t d_qk, num_blocks, page_size, max_blocks;
-  const void *q;
-  int64_t q_stride[3]; /* batch, token, head; batch 0 with variable-length queries */
+  fm_dtype dtype;
+  int32_t num_blocks, page_size, max_blocks;
   const void *cache;
   int64_t cache_stride[3]; /* block, row in page, head */
   const int32_t *block_table;
@@ -66,24 +64,19 @@ typedef struct fm_paging {
 typedef struct fm_dense_decode {
   fm_attention attention;
   fm_paged paged;
-  float softmax_scale;
-  float scale_log2;    /* softmax_scale * log2(e), at most the largest float: infinity would make 0 * scale_log2 NaN */
   int32_t num_threads; /* CPU only; 0: not given */
   void *stream;
-  bool own_plan;       /* the call has no plan: it schedules first */
   fm_plan_stamp stamp; /* of the caller's plan, if there is one */
-  /* GPU: the kernels of the call, what they are told beside, and the tensor maps of q and the cache. */
-  fm_gpu gpu;
-  fm_loaded plan, decode, join;
+  /* GPU: the kernels of the call, what they are told beside, and the tensor map of the cache. */
+  fm_attention_kernels kernels;
   fm_loaded check;      /* checking mode */
   fm_finding *findings; /* of the device; NULL: the call was made or prepared without the mode */
   fm_paging paging;
   int64_t kv_policy;
-  CUtensorMap q_map, cache_map;
+  CUtensorMap cache_map;
 } fm_dense_decode;
 
 /* check.c: the rules that both operations have. */
-flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form);
 flashmla_status fm_check_step(const fm_call *call, uint32_t flags, int32_t max_seqlen_q, fm_dense_decode *decode);
 /* Addresses of the lengths. */
 void fm_bind_lengths(const fm_call *call, fm_dense_decode *decode);
@@ -106,13 +99,8 @@ flashmla_status fm_check_values_on_host(const fm_dense_decode *decode);
 flashmla_status fm_prepare_check(fm_dense_decode *decode);
 flashmla_status fm_launch_check(const fm_dense_decode *decode);
 
-/* host_values.c: runs a call with lengths and query offsets of its own, which nobody else writes. */
-typedef flashmla_status fm_dense_decode_run(const fm_call *call, const fm_dense_decode *decode);
-flashmla_status fm_with_values_taken(const fm_call *call, const fm_dense_decode *given, fm_dense_decode_run *run);
-
 /* cuda.c, cpu.c */
 flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits);
-void fm_dense_decode_cpu_limits(const fm_dense_decode *decode, fm_limits *limits);
 extern const fm_backend fm_dense_decode_cuda, fm_dense_decode_cpu, fm_plan_decode_cuda, fm_plan_decode_cpu;
 
 #endif /* FLASHMLA_OPS_DENSE_DECODE_H_ */

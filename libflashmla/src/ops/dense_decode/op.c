@@ -1,12 +1,11 @@
 /* op.c - dense_decode: its descriptor, the rules that its plan does not have, and its entry points. */
-#include <float.h>
-#include <math.h>
 #include <string.h>
 
 #include "ops/dense_decode/dense_decode.h"
 
 typedef flashmla_dense_decode_params params_type;
-enum { OUT = FM_STEP_ROWS, LSE, GLOBAL_SEQLENS, ROWS };
+enum { OUT = FM_STEP_ROWS, LSE, GLOBAL_SEQLENS, ATTN_SINK, ROWS };
+static const fm_result_rows result_rows = {.q = FM_Q, .out = OUT, .lse = LSE, .sink = ATTN_SINK};
 
 static const fm_argument arguments[ROWS] = {
     FM_STEP_ARGUMENTS(params_type, false),
@@ -15,6 +14,7 @@ static const fm_argument arguments[ROWS] = {
     [LSE] = {FM_LSE_FIELDS(params_type, lse), .written = true, .optional = true},
     [GLOBAL_SEQLENS] = {FM_FIELD(params_type, global_seqlens), .rank = 1, .axes = {FM_BATCH},
                         .dtypes = FM_ONLY(FM_INT32), .alignment = sizeof(int32_t), .optional = true},
+    [ATTN_SINK] = {FM_SINK_FIELDS(params_type, attn_sink)},
 };
 
 static flashmla_status read_form(const void *given, fm_form *form) {
@@ -27,19 +27,7 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   FM_TRY(fm_check_step(call, params->flags, params->max_seqlen_q, decode));
   call->empty = fm_is_empty(&decode->attention.work);
-  decode->own_plan = params->plan == NULL;
-  return FLASHMLA_OK;
-}
-
-static flashmla_status check_scale(const params_type *params, fm_dense_decode *decode) {
-  const bool is_default = (params->flags & FLASHMLA_DEFAULT_SCALE) != 0;
-  if (!is_default && (!isfinite(params->softmax_scale) || params->softmax_scale <= 0.0f))
-    return fm_fail(
-        FLASHMLA_ERROR_VALUE,
-        "{params.|}softmax_scale is %g; it must be finite and > 0, or {set FLASHMLA_DEFAULT_SCALE|softmax_scale=None}",
-        (double)params->softmax_scale);
-  decode->softmax_scale = is_default ? 1.0f / sqrtf((float)decode->paged.d_qk) : params->softmax_scale;
-  decode->scale_log2 = (float)fmin((double)decode->softmax_scale * M_LOG2E, (double)FLT_MAX);
+  decode->attention.own_plan = params->plan == NULL;
   return FLASHMLA_OK;
 }
 
@@ -69,17 +57,10 @@ static flashmla_status check_shard(const params_type *params, fm_mask *mask) {
 static flashmla_status check_values(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   fm_dense_decode *decode = state;
-  FM_TRY(check_scale(params, decode));
+  FM_TRY(fm_check_scale(params->flags, params->softmax_scale, &decode->attention.queries));
   FM_TRY(check_shard(params, &decode->attention.mask));
   decode->num_threads = params->num_threads;
-  fm_output *output = &decode->attention.output;
-  const bool varlen = call->form.varlen;
-  output->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, OUT, 0)->dtype);
-  output->lse_base2 = (params->flags & FLASHMLA_LSE_BASE2) != 0;
-  output->empty_lse = fm_empty_lse(params->flags);
-  fm_strides_from_batch(call->views[OUT].stride, varlen, output->out_stride);
-  fm_strides_from_batch(call->views[LSE].stride, varlen, output->lse_stride);
-  fm_strides_from_batch(call->views[FM_Q].stride, varlen, decode->paged.q_stride);
+  fm_read_results(call, result_rows, params->flags, &decode->attention);
   memcpy(decode->paged.cache_stride, call->views[FM_KV_CACHE].stride, sizeof decode->paged.cache_stride);
   decode->paged.block_table_stride = call->views[FM_BLOCK_TABLE].stride[0];
   return FLASHMLA_OK;
@@ -89,21 +70,21 @@ static flashmla_status read_plan(const fm_call *call, fm_dense_decode *decode) {
   const params_type *params = (const void *)call->params;
   int32_t facts[FM_PLAN_FACTS] = {0};
   fm_decode_plan_facts(decode, facts);
-  return fm_read_plan(&fm_decode_plan, params->plan, call, facts, &decode->stamp);
+  return fm_read_plan(&fm_decode_plan, params->plan, call, facts, &decode->attention.work, &decode->stamp);
 }
 
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   fm_attention *attention = &decode->attention;
-  if (!decode->own_plan) {
+  if (!decode->attention.own_plan) {
     FM_TRY(read_plan(call, decode));
-    attention->work.batch_invariant = decode->stamp.batch_invariant;
     attention->work.num_splits = decode->stamp.num_splits;
   }
   if (call->empty) return FLASHMLA_OK;
   FM_TRY(fm_tile_step(call, decode));
-  if (!decode->own_plan) FM_TRY(fm_check_plan_tiling(&decode->stamp, &attention->tiling));
-  FM_TRY(fm_lay_out(&attention->work, &attention->tiling, attention->d_v, decode->own_plan, &attention->layout));
+  if (!decode->attention.own_plan) FM_TRY(fm_check_plan_tiling(&decode->stamp, &attention->tiling));
+  FM_TRY(
+      fm_lay_out(&attention->work, &attention->tiling, attention->d_v, decode->attention.own_plan, &attention->layout));
   call->scratch_bytes = attention->layout.workspace_bytes;
   return FLASHMLA_OK;
 }
@@ -111,19 +92,16 @@ static flashmla_status lay_out(fm_call *call, void *state) {
 /* The schedule of the plan that a prepared call is given now. */
 static flashmla_status read_plan_again(const fm_call *call, fm_dense_decode *decode) {
   const params_type *params = (const void *)call->params;
-  const fm_plan_stamp before = decode->stamp;
-  if ((params->plan == NULL) != decode->own_plan)
-    return decode->own_plan
+  const int32_t num_splits = decode->stamp.num_splits;
+  if ((params->plan == NULL) != decode->attention.own_plan)
+    return decode->attention.own_plan
                ? fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is given; the prepared call was without one")
                : fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is {NULL|None}; the prepared call was with one");
-  if (decode->own_plan) return FLASHMLA_OK;
+  if (decode->attention.own_plan) return FLASHMLA_OK;
   FM_TRY(read_plan(call, decode));
-  if (decode->stamp.batch_invariant != before.batch_invariant)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is%s batch invariant, that of the prepared call is%s",
-                   before.batch_invariant ? " not" : "", before.batch_invariant ? "" : " not");
-  if (decode->stamp.num_splits != before.num_splits)
+  if (decode->stamp.num_splits != num_splits)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan has num_splits %d, that of the prepared call %d",
-                   decode->stamp.num_splits, before.num_splits);
+                   decode->stamp.num_splits, num_splits);
   return fm_check_plan_tiling(&decode->stamp, &decode->attention.tiling);
 }
 
@@ -133,18 +111,15 @@ static flashmla_status bind(fm_call *call, void *state) {
   fm_attention *attention = &decode->attention;
   if (call->again) FM_TRY(read_plan_again(call, decode));
   fm_bind_lengths(call, decode);
-  decode->paged.q = call->views[FM_Q].data;
+  fm_bind_results(call, result_rows, attention);
   decode->paged.cache = call->views[FM_KV_CACHE].data;
   decode->paged.block_table = call->views[FM_BLOCK_TABLE].data;
-  attention->output.out = call->views[OUT].data;
-  attention->output.lse = call->views[LSE].data;
   attention->mask.global_seqlens = call->views[GLOBAL_SEQLENS].data;
-  void *schedule = decode->own_plan ? params->workspace : (void *)(uintptr_t)decode->stamp.buffer;
+  void *schedule = decode->attention.own_plan ? params->workspace : (void *)(uintptr_t)decode->stamp.buffer;
   attention->schedule = fm_schedule_in(schedule, &attention->tiling, &attention->layout);
   attention->partials = fm_partials_in(params->workspace, &attention->layout);
   decode->stream = params->stream;
-  if (call->cuda || decode->own_plan) return FLASHMLA_OK;
-  return fm_check_schedule(&attention->work, &attention->tiling, attention->schedule);
+  return FLASHMLA_OK;
 }
 
 static const flashmla_kernel_info cpu_kernels[] = {
@@ -152,10 +127,10 @@ static const flashmla_kernel_info cpu_kernels[] = {
     [FM_FP16] = {.name = "dense_decode_fp16_cpu", .operation = "dense_decode", .dtype = "float16", .target = "cpu"},
     [FM_FP32] = {.name = "dense_decode_fp32_cpu", .operation = "dense_decode", .dtype = "float32", .target = "cpu"}};
 
-static const uint16_t ends[] = {FM_END(params_type, stream),        FM_END(params_type, cu_seqlens_q),
-                                FM_END(params_type, max_seqlen_q),  FM_END(params_type, cp_rank),
-                                FM_END(params_type, cp_world),      FM_END(params_type, cp_interleave),
-                                FM_END(params_type, global_seqlens)};
+static const uint16_t ends[] = {FM_END(params_type, stream),         FM_END(params_type, cu_seqlens_q),
+                                FM_END(params_type, max_seqlen_q),   FM_END(params_type, cp_rank),
+                                FM_END(params_type, cp_world),       FM_END(params_type, cp_interleave),
+                                FM_END(params_type, global_seqlens), FM_END(params_type, attn_sink)};
 
 static const fm_operation dense_decode = {
     .name = "dense_decode",

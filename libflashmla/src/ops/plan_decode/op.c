@@ -26,6 +26,7 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   FM_TRY(fm_check_step(call, params->flags, params->max_seqlen_q, decode));
   decode->attention.work.num_splits = params->num_splits;
+  decode->attention.own_plan = true;
   call->empty = fm_is_empty(&decode->attention.work);
   return FLASHMLA_OK;
 }
@@ -36,7 +37,7 @@ static flashmla_status lay_out(fm_call *call, void *state) {
   attention->tiling.num_splits = attention->work.num_splits; /* what the stamp of an empty call says */
   if (call->empty) return FLASHMLA_OK;
   FM_TRY(fm_tile_step(call, decode));
-  FM_TRY(fm_lay_out(&attention->work, &attention->tiling, attention->d_v, true, &attention->layout));
+  FM_TRY(fm_lay_out(&attention->work, &attention->tiling, attention->d_v, attention->own_plan, &attention->layout));
   call->scratch_bytes = attention->layout.plan_bytes;
   return FLASHMLA_OK;
 }

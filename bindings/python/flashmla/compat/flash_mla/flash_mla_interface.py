@@ -16,13 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from flashmla._dense_decode import D_V, dense_decode
+from flashmla._attention import D_V
+from flashmla._dense_decode import dense_decode
 from flashmla._dynamo import eager
 from flashmla._frameworks import framework_of
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._scalars import INT32, integer
 from flashmla._torch import Torch
+from flashmla._words import a
 from flashmla.errors import FlashMLAError, InvalidArgumentError, UnsupportedError
 
 __all__ = [
@@ -254,18 +256,18 @@ def _is_tensor(value: Any) -> bool:
 def _require_tensors(**given: Any) -> None:
     for name, value in given.items():
         if not _is_tensor(value):
-            raise TypeError(f"{name} is a {type(value).__qualname__}: a torch.Tensor is needed")
+            raise TypeError(f"{name} is {a(value)}: a torch.Tensor is needed")
 
 
 def _require_older_metadata(value: Any) -> None:
     if _is_tensor(value):
         if value.dtype == sys.modules["torch"].int32:
             return
-        found = f"tensor of {value.dtype}"
+        found = f"a tensor of {value.dtype}"
     else:
-        found = type(value).__qualname__
+        found = a(value)
     raise TypeError(
-        f"tile_scheduler_metadata is a {found}: the first of the two values that get_mla_metadata returns is needed, "
+        f"tile_scheduler_metadata is {found}: the first of the two values that get_mla_metadata returns is needed, "
         "a FlashMLASchedMeta or an int32 tensor"
     )
 

@@ -30,7 +30,8 @@ static void empty(geometry g, int32_t device_type) {
   CHECK(fake.cpu_decodes == 0 && fake.cuda_decodes == 0 && fake.cuda_plans == 0);
 
   f.decode.flags = FLASHMLA_CAUSAL;
-  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for causal 0");
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
+               "plan was made without FLASHMLA_CAUSAL, the call is with it");
   f.decode.plan = NULL;
   f.decode.softmax_scale = 0.0f;
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_VALUE, "softmax_scale");

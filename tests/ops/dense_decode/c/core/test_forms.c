@@ -11,8 +11,8 @@ static void variable_length_rules(void) {
   REFUSED_VARLEN(VALUE, "params.max_seqlen_q is -1", f.decode.max_seqlen_q = -1);
   REFUSED(VALUE, "params.max_seqlen_q is 2; without cu_seqlens_q it must be 0", f.decode.max_seqlen_q = 2);
   REFUSED_VARLEN(VALUE, "without cu_seqlens_q it must be 0", f.decode.cu_seqlens_q = NULL);
-  REFUSED_VARLEN(SHAPE, "q.ndim is 4; it must be 3", f.tensor[Q].ndim = 4);
-  REFUSED_VARLEN(SHAPE, "lse.ndim is 3; it must be 2 (h_q, total_q)", f.tensor[LSE].ndim = 3);
+  REFUSED_VARLEN(SHAPE, "q.ndim is 4; with cu_seqlens_q it must be 3 (total_q, h_q, d_qk)", f.tensor[Q].ndim = 4);
+  REFUSED_VARLEN(SHAPE, "lse.ndim is 3; with cu_seqlens_q it must be 2 (h_q, total_q)", f.tensor[LSE].ndim = 3);
   REFUSED(SHAPE, "q.ndim is 3; it must be 4", f.tensor[Q].ndim = 3);
   REFUSED_VARLEN(SHAPE, "out.shape[0] is 6, q.shape[0] (total_q) is 7; they must be equal", f.shape[OUT][0] = 6);
   REFUSED_VARLEN(SHAPE, "lse.shape[1] is 8, q.shape[0] (total_q) is 7", f.shape[LSE][1] = 8);
@@ -28,7 +28,7 @@ static void variable_length_rules(void) {
   REFUSED_VARLEN(NULL_POINTER, "cu_seqlens_q.data is NULL", free(f.tensor[CU_SEQLENS_Q].data);
                  f.tensor[CU_SEQLENS_Q].data = NULL);
   REFUSED_VARLEN(SHAPE, "q.shape[1] (h_q) is 6, kv_cache.shape[2] (h_kv) is 4", f.shape[KV_CACHE][2] = 4);
-  REFUSED_VARLEN(ZERO_EXTENT, "q.shape[0] (total_q) is -1; it must be >= 0", f.shape[Q][0] = -1);
+  REFUSED_VARLEN(SHAPE, "q.shape[0] (total_q) is -1; it must be >= 0", f.shape[Q][0] = -1);
   PLAN_REFUSED_OF(SMALL_VARLEN, VALUE, "params.max_seqlen_q is 0", f.plan_params.max_seqlen_q = 0);
   PLAN_REFUSED_OF(SMALL_VARLEN, SHAPE, "; cu_seqlens_q.shape[0] must be batch + 1", f.shape[CU_SEQLENS_Q][0] = 6);
   PLAN_REFUSED_OF(SMALL_VARLEN, NULL_POINTER, "cu_seqlens_q.data is NULL", free(f.tensor[CU_SEQLENS_Q].data);
@@ -43,7 +43,7 @@ static void variable_length_call(void) {
   const fm_work *w = &a->work;
   CHECK(w->varlen && w->batch == 4 && w->s_q == 2 && w->total_q == 7 && w->h_q == 6);
   CHECK(w->cu_seqlens_q == f.tensor[CU_SEQLENS_Q].data && a->tiling.request_major);
-  const int64_t *q = fake.decode.paged.q_stride, *out = a->output.out_stride, *lse = a->output.lse_stride;
+  const int64_t *q = fake.decode.attention.queries.stride, *out = a->output.out_stride, *lse = a->output.lse_stride;
   CHECK(q[0] == 0 && q[1] == 6 * 576 && q[2] == 576);
   CHECK(out[0] == 0 && out[1] == 6 * 512 && out[2] == 512);
   CHECK(lse[0] == 0 && lse[1] == 7 && lse[2] == 1);
@@ -63,9 +63,9 @@ static void geometries(void) {
     geometry g = SMALL;
     g.d_qk = d_qk[i];
     ACCEPTED_OF(g, kDLCPU, (void)f);
-    CHECK(fake.decode.paged.d_qk == d_qk[i] && fake.decode.attention.d_v == d_v[i]);
+    CHECK(fake.decode.attention.queries.d_qk == d_qk[i] && fake.decode.attention.d_v == d_v[i]);
     ACCEPTED_OF(g, kDLCUDA, fixture_use_plan(&f, 3));
-    CHECK(fake.decode.paged.d_qk == d_qk[i] && fake.decode.attention.d_v == d_v[i]);
+    CHECK(fake.decode.attention.queries.d_qk == d_qk[i] && fake.decode.attention.d_v == d_v[i]);
     const fm_tiling *t = &fake.decode.attention.tiling;
     CHECK(fake.decode.attention.partials.facts - (float *)fake.decode.attention.partials.rows ==
           (ptrdiff_t)t->num_parts * t->cluster * 64 * d_v[i]);
@@ -112,10 +112,10 @@ static void result_dtypes(void) {
   ACCEPTED_ON_CUDA((void)f);
   CHECK(fake.decode.attention.output.dtype == FM_BF16);
   ACCEPTED_ON_CUDA(f.tensor[OUT].dtype = FP32);
-  CHECK(fake.decode.paged.q_dtype == FM_BF16 && fake.decode.attention.output.dtype == FM_FP32);
+  CHECK(fake.decode.attention.queries.dtype == FM_BF16 && fake.decode.attention.output.dtype == FM_FP32);
   g.dtype = FP16;
   ACCEPTED_OF(g, kDLCPU, f.tensor[OUT].dtype = FP32);
-  CHECK(fake.decode.paged.q_dtype == FM_FP16 && fake.decode.attention.output.dtype == FM_FP32);
+  CHECK(fake.decode.attention.queries.dtype == FM_FP16 && fake.decode.attention.output.dtype == FM_FP32);
   REFUSED(ALIGNMENT, "out.strides[2] is 514 elements (2056 bytes)", f.tensor[OUT].dtype = FP32;
           f.strides[OUT][2] = 514);
   g.dtype = FP32;
@@ -176,21 +176,14 @@ static void batch_invariant(void) {
   const fm_tiling *t = &fake.decode.attention.tiling;
   CHECK(t->num_splits == 0 && t->piece_units == 16 && t->num_parts == 3 * t->num_tiles);
   CHECK(t->slots == 3 * t->num_tiles + 2 * t->num_parts);
-  CHECK(fake.decode.own_plan && fake.decode.attention.partials.rows != NULL);
+  CHECK(fake.decode.attention.own_plan && fake.decode.attention.partials.rows != NULL);
   const fm_schedule *s = &fake.decode.attention.schedule;
   CHECK((char *)s->first_slot == (char *)(s->cuts + t->num_parts + 1));
   CHECK((char *)s->cost_before >= (char *)(s->first_slot + t->num_parts + 2));
-  /* The plan decides. */
   fixture_use_plan(&f, 0);
-  f.decode.flags = 0;
   CHECK_OK(flashmla_dense_decode(&f.decode));
   CHECK(fake.decode.attention.work.batch_invariant && t->num_splits == 0 && t->piece_units == 16 &&
-        !fake.decode.own_plan);
-  fixture_use_plan(&f, 2);
-  f.decode.flags = FLASHMLA_BATCH_INVARIANT;
-  CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(!fake.decode.attention.work.batch_invariant && t->num_splits == 2 && t->piece_units == 0 &&
-        s->first_slot == NULL);
+        !fake.decode.attention.own_plan);
   fake_launches();
   fixture_free(&f);
 }

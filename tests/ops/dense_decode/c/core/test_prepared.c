@@ -20,12 +20,13 @@ static void check_same(const fm_dense_decode *a, const fm_dense_decode *b) {
   CHECK(SAME(attention.tiling.num_splits) && SAME(attention.tiling.piece_units) &&
         SAME(attention.tiling.request_major));
   CHECK(SAME(attention.layout) && SAME(attention.schedule) && SAME(attention.partials));
-  CHECK(SAME(paged.q_dtype) && SAME(paged.cache_dtype) && SAME(paged.d_qk) && SAME(paged.num_blocks) &&
+  CHECK(SAME(attention.queries.dtype) && SAME(paged.dtype) && SAME(attention.queries.d_qk) && SAME(paged.num_blocks) &&
         SAME(paged.page_size));
-  CHECK(SAME(paged.max_blocks) && SAME(paged.q) && SAME(paged.q_stride) && SAME(paged.cache) &&
+  CHECK(SAME(paged.max_blocks) && SAME(attention.queries.data) && SAME(attention.queries.stride) && SAME(paged.cache) &&
         SAME(paged.cache_stride));
   CHECK(SAME(paged.block_table) && SAME(paged.block_table_stride));
-  CHECK(SAME(softmax_scale) && SAME(scale_log2) && SAME(num_threads) && SAME(stream) && SAME(own_plan));
+  CHECK(SAME(attention.queries.softmax_scale) && SAME(attention.queries.scale_log2) && SAME(num_threads) &&
+        SAME(stream) && SAME(attention.own_plan));
 #undef SAME
 }
 
@@ -93,6 +94,10 @@ static void addresses(void) {
   REFUSED_RUN(PLANNED, ALIGNMENT, "out starts at address", f.tensor[OUT].byte_offset = 2);
   REFUSED_RUN(SHARDED, ALIGNMENT, "global_seqlens starts at address", f.tensor[GLOBAL_SEQLENS].byte_offset = 2);
   REFUSED_RUN(PLAIN, ALIGNMENT, "lse starts at address", f.tensor[LSE].byte_offset = 1);
+  REFUSED_RUN(PLAIN, OVERFLOW, "q.byte_offset is ", f.tensor[Q].byte_offset = UINT64_MAX - 15);
+  REFUSED_RUN(PLAIN, OVERFLOW, "; its 55296 bytes must end below address 2^64",
+              f.tensor[Q].byte_offset = UINT64_MAX - 55279 - (uintptr_t)f.tensor[Q].data);
+  REFUSED_RUN(PLAIN, OVERFLOW, "params.workspace is ", call.workspace = (void *)(UINTPTR_MAX - 15));
 }
 
 static void scratch(void) {

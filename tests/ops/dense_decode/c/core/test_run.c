@@ -19,13 +19,13 @@ static void call_is_flat(void) {
   const fm_paged *p = &fake.decode.paged;
   CHECK(fake.cpu_decodes == 1 && fake_launches() == 1 && fake.prepares == 0 && !fake.again);
   CHECK(a->work.batch == 4 && a->work.s_q == 2 && a->work.h_q == 6 && a->work.h_kv == 2 && a->d_v == 512);
-  CHECK(p->d_qk == 576 && p->num_blocks == 5 && p->page_size == 64 && p->max_blocks == 3);
+  CHECK(a->queries.d_qk == 576 && p->num_blocks == 5 && p->page_size == 64 && p->max_blocks == 3);
   CHECK(a->work.capacity == 3 * 64 && a->work.cu_seqlens_q == NULL && !a->work.varlen);
-  CHECK(p->q_dtype == FM_BF16 && p->cache_dtype == FM_BF16 && a->output.dtype == FM_BF16);
+  CHECK(a->queries.dtype == FM_BF16 && p->dtype == FM_BF16 && a->output.dtype == FM_BF16);
   CHECK(a->mask.causal && a->mask.cp_world == 0 && a->mask.global_seqlens == NULL);
-  CHECK(fake.decode.num_threads == 3 && fake.decode.stream == &f && fake.decode.softmax_scale == 0.05f);
-  CHECK(p->q == (char *)f.tensor[Q].data + 32 && p->cache == f.tensor[KV_CACHE].data);
-  CHECK(p->q_stride[0] == 2 * 6 * 576 && p->q_stride[1] == 6 * 576 && p->q_stride[2] == 576);
+  CHECK(fake.decode.num_threads == 3 && fake.decode.stream == &f && a->queries.softmax_scale == 0.05f);
+  CHECK(a->queries.data == (char *)f.tensor[Q].data + 32 && p->cache == f.tensor[KV_CACHE].data);
+  CHECK(a->queries.stride[0] == 2 * 6 * 576 && a->queries.stride[1] == 6 * 576 && a->queries.stride[2] == 576);
   CHECK(p->cache_stride[0] == 64 * 2 * 576 && p->cache_stride[1] == 2 * 576 && p->cache_stride[2] == 576);
   const fm_output *o = &a->output;
   CHECK(o->out_stride[0] == 2 * 6 * 512 && o->out_stride[1] == 6 * 512 && o->out_stride[2] == 512);
@@ -42,7 +42,7 @@ static void workspace_is_split(void) {
   CHECK_OK(flashmla_dense_decode(&f.decode));
   const fm_attention *a = &fake.decode.attention;
   char *workspace = f.decode.workspace;
-  CHECK(fake.decode.own_plan && (char *)a->schedule.cuts == workspace);
+  CHECK(fake.decode.attention.own_plan && (char *)a->schedule.cuts == workspace);
   CHECK((char *)a->schedule.cost_before >= (char *)(a->schedule.cuts + a->tiling.num_parts + 1));
   CHECK((char *)a->partials.rows >= (char *)(a->schedule.cost_before + 5));
   const size_t rows = 2 * (size_t)a->tiling.num_parts * a->tiling.cluster * a->tiling.block_rows;
@@ -54,7 +54,7 @@ static void workspace_is_split(void) {
   CHECK(f.decode.workspace_size == 0);
   f.decode.flags = 0;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(!fake.decode.own_plan && a->schedule.cuts == f.plan_params.buffer);
+  CHECK(!fake.decode.attention.own_plan && a->schedule.cuts == f.plan_params.buffer);
   CHECK(a->partials.rows == NULL && a->partials.facts == NULL && a->output.lse == NULL);
   fixture_free(&f);
 }

@@ -20,11 +20,11 @@ static void pointers(void) {
 }
 
 static void ranks_and_extents(void) {
-  REFUSED(SHAPE, "q.ndim is 3; it must be 4 (batch, s_q, h_q, d_qk)", f.tensor[Q].ndim = 3);
+  REFUSED(SHAPE, "q.ndim is 3; it must be 4 (batch, s_q, h_q, d_qk), or 3 with cu_seqlens_q", f.tensor[Q].ndim = 3);
   REFUSED(SHAPE, "block_table.shape[0] is 3, q.shape[0] (batch) is 4; they must be equal", f.shape[BLOCK_TABLE][0] = 3);
   REFUSED(SHAPE, "h_q must be a multiple of h_kv", f.shape[KV_CACHE][2] = 4);
   REFUSED(ZERO_EXTENT, "q.shape[2] (h_q) is 0; it must be >= 1", f.shape[Q][2] = 0);
-  REFUSED(ZERO_EXTENT, "q.shape[0] (batch) is -1; it must be >= 0", f.shape[Q][0] = -1);
+  REFUSED(SHAPE, "q.shape[0] (batch) is -1; it must be >= 0", f.shape[Q][0] = -1);
 }
 
 static void dtypes(void) {
@@ -91,8 +91,8 @@ static void ignored_strides(void) {
     for (int axis = 0; axis < 4; ++axis)
       if (f.shape[i][axis] == 1) f.strides[i][axis] = -7;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(fake.decode.paged.q_stride[0] == 576 && fake.decode.paged.cache_stride[0] == 576);
-  CHECK(fake.decode.paged.q_stride[2] == 576 && fake.decode.attention.output.out_stride[2] == 512);
+  CHECK(fake.decode.attention.queries.stride[0] == 576 && fake.decode.paged.cache_stride[0] == 576);
+  CHECK(fake.decode.attention.queries.stride[2] == 576 && fake.decode.attention.output.out_stride[2] == 512);
   fake_launches();
   fixture_free(&f);
 }
@@ -100,16 +100,22 @@ static void ignored_strides(void) {
 static void alignment(void) {
   REFUSED(ALIGNMENT, "q.strides[2] is 577 elements (1154 bytes)", f.strides[Q][2] = 577);
   REFUSED(ALIGNMENT, "q starts at address 0x", f.tensor[Q].byte_offset = 8);
+  REFUSED(OVERFLOW, "q.byte_offset is 18446744073709551600 from data 0x", f.tensor[Q].byte_offset = UINT64_MAX - 15);
+  REFUSED(OVERFLOW, "; its 55296 bytes must end below address 2^64",
+          f.tensor[Q].byte_offset = UINT64_MAX - 55279 - (uintptr_t)f.tensor[Q].data);
+  ACCEPTED(f.tensor[Q].byte_offset = UINT64_MAX - 55295 - (uintptr_t)f.tensor[Q].data);
   ACCEPTED(f.tensor[BLOCK_TABLE].byte_offset = 4; f.tensor[LSE].byte_offset = 4);
   ACCEPTED(f.tensor[Q].byte_offset = 16);
 }
 
-static void misaligned_scratch(void) {
+static void misplaced_scratch(void) {
   fixture f;
   fixture_init(&f, SMALL);
   flashmla_dense_decode_params decode = f.decode;
   decode.workspace = (char *)decode.workspace + 8;
   CHECK_STATUS(flashmla_dense_decode(&decode), FLASHMLA_ERROR_ALIGNMENT, "params.workspace is");
+  decode.workspace = (void *)(UINTPTR_MAX - 15);
+  CHECK_STATUS(flashmla_dense_decode(&decode), FLASHMLA_ERROR_OVERFLOW, "params.workspace is 0xfffffffffffffff0; its ");
   flashmla_plan_decode_params plan = f.plan_params;
   plan.buffer = (char *)plan.buffer + 4;
   CHECK_STATUS(flashmla_plan_decode(&plan, &f.plan), FLASHMLA_ERROR_ALIGNMENT, "params.buffer is 0x");
@@ -129,10 +135,10 @@ static void scalars(void) {
   REFUSED(WORKSPACE_TOO_SMALL, "params.workspace_size is", --f.decode.workspace_size);
   ACCEPTED(f.decode.softmax_scale = 1e-30f);
   ACCEPTED(f.decode.softmax_scale = 0.0f; f.decode.flags = FLASHMLA_DEFAULT_SCALE);
-  CHECK(fabsf(fake.decode.softmax_scale - 1.0f / 24.0f) < 1e-8f);
-  CHECK(fabsf(fake.decode.scale_log2 - 1.442695041f / 24.0f) < 1e-8f);
+  CHECK(fabsf(fake.decode.attention.queries.softmax_scale - 1.0f / 24.0f) < 1e-8f);
+  CHECK(fabsf(fake.decode.attention.queries.scale_log2 - 1.442695041f / 24.0f) < 1e-8f);
   ACCEPTED(f.decode.softmax_scale = FLT_MAX);
-  CHECK(fake.decode.softmax_scale == FLT_MAX && fake.decode.scale_log2 == FLT_MAX);
+  CHECK(fake.decode.attention.queries.softmax_scale == FLT_MAX && fake.decode.attention.queries.scale_log2 == FLT_MAX);
   PLAN_REFUSED(FLAGS, "params.flags is 0x80000000", f.plan_params.flags = 1u << 31);
   PLAN_REFUSED(VALUE, "params.num_splits is -1; it must be in [0, 1024]", f.plan_params.num_splits = -1);
   PLAN_REFUSED(VALUE, "params.num_splits is 1025", f.plan_params.num_splits = 1025);
@@ -240,8 +246,8 @@ static void python_names(void) {
   CHECK(strncmp(flashmla_last_error(), "workspace", 9) == 0);
   IN_PYTHON(PLAN_MISMATCH, "plan was never made; plan_decode must fill it first", memset(&f.plan, 0, sizeof f.plan);
             f.decode.plan = &f.plan);
-  IN_PYTHON(PLAN_MISMATCH, "plan was made for causal 0, causal is 1", fixture_use_plan(&f, 0); fake_launches();
-            f.decode.flags |= FLASHMLA_CAUSAL);
+  IN_PYTHON(PLAN_MISMATCH, "plan was made without causal, the call is with it", fixture_use_plan(&f, 0);
+            fake_launches(); f.decode.flags |= FLASHMLA_CAUSAL);
   PLAN_IN_PYTHON(VALUE, "with batch_invariant it must be 0", f.plan_params.num_splits = 3;
                  f.plan_params.flags |= FLASHMLA_BATCH_INVARIANT);
   PLAN_IN_PYTHON(WORKSPACE_TOO_SMALL, "buffer has 0 bytes;", f.plan_params.buffer_size = 0);
@@ -269,7 +275,7 @@ int main(void) {
   strides();
   ignored_strides();
   alignment();
-  misaligned_scratch();
+  misplaced_scratch();
   scalars();
   struct_tails();
   older_callers();

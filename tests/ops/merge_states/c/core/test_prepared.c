@@ -115,6 +115,9 @@ static void refused(void) {
     REFUSED_RUN(count, 0, kDLCUDA, NULL_POINTER, "outs[1].data is NULL", p.out[1].data = NULL);
     REFUSED_RUN(count, 0, kDLCUDA, ALIGNMENT, "outs[1] starts at address", p.out[1].byte_offset = 8);
     REFUSED_RUN(count, 0, kDLCPU, ALIGNMENT, "lses[2] starts at address", p.lse[2].byte_offset = 2);
+    REFUSED_RUN(count, 0, kDLCPU, OVERFLOW, "outs[1].byte_offset is ", p.out[1].byte_offset = UINT64_MAX - 15);
+    REFUSED_RUN(count, 0, kDLCPU, OVERFLOW, "lses[2].byte_offset is ",
+                p.lse[2].byte_offset = UINT64_MAX - 15 - (uintptr_t)p.lse[2].data);
     REFUSED_RUN(count, 0, kDLCPU, ALIGNMENT, "out starts at address", p.result_out.byte_offset = 2);
     REFUSED_RUN(count, 0, kDLCPU, NULL_POINTER, "out is NULL; the prepared call was with it", p.params.out = NULL);
     REFUSED_RUN(count, 0, kDLCPU, NULL_POINTER, "lse is NULL; the prepared call was with it", p.params.lse = NULL);

@@ -29,6 +29,7 @@ static void other_shapes(void) {
   MISMATCH("plan was made for h_kv 2, kv_cache.shape[2] is 3", g.h_kv = 3);
   MISMATCH("plan was made for num_blocks 5, kv_cache.shape[0] is 6", g.num_blocks = 6);
   MISMATCH("plan was made for page_size 64, kv_cache.shape[1] is 32", g.page_size = 32);
+  MISMATCH("plan was made for page_size 64, kv_cache.shape[1] is 32", g.num_blocks = 10; g.page_size = 32);
   MISMATCH("plan was made for max_blocks 3, block_table.shape[1] is 4", g.max_blocks = 4);
   MISMATCH("plan was made for dtype bfloat16, q.dtype is float16", g.dtype = FP16);
   MISMATCH("plan was made for d_qk 576, q.shape[3] is 512", g.d_qk = 512);
@@ -70,7 +71,10 @@ static void other_flags_and_devices(void) {
   fixture_init(&f, SMALL);
   fixture_use_plan(&f, 0);
   f.decode.flags = FLASHMLA_CAUSAL;
-  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for causal 0");
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made without FLASHMLA_CAUSAL");
+  f.decode.flags = FLASHMLA_BATCH_INVARIANT;
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
+               "plan was made without FLASHMLA_BATCH_INVARIANT, the call is with it");
   f.decode.flags = FLASHMLA_DEFAULT_SCALE; /* the schedule does not depend on the scale */
   CHECK_OK(flashmla_dense_decode(&f.decode));
   fixture_set_device(&f, kDLCUDA, 1);
@@ -169,7 +173,7 @@ static void copies(int32_t device_type) {
   memset(&f.plan, 0, sizeof f.plan);
   f.decode.plan = &copy;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(fake.decode.attention.schedule.cuts == f.plan_params.buffer && !fake.decode.own_plan);
+  CHECK(fake.decode.attention.schedule.cuts == f.plan_params.buffer && !fake.decode.attention.own_plan);
   CHECK(fake.decode.attention.tiling.num_splits == 7 &&
         fake.decode.attention.tiling.num_parts == 7 * fake.decode.attention.tiling.num_tiles);
   CHECK(fake.decode.attention.partials.rows == f.decode.workspace);

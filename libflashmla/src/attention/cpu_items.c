@@ -2,7 +2,7 @@
  * thread, or to items of cut tiles, which go to partial slots. */
 #include <math.h>
 
-#include "ops/dense_decode/cpu_piece.h"
+#include "attention/cpu_piece.h"
 
 /* What the rows of a tile are folded to. */
 typedef struct folded {
@@ -14,8 +14,7 @@ static size_t values_of(const fm_attention *attention) {
   return (size_t)attention->tiling.block_rows * (size_t)attention->d_v;
 }
 
-size_t fm_folds_bytes(const fm_dense_decode *decode) {
-  const fm_attention *attention = &decode->attention;
+size_t fm_folds_bytes(const fm_attention *attention) {
   if (attention->tiling.piece_units == 0) return 0;
   const size_t lse = (size_t)attention->tiling.block_rows * sizeof(double);
   return (2 * (values_of(attention) * sizeof(float) + lse) + 63) / 64 * 64;
@@ -58,15 +57,14 @@ static void fold_result(void *context, int32_t row, fm_row_result result) {
 }
 
 /* Folds pieces [piece, end) of a tile into its node. The last one runs to the current end where `ends`. */
-static void fold_pieces(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t tile, int64_t piece,
+static void fold_pieces(const fm_attention *attention, fm_piece_worker *worker, int32_t tile, int64_t piece,
                         int64_t end, bool ends) {
-  const fm_attention *attention = &decode->attention;
   const int64_t quantum = attention->tiling.piece_units;
   target target = {worker->elements, attention->d_v, node_in(worker, attention)};
   empty(target.to, attention->tiling.block_rows);
   for (; piece < end; piece++) {
     const int64_t last = ends && piece + 1 == end ? -1 : fm_piece_begin(piece + 1) * quantum;
-    fm_attend_piece(decode, worker, tile, fm_piece_begin(piece) * quantum, last, fold_result, &target);
+    fm_attend_piece(attention, worker, tile, fm_piece_begin(piece) * quantum, last, fold_result, &target);
   }
 }
 
@@ -76,8 +74,7 @@ static int64_t pieces_of(const fm_attention *attention, const fm_rows *rows) {
   return fm_pieces_of(fm_max64(1, fm_ceil_div(units, attention->tiling.piece_units)));
 }
 
-static void store_items(const fm_dense_decode *decode, fm_piece_worker *worker, fm_items items) {
-  const fm_attention *attention = &decode->attention;
+static void store_items(const fm_attention *attention, fm_piece_worker *worker, fm_items items) {
   if (items.count == 0) return;
   const fm_rows rows = fm_rows_of(attention, items.tile);
   const folded node = node_in(worker, attention);
@@ -87,15 +84,14 @@ static void store_items(const fm_dense_decode *decode, fm_piece_worker *worker, 
     const int64_t piece = fm_first_piece(items.first + i, level);
     int64_t end = fm_first_piece(items.first + i + 1, level);
     if (ends && level > 0) end = fm_max64(piece + 1, pieces_of(attention, &rows)); /* more than planned, or fewer */
-    fold_pieces(decode, worker, items.tile, piece, end, ends);
+    fold_pieces(attention, worker, items.tile, piece, end, ends);
     for (int32_t row = 0; row < rows.count; row++)
       fm_store_item_row(attention, (int64_t)(items.slot + i) * attention->tiling.block_rows + row,
                         node.values + (int64_t)row * attention->d_v, node.lse[row]);
   }
 }
 
-static void attend_whole(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t tile) {
-  const fm_attention *attention = &decode->attention;
+static void attend_whole(const fm_attention *attention, fm_piece_worker *worker, int32_t tile) {
   const fm_rows rows = fm_rows_of(attention, tile);
   const folded node = node_in(worker, attention), total = tile_in(worker, attention);
   const int32_t d_v = attention->d_v;
@@ -104,7 +100,7 @@ static void attend_whole(const fm_dense_decode *decode, fm_piece_worker *worker,
   const int64_t pieces = pieces_of(attention, &rows);
   for (int64_t piece = 0; piece < pieces; piece += FM_NODE_PIECES) {
     const int64_t end = fm_min64(piece + FM_NODE_PIECES, pieces);
-    fold_pieces(decode, worker, tile, piece, end, end == pieces);
+    fold_pieces(attention, worker, tile, piece, end, end == pieces);
     for (int64_t row = 0; row < rows.count; row++)
       fm_fold_row(worker->elements, total.values + row * d_v, &total.lse[row], node.values + row * d_v, node.lse[row],
                   d_v);
@@ -113,11 +109,10 @@ static void attend_whole(const fm_dense_decode *decode, fm_piece_worker *worker,
     fm_write_folded_row(attention, worker->elements, &rows, row, total.values + (int64_t)row * d_v, total.lse[row]);
 }
 
-void fm_attend_invariant_part(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t part) {
-  const fm_attention *attention = &decode->attention;
+void fm_attend_invariant_part(const fm_attention *attention, fm_piece_worker *worker, int32_t part) {
   const fm_cut from = attention->schedule.cuts[part], to = attention->schedule.cuts[part + 1];
-  store_items(decode, worker, fm_first_items(&attention->tiling, attention->schedule, part));
+  store_items(attention, worker, fm_first_items(&attention->tiling, attention->schedule, part));
   for (int32_t tile = from.unit > 0 ? from.tile + 1 : from.tile; tile < to.tile; tile++)
-    attend_whole(decode, worker, tile);
-  store_items(decode, worker, fm_last_items(&attention->tiling, attention->schedule, part));
+    attend_whole(attention, worker, tile);
+  store_items(attention, worker, fm_last_items(&attention->tiling, attention->schedule, part));
 }

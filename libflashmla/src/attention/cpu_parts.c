@@ -1,7 +1,7 @@
 /* cpu_parts.c - a part on the CPU: its pieces in the order of tiles, into out and lse or into partial slots. */
 #include <math.h>
 
-#include "ops/dense_decode/cpu_piece.h"
+#include "attention/cpu_piece.h"
 
 typedef struct target {
   const fm_attention *attention;
@@ -24,8 +24,7 @@ static void write_row(void *context, int32_t row, fm_row_result result) {
   to->elements->narrow[FM_FP32]((float *)attention->partials.rows + at * d_v, result.values, result.normalise, d_v);
 }
 
-void fm_attend_part(const fm_dense_decode *decode, fm_piece_worker *worker, int32_t part) {
-  const fm_attention *attention = &decode->attention;
+void fm_attend_part(const fm_attention *attention, fm_piece_worker *worker, int32_t part) {
   const fm_cut from = attention->schedule.cuts[part], to = attention->schedule.cuts[part + 1];
   for (int32_t tile = from.tile; tile < to.tile || (tile == to.tile && to.unit > 0); tile++) {
     const int32_t first = tile == from.tile ? from.unit : 0;
@@ -37,6 +36,6 @@ void fm_attend_part(const fm_dense_decode *decode, fm_piece_worker *worker, int3
                      .elements = worker->elements,
                      .rows = &rows,
                      .slot = whole ? -1 : fm_partial_slot(&attention->tiling, part, first == 0)};
-    fm_attend_piece(decode, worker, tile, first, last, write_row, &target);
+    fm_attend_piece(attention, worker, tile, first, last, write_row, &target);
   }
 }

@@ -1,0 +1,53 @@
+"""TMA loads of Q: what every loader does, wherever it has the KV rows from."""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import const_expr
+from cutlass.cute.nvgpu import cpasync
+
+from dsl_kernels.core import schedule
+
+SLICE_BYTES = 64 * 64 * 2
+
+
+class Queries:
+    """tma_q: the copy; mQ: what it copies from."""
+
+    def __init__(self, kernel, tma_q, mQ):
+        self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
+        self.half_slices, self.rope = kernel.half_slices, kernel.rope
+        self.latent = 2 * kernel.half_slices  # slices of the latent part; the RoPE slice comes behind them
+        self.tma_q = tma_q
+        slices = cute.group_modes(self.smem.sS, 0, 2)
+        gQ = cute.group_modes(cute.local_tile(mQ, (64, 64), (None, None, None, None, None)), 0, 2)
+        self.tQs, self.tQg = cpasync.tma_partition(tma_q, 0, cute.make_layout(1), slices, gQ)
+
+    @cute.jit
+    def load_q(self, half, bar, first, tile_of_head, head, request, query):
+        """This half of the CTA's row block of a tile. `query`: the request's first query token. The map's box is
+        block_tokens x block_heads rows, zeros beyond the tensor; rows behind the request's last are never stored.
+        """
+        a, atom, src, dst = self.a, self.tma_q, self.tQg, self.tQs
+        block = tile_of_head * self.kernel.cluster + self.kernel.rank
+        group_of_tokens = schedule.divide(block, a.by_head_chunks)
+        chunk, token = block - group_of_tokens * a.head_chunks, query + group_of_tokens * a.block_tokens
+        layer = 0 if schedule.by_request(a) else request  # all requests are one in variable-length queries
+        self.announce(bar, half)
+        for j in cutlass.range_constexpr(self.half_slices):
+            column = self.half_slices * half + j
+            cute.copy(atom, src[None, chunk, column, token, head, layer], dst[None, first + j], tma_bar_ptr=bar)
+        if const_expr(self.rope):
+            if half == 1:
+                last = dst[None, first + self.half_slices]
+                cute.copy(atom, src[None, chunk, self.latent, token, head, layer], last, tma_bar_ptr=bar)
+
+    @cute.jit
+    def announce(self, bar, half):
+        """This half's bytes of Q will come."""
+        rows = self.a.block_heads * self.a.block_tokens
+        with cute.arch.elect_one():
+            cute.arch.mbarrier_arrive_and_expect_tx(bar, rows * (SLICE_BYTES // 64 * self.slices_of(half)))
+
+    def slices_of(self, half):
+        """Slices that a half loads."""
+        return self.half_slices + half if self.rope else self.half_slices

@@ -1,0 +1,143 @@
+"""The loaders of sparse_decode: the eight warps of PV, of which each fetches 16 rows of a unit, half of their columns.
+
+Where a loader is, it keeps in registers: the cursor. The record of a piece says which units there are. An index is read
+one unit ahead, one a lane: lanes 16 to 31 have the same rows as lanes 0 to 15.
+
+Rows that need no conversion are handed over by the copies themselves. Where rows are quantised, a unit that was fetched
+is pending until it has been settled: its rows have come and have been made into numbers.
+"""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int16, Int32, const_expr
+
+from dsl_kernels.core import async_copy, schedule
+from dsl_kernels.core.threads import lane_now, opaque
+from dsl_kernels.dense_decode import work
+from dsl_kernels.dense_decode.queries import SLICE_BYTES, Queries
+
+from .selection import SelectionReader, locate, selected, valid_rows
+
+ROWS = 16  # of a warp
+Q_ITEM, DONE = -1, -2  # unit of the item that carries Q; no item is left
+
+# `at`, one register: the number of the piece that is fetched next, how many pieces the loader is ahead of the products,
+# and a bit for each slot that is pending.
+LOG_AHEAD, LOG_PIECE = 3, 5
+PENDING = (1 << LOG_AHEAD) - 1
+NEXT_PIECE, PIECE_DONE = (1 << LOG_PIECE) + (1 << LOG_AHEAD), -(1 << LOG_AHEAD)
+
+
+def piece_of(at):
+    """Number of the piece whose products are next."""
+    return (at >> LOG_PIECE) - ((at >> LOG_AHEAD) & ((1 << (LOG_PIECE - LOG_AHEAD)) - 1))
+
+
+class Gather(Queries):
+    """The cursor: `at`; the unit that is fetched next; what this lane's row there selects."""
+
+    def __init__(self, kernel, tma_q, mQ):
+        super().__init__(kernel, tma_q, mQ)
+        self.reader, self.rows = SelectionReader(kernel), kernel.rows
+
+    @cute.jit
+    def reads(self, half, warp):
+        """Whether this warp is the reader."""
+        return (half == 1) and (warp % 4 == 0)
+
+    @cute.jit
+    def fetch(self, half, warp, item, at, unit, index):
+        """Waits until the slot of the item is free, starts its loads and steps the cursor on."""
+        kernel, sWork = self.kernel, self.smem.sWork
+        if unit != DONE:
+            slot, phase = self.bars.slot_phase(item)
+            cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
+            if half == 1:  # P lies in the last slice
+                cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
+            if unit == Q_ITEM:
+                unit, index = self.begin_piece(half, warp, slot, at >> LOG_PIECE)
+            else:
+                record, _ = self.bars.record_phase(at >> LOG_PIECE)
+                end = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record]
+                self.start_rows(half, warp, slot, record, unit, index)
+                if const_expr(not self.rows.COPIES_ARRIVE):
+                    at |= 1 << slot
+                unit += 1
+                if unit >= end:
+                    unit = Int32(Q_ITEM)
+                    at += NEXT_PIECE
+                else:
+                    index = selected(kernel, record, unit, self.row(warp, unit))
+        return at, unit, index
+
+    @cute.jit
+    def writes(self, half, slot):
+        """Whether this thread says which rows of its warp are attended."""
+        return (half == 0) and (lane_now(slot) == 0)
+
+    def row(self, warp, unit):
+        """This lane's row in a unit."""
+        return warp % 4 * ROWS + lane_now(unit) % ROWS
+
+    @cute.jit
+    def begin_piece(self, half, warp, slot, piece):
+        """Fetches Q of a piece, if there is one; returns its first unit and what this lane's row there selects."""
+        kernel, sWork = self.kernel, self.smem.sWork
+        if self.reads(half, warp) and (piece > 0):
+            self.reader.publish_next(piece)
+        record = self.bars.wait_for_work(piece)
+        unit, index = Int32(DONE), Int32(-1)
+        if sWork[work.UNITS, record] > 0:
+            unit = sWork[work.FIRST_UNIT, record]
+            index = selected(kernel, record, unit, self.row(warp, unit))
+            bar = self.bars.full(slot)
+            if warp % 4 == 0:
+                request, head, tile_of_head = schedule.locate_tile(self.a, sWork[work.TILE, record])
+                first = kernel.slices * slot + self.half_slices * half
+                self.load_q(half, bar, first, tile_of_head, head, request, sWork[work.QUERY, record])
+            cute.arch.sync_warp()
+            cute.arch.mbarrier_arrive(bar)
+            if const_expr(self.rows.COPIES_ARRIVE):
+                if self.writes(half, slot):
+                    cute.arch.mbarrier_arrive(bar)
+        return unit, index
+
+    @cute.jit
+    def announce(self, bar, half):
+        rows = opaque(self.a.block_heads)
+        with cute.arch.elect_one():
+            cute.arch.mbarrier_expect_tx(bar, rows * (SLICE_BYTES // 64 * self.slices_of(half)))
+        cute.arch.sync_warp()
+
+    @cute.jit
+    def start_rows(self, half, warp, slot, record, unit, index):
+        """Starts the loads of this warp's rows of a unit, half of their columns; says which of them are attended."""
+        kernel = self.kernel
+        attended, row, scales = locate(kernel, record, unit, index)
+        valid = cute.arch.vote_ballot_sync(attended) & (2**ROWS - 1)
+        if self.writes(half, slot):
+            sValid = valid_rows(kernel)
+            sValid[warp % 4, slot] = Int16(valid)
+            if const_expr(self.rows.COPIES_ARRIVE):
+                cute.arch.mbarrier_arrive(self.bars.full(slot))
+        self.rows.start(half, slot, warp % 4, row, scales, valid)
+        if const_expr(self.rows.COPIES_ARRIVE):
+            cute.arch.cp_async_mbarrier_arrive_noinc(self.bars.full(slot))
+        else:
+            async_copy.end_group()
+
+    @cute.jit
+    def settle(self, half, warp, at):
+        """Waits for the rows that were fetched, makes them into numbers and says that they have come."""
+        pending = at & PENDING
+        at -= pending
+        if pending != 0:
+            async_copy.wait_for_all()
+            cute.arch.sync_warp()
+        while pending != 0:
+            slot = cutlass.min(pending >> 1, self.kernel.slots - 1)  # that of the highest bit
+            pending -= 1 << slot
+            self.rows.finish(half, slot, warp % 4)
+            cute.arch.fence_proxy("async.shared", space="cta")
+            cute.arch.mbarrier_arrive(self.bars.full(slot))
+        return at

@@ -1,0 +1,57 @@
+"""Token-sparse MLA decode for Hopper: dense_decode's roles on rows of the cache that each query token selects.
+
+A tile is a block of up to 64 heads of one query token. Its KV items are the rows that the token selects, in units of
+64: first those of the main cache, then those of the extra one. TMA cannot gather rows on this chip: the eight warps of
+PV fetch them with cp.async (gather.py) into the slot that the product before has left, while QK works on the next unit;
+and they make what is quantised into bfloat16 in its place (codes.py), beside the product that runs on the tensor cores
+then. A row that is not attended, because its index lies outside the cache or behind the length, is zeros, and its
+logits are hidden (qk.py).
+
+What differs of the barriers: an item has come (`full`) when every thread of PV has arrived, and each loads what it
+needs only when the record of the piece is there, so that nothing is loaded without work.
+"""
+
+import cuda.bindings.driver as cuda
+import cutlass.cute as cute
+from cutlass.cute.nvgpu import cpasync, warpgroup
+
+from dsl_kernels.core.params import Named
+from dsl_kernels.dense_decode.kernel import DenseDecode
+from dsl_kernels.dense_decode.shared_memory import SharedMemory
+
+from .barriers import GatherBarriers
+from .codes import CODES, CodedRows
+from .config import Variant
+from .gather import Gather
+from .params import PARAMS
+from .pv import SparsePV
+from .qk import SparseQK
+from .rows import PlainRows
+
+
+class SparseDecode(DenseDecode):
+    def __init__(self, variant: Variant):
+        super().__init__(variant)
+        coded = variant.kv_format in CODES
+        self.rows = CodedRows(self, CODES[variant.kv_format]) if coded else PlainRows(self)
+        self.bars = GatherBarriers(self.slots, self.cluster, self.rows.COPIES_ARRIVE)
+
+    @cute.jit
+    def __call__(self, q: cute.Pointer, args: tuple, stream: cuda.CUstream):
+        atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, self.dtype)
+        slice_layout = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
+        n, d = 4096, self.d_qk  # as in dense_decode: only the order of the modes matters
+        gQ = cute.make_tensor(q, cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d)))
+        tma_q, mQ = cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(), gQ, slice_layout, (64, 64))
+        self.smem = SharedMemory(self)
+        self.shared_bytes = self.smem.storage.size_in_bytes()
+        self.kernel(tma_q, mQ, args).launch(
+            grid=(1, 1, 1), block=(self.threads, 1, 1), cluster=(1, 1, 1), stream=stream, min_blocks_per_mp=1
+        )
+
+    @cute.kernel
+    def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, args: tuple):
+        self.a = Named(PARAMS, args, causal=0)
+        self.begin()
+        self.qk, self.pv = SparseQK(self), SparsePV(self, Gather(self, tma_q, mQ))
+        self.run_roles(tma_q)

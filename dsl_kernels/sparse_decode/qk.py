@@ -1,0 +1,40 @@
+"""QK of sparse_decode: what differs from dense_decode is which logits are hidden."""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32
+
+from dsl_kernels.dense_decode.qk import QK
+
+from .rows import see_rows
+from .selection import valid_words
+
+
+class SparseQK(QK):
+    def see_rows(self):
+        see_rows(self.kernel)
+
+    def first_remaining(self, _record):
+        """The bits of a unit say which rows are attended."""
+        return Int32(0)
+
+    def await_unused(self):
+        """Nothing is fetched without work."""
+
+    @cute.jit
+    def hide(self, s_rows: cute.Tensor, thread, slot, _record, _remaining):
+        """Logits of rows that are not attended become -inf, of all heads alike."""
+        sValid = valid_words(self.kernel)
+        low, high = Int32(0), Int32(0)
+        if (thread & 3) == 0:  # the lane that says for its quad that this has been read
+            low, high = sValid[0, slot], sValid[1, slot]
+        low, high = cute.arch.shuffle_sync(low, thread & 28), cute.arch.shuffle_sync(high, thread & 28)
+        if (low & high) != -1:
+            shift = (thread & 3) * 2
+            low, high = low >> shift, high >> shift
+            for c in cutlass.range_constexpr(cute.size(s_rows, mode=[1])):
+                bit = (c // 2) * 8 + c % 2
+                word = low if bit < 32 else high
+                hidden = (word & Int32(1 << (bit % 32))) == 0
+                for r in cutlass.range_constexpr(2):
+                    s_rows[r, c] = -Float32.inf if hidden else s_rows[r, c]

@@ -1,0 +1,67 @@
+"""How the rows of each format come into a slot: as they are, or as codes that are made into numbers in their place."""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, Int64, const_expr
+
+from dsl_kernels.core import async_copy
+from dsl_kernels.core.threads import lane_now
+
+WARP_BYTES = 16 * 128  # of a warp's rows in a slice
+SLICE_BYTES = 64 * 128
+
+
+def see_rows(kernel):
+    """Rows that nobody made into numbers: those who use them show them to the tensor cores."""
+    if kernel.rows.COPIES_ARRIVE:
+        cute.arch.fence_proxy("async.shared", space="cta")
+
+
+class Rows:
+    """A warp has 16 rows. In a slice a row is 128 bytes, whose chunk c of 16 lies at c ^ (row % 8): that is the
+    swizzle in which the tensor cores read it. Rows are fetched four at a time, 128 bytes of each by eight lanes.
+    """
+
+    def __init__(self, kernel):
+        self.kernel, self.half_slices = kernel, kernel.half_slices
+
+    def place(self, slot, which, warp):
+        """Address in shared memory of a warp's rows in a slice of a slot."""
+        return self.kernel.smem.slice_start(slot, which).toint() + warp * WARP_BYTES
+
+    @cute.jit
+    def start_slices(self, slot, warp, address, valid, half):
+        """Starts the loads of a warp's rows. address: of lane i's row i; valid: a bit for each row."""
+        lane = lane_now(slot)
+        low, high = Int32(address & 0xFFFFFFFF), Int32(address >> 32)
+        there = self.place(slot, 0, warp) + (lane >> 3) * 128 + (((lane & 7) ^ (lane >> 3)) << 4)
+        for i in cutlass.range_constexpr(4):
+            row = 4 * i + (lane >> 3)
+            source = (Int64(cute.arch.shuffle_sync(high, row)) << 32) | (
+                Int64(cute.arch.shuffle_sync(low, row)) & 0xFFFFFFFF
+            )
+            self.start_row(
+                half, (there ^ (64 * (i % 2))) + 512 * i, source + 16 * (lane & 7), ((valid >> row) & 1) << 4
+            )
+
+
+class PlainRows(Rows):
+    COPIES_ARRIVE = True  # the copies say for each thread that its rows have come
+
+    @cute.jit
+    def start(self, half, slot, warp, address, _scales, valid):
+        self.start_slices(slot, warp, address, valid, half)
+
+    @cute.jit
+    def start_row(self, half, to, source, size):
+        """The columns of a half, 128 bytes after 128. to: a lane's place in the first slice; source: in the row."""
+        skipped = self.half_slices * half
+        for j in cutlass.range_constexpr(self.half_slices):
+            async_copy.copy_16(to + SLICE_BYTES * (skipped + j), source + 128 * (skipped + j), size)
+        if const_expr(self.kernel.rope):
+            if half == 1:
+                last = self.kernel.last
+                async_copy.copy_16(to + SLICE_BYTES * last, source + 128 * last, size)
+
+    def finish(self, half, slot, warp):
+        """They are what they shall be."""

@@ -1,0 +1,92 @@
+/* check.c - see check.h. */
+#include "attention/check.h"
+
+#include <float.h>
+#include <math.h>
+
+#include "cuda/kernel_params.h"
+
+/* Latent dimensions, which are the value, with and without RoPE dimensions behind them. */
+static const struct {
+  int32_t d_qk, d_v;
+} geometries[] = FM_KERNEL_GEOMETRIES;
+enum { GEOMETRIES = sizeof geometries / sizeof geometries[0] };
+
+flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form) {
+  form->varlen = cu_seqlens_q != NULL;
+  if (form->varlen && max_seqlen_q <= 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}max_seqlen_q is %d; with cu_seqlens_q it must be > 0",
+                   max_seqlen_q);
+  if (!form->varlen && max_seqlen_q != 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}max_seqlen_q is %d; without cu_seqlens_q it must be 0",
+                   max_seqlen_q);
+  return FLASHMLA_OK;
+}
+
+fm_work fm_work_of(const fm_call *call, int32_t batch, uint32_t flags, int32_t max_seqlen_q) {
+  const int32_t *extents = call->extents;
+  const bool varlen = call->form.varlen;
+  return (fm_work){.batch = batch,
+                   /* No request has more tokens than all have, and tiles are made for as many as one may have. */
+                   .s_q = varlen ? fm_min32(max_seqlen_q, extents[FM_TOTAL_Q]) : extents[FM_S_Q],
+                   .h_q = extents[FM_H_Q],
+                   .h_kv = 1,
+                   .varlen = varlen,
+                   .total_q = extents[FM_TOTAL_Q],
+                   .batch_invariant = (flags & FLASHMLA_BATCH_INVARIANT) != 0};
+}
+
+/* "576, 512 and 320" */
+static fm_text supported_d_qk(void) {
+  fm_text text = {""};
+  for (int32_t i = 0; i < GEOMETRIES; ++i)
+    fm_append(&text, "%s%d", i == 0 ? "" : i == GEOMETRIES - 1 ? " and " : ", ", geometries[i].d_qk);
+  return text;
+}
+
+flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t given, fm_attention *attention) {
+  const int32_t inner = call->tensors.rows[q].rank - 1, d_qk = call->extents[call->tensors.rows[q].axes[inner]];
+  int32_t found = 0;
+  while (found < GEOMETRIES && geometries[found].d_qk != d_qk) ++found;
+  if (found == GEOMETRIES)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported are %s", inner, d_qk,
+                   supported_d_qk().chars);
+  const int32_t d_v = geometries[found].d_v;
+  if (given != 0 && given != d_v)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported with d_qk %d is %d", inner, given,
+                   d_qk, d_v);
+  attention->queries.dtype = fm_dtype_of(fm_tensor_at(&call->tensors, q, 0)->dtype);
+  attention->queries.d_qk = d_qk;
+  attention->d_v = d_v;
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_check_scale(uint32_t flags, float softmax_scale, fm_queries *queries) {
+  const bool is_default = (flags & FLASHMLA_DEFAULT_SCALE) != 0;
+  if (!is_default && (!isfinite(softmax_scale) || softmax_scale <= 0.0f))
+    return fm_fail(
+        FLASHMLA_ERROR_VALUE,
+        "{params.|}softmax_scale is %g; it must be finite and > 0, or {set FLASHMLA_DEFAULT_SCALE|softmax_scale=None}",
+        (double)softmax_scale);
+  queries->softmax_scale = is_default ? 1.0f / sqrtf((float)queries->d_qk) : softmax_scale;
+  queries->scale_log2 = (float)fmin((double)queries->softmax_scale * M_LOG2E, (double)FLT_MAX);
+  return FLASHMLA_OK;
+}
+
+void fm_read_results(const fm_call *call, fm_result_rows rows, uint32_t flags, fm_attention *attention) {
+  const bool varlen = call->form.varlen;
+  fm_output *output = &attention->output;
+  output->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, rows.out, 0)->dtype);
+  output->lse_base2 = (flags & FLASHMLA_LSE_BASE2) != 0;
+  output->empty_lse = fm_empty_lse(flags);
+  fm_strides_from_batch(call->views[rows.out].stride, varlen, output->out_stride);
+  fm_strides_from_batch(call->views[rows.lse].stride, varlen, output->lse_stride);
+  fm_strides_from_batch(call->views[rows.q].stride, varlen, attention->queries.stride);
+}
+
+void fm_bind_results(const fm_call *call, fm_result_rows rows, fm_attention *attention) {
+  attention->queries.data = call->views[rows.q].data;
+  attention->output.out = call->views[rows.out].data;
+  attention->output.lse = call->views[rows.lse].data;
+  attention->output.sink = call->views[rows.sink].data;
+}

@@ -1,0 +1,28 @@
+/* check.h - rules of attention calls that their tables do not say, and what backends get of queries and results. */
+#ifndef FLASHMLA_ATTENTION_CHECK_H_
+#define FLASHMLA_ATTENTION_CHECK_H_
+
+#include "attention/attention.h"
+#include "core/operation.h"
+
+/* In read_form: variable-length queries. */
+flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form);
+
+/* In check_shapes: the query rows of a call that passed; h_kv is 1, and nothing is said of KV items. */
+fm_work fm_work_of(const fm_call *call, int32_t batch, uint32_t flags, int32_t max_seqlen_q);
+/* dtype and d_qk of the tensor in row `q` of the table; and the d_v that goes with it, where `given` is that of `out`,
+ * or 0 where there is none. */
+flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t given, fm_attention *attention);
+
+/* In check_values. `softmax_scale`: of params. */
+flashmla_status fm_check_scale(uint32_t flags, float softmax_scale, fm_queries *queries);
+/* Strides, dtypes and flags; rows of the table. */
+typedef struct fm_result_rows {
+  int32_t q, out, lse, sink;
+} fm_result_rows;
+void fm_read_results(const fm_call *call, fm_result_rows rows, uint32_t flags, fm_attention *attention);
+
+/* In bind: addresses. */
+void fm_bind_results(const fm_call *call, fm_result_rows rows, fm_attention *attention);
+
+#endif /* FLASHMLA_ATTENTION_CHECK_H_ */

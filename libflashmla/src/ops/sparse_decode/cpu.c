@@ -1,0 +1,96 @@
+/* cpu.c - sparse_decode on host memory: keys are the rows of the slots that a query token selects, without those that
+ * are none. Rows of a format that quantises are dequantised into memory of the thread. */
+#include "attention/cpu_run.h"
+#include "core/float_mode.h"
+#include "formats/cpu_tokens.h"
+#include "ops/sparse_decode/sparse_decode.h"
+
+enum { TOKENS_AHEAD = 8 /* whose rows are fetched while one is dequantised */ };
+
+/* What the keys come from. */
+typedef struct source {
+  const fm_sparse_decode *decode;
+  const fm_cpu_elements *elements; /* for rows that are dequantised */
+  int32_t key_bytes;               /* from one to the next of those */
+} source;
+
+/* Neighbouring items of one selection. */
+typedef struct run {
+  const fm_selection *selection;
+  const char *indices; /* of the query token */
+  int64_t begin, end;  /* items; the index of item i is indices[i - begin] */
+} run;
+
+static run run_at(const fm_sparse_decode *decode, const fm_rows *rows, int64_t item) {
+  const fm_attention *attention = &decode->attention;
+  const int64_t items = fm_items_of(&attention->work, rows->request);
+  const int64_t extra_begin = fm_extra_begin(&attention->work, attention->tiling.unit, rows->request);
+  const bool is_extra = item >= items;
+  const fm_selection *selection = &decode->selections[is_extra ? FM_EXTRA : FM_MAIN];
+  const int64_t token = rows->queries.begin + rows->first_token;
+  const int64_t first = rows->request * selection->stride[0] + token * selection->stride[1];
+  const int64_t bytes = selection->wide ? sizeof(int64_t) : sizeof(int32_t);
+  return (run){.selection = selection,
+               .indices = (const char *)selection->indices + first * bytes,
+               .begin = is_extra ? extra_begin : 0,
+               .end = is_extra ? rows->length : items};
+}
+
+/* Where the token of an item lies; row NULL: there is none. */
+static fm_token token_of(const run *run, int64_t item) {
+  const fm_pages *pages = &run->selection->pages;
+  const int64_t i = item - run->begin;
+  const int64_t slot = run->selection->wide ? ((const int64_t *)run->indices)[i] : ((const int32_t *)run->indices)[i];
+  if (slot < 0 || slot >= fm_slots_of(pages)) return (fm_token){NULL, NULL};
+  return fm_token_at(pages, slot / pages->page_size, slot % pages->page_size);
+}
+
+static void fetch(const run *run, int64_t item) {
+  if (item >= run->end) return;
+  const fm_token token = token_of(run, item);
+  const int32_t bytes = token.row != NULL ? run->selection->pages.format->row_bytes : 0;
+  for (int32_t i = 0; i < bytes; i += 64) __builtin_prefetch(token.row + i, 0, 3);
+}
+
+static int32_t next_keys(const void *call, fm_key_walk *walk, const void *keys[], int32_t have, int32_t wanted) {
+  const source *source = call;
+  const fm_float_mode before = fm_set_float_mode(false); /* small columns are read as they are, as on a GPU */
+  while (have < wanted && walk->item < walk->end) {
+    const run run = run_at(source->decode, walk->rows, walk->item);
+    const fm_format *format = run.selection->pages.format;
+    const bool quantizes = fm_quantizes(format);
+    const int64_t end = fm_min64(run.end, walk->end);
+    if (walk->item < run.begin) walk->item = run.begin; /* the last unit of the main selection is not full */
+    for (; have < wanted && walk->item < end; walk->item++) {
+      const fm_token token = token_of(&run, walk->item);
+      if (quantizes) fetch(&run, walk->item + TOKENS_AHEAD);
+      if (token.row == NULL) continue;
+      char *room = walk->room + (int64_t)have * source->key_bytes;
+      if (quantizes) fm_dequantize_token(format, token, source->elements, FM_BF16, room);
+      keys[have++] = quantizes ? room : token.row;
+    }
+  }
+  fm_restore_float_mode(before);
+  return have;
+}
+
+static flashmla_status attend(fm_call *call, void *state) {
+  const fm_sparse_decode *decode = state;
+  const fm_queries *queries = &decode->attention.queries;
+  const source source = {.decode = decode,
+                         .elements = fm_cpu_elements_for(fm_cpu_select(), queries->d_qk),
+                         .key_bytes = queries->d_qk * (int32_t)sizeof(uint16_t)};
+  fm_key_source keys = {.call = &source, .dtype = queries->dtype, .next = next_keys};
+  for (int which = FM_MAIN; which < FM_SELECTIONS; which++) {
+    const fm_format *format = decode->selections[which].pages.format;
+    if (format != NULL && fm_quantizes(format)) keys.room_bytes = (size_t)FM_CPU_MOST_KEYS * (size_t)source.key_bytes;
+  }
+  return fm_run_on_cpu(call, &decode->attention, &keys, decode->num_threads);
+}
+
+static flashmla_status launch(fm_call *call, void *state) {
+  fm_sparse_decode *decode = state;
+  return fm_with_values_taken(call, &decode->attention, attend, decode);
+}
+
+const fm_backend fm_sparse_decode_cpu = {.launch = launch};

@@ -1,0 +1,76 @@
+/* cuda.c - sparse_decode on a GPU: limits, the choice of a kernel, its parameters, the order of launches. */
+#include "attention/cuda.h"
+#include "ops/sparse_decode/sparse_decode.h"
+
+/* Units, see dense_decode's. Nobody shares what a tile reads. */
+#define START_OVERHEAD 3
+#define SPLIT_OVERHEAD 8
+#define WHOLE_UNITS 3
+#define DEVICE_OF_Q "q.device.device_id"
+
+flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, fm_limits *limits) {
+  fm_gpu gpu;
+  FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
+  *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
+                        .max_cluster = 1,
+                        .workers = fm_min32(gpu.device->processors, FM_KERNEL_MAX_PARTS),
+                        .start_overhead = START_OVERHEAD,
+                        .split_overhead = SPLIT_OVERHEAD,
+                        .unit = FM_KERNEL_UNIT,
+                        .whole_units = WHOLE_UNITS,
+                        .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
+                        .partial_facts = FM_KERNEL_PARTIAL_FACTS};
+  return FLASHMLA_OK;
+}
+
+static flashmla_status prepare(fm_call *call, void *state) {
+  fm_sparse_decode *decode = state;
+  fm_attention *attention = &decode->attention;
+  const int8_t bf16 = FM_BF16;
+  const fm_need need = {.family = FM_KERNEL_SPARSE_DECODE,
+                        .elements = {.q = bf16, .cache = bf16, .out = bf16},
+                        .kv_format = (int8_t)decode->selections[FM_MAIN].kv_format,
+                        .d_qk = attention->queries.d_qk,
+                        .d_v = attention->d_v,
+                        .cluster = attention->tiling.cluster,
+                        .may_be_forced = true};
+  FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &decode->kernels.gpu));
+  return fm_load_attention(need, attention, &decode->kernels);
+}
+
+static flashmla_status launch_all(const void *state) {
+  const fm_sparse_decode *decode = state;
+  const fm_attention *attention = &decode->attention;
+  const fm_selection *main = &decode->selections[FM_MAIN], *extra = &decode->selections[FM_EXTRA];
+/* Fields of the params that tell about a selection; one that is not there has a page of one token, for by_page. */
+#define SELECTION_FIELDS(prefix, selection)                                                                    \
+  .prefix##cache = (selection)->pages.data, .prefix##indices = (selection)->indices,                           \
+  .prefix##indices_stride_b = (selection)->stride[0], .prefix##indices_stride_s = (selection)->stride[1],      \
+  .prefix##slots = fm_slots_of(&(selection)->pages), .prefix##block_step = (selection)->pages.block_step,      \
+  .prefix##scales_at = (selection)->pages.scales_at,                                                           \
+  .prefix##by_page = fm_divisor(fm_max32((selection)->pages.page_size, 1)),                                    \
+  .prefix##page_size = (selection)->pages.page_size, .prefix##row_step = (int32_t)(selection)->pages.row_step, \
+  .prefix##scales_step = (selection)->pages.format != NULL ? (selection)->pages.format->scales_step : 0,       \
+  .prefix##wide_indices = (selection)->wide
+  const fm_sparse_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
+                                                 SELECTION_FIELDS(, main),
+                                                 SELECTION_FIELDS(extra_, extra),
+                                                 .tma_q = decode->kernels.q_map,
+                                                 .lengths = attention->work.lengths,
+                                                 .capacity = attention->work.capacity,
+                                                 .extra_lengths = attention->work.extra_lengths,
+                                                 .extra_capacity = attention->work.extra_capacity,
+                                                 .scale_log2 = attention->queries.scale_log2,
+                                                 .slots_per_part = attention->tiling.slots_per_part};
+#undef SELECTION_FIELDS
+  return fm_launch_attention(attention, &decode->kernels, &params, decode->stream);
+}
+
+static flashmla_status launch(fm_call *call, void *state) {
+  fm_sparse_decode *decode = state;
+  fm_attention_kernels *kernels = &decode->kernels;
+  if (call->again) FM_TRY(fm_encode_address(kernels->gpu.driver, decode->attention.queries.data, &kernels->q_map));
+  return fm_in_context(kernels->gpu, launch_all, decode);
+}
+
+const fm_backend fm_sparse_decode_cuda = {prepare, launch};

@@ -1,0 +1,49 @@
+"""Faults of the sparse_decode kernels, and of sinks in all kernels, that the GPU suite must find."""
+
+from __future__ import annotations
+
+from planted_faults import SPARSE_KERNELS, Edit, KernelFault
+
+FOLDER = "dsl_kernels/sparse_decode/"
+SELECTION, GATHER, QK = FOLDER + "selection.py", FOLDER + "gather.py", FOLDER + "qk.py"
+SINKS = "dsl_kernels/core/sinks.py"
+
+
+def fault(name: str, file: str, before: str, after: str, *, always: bool = True) -> KernelFault:
+    return KernelFault(name, (Edit(file, before, after),), SPARSE_KERNELS, always, ("sparse_decode",))
+
+
+GPU_FAULTS = [
+    # ---- which rows
+    fault("a slot beyond the cache", SELECTION, "(index < Int32(slots))", "(index <= Int32(slots))"),
+    fault("upper half of a wide index", SELECTION, "index if upper == 0 else", "index if upper != 77 else"),
+    fault("extra rows begin within a unit", SELECTION, "place - attended.units_of(count) * UNIT", "place - count"),
+    fault("rows behind the length", SELECTION, "if place < count:", "if place < count + 1:"),
+    fault("length of the extra selection", SELECTION, "UNIT, sWork[EXTRA, record]", "UNIT, count"),
+    fault(
+        "pages of the extra cache",
+        SELECTION,
+        "block_step = a.extra_block_step if extra else a.block_step",
+        "block_step = a.block_step",
+    ),
+    fault("scales of the extra cache", SELECTION, "a.extra_scales_at if extra else a.scales_at", "a.scales_at"),
+    fault(
+        "tokens all select what the first does",
+        SELECTION,
+        "sWork[work.QUERY, record] + schedule.first_token(a, tile)",
+        "sWork[work.QUERY, record]",
+    ),
+    # ---- which logits
+    fault("rows that are not attended are not hidden", QK, "if (low & high) != -1:", "if (low & high) == 77:"),
+    fault("sinks in base 2", SINKS, "element(a.sink, head) * LOG2_E", "element(a.sink, head)"),
+    fault("sinks of even heads", SINKS, "element(a.sink, head)", "element(a.sink, head // 2 * 2)"),
+    # ---- order
+    fault("rows are used before they have come", GATHER, "async_copy.wait_for_all()", "pass", always=False),
+    fault(
+        "fence before rows are handed over",
+        GATHER,
+        'cute.arch.fence_proxy("async.shared", space="cta")',
+        "pass",
+        always=False,
+    ),
+]

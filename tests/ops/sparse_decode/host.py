@@ -1,0 +1,31 @@
+"""For code that runs with the stub driver, as stub_driver/host.py."""
+
+from buffers import Layout, Pages
+from gpu.kernel_rows import last_kernel
+from ops.sparse_decode.case import Cache, SparseCase, SparseLayouts
+from ops.sparse_decode.shape_only import decode_call
+from shape_only import CUDA, give_scratch, moved, run
+from stub_driver.host import tell_status
+
+__all__ = ["Cache", "Layout", "Pages", "SparseCase", "SparseLayouts", "prepare_sparse", "run_sparse", "sparse_decode"]
+
+
+def sparse_decode(case: SparseCase, device: int = 0, **fields) -> None:
+    """Decodes and tells the status and the kernel."""
+    status = run(decode_call(case, (CUDA, device), **fields))
+    tell_status(status, last_kernel())
+
+
+def prepare_sparse(case: SparseCase, **fields):
+    """Prepares a call, tells the status, returns what was made and the call."""
+    call = decode_call(case, **fields)
+    give_scratch(call)
+    status, prepared = call.prepared()
+    tell_status(status)
+    return prepared, call
+
+
+def run_sparse(made, by: int = 0, **fields) -> None:
+    """Runs a prepared call with tensors and workspace `by` bytes further; tells the status and the kernel."""
+    prepared, call = made
+    tell_status(moved(call, by, **fields).run_prepared(prepared), last_kernel())

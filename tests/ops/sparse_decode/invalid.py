@@ -1,0 +1,125 @@
+"""Rules of sparse_decode that its table of tensors does not say: formats, the second selection, and scalars."""
+
+from __future__ import annotations
+
+import c_abi
+import invalid_calls as spoil
+from argument_rules import Form, generated
+from invalid_calls import LegalCall, Rule
+from ops.append_kv import oracle as formats
+from ops.dense_decode.invalid import bad_scale
+from ops.sparse_decode import calls, strategies
+
+BOTH = ("topk_length", "attn_sink", "lse", "extra_kv_cache", "extra_indices", "extra_topk_length")
+COPIED = {"with_lse": True, "kv_formats": ("bf16",)}
+BYTES = {"with_lse": True, "kv_formats": tuple(formats.FORMATS)}
+FIXED = Form("", COPIED | {"twofold": True}, BOTH)
+VARLEN = Form("varlen", COPIED | {"twofold": True, "varlen": True}, (*BOTH, "cu_seqlens_q"), varlen=True)
+PACKED = Form("bytes", BYTES | {"twofold": True}, BOTH, packed=True)
+CACHES = ("kv_cache", "extra_kv_cache")
+
+
+def legal_call(backend, draw, **base) -> LegalCall:
+    """A legal call whose every extent counts."""
+    tensors = calls.Tensors(draw(strategies.cases(backend, small=True, route="c", **base)), backend)
+    written = {"out": tensors.place("out"), "lse": tensors.place("lse")}
+    call = tensors.c_call(**written)
+    scratch = tensors.give_workspace(call)
+    return LegalCall(call, tensors.guarded | written | {"scratch": scratch}, facts=tensors)
+
+
+def without(*names: str, **fields: int):
+    """Some tensors are left out, and fields set."""
+
+    def spoil_(call, _draw, _legal):
+        call.tensors |= dict.fromkeys(names)
+        call.fields |= fields
+
+    return spoil_
+
+
+def all_of_dtype(*names: str):
+    """The tensors get a dtype of results that is another one than theirs."""
+
+    def spoil_(call, draw, _legal):
+        own = call.tensor(names[0]).dtype
+        codes = [c_abi.DTYPE_CODES[name] for name in ("bfloat16", "float16", "float32")]
+        dtype = spoil.one_of(draw, [code for code in codes if code != own])
+        for name in names:
+            call.tensor(name).dtype = dtype
+
+    return spoil_
+
+
+def more_columns(name: str, by: int):
+    return spoil.extent(name, 3, lambda n: n + by)
+
+
+def other_format(call, _draw, _legal):
+    """Of rows that have as many bytes."""
+    call.fields["extra_kv_format"] = calls.format_number("v32_nope")
+
+
+WRONG_FORMATS = (-1, 5, 2**31 - 1, -(2**31))
+ONE = [  # in a call on caches that are not quantised
+    Rule("h_q", "UNSUPPORTED", "h_q", spoil.extents({"q": 2, "out": 2, "lse": 1, "attn_sink": 0}, 129, 200, 2**31 - 1)),
+    Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(dict.fromkeys(("q", *CACHES), -1), 64, 192, 328, 584)),
+    Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 128, 384)),
+    Rule("scale", "VALUE", "softmax_scale", bad_scale),
+    Rule("reserved", "VALUE", "reserved", spoil.field("reserved", 1, 2**32 - 1)),
+    Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
+    Rule("float", "UNSUPPORTED", "float16|float32", all_of_dtype("q", "out", *CACHES), only="gpu"),
+    Rule(
+        "batch invariant",
+        "UNSUPPORTED",
+        "BATCH_INVARIANT|batch.invariant",
+        spoil.field("flags", c_abi.flags(default_scale=True, batch_invariant=True)),
+        only="gpu",
+    ),
+    Rule("extra_indices null", "NULL_POINTER", "extra_indices is NULL", without("extra_indices")),
+    Rule("extra_kv_cache null", "NULL_POINTER", "extra_kv_cache is NULL", without("extra_kv_cache")),
+    Rule(
+        "extra_topk_length alone",
+        "VALUE",
+        "extra_topk_length is given",
+        without("extra_kv_cache", "extra_indices"),
+    ),
+    *(
+        Rule(f"{name} has other columns", "SHAPE", rf"d_qk.* a row of {name} .* columns", more_columns(name, 8))
+        for name in CACHES
+    ),
+    *(Rule(f"{name} has another dtype", "DTYPE", rf"{name}\.dtype is .* equal", all_of_dtype(name)) for name in CACHES),
+]
+OF_BYTES = [
+    Rule("q of another dtype", "DTYPE", r"q\.dtype is .* must be bfloat16", all_of_dtype("q", "out")),
+    Rule("extra_kv_format alone", "VALUE", "extra_kv_format", without("extra_kv_cache", "extra_indices")),
+    *(Rule(f"bytes of a token of {name}", "SHAPE", rf"{name}\.shape\[3\]", more_columns(name, 16)) for name in CACHES),
+    *(Rule(f"dtype of bytes of {name}", "DTYPE", rf"{name}\.dtype is", all_of_dtype(name)) for name in CACHES),
+]
+OF_ALL = [
+    Rule("h_kv", "UNSUPPORTED", r"\(h_kv\) is 2", spoil.extents(dict.fromkeys(CACHES, 2), 2)),
+    *(
+        Rule(name, "VALUE", rf"\b{name}", spoil.field(name, *WRONG_FORMATS))
+        for name in ("kv_format", "extra_kv_format")
+    ),
+]
+OF_OFFSETS = [
+    Rule(
+        "cu_seqlens_q is not batch + 1",
+        "SHAPE",
+        r"cu_seqlens_q\.shape\[0\]",
+        spoil.extent("cu_seqlens_q", 0, lambda n: n + 1),
+    ),
+    Rule("max_seqlen_q", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 0, -1, -(2**31))),
+    Rule("cu_seqlens_q null", "VALUE", "max_seqlen_q", spoil.no_tensor("cu_seqlens_q")),
+]
+RULES = [
+    *generated("sparse_decode", [FIXED, VARLEN, PACKED]),
+    *(rule.on("", FIXED.base) for rule in ONE),
+    *(rule.on("bytes", PACKED.base) for rule in OF_BYTES),
+    *(rule.on(form.name, form.base) for rule in OF_ALL for form in (FIXED, PACKED)),
+    *(rule.on("varlen", VARLEN.base) for rule in OF_OFFSETS),
+    Rule("formats differ", "UNSUPPORTED", "format", other_format, only="gpu").on(
+        "", {"with_lse": True, "kv_formats": ("v41",), "twofold": True}
+    ),
+]

@@ -1,0 +1,100 @@
+"""The launches that a call must make, from the case alone."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import schedule
+from attention_launches import Call, log2_scale
+from dsl_kernels.core.schedule_params import PARTIAL_BYTES, ROWS
+from ops.sparse_decode.case import Cache, SparseCase
+from ops.sparse_decode.shape_only import ADDRESSES, strides
+
+UNIT = 64  # indices
+
+
+def kernel_of(case: SparseCase) -> str:
+    """The kernel that is chosen for a case."""
+    suffix = "" if case.main.kv_format == "bf16" else f"_{case.main.kv_format}"
+    return f"sparse_decode_bf16_{case.d_qk}{suffix}"
+
+
+def limits_of(processors: int) -> schedule.Limits:
+    found = schedule.constants("ops/sparse_decode/cuda.c")
+    return schedule.Limits(
+        block_rows=ROWS,
+        max_cluster=1,
+        workers=processors,
+        start_overhead=found["START_OVERHEAD"],
+        split_overhead=found["SPLIT_OVERHEAD"],
+        piece_units=0,
+        whole_units=found["WHOLE_UNITS"],
+        partial_bytes=PARTIAL_BYTES,
+    )
+
+
+def call_of(case: SparseCase, processors: int) -> Call:
+    extra_topk = case.extra.topk if case.extra else 0
+    tiling = schedule.tile(
+        limits_of(processors),
+        batch=case.batch,
+        s_q=case.most_queries,
+        h_q=case.h_q,
+        h_kv=1,
+        max_blocks=schedule.ceil(case.main.topk, UNIT) + schedule.ceil(extra_topk, UNIT),
+        num_splits=0,
+        varlen=case.cu_seqlens_q is not None,
+        total_q=case.total_q,
+        d_v=case.d_v,
+        own_items=True,
+    )
+    given = case.inputs
+    lengths = {
+        "lengths": ADDRESSES["topk_length"] if "topk_length" in given else 0,
+        "capacity": case.main.topk,
+        "extra_lengths": ADDRESSES["extra_topk_length"] if "extra_topk_length" in given else 0,
+        "extra_capacity": extra_topk,
+    }
+    return Call(case, tiling, limits_of(processors), ADDRESSES, partial(strides, case), lengths)
+
+
+def decode_params(case: SparseCase, processors: int) -> dict:
+    """Those of sparse_decode without its tensor map."""
+    call = call_of(case, processors)
+    found = call.result_params() | call.lengths
+    found |= {"slots_per_part": call.tiling.slots_per_part, "scale_log2": log2_scale(case)}
+    for prefix, cache in case.caches.items():
+        found |= cache_params(case, prefix, cache)
+    return found
+
+
+def cache_params(case: SparseCase, prefix: str, cache: Cache) -> dict:
+    """A cache and what is selected from it. Strides of extents of 1 are left out: any will do."""
+    block, row, _, _ = strides(case, f"{prefix}kv_cache")
+    fmt, element = cache.format, 1 if cache.format else 2
+    row_bytes = fmt.quantized + 2 * (fmt.columns - fmt.quantized) if fmt else 0
+    found = {
+        "cache": ADDRESSES[f"{prefix}kv_cache"],
+        "indices": ADDRESSES[f"{prefix}indices"] if cache.topk else 0,
+        "slots": cache.slots,
+        "by_page": schedule.divisor(cache.page_size),
+        "page_size": cache.page_size,
+        "wide_indices": int(case.index_dtype == "int64"),
+    }
+    if cache.num_blocks > 1:
+        found["block_step"] = block * element
+    if fmt:
+        scale_bytes = fmt.tiles * (1 if fmt.scale == "e8m0" else 4) + fmt.padding
+        found["row_step"] = row_bytes if fmt.split else fmt.token_bytes
+        found["scales_at"] = cache.page_size * row_bytes if fmt.split else fmt.quantized
+        found["scales_step"] = scale_bytes if fmt.split else fmt.token_bytes
+    elif cache.page_size > 1:
+        found["row_step"] = row * element
+    varlen = case.cu_seqlens_q is not None
+    extents = case.shapes()[f"{prefix}indices"][:-1]
+    if varlen:
+        found["indices_stride_b"] = 0
+    for axis, extent, stride in zip("s" if varlen else "bs", extents, strides(case, f"{prefix}indices"), strict=False):
+        if extent > 1 and cache.topk:
+            found[f"indices_stride_{axis}"] = stride
+    return {f"{prefix}{name}": value for name, value in found.items()}

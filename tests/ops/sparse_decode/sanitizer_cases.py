@@ -1,0 +1,66 @@
+"""Small calls that launch every sparse_decode kernel, with plan and combine; see gpu/sanitizer_cases.py."""
+
+from __future__ import annotations
+
+import c_abi
+from buffers import Pages
+from gpu.kernel_rows import last_kernel, rows_of
+from ops.append_kv import oracle as formats
+from ops.sparse_decode import calls
+from ops.sparse_decode.case import Cache, SparseCase
+from ops.sparse_decode.shape_only import decode_call
+from shape_only import run
+
+
+def kernels() -> dict[str, tuple[str, int]]:
+    """The (kv_format, d_qk) of each row of the kernel table, by its name."""
+    rows = [row["name"] for row in rows_of("sparse_decode")]
+    found = {}
+    for name in rows:
+        _, _, d_qk_and_format = name.removeprefix("sparse_decode").split("_", 2)
+        d_qk, _, kv_format = d_qk_and_format.partition("_")
+        found[name] = kv_format or "bf16", int(d_qk)
+    return found
+
+
+def decode_cases(kv_format: str, d_qk: int) -> list[tuple[SparseCase, bool]]:
+    """Calls, and whether their query tokens are split."""
+    quantised = kv_format in formats.FORMATS
+    layout = Pages(gaps=(1,)) if quantised else Cache().cache_layout
+    main = Cache(kv_format, num_blocks=9, page_size=53, topk=300, cache_layout=layout)
+    base = SparseCase(main=main, d_qk=d_qk, batch=2, s_q=2, h_q=128, given=("lse",))
+    extra = main.but(num_blocks=40, page_size=7, topk=130, lengths=(65, 129))
+    found = [
+        (base, True),
+        (base.but(h_q=5, lengths=(300, 71), index_dtype="int64", sink="wild", out_dtype="float32"), True),
+        (base.but(h_q=64, s_q=3, extra=extra, sink="some", lse_base2=True), True),
+        (base.but(h_q=64, extra=extra.but(lengths=None), lengths=(0, 1), empty_lse_minus=True), True),
+        (base.but(s_q=1, topk=64), False),
+        (base.but(topk=0, sink="some"), False),
+        (base.but(outside=1.0, topk=65), False),
+        (base.but(batch=3, cu_seqlens_q=(0, 2, 2, 3), total_q=4, lengths=(300, 7, 65)), True),
+        # More tiles than processors, so that a block goes on to another one.
+        (base.but(batch=150, topk=130, lengths=tuple(i % 131 for i in range(150))), False),
+    ]
+    return [(case.but(seed=seed), is_split) for seed, (case, is_split) in enumerate(found)]
+
+
+def check_all(backend) -> None:
+    """Runs them on a GPU."""
+    for name, facts in kernels().items():
+        cases = decode_cases(*facts)
+        for case, _ in cases:
+            calls.check(case, backend)
+            assert last_kernel() == name
+        print(f"{name}: {len(cases)} cases right", flush=True)
+
+
+def launch_all(tell) -> None:
+    """Launches them with made-up tensors; tells the kernel of the format, the one that ran, and whether query tokens
+    are split.
+    """
+    for name, facts in kernels().items():
+        for case, is_split in decode_cases(*facts):
+            if run(decode_call(case)):
+                raise SystemExit(c_abi.last_error())
+            tell(name, last_kernel(), is_split)

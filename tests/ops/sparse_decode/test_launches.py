@@ -1,0 +1,169 @@
+"""What sparse_decode asks the driver to launch, against the contract, on a stub of CUDA 12.0."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from attention_launches import is_split
+from buffers import Layout, Pages
+from ops.append_kv import oracle as formats
+from ops.sparse_decode import launches as expected
+from ops.sparse_decode.case import Cache, SparseCase, SparseLayouts
+from ops.sparse_decode.shape_only import STEP
+from stub_driver.launches import CLUSTER, PROCESSORS, QUIET, decoded, family, map_addresses, same
+
+FORMATS = ("bf16", *formats.FORMATS)
+EXTRA = Cache(num_blocks=40, page_size=7, topk=130)
+
+
+def in_format(case: SparseCase, kv_format: str) -> SparseCase:
+    """The case with its caches in a format."""
+    columns = formats.FORMATS[kv_format].columns if kv_format in formats.FORMATS else case.d_qk
+    caches = {
+        name: cache.but(kv_format=kv_format, cache_layout=Pages() if kv_format != "bf16" else cache.cache_layout)
+        for name, cache in (("main", case.main), ("extra", case.extra))
+        if cache
+    }
+    return case.but(d_qk=columns, **caches)
+
+
+def check_call(case: SparseCase, launches: list[dict], maps: dict[int, dict], processors=PROCESSORS) -> None:
+    """The launches of one call."""
+    call = expected.call_of(case, processors)
+    split = is_split(call.tiling)
+    assert [family(launch["kernel"]) for launch in launches] == ["plan", "sparse_decode", *["combine"] * split]
+    plan, decode = launches[:2]
+    assert plan["grid"] == [1, 1, 1]
+    same(decoded(plan), call.plan_params())
+    assert decode["kernel"].startswith(f"flashmla_{expected.kernel_of(case)}_kernel_")
+    assert decode["grid"] == [min(processors, call.tiling.num_parts), 1, 1]
+    assert decode["attributes"][CLUSTER] == 1
+    found = decoded(decode)
+    same(found, expected.decode_params(case, processors))
+    same(maps[found["tma_q"]], call.q_map())
+    if split:
+        assert launches[-1]["kernel"].startswith("flashmla_combine_bf16_512_")
+        assert launches[-1]["grid"] == [processors, 1, 1]
+        same(decoded(launches[-1]), call.join_params())
+
+
+def draw_cache(draw: random.Random, kv_format: str, batch: int, axes: int) -> Cache:
+    page_size = draw.choice((1, 2, 48, 64, 1000))
+    gaps = (draw.choice((0, 1, 3)),)
+    layout = Pages(gaps=gaps) if kv_format != "bf16" else Layout((0, 1, 2, 3), (*gaps, draw.choice((0, 2)), 0))
+    return Cache(
+        kv_format,
+        num_blocks=draw.choice((1, 2, 5000)),
+        page_size=page_size if kv_format != "model1" else 2 * page_size,  # a page is a multiple of 16 bytes
+        topk=draw.choice((0, 1, 64, 65, 2048, 100_000)),
+        lengths=draw.choice((None, (1,) * batch)),
+        cache_layout=layout,
+        indices_layout=Layout(tuple(range(axes + 1)), tuple(draw.choice((0, 0, 3)) for _ in range(axes))),
+    )
+
+
+def random_case(draw: random.Random) -> SparseCase:
+    """Shapes at the edges of blocks of heads and of units, extents of 1 among them; tensors that are not compact."""
+    kv_format = draw.choice(FORMATS)
+    batch, s_q = draw.choice((1, 2, 7, 150)), draw.choice((1, 2, 3, 70))
+    varlen = draw.random() < 0.4
+    axes = 1 if varlen else 2
+    columns = formats.FORMATS[kv_format].columns if kv_format in formats.FORMATS else draw.choice((576, 512))
+    gaps = [tuple(draw.choice((0, 0, 1, 3)) for _ in range(axes + 1)) for _ in range(3)]
+    return SparseCase(
+        main=draw_cache(draw, kv_format, batch, axes),
+        extra=draw_cache(draw, kv_format, batch, axes) if draw.random() < 0.4 else None,
+        d_qk=columns,
+        batch=batch,
+        s_q=s_q,
+        h_q=draw.choice((1, 3, 16, 63, 64, 65, 128)),
+        index_dtype=draw.choice(("int32", "int64")),
+        sink=draw.choice((None, "some")),
+        softmax_scale=draw.choice((None, 0.1)),
+        given=draw.choice(((), ("lse",))),
+        cu_seqlens_q=(0,) * (batch + 1) if varlen else None,
+        total_q=draw.choice((1, 2, 1000)) if varlen else 0,
+        out_dtype=draw.choice((None, "float32")),
+        lse_base2=draw.random() < 0.5,
+        empty_lse_minus=draw.random() < 0.5,
+        layouts=SparseLayouts(
+            q=Layout((*draw.sample(range(axes + 1), axes + 1), axes + 1), gaps[0]),
+            out=Layout((*draw.sample(range(axes + 1), axes + 1), axes + 1), gaps[1]),
+            lse=Layout(tuple(draw.sample(range(axes + 1), axes + 1)), gaps[2]),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn(cuda_12_0):
+    """Many calls in one process."""
+    draw = random.Random(0)
+    cases = [random_case(draw) for _ in range(300)]
+    ran = cuda_12_0.run(f"for case in {cases!r}:\n  sparse_decode(case)\n")
+    assert {tuple(line[:3]) for line in ran.told} == {(0, "", 0)}
+    assert [line[3] for line in ran.told] == [expected.kernel_of(case) for case in cases]
+    return cases, ran
+
+
+def test_every_drawn_call_launches_what_the_contract_says(drawn):
+    cases, ran = drawn
+    maps = {call["map"]: call for call in ran.of("cuTensorMapEncodeTiled")}
+    launches = iter(ran.launches())
+    for case in cases:
+        split = is_split(expected.call_of(case, PROCESSORS).tiling)
+        check_call(case, [next(launches) for _ in range(2 + split)], maps)
+    assert next(launches, None) is None
+
+
+def test_every_drawn_call_is_quiet_and_leaves_the_context_stack_as_it_was(drawn):
+    _, ran = drawn
+    assert set(ran.names()) <= QUIET
+    assert all(call["result"] == 0 for call in ran.calls)
+    assert ran.names().count("cuCtxPushCurrent_v2") == ran.names().count("cuCtxPopCurrent_v2") > 0
+
+
+@pytest.mark.parametrize("h_q", [1, 64, 65, 128])
+@pytest.mark.parametrize("processors", [1, 78, 132])
+def test_the_grid_follows_the_processors(cuda_12_0, h_q, processors):
+    case = STEP.but(h_q=h_q)
+    ran = cuda_12_0.run(f"sparse_decode({case!r})", processors=processors)
+    maps = {call["map"]: call for call in ran.of("cuTensorMapEncodeTiled")}
+    check_call(case, ran.launches(), maps, processors)
+
+
+@pytest.mark.parametrize("kv_format", FORMATS)
+def test_a_run_of_a_prepared_call_is_the_same_launches_elsewhere(cuda_12_0, kv_format):
+    case = in_format(STEP.but(extra=EXTRA.but(page_size=8), sink="some"), kv_format)
+    ran = cuda_12_0.run(f"made = prepare_sparse({case!r}); run_sparse(made); run_sparse(made, 4096, stream=9)")
+    assert [line[:3] for line in ran.told] == [[0, "", 0]] * 3
+    first, again = ran.launches()[:3], ran.launches()[3:]
+    assert {launch["stream"] for launch in again} == {9}
+    for before, after in zip(first, again, strict=True):
+        old, new = decoded(before), decoded(after)
+        pointers = {name for name, value in old.items() if value != new[name]} - {"tma_q"}
+        assert all(new[name] == old[name] + 4096 for name in pointers)
+        assert {"plan": "cuts", "combine": "sink"}.get(family(before["kernel"]), "extra_indices") in pointers
+    assert map_addresses(again[1])["tma_q"] == map_addresses(first[1])["tma_q"] + 4096
+
+
+def test_work_goes_to_the_given_stream(cuda_12_0):
+    ran = cuda_12_0.run(f"sparse_decode({STEP!r}, stream=7); sparse_decode({STEP!r})")
+    assert [launch["stream"] for launch in ran.launches()] == [7, 7, 7, 0, 0, 0]
+
+
+@pytest.mark.parametrize("case", [STEP.but(batch=0), STEP.but(s_q=0)], ids=["batch 0", "s_q 0"])
+def test_an_empty_call_needs_no_driver(cuda_12_0, case):
+    ran = cuda_12_0.run(f"sparse_decode({case!r})")
+    assert [line[:3] for line in ran.told] == [[0, "", 0]]
+    assert ran.calls == []
+
+
+def test_a_forced_kernel_must_be_of_the_format(cuda_12_0):
+    other = in_format(STEP, "v32")
+    ran = cuda_12_0.run(f"sparse_decode({other!r}); sparse_decode({STEP!r})", force_kernel="sparse_decode_bf16_576_v32")
+    assert ran.told[0][0] == 0
+    status, sentence = ran.told[1][:2]
+    assert status == 200
+    assert sentence.endswith("which does not fit the call: it is for another format of the cache")
