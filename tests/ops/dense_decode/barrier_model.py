@@ -228,8 +228,7 @@ class Model:
             yield block.p_full[0], 0
         n = self.read(block, piece, me)
         if n == 0:
-            yield block.full[0], 0
-            yield block.full[1], 0
+            yield from self.await_unused(block)
         while n > 0:
             yield from self.take_q(block, warp, it, piece)
             it += 1
@@ -261,6 +260,10 @@ class Model:
             piece += 1
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
+
+    def await_unused(self, block: Block) -> Role:
+        yield block.full[0], 0
+        yield block.full[1], 0
 
     def take_q(self, block: Block, warp: int, it: int, piece: int) -> Role:
         me, (slot, phase) = ("QK", warp), self.slot_phase(it)

@@ -1,0 +1,138 @@
+"""The model of dense_decode's roles with the loaders of sparse_decode: every warp of PV fetches its rows of a unit.
+
+They follow dsl_kernels/sparse_decode/{pv,gather}.py step by step and must be changed with them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from dsl_kernels.sparse_decode.barrier_table import barriers
+from ops.dense_decode.barrier_model import EVERY_LANE, HALF, ONE_LANE, PV_WARPS, Block, Cursor, Model, Role
+
+
+@dataclasses.dataclass
+class RowCursor(Cursor):
+    """Of a warp, with the units whose rows are under way or wait to be made into numbers."""
+
+    pending: list[int] = dataclasses.field(default_factory=list)
+    come: set[int] = dataclasses.field(default_factory=set)
+
+
+class GatherModel(Model):
+    """copies_arrive: rows need no conversion, and their copies arrive for the threads."""
+
+    copies_arrive = False
+    barriers = barriers(copies_arrive=False)
+    waits_for_rows = True
+
+    def await_unused(self, _block: Block) -> Role:
+        """Nothing is fetched without work."""
+        yield from ()
+
+    # ---- loads
+
+    def come_rows(self, block: Block, half: int, item: int, cursor: RowCursor) -> None:
+        """A warp's rows of half a unit are there."""
+        cursor.come.add(item)
+        parts = block.boxes[item, half] = block.boxes.get((item, half), 0) + 1
+        if parts == PV_WARPS:
+            block.holds[item % self.slots][half] = item
+        if self.copies_arrive:
+            block.full[item % self.slots].arrive(EVERY_LANE)
+
+    def come_q(self, block: Block, half: int, item: int) -> None:
+        block.holds[item % self.slots][half] = item
+        block.full[item % self.slots].come(HALF)
+
+    def fetch_rows(self, block: Block, half: int, warp: int, item: int, cursor: RowCursor) -> Role:
+        me, (slot, phase) = ("PV", half, warp), self.slot_phase(item)
+        if cursor.done:
+            return
+        yield block.empty[slot][0], phase ^ 1
+        if half == 1:
+            yield block.empty[slot][1], phase ^ 1
+        if cursor.fetched is None:
+            yield from self.begin_piece(block, half, warp, item, cursor)
+            return
+        assert not block.users[slot][half], "a slot is overwritten that somebody reads"
+        yield None
+        self.say_attended(block, half, slot)
+        self.later(functools.partial(self.come_rows, block, half, item, cursor))
+        if not self.copies_arrive:
+            cursor.pending.append(item)
+        cursor.fetched += 1
+        if cursor.fetched >= cursor.units:
+            self.done_with(block, cursor.piece, ("loader", *me))
+            cursor.piece, cursor.fetched = cursor.piece + 1, None
+
+    def begin_piece(self, block: Block, half: int, warp: int, item: int, cursor: RowCursor) -> Role:
+        """Q, if there is a piece."""
+        if warp == 0 and self.reads(block, half) and cursor.piece > 0:
+            yield None
+            self.publish(cursor.piece)
+        yield self.wait_for_work(block, cursor.piece)
+        cursor.units = self.read(block, cursor.piece, ("loader", "PV", half, warp))
+        if cursor.units == 0:
+            cursor.done = True
+            return
+        slot, cursor.fetched = item % self.slots, 0
+        if warp == 0:
+            block.full[slot].bytes += HALF
+            self.later(functools.partial(self.come_q, block, half, item))
+        block.full[slot].arrive(EVERY_LANE)
+        self.say_attended(block, half, slot)
+
+    def say_attended(self, block: Block, half: int, slot: int) -> None:
+        """By those who write which rows are."""
+        if self.copies_arrive and half == 0:
+            block.full[slot].arrive(ONE_LANE)
+
+    def settle(self, block: Block, cursor: RowCursor) -> Role:
+        while self.waits_for_rows and not cursor.come.issuperset(cursor.pending):
+            yield None
+        for item in cursor.pending:
+            yield None
+            block.full[item % self.slots].arrive(EVERY_LANE)
+        cursor.pending.clear()
+
+    # ---- PV
+
+    def pv(self, block: Block, half: int, warp: int) -> Role:
+        me, cursor = ("PV", half, warp), RowCursor()
+        if warp == 1 and self.reads(block, half):
+            yield None
+            self.publish(0)
+        it = piece = 0
+        while True:
+            for item in range(0 if it == 0 else it + self.slots - 1, it + self.slots):
+                yield from self.fetch_rows(block, half, warp, item, cursor)
+            yield from self.settle(block, cursor)
+            yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
+            yield self.wait_for_work(block, piece)
+            n = self.read(block, piece, me)
+            if n == 0:
+                return
+            it += 1
+            while n > 0:
+                slot, phase = self.slot_phase(it)
+                yield block.p_full[slot], phase
+                yield block.full[slot], phase
+                self.use(block, it, me, (half,))
+                yield block.qk_done[slot], phase
+                yield None
+                assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"
+                yield from self.settle(block, cursor)
+                n -= 1
+                if n > 0:
+                    self.release(block, me, slot, half)
+                    yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
+                it += 1
+            yield from self.end_piece(block, half, me, it, piece)
+            piece += 1
+
+
+class CopiesArrive(GatherModel):
+    copies_arrive = True
+    barriers = barriers(copies_arrive=True)
