@@ -210,14 +210,22 @@ def test_what_is_refused(prepare):
         call(*usual, max_seqlen_q=2)
     with invalid(match=r"^q\.dtype is float32; with kv_cache in format \"v32\" it must be bfloat16$"):
         call(Q, np.zeros((3, 8, 1, 656), np.uint8), INDICES, kv_format="v32")
+    with invalid(match=r"^q\.ndim is 3; it must be 4 \(batch, s_q, h_q, d_qk\), or 3 with cu_seqlens_q$"):
+        call(Q[0], *usual[1:])
+    with invalid(match=r"^indices\.ndim is 3; with cu_seqlens_q it must be 2 \(total_q, topk\)$"):
+        call(Q[0], *usual[1:], cu_seqlens_q=OFFSETS, max_seqlen_q=3)
     with invalid(match=r"^softmax_scale is 0"):
         call(*usual, softmax_scale=0)
+    with invalid(match=r"^softmax_scale is 1e-300; it must fit a float of 32 bits$"):
+        call(*usual, softmax_scale=1e-300)
     with pytest.raises(flashmla.UnsupportedError, match=r"^q\.shape\[2\] \(h_q\) is 129; supported are at most 128$"):
         call(np.zeros((2, 2, 129, 576), np.float32), KV_CACHE, INDICES)
     with pytest.raises(TypeError, match=r"^topk_length is a list: a tensor that supports DLPack is needed$"):
         call(*usual, topk_length=[9, 4])
     with pytest.raises(TypeError, match=r"^indices is a NoneType: a tensor that supports DLPack is needed$"):
         call(Q, KV_CACHE, None)
+    with pytest.raises(TypeError, match=r"^attn_sink is a MaskedArray, whose mask does not count here"):
+        call(*usual, attn_sink=np.ma.masked_array(SINK))
     with pytest.raises(TypeError, match=r"^batch_invariant is 'no', a str: True or False is needed$"):
         call(*usual, batch_invariant="no")
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'causal'"):
