@@ -64,9 +64,14 @@ class SelectionReader(work.Reader):
         self.a = a
 
     @cute.jit
-    def measured(self, _request, items, _count, _tile_of_head):
+    def measured(self, _request, items, count, tile_of_head):
+        """The tile's query token may be none of the request's any more, where offsets change: then nothing counts, and
+        no index is read.
+        """
         main = min(max(cute.arch.shuffle_sync(items, 0), 0), self.a.capacity)
         extra = min(max(cute.arch.shuffle_sync(items, 1), 0), self.a.extra_capacity)
+        if schedule.first_token(self.a, tile_of_head) >= count:
+            main, extra = Int32(0), Int32(0)
         return attended.units_of(main) + attended.units_of(extra), main, extra
 
 

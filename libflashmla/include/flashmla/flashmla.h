@@ -411,6 +411,7 @@ typedef struct flashmla_gather_kv_params {
  *     x_e = softmax_scale * <q, k_e>;   lse = ln(sum_e exp(x_e));   out = sum_e exp(x_e - lse) * k_e[0 : d_v]
  * Attended are the first topk_length[i] indices, clamped to [0, topk], without those outside [0, num_blocks *
  * page_size), -1 say, for which nothing is read. An index that stands there twice counts twice. There is no other mask.
+ * On CUDA a cache has room for fewer than 2^31 tokens.
  * No attended index: out = 0, lse = +inf (see FLASHMLA_EMPTY_LSE_MINUS). What is not attended, NaN perhaps, never
  * influences a row.
  *

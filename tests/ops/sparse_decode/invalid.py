@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import c_abi
 import invalid_calls as spoil
 from argument_rules import Form, generated
@@ -60,6 +62,17 @@ def other_format(call, _draw, _legal):
     call.fields["extra_kv_format"] = calls.format_number("v32_nope")
 
 
+def more_tokens_than_an_int32(name: str):
+    """The same page again and again."""
+
+    def spoil_(call, _draw, _legal):
+        cache = call.tensor(name)
+        _, *steps = cache.strides or [math.prod(cache.shape[i + 1 :]) for i in range(4)]
+        cache.shape, cache.strides = [2**31 // cache.shape[1] + 1, *cache.shape[1:]], [0, *steps]
+
+    return spoil_
+
+
 WRONG_FORMATS = (-1, 5, 2**31 - 1, -(2**31))
 ONE = [  # in a call on caches that are not quantised
     Rule("h_q", "UNSUPPORTED", "h_q", spoil.extents({"q": 2, "out": 2, "lse": 1, "attn_sink": 0}, 129, 200, 2**31 - 1)),
@@ -97,6 +110,10 @@ OF_BYTES = [
     *(Rule(f"dtype of bytes of {name}", "DTYPE", rf"{name}\.dtype is", all_of_dtype(name)) for name in CACHES),
 ]
 OF_ALL = [
+    *(
+        Rule(f"tokens of {name}", "OVERFLOW", rf"{name} has room for", more_tokens_than_an_int32(name), only="gpu")
+        for name in CACHES
+    ),
     Rule("h_kv", "UNSUPPORTED", r"\(h_kv\) is 2", spoil.extents(dict.fromkeys(CACHES, 2), 2)),
     *(
         Rule(name, "VALUE", rf"\b{name}", spoil.field(name, *WRONG_FORMATS))

@@ -178,14 +178,20 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   return call->cuda ? check_cuda_support(call, decode) : FLASHMLA_OK;
 }
 
-/* Kernels hold them in 32 bits. */
-static flashmla_status check_row_strides(const fm_call *call) {
+/* Kernels hold the distance of rows and the number of a slot in 32 bits. */
+static flashmla_status check_pages_on_cuda(const fm_call *call) {
   for (int32_t row = KV_CACHE; row <= EXTRA_KV_CACHE; row += EXTRA_KV_CACHE - KV_CACHE) {
     const DLTensor *tensor = fm_tensor_at(&call->tensors, row, 0);
+    if (tensor == NULL) continue;
+    const char *name = call->tensors.rows[row].name;
     const int64_t stride = call->views[row].stride[1];
-    if (tensor != NULL && stride > INT32_MAX / (tensor->dtype.bits / 8))
-      return fm_fail(FLASHMLA_ERROR_OVERFLOW, "%s.strides[1] is %lld; on CUDA it must be < 2^31 bytes",
-                     call->tensors.rows[row].name, (long long)stride);
+    if (stride > INT32_MAX / (tensor->dtype.bits / 8))
+      return fm_fail(FLASHMLA_ERROR_OVERFLOW, "%s.strides[1] is %lld; on CUDA it must be < 2^31 bytes", name,
+                     (long long)stride);
+    const int64_t slots = tensor->shape[0] * tensor->shape[1];
+    if (slots > INT32_MAX)
+      return fm_fail(FLASHMLA_ERROR_OVERFLOW, "%s has room for %lld tokens; on CUDA there must be < 2^31", name,
+                     (long long)slots);
   }
   return FLASHMLA_OK;
 }
@@ -197,7 +203,7 @@ static flashmla_status check_values(fm_call *call, void *state) {
   FM_TRY(fm_check_scale(params->flags, params->softmax_scale, &decode->attention.queries));
   decode->num_threads = params->num_threads;
   fm_read_results(call, result_rows, params->flags, &decode->attention);
-  if (call->cuda) FM_TRY(check_row_strides(call));
+  if (call->cuda) FM_TRY(check_pages_on_cuda(call));
   fm_strides_from_batch(call->views[INDICES].stride, call->form.varlen, selections[FM_MAIN].stride);
   fm_strides_from_batch(call->views[EXTRA_INDICES].stride, call->form.varlen, selections[FM_EXTRA].stride);
   return FLASHMLA_OK;
