@@ -11,9 +11,10 @@
 #   sparse       sparse_decode beside other libraries      -> OUT/sparse_decode.jsonl
 #   writers      writers and readers of the KV cache       -> OUT/writers.jsonl
 #   host         host time of calls                        -> OUT/host.jsonl
-#   peers-tests  FlashMLA's own test of dense decode       -> OUT/peers-tests.txt
+#   peers-tests  FlashMLA's own tests of decode            -> OUT/peers-tests.txt
 # Environment: COMMIT names the sources in the records; *_LIMIT are seconds; GRID holds further arguments of grid.py, such
-# as "--shard 0/2 --done FILE"; FLASHMLA_TESTS is the folder `tests` of FlashMLA. Peers to time beside: the module
+# as "--shard 0/2 --done FILE"; FLASHMLA_TESTS is the folder `tests` of FlashMLA, PEERS_TESTS which of its tests run (by
+# default bf16, fp16 and sparse), SPARSE_CASES a part of those of sparse, such as 0::3. Peers to time beside: the module
 # flash_mla on PYTHONPATH, FA3_LIBRARY (see peer_libraries.py).
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
@@ -72,12 +73,20 @@ run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
 run_sparse() { timed "${SPARSE_LIMIT:-200}" sparse_decode; }
 run_writers() { timed "${WRITERS_LIMIT:-300}" writers; }
 
+peers_test() { # name, arguments of run_flashmla_tests.py...
+  local log="$out/peers-tests-$1.log"
+  shift
+  timeout -k 5 "${PEERS_TESTS_LIMIT:-200}" python3 tests/peers/run_flashmla_tests.py "$@" > "$log" 2>&1 || status=1
+  tail -n 1 "$log"
+}
+
 run_peers_tests() {
-  local script=${FLASHMLA_TESTS:?the folder tests of FlashMLA is needed}/test_flash_mla_dense_decoding.py
-  for dtype in bf16 fp16; do
-    timeout -k 5 "${PEERS_TESTS_LIMIT:-200}" python3 tests/peers/run_flashmla_tests.py "$script" --dtype "$dtype" \
-      > "$out/peers-tests-$dtype.log" 2>&1 || status=1
-    tail -n 1 "$out/peers-tests-$dtype.log"
+  local tests=${FLASHMLA_TESTS:?the folder tests of FlashMLA is needed}
+  for name in ${PEERS_TESTS:-bf16 fp16 sparse}; do
+    case $name in
+      sparse) peers_test sparse ${SPARSE_CASES:+--cases "$SPARSE_CASES"} "$tests/test_flash_mla_sparse_decoding.py" ;;
+      *) peers_test "$name" "$tests/test_flash_mla_dense_decoding.py" --dtype "$name" ;;
+    esac
   done > "$out/peers-tests.txt"
   cat "$out/peers-tests.txt"
 }

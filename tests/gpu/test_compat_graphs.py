@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import compat_sparse
 from flashmla.compat import flash_mla
 from gpu.steps import STEP, Step, capture
 
@@ -58,3 +59,27 @@ def test_static_buffers_that_are_copied_into_before_a_replay(gpu, rows):
         used.copy_(num_splits)
         graph.replay()
         step.check(out, lse)
+
+
+@pytest.mark.parametrize("kv_format", ["v32", "model1"])
+def test_sparse_calls_with_a_handle(kv_format):
+    """Two layers, and replays that select other tokens, and other numbers of them."""
+    on_host = compat_sparse.inputs(kv_format, topk=700, extra=True, lengths=True, sink=True)
+    given = {name: tensor.cuda() for name, tensor in on_host.items()}
+
+    def layers():
+        meta, _ = flash_mla.get_mla_metadata()
+        return [compat_sparse.decode(given, meta) for _ in range(2)]
+
+    graph, results = capture(layers)
+    for lengths, extra_lengths in (((700, 0), (0, 0)), ((3, 650), (9, 1)), ((-5, 2**31 - 1), (-(2**31), 99))):
+        on_host["indices"] = torch.randint_like(on_host["indices"], -1, 5 * 54)
+        on_host["topk_length"] = torch.tensor(lengths, dtype=torch.int32)
+        on_host["extra_topk_length"] = torch.tensor(extra_lengths, dtype=torch.int32)
+        for name, tensor in on_host.items():
+            given[name].copy_(tensor)
+        graph.replay()
+        out, lse = compat_sparse.ours(on_host, kv_format)
+        for found in results:
+            torch.testing.assert_close(found[0].cpu(), out, rtol=0.016, atol=1e-2)
+            torch.testing.assert_close(found[1].cpu(), lse, rtol=1e-4, atol=1e-4)

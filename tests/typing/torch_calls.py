@@ -19,3 +19,6 @@ def a_decode(q: torch.Tensor, kv_cache: torch.Tensor, table: torch.Tensor, lengt
     prepared = flashmla.prepare(flashmla.dense_decode, q, kv_cache, table, lengths)
     prepared(q=q, out=out)
     flash_mla.flash_mla_with_kvcache(q, kv_cache, table, lengths, 512, flash_mla.get_mla_metadata()[0])
+    flash_mla.flash_mla_with_kvcache(
+        q, kv_cache, None, None, 512, table, is_fp8_kvcache=True, indices=table, kv_format="V4"
+    )

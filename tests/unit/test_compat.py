@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -48,6 +49,7 @@ def test_the_signature_is_the_peers():
         *("q", "k_cache", "block_table", "cache_seqlens", "head_dim_v", "tile_scheduler_metadata", "num_splits"),
         *("softmax_scale", "causal", "is_fp8_kvcache", "indices", "attn_sink", "extra_k_cache"),
         *("extra_indices_in_kvcache", "topk_length", "extra_topk_length"),
+        *("kv_format", "use_legacy", "out"),  # added by its forks
     ]
 
 
@@ -179,13 +181,13 @@ REFUSED = [  # (argument, what becomes of it, exception, sentence)
         "k_cache",
         fp8,
         NotImplementedError,
-        r"^k_cache\.dtype is torch\.float8_e4m3fn: .* no fp8 caches, k_cache must be",
+        r"^k_cache\.dtype is torch\.float8_e4m3fn: .* no fp8 caches without indices, k_cache must be",
     ),
     (
         "is_fp8_kvcache",
         lambda _: True,
         NotImplementedError,
-        "^is_fp8_kvcache is True: .* no fp8 caches, k_cache must be",
+        "^is_fp8_kvcache is True: .* no fp8 caches without indices, k_cache must be",
     ),
     ("block_table", lambda _: None, TypeError, r"^block_table is a NoneType: a torch\.Tensor is needed$"),
     (
@@ -329,7 +331,7 @@ def test_what_is_not_there_can_be_imported(name, what):
     for module in ("flash_mla", "flash_mla.flash_mla_interface"):
         found = {}
         exec(f"from {module} import {name} as found", found)
-        sentence = rf"^{name}: flashmla\.compat\.flash_mla does dense decode \(flash_mla_with_kvcache\), no {what}$"
+        sentence = rf"^{name}: flashmla\.compat\.flash_mla does decode \(flash_mla_with_kvcache\), no {what}$"
         for arguments in ((), (1, 2, 3)):
             with pytest.raises(NotImplementedError, match=sentence):
                 found["found"](*arguments)
@@ -428,12 +430,40 @@ def test_lengths_of_the_older_style_must_be_a_tensor():
 
 @pytest.mark.parametrize(
     "argument",
-    ["indices", "attn_sink", "extra_k_cache", "extra_indices_in_kvcache", "topk_length", "extra_topk_length"],
+    ["attn_sink", "extra_k_cache", "extra_indices_in_kvcache", "topk_length", "extra_topk_length", "kv_format"],
 )
-def test_sparse_attention_is_refused(argument):
+def test_what_is_of_sparse_attention_alone_is_refused(argument):
     _, given = tensors()
-    with pytest.raises(NotImplementedError, match=f"^{argument} is given: .* no sparse attention; it must be None$"):
+    with pytest.raises(AssertionError, match=f"^{argument} is given, indices is not: it must be None for dense"):
         flash_mla.flash_mla_with_kvcache(*given, D_V, flash_mla.get_mla_metadata()[0], **{argument: torch.zeros(1)})
+
+
+def test_an_error_is_of_the_peers_type_too():
+    """A RuntimeError, and what `dense_decode` raises, with its status."""
+    _, given = tensors()
+    with pytest.raises(RuntimeError) as caught:
+        flash_mla.flash_mla_with_kvcache(*given, D_V, flash_mla.get_mla_metadata()[0], softmax_scale=-1.0)
+    assert isinstance(caught.value, flashmla.InvalidArgumentError)
+    assert caught.value.status_name == "FLASHMLA_ERROR_VALUE"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (type(caught.value), str(caught.value))
+
+
+def test_the_newer_one_of_the_two_interfaces_in_sglangs_fork_is_refused():
+    arrays, given = tensors()
+    check(flash_mla.flash_mla_with_kvcache(*given, D_V, flash_mla.get_mla_metadata()[0], use_legacy=True), arrays)
+    with pytest.raises(NotImplementedError, match=r"^use_legacy is False: it must be True"):
+        flash_mla.flash_mla_with_kvcache(*given, D_V, flash_mla.get_mla_metadata()[0], use_legacy=False)
+
+
+def test_a_result_that_is_given():
+    arrays, given = tensors()
+    wanted = torch.empty(2, 2, 4, D_V)
+    for metadata in (flash_mla.get_mla_metadata()[0], flash_mla.get_mla_metadata(given[3])[0]):
+        wanted.fill_(torch.nan)
+        out, lse = flash_mla.flash_mla_with_kvcache(*given, D_V, metadata, out=wanted)
+        assert out is wanted
+        check((out, lse), arrays)
 
 
 @pytest.mark.usefixtures("no_flash_mla")
