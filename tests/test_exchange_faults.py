@@ -14,6 +14,7 @@ from planted_faults import Edit, Fault, faulty_library
 ROOT = Path(__file__).parent.parent
 SOURCE = "libflashmla/src/core/exchange.c"
 CALLS = "tests/unit/test_bindings_exchange.py"
+ODD = "tests/unit/test_bindings_odd_tensors.py"
 TABLES = "tests/unit/test_bindings_exchange_table.py"
 PREPARED = "tests/unit/test_bindings_prepared.py"
 TRACING = "tests/unit/test_bindings_tracing.py"
@@ -28,7 +29,7 @@ FAULTS = [
         "attribute",
         "  return found == value ? FLASHMLA_OK : UNUSUAL;",
         "  return value == NULL ? UNUSUAL : FLASHMLA_OK;",
-        f"{CALLS}::test_odd_tensors_fare_as_they_do_the_long_way[q-gradient]",
+        f"{ODD}::test_odd_tensors_fare_as_they_do_the_long_way[q-gradient]",
     ),
     fault(
         "conditions on tensors",

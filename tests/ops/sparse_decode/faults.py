@@ -86,7 +86,7 @@ FAULTS = [
     ),
     fault(
         "extra indices begin within a unit",  # right behind the main ones
-        ((CPU, ".begin = is_extra ? extra_begin : 0,", ".begin = is_extra ? items : 0,"),),
+        ((CPU, ".begin = is_extra ? extra_begin : 0,", ".begin = is_extra ? items + 0 * extra_begin : 0,"),),
         whole_units,
     ),
     fault(

@@ -73,15 +73,15 @@ const fm_plan_kind fm_decode_plan = {
     .num_facts = FACTS,
     .facts = {{"dtype", "q.dtype", "q.dtype", .dtype = true},
               {"{FLASHMLA_CAUSAL|causal}", .option = true},
-              {"batch", "q.shape[0]", "block_table.shape[0]", false},
-              {"total_q", "q.shape[0]", "q.shape[0]", false},
-              {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", false},
-              {"h_q", "q.shape[2]", "q.shape[1]", false},
-              {"d_qk", "q.shape[3]", "q.shape[2]", false},
-              {"page_size", "kv_cache.shape[1]", "kv_cache.shape[1]", false}, /* before what follows from it */
-              {"num_blocks", "kv_cache.shape[0]", "kv_cache.shape[0]", false},
-              {"h_kv", "kv_cache.shape[2]", "kv_cache.shape[2]", false},
-              {"max_blocks", "block_table.shape[1]", "block_table.shape[1]", false}}};
+              {"batch", "q.shape[0]", "block_table.shape[0]", .dtype = false},
+              {"total_q", "q.shape[0]", "q.shape[0]", .dtype = false},
+              {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", .dtype = false},
+              {"h_q", "q.shape[2]", "q.shape[1]", .dtype = false},
+              {"d_qk", "q.shape[3]", "q.shape[2]", .dtype = false},
+              {"page_size", "kv_cache.shape[1]", "kv_cache.shape[1]", .dtype = false}, /* before what follows from it */
+              {"num_blocks", "kv_cache.shape[0]", "kv_cache.shape[0]", .dtype = false},
+              {"h_kv", "kv_cache.shape[2]", "kv_cache.shape[2]", .dtype = false},
+              {"max_blocks", "block_table.shape[1]", "block_table.shape[1]", .dtype = false}}};
 
 void fm_decode_plan_facts(const fm_dense_decode *decode, int32_t facts[FM_PLAN_FACTS]) {
   const fm_work *work = &decode->attention.work;
