@@ -16,6 +16,7 @@ import operations
 import schedule
 from buffers import DTYPES
 from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.sparse_decode.config import CODES
 from dsl_kernels.variants import FAMILIES
 from flashmla import _attention
 from flashmla._cdef import ffi
@@ -145,3 +146,18 @@ def described(row: argument_tables.Argument) -> str:
     dtypes = "/".join([*row.dtypes, *([f"as {row.like}"] if row.like else [])])
     facts = [f"({', '.join(row.axes)})", dtypes, f"aligned {row.alignment}", *(n for n in names if getattr(row, n))]
     return f"{row.name}: {', '.join(facts)}"
+
+
+def test_rows_of_the_quantised_formats():
+    """The kernels that read them in place, and the C table."""
+    text = (build.ROOT / "libflashmla/src/formats/formats.c").read_text()
+    rows = [dict(re.findall(r"\.(\w+) = ([\w\"]+)", row)) for row in re.findall(r"\] = \{(.*?)\}", text, re.DOTALL)]
+    table = {row["name"].strip('"'): row for row in rows if "quantized" in row}
+    assert set(table) == set(CODES)
+    for name, codes in CODES.items():
+        row = table[name]
+        rope = row["columns"] != row["quantized"]
+        assert codes.tile == int(row["tile"])
+        assert codes.rope_at == (int(row["rope_at"]) if rope else None)
+        assert codes.rope_in_v == (rope and row["columns"] == "512")
+        assert codes.scales_at == (None if row.get("split") == "true" else int(row["scales_at"]))

@@ -1,6 +1,6 @@
 """What query rows attend: lengths of the cache, the causal mask, shards. `a`: the kernel's parameter namespace.
 
-Lengths, which come from device memory, are clamped to what the block table can name.
+Lengths, which come from device memory, are clamped to what a block table or a selection can name.
 """
 
 import cutlass.cute as cute

@@ -11,39 +11,20 @@ those of 256 and more, of which that factor is too large, take a slower way by f
 what dequantize_kv gives.
 """
 
-from dataclasses import dataclass
-
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Uint32, const_expr
 
 from dsl_kernels.core import async_copy
 from dsl_kernels.core.threads import lane_now
+from dsl_kernels.dense_decode.queries import SLICE_BYTES
 
-from .rows import SLICE_BYTES, Rows
+from .rows import Rows
 
 SHIFT = 120  # log2 of what a shifted code is too small by
 HALF, PART = 256, 128  # columns
 TWO_TO_SHIFT = 0x7B807B80  # twice 2^120 in bfloat16
 LARGE_BITS = 0x43800000  # 256: a scale of which 2^120 as much is too large for bfloat16
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Of a row: bytes from its begin, columns."""
-
-    rope_at: int | None  # where 64 columns of bfloat16 are; None: there are none
-    rope_in_v: bool = False  # they are the last ones of V
-    tile: int = 128  # columns of a scale
-    scales_at: int | None = None  # float32 scales; None: bytes (float8_e8m0fnu), apart from the row
-
-
-CODES = {
-    "v32": Codes(rope_at=528, scales_at=512),
-    "v32_nope": Codes(rope_at=None, scales_at=512),
-    "model1": Codes(rope_at=448, rope_in_v=True, tile=64),
-    "v41": Codes(rope_at=None, tile=32),
-}
 
 
 class CodedRows(Rows):

@@ -12,25 +12,24 @@ import cutlass.cute as cute
 from cutlass import Int16, Int32, const_expr
 
 from dsl_kernels.core import async_copy, schedule
+from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now, opaque
 from dsl_kernels.dense_decode import work
+from dsl_kernels.dense_decode.loader import DONE, Q_ITEM
 from dsl_kernels.dense_decode.queries import SLICE_BYTES, Queries
 
+from .config import AHEAD_BIT, PIECE_BIT
 from .selection import SelectionReader, locate, selected, valid_rows
-
-ROWS = 16  # of a warp
-Q_ITEM, DONE = -1, -2  # unit of the item that carries Q; no item is left
 
 # `at`, one register: the number of the piece that is fetched next, how many pieces the loader is ahead of the products,
 # and a bit for each slot that is pending.
-LOG_AHEAD, LOG_PIECE = 3, 5
-PENDING = (1 << LOG_AHEAD) - 1
-NEXT_PIECE, PIECE_DONE = (1 << LOG_PIECE) + (1 << LOG_AHEAD), -(1 << LOG_AHEAD)
+PENDING = (1 << AHEAD_BIT) - 1
+NEXT_PIECE, PIECE_DONE = (1 << PIECE_BIT) + (1 << AHEAD_BIT), -(1 << AHEAD_BIT)
 
 
 def piece_of(at):
     """Number of the piece whose products are next."""
-    return (at >> LOG_PIECE) - ((at >> LOG_AHEAD) & ((1 << (LOG_PIECE - LOG_AHEAD)) - 1))
+    return (at >> PIECE_BIT) - ((at >> AHEAD_BIT) & ((1 << (PIECE_BIT - AHEAD_BIT)) - 1))
 
 
 class Gather(Queries):
@@ -55,9 +54,9 @@ class Gather(Queries):
             if half == 1:  # P lies in the last slice
                 cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
             if unit == Q_ITEM:
-                unit, index = self.begin_piece(half, warp, slot, at >> LOG_PIECE)
+                unit, index = self.begin_piece(half, warp, slot, at >> PIECE_BIT)
             else:
-                record, _ = self.bars.record_phase(at >> LOG_PIECE)
+                record, _ = self.bars.record_phase(at >> PIECE_BIT)
                 end = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record]
                 self.start_rows(half, warp, slot, record, unit, index)
                 if const_expr(not self.rows.COPIES_ARRIVE):
@@ -77,7 +76,7 @@ class Gather(Queries):
 
     def row(self, warp, unit):
         """This lane's row in a unit."""
-        return warp % 4 * ROWS + lane_now(unit) % ROWS
+        return warp % 4 * STRIPE + lane_now(unit) % STRIPE
 
     @cute.jit
     def begin_piece(self, half, warp, slot, piece):
@@ -114,7 +113,7 @@ class Gather(Queries):
         """Starts the loads of this warp's rows of a unit, half of their columns; says which of them are attended."""
         kernel = self.kernel
         attended, row, scales = locate(kernel, record, unit, index)
-        valid = cute.arch.vote_ballot_sync(attended) & (2**ROWS - 1)
+        valid = cute.arch.vote_ballot_sync(attended) & (2**STRIPE - 1)
         if self.writes(half, slot):
             sValid = valid_rows(kernel)
             sValid[warp % 4, slot] = Int16(valid)

@@ -20,8 +20,8 @@ from dsl_kernels.dense_decode.kernel import DenseDecode
 from dsl_kernels.dense_decode.shared_memory import SharedMemory
 
 from .barriers import GatherBarriers
-from .codes import CODES, CodedRows
-from .config import Variant
+from .codes import CodedRows
+from .config import CODES, Variant
 from .gather import Gather
 from .params import PARAMS
 from .pv import SparsePV

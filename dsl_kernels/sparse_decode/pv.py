@@ -8,9 +8,10 @@ from cutlass.cute.nvgpu import warpgroup
 from dsl_kernels.core.fragments import row_of
 from dsl_kernels.core.threads import thread_now
 from dsl_kernels.dense_decode import work
+from dsl_kernels.dense_decode.loader import Q_ITEM
 from dsl_kernels.dense_decode.pv import PV
 
-from .gather import PIECE_DONE, Q_ITEM, piece_of
+from .gather import PIECE_DONE, piece_of
 from .rows import see_rows
 
 
@@ -18,8 +19,7 @@ class SparsePV(PV):
     @cute.jit
     def run(self, half, warp):
         kernel, sWork = self.kernel, self.smem.sWork
-        if (half == 1) and (warp % 4 == 1):
-            self.loader.reader.publish_first()
+        self.publish_first(half, warp)
         self.make_fragments()
         at, unit, index = Int32(0), Int32(Q_ITEM), Int32(0)  # the loader's cursor: gather.py
         it, more = Int32(0), Boolean(True)  # items
@@ -52,6 +52,12 @@ class SparsePV(PV):
                 self.bars.arrive(self.bars.sum_empty())
                 self.store_output(half, it, record, inverse)
                 at += PIECE_DONE
+
+    @cute.jit
+    def publish_first(self, half, warp):
+        """The first record, by the warp beside the reader."""
+        if (half == 1) and (warp % 4 == 1):
+            self.loader.reader.publish_first()
 
     def see_rows(self):
         see_rows(self.kernel)
