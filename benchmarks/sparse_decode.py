@@ -1,9 +1,10 @@
 """sparse_decode beside other libraries: time of a call in CUDA graphs, in alternating rounds, and the error of each.
 
     python benchmarks/sparse_decode.py [--record FILE] [--commit HASH] [--rounds N]
-                                       [--case FORMAT,B,S_Q,H_Q,TOPK[,EXTRA]]
+                                       [--case FORMAT,B,S_Q,H_Q,TOPK[,EXTRA]] [--own-plans]
 
-A query token selects random distinct tokens of its request, which has 32,768; calls rotate over several selections.
+A query token selects random distinct tokens of its request, which has 32,768; calls rotate over several selections. A
+plan is made beforehand, as the layers of a step share it; with --own-plans every call makes its schedule.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ EXTRA_CONTEXT = 1 << 20  # tokens of the extra cache in all
 REPLAY_US = 6000.0
 
 
-def measure(case: tuple, caches: dict[str, Cache], rounds: int) -> dict:
+def measure(case: tuple, caches: dict[str, Cache], rounds: int, *, own_plan: bool = False) -> dict:
     kv_format, b, s_q, h_q, topk, extra_topk = case
     extra = Cache(kv_format, EXTRA_CONTEXT) if extra_topk else None
     p = Sparse(caches[kv_format], b, s_q, h_q, topk, extra, extra_topk, sink=bool(extra_topk))
-    calls, out = ours(p)
+    calls, out = ours(p, own_plan=own_plan)
     calls[0]()
     errors, graphs = {"ours": p.error(out)}, {"ours": timing.Replays(calls, REPLAY_US)}
     for name, peer in sparse_peers.ALL.items():
@@ -62,6 +63,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--commit", default="", help="of the sources, for the record")
     parser.add_argument("--case", type=parsed, action="append")
+    parser.add_argument("--own-plans", action="store_true", help="every call makes its schedule")
     args = parser.parse_args()
     facts = records.facts("sparse_decode", args.commit)
     print(facts, flush=True)
@@ -71,8 +73,8 @@ def main() -> int:
             caches.clear()
             torch.cuda.empty_cache()
             caches[case[0]] = Cache(case[0], 128 * CONTEXT)
-        found = measure(case, caches, args.rounds)
-        records.append(args.record, {**facts, "op": "sparse_decode", "case": case, **found})
+        found = measure(case, caches, args.rounds, own_plan=args.own_plans)
+        records.append(args.record, {**facts, "op": "sparse_decode", "case": case, "own_plan": args.own_plans, **found})
         goal = found["goal_us"]
         verdict = "" if goal is None else f"goal {goal}: {'met' if found['us'] <= goal else 'missed'}"
         peers = " ".join(f"{name} {us:.1f} ({found['rel_err'][name]:.1e})" for name, us in found["peers"].items())

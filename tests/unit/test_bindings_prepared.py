@@ -105,9 +105,9 @@ class HasAnAddress:
 def test_what_is_no_plan_is_not_followed(framework, address):
     arguments = inputs(framework)
     prepared = flashmla.prepare(flashmla.dense_decode, *arguments, plan=flashmla.plan_decode(*arguments))
-    with pytest.raises(TypeError, match=r"^plan is a HasAnAddress: what plan_decode returned is needed$"):
+    with pytest.raises(TypeError, match=r"^plan is a HasAnAddress: a flashmla.Plan is needed$"):
         prepared(plan=HasAnAddress(address))
-    with pytest.raises(TypeError, match=r"^plan is a NoneType: what plan_decode returned is needed$"):
+    with pytest.raises(TypeError, match=r"^plan is a NoneType: a flashmla.Plan is needed$"):
         prepared(plan=None)
 
 

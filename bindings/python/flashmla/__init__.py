@@ -20,6 +20,7 @@ from flashmla._library import VERSION as __version__  # noqa: N811 - the name th
 from flashmla._merge_states import merge_states
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
+from flashmla._plan_sparse_decode import plan_sparse_decode, plan_sparse_decode_size
 from flashmla._prepared import Prepared, prepare
 from flashmla._quantize_kv import quantize_kv
 from flashmla._sparse_decode import sparse_decode, sparse_decode_workspace_size
@@ -45,6 +46,8 @@ __all__ = [
     "merge_states",
     "plan_decode",
     "plan_decode_size",
+    "plan_sparse_decode",
+    "plan_sparse_decode_size",
     "prepare",
     "quantize_kv",
     "read_environment",

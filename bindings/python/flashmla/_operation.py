@@ -50,7 +50,7 @@ class Operation:
     scratch    a buffer, and the function that tells its size
     plan       a field that takes the address of a flashmla_plan
     makes_plan its function has a second parameter for one; its scratch is the plan's memory
-    options    makes its Options of the scalars of a call; needed by `call`
+    options    makes its Options of the scalars of a call; needed by `options_of`
     """
 
     def __init__(
@@ -169,6 +169,15 @@ class Operation:
             self._set_scratch(params, address, size)
         return Ready(call, tuple(found), kept, size, described)
 
+    def options_of(self, scalars: tuple[Any, ...]) -> Options:
+        """The Options of the scalars of a call, which are remembered."""
+        found: Options | None = None
+        try:
+            found = self._remembered(*scalars)
+        except TypeError:
+            found = None
+        return self.options(*scalars) if found is None else found
+
     def call(
         self,
         scalars: tuple[Any, ...],
@@ -178,17 +187,13 @@ class Operation:
         stream: Any,
         objects: Sequence[Any],
         scratch: Any = None,
+        plan: Any = None,
     ) -> tuple[Any, ...]:
-        """Makes a call of an operation without plans, and returns its outputs, whose first is `out`.
+        """Makes a call of an operation, and returns its outputs, whose first is `out`.
 
-        `objects`: the tensors of inputs and lists one by one.
+        `objects`: the tensors of inputs and lists one by one. `plan`: a Plan.
         """
-        try:
-            options = self._remembered(*scalars)
-        except TypeError:
-            options = None
-        if options is None:
-            options = self.options(*scalars)
+        options = self.options_of(scalars)
         if options.out_dtype is not None:
             check_out_dtype(outputs[0], options.out_dtype)
         first = objects[0]
@@ -197,15 +202,18 @@ class Operation:
             found = fresh(fast, first, outputs)
             if found is not None:
                 more = (None,) * (len(self.outputs) - len(found))
+                last: tuple[Any, ...] = () if self.scratch is None else (scratch,)
+                if self.plan is not None:
+                    last = (scratch, None if plan is None else plan.address)
                 try:
-                    status = fast.call(*objects, *found, *more, *(() if self.scratch is None else (scratch,)))
+                    status = fast.call(*objects, *found, *more, *last)
                 except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
                     status = UNUSUAL
                 if status == 0:
                     return found
                 raise_if_enqueued(status)
 
-        ready = self.ready(options, inputs, outputs, scratch=scratch, stream=stream)
+        ready = self.ready(options, inputs, outputs, scratch=scratch, plan=plan and plan.c, stream=stream)
         ready.run(self.run)
         options.succeeded(type(first), ready)
         return ready.outputs

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from flashmla._cdef import ffi
 from flashmla._dynamo import eager
-from flashmla._exchange import UNUSUAL
-from flashmla._operation import Operation, Options, Ready, raise_if_enqueued
-from flashmla._plan import Plan, step_params
-from flashmla._prepared import by_name, preparable
-from flashmla._scalars import INT32, integer, remembered
-from flashmla._tensor import SupportsDLPack, shape
-
-_PLAN = ffi.typeof("flashmla_plan *")
-_NUMBER = ffi.typeof("uintptr_t")  # looked up once: each time it would take half a microsecond
-
-_OPERATION = Operation(
-    "plan_decode",
-    ("q", "kv_cache", "block_table", "cache_seqlens"),
-    optional=("cu_seqlens_q",),
-    scratch=("buffer", "flashmla_plan_decode_size"),
-    makes_plan=True,
-)
+from flashmla._operation import Operation, Options, Ready
+from flashmla._plan import Plan, make_plan, step_params, unmade_plan
+from flashmla._prepared import preparable
+from flashmla._scalars import INT32, integer
+from flashmla._tensor import SupportsDLPack
 
 
 def _options(causal: Any, batch_invariant: Any, max_seqlen_q: Any, num_splits: Any) -> Options:
@@ -32,24 +19,25 @@ def _options(causal: Any, batch_invariant: Any, max_seqlen_q: Any, num_splits: A
     return Options(_OPERATION, params)
 
 
-_remembered = remembered(_options)
-
-
-def _shapes(ready: Ready) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of q and kv_cache."""
-    params = ready.call.params
-    return shape(params.q), shape(params.kv_cache)
+_OPERATION = Operation(
+    "plan_decode",
+    ("q", "kv_cache", "block_table", "cache_seqlens"),
+    optional=("cu_seqlens_q",),
+    scratch=("buffer", "flashmla_plan_decode_size"),
+    makes_plan=True,
+    options=_options,
+)
 
 
 def _unmade(ready: Ready, arguments: dict[str, Any]) -> Plan:
     """The plan that a prepared call fills when it runs."""
-    c = ffi.new(_PLAN)
-    flags = (arguments[name] for name in ("causal", "batch_invariant", "num_splits"))
-    return Plan(c, int(ffi.cast("uintptr_t", c)), ready.scratch, (*_shapes(ready), *flags))
+    return unmade_plan(
+        _OPERATION, ready, {name: arguments[name] for name in ("causal", "batch_invariant", "num_splits")}
+    )
 
 
 @eager
-@preparable(_OPERATION, by_name(_options), result=_unmade)
+@preparable(_OPERATION, result=_unmade)
 def plan_decode(
     q: SupportsDLPack,
     kv_cache: SupportsDLPack,
@@ -81,32 +69,10 @@ def plan_decode(
     >>> for layer in range(2):
     ...     out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, plan=plan)
     """
-    values = causal, batch_invariant, max_seqlen_q, num_splits
-    try:
-        options = _remembered(*values)
-    except TypeError:
-        options = None
-    if options is None:
-        options = _options(*values)
-    c = ffi.new(_PLAN)
-    address = int(ffi.cast(_NUMBER, c))
-
-    fast = options.fast[type(q)] if stream is None else None
-    if fast is not None:
-        try:
-            made = fast.call(q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, buffer, address)
-        except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
-            made = UNUSUAL
-        if type(made) is not int or made == 0:
-            kept = buffer if type(made) is int else made
-            shapes: tuple[Any, Any] = (q.shape, kv_cache.shape)  # type: ignore[attr-defined] # such tensors have it
-            return Plan(c, address, kept, (*shapes, causal, batch_invariant, num_splits))
-        raise_if_enqueued(made)
-
+    scalars = causal, batch_invariant, max_seqlen_q, num_splits
     inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q)
-    ready = _OPERATION.ready(options, inputs, scratch=buffer, stream=stream)
-    ready.run(_OPERATION.run, c)
-    return Plan(c, address, ready.scratch, (*_shapes(ready), causal, batch_invariant, num_splits))
+    facts = {"causal": causal, "batch_invariant": batch_invariant, "num_splits": num_splits}
+    return make_plan(_OPERATION, scalars, inputs, facts, buffer=buffer, stream=stream)
 
 
 @eager

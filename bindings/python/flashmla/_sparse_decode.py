@@ -12,7 +12,7 @@ from flashmla._attention import described, lse_flags, set_scale
 from flashmla._dynamo import eager
 from flashmla._formats import KvFormat, kv_format_number
 from flashmla._operation import Operation, Options, dtype_of_new, wanted
-from flashmla._plan import step_params
+from flashmla._plan import Plan, check_plan, step_params
 from flashmla._prepared import by_name, preparable
 from flashmla._scalars import INT32, integer
 from flashmla._tensor import OutDType, SupportsDLPack
@@ -52,6 +52,7 @@ _OPERATION = Operation(
     outputs=("out", "lse"),
     described=described,
     scratch=("workspace", "flashmla_sparse_decode_workspace_size"),
+    plan="plan",
     options=_options,
 )
 
@@ -83,6 +84,7 @@ def sparse_decode(
     cu_seqlens_q: SupportsDLPack | None = ...,
     max_seqlen_q: int = ...,
     softmax_scale: float | None = ...,
+    plan: Plan | None = ...,
     out: Any = ...,
     lse: Any = ...,
     workspace: Any = ...,
@@ -110,6 +112,7 @@ def sparse_decode(
     cu_seqlens_q: SupportsDLPack | None = ...,
     max_seqlen_q: int = ...,
     softmax_scale: float | None = ...,
+    plan: Plan | None = ...,
     out: Any = ...,
     lse: Any = ...,
     workspace: Any = ...,
@@ -138,6 +141,7 @@ def sparse_decode(
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
     softmax_scale: float | None = None,
+    plan: Plan | None = None,
     out: Any = None,
     lse: Any = None,
     workspace: Any = None,
@@ -164,6 +168,7 @@ def sparse_decode(
     extra_kv_cache, extra_indices, extra_topk_length, extra_kv_format
                      a second selection, from a cache with pages of its own; extra_kv_format None: that of kv_cache, on
                      a GPU it must be
+    plan             from `plan_sparse_decode`; None: the call schedules itself
     batch_invariant  as in `dense_decode`; on the CPU only
     out, lse         as in `dense_decode`. A row that attends to nothing is out 0, lse empty_lse, whatever its sink
     workspace        contiguous scratch of `sparse_decode_workspace_size` bytes on q's device; None: made for the call
@@ -187,8 +192,10 @@ def sparse_decode(
         *(q, kv_cache, indices, topk_length, attn_sink, extra_kv_cache, extra_indices, extra_topk_length),
         cu_seqlens_q,
     )
+    if plan is not None:
+        check_plan(plan)
     outputs = (out, lse) if return_lse is True else wanted(out, lse, return_lse=return_lse)
-    found = _OPERATION.call(scalars, inputs, outputs, stream=stream, objects=inputs, scratch=workspace)
+    found = _OPERATION.call(scalars, inputs, outputs, stream=stream, objects=inputs, scratch=workspace, plan=plan)
     return found if return_lse else found[0]
 
 
@@ -208,6 +215,7 @@ def sparse_decode_workspace_size(
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
     batch_invariant: bool = False,
+    plan: Plan | None = None,
 ) -> int:
     """Bytes of `workspace` that `sparse_decode` needs: from shapes, flags and device, never from lengths.
 
@@ -223,4 +231,6 @@ def sparse_decode_workspace_size(
         *(q, kv_cache, indices, topk_length, attn_sink, extra_kv_cache, extra_indices, extra_topk_length),
         cu_seqlens_q,
     )
-    return _OPERATION.scratch_size(options, inputs)
+    if plan is not None:
+        check_plan(plan)
+    return _OPERATION.scratch_size(options, inputs, plan and plan.c)

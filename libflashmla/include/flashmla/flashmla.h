@@ -194,7 +194,8 @@ typedef enum flashmla_flags {
 /* ---- Arguments of plans ---- */
 
 /* A plan: the split-KV schedule of one decode step, shared by the layers of that step. Opaque; made by
- * flashmla_plan_decode. It names the buffer it was made in, so it may be copied by value while that buffer lives. */
+ * flashmla_plan_decode for flashmla_dense_decode, by flashmla_plan_sparse_decode for flashmla_sparse_decode. It names
+ * the buffer it was made in, so it may be copied by value while that buffer lives. */
 typedef struct flashmla_plan {
   uint64_t opaque[32];
 } flashmla_plan;
@@ -221,6 +222,28 @@ typedef struct flashmla_plan_decode_params {
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_PLAN_DECODE_PARAMS_INIT \
   {sizeof(flashmla_plan_decode_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0}
+
+/* Arguments of flashmla_plan_sparse_decode: the tensors of the flashmla_sparse_decode call it is for, in whatever
+ * formats its caches are. Only their shapes, dtype and device are read, and the values of the lengths and of
+ * cu_seqlens_q (on the device). */
+typedef struct flashmla_plan_sparse_decode_params {
+  uint32_t struct_size;              /* sizeof(flashmla_plan_sparse_decode_params) */
+  uint32_t flags;                    /* flashmla_flags of the decode call */
+  const DLTensor *q;                 /* as in flashmla_sparse_decode_params */
+  const DLTensor *indices;           /* " */
+  const DLTensor *topk_length;       /* " */
+  const DLTensor *extra_indices;     /* " */
+  const DLTensor *extra_topk_length; /* " */
+  const DLTensor *cu_seqlens_q;      /* " */
+  int32_t max_seqlen_q;              /* " */
+  int32_t num_splits;                /* as in flashmla_plan_decode_params, of the indices of a query token */
+  void *buffer;                      /* as in flashmla_plan_decode_params */
+  uint64_t buffer_size;              /* bytes; at least what flashmla_plan_sparse_decode_size says */
+  void *stream;                      /* as in flashmla_plan_decode_params */
+} flashmla_plan_sparse_decode_params;
+/* Initialiser: struct_size, and all else 0. */
+#define FLASHMLA_PLAN_SPARSE_DECODE_PARAMS_INIT \
+  {sizeof(flashmla_plan_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL}
 
 /* ---- Arguments of dense decode ---- */
 
@@ -455,12 +478,14 @@ typedef struct flashmla_sparse_decode_params {
   void *workspace;         /* scratch on q's device, 16-byte aligned; NULL is fine where the size is 0 */
   uint64_t workspace_size; /* bytes; at least what flashmla_sparse_decode_workspace_size says */
   void *stream;            /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
+  /* From flashmla_plan_sparse_decode; as in flashmla_dense_decode_params. NULL: the call makes its own schedule. */
+  const flashmla_plan *plan;
 } flashmla_sparse_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_SPARSE_DECODE_PARAMS_INIT                                                                            \
   {sizeof(flashmla_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0,   \
-   0, 0, 0, 0, NULL, 0, NULL}
+   0, 0, 0, 0, NULL, 0, NULL, NULL}
 /* clang-format on */
 
 /* ---- Versions of the loaded library, statuses, errors ---- */
@@ -557,6 +582,24 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_run(const flash
                                                                      const flashmla_plan_decode_params *params,
                                                                      flashmla_plan *plan);
 
+/* Bytes of schedule memory a plan for flashmla_sparse_decode needs. As flashmla_plan_decode_size. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_plan_sparse_decode_size(const flashmla_plan_sparse_decode_params *params, uint64_t *bytes);
+
+/* Makes a plan for flashmla_sparse_decode. Works and returns as flashmla_plan_decode. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_plan_sparse_decode(const flashmla_plan_sparse_decode_params *params, flashmla_plan *plan);
+
+/* Prepares a call of flashmla_plan_sparse_decode, see flashmla_prepared. Returns what that would, or
+ * FLASHMLA_ERROR_OUT_OF_MEMORY. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status
+flashmla_plan_sparse_decode_prepare(const flashmla_plan_sparse_decode_params *params, flashmla_prepared **prepared);
+
+/* Runs a prepared call of flashmla_plan_sparse_decode with the addresses in `params`, and fills *plan. Returns as
+ * flashmla_<operation>_run does, see flashmla_prepared. */
+FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_sparse_decode_run(
+    const flashmla_prepared *prepared, const flashmla_plan_sparse_decode_params *params, flashmla_plan *plan);
+
 /* ---- Dense decode ---- */
 
 /* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from
@@ -584,23 +627,25 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_run(const flas
 
 /* ---- Sparse decode ---- */
 
-/* Bytes of scratch a call needs. Follows from shapes, flags and device alone, never from lengths; data, workspace and
- * stream are not looked at.
- * `params`: as for the call. Writes *bytes, 0 where nothing is needed: the workspace may be NULL then. Returns what
- * flashmla_sparse_decode would return for shapes, dtypes, device and flags. */
+/* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from
+ * lengths; data, workspace and stream are not looked at.
+ * `params`: as for the call, with the plan that it will have, or without one. Writes *bytes, 0 where nothing is needed:
+ * the workspace may be NULL then. Returns what flashmla_sparse_decode would return for shapes, dtypes, device, flags
+ * and the plan. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status
 flashmla_sparse_decode_workspace_size(const flashmla_sparse_decode_params *params, uint64_t *bytes);
 
 /* Runs the attention described at flashmla_sparse_decode_params, and writes out and lse. Returns FLASHMLA_OK, or what
- * is wrong: 1xx an argument; 2xx where no kernel does it; 3xx where the driver fails or host memory runs out. */
+ * is wrong: 1xx an argument, FLASHMLA_ERROR_PLAN_MISMATCH for a plan that was made for another call; 2xx where no
+ * kernel does it; 3xx where the driver fails or host memory runs out. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_sparse_decode(const flashmla_sparse_decode_params *params);
 
 /* Prepares a call of flashmla_sparse_decode, see flashmla_prepared. Returns what that would. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_sparse_decode_prepare(const flashmla_sparse_decode_params *params,
                                                                            flashmla_prepared **prepared);
 
-/* Runs a prepared call of flashmla_sparse_decode with the addresses in `params`. Returns as flashmla_<operation>_run
- * does, see flashmla_prepared. */
+/* Runs a prepared call of flashmla_sparse_decode with the addresses in `params`, and a plan as
+ * flashmla_dense_decode_run takes it. Returns as flashmla_<operation>_run does, see flashmla_prepared. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_sparse_decode_run(const flashmla_prepared *prepared,
                                                                        const flashmla_sparse_decode_params *params);
 

@@ -5,6 +5,7 @@
 
 #include "core/argument.h"
 #include "schedule/schedule.h"
+#include "schedule/stamp.h"
 
 /* Which of a request's tokens a query token attends: FLASHMLA_CAUSAL, and the shard of context parallelism. */
 typedef struct fm_mask {
@@ -52,7 +53,8 @@ typedef struct fm_attention {
   fm_mask mask;
   fm_output output;
   int32_t d_v;
-  bool own_plan; /* the call is given no plan: it makes its own, or is to make one */
+  bool own_plan;       /* the call is given no plan: it makes its own, or is to make one */
+  fm_plan_stamp stamp; /* of the plan that it is given */
   fm_tiling tiling;
   fm_divisors divisors; /* of the tiling; GPU */
   fm_layout layout;

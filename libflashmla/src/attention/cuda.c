@@ -56,13 +56,22 @@ flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_atte
   return fm_encode(gpu.driver, &q, &kernels->q_map);
 }
 
+static flashmla_status launch_plan(const fm_attention *attention, const fm_attention_kernels *kernels, void *stream) {
+  return fm_launch_plan(kernels->gpu, &kernels->plan, &attention->work, &attention->tiling, &attention->divisors,
+                        &attention->schedule, stream);
+}
+
+flashmla_status fm_launch_schedule(const fm_attention *attention, const fm_attention_kernels *kernels, void *stream) {
+  FM_TRY(launch_plan(attention, kernels, stream));
+  fm_set_last_kernel(kernels->plan.kernel->name);
+  return FLASHMLA_OK;
+}
+
 flashmla_status fm_launch_attention(const fm_attention *attention, const fm_attention_kernels *kernels,
                                     const void *params, void *stream) {
   const fm_tiling *tiling = &attention->tiling;
   const fm_gpu gpu = kernels->gpu;
-  if (attention->own_plan)
-    FM_TRY(fm_launch_plan(gpu, &kernels->plan, &attention->work, tiling, &attention->divisors, &attention->schedule,
-                          stream));
+  if (attention->own_plan) FM_TRY(launch_plan(attention, kernels, stream));
   /* persistent: clusters take parts in turn, so there are never more than run at once */
   const int32_t clusters = fm_min32(fm_max32(kernels->attend.clusters, 1), tiling->num_parts);
   FM_TRY(fm_launch(gpu, &kernels->attend, clusters * tiling->cluster, params, stream));

@@ -23,6 +23,8 @@
 /* cuda.c. Loads the kernels of a call, whose gpu is open, and encodes the tensor map of q; `need`: of the kernel that
  * attends. */
 flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_attention_kernels *kernels);
+/* The launch that makes the schedule, for calls that make a plan; it is the last kernel. */
+flashmla_status fm_launch_schedule(const fm_attention *attention, const fm_attention_kernels *kernels, void *stream);
 /* The launches of a call in their order, in a context of the device; `params`: of the kernel that attends. */
 flashmla_status fm_launch_attention(const fm_attention *attention, const fm_attention_kernels *kernels,
                                     const void *params, void *stream);

@@ -6,7 +6,7 @@
 
 typedef struct fm_attention_kernels {
   fm_gpu gpu;
-  fm_loaded plan, attend, join; /* plan: of a call that schedules itself; join: of one that may split tiles */
+  fm_loaded plan, attend, join; /* plan: of a call that makes a schedule; join: of one that may split tiles */
   CUtensorMap q_map;            /* q with a box of one row block: (d, head in group, token, KV head, request) */
 } fm_attention_kernels;
 

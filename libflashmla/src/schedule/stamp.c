@@ -60,16 +60,16 @@ flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan
                              const int32_t *facts, const fm_work *work, fm_plan_stamp *stamp) {
   memcpy(stamp, plan, sizeof *stamp);
   if (stamp->magic != FM_PLAN_MAGIC)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made; {flashmla_|}plan_decode must fill it first");
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was never made; {flashmla_|}%s must fill it first", kind->maker);
   if (stamp->layout != FM_PLAN_LAYOUT)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made by another version of the library: layout %u, not %u",
                    stamp->layout, (uint32_t)FM_PLAN_LAYOUT);
   if (stamp->operation != kind->operation)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for operation %u, %s is %u", stamp->operation,
-                   kind->name, kind->operation);
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for another operation; %s takes one of {flashmla_|}%s",
+                   kind->name, kind->maker);
   if (stamp->check != check_of(stamp))
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH,
-                   "plan is damaged: its content changed after {flashmla_|}plan_decode filled it");
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is damaged: its content changed after {flashmla_|}%s filled it",
+                   kind->maker);
   if (stamp->cuda != call->cuda || stamp->device_id != call->device_id)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for device %s, q is on %s",
                    fm_describe_device(stamp->cuda, stamp->device_id).chars,

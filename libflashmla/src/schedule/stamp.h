@@ -17,7 +17,8 @@ typedef struct fm_fact {
 
 /* The facts of one kind of plan. */
 typedef struct fm_plan_kind {
-  const char *name;   /* the operation that takes it */
+  const char *name;   /* the operation that takes it, */
+  const char *maker;  /* and the one that makes it */
   uint32_t operation; /* its number in stamps: pinned */
   int32_t num_facts;
   fm_fact facts[FM_PLAN_FACTS];

@@ -21,10 +21,12 @@ def invariant_splits(call, draw, _legal):
     call.fields["num_splits"] = one_of(draw, (1, 7, 1024))
 
 
-OWN = [
+SPLITS = [  # of any plan
     Rule("num_splits", "VALUE", "num_splits", spoil.field("num_splits", -1, 1025, 2**31 - 1, -(2**31))),
     Rule("splits and invariance", "VALUE", "num_splits", invariant_splits),
+]
+OWN = [
     Rule("reserved", "VALUE", "reserved", spoil.field("reserved", 1, 2**32 - 1)),
     Rule("reserved2", "VALUE", "reserved2", spoil.field("reserved2", 1, 2**32 - 1)),
 ]
-RULES = [*generated("plan_decode", [FIXED, VARLEN]), *invalid.step_rules(), *OWN]
+RULES = [*generated("plan_decode", [FIXED, VARLEN]), *invalid.step_rules(), *SPLITS, *OWN]

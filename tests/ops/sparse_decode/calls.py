@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 import c_abi
@@ -12,15 +14,24 @@ from attention import Result
 from buffers import COMPACT, POISON, Guarded
 from ops.sparse_decode import oracle
 from ops.sparse_decode.case import SparseCase
-from ops.sparse_decode.data import Data, lengths_by_token, make_data, rows_of
+from ops.sparse_decode.data import Data, lengths_by_token, make_data, other_lengths, rows_of
+
+OF_PLANS = ("q", "indices", "topk_length", "extra_indices", "extra_topk_length", "cu_seqlens_q")  # tensors
 
 
 def format_number(name: str) -> int:
     return c_abi.constant(f"KV_{name.upper()}")
 
 
+def plan_fields(case: SparseCase) -> dict[str, object]:
+    """What a case says of plan_sparse_decode, but for tensors and buffer."""
+    found: dict[str, object] = {"flags": c_abi.flags(batch_invariant=case.batch_invariant)}
+    found["num_splits"] = case.num_splits
+    return found | ({"max_seqlen_q": case.s_q} if case.cu_seqlens_q is not None else {})
+
+
 def fields(case: SparseCase) -> dict[str, object]:
-    """What a case says of a params struct, but for tensors and workspace."""
+    """What a case says of sparse_decode, but for tensors, plan and workspace."""
     found: dict[str, object] = {
         "flags": c_abi.flags(
             default_scale=case.softmax_scale is None,
@@ -54,7 +65,7 @@ class Tensors:
         return Guarded(self.adapter, case.shapes()[name], case.dtype_of(name), layout, case.granule_of(name), values)
 
     def scratch(self, size: int) -> Guarded:
-        """`size` bytes for a workspace."""
+        """`size` bytes for a workspace or a plan."""
         return Guarded(self.adapter, (size,), "uint8", self.case.layouts.scratch, 16)
 
     def c_tensor(self, name: str, guarded: Guarded) -> c_abi.CTensor:
@@ -62,17 +73,34 @@ class Tensors:
         return c_abi.CTensor.of(guarded, self.backend.device, compact=self.case.layout_of(name) == COMPACT)
 
     def c_call(self, **outputs: Guarded) -> c_abi.CCall:
-        """A complete C call but for its workspace."""
+        """A complete C call but for its plan and workspace."""
         tensors = {name: self.c_tensor(name, guarded) for name, guarded in (self.guarded | outputs).items()}
         return c_abi.CCall("sparse_decode", tensors, fields(self.case))
 
-    def give_workspace(self, call: c_abi.CCall) -> Guarded:
+    def c_plan_call(self, **replaced: Guarded) -> c_abi.CCall:
+        """A complete C call of plan_sparse_decode but for its buffer; `replaced`: other inputs of the same names."""
+        given = {name: guarded for name, guarded in (self.guarded | replaced).items() if name in OF_PLANS}
+        tensors = {name: self.c_tensor(name, guarded) for name, guarded in given.items()}
+        return c_abi.CCall("plan_sparse_decode", tensors, plan_fields(self.case))
+
+    def give_scratch(self, call: c_abi.CCall) -> Guarded:
         """As much as the call asks for."""
         status, size = call.size()
         assert status == 0, c_abi.last_error()
-        workspace = self.scratch(size)
-        call.give_scratch(self.adapter.address(workspace.tensor), size)
-        return workspace
+        scratch = self.scratch(size)
+        call.give_scratch(self.adapter.address(scratch.tensor), size)
+        return scratch
+
+    def package_plan_call(self, **replaced: Guarded) -> tuple[list, dict[str, object]]:
+        """Arguments of the package's plan_sparse_decode, but for its buffer."""
+        case = self.case
+        given = {name: one.tensor for name, one in (self.guarded | replaced).items() if name in OF_PLANS}
+        positional = [given.pop("q"), given.pop("indices")]
+        return positional, given | {
+            "batch_invariant": case.batch_invariant,
+            "num_splits": case.num_splits,
+            "max_seqlen_q": case.s_q if case.cu_seqlens_q is not None else 0,
+        }
 
     def package_call(self) -> tuple[list, dict[str, object]]:
         """Arguments of the package's function that its size query takes too."""
@@ -96,7 +124,39 @@ class Tensors:
         return options if "out" in case.given else options | {"out_dtype": case.out_dtype}
 
 
-def decode(tensors: Tensors) -> Result:
+@dataclass
+class Plan:
+    """A plan of either route and the buffer it lies in, if the test made that."""
+
+    handle: object
+    buffer: Guarded | None
+
+
+def make_plan(tensors: Tensors) -> Plan | None:
+    """The plan that the case is called with, which is made with other lengths and offsets where it is stale."""
+    case, adapter = tensors.case, tensors.adapter
+    if case.plan == "none":
+        return None
+    other = other_lengths(case) if case.plan == "stale" else {}
+    replaced = {name: tensors.place(name, values) for name, values in other.items()}
+    if case.route == "c":
+        call = tensors.c_plan_call(**replaced)
+        buffer: Guarded | None = tensors.give_scratch(call)
+        handle = c_abi.new_plan()
+        assert call.run(handle) == 0, c_abi.last_error()
+    else:
+        inputs, options = tensors.package_plan_call(**replaced)
+        buffer = None
+        if "plan_buffer" in case.given:
+            buffer = tensors.scratch(flashmla.plan_sparse_decode_size(*inputs, **options))
+        handle = adapter.call(flashmla.plan_sparse_decode, *inputs, **options, buffer=buffer and buffer.tensor)
+    if buffer is not None:
+        buffer.check_only_elements_written("plan buffer")
+        buffer.remember()
+    return Plan(handle, buffer)
+
+
+def decode(tensors: Tensors, plan: Plan | None = None) -> Result:
     """Runs sparse_decode and checks that it wrote its outputs and scratch and nothing else."""
     case, adapter = tensors.case, tensors.adapter
     properties.drawn[tensors.backend.name, "valid"] += 1
@@ -106,11 +166,14 @@ def decode(tensors: Tensors) -> Result:
     outputs = {name: guarded for name, guarded in (("out", out), ("lse", lse)) if guarded is not None}
     if through_c:
         call = tensors.c_call(**outputs)
-        workspace = tensors.give_workspace(call)
+        if plan is not None:
+            call.fields["plan"] = plan.handle
+        workspace = tensors.give_scratch(call)
         assert call.run() == 0, c_abi.last_error()
         result = Result(out.values(), None if lse is None else lse.values())
     else:
         inputs, options = tensors.package_call()
+        options["plan"] = None if plan is None else plan.handle
         workspace = None
         if "workspace" in case.given:
             workspace = tensors.scratch(flashmla.sparse_decode_workspace_size(*inputs, **options))
@@ -130,8 +193,9 @@ def decode(tensors: Tensors) -> Result:
     for name, guarded in (*outputs.items(), ("workspace", workspace)):
         if guarded is not None:
             guarded.check_only_elements_written(name)
-    for name, guarded in tensors.guarded.items():
-        guarded.check_unchanged(name)
+    for name, guarded in (*tensors.guarded.items(), ("plan buffer", plan and plan.buffer)):
+        if guarded is not None:
+            guarded.check_unchanged(name)
     free = free_rows(case)
     for name, guarded in outputs.items():
         rows = guarded.values()[..., free] if name == "lse" else guarded.values()[free]
@@ -155,8 +219,9 @@ def without_free_rows(case: SparseCase, result: Result) -> Result:
 
 
 def run(case: SparseCase, backend, data: Data | None = None) -> Result:
-    """The whole case."""
-    return decode(Tensors(case, backend, data))
+    """The whole case: its plan, if it has one, and its call."""
+    tensors = Tensors(case, backend, data)
+    return decode(tensors, make_plan(tensors))
 
 
 def reference(case: SparseCase, data: Data) -> Result:

@@ -68,7 +68,9 @@ class SparseCase(QueryTokens):
     repeated: float = 0.1  # share of indices that stand there before
     sink: str | None = None  # attn_sink, see attention.make_sink
     softmax_scale: float | None = None
-    given: tuple[str, ...] = ()  # of out, lse, workspace: those the caller provides
+    plan: str = "none"  # "none", "fresh" or "stale": made with other lengths
+    num_splits: int = 0  # of the plan
+    given: tuple[str, ...] = ()  # of out, lse, workspace, plan_buffer: those the caller provides
     num_threads: int = 0
     route: str = "c"  # "c": the C ABI; else the package with this framework's tensors: "numpy", "torch", ...
     layouts: SparseLayouts = field(default_factory=SparseLayouts)

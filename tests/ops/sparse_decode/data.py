@@ -63,6 +63,19 @@ def lengths_by_token(case: SparseCase, cache: Cache) -> np.ndarray:
     return counts.reshape(-1)
 
 
+def other_lengths(case: SparseCase) -> dict[str, np.ndarray]:
+    """Other lengths and query offsets than the case's, where it has some, by the names of the tensors."""
+    rng = np.random.default_rng(case.seed + 1)
+    found = {
+        f"{prefix}topk_length": rng.integers(-1, cache.topk + 2, case.batch, np.int32)
+        for prefix, cache in case.caches.items()
+        if cache.lengths is not None
+    }
+    if case.cu_seqlens_q is not None:
+        found["cu_seqlens_q"] = np.sort(rng.integers(-1, case.total_q + 2, case.batch + 1, np.int32))
+    return found
+
+
 def _selected(case: SparseCase, cache: Cache, prefix: str, rng: np.random.Generator) -> Selected:
     shape = case.shapes()[f"{prefix}indices"]
     counts = lengths_by_token(case, cache)

@@ -9,7 +9,7 @@ from planted_faults import Edit, Fault
 __all__ = ["FAULTS", "Cache", "Layout", "Pages", "SparseCase", "SparseLayouts"]  # what a drawn case is written with
 
 ANY_CALL = "tests/ops/sparse_decode/test_legal_calls.py::test_any_legal_call_is_the_oracle[cpu]"
-CPU, OP = "libflashmla/src/ops/sparse_decode/cpu.c", "libflashmla/src/ops/sparse_decode/op.c"
+CPU, CHECK = "libflashmla/src/ops/sparse_decode/cpu.c", "libflashmla/src/ops/sparse_decode/check.c"
 ROWS = "libflashmla/src/attention/cpu.c"
 
 INSIDE = "  if (slot < 0 || slot >= fm_slots_of(pages)) return (fm_token){NULL, NULL};\n"
@@ -76,12 +76,12 @@ FAULTS = [
     ),
     fault(
         "all indices count",
-        ((OP, "attention->work.lengths = call->views[TOPK_LENGTH].data;", "attention->work.lengths = NULL;"),),
+        ((CHECK, "work->lengths = call->views[FM_TOPK_LENGTH].data;", "work->lengths = NULL;"),),
         lambda case: case.but(lengths=None),
     ),
     fault(
         "all extra indices count",
-        ((OP, "work.extra_lengths = call->views[EXTRA_TOPK_LENGTH].data;", "work.extra_lengths = NULL;"),),
+        ((CHECK, "work->extra_lengths = call->views[FM_EXTRA_TOPK_LENGTH].data;", "work->extra_lengths = NULL;"),),
         lambda case: case.but(extra=case.extra.but(lengths=None)),
     ),
     fault(

@@ -7,10 +7,14 @@ import math
 import c_abi
 import invalid_calls as spoil
 from argument_rules import Form, generated
+from buffers import COMPACT
 from invalid_calls import LegalCall, Rule
 from ops.append_kv import oracle as formats
+from ops.dense_decode import calls as dense_calls
+from ops.dense_decode.case import Case as DenseCase
 from ops.dense_decode.invalid import bad_scale
 from ops.sparse_decode import calls, strategies
+from ops.sparse_decode.case import SparseCase, SparseLayouts
 
 BOTH = ("topk_length", "attn_sink", "lse", "extra_kv_cache", "extra_indices", "extra_topk_length")
 COPIED = {"with_lse": True, "kv_formats": ("bf16",)}
@@ -21,12 +25,14 @@ PACKED = Form("bytes", BYTES | {"twofold": True}, BOTH, packed=True)
 CACHES = ("kv_cache", "extra_kv_cache")
 
 
-def legal_call(backend, draw, **base) -> LegalCall:
+def legal_call(backend, draw, operation: str = "sparse_decode", **base) -> LegalCall:
     """A legal call whose every extent counts."""
     tensors = calls.Tensors(draw(strategies.cases(backend, small=True, route="c", **base)), backend)
-    written = {"out": tensors.place("out"), "lse": tensors.place("lse")}
-    call = tensors.c_call(**written)
-    scratch = tensors.give_workspace(call)
+    written = {}
+    if operation == "sparse_decode":
+        written = {"out": tensors.place("out"), "lse": tensors.place("lse")}
+    call = tensors.c_call(**written) if written else tensors.c_plan_call()
+    scratch = tensors.give_scratch(call)
     return LegalCall(call, tensors.guarded | written | {"scratch": scratch}, facts=tensors)
 
 
@@ -73,15 +79,52 @@ def more_tokens_than_an_int32(name: str):
     return spoil_
 
 
+def plan_of(change):
+    """Gives the call a plan that was made for the case that `change` makes of its own."""
+
+    def spoil_(call, _draw, legal):
+        other = calls.Tensors(change(legal.facts.case).but(plan="fresh"), legal.facts.backend)
+        call.fields["plan"] = calls.make_plan(other).handle
+
+    return spoil_
+
+
+def plan_of_dense_decode(call, _draw, legal):
+    case = legal.facts.case
+    dense = DenseCase(dtype=case.dtype, d_qk=case.d_qk, lengths=(1,) * case.batch)
+    call.fields["plan"] = dense_calls.make_plan(dense_calls.Tensors(dense, legal.facts.backend)).handle
+
+
+def never_made(call, _draw, _legal):
+    call.fields["plan"] = c_abi.new_plan()
+
+
+def with_caches(case: SparseCase, change, **changes) -> SparseCase:
+    """The case with both of its caches changed, compact, and other facts."""
+    main, extra = (change(cache).but(indices_layout=COMPACT) for cache in (case.main, case.extra))
+    return case.but(main=main, extra=extra, layouts=SparseLayouts(), **changes)
+
+
+def one_request_more(case: SparseCase) -> SparseCase:
+    offsets = case.cu_seqlens_q and (*case.cu_seqlens_q, case.total_q)
+    return with_caches(
+        case, lambda cache: cache.but(lengths=(*cache.lengths, 1)), batch=case.batch + 1, cu_seqlens_q=offsets
+    )
+
+
+def packed(case: SparseCase) -> SparseCase:
+    """With variable-length queries."""
+    offsets = tuple(case.s_q * i for i in range(case.batch + 1))
+    return with_caches(case, lambda cache: cache, cu_seqlens_q=offsets, total_q=offsets[-1])
+
+
+def other_half(case: SparseCase) -> SparseCase:
+    return case.but(dtype="float16" if case.dtype != "float16" else "bfloat16")
+
+
 WRONG_FORMATS = (-1, 5, 2**31 - 1, -(2**31))
-ONE = [  # in a call on caches that are not quantised
-    Rule("h_q", "UNSUPPORTED", "h_q", spoil.extents({"q": 2, "out": 2, "lse": 1, "attn_sink": 0}, 129, 200, 2**31 - 1)),
-    Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(dict.fromkeys(("q", *CACHES), -1), 64, 192, 328, 584)),
-    Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 128, 384)),
-    Rule("scale", "VALUE", "softmax_scale", bad_scale),
-    Rule("reserved", "VALUE", "reserved", spoil.field("reserved", 1, 2**32 - 1)),
+OF_STEPS = [  # of a plan as well
     Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
-    Rule("float", "UNSUPPORTED", "float16|float32", all_of_dtype("q", "out", *CACHES), only="gpu"),
     Rule(
         "batch invariant",
         "UNSUPPORTED",
@@ -89,6 +132,14 @@ ONE = [  # in a call on caches that are not quantised
         spoil.field("flags", c_abi.flags(default_scale=True, batch_invariant=True)),
         only="gpu",
     ),
+]
+ONE = [  # in a call on caches that are not quantised
+    Rule("h_q", "UNSUPPORTED", "h_q", spoil.extents({"q": 2, "out": 2, "lse": 1, "attn_sink": 0}, 129, 200, 2**31 - 1)),
+    Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(dict.fromkeys(("q", *CACHES), -1), 64, 192, 328, 584)),
+    Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 128, 384)),
+    Rule("scale", "VALUE", "softmax_scale", bad_scale),
+    Rule("reserved", "VALUE", "reserved", spoil.field("reserved", 1, 2**32 - 1)),
+    Rule("float", "UNSUPPORTED", "float16|float32", all_of_dtype("q", "out", *CACHES), only="gpu"),
     Rule("extra_indices null", "NULL_POINTER", "extra_indices is NULL", without("extra_indices")),
     Rule("extra_kv_cache null", "NULL_POINTER", "extra_kv_cache is NULL", without("extra_kv_cache")),
     Rule(
@@ -130,9 +181,64 @@ OF_OFFSETS = [
     Rule("max_seqlen_q", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 0, -1, -(2**31))),
     Rule("cu_seqlens_q null", "VALUE", "max_seqlen_q", spoil.no_tensor("cu_seqlens_q")),
 ]
+OF_PLANS = [
+    Rule("plan never made", "PLAN_MISMATCH", "plan was never made", never_made),
+    Rule("plan of dense_decode", "PLAN_MISMATCH", "plan_sparse_decode", plan_of_dense_decode),
+    Rule("plan of other batch", "PLAN_MISMATCH", "batch", plan_of(one_request_more)),
+    Rule("plan of other h_q", "PLAN_MISMATCH", "h_q", plan_of(lambda case: case.but(h_q=case.h_q + 1))),
+    Rule(
+        "plan of other d_qk",
+        "PLAN_MISMATCH",
+        "d_qk",
+        plan_of(lambda case: case.but(d_qk=512 if case.d_qk == 576 else 576)),
+    ),
+    Rule(
+        "plan of other topk",
+        "PLAN_MISMATCH",
+        r"\btopk .* indices\.shape",
+        plan_of(lambda case: case.but(topk=case.main.topk + 1)),
+    ),
+    Rule(
+        "plan of other extra_topk",
+        "PLAN_MISMATCH",
+        r"extra_topk .* extra_indices\.shape",
+        plan_of(lambda case: case.but(extra=case.extra.but(topk=case.extra.topk + 1))),
+    ),
+    Rule("plan of one selection", "PLAN_MISMATCH", "extra_topk", plan_of(lambda case: case.but(extra=None))),
+    Rule("plan of other dtype", "PLAN_MISMATCH", "dtype", plan_of(other_half), only="cpu"),
+    Rule(
+        "plan of other batch invariance",
+        "PLAN_MISMATCH",
+        "BATCH_INVARIANT|batch.invariant",
+        plan_of(lambda case: case.but(batch_invariant=not case.batch_invariant)),
+        only="cpu",
+    ),
+]
+OF_FIXED_PLANS = [
+    Rule("plan of other s_q", "PLAN_MISMATCH", "s_q", plan_of(lambda case: case.but(s_q=case.s_q + 1))),
+    Rule("plan of variable queries", "PLAN_MISMATCH", "cu_seqlens_q", plan_of(packed)),
+]
+OF_VARLEN_PLANS = [
+    Rule("plan of other total_q", "PLAN_MISMATCH", "total_q", plan_of(lambda case: case.but(total_q=case.total_q + 1))),
+    Rule(
+        "plan of other max_seqlen_q",
+        "PLAN_MISMATCH",
+        "max_seqlen_q",
+        plan_of(lambda case: case.but(s_q=case.most_queries - 1)),
+    ),
+    Rule(
+        "plan of fixed queries",
+        "PLAN_MISMATCH",
+        "cu_seqlens_q",
+        plan_of(lambda case: with_caches(case, lambda cache: cache, cu_seqlens_q=None)),
+    ),
+]
 RULES = [
+    *(rule.on(form.name, form.base) for rule in OF_PLANS for form in (FIXED, VARLEN)),
+    *(rule.on("", FIXED.base) for rule in OF_FIXED_PLANS),
+    *(rule.on("varlen", VARLEN.base) for rule in OF_VARLEN_PLANS),
     *generated("sparse_decode", [FIXED, VARLEN, PACKED]),
-    *(rule.on("", FIXED.base) for rule in ONE),
+    *(rule.on("", FIXED.base) for rule in (*OF_STEPS, *ONE)),
     *(rule.on("bytes", PACKED.base) for rule in OF_BYTES),
     *(rule.on(form.name, form.base) for rule in OF_ALL for form in (FIXED, PACKED)),
     *(rule.on("varlen", VARLEN.base) for rule in OF_OFFSETS),

@@ -34,6 +34,7 @@ def limits_of(processors: int) -> schedule.Limits:
 
 
 def call_of(case: SparseCase, processors: int) -> Call:
+    """With a plan where the case has one."""
     extra_topk = case.extra.topk if case.extra else 0
     tiling = schedule.tile(
         limits_of(processors),
@@ -42,7 +43,7 @@ def call_of(case: SparseCase, processors: int) -> Call:
         h_q=case.h_q,
         h_kv=1,
         max_blocks=schedule.ceil(case.main.topk, UNIT) + schedule.ceil(extra_topk, UNIT),
-        num_splits=0,
+        num_splits=case.num_splits,
         varlen=case.cu_seqlens_q is not None,
         total_q=case.total_q,
         d_v=case.d_v,
@@ -55,7 +56,7 @@ def call_of(case: SparseCase, processors: int) -> Call:
         "extra_lengths": ADDRESSES["extra_topk_length"] if "extra_topk_length" in given else 0,
         "extra_capacity": extra_topk,
     }
-    return Call(case, tiling, limits_of(processors), ADDRESSES, partial(strides, case), lengths)
+    return Call(case, tiling, limits_of(processors), ADDRESSES, partial(strides, case), lengths, case.plan == "none")
 
 
 def decode_params(case: SparseCase, processors: int) -> dict:

@@ -8,7 +8,7 @@ from gpu.kernel_rows import last_kernel, rows_of
 from ops.append_kv import oracle as formats
 from ops.sparse_decode import calls
 from ops.sparse_decode.case import Cache, SparseCase
-from ops.sparse_decode.shape_only import decode_call
+from ops.sparse_decode.shape_only import decode_call, plan_call
 from shape_only import run
 
 
@@ -35,6 +35,10 @@ def decode_cases(kv_format: str, d_qk: int) -> list[tuple[SparseCase, bool]]:
         (base.but(h_q=5, lengths=(300, 71), index_dtype="int64", sink="wild", out_dtype="float32"), True),
         (base.but(h_q=64, s_q=3, extra=extra, sink="some", lse_base2=True), True),
         (base.but(h_q=64, extra=extra.but(lengths=None), lengths=(0, 1), empty_lse_minus=True), True),
+        (base.but(plan="stale", lengths=(300, 71), extra=extra), True),
+        # Offsets of the plan give requests query tokens that they have not.
+        (base.but(plan="stale", batch=3, s_q=4, cu_seqlens_q=(0, 0, 3, 4), total_q=4, lengths=(300, 7, 65)), True),
+        (base.but(plan="fresh", num_splits=3, h_q=64, lengths=(300, 71)), True),
         (base.but(s_q=1, topk=64), False),
         (base.but(topk=0, sink="some"), False),
         (base.but(outside=1.0, topk=65), False),
@@ -43,6 +47,14 @@ def decode_cases(kv_format: str, d_qk: int) -> list[tuple[SparseCase, bool]]:
         (base.but(batch=150, topk=130, lengths=tuple(i % 131 for i in range(150))), False),
     ]
     return [(case.but(seed=seed), is_split) for seed, (case, is_split) in enumerate(found)]
+
+
+def plan_of(case: SparseCase):
+    """A plan of the case on made-up tensors, if it has one."""
+    plan = None if case.plan == "none" else c_abi.new_plan()
+    if plan is not None and run(plan_call(case), plan):
+        raise SystemExit(c_abi.last_error())
+    return plan
 
 
 def check_all(backend) -> None:
@@ -61,6 +73,6 @@ def launch_all(tell) -> None:
     """
     for name, facts in kernels().items():
         for case, is_split in decode_cases(*facts):
-            if run(decode_call(case)):
+            if run(decode_call(case, plan=plan_of(case))):
                 raise SystemExit(c_abi.last_error())
             tell(name, last_kernel(), is_split)

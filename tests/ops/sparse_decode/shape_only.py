@@ -1,10 +1,10 @@
-"""Calls of sparse_decode on tensors that exist by their shapes only."""
+"""Calls of sparse_decode and plan_sparse_decode on tensors that exist by their shapes only."""
 
 from __future__ import annotations
 
 import c_abi
 import shape_only
-from ops.sparse_decode.calls import fields
+from ops.sparse_decode.calls import OF_PLANS, fields, plan_fields
 from ops.sparse_decode.case import Cache, SparseCase
 from shape_only import CUDA
 
@@ -25,8 +25,15 @@ def tensor(case: SparseCase, name: str, device: tuple[int, int]) -> c_abi.CTenso
     return c_abi.CTensor(ADDRESSES[name], device, code, list(case.shapes()[name]), list(strides(case, name)))
 
 
-def decode_call(case: SparseCase, device: tuple[int, int] = (CUDA, 0), **more) -> c_abi.CCall:
+def plan_call(case: SparseCase, device: tuple[int, int] = (CUDA, 0), **more) -> c_abi.CCall:
+    """plan_sparse_decode of the case, but for its buffer. `more`: fields."""
+    tensors = {name: tensor(case, name, device) for name in case.inputs if name in OF_PLANS}
+    return c_abi.CCall("plan_sparse_decode", tensors, plan_fields(case) | more)
+
+
+def decode_call(case: SparseCase, device: tuple[int, int] = (CUDA, 0), plan=None, **more) -> c_abi.CCall:
     """sparse_decode of the case, but for its workspace; lse is given if the case gives it. `more`: fields."""
     names = (*case.inputs, "out", *(["lse"] if "lse" in case.given else []))
     tensors = {name: tensor(case, name, device) for name in names}
-    return c_abi.CCall("sparse_decode", tensors, fields(case) | more)
+    given = {} if plan is None else {"plan": plan}
+    return c_abi.CCall("sparse_decode", tensors, fields(case) | given | more)

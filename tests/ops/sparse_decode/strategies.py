@@ -111,7 +111,9 @@ def cases(
     s_q = draw(st.integers(2, 3) if small else st.sampled_from((1, 1, 2, 3, 4)))
     h_q = draw(st.sampled_from((2, 6, 16)) if small else HEADS)
     axes = 1 if varlen else 2
-    given = [name for name in ("out", "lse", "workspace") if draw(st.booleans())]
+    given = [name for name in ("out", "lse", "workspace", "plan_buffer") if draw(st.booleans())]
+    invariant = fixed.get("batch_invariant", draw(st.booleans()) and backend.name == "cpu")
+    plan = fixed.get("plan") or ("none" if small else draw(st.sampled_from(("none", "fresh", "stale"))))
     given += ["lse"] if with_lse and "lse" not in given else []
     drawn = {
         "dtype": draw(st.sampled_from([dtype for dtype in dtypes if dtype in adapter.dtypes])),
@@ -125,6 +127,8 @@ def cases(
         "repeated": draw(st.sampled_from((0.0, 0.1, 0.9))),
         "sink": "some" if small else draw(st.sampled_from((None, None, "some", "wild"))),
         "softmax_scale": draw(SCALES),
+        "plan": plan,
+        "num_splits": 0 if invariant or plan == "none" else draw(st.sampled_from((0, 0, 1, 2, 3, 7))),
         "given": tuple(given) if adapter.writable else (),
         "num_threads": draw(st.sampled_from((0, 1, 2, 5))),
         "route": route,
@@ -133,7 +137,7 @@ def cases(
         "out_dtype": draw(st.sampled_from((None, None, "float32"))),
         "lse_base2": draw(st.booleans()),
         "empty_lse_minus": draw(st.booleans()),
-        "batch_invariant": draw(st.booleans()) and backend.name == "cpu",
+        "batch_invariant": invariant,
     }
     drawn |= {name: value for name, value in fixed.items() if name not in {"main", "extra"}}
     rows = max(1, drawn["batch"] * drawn["s_q"] * drawn["h_q"])

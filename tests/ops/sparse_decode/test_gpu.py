@@ -35,8 +35,12 @@ class Step:
         self.tensors = calls.Tensors(case, backend, self.data)
         self.arguments, self.options = self.tensors.package_call()
 
-    def decode(self):
-        return flashmla.sparse_decode(*self.arguments, **self.options)
+    def decode(self, plan=None):
+        return flashmla.sparse_decode(*self.arguments, **self.options, plan=plan)
+
+    def plan(self, **options):
+        arguments, given = self.tensors.package_plan_call()
+        return flashmla.plan_sparse_decode(*arguments, **given | options)
 
     def enqueue_change(self, **facts) -> None:
         """The numbers of another case of the same shapes, copied on the current stream."""
@@ -73,9 +77,50 @@ def test_a_captured_call_follows_what_changes(gpu, case, prepared):
         step.check(out, lse)
 
 
-def test_query_offsets_change_in_a_graph(gpu):
+@pytest.mark.parametrize("case", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("captured", [False, True], ids=["plan before", "plan captured"])
+@pytest.mark.parametrize("num_splits", [0, 1, 3])
+def test_captured_calls_share_a_plan(gpu, case, num_splits, captured):
+    """One made in the graph, which every replay makes anew, or one for lengths of zero that replays find stale."""
+    step = Step(case.but(lengths=(0,) * case.batch), gpu)
+    before = step.plan(num_splits=num_splits)
+
+    def layers():
+        plan = step.plan(num_splits=num_splits) if captured else before
+        return step.decode(plan), step.decode(plan)
+
+    graph, results = capture(layers)
+    for facts in changes(case):
+        step.enqueue_change(**facts)
+        graph.replay()
+        for out, lse in results:
+            step.check(out, lse)
+
+
+@pytest.mark.parametrize("case", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("num_splits", [0, 1, 3])
+def test_a_plan_on_the_device_gives_the_bits_of_the_calls_own(gpu, case, num_splits):
+    """Prepared or not; by other splits the result is the oracle's."""
+    step = Step(case, gpu)
+    plan = step.plan(num_splits=num_splits)
+    out, lse = step.decode(plan)
+    step.check(out, lse)
+    again = flashmla.prepare(flashmla.sparse_decode, *step.arguments, **step.options, plan=plan)()
+    assert torch.equal(out, again[0])
+    assert torch.equal(lse, again[1])
+    if num_splits == 0:
+        owned = step.tensors.case.owners() > 0 if case.cu_seqlens_q is not None else slice(None)
+        own_out, own_lse = step.decode()
+        assert torch.equal(out[owned], own_out[owned])
+        assert case.cu_seqlens_q is not None or torch.equal(lse, own_lse)
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["alone", "with a plan"])
+def test_query_offsets_change_in_a_graph(gpu, planned):
+    """The plan is stale then: it has tiles of query tokens that a request does not have, and none of others."""
     step = Step(STEPS["packed"], gpu)
-    graph, (out, lse) = capture(step.decode)
+    plan = step.plan() if planned else None
+    graph, (out, lse) = capture(lambda: step.decode(plan))
     for seed, offsets in enumerate([(0, 0, 0, 0, 0), (0, 3, 6, 7, 8), (-3, 1, 2, 2, 5), (2, 3, 3, 3, 2**31 - 1)]):
         step.enqueue_change(seed=seed, cu_seqlens_q=offsets)
         graph.replay()

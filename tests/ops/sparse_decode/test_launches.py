@@ -30,7 +30,7 @@ def in_format(case: SparseCase, kv_format: str) -> SparseCase:
 
 
 def check_call(case: SparseCase, launches: list[dict], maps: dict[int, dict], processors=PROCESSORS) -> None:
-    """The launches of one call."""
+    """The launches of one call, or of its plan and of the call: as many, from one buffer or from another."""
     call = expected.call_of(case, processors)
     split = is_split(call.tiling)
     assert [family(launch["kernel"]) for launch in launches] == ["plan", "sparse_decode", *["combine"] * split]
@@ -72,7 +72,10 @@ def random_case(draw: random.Random) -> SparseCase:
     axes = 1 if varlen else 2
     columns = formats.FORMATS[kv_format].columns if kv_format in formats.FORMATS else draw.choice((576, 512))
     gaps = [tuple(draw.choice((0, 0, 1, 3)) for _ in range(axes + 1)) for _ in range(3)]
+    num_splits = draw.choice((0, 0, 1, 2, 32))
     return SparseCase(
+        plan="fresh" if num_splits else draw.choice(("none", "fresh")),
+        num_splits=num_splits,
         main=draw_cache(draw, kv_format, batch, axes),
         extra=draw_cache(draw, kv_format, batch, axes) if draw.random() < 0.4 else None,
         d_qk=columns,
@@ -98,12 +101,14 @@ def random_case(draw: random.Random) -> SparseCase:
 
 @pytest.fixture(scope="module")
 def drawn(cuda_12_0):
-    """Many calls in one process."""
+    """Many calls in one process: with a plan of their own, or with one that was made before."""
     draw = random.Random(0)
     cases = [random_case(draw) for _ in range(300)]
-    ran = cuda_12_0.run(f"for case in {cases!r}:\n  sparse_decode(case)\n")
+    given = "plan_sparse(case) if case.plan != 'none' else None"
+    ran = cuda_12_0.run(f"for case in {cases!r}:\n  sparse_decode(case, plan={given})\n")
     assert {tuple(line[:3]) for line in ran.told} == {(0, "", 0)}
-    assert [line[3] for line in ran.told] == [expected.kernel_of(case) for case in cases]
+    kernels = [line[3] for line in ran.told if len(line) > 3]
+    assert kernels == [expected.kernel_of(case) for case in cases]
     return cases, ran
 
 
@@ -148,6 +153,48 @@ def test_a_run_of_a_prepared_call_is_the_same_launches_elsewhere(cuda_12_0, kv_f
     assert map_addresses(again[1])["tma_q"] == map_addresses(first[1])["tma_q"] + 4096
 
 
+@pytest.mark.parametrize("case", [STEP, STEP.but(topk=64)], ids=["split", "whole"])
+def test_calls_with_a_plan_launch_no_scheduler(cuda_12_0, case):
+    """One plan serves the calls of a step, whatever their caches and formats are, and runs of prepared calls."""
+    planned = case.but(plan="fresh")
+    others = [planned, in_format(planned, "v32"), planned.but(num_blocks=7, index_dtype="int64", sink="some")]
+    ran = cuda_12_0.run(
+        f"made = plan_sparse({planned!r}, stream=3)\nfor case in {others!r}:\n  sparse_decode(case, plan=made)\n"
+        f"prepared = prepare_sparse({planned!r}, plan=made)\n"
+        f"later = run_plan_sparse(prepare_plan_sparse({planned!r}), 4096)\n"
+        f"run_sparse(prepared); run_sparse(prepared, plan=later)"
+    )
+    assert {tuple(line[:3]) for line in ran.told} == {(0, "", 0)}
+    split = is_split(expected.call_of(case, PROCESSORS).tiling)
+    call = ["sparse_decode", *["combine"] * split]
+    families = [family(launch["kernel"]) for launch in ran.launches()]
+    assert families == ["plan", *call * 3, "plan", *call * 2]
+    assert ran.launches()[0]["stream"] == 3
+    first, again = (decoded(ran.launches()[-i * len(call)])["cuts"] for i in (2, 1))
+    assert again == first + 4096, "a run follows the plan that it is given"
+    maps = {one["map"]: one for one in ran.of("cuTensorMapEncodeTiled")}
+    for number, other in enumerate(others):
+        begin = 1 + number * len(call)
+        check_call(other, [ran.launches()[0], *ran.launches()[begin : begin + len(call)]], maps)
+
+
+def test_a_prepared_plan_is_the_same_launch_elsewhere(cuda_12_0):
+    case = STEP.but(plan="fresh", lengths=(1,) * STEP.batch)
+    ran = cuda_12_0.run(f"made = prepare_plan_sparse({case!r}); plan_sparse({case!r}); run_plan_sparse(made, 4096)")
+    assert [line[:3] for line in ran.told] == [[0, "", 0]] * 3
+    plain, again = (decoded(launch) for launch in ran.launches())
+    moved = {name for name, value in again.items() if value != plain[name]}
+    assert moved == {"cuts", "cost_before", "lengths"}
+    assert all(again[name] == plain[name] + 4096 for name in moved)
+
+
+def test_a_plan_of_another_device_is_refused(cuda_12_0):
+    case = STEP.but(plan="fresh")
+    ran = cuda_12_0.run(f"sparse_decode({case!r}, plan=plan_sparse({case!r}, device=1))", devices=2)
+    assert ran.told[1][:2] == [121, "plan was made for device cuda:1, q is on cuda:0"]
+    assert [family(launch["kernel"]) for launch in ran.launches()] == ["plan"]
+
+
 def test_work_goes_to_the_given_stream(cuda_12_0):
     ran = cuda_12_0.run(f"sparse_decode({STEP!r}, stream=7); sparse_decode({STEP!r})")
     assert [launch["stream"] for launch in ran.launches()] == [7, 7, 7, 0, 0, 0]
@@ -155,8 +202,8 @@ def test_work_goes_to_the_given_stream(cuda_12_0):
 
 @pytest.mark.parametrize("case", [STEP.but(batch=0), STEP.but(s_q=0)], ids=["batch 0", "s_q 0"])
 def test_an_empty_call_needs_no_driver(cuda_12_0, case):
-    ran = cuda_12_0.run(f"sparse_decode({case!r})")
-    assert [line[:3] for line in ran.told] == [[0, "", 0]]
+    ran = cuda_12_0.run(f"sparse_decode({case!r}); sparse_decode({case!r}, plan=plan_sparse({case!r}))")
+    assert [line[:3] for line in ran.told] == [[0, "", 0]] * 3
     assert ran.calls == []
 
 

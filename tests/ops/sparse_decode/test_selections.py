@@ -170,7 +170,7 @@ def test_offsets_that_make_no_sense_stay_inside(backend, offsets):
     tensors.guarded["cu_seqlens_q"] = Guarded(tensors.adapter, (5,), "int32", values=np.array(offsets, np.int32))
     out, lse = tensors.place("out"), tensors.place("lse")
     call = tensors.c_call(out=out, lse=lse)
-    workspace = tensors.give_workspace(call)
+    workspace = tensors.give_scratch(call)
     assert call.run() == 0, c_abi.last_error()
     for name, written in (("out", out), ("lse", lse), ("workspace", workspace)):
         written.check_only_elements_written(name)
@@ -184,7 +184,7 @@ def run_changed(backend, change, case: SparseCase = STEP, numbers: Data | None =
     out, lse = tensors.place("out"), tensors.place("lse")
     call = tensors.c_call(out=out, lse=lse)
     change(call)
-    tensors.give_workspace(call)
+    tensors.give_scratch(call)
     assert call.run() == 0, c_abi.last_error()
     return Result(out.values(), lse.values())
 

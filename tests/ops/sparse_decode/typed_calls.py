@@ -20,6 +20,15 @@ def a_decode(
     flashmla.sparse_decode(q, kv_cache, slots, extra_kv_cache=kv_cache, extra_indices=slots, extra_topk_length=ints)
     flashmla.sparse_decode(q, kv_cache, slots, out=out, lse=lse, workspace=lse, stream=0, num_threads=2)
     flashmla.sparse_decode(q, kv_cache, slots, batch_invariant=True, lse_base2=True, empty_lse=float("-inf"))
+    plan = flashmla.plan_sparse_decode(
+        q, slots, topk_length=ints, extra_indices=slots, num_splits=2, buffer=lse, stream=0
+    )
+    assert_type(plan, flashmla.Plan)
+    flashmla.sparse_decode(q, kv_cache, slots, plan=plan)
+    assert_type(flashmla.plan_sparse_decode_size(q, slots, cu_seqlens_q=ints, max_seqlen_q=4), int)
+    assert_type(flashmla.prepare(flashmla.plan_sparse_decode, q, slots), flashmla.Prepared)
+    flashmla.plan_sparse_decode(q, kv_cache, slots)  # type: ignore[call-arg]
+    assert_type(flashmla.sparse_decode_workspace_size(q, kv_cache, slots, plan=plan), int)
     assert_type(flashmla.sparse_decode_workspace_size(q, kv_cache, slots, topk_length=ints), int)
     assert_type(flashmla.prepare(flashmla.sparse_decode, q, kv_cache, slots), flashmla.Prepared)
     flashmla.sparse_decode(q, kv_cache, slots, ints)  # type: ignore[call-overload]

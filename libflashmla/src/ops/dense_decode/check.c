@@ -1,6 +1,4 @@
 /* check.c - the rules on a decode step that its table does not say: those of dense decode and of its plan. */
-#include <string.h>
-
 #include "attention/cpu_run.h"
 #include "ops/dense_decode/dense_decode.h"
 
@@ -66,9 +64,10 @@ flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode) {
   return fm_tile(&decode->attention.work, limits, decode->attention.d_v, &decode->attention.tiling);
 }
 
-enum { FACTS = 11 }; /* in the order of fm_decode_plan_facts */
-const fm_plan_kind fm_decode_plan = {
-    .name = "dense decode",
+enum { FACTS = 11 }; /* in the order of fm_decode_plan */
+static const fm_plan_kind kind = {
+    .name = "dense_decode",
+    .maker = "plan_decode",
     .operation = 1,
     .num_facts = FACTS,
     .facts = {{"dtype", "q.dtype", "q.dtype", .dtype = true},
@@ -83,20 +82,13 @@ const fm_plan_kind fm_decode_plan = {
               {"h_kv", "kv_cache.shape[2]", "kv_cache.shape[2]", .dtype = false},
               {"max_blocks", "block_table.shape[1]", "block_table.shape[1]", .dtype = false}}};
 
-void fm_decode_plan_facts(const fm_dense_decode *decode, int32_t facts[FM_PLAN_FACTS]) {
+fm_given_plan fm_decode_plan(const fm_dense_decode *decode, const flashmla_plan *plan) {
   const fm_work *work = &decode->attention.work;
   const fm_paged *paged = &decode->paged;
   const fm_queries *queries = &decode->attention.queries;
-  const int32_t values[FACTS] = {(int32_t)queries->dtype,
-                                 decode->attention.mask.causal,
-                                 work->batch,
-                                 work->total_q,
-                                 work->s_q,
-                                 work->h_q,
-                                 queries->d_qk,
-                                 paged->page_size,
-                                 paged->num_blocks,
-                                 work->h_kv,
-                                 paged->max_blocks};
-  memcpy(facts, values, sizeof values);
+  return (fm_given_plan){
+      .kind = &kind,
+      .plan = plan,
+      .facts = {(int32_t)queries->dtype, decode->attention.mask.causal, work->batch, work->total_q, work->s_q,
+                work->h_q, queries->d_qk, paged->page_size, paged->num_blocks, work->h_kv, paged->max_blocks}};
 }

@@ -6,8 +6,8 @@
 #include "attention/check.h"
 #include "attention/findings.h"
 #include "attention/kernels.h"
+#include "attention/plan.h"
 #include "core/operation.h"
-#include "schedule/stamp.h"
 
 /* Axes and rows of the tables of both operations; plan_decode has the first rows. */
 enum { FM_D_QK = FM_OWN_AXES, FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_MAX_BLOCKS, FM_D_V, FM_OFFSETS, FM_DECODE_AXES };
@@ -66,7 +66,6 @@ typedef struct fm_dense_decode {
   fm_paged paged;
   int32_t num_threads; /* CPU only; 0: not given */
   void *stream;
-  fm_plan_stamp stamp; /* of the caller's plan, if there is one */
   /* GPU: the kernels of the call, what they are told beside, and the tensor map of the cache. */
   fm_attention_kernels kernels;
   fm_loaded check;      /* checking mode */
@@ -83,9 +82,8 @@ void fm_bind_lengths(const fm_call *call, fm_dense_decode *decode);
 /* Tiles the call on its backend. */
 flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode);
 
-/* What a plan and its calls must agree on. */
-extern const fm_plan_kind fm_decode_plan;
-void fm_decode_plan_facts(const fm_dense_decode *decode, int32_t facts[FM_PLAN_FACTS]);
+/* A plan of such calls with what they must agree on, which is given (or NULL) or to be made. */
+fm_given_plan fm_decode_plan(const fm_dense_decode *decode, const flashmla_plan *plan);
 
 /* A shard of context parallelism as kernels are told; period 0: the cache is whole. */
 typedef struct fm_shard {

@@ -66,58 +66,31 @@ static flashmla_status check_values(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
-static flashmla_status read_plan(const fm_call *call, fm_dense_decode *decode) {
-  const params_type *params = (const void *)call->params;
-  int32_t facts[FM_PLAN_FACTS] = {0};
-  fm_decode_plan_facts(decode, facts);
-  return fm_read_plan(&fm_decode_plan, params->plan, call, facts, &decode->attention.work, &decode->stamp);
+static fm_given_plan given_plan(const fm_call *call, const fm_dense_decode *decode) {
+  return fm_decode_plan(decode, ((const params_type *)(const void *)call->params)->plan);
 }
 
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
-  fm_attention *attention = &decode->attention;
-  if (!decode->attention.own_plan) {
-    FM_TRY(read_plan(call, decode));
-    attention->work.num_splits = decode->stamp.num_splits;
-  }
+  const fm_given_plan given = given_plan(call, decode);
+  FM_TRY(fm_use_plan(&given, call, &decode->attention));
   if (call->empty) return FLASHMLA_OK;
   FM_TRY(fm_tile_step(call, decode));
-  if (!decode->attention.own_plan) FM_TRY(fm_check_plan_tiling(&decode->stamp, &attention->tiling));
-  FM_TRY(
-      fm_lay_out(&attention->work, &attention->tiling, attention->d_v, decode->attention.own_plan, &attention->layout));
-  call->scratch_bytes = attention->layout.workspace_bytes;
-  return FLASHMLA_OK;
-}
-
-/* The schedule of the plan that a prepared call is given now. */
-static flashmla_status read_plan_again(const fm_call *call, fm_dense_decode *decode) {
-  const params_type *params = (const void *)call->params;
-  const int32_t num_splits = decode->stamp.num_splits;
-  if ((params->plan == NULL) != decode->attention.own_plan)
-    return decode->attention.own_plan
-               ? fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is given; the prepared call was without one")
-               : fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is {NULL|None}; the prepared call was with one");
-  if (decode->attention.own_plan) return FLASHMLA_OK;
-  FM_TRY(read_plan(call, decode));
-  if (decode->stamp.num_splits != num_splits)
-    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan has num_splits %d, that of the prepared call %d",
-                   decode->stamp.num_splits, num_splits);
-  return fm_check_plan_tiling(&decode->stamp, &decode->attention.tiling);
+  return fm_lay_out_attention(call, &decode->attention);
 }
 
 static flashmla_status bind(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   fm_dense_decode *decode = state;
   fm_attention *attention = &decode->attention;
-  if (call->again) FM_TRY(read_plan_again(call, decode));
+  const fm_given_plan given = given_plan(call, decode);
+  if (call->again) FM_TRY(fm_use_plan_again(&given, call, attention));
   fm_bind_lengths(call, decode);
   fm_bind_results(call, result_rows, attention);
   decode->paged.cache = call->views[FM_KV_CACHE].data;
   decode->paged.block_table = call->views[FM_BLOCK_TABLE].data;
   attention->mask.global_seqlens = call->views[GLOBAL_SEQLENS].data;
-  void *schedule = decode->attention.own_plan ? params->workspace : (void *)(uintptr_t)decode->stamp.buffer;
-  attention->schedule = fm_schedule_in(schedule, &attention->tiling, &attention->layout);
-  attention->partials = fm_partials_in(params->workspace, &attention->layout);
+  fm_bind_schedule(params->workspace, attention);
   decode->stream = params->stream;
   return FLASHMLA_OK;
 }

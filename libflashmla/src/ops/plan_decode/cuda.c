@@ -1,6 +1,6 @@
 /* cuda.c - plan_decode on a GPU. */
+#include "attention/cuda.h"
 #include "ops/dense_decode/dense_decode.h"
-#include "schedule/cuda.h"
 
 static flashmla_status prepare(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
@@ -12,13 +12,8 @@ static flashmla_status prepare(fm_call *call, void *state) {
 
 static flashmla_status launch_all(const void *state) {
   const fm_dense_decode *decode = state;
-  const fm_attention *attention = &decode->attention;
-  const fm_attention_kernels *kernels = &decode->kernels;
   FM_TRY(fm_launch_check(decode));
-  FM_TRY(fm_launch_plan(kernels->gpu, &kernels->plan, &attention->work, &attention->tiling, &attention->divisors,
-                        &attention->schedule, decode->stream));
-  fm_set_last_kernel(kernels->plan.kernel->name);
-  return FLASHMLA_OK;
+  return fm_launch_schedule(&decode->attention, &decode->kernels, decode->stream);
 }
 
 static flashmla_status launch(fm_call *call, void *state) {

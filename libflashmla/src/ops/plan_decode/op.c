@@ -11,35 +11,22 @@ static flashmla_status read_form(const void *given, fm_form *form) {
   if (params->reserved != 0 || params->reserved2 != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u and reserved2 %u; they must be 0", params->reserved,
                    params->reserved2);
-  if (params->num_splits < 0 || params->num_splits > FM_MAX_SPLITS)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}num_splits is %d; it must be in [0, %d]", params->num_splits,
-                   FM_MAX_SPLITS);
-  if (params->num_splits != 0 && (params->flags & FLASHMLA_BATCH_INVARIANT) != 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE,
-                   "{params.|}num_splits is %d; with {FLASHMLA_BATCH_INVARIANT|batch_invariant} it must be 0",
-                   params->num_splits);
-  return FLASHMLA_OK;
+  return fm_check_splits(params->num_splits, params->flags);
 }
 
 static flashmla_status check_shapes(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   fm_dense_decode *decode = state;
   FM_TRY(fm_check_step(call, params->flags, params->max_seqlen_q, decode));
-  decode->attention.work.num_splits = params->num_splits;
-  decode->attention.own_plan = true;
-  call->empty = fm_is_empty(&decode->attention.work);
+  fm_begin_plan(params->num_splits, call, &decode->attention);
   return FLASHMLA_OK;
 }
 
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
-  fm_attention *attention = &decode->attention;
-  attention->tiling.num_splits = attention->work.num_splits; /* what the stamp of an empty call says */
   if (call->empty) return FLASHMLA_OK;
   FM_TRY(fm_tile_step(call, decode));
-  FM_TRY(fm_lay_out(&attention->work, &attention->tiling, attention->d_v, attention->own_plan, &attention->layout));
-  call->scratch_bytes = attention->layout.plan_bytes;
-  return FLASHMLA_OK;
+  return fm_lay_out_plan(call, &decode->attention);
 }
 
 static flashmla_status bind(fm_call *call, void *state) {
@@ -54,10 +41,8 @@ static flashmla_status bind(fm_call *call, void *state) {
 static flashmla_status stamp(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   const fm_dense_decode *decode = state;
-  int32_t facts[FM_PLAN_FACTS] = {0};
-  fm_decode_plan_facts(decode, facts);
-  fm_stamp_plan(&fm_decode_plan, call, facts, &decode->attention.work, &decode->attention.tiling, params->buffer,
-                call->result);
+  const fm_given_plan made = fm_decode_plan(decode, NULL);
+  fm_fill_plan(&made, call, &decode->attention, params->buffer);
   return FLASHMLA_OK;
 }
 
@@ -91,14 +76,9 @@ flashmla_status flashmla_plan_decode_size(const flashmla_plan_decode_params *par
   return fm_query_size(&plan_decode, params, &decode, bytes);
 }
 
-static flashmla_status check_result(const flashmla_plan *plan) {
-  if (plan != NULL) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "plan is NULL; the result goes there");
-}
-
 flashmla_status flashmla_plan_decode(const flashmla_plan_decode_params *params, flashmla_plan *plan) {
   fm_dense_decode decode;
-  FM_TRY(check_result(plan));
+  FM_TRY(fm_check_plan_result(plan));
   return fm_run(&plan_decode, params, &decode, plan);
 }
 
@@ -109,6 +89,6 @@ flashmla_status flashmla_plan_decode_prepare(const flashmla_plan_decode_params *
 flashmla_status flashmla_plan_decode_run(const flashmla_prepared *prepared, const flashmla_plan_decode_params *params,
                                          flashmla_plan *plan) {
   fm_dense_decode decode;
-  FM_TRY(check_result(plan));
+  FM_TRY(fm_check_plan_result(plan));
   return fm_run_prepared(&plan_decode, prepared, params, &decode, plan);
 }

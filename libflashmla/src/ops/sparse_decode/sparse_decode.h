@@ -1,14 +1,66 @@
-/* sparse_decode.h - a checked call of sparse_decode. */
+/* sparse_decode.h - a checked call of sparse_decode, which plan_sparse_decode shares: a plan is made for the query
+ * tokens and the selections of such a call, so both have these rows, rules and state. */
 #ifndef FLASHMLA_OPS_SPARSE_DECODE_H_
 #define FLASHMLA_OPS_SPARSE_DECODE_H_
 
 #include "attention/check.h"
 #include "attention/kernels.h"
+#include "attention/plan.h"
 #include "formats/pages.h"
 
 enum {
   FM_SPARSE_MOST_HEADS = 128 /* h_q */
 };
+
+/* Axes and rows of the tables of both operations; plan_sparse_decode has the first rows. */
+enum {
+  FM_TOPK = FM_ROWS_AXES,
+  FM_EXTRA_TOPK,
+  FM_SPARSE_D_QK,
+  FM_SPARSE_OFFSETS,
+  FM_EXTRA_BLOCKS,
+  FM_EXTRA_SIZE,
+  FM_EXTRA_ROW,
+  FM_SPARSE_D_V,
+  FM_SPARSE_AXES
+};
+extern const fm_axis fm_sparse_axes[FM_SPARSE_AXES];
+enum {
+  FM_SPARSE_Q,
+  FM_INDICES,
+  FM_TOPK_LENGTH,
+  FM_EXTRA_INDICES,
+  FM_EXTRA_TOPK_LENGTH,
+  FM_SPARSE_CU_SEQLENS_Q,
+  FM_SPARSE_STEP_ROWS
+};
+/* A plan takes the flags of its calls, though it looks at few of them. */
+enum {
+  FM_SPARSE_FLAGS = FLASHMLA_DEFAULT_SCALE | FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS | FLASHMLA_BATCH_INVARIANT
+};
+/* The rows of the tensors that a plan and its calls share, in a params struct `type`. `shapes`: a plan looks at the
+ * memory of lengths and offsets alone. */
+#define FM_INDICES_FIELDS(type, field, count, shapes)                                                    \
+  FM_FIELD(type, field), .rank = 3, .axes = {FM_BATCH, FM_S_Q, count},                                   \
+      .dtypes = FM_ONLY(FM_INT32) | FM_ONLY(FM_INT64), .alignment = sizeof(int32_t), .of_queries = true, \
+      .shape_only = shapes
+#define FM_LENGTHS_FIELDS(type, field, axis)                                                                   \
+  FM_FIELD(type, field), .rank = 1, .axes = {axis}, .dtypes = FM_ONLY(FM_INT32), .alignment = sizeof(int32_t), \
+      .optional = true
+#define FM_SPARSE_STEP_ARGUMENTS(type, shapes)                                                            \
+  [FM_SPARSE_Q] = {FM_FIELD(type, q),                                                                     \
+                   .rank = 4,                                                                             \
+                   .axes = {FM_BATCH, FM_S_Q, FM_H_Q, FM_SPARSE_D_QK},                                    \
+                   .dtypes = FM_ANY_FLOAT,                                                                \
+                   .alignment = FM_VECTOR_BYTES,                                                          \
+                   .mapped = true,                                                                        \
+                   .of_queries = true,                                                                    \
+                   .shape_only = shapes},                                                                 \
+  [FM_INDICES] = {FM_INDICES_FIELDS(type, indices, FM_TOPK, shapes)},                                     \
+  [FM_TOPK_LENGTH] = {FM_LENGTHS_FIELDS(type, topk_length, FM_BATCH)},                                    \
+  [FM_EXTRA_INDICES] = {FM_INDICES_FIELDS(type, extra_indices, FM_EXTRA_TOPK, shapes), .optional = true}, \
+  [FM_EXTRA_TOPK_LENGTH] = {FM_LENGTHS_FIELDS(type, extra_topk_length, FM_BATCH)},                        \
+  [FM_SPARSE_CU_SEQLENS_Q] = {FM_LENGTHS_FIELDS(type, cu_seqlens_q, FM_SPARSE_OFFSETS), .offsets = true}
 
 /* A cache, and which of its slots the query tokens attend: slot p * page_size + r is row r of page p. */
 typedef struct fm_selection {
@@ -32,8 +84,20 @@ typedef struct fm_sparse_decode {
   fm_attention_kernels kernels; /* GPU */
 } fm_sparse_decode;
 
+/* check.c: the rules that both operations have, on shapes and on what GPUs support. */
+flashmla_status fm_check_sparse_step(const fm_call *call, uint32_t flags, int32_t max_seqlen_q,
+                                     fm_sparse_decode *decode);
+flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_sparse_decode *decode);
+/* Addresses of lengths and offsets. */
+void fm_bind_sparse_lengths(const fm_call *call, fm_sparse_decode *decode);
+/* Tiles the call on its backend. */
+flashmla_status fm_tile_sparse_step(const fm_call *call, fm_sparse_decode *decode);
+/* A plan of such calls with what they must agree on, which is given (or NULL) or to be made. */
+fm_given_plan fm_sparse_plan(const fm_sparse_decode *decode, const flashmla_plan *plan);
+
 /* cuda.c, cpu.c */
 flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, fm_limits *limits);
 extern const fm_backend fm_sparse_decode_cuda, fm_sparse_decode_cpu;
+extern const fm_backend fm_plan_sparse_decode_cuda, fm_plan_sparse_decode_cpu;
 
 #endif /* FLASHMLA_OPS_SPARSE_DECODE_H_ */

@@ -94,7 +94,8 @@ static void never_made(void) {
   f.plan.opaque[1] ^= 7; /* its layout number */
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "another version of the library");
   f.plan.opaque[1] ^= 7 | UINT64_C(1) << 32; /* its operation */
-  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for operation 0");
+  CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
+               "plan was made for another operation; dense_decode takes one of flashmla_plan_decode");
   fixture_free(&f);
 }
 
