@@ -194,8 +194,8 @@ def stride_rules(target: Target) -> Iterator[Rule]:
 
 
 def counts_not(row: Argument, number: int) -> bool:
-    """A cache whose rows are written or read has one KV head."""
-    return row.paged and row.axes[number] == "h_kv"
+    """A cache has one KV head unless it is read through a tensor map."""
+    return row.paged and not row.mapped and row.axes[number] == "h_kv"
 
 
 def free_axes(row: Argument) -> list[tuple[int, str]]:

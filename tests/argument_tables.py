@@ -37,6 +37,7 @@ class Argument:
     listed: bool
     shape_only: bool
     paged: bool  # it is `packed` in the form of a cache that is quantised
+    packed_axis: str  # the innermost axis then, if it is another one
     packed: bool = False  # bytes, and a page of them is contiguous
 
     def in_form(self, *, varlen: bool, stacked: bool, packed: bool = False) -> Argument:
@@ -47,7 +48,10 @@ class Argument:
         if stacked and self.listed:
             axes = ("num_states", *axes)
         row = replace(self, axes=axes, listed=self.listed and not stacked)
-        return replace(row, dtypes=BYTES, packed=True) if packed and self.paged else row
+        if not (packed and self.paged):
+            return row
+        last = self.packed_axis or axes[-1]
+        return replace(row, axes=(*axes[:-1], last), dtypes=BYTES, like="", mapped=False, packed=True)
 
     @property
     def ranks(self) -> set[int]:

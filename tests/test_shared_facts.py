@@ -145,6 +145,8 @@ def described(row: argument_tables.Argument) -> str:
     names = ("free_innermost", "written", "mapped", "optional", "of_queries", "listed", "shape_only", "paged")
     dtypes = "/".join([*row.dtypes, *([f"as {row.like}"] if row.like else [])])
     facts = [f"({', '.join(row.axes)})", dtypes, f"aligned {row.alignment}", *(n for n in names if getattr(row, n))]
+    if row.packed_axis:
+        facts.append(f"{row.packed_axis} of bytes")
     return f"{row.name}: {', '.join(facts)}"
 
 

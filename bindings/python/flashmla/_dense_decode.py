@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 from flashmla._attention import described, lse_flags, set_scale
 from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL
+from flashmla._formats import KvFormat, kv_format_number
 from flashmla._operation import (
     Operation,
     Options,
@@ -50,6 +51,8 @@ def _options(
     cp_rank: Any,
     cp_world: Any,
     cp_interleave: Any,
+    kv_format: Any,
+    window: Any,
 ) -> Options:
     """The scalars of dense_decode."""
     params = step_params(_OPERATION, causal, batch_invariant, max_seqlen_q)
@@ -59,6 +62,8 @@ def _options(
     params.cp_rank = integer(cp_rank, "cp_rank", INT32)
     params.cp_world = integer(cp_world, "cp_world", INT32)
     params.cp_interleave = integer(cp_interleave, "cp_interleave", INT32)
+    params.kv_format = kv_format_number(kv_format)
+    params.window = integer(window, "window", INT32)
     return Options(_OPERATION, params, out_dtype=dtype_of_new(out_dtype))
 
 
@@ -91,6 +96,8 @@ def dense_decode(
     cp_interleave: int = ...,
     global_seqlens: SupportsDLPack | None = ...,
     attn_sink: SupportsDLPack | None = ...,
+    kv_format: KvFormat = ...,
+    window: int = ...,
     return_lse: Literal[True] = ...,
 ) -> tuple[TensorT, Any]: ...
 @overload
@@ -119,6 +126,8 @@ def dense_decode(
     cp_interleave: int = ...,
     global_seqlens: SupportsDLPack | None = ...,
     attn_sink: SupportsDLPack | None = ...,
+    kv_format: KvFormat = ...,
+    window: int = ...,
     return_lse: Literal[False],
 ) -> TensorT: ...
 @eager
@@ -148,6 +157,8 @@ def dense_decode(
     cp_interleave: int = 0,
     global_seqlens: SupportsDLPack | None = None,
     attn_sink: SupportsDLPack | None = None,
+    kv_format: KvFormat = "bf16",
+    window: int = 0,
     return_lse: bool = True,
 ) -> Any:
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
@@ -179,6 +190,9 @@ def dense_decode(
                      cp_interleave; cache_seqlens counts the shard's tokens, global_seqlens (batch,) int32 all shards'
     attn_sink        (h_q,) float32: a logit of each head that takes part in the softmax and has no value: out is
                      multiplied by 1 / (1 + exp(attn_sink - lse)), lse is without it
+    kv_format        of kv_cache: "bf16", that above; on the CPU also "v32", "v32_nope", "model1" and "v41" as
+                     `append_kv` writes them, with bfloat16 q: what is attended is what `dequantize_kv` gives
+    window           on the CPU: each query token attends the last `window` tokens of those that it sees; 0: all
 
     GPU work is enqueued on `stream` and not waited for, except with JAX, whose arrays must hold their result when seen.
 
@@ -196,7 +210,7 @@ def dense_decode(
         check_out_dtype(out, dtype)
     values = (
         *(causal, batch_invariant, max_seqlen_q, softmax_scale, num_threads, dtype, lse_base2, empty_lse),
-        *(cp_rank, cp_world, cp_interleave),
+        *(cp_rank, cp_world, cp_interleave, kv_format, window),
     )
     try:
         options = _remembered(*values)
@@ -244,6 +258,8 @@ def dense_decode_workspace_size(
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
     batch_invariant: bool = False,
+    kv_format: KvFormat = "bf16",
+    window: int = 0,
 ) -> int:
     """Bytes of `workspace` that `dense_decode` needs: from shapes, flags and device, never from lengths.
 
@@ -253,7 +269,9 @@ def dense_decode_workspace_size(
     >>> workspace = numpy.empty(size, "uint8")
     >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, workspace=workspace)
     """
-    options = _options(causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0)
+    options = _options(
+        causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0, kv_format, window
+    )
     inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None, None)
     if plan is not None:
         check_plan(plan)

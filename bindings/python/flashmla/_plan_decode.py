@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flashmla._dynamo import eager
+from flashmla._formats import KvFormat, kv_format_number
 from flashmla._operation import Operation, Options, Ready
 from flashmla._plan import Plan, make_plan, step_params, unmade_plan
 from flashmla._prepared import preparable
@@ -12,10 +13,14 @@ from flashmla._scalars import INT32, integer
 from flashmla._tensor import SupportsDLPack
 
 
-def _options(causal: Any, batch_invariant: Any, max_seqlen_q: Any, num_splits: Any) -> Options:
+def _options(
+    causal: Any, batch_invariant: Any, max_seqlen_q: Any, num_splits: Any, kv_format: Any, window: Any
+) -> Options:
     """The scalars of plan_decode."""
     params = step_params(_OPERATION, causal, batch_invariant, max_seqlen_q)
     params.num_splits = integer(num_splits, "num_splits", INT32)
+    params.kv_format = kv_format_number(kv_format)
+    params.window = integer(window, "window", INT32)
     return Options(_OPERATION, params)
 
 
@@ -49,6 +54,8 @@ def plan_decode(
     batch_invariant: bool = False,
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
+    kv_format: KvFormat = "bf16",
+    window: int = 0,
     buffer: Any = None,
     stream: Any = None,
 ) -> Plan:
@@ -60,6 +67,8 @@ def plan_decode(
                      requests and query tokens beside it
     cu_seqlens_q     as in `dense_decode`; read too
     max_seqlen_q     as in `dense_decode`
+    kv_format        as in `dense_decode`; the plan serves calls on caches of other formats too
+    window           as in `dense_decode`
     buffer           contiguous memory of `plan_decode_size` bytes on q's device, kept alive by the plan; None: made by
                      q's framework
 
@@ -69,7 +78,7 @@ def plan_decode(
     >>> for layer in range(2):
     ...     out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, plan=plan)
     """
-    scalars = causal, batch_invariant, max_seqlen_q, num_splits
+    scalars = causal, batch_invariant, max_seqlen_q, num_splits, kv_format, window
     inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q)
     facts = {"causal": causal, "batch_invariant": batch_invariant, "num_splits": num_splits}
     return make_plan(_OPERATION, scalars, inputs, facts, buffer=buffer, stream=stream)
@@ -87,6 +96,8 @@ def plan_decode_size(
     batch_invariant: bool = False,
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
+    kv_format: KvFormat = "bf16",
+    window: int = 0,
 ) -> int:
     """Bytes of `buffer` that `plan_decode` needs: from shapes, flags and device, never from lengths.
 
@@ -95,5 +106,5 @@ def plan_decode_size(
     >>> buffer = numpy.empty(flashmla.plan_decode_size(q, kv_cache, block_table, cache_seqlens), "uint8")
     >>> plan = flashmla.plan_decode(q, kv_cache, block_table, cache_seqlens, buffer=buffer)
     """
-    options = _options(causal, batch_invariant, max_seqlen_q, num_splits)
+    options = _options(causal, batch_invariant, max_seqlen_q, num_splits, kv_format, window)
     return _OPERATION.scratch_size(options, (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q))

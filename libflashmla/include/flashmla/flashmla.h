@@ -218,10 +218,12 @@ typedef struct flashmla_plan_decode_params {
   const DLTensor *cu_seqlens_q;  /* as in flashmla_dense_decode_params; its values are read too */
   int32_t max_seqlen_q;          /* " */
   uint32_t reserved2;            /* 0 */
+  int32_t kv_format;             /* as in flashmla_dense_decode_params; a plan of another format is as good */
+  int32_t window;                /* as in flashmla_dense_decode_params */
 } flashmla_plan_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_PLAN_DECODE_PARAMS_INIT \
-  {sizeof(flashmla_plan_decode_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0}
+  {sizeof(flashmla_plan_decode_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, 0, 0}
 
 /* Arguments of flashmla_plan_sparse_decode: the tensors of the flashmla_sparse_decode call it is for, in whatever
  * formats its caches are. Only their shapes, dtype and device are read, and the values of the lengths and of
@@ -252,8 +254,9 @@ typedef struct flashmla_plan_sparse_decode_params {
  *     x_t = softmax_scale * <q, k_t>;   lse = ln(sum_t exp(x_t));   out = sum_t exp(x_t - lse) * k_t[0 : d_v]
  * Attended are t < L, or with FLASHMLA_CAUSAL t < L - (s_q - 1 - s), where L is cache_seqlens[i] clamped to
  * [0, max_blocks * page_size]. No attended token: out = 0, lse = +inf (see FLASHMLA_EMPTY_LSE_MINUS). A page number
- * outside [0, num_blocks) within L stands for a page of zeros that takes part. A slot that a row does not attend never
- * influences the row, even when it holds NaN; table entries of pages at or beyond L may be anything.
+ * outside [0, num_blocks) within L stands for a page of zeros that takes part. With a window of w tokens each query
+ * token attends the last w of those alone, and pages without any of them are not read. A slot that a row does not
+ * attend never influences the row, even when it holds NaN; table entries of pages at or beyond L may be anything.
  *
  * Variable-length queries: with cu_seqlens_q the query tokens of all requests lie behind one another, q is (total_q,
  * h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q). Request i has the tokens from b = cu_seqlens_q[i], clamped
@@ -274,7 +277,8 @@ typedef struct flashmla_dense_decode_params {
    * 576 / 512, 512 / 512 or 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
   /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size, on CUDA best a multiple of 16: the
-   * fewer rows the largest power of two that divides it, the more loads; strides as q */
+   * fewer rows the largest power of two that divides it, the more loads; strides as q. Of a format that quantises: see
+   * flashmla_kv_format; h_kv is 1, and d_qk the columns of the format */
   const DLTensor *kv_cache;
   const DLTensor *block_table;   /* (batch, max_blocks) int32, innermost stride 1 */
   const DLTensor *cache_seqlens; /* (batch) int32, contiguous; tokens */
@@ -298,12 +302,14 @@ typedef struct flashmla_dense_decode_params {
   int32_t cp_interleave;        /* tokens of a turn, > 0 */
   const DLTensor *global_seqlens; /* (batch) int32, contiguous; tokens of each request over all shards */
   const DLTensor *attn_sink;      /* (h_q) float32, contiguous: see flashmla_sparse_decode_params; NULL: no sink */
+  int32_t kv_format; /* flashmla_kv_format of kv_cache; on CPU any, and one that quantises takes q in bf16; on CUDA 0 */
+  int32_t window;    /* > 0, on CPU, without cp_world: only the last so many tokens are attended; 0: all */
 } flashmla_dense_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_DENSE_DECODE_PARAMS_INIT                                                                              \
   {sizeof(flashmla_dense_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0, \
-   0, 0, NULL, NULL}
+   0, 0, NULL, NULL, 0, 0}
 /* clang-format on */
 
 /* ---- Arguments of merges ---- */

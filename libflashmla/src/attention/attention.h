@@ -7,9 +7,11 @@
 #include "schedule/schedule.h"
 #include "schedule/stamp.h"
 
-/* Which of a request's tokens a query token attends: FLASHMLA_CAUSAL, and the shard of context parallelism. */
+/* Which of a request's tokens a query token attends: FLASHMLA_CAUSAL, a sliding window, and the shard of context
+ * parallelism. */
 typedef struct fm_mask {
   bool causal;
+  int32_t window;                           /* of those only so many last ones; 0: all */
   int32_t cp_rank, cp_world, cp_interleave; /* cp_world 0: the cache is whole */
   const int32_t *global_seqlens;
 } fm_mask;
@@ -64,6 +66,11 @@ typedef struct fm_attention {
 
 /* mask.c: tokens that the query token `token` of `count` attends, of the request's `length` clamped ones. */
 int64_t fm_attended(const fm_mask *mask, int32_t request, int64_t length, int32_t count, int32_t token);
+
+/* The first of the `attended` ones that the window leaves. */
+static inline int64_t fm_window_begin(const fm_mask *mask, int64_t attended) {
+  return mask->window > 0 ? fm_max64(attended - mask->window, 0) : 0;
+}
 
 /* +inf, or -inf with FLASHMLA_EMPTY_LSE_MINUS. */
 float fm_empty_lse(uint32_t flags);

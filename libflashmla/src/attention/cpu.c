@@ -18,7 +18,8 @@ fm_rows fm_rows_of(const fm_attention *attention, int32_t tile) {
   rows.tokens = (int32_t)fm_max64(0, fm_min32(tiling->block_tokens, rows.queries.count - rows.first_token));
   rows.heads = fm_min32(tiling->block_heads, tiling->group - rows.first_head);
   rows.count = rows.tokens * rows.heads;
-  rows.length = fm_length_of(&attention->work, tiling->unit, rows.request);
+  rows.first_item = fm_first_item(&attention->work, tiling->unit, rows.request);
+  rows.length = rows.first_item + fm_length_of(&attention->work, tiling->unit, rows.request);
   return rows;
 }
 

@@ -13,6 +13,7 @@ typedef struct fm_rows {
   int32_t first_token, tokens;
   int32_t first_head, heads; /* within the KV head's group */
   int32_t count;             /* tokens * heads; 0: a dead tile */
+  int64_t first_item;        /* of the first unit */
   int64_t length;            /* KV items of the request, clamped */
 } fm_rows;
 

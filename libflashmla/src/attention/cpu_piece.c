@@ -143,10 +143,11 @@ void fm_attend_piece(const fm_attention *attention, fm_piece_worker *worker, int
   const fm_rows rows = fm_rows_of(attention, tile);
   if (rows.count == 0) return;
   const fm_cpu_tile shape = fm_tile_of(attention, worker->source, rows.tokens, rows.heads);
-  const int64_t unit = attention->tiling.unit, begin = first * unit;
-  /* The last token sees most. */
+  const int64_t unit = attention->tiling.unit;
+  /* The last token sees most. With a window a tile has one token. */
   int64_t end = fm_row_bound(attention, &rows, rows.first_token + rows.tokens - 1);
-  if (last >= 0) end = fm_min64(end, last * unit);
+  const int64_t begin = fm_max64(rows.first_item + first * unit, fm_window_begin(&attention->mask, end));
+  if (last >= 0) end = fm_min64(end, rows.first_item + last * unit);
   attended_keys attended = {0};
   if (begin < end) {
     /* A thread often takes several pieces of a tile. */

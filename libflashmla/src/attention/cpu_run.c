@@ -25,9 +25,11 @@ enum {
 void fm_cpu_limits(const fm_work *work, fm_limits *limits) {
   const double group = work->h_q / work->h_kv;
   /* How a step does its sums depends on how many rows it has, so in batch-invariant work each token has its own tiles.
-   */
-  const double rows = work->batch_invariant || work->own_items ? group : work->s_q * group;
-  const double tokens = (double)work->capacity + work->extra_capacity;
+   * With a window it begins elsewhere than its neighbours. */
+  const bool own_tiles = work->batch_invariant || work->own_items || work->window > 0;
+  const double rows = own_tiles ? group : work->s_q * group;
+  double tokens = (double)work->capacity + work->extra_capacity;
+  if (work->window > 0) tokens = fmin(tokens, (double)work->window + work->s_q);
   double blocks = work->batch * ceil(work->s_q * group / FM_CPU_MOST_ROWS); /* of a KV head, at most */
   if (work->varlen) blocks = fmin(blocks, work->batch + work->total_q * group / FM_CPU_MOST_ROWS);
   if (work->own_items) blocks = work->varlen ? work->total_q : (double)work->batch * work->s_q;

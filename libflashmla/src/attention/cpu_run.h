@@ -11,7 +11,7 @@ typedef struct fm_key_walk {
   const fm_rows *rows;
   int64_t item, end; /* the next item, and where to stop: what stands behind may be garbage */
   char *room;        /* of the thread */
-  const char *page;  /* of a source of pages: where the page of the next item is, */
+  char *page;        /* of a source of pages: where the page of the next item is, */
   int64_t in_page;   /* and its place there; < 0: not looked up yet */
 } fm_key_walk;
 

@@ -18,7 +18,10 @@ static void stack(fm_argument *row) {
 
 static void pack(fm_argument *row) {
   row->dtypes = FM_ANY_BYTE;
+  row->like = 0;
+  row->mapped = false;
   row->packed = true;
+  if (row->packed_axis != 0) row->axes[row->rank - 1] = row->packed_axis;
 }
 
 void fm_arguments_in(fm_form form, const fm_argument *table, int32_t count, fm_argument rows[FM_MAX_ARGUMENTS]) {

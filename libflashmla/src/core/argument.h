@@ -49,7 +49,8 @@ typedef struct fm_argument {
   bool listed;     /* a list of tensors alike, or one tensor of them all with an axis in front */
   bool shape_only; /* its memory is not looked at */
   uint8_t paged;   /* a KV cache, by a bit of its own: it is `packed` in the form of one that quantises */
-  bool packed;     /* its elements are bytes, and those of a page contiguous: `alignment` is of pages */
+  uint8_t packed_axis; /* its innermost axis then; 0: the same */
+  bool packed;         /* its elements are bytes, and those of a page contiguous: `alignment` is of pages */
 } fm_argument;
 _Static_assert(FM_DTYPES <= 8, "fm_argument.dtypes has a bit for each");
 #define FM_LIKE(row) ((row) + 1)

@@ -9,6 +9,7 @@
 
 #include "core/environment.h"
 #include "cuda/kernels.h"
+#include "formats/formats.h"
 
 #define FORCE_KERNEL "FLASHMLA_FORCE_KERNEL"
 
@@ -63,6 +64,13 @@ flashmla_status fm_kernel_forced(fm_kernel_family family, const fm_kernel **kern
                  fm_kernel_family_name(family));
 }
 
+/* Whether any row of the family does. */
+static bool reads_format(const fm_need *need) {
+  for (int32_t i = 0; i < fm_kernel_count; i++)
+    if (fm_kernels[i].family == need->family && fm_kernels[i].kv_format == need->kv_format) return true;
+  return need->kv_format == FLASHMLA_KV_BF16; /* of rows that read no cache, too */
+}
+
 flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driver_version, const fm_kernel **kernel) {
   const fm_kernel *only = NULL;
   if (need->may_be_forced) FM_TRY(fm_kernel_forced(need->family, &only));
@@ -79,6 +87,10 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
     *kernel = &fm_kernels[i];
     return FLASHMLA_OK;
   }
+  if (!reads_format(need))
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
+                   "{params.|}kv_format is {%d, |}\"%s\"; no %s kernel of this library reads it, the CPU does",
+                   need->kv_format, fm_format_at(need->kv_format)->name, fm_kernel_family_name(need->family));
   return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "no kernel of this library fits the call on driver version %d",
                  driver_version);
 }

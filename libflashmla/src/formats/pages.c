@@ -3,6 +3,13 @@
 
 enum { BLOCKS, SIZE, HEADS, ROW /* axes of the tensor */ };
 
+flashmla_status fm_add_format(const char *field, int32_t kv_format, uint8_t which, fm_form *form) {
+  const fm_format *format;
+  FM_TRY(fm_find_format(field, kv_format, &format));
+  if (fm_quantizes(format)) form->packed |= which;
+  return FLASHMLA_OK;
+}
+
 static flashmla_status check_row(const fm_argument *row, int32_t extent, const fm_format *format) {
   if (fm_quantizes(format) && extent != format->token_bytes)
     return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.shape[3] is %d; a token of format \"%s\" has %d bytes", row->name, extent,
@@ -13,13 +20,16 @@ static flashmla_status check_row(const fm_argument *row, int32_t extent, const f
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_format, fm_pages *pages) {
+flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_format, bool heads, fm_pages *pages) {
   const fm_argument *rule = &call->tensors.rows[row];
   const fm_format *format = fm_format_at(kv_format);
   const int32_t *const extents = call->extents;
-  const int32_t heads = extents[rule->axes[HEADS]], columns = extents[rule->axes[ROW]];
-  if (heads != 1)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s.shape[2] (h_kv) is %d; supported is 1", rule->name, heads);
+  const int32_t h_kv = extents[rule->axes[HEADS]], columns = extents[rule->axes[ROW]];
+  if (h_kv != 1 && fm_quantizes(format))
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s.shape[2] (h_kv) is %d; supported in format \"%s\" is 1", rule->name,
+                   h_kv, format->name);
+  if (h_kv != 1 && !heads)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s.shape[2] (h_kv) is %d; supported is 1", rule->name, h_kv);
   FM_TRY(check_row(rule, columns, format));
   pages->format = format;
   pages->columns = fm_quantizes(format) ? format->columns : columns;
@@ -37,5 +47,6 @@ void fm_bind_pages(const fm_call *call, int32_t row, fm_pages *pages) {
   if (call->again) return; /* strides are as they were */
   pages->block_step = view->stride[0] * element_bytes;
   pages->row_step = fm_quantizes(format) ? format->row_bytes : view->stride[1] * element_bytes;
+  pages->head_step = view->stride[2] * element_bytes; /* of no use where there is one head */
   pages->scales_at = format->split ? (int64_t)pages->page_size * format->row_bytes : format->scales_at;
 }

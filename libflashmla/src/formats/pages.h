@@ -18,6 +18,9 @@ enum { FM_MAIN_PAGES = 1, FM_EXTRA_PAGES = 2 };
 #define FM_PAGES_FIELDS(type, field) \
   FM_PAGES_OF(type, field, FM_MAIN_PAGES, FM_PAGES_BLOCKS, FM_PAGES_SIZE, FM_PAGES_ROW)
 
+/* In read_form: the format that a field of the call names, of the cache `which`. */
+flashmla_status fm_add_format(const char *field, int32_t kv_format, uint8_t which, fm_form *form);
+
 /* Distances are in bytes. */
 typedef struct fm_pages {
   const fm_format *format;
@@ -25,12 +28,13 @@ typedef struct fm_pages {
   fm_dtype dtype;  /* of its columns where the format does not quantise */
   int32_t num_blocks, page_size;
   char *data;
-  int64_t block_step, row_step;
+  int64_t block_step, row_step, head_step;
   int64_t scales_at; /* in a page */
 } fm_pages;
 
-/* Rules of check_shapes on the tensor `row` of the table, with what they tell. */
-flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_format, fm_pages *pages);
+/* Rules of check_shapes on the tensor `row` of the table, with what they tell. `heads`: there may be several KV heads
+ * where the format does not quantise. */
+flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_format, bool heads, fm_pages *pages);
 /* Strides and address, of a call that passed. */
 void fm_bind_pages(const fm_call *call, int32_t row, fm_pages *pages);
 
@@ -40,9 +44,11 @@ static inline int64_t fm_slots_of(const fm_pages *pages) { return (int64_t)pages
 typedef struct fm_token {
   char *row, *scales;
 } fm_token;
-static inline fm_token fm_token_at(const fm_pages *pages, int64_t block, int64_t place) {
-  char *page = pages->data + block * pages->block_step;
+static inline fm_token fm_token_in(const fm_pages *pages, char *page, int64_t place) {
   return (fm_token){page + place * pages->row_step, page + pages->scales_at + place * pages->format->scales_step};
+}
+static inline fm_token fm_token_at(const fm_pages *pages, int64_t block, int64_t place) {
+  return fm_token_in(pages, pages->data + block * pages->block_step, place);
 }
 
 #endif /* FLASHMLA_FORMATS_PAGES_H_ */

@@ -1,15 +1,8 @@
 /* read.c - the rules of calls that read rows from a cache, and what backends get of them. */
 #include "formats/read.h"
 
-flashmla_status fm_read_form(int32_t kv_format, fm_form *form) {
-  const fm_format *format;
-  FM_TRY(fm_find_format("kv_format", kv_format, &format));
-  form->packed = fm_quantizes(format) ? FM_MAIN_PAGES : 0;
-  return FLASHMLA_OK;
-}
-
 flashmla_status fm_check_read(fm_call *call, int32_t kv_format, int32_t num_threads, fm_read *read) {
-  FM_TRY(fm_check_pages(call, FM_READ_PAGES, kv_format, &read->pages));
+  FM_TRY(fm_check_pages(call, FM_READ_PAGES, kv_format, false, &read->pages));
   const fm_format *format = read->pages.format;
   const int32_t columns = call->extents[FM_READ_COLUMNS];
   if (columns != read->pages.columns)

@@ -34,8 +34,7 @@ typedef struct fm_read {
   fm_loaded kernel;
 } fm_read;
 
-/* In read_form; check_shapes; bind. */
-flashmla_status fm_read_form(int32_t kv_format, fm_form *form);
+/* In check_shapes; bind. */
 flashmla_status fm_check_read(fm_call *call, int32_t kv_format, int32_t num_threads, fm_read *read);
 void fm_bind_read(const fm_call *call, void *stream, fm_read *read);
 

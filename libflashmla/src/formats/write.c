@@ -36,7 +36,7 @@ static flashmla_status check_columns(const fm_call *call, const fm_write *write)
 }
 
 flashmla_status fm_check_write(fm_call *call, fm_write_scalars scalars, fm_write *write) {
-  FM_TRY(fm_check_pages(call, FM_WRITE_PAGES, scalars.kv_format, &write->pages));
+  FM_TRY(fm_check_pages(call, FM_WRITE_PAGES, scalars.kv_format, false, &write->pages));
   write->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, FM_WRITE_LATENT, 0)->dtype);
   FM_TRY(check_columns(call, write));
   write->unrounded = (scalars.flags & FLASHMLA_UNROUNDED_SCALES) != 0;

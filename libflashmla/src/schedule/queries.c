@@ -25,7 +25,13 @@ int64_t fm_extra_begin(const fm_work *work, int32_t unit, int32_t request) {
   return fm_ceil_div(fm_items_of(work, request), unit) * unit;
 }
 
+int64_t fm_first_item(const fm_work *work, int32_t unit, int32_t request) {
+  if (work->window == 0 || work->batch_invariant) return 0;
+  const int64_t others = fm_max64(fm_query_range_of(work, request).count, 1) - 1;
+  return fm_max64(fm_items_of(work, request) - others - work->window, 0) / unit * unit;
+}
+
 int64_t fm_length_of(const fm_work *work, int32_t unit, int32_t request) {
-  if (work->extra_capacity == 0) return fm_items_of(work, request);
+  if (work->extra_capacity == 0) return fm_items_of(work, request) - fm_first_item(work, unit, request);
   return fm_extra_begin(work, unit, request) + fm_extra_items_of(work, request);
 }

@@ -24,7 +24,9 @@ typedef struct fm_work {
   int32_t capacity;
   const int32_t *extra_lengths; /* likewise of a second kind, which follow in units of their own */
   int32_t extra_capacity;       /* 0: there are none of it */
-  bool own_items;               /* query tokens share no KV items: each has tiles of its own */
+  int32_t window; /* 0: none. Else query token s of the n of a request attends none of its L items before number
+                     L - (n - 1 - s) - window, and units are counted from what the first one may attend on */
+  bool own_items; /* query tokens share no KV items: each has tiles of its own */
   bool batch_invariant;
   int32_t num_splits; /* given; 0: chosen for balance; 0 for batch-invariant work */
 } fm_work;
@@ -245,6 +247,8 @@ int64_t fm_extra_items_of(const fm_work *work, int32_t request);
  * fm_extra_begin, the next begin of a unit. */
 int64_t fm_extra_begin(const fm_work *work, int32_t unit, int32_t request);
 int64_t fm_length_of(const fm_work *work, int32_t unit, int32_t request);
+/* The item that its first unit begins with: a multiple of `unit`. Batch-invariant work is cut at fixed items, so 0. */
+int64_t fm_first_item(const fm_work *work, int32_t unit, int32_t request);
 
 /* scheduler.c */
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);

@@ -13,13 +13,17 @@ import properties
 from attention import Result
 from buffers import COMPACT, POISON, Guarded
 from ops.dense_decode import oracle
-from ops.dense_decode.case import Case, Data, make_data
+from ops.dense_decode.case import Case, Data, keys_of, make_data
+
+
+def format_number(name: str) -> int:
+    return c_abi.constant(f"KV_{name.upper()}")
 
 
 def plan_fields(case) -> dict[str, object]:
     """What a case says of plan_decode, but for tensors and buffer."""
     fields: dict[str, object] = {"flags": c_abi.flags(causal=case.causal, batch_invariant=case.batch_invariant)}
-    fields["num_splits"] = case.num_splits
+    fields |= {"num_splits": case.num_splits, "kv_format": format_number(case.kv_format), "window": case.window}
     if case.cu_seqlens_q is not None:
         fields["max_seqlen_q"] = case.s_q
     return fields
@@ -36,6 +40,8 @@ def decode_fields(case) -> dict[str, object]:
             batch_invariant=case.batch_invariant,
         ),
         "num_threads": case.num_threads,
+        "kv_format": format_number(case.kv_format),
+        "window": case.window,
     }
     if case.softmax_scale is not None:
         fields["softmax_scale"] = case.softmax_scale
@@ -87,6 +93,7 @@ class Tensors:
         """The keyword arguments that all calls of the package share; `replaced`: other inputs of the same names."""
         case, guarded = self.case, self.guarded | replaced
         options: dict[str, object] = {"causal": case.causal, "batch_invariant": case.batch_invariant}
+        options |= {"kv_format": case.kv_format, "window": case.window}
         if case.cu_seqlens_q is not None:
             options |= {"cu_seqlens_q": guarded["cu_seqlens_q"].tensor, "max_seqlen_q": case.s_q}
         return options
@@ -225,7 +232,7 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
     """What the mathematics says about the case; zeros for the query tokens of no request."""
     out, lse = oracle.dense_decode(
         data.q,
-        data.kv_cache,
+        keys_of(case, data),
         data.block_table,
         data.cache_seqlens,
         case.softmax_scale,
@@ -235,6 +242,7 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
         shard=case.shard,
         global_seqlens=data.global_seqlens,
         sink=data.attn_sink,
+        window=case.window,
         lse_base2=case.lse_base2,
         empty_lse=-np.inf if case.empty_lse_minus else np.inf,
     )

@@ -8,6 +8,8 @@ import numpy as np
 
 from attention import QueryTokens, make_sink
 from buffers import ALIGNMENT, COMPACT, DTYPES, Layout
+from kv_pages import DEAD, put_rows, rows_of
+from ops.append_kv import oracle as formats
 from ops.dense_decode import oracle
 from ops.dense_decode.oracle import Shard
 
@@ -66,6 +68,13 @@ class Case(QueryTokens):
     empty_lse_minus: bool = False
     batch_invariant: bool = False
     sink: str | None = None  # attn_sink, see attention.make_sink
+    kv_format: str = "bf16"
+    cache_dtype: str = "uint8"  # of a cache that is quantised
+    window: int = 0  # tokens that a query token attends at most; 0: any
+
+    @property
+    def format(self) -> formats.Format | None:
+        return formats.FORMATS.get(self.kv_format)
 
     @property
     def batch(self) -> int:
@@ -93,10 +102,11 @@ class Case(QueryTokens):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of every tensor that a call can have, given or not."""
         varlen = self.cu_seqlens_q is not None
+        row = self.format.token_bytes if self.format else self.d_qk
         tokens = (self.total_q,) if varlen else (self.batch, self.s_q)
         return {
             "q": (*tokens, self.h_q, self.d_qk),
-            "kv_cache": (self.num_blocks, self.page_size, self.h_kv, self.d_qk),
+            "kv_cache": (self.num_blocks, self.page_size, self.h_kv, row),
             "block_table": (self.batch, self.max_blocks),
             "cache_seqlens": (self.batch,),
             "out": (*tokens, self.h_q, self.d_v),
@@ -110,6 +120,8 @@ class Case(QueryTokens):
         """The dtype of a tensor of the call."""
         if tensor == "out":
             return self.out_dtype or self.dtype
+        if tensor == "kv_cache" and self.format:
+            return self.cache_dtype
         return self.dtype if tensor in {"q", "kv_cache"} else "float32" if tensor in {"lse", "attn_sink"} else "int32"
 
     def granule_of(self, tensor: str) -> int:
@@ -123,6 +135,12 @@ class Case(QueryTokens):
         if rows.start == rows.stop or self.shard is None:
             return 0 if rows.start == rows.stop else length
         return int(np.sum(self.shard.global_tokens(length) < self.global_seqlens[i]))
+
+    def first_attended(self, i: int) -> int:
+        """The first token of request i that any of its query tokens attends, if one does."""
+        rows = self.query_rows(i)
+        masked = rows.stop - rows.start - 1 if self.causal else 0
+        return max(0, self.attended(i) - masked - self.window) if self.window else 0
 
     def but(self, **changes) -> Case:
         """The same case with some facts changed."""
@@ -152,9 +170,7 @@ def make_data(case: Case) -> Data:
     q = rng.standard_normal(shapes["q"], np.float32).astype(dtype)
     table, live = _page_table(case, rng)
     dead = rng.choice([np.nan, np.nan, np.inf, -np.inf])
-    kv_cache = np.full(shapes["kv_cache"], dead, dtype)
-    for page, rows in live.items():
-        kv_cache[page, :rows] = rng.standard_normal((rows, case.h_kv, case.d_qk), np.float32)
+    kv_cache = _filled(case, live, dead, rng)
     lengths = np.array(case.lengths, np.int32)
     stale = rng.integers(-1, case.capacity + 2, case.batch, np.int32) if case.plan == "stale" else lengths
     data = Data(q, kv_cache, table, lengths, stale)
@@ -170,7 +186,27 @@ def make_data(case: Case) -> Data:
     return data
 
 
-def _page_table(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, dict[int, int]]:
+def _filled(case: Case, live: dict[int, np.ndarray], dead: float, rng: np.random.Generator) -> np.ndarray:
+    """The cache with tokens in the live rows of its pages."""
+    shape, dtype = case.shapes()["kv_cache"], DTYPES[case.dtype_of("kv_cache")]
+    kv_cache = np.full(shape, DEAD, np.uint8).view(dtype) if case.format else np.full(shape, dead, dtype)
+    for page, places in live.items():
+        rows = np.flatnonzero(places)
+        columns = rng.standard_normal((len(rows), case.h_kv, case.d_qk), np.float32)
+        if case.format:
+            slots = page * case.page_size + rows
+            put_rows(case.format, kv_cache.view(np.uint8), slots, columns[:, 0], rng)
+        else:
+            kv_cache[page, rows] = columns
+    return kv_cache
+
+
+def keys_of(case: Case, data: Data) -> np.ndarray:
+    """The cache as rows of columns, in float64."""
+    return rows_of(case.format, data.kv_cache)
+
+
+def _page_table(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """A page table whose used entries name scattered pages, and the live rows of each page that is named."""
     table = rng.choice(np.array(GARBAGE_PAGES, np.int64), (case.batch, case.max_blocks)).astype(np.int32)
     attended = [case.attended(i) for i in range(case.batch)]
@@ -178,15 +214,17 @@ def _page_table(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, dict[
     # Requests share pages where the cache has fewer than they use, as they do with a common prefix.
     pages = rng.permutation(np.resize(rng.permutation(case.num_blocks), max(sum(used), case.num_blocks)))
     outside = (-1, case.num_blocks, case.num_blocks + 1, INT32_MIN, INT32_MAX, -7)
-    live: dict[int, int] = {}
+    live: dict[int, np.ndarray] = {}
     for i, count in enumerate(attended):
-        for j in range(used[i]):
+        first = case.first_attended(i)
+        for j in range(first // case.page_size, used[i]):
             page, pages = int(pages[0]), pages[1:]
             if case.bad_pages and rng.random() < 0.3:
                 table[i, j] = rng.choice(outside)
                 continue
             table[i, j] = page
-            live[page] = max(live.get(page, 0), min(case.page_size, count - j * case.page_size))
+            places = np.arange(case.page_size) + j * case.page_size
+            live[page] = live.get(page, False) | ((places >= first) & (places < count))
     return table, live
 
 

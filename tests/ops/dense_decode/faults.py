@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from buffers import COMPACT, Layout
+from buffers import COMPACT, Layout, Pages
 from ops.dense_decode.case import Case, Layouts
 from ops.dense_decode.oracle import Shard
-from ops.dense_decode.relations import CHUNK, MILLION, MIXED, STEP
+from ops.dense_decode.relations import CHUNK, LONG, MILLION, MIXED, STEP
 from planted_faults import Edit, Fault
 
-__all__ = ["FAULTS", "Case", "Layout", "Layouts", "Shard"]  # what a drawn case is written with
+__all__ = ["FAULTS", "Case", "Layout", "Layouts", "Pages", "Shard"]  # what a drawn case is written with
 
 TESTS = "tests/ops/dense_decode/"
 ANY_CALL = TESTS + "test_legal_calls.py::test_any_legal_call_is_the_oracle[cpu]"
@@ -29,7 +29,8 @@ ITEMS = "libflashmla/src/attention/cpu_items.c"
 
 OTHER_BITS = "results differ in some bit"
 ROWS_OF_PIECE = "  const fm_rows rows = fm_rows_of(attention, tile);\n"
-PAGE_SIZE = "((const fm_dense_decode *)worker->source->call)->paged.page_size"
+# The call is the first thing that the operation's source of keys has.
+PAGE_SIZE = "(*(const fm_dense_decode *const *)worker->source->call)->paged.pages.page_size"
 BLOCK_OF_PAGE = "  const int32_t block = paged->block_table["
 BOUND = "rows->length, rows->queries.count, token);"
 END_OF_PIECE = "  if (last >= 0) end = fm_min64(end, last * unit);\n"
@@ -121,7 +122,7 @@ FAULTS = [
         one(
             PAGES,
             BLOCK_OF_PAGE,
-            "  if (page > 0 && (page + 1) * paged->page_size >= rows->length) page--;\n" + BLOCK_OF_PAGE,
+            "  if (page > 0 && (page + 1) * pages->page_size >= rows->length) page--;\n" + BLOCK_OF_PAGE,
         ),
         lambda case: capped(case, case.page_size),
     ),
@@ -160,11 +161,22 @@ FAULTS = [
     found_in_any_call(
         "stride ignored",
         one(
-            PAGES,
-            "stride = paged->cache_stride[1] * fm_dtype_bytes(paged->dtype);",
-            "stride = fm_min64(paged->cache_stride[1], decode->attention.queries.d_qk) * fm_dtype_bytes(paged->dtype);",
+            "libflashmla/src/formats/pages.c",
+            "format->row_bytes : view->stride[1] * element_bytes;",
+            "format->row_bytes : "
+            "(view->stride[1] < pages->columns ? view->stride[1] : pages->columns) * element_bytes;",
         ),
         unpadded,
+    ),
+    found_in_any_call(
+        "scales of the first token of a page",
+        one(
+            PAGES,
+            "fm_token_in(pages, walk->page, walk->in_page), walk->room",
+            "(fm_token){fm_token_in(pages, walk->page, walk->in_page).row, "
+            "fm_token_in(pages, walk->page, 0).scales}, walk->room",
+        ),
+        lambda case: capped(case, 1),
     ),
     found_in_any_call(
         "length not clamped",  # to the table's capacity; reads stay inside the table
@@ -186,6 +198,22 @@ FAULTS = [
         "causal bound by max_seqlen_q",
         one(ROWS, BOUND, BOUND.replace("rows->queries.count", "attention->work.s_q")),
         same_count,
+    ),
+    found_in_any_call(
+        "a token before the window",
+        one(PIECE, "fm_window_begin(&attention->mask, end));", "fm_window_begin(&attention->mask, end - 1));"),
+        lambda case: case.but(window=0),
+    ),
+    Fault(
+        "units of the last query token's window",
+        one(
+            "libflashmla/src/schedule/queries.c",
+            "request) - others - work->window",
+            "request) - 0 * others - work->window",
+        ),
+        lambda case: case.but(s_q=1),
+        TESTS + "test_window.py::test_windows_of_any_length[cpu-plan0-True-28]",
+        case=LONG.but(window=28),
     ),
     Fault(
         "max_seqlen_q is no limit",  # writes stay inside the request's last tile
@@ -276,8 +304,8 @@ FAULTS = [
         "rows of several tokens",  # in a tile, which then does its sums in another order
         one(
             "libflashmla/src/attention/cpu_run.c",
-            "work->batch_invariant || work->own_items ? group : work->s_q * group;",
-            "work->s_q * group;",
+            "own_tiles ? group : work->s_q * group;",
+            "work->window > 0 ? group : work->s_q * group;",
         ),
         lambda case: case.but(h_q=128),
     ),

@@ -11,6 +11,7 @@ import c_abi
 import invalid_calls as spoil
 from argument_rules import Form, generated
 from invalid_calls import LegalCall, Rule, one_of
+from ops.append_kv import oracle as formats
 from ops.dense_decode import calls, strategies
 from ops.dense_decode.case import Layouts
 
@@ -18,6 +19,9 @@ FIXED = Form("", {"with_lse": True, "h_kv": 2}, ("lse",))
 VARLEN = Form("varlen", {"with_lse": True, "h_kv": 2, "varlen": True}, ("lse", "cu_seqlens_q"), varlen=True)
 SHARD = Form("shard", {"with_lse": True, "h_kv": 2, "sharded": True}, ("lse", "global_seqlens"))
 SINK = Form("sink", {"with_lse": True, "h_kv": 2, "sink": "some"}, ("lse", "attn_sink"))
+
+
+PACKED = Form("bytes", {"with_lse": True, "kv_formats": tuple(formats.FORMATS)}, ("lse",), packed=True)
 
 
 def legal_call(backend, draw, operation: str = "dense_decode", **base) -> LegalCall:
@@ -61,6 +65,30 @@ def plan_of(**changes):
     return spoil
 
 
+def all_of_dtype(*names: str):
+    """The tensors get a dtype of results that is another one than theirs."""
+
+    def spoil_(call, draw, _legal):
+        own = call.tensor(names[0]).dtype
+        codes = [c_abi.DTYPE_CODES[name] for name in ("bfloat16", "float16", "float32")]
+        dtype = spoil.one_of(draw, [code for code in codes if code != own])
+        for name in names:
+            if call.tensors.get(name) is not None:
+                call.tensor(name).dtype = dtype
+
+    return spoil_
+
+
+def more_columns(name: str, by: int):
+    return spoil.extent(name, 3, lambda n: n + by)
+
+
+def other_columns(call, _draw, _legal):
+    """q has as many as a row of another format."""
+    spoil.explicit_strides(call.tensor("q"))
+    call.tensor("q").shape[-1] ^= 576 ^ 512
+
+
 def never_made(call, _draw, _legal):
     call.fields["plan"] = c_abi.new_plan()
 
@@ -76,6 +104,8 @@ def step_rules() -> list[Rule]:
         Rule("h_kv does not divide h_q", "SHAPE", "h_kv", h_kv_that_does_not_divide),
         Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(latent, 64, 192, 328, 584)),
         Rule("float32", "UNSUPPORTED", "float32", all_float32, "gpu"),
+        Rule("window", "VALUE", "window", spoil.field("window", -1, -(2**31))),
+        Rule("window on a GPU", "UNSUPPORTED", "window", spoil.field("window", 1, 2**31 - 1), "gpu"),
         Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
     ]
     offsets = spoil.extent("cu_seqlens_q", 0, lambda n: n + 1)
@@ -88,6 +118,29 @@ def step_rules() -> list[Rule]:
     return [rule.on("", FIXED.base) for rule in fixed] + [rule.on("varlen", VARLEN.base) for rule in varlen]
 
 
+WRONG_FORMATS = (-1, 5, 2**31 - 1, -(2**31))
+
+
+def format_rules() -> list[Rule]:
+    """Of a step on caches that are quantised, or said to be."""
+    copied = [
+        Rule("kv_format", "VALUE", r"\bkv_format", spoil.field("kv_format", *WRONG_FORMATS)),
+        Rule("kv_format of bytes", "DTYPE", r"kv_cache\.dtype", spoil.field("kv_format", 1, 2, 3, 4)),
+    ]
+    packed = [
+        Rule("kv_format", "VALUE", r"\bkv_format", spoil.field("kv_format", *WRONG_FORMATS)),
+        Rule("kv_format of no bytes", "DTYPE", r"kv_cache\.dtype", spoil.field("kv_format", 0)),
+        Rule("q of another dtype", "DTYPE", r"q\.dtype is .* must be bfloat16", all_of_dtype("q", "out")),
+        Rule("q of other columns", "SHAPE", r"d_qk.* a row of kv_cache .* columns", other_columns),
+        Rule("bytes of a token", "SHAPE", r"kv_cache\.shape\[3\]", more_columns("kv_cache", 16)),
+        Rule("dtype of bytes", "DTYPE", r"kv_cache\.dtype is", all_of_dtype("kv_cache")),
+        Rule("h_kv", "UNSUPPORTED", r"\(h_kv\) is 2", spoil.extents({"kv_cache": 2}, 2)),
+    ]
+    return [rule.on("", FIXED.base | {"dtype": "bfloat16"}) for rule in copied] + [
+        rule.on("bytes", PACKED.base) for rule in packed
+    ]
+
+
 def plan_rules() -> list[Rule]:
     """A plan serves only calls with the facts it was made for."""
     more = {"s_q": "s_q", "num_blocks": "num_blocks", "max_blocks": "max_blocks"}
@@ -97,6 +150,7 @@ def plan_rules() -> list[Rule]:
     ]
     rules += [
         Rule("plan never made", "PLAN_MISMATCH", "plan", never_made),
+        Rule("plan of other window", "PLAN_MISMATCH", "window", plan_of(window=lambda n: n + 7), "cpu"),
         Rule("plan of other batch", "PLAN_MISMATCH", "batch", plan_of(lengths=lambda lengths: (*lengths, 1))),
         Rule("plan of other h_q", "PLAN_MISMATCH", "h_q", plan_of(h_q=lambda n: 2 * n)),
         Rule("plan of other causal", "PLAN_MISMATCH", "causal|CAUSAL", plan_of(causal=lambda causal: not causal)),
@@ -142,10 +196,17 @@ def own_rules() -> list[Rule]:
     shard = [
         Rule("global_seqlens null", "NULL_POINTER", "global_seqlens", spoil.no_tensor("global_seqlens")),
         Rule("cp_world", "VALUE", "cp_world", spoil.field("cp_world", 0, -1, -(2**31))),
+        Rule("window of a shard", "UNSUPPORTED", "window", spoil.field("window", 1, 2**31 - 1)),
         Rule("cp_rank", "VALUE", "cp_rank", spoil.field("cp_rank", -1, 2**31 - 1, -(2**31))),
         Rule("cp_interleave", "VALUE", "cp_interleave", spoil.field("cp_interleave", 0, -1, -(2**31))),
     ]
     return [rule.on("", FIXED.base) for rule in fixed] + [rule.on("shard", SHARD.base) for rule in shard]
 
 
-RULES = [*generated("dense_decode", [FIXED, VARLEN, SHARD, SINK]), *step_rules(), *plan_rules(), *own_rules()]
+RULES = [
+    *generated("dense_decode", [FIXED, VARLEN, SHARD, SINK, PACKED]),
+    *step_rules(),
+    *format_rules(),
+    *plan_rules(),
+    *own_rules(),
+]

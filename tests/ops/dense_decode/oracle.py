@@ -39,6 +39,7 @@ def dense_decode(
     shard=None,
     global_seqlens=None,
     sink=None,
+    window=0,
     lse_base2=False,
     empty_lse=np.inf,
 ):
@@ -46,7 +47,8 @@ def dense_decode(
 
     With cu_seqlens_q: q (total_q, h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q); rows of no request are NaN,
     rows of several hold the last one's. A slot that no query token attends is never used, so it may hold NaN.
-    `sink` (h_q,): logits that take part in the sums of the softmax for out, and have no value.
+    `sink` (h_q,): logits that take part in the sums of the softmax for out, and have no value. `window`: of the tokens
+    that a query token sees it attends the last so many; 0: all of them.
     """
     h_q, d_qk = q.shape[-2:]
     scale = d_qk**-0.5 if softmax_scale is None else float(np.float32(softmax_scale))
@@ -58,10 +60,10 @@ def dense_decode(
         total = length if shard is None else max(int(global_seqlens[i]), 0)
         keys = gather(kv_cache, block_table[i], length)
         if cu_seqlens_q is None:
-            out[i], lse[i] = attend(q[i], keys, tokens, total, scale, causal)
+            out[i], lse[i] = attend(q[i], keys, tokens, total, scale, causal, window)
         else:
             rows = query_rows(cu_seqlens_q, i, len(q), max_seqlen_q)
-            out[rows], lse[:, rows] = attend(q[rows], keys, tokens, total, scale, causal)
+            out[rows], lse[:, rows] = attend(q[rows], keys, tokens, total, scale, causal, window)
     empty = np.isposinf(lse)
     if sink is not None:
         with np.errstate(over="ignore"):
@@ -91,7 +93,7 @@ def gather(kv_cache, pages, length):
     return rows
 
 
-def attend(q, keys, tokens, total, scale, causal):
+def attend(q, keys, tokens, total, scale, causal, window):
     """One request: queries (s_q, h_q, d_qk) over keys (n, h_kv, d_qk), which are these tokens of `total`, ascending."""
     s_q, h_q, d_qk = q.shape
     h_kv = keys.shape[1]
@@ -105,7 +107,7 @@ def attend(q, keys, tokens, total, scale, causal):
             continue
         for g in range(h_kv):
             heads = slice(g * group, (g + 1) * group)
-            k = keys[:attended, g]
+            k = keys[max(0, attended - window) if window else 0 : attended, g]
             logits = scale * (queries[s, heads] @ k.T)
             top = logits.max(axis=1, keepdims=True)
             weights = np.exp(logits - top)

@@ -45,6 +45,11 @@ CHUNK = Case(
 MIXED = STEP.but(
     s_q=3, lengths=(300, 71, 0, 129), cu_seqlens_q=(1, 4, 4, 5, 7), total_q=8, num_blocks=14, given=("out", "lse")
 )
+# A window of few of its tokens.
+LONG = Case(
+    s_q=3, h_q=16, page_size=16, num_blocks=600, max_blocks=300, lengths=(4700, 0, 70), causal=True, given=("lse",),
+    window=100,
+)  # fmt: skip
 # One request of a million tokens, in one piece, that reads 64 pages again and again.
 MILLION = Case(
     dtype="float32",

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from buffers import Layout
+from buffers import Layout, Pages
 from drawing import SEEDS, layouts
+from ops.append_kv import oracle as formats
+from ops.append_kv.strategies import exports
 from ops.dense_decode import oracle
 from ops.dense_decode.case import D_QK, INT32_MAX, INT32_MIN, Case, Layouts
 from ops.dense_decode.oracle import Shard
@@ -27,14 +29,14 @@ SCALES = st.sampled_from((None, None, 192**-0.5, 1e-6, 1.0))
 GEOMETRIES = st.sampled_from((D_QK, D_QK, *oracle.D_V))  # d_qk
 
 
-def all_layouts(*, varlen: bool):
+def all_layouts(*, varlen: bool, quantised: bool = False):
     """A layout for every tensor of a call."""
     rows = 2 if varlen else 3  # outer dimensions of q and out
     moved = st.builds(Layout, offset=st.sampled_from((0, 1, 2)))
     return st.builds(
         Layouts,
         q=layouts(rows),
-        kv_cache=layouts(3),
+        kv_cache=PAGES if quantised else layouts(3),
         block_table=layouts(1),
         cache_seqlens=moved,
         out=layouts(rows),
@@ -46,11 +48,33 @@ def all_layouts(*, varlen: bool):
     )
 
 
+PAGES = st.builds(Pages, gaps=st.tuples(st.sampled_from((0, 0, 1, 5))), offset=st.sampled_from((0, 1, 2)))
+
+
+def formats_for(backend, fixed: dict, *, small: bool) -> list[str]:
+    """Formats of a cache in a case with these fields."""
+    names = ["bf16"] * len(formats.FORMATS)
+    if backend.name == "gpu" or small or fixed.get("dtype", "bfloat16") != "bfloat16" or fixed.get("h_kv", 1) != 1:
+        return names
+    return names + [name for name, fmt in formats.FORMATS.items() if fixed.get("d_qk", fmt.columns) == fmt.columns]
+
+
+def bytes_of(adapter) -> list[str]:
+    """Dtypes of a cache that is quantised."""
+    return [dtype for dtype in ("uint8", "int8", "float8_e4m3fn") if exports(adapter, dtype)]
+
+
 def lengths(page_size: int, capacity: int, s_q: int):
     """A value of cache_seqlens: the edges of a page, of the capacity, of the causal bound and of int32."""
     edges = (1, 0, page_size - 1, page_size, page_size + 1, capacity - 1, capacity, s_q - 1, s_q, s_q + 1)
     outside = (-1, capacity + 1, capacity + page_size, INT32_MAX, INT32_MIN)
     return st.one_of(st.sampled_from(edges), st.integers(0, capacity), st.sampled_from((*edges[:6], *outside)))
+
+
+def windows(page_size: int, capacity: int):
+    """None, mostly; the edges of a unit and of a page."""
+    edges = (1, 2, 63, 64, 65, page_size, page_size + 1, capacity, INT32_MAX)
+    return st.one_of(st.just(0), st.just(0), st.sampled_from(edges), st.integers(1, capacity))
 
 
 @st.composite
@@ -117,12 +141,14 @@ def cases(
     varlen: bool | None = None,
     wild: bool = False,
     sharded: bool | None = None,
+    kv_formats: tuple[str, ...] = (),
     **fixed,
 ):
     """A legal call on the backend. `num_splits`: through a plan with that many; `fixed`: fields as they must be.
 
     `with_lse`: lse is wanted on every route (the C ABI alone can leave it out); `varlen`, `sharded`: whether it has
-    variable-length queries, `wild` ones at that, and a shard of a larger cache; None: drawn, or not when small.
+    variable-length queries, `wild` ones at that, and a shard of a larger cache; None: drawn, or not when small;
+    `kv_formats`: of its cache; empty: any, or "bf16" when small.
     """
     plan = draw(st.sampled_from(("none", "fresh", "stale")))
     if num_splits is None:
@@ -131,13 +157,19 @@ def cases(
         plan, splits = ("fresh" if plan == "none" else plan), num_splits
     varlen = (draw(st.integers(0, 2)) == 2 and not small) if varlen is None else varlen
     sharded = (draw(st.integers(0, 3)) == 3 and not small) if sharded is None else sharded
-    d_qk = fixed.get("d_qk") or (D_QK if small else draw(GEOMETRIES))
+    kv_format = fixed.get("kv_format") or draw(st.sampled_from(kv_formats or formats_for(backend, fixed, small=small)))
+    fmt = formats.FORMATS.get(kv_format)
+    if fmt:
+        fixed |= {"dtype": "bfloat16", "h_kv": 1}
+    d_qk = fmt.columns if fmt else fixed.get("d_qk") or (D_QK if small else draw(GEOMETRIES))
     shapes = small_extents(backend) if small else extents(backend, splits, d_qk)
     batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks = draw(shapes)
     dtypes = [fixed["dtype"]] if "dtype" in fixed else backend.dtypes
     routes = [route for route in backend.routes if set(dtypes) & set(backend.adapter(route).dtypes)]
     route = fixed.get("route") or draw(st.sampled_from(routes))
     adapter = backend.adapter(route)
+    if kv_format == "model1" and not adapter.writable:
+        kv_format, fmt = "v41", formats.FORMATS["v41"]  # its compact pages would not begin at multiples of 16 bytes
     given = [name for name in ("out", "lse", "workspace", "plan_buffer") if draw(st.booleans())]
     given += ["lse"] if with_lse and "lse" not in given else []
     capacity = max_blocks * page_size
@@ -159,9 +191,11 @@ def cases(
         "given": tuple(given) if adapter.writable else (),
         "num_threads": draw(st.sampled_from((0, 1, 2, 5))),
         "route": route,
-        "layouts": draw(all_layouts(varlen=varlen)),
+        "layouts": draw(all_layouts(varlen=varlen, quantised=bool(fmt))),
         "seed": draw(SEEDS),
         "d_qk": d_qk,
+        "kv_format": kv_format,
+        "cache_dtype": draw(st.sampled_from(bytes_of(adapter))) if fmt else "uint8",
         "out_dtype": draw(st.sampled_from((None, None, "float32"))),
         "lse_base2": draw(st.booleans()),
         "empty_lse_minus": draw(st.booleans()),
@@ -172,6 +206,8 @@ def cases(
         equal = st.just((tuple(2 * i for i in range(batch + 1)), 2 * batch))
         offsets = equal if small else query_offsets(batch, s_q, wild=wild)
         drawn["cu_seqlens_q"], drawn["total_q"] = draw(offsets)
+    if backend.name == "cpu" and not sharded and "shard" not in fixed and not small:
+        drawn["window"] = draw(windows(page_size, capacity))
     if sharded:
         drawn["shard"], drawn["global_seqlens"] = draw(shards(local, capacity))
     return Case(**(drawn | fixed))

@@ -7,7 +7,7 @@ import invalid_calls as spoil
 from argument_rules import generated
 from invalid_calls import LegalCall, Rule, one_of
 from ops.dense_decode import invalid
-from ops.dense_decode.invalid import FIXED, VARLEN
+from ops.dense_decode.invalid import FIXED, PACKED, VARLEN
 
 
 def legal_call(backend, draw, **base) -> LegalCall:
@@ -29,4 +29,10 @@ OWN = [
     Rule("reserved", "VALUE", "reserved", spoil.field("reserved", 1, 2**32 - 1)),
     Rule("reserved2", "VALUE", "reserved2", spoil.field("reserved2", 1, 2**32 - 1)),
 ]
-RULES = [*generated("plan_decode", [FIXED, VARLEN]), *invalid.step_rules(), *SPLITS, *OWN]
+RULES = [
+    *generated("plan_decode", [FIXED, VARLEN, PACKED]),
+    *invalid.step_rules(),
+    *invalid.format_rules(),
+    *SPLITS,
+    *OWN,
+]

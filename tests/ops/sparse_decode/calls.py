@@ -12,15 +12,12 @@ import flashmla
 import properties
 from attention import Result
 from buffers import COMPACT, POISON, Guarded
+from ops.dense_decode.calls import format_number
 from ops.sparse_decode import oracle
 from ops.sparse_decode.case import SparseCase
 from ops.sparse_decode.data import Data, lengths_by_token, make_data, other_lengths, rows_of
 
 OF_PLANS = ("q", "indices", "topk_length", "extra_indices", "extra_topk_length", "cu_seqlens_q")  # tensors
-
-
-def format_number(name: str) -> int:
-    return c_abi.constant(f"KV_{name.upper()}")
 
 
 def plan_fields(case: SparseCase) -> dict[str, object]:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import kv_pages
 from attention import make_sink
 from buffers import DTYPES
-from ops.append_kv import oracle as formats
+from kv_pages import DEAD, put_rows
 from ops.sparse_decode.case import Cache, SparseCase
 
-DEAD = 0xFF  # of every byte that is not attended: NaN as a code, as a scale and as a number of any type
 INDEX_LIMITS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 
 
@@ -115,38 +115,10 @@ def _filled(case: SparseCase, cache: Cache, prefix: str, used: np.ndarray, rng: 
     if cache.format is None:
         kv_cache.reshape(-1, case.d_qk)[used] = rows.astype(dtype)
         return kv_cache
-    pages = kv_cache.view(np.uint8)
-    for slot, token in zip(used.tolist(), tokens(cache.format, rows, rng), strict=True):
-        page, place = divmod(slot, cache.page_size)
-        formats.put(cache.format, pages[page], place, *token)
+    put_rows(cache.format, kv_cache.view(np.uint8), used, rows, rng)
     return kv_cache
 
 
-def tokens(fmt: formats.Format, rows: np.ndarray, rng: np.random.Generator):
-    """(bytes of a row, bytes of its scales) of each, with scales that a writer chooses, rounded or not, or others: the
-    values are what the bytes say.
-    """
-    tiles = rows[:, : fmt.quantized].reshape(len(rows), fmt.tiles, fmt.tile)
-    scales = np.abs(tiles).max(2) / np.float32(448)
-    powers = np.exp2(np.ceil(np.log2(scales)))
-    scales = powers if fmt.scale == "e8m0" else np.where(rng.random(len(rows))[:, None] < 0.5, powers, scales)
-    codes = formats.e4m3_codes((tiles / scales[..., None]).astype(np.float64)).reshape(len(rows), fmt.quantized)
-    rope = formats.bf16_bits(rows[:, fmt.quantized :]).view(np.uint8)
-    for token in range(len(rows)):
-        row = np.concatenate([codes[token], rope[token]])
-        yield row, formats.scale_bytes(scales[token].tolist(), fmt.scale)
-
-
 def rows_of(cache: Cache, kv_cache: np.ndarray) -> np.ndarray:
-    """The tokens of a cache in the order of their slots, (slots, d_qk) float64. What is quantised is bfloat16 of code *
-    scale.
-    """
-    if cache.format is None:
-        return kv_cache.reshape(cache.slots, -1).astype(np.float64)
-    found = []
-    with np.errstate(over="ignore", invalid="ignore"):
-        for page in kv_cache.view(np.uint8):
-            columns, rope = formats.get(cache.format, page[:, 0], np.arange(cache.page_size))
-            bits = np.concatenate([formats.bf16_bits(columns.astype(np.float32)), rope], axis=-1)
-            found.append(formats.widened(bits).astype(np.float64))
-    return np.concatenate(found)
+    """The tokens of a cache in the order of their slots, (slots, d_qk) float64."""
+    return kv_pages.rows_of(cache.format, kv_cache).reshape(cache.slots, -1)

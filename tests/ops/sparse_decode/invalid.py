@@ -12,7 +12,7 @@ from invalid_calls import LegalCall, Rule
 from ops.append_kv import oracle as formats
 from ops.dense_decode import calls as dense_calls
 from ops.dense_decode.case import Case as DenseCase
-from ops.dense_decode.invalid import bad_scale
+from ops.dense_decode.invalid import WRONG_FORMATS, all_of_dtype, bad_scale, more_columns
 from ops.sparse_decode import calls, strategies
 from ops.sparse_decode.case import SparseCase, SparseLayouts
 
@@ -44,23 +44,6 @@ def without(*names: str, **fields: int):
         call.fields |= fields
 
     return spoil_
-
-
-def all_of_dtype(*names: str):
-    """The tensors get a dtype of results that is another one than theirs."""
-
-    def spoil_(call, draw, _legal):
-        own = call.tensor(names[0]).dtype
-        codes = [c_abi.DTYPE_CODES[name] for name in ("bfloat16", "float16", "float32")]
-        dtype = spoil.one_of(draw, [code for code in codes if code != own])
-        for name in names:
-            call.tensor(name).dtype = dtype
-
-    return spoil_
-
-
-def more_columns(name: str, by: int):
-    return spoil.extent(name, 3, lambda n: n + by)
 
 
 def other_format(call, _draw, _legal):
@@ -122,7 +105,6 @@ def other_half(case: SparseCase) -> SparseCase:
     return case.but(dtype="float16" if case.dtype != "float16" else "bfloat16")
 
 
-WRONG_FORMATS = (-1, 5, 2**31 - 1, -(2**31))
 OF_STEPS = [  # of a plan as well
     Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
     Rule(

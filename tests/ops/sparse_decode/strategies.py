@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from buffers import Layout, Pages
 from drawing import SEEDS, layouts
 from ops.append_kv import oracle as formats
-from ops.append_kv.strategies import FORMATS, exports
-from ops.dense_decode.strategies import HEADS, INT32_MAX, INT32_MIN, SCALES, query_offsets
+from ops.append_kv.strategies import FORMATS
+from ops.dense_decode.strategies import HEADS, INT32_MAX, INT32_MIN, SCALES, bytes_of, query_offsets
 from ops.sparse_decode.case import Cache, SparseCase, SparseLayouts
 
 # Limits that keep a case near 10 ms for the float64 oracle on one core.
@@ -48,12 +48,11 @@ def caches(draw, adapter, kv_format: str, batch: int, rows: int, tokens: int, *,
     topk = draw(st.integers(2, 5) if small else TOPKS)
     given = st.tuples(*[lengths(topk)] * batch)
     quantised = draw(st.builds(Pages, gaps=st.tuples(st.sampled_from((0, 1, 5)))))
-    kinds = [dtype for dtype in ("uint8", "int8", "float8_e4m3fn") if exports(adapter, dtype)]
     if kv_format == "model1" and not adapter.writable:
         page_size = 64  # compact pages of another size would not begin at multiples of 16 bytes
     return Cache(
         kv_format=kv_format,
-        cache_dtype=draw(st.sampled_from(kinds)),
+        cache_dtype=draw(st.sampled_from(bytes_of(adapter))),
         num_blocks=draw(st.integers(2, 3) if small else st.integers(1, max(1, min(40, MAX_SLOTS // page_size)))),
         page_size=page_size,
         topk=min(topk, MAX_SCORES // rows),

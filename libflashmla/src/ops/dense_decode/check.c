@@ -1,5 +1,6 @@
 /* check.c - the rules on a decode step that its table does not say: those of dense decode and of its plan. */
 #include "attention/cpu_run.h"
+#include "attention/keys.h"
 #include "ops/dense_decode/dense_decode.h"
 
 const fm_axis fm_decode_axes[FM_DECODE_AXES] = {
@@ -11,6 +12,7 @@ const fm_axis fm_decode_axes[FM_DECODE_AXES] = {
     [FM_MAX_BLOCKS] = {"max_blocks", true},
     [FM_D_V] = {"d_v", false},
     [FM_OFFSETS] = {"batch + 1", false},
+    [FM_TOKEN] = {"row", false},
 };
 
 static flashmla_status check_extents(const fm_call *call) {
@@ -27,27 +29,36 @@ static flashmla_status check_extents(const fm_call *call) {
   return FLASHMLA_OK;
 }
 
-static flashmla_status check_cuda_support(const fm_queries *queries) {
+static flashmla_status check_cuda_support(const fm_queries *queries, int32_t window) {
+  if (window > 0)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "{params.|}window is %d; supported on CUDA is 0: no window", window);
   if (queries->dtype == FM_FP32)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.dtype is float32; supported on CUDA are bfloat16 and float16");
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_check_step(const fm_call *call, uint32_t flags, int32_t max_seqlen_q, fm_dense_decode *decode) {
+flashmla_status fm_read_step(const DLTensor *cu_seqlens_q, fm_step_scalars scalars, fm_form *form) {
+  FM_TRY(fm_check_queries(cu_seqlens_q, scalars.max_seqlen_q, form));
+  if (scalars.window < 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}window is %d; it must be >= 0", scalars.window);
+  return fm_add_format("kv_format", scalars.kv_format, FM_MAIN_PAGES, form);
+}
+
+flashmla_status fm_check_step(const fm_call *call, fm_step_scalars scalars, fm_dense_decode *decode) {
   const int32_t *extents = call->extents;
   const int64_t capacity = (int64_t)extents[FM_MAX_BLOCKS] * extents[FM_PAGE_SIZE];
   fm_attention *attention = &decode->attention;
   FM_TRY(check_extents(call));
-  attention->work = fm_work_of(call, extents[FM_BATCH], flags, max_seqlen_q);
+  attention->work = fm_work_of(call, extents[FM_BATCH], scalars.flags, scalars.max_seqlen_q);
   attention->work.h_kv = extents[FM_H_KV];
   attention->work.capacity = (int32_t)fm_min64(capacity, INT32_MAX);
-  attention->mask.causal = (flags & FLASHMLA_CAUSAL) != 0;
-  decode->paged = (fm_paged){.dtype = fm_dtype_of(fm_tensor_at(&call->tensors, FM_KV_CACHE, 0)->dtype),
-                             .num_blocks = extents[FM_NUM_BLOCKS],
-                             .page_size = extents[FM_PAGE_SIZE],
-                             .max_blocks = extents[FM_MAX_BLOCKS]};
+  attention->work.window = attention->mask.window = scalars.window;
+  attention->mask.causal = (scalars.flags & FLASHMLA_CAUSAL) != 0;
+  decode->paged = (fm_paged){.kv_format = scalars.kv_format, .max_blocks = extents[FM_MAX_BLOCKS]};
   FM_TRY(fm_check_geometry(call, FM_Q, extents[FM_D_V], attention));
-  return call->cuda ? check_cuda_support(&attention->queries) : FLASHMLA_OK;
+  FM_TRY(fm_check_pages(call, FM_KV_CACHE, scalars.kv_format, true, &decode->paged.pages));
+  FM_TRY(fm_check_keys(call, FM_Q, FM_KV_CACHE, &attention->queries, &decode->paged.pages));
+  return call->cuda ? check_cuda_support(&attention->queries, scalars.window) : FLASHMLA_OK;
 }
 
 void fm_bind_lengths(const fm_call *call, fm_dense_decode *decode) {
@@ -64,7 +75,7 @@ flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode) {
   return fm_tile(&decode->attention.work, limits, decode->attention.d_v, &decode->attention.tiling);
 }
 
-enum { FACTS = 11 }; /* in the order of fm_decode_plan */
+enum { FACTS = 12 }; /* in the order of fm_decode_plan */
 static const fm_plan_kind kind = {
     .name = "dense_decode",
     .maker = "plan_decode",
@@ -80,7 +91,8 @@ static const fm_plan_kind kind = {
               {"page_size", "kv_cache.shape[1]", "kv_cache.shape[1]", .dtype = false}, /* before what follows from it */
               {"num_blocks", "kv_cache.shape[0]", "kv_cache.shape[0]", .dtype = false},
               {"h_kv", "kv_cache.shape[2]", "kv_cache.shape[2]", .dtype = false},
-              {"max_blocks", "block_table.shape[1]", "block_table.shape[1]", .dtype = false}}};
+              {"max_blocks", "block_table.shape[1]", "block_table.shape[1]", .dtype = false},
+              {"window", "{params.|}window", "{params.|}window", .dtype = false}}};
 
 fm_given_plan fm_decode_plan(const fm_dense_decode *decode, const flashmla_plan *plan) {
   const fm_work *work = &decode->attention.work;
@@ -90,5 +102,5 @@ fm_given_plan fm_decode_plan(const fm_dense_decode *decode, const flashmla_plan 
       .kind = &kind,
       .plan = plan,
       .facts = {(int32_t)queries->dtype, decode->attention.mask.causal, work->batch, work->total_q, work->s_q,
-                work->h_q, queries->d_qk, paged->page_size, paged->num_blocks, work->h_kv, paged->max_blocks}};
+                work->h_q, queries->d_qk, paged->pages.page_size, paged->pages.num_blocks, work->h_kv, paged->max_blocks, decode->attention.mask.window}};
 }

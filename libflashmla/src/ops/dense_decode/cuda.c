@@ -38,10 +38,11 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
   const fm_paged *paged = &decode->paged;
   const int8_t q = (int8_t)decode->attention.queries.dtype; /* and of results, where they are not float32 */
   return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
-                   .elements = {.q = q, .cache = (int8_t)paged->dtype, .out = q},
+                   .elements = {.q = q, .cache = q, .out = q},
+                   .kv_format = (int8_t)paged->kv_format,
                    .d_qk = decode->attention.queries.d_qk,
                    .d_v = decode->attention.d_v,
-                   .features = paged->page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
+                   .features = paged->pages.page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
                    .lacking = "pages of 64 tokens",
                    .batch_invariant = decode->attention.work.batch_invariant,
                    .cluster = cluster,
@@ -98,16 +99,14 @@ static fm_paging paging_of(int32_t page_size, int32_t cluster) {
 /* kv_cache as (d, row, head, block), with a box of some rows of a page. A page number outside [0, num_blocks) reads as
  * zeros: the hardware checks the bounds. */
 static fm_tensor_map cache_map(const fm_dense_decode *decode) {
-  const fm_paged *paged = &decode->paged;
-  const int64_t *stride = paged->cache_stride;
-  const int32_t columns = FM_SWIZZLE_BYTES / fm_dtype_bytes(paged->dtype);
-  return (fm_tensor_map){
-      .dtype = paged->dtype,
-      .rank = 4,
-      .address = paged->cache,
-      .extents = {decode->attention.queries.d_qk, paged->page_size, decode->attention.work.h_kv, paged->num_blocks},
-      .strides = {1, stride[1], stride[2], stride[0]},
-      .box = {(uint32_t)columns, (uint32_t)decode->paging.box_rows, 1, 1}};
+  const fm_pages *pages = &decode->paged.pages;
+  const int32_t bytes = fm_dtype_bytes(pages->dtype), columns = FM_SWIZZLE_BYTES / bytes;
+  return (fm_tensor_map){.dtype = pages->dtype,
+                         .rank = 4,
+                         .address = pages->data,
+                         .extents = {pages->columns, pages->page_size, decode->attention.work.h_kv, pages->num_blocks},
+                         .strides = {1, pages->row_step / bytes, pages->head_step / bytes, pages->block_step / bytes},
+                         .box = {(uint32_t)columns, (uint32_t)decode->paging.box_rows, 1, 1}};
 }
 
 /* Where q and out fit into L2 the stream of KV shall not push them out: q was just written, out is read soon. */
@@ -135,7 +134,7 @@ static flashmla_status prepare(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   fm_attention *attention = &decode->attention;
   fm_gpu *gpu = &decode->kernels.gpu;
-  decode->paging = paging_of(decode->paged.page_size, attention->tiling.cluster);
+  decode->paging = paging_of(decode->paged.pages.page_size, attention->tiling.cluster);
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, gpu));
   decode->kv_policy = kv_policy(decode);
   FM_TRY(fm_prepare_check(decode));
@@ -170,7 +169,7 @@ static flashmla_status launch_all(const void *state) {
                                           .max_blocks = paged->max_blocks > 0 ? paged->max_blocks : 1,
                                           .causal = attention->mask.causal,
                                           .kv_policy = decode->kv_policy,
-                                          .page_size = paged->page_size,
+                                          .page_size = paged->pages.page_size,
                                           .whole_pages = paging.whole_pages,
                                           .rows_beyond = paging.rows_beyond,
                                           .boxes = paging.boxes,
@@ -190,7 +189,7 @@ static flashmla_status launch(fm_call *call, void *state) {
   fm_attention_kernels *kernels = &decode->kernels;
   if (call->again) {
     FM_TRY(fm_encode_address(kernels->gpu.driver, decode->attention.queries.data, &kernels->q_map));
-    FM_TRY(fm_encode_address(kernels->gpu.driver, decode->paged.cache, &decode->cache_map));
+    FM_TRY(fm_encode_address(kernels->gpu.driver, decode->paged.pages.data, &decode->cache_map));
   }
   return fm_in_context(kernels->gpu, launch_all, decode);
 }

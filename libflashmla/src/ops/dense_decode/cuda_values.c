@@ -26,12 +26,15 @@ static void check_pages(const fm_dense_decode *decode, int32_t request, fm_findi
   const fm_paged *paged = &decode->paged;
   const int32_t *table = paged->block_table + request * paged->block_table_stride;
   const int32_t count = fm_query_range_of(work, request).count;
-  const int64_t length = fm_attended(&decode->attention.mask, request, fm_items_of(work, request), count, count - 1);
-  const int64_t pages = fm_ceil_div(length, paged->page_size);
+  const fm_mask *mask = &decode->attention.mask;
+  const int64_t items = fm_items_of(work, request);
+  const int64_t length = fm_attended(mask, request, items, count, count - 1);
+  const int32_t num_blocks = paged->pages.num_blocks;
+  const int64_t pages = fm_ceil_div(length, paged->pages.page_size);
   if (count == 0) return; /* they are not read */
-  for (int64_t i = 0; i < pages; i++)
-    fm_note(&findings[FM_VALUE_PAGE], table[i] < 0 || table[i] >= paged->num_blocks, request, i, table[i],
-            paged->num_blocks);
+  const int64_t begin = fm_window_begin(mask, fm_attended(mask, request, items, count, 0));
+  for (int64_t i = begin / paged->pages.page_size; i < pages; i++)
+    fm_note(&findings[FM_VALUE_PAGE], table[i] < 0 || table[i] >= num_blocks, request, i, table[i], num_blocks);
 }
 
 flashmla_status fm_check_values_on_host(const fm_dense_decode *decode) {
@@ -66,8 +69,8 @@ flashmla_status fm_launch_check(const fm_dense_decode *decode) {
                                                 .capacity = work->capacity,
                                                 .block_table = paged->block_table,
                                                 .block_table_stride = paged->block_table_stride,
-                                                .page_size = paged->page_size,
-                                                .num_blocks = paged->num_blocks,
+                                                .page_size = paged->pages.page_size,
+                                                .num_blocks = paged->pages.num_blocks,
                                                 .cu_seqlens_q = work->cu_seqlens_q,
                                                 .total_q = work->total_q,
                                                 .s_q = work->s_q,

@@ -8,9 +8,20 @@
 #include "attention/kernels.h"
 #include "attention/plan.h"
 #include "core/operation.h"
+#include "formats/pages.h"
 
 /* Axes and rows of the tables of both operations; plan_decode has the first rows. */
-enum { FM_D_QK = FM_OWN_AXES, FM_NUM_BLOCKS, FM_PAGE_SIZE, FM_H_KV, FM_MAX_BLOCKS, FM_D_V, FM_OFFSETS, FM_DECODE_AXES };
+enum {
+  FM_D_QK = FM_OWN_AXES,
+  FM_NUM_BLOCKS,
+  FM_PAGE_SIZE,
+  FM_H_KV,
+  FM_MAX_BLOCKS,
+  FM_D_V,
+  FM_OFFSETS,
+  FM_TOKEN,
+  FM_DECODE_AXES
+};
 extern const fm_axis fm_decode_axes[FM_DECODE_AXES];
 enum { FM_Q, FM_KV_CACHE, FM_BLOCK_TABLE, FM_CACHE_SEQLENS, FM_CU_SEQLENS_Q, FM_STEP_ROWS };
 /* A plan takes the flags of its calls, though it looks at few of them. */
@@ -35,7 +46,9 @@ enum {
                    .like = FM_LIKE(FM_Q),                                                                          \
                    .alignment = FM_VECTOR_BYTES,                                                                   \
                    .mapped = true,                                                                                 \
-                   .shape_only = shapes},                                                                          \
+                   .shape_only = shapes,                                                                           \
+                   .paged = FM_MAIN_PAGES,                                                                         \
+                   .packed_axis = FM_TOKEN},                                                                       \
   [FM_BLOCK_TABLE] = {FM_FIELD(type, block_table),       .rank = 2,                                                \
                       .axes = {FM_BATCH, FM_MAX_BLOCKS}, .dtypes = FM_ONLY(FM_INT32),                              \
                       .alignment = sizeof(int32_t),      .shape_only = shapes},                                    \
@@ -45,12 +58,11 @@ enum {
       FM_FIELD(type, cu_seqlens_q), .rank = 1,        .axes = {FM_OFFSETS}, .dtypes = FM_ONLY(FM_INT32),           \
       .alignment = sizeof(int32_t), .optional = true, .offsets = true}
 
-/* The paged cache: extents, addresses and strides in elements; the innermost stride of each tensor is 1. */
+/* The paged cache. */
 typedef struct fm_paged {
-  fm_dtype dtype;
-  int32_t num_blocks, page_size, max_blocks;
-  const void *cache;
-  int64_t cache_stride[3]; /* block, row in page, head */
+  fm_pages pages;
+  int32_t kv_format; /* of them: flashmla_kv_format */
+  int32_t max_blocks;
   const int32_t *block_table;
   int64_t block_table_stride; /* between requests */
 } fm_paged;
@@ -75,8 +87,16 @@ typedef struct fm_dense_decode {
   CUtensorMap cache_map;
 } fm_dense_decode;
 
-/* check.c: the rules that both operations have. */
-flashmla_status fm_check_step(const fm_call *call, uint32_t flags, int32_t max_seqlen_q, fm_dense_decode *decode);
+/* The scalars that a plan and its calls share. */
+typedef struct fm_step_scalars {
+  uint32_t flags;
+  int32_t max_seqlen_q, kv_format, window;
+} fm_step_scalars;
+
+/* check.c: the rules that both operations have. In read_form: of the scalars that decide on the form. */
+flashmla_status fm_read_step(const DLTensor *cu_seqlens_q, fm_step_scalars scalars, fm_form *form);
+/* In check_shapes. */
+flashmla_status fm_check_step(const fm_call *call, fm_step_scalars scalars, fm_dense_decode *decode);
 /* Addresses of the lengths. */
 void fm_bind_lengths(const fm_call *call, fm_dense_decode *decode);
 /* Tiles the call on its backend. */

@@ -1,6 +1,4 @@
 /* op.c - dense_decode: its descriptor, the rules that its plan does not have, and its entry points. */
-#include <string.h>
-
 #include "ops/dense_decode/dense_decode.h"
 
 typedef flashmla_dense_decode_params params_type;
@@ -17,15 +15,19 @@ static const fm_argument arguments[ROWS] = {
     [ATTN_SINK] = {FM_SINK_FIELDS(params_type, attn_sink)},
 };
 
+static fm_step_scalars scalars_of(const params_type *params) {
+  return (fm_step_scalars){params->flags, params->max_seqlen_q, params->kv_format, params->window};
+}
+
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
-  return fm_check_queries(params->cu_seqlens_q, params->max_seqlen_q, form);
+  return fm_read_step(params->cu_seqlens_q, scalars_of(params), form);
 }
 
 static flashmla_status check_shapes(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   fm_dense_decode *decode = state;
-  FM_TRY(fm_check_step(call, params->flags, params->max_seqlen_q, decode));
+  FM_TRY(fm_check_step(call, scalars_of(params), decode));
   call->empty = fm_is_empty(&decode->attention.work);
   decode->attention.own_plan = params->plan == NULL;
   return FLASHMLA_OK;
@@ -48,6 +50,9 @@ static flashmla_status check_shard(const params_type *params, fm_mask *mask) {
   if (world > 0 && params->global_seqlens == NULL)
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER,
                    "global_seqlens is {NULL|None}; with {params.|}cp_world %d it is required", world);
+  if (world > 0 && params->window > 0)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "{params.|}window is %d; supported with {params.|}cp_world %d is 0",
+                   params->window, world);
   mask->cp_rank = rank;
   mask->cp_world = world;
   mask->cp_interleave = interleave;
@@ -61,7 +66,6 @@ static flashmla_status check_values(fm_call *call, void *state) {
   FM_TRY(check_shard(params, &decode->attention.mask));
   decode->num_threads = params->num_threads;
   fm_read_results(call, result_rows, params->flags, &decode->attention);
-  memcpy(decode->paged.cache_stride, call->views[FM_KV_CACHE].stride, sizeof decode->paged.cache_stride);
   decode->paged.block_table_stride = call->views[FM_BLOCK_TABLE].stride[0];
   return FLASHMLA_OK;
 }
@@ -87,7 +91,7 @@ static flashmla_status bind(fm_call *call, void *state) {
   if (call->again) FM_TRY(fm_use_plan_again(&given, call, attention));
   fm_bind_lengths(call, decode);
   fm_bind_results(call, result_rows, attention);
-  decode->paged.cache = call->views[FM_KV_CACHE].data;
+  fm_bind_pages(call, FM_KV_CACHE, &decode->paged.pages);
   decode->paged.block_table = call->views[FM_BLOCK_TABLE].data;
   attention->mask.global_seqlens = call->views[GLOBAL_SEQLENS].data;
   fm_bind_schedule(params->workspace, attention);
@@ -103,7 +107,8 @@ static const flashmla_kernel_info cpu_kernels[] = {
 static const uint16_t ends[] = {FM_END(params_type, stream),         FM_END(params_type, cu_seqlens_q),
                                 FM_END(params_type, max_seqlen_q),   FM_END(params_type, cp_rank),
                                 FM_END(params_type, cp_world),       FM_END(params_type, cp_interleave),
-                                FM_END(params_type, global_seqlens), FM_END(params_type, attn_sink)};
+                                FM_END(params_type, global_seqlens), FM_END(params_type, attn_sink),
+                                FM_END(params_type, kv_format),      FM_END(params_type, window)};
 
 static const fm_operation dense_decode = {
     .name = "dense_decode",

@@ -22,7 +22,7 @@ static const fm_argument arguments[ROWS] = {
 
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
-  return fm_read_form(params->kv_format, form);
+  return fm_add_format("kv_format", params->kv_format, FM_MAIN_PAGES, form);
 }
 
 static flashmla_status check_shapes(fm_call *call, void *state) {

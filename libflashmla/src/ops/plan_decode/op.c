@@ -5,9 +5,13 @@ typedef flashmla_plan_decode_params params_type;
 
 static const fm_argument arguments[FM_STEP_ROWS] = {FM_STEP_ARGUMENTS(params_type, true)};
 
+static fm_step_scalars scalars_of(const params_type *params) {
+  return (fm_step_scalars){params->flags, params->max_seqlen_q, params->kv_format, params->window};
+}
+
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
-  FM_TRY(fm_check_queries(params->cu_seqlens_q, params->max_seqlen_q, form));
+  FM_TRY(fm_read_step(params->cu_seqlens_q, scalars_of(params), form));
   if (params->reserved != 0 || params->reserved2 != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u and reserved2 %u; they must be 0", params->reserved,
                    params->reserved2);
@@ -17,7 +21,7 @@ static flashmla_status read_form(const void *given, fm_form *form) {
 static flashmla_status check_shapes(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   fm_dense_decode *decode = state;
-  FM_TRY(fm_check_step(call, params->flags, params->max_seqlen_q, decode));
+  FM_TRY(fm_check_step(call, scalars_of(params), decode));
   fm_begin_plan(params->num_splits, call, &decode->attention);
   return FLASHMLA_OK;
 }
@@ -46,8 +50,9 @@ static flashmla_status stamp(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
-static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, cu_seqlens_q),
-                                FM_END(params_type, max_seqlen_q), FM_END(params_type, reserved2)};
+static const uint16_t ends[] = {FM_END(params_type, stream),       FM_END(params_type, cu_seqlens_q),
+                                FM_END(params_type, max_seqlen_q), FM_END(params_type, reserved2),
+                                FM_END(params_type, kv_format),    FM_END(params_type, window)};
 
 static const fm_operation plan_decode = {
     .name = "plan_decode",

@@ -1,8 +1,8 @@
 /* cpu.c - sparse_decode on host memory: keys are the rows of the slots that a query token selects, without those that
  * are none. Rows of a format that quantises are dequantised into memory of the thread. */
 #include "attention/cpu_run.h"
+#include "attention/keys.h"
 #include "core/float_mode.h"
-#include "formats/cpu_tokens.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
 enum { TOKENS_AHEAD = 8 /* whose rows are fetched while one is dequantised */ };
@@ -10,8 +10,7 @@ enum { TOKENS_AHEAD = 8 /* whose rows are fetched while one is dequantised */ };
 /* What the keys come from. */
 typedef struct source {
   const fm_sparse_decode *decode;
-  const fm_cpu_elements *elements; /* for rows that are dequantised */
-  int32_t key_bytes;               /* from one to the next of those */
+  fm_key_reader reader;
 } source;
 
 /* Neighbouring items of one selection. */
@@ -57,17 +56,15 @@ static int32_t next_keys(const void *call, fm_key_walk *walk, const void *keys[]
   const fm_float_mode before = fm_set_float_mode(false); /* small columns are read as they are, as on a GPU */
   while (have < wanted && walk->item < walk->end) {
     const run run = run_at(source->decode, walk->rows, walk->item);
-    const fm_format *format = run.selection->pages.format;
-    const bool quantizes = fm_quantizes(format);
+    const fm_pages *pages = &run.selection->pages;
     const int64_t end = fm_min64(run.end, walk->end);
     if (walk->item < run.begin) walk->item = run.begin; /* the last unit of the main selection is not full */
     for (; have < wanted && walk->item < end; walk->item++) {
       const fm_token token = token_of(&run, walk->item);
-      if (quantizes) fetch(&run, walk->item + TOKENS_AHEAD);
+      if (fm_quantizes(pages->format)) fetch(&run, walk->item + TOKENS_AHEAD);
       if (token.row == NULL) continue;
-      char *room = walk->room + (int64_t)have * source->key_bytes;
-      if (quantizes) fm_dequantize_token(format, token, source->elements, FM_BF16, room);
-      keys[have++] = quantizes ? room : token.row;
+      keys[have] = fm_read_key(&source->reader, pages, token, walk->room, have);
+      have++;
     }
   }
   fm_restore_float_mode(before);
@@ -77,14 +74,14 @@ static int32_t next_keys(const void *call, fm_key_walk *walk, const void *keys[]
 static flashmla_status attend(fm_call *call, void *state) {
   const fm_sparse_decode *decode = state;
   const fm_queries *queries = &decode->attention.queries;
-  const source source = {.decode = decode,
-                         .elements = fm_cpu_elements_for(fm_cpu_select(), queries->d_qk),
-                         .key_bytes = queries->d_qk * (int32_t)sizeof(uint16_t)};
-  fm_key_source keys = {.call = &source, .dtype = queries->dtype, .next = next_keys};
+  bool quantizes = false;
   for (int which = FM_MAIN; which < FM_SELECTIONS; which++) {
     const fm_format *format = decode->selections[which].pages.format;
-    if (format != NULL && fm_quantizes(format)) keys.room_bytes = (size_t)FM_CPU_MOST_KEYS * (size_t)source.key_bytes;
+    quantizes = quantizes || (format != NULL && fm_quantizes(format));
   }
+  const source source = {.decode = decode, .reader = fm_key_reader_of(queries, quantizes)};
+  const fm_key_source keys = {
+      .call = &source, .dtype = queries->dtype, .room_bytes = source.reader.room_bytes, .next = next_keys};
   return fm_run_on_cpu(call, &decode->attention, &keys, decode->num_threads);
 }
 

@@ -1,4 +1,5 @@
 /* op.c - sparse_decode: its descriptor, rules between its fields, and its entry points. */
+#include "attention/keys.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
 typedef flashmla_sparse_decode_params params_type;
@@ -17,20 +18,13 @@ static const fm_argument arguments[ROWS] = {
     [LSE] = {FM_LSE_FIELDS(params_type, lse), .written = true, .optional = true},
 };
 
-static flashmla_status add_form(const char *field, int32_t kv_format, uint8_t pages, fm_form *form) {
-  const fm_format *format;
-  FM_TRY(fm_find_format(field, kv_format, &format));
-  if (fm_quantizes(format)) form->packed |= pages;
-  return FLASHMLA_OK;
-}
-
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
   if (params->reserved != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u; it must be 0", params->reserved);
   FM_TRY(fm_check_queries(params->cu_seqlens_q, params->max_seqlen_q, form));
-  FM_TRY(add_form("kv_format", params->kv_format, FM_MAIN_PAGES, form));
-  FM_TRY(add_form("extra_kv_format", params->extra_kv_format, FM_EXTRA_PAGES, form));
+  FM_TRY(fm_add_format("kv_format", params->kv_format, FM_MAIN_PAGES, form));
+  FM_TRY(fm_add_format("extra_kv_format", params->extra_kv_format, FM_EXTRA_PAGES, form));
   if (params->extra_kv_cache == NULL && params->extra_kv_format != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}extra_kv_format is %d; without extra_kv_cache it must be {0|None}",
                    params->extra_kv_format);
@@ -50,20 +44,9 @@ static flashmla_status check_presence(const params_type *params) {
 /* A cache of rows that fit q. */
 static flashmla_status check_selection(const fm_call *call, int32_t row, int32_t kv_format, const fm_queries *queries,
                                        fm_selection *selection) {
-  const char *name = call->tensors.rows[row].name;
-  fm_pages *pages = &selection->pages;
   const int32_t indices = row == KV_CACHE ? FM_INDICES : FM_EXTRA_INDICES;
-  FM_TRY(fm_check_pages(call, row, kv_format, pages));
-  const fm_format *format = pages->format;
-  if (pages->columns != queries->d_qk)
-    return fm_fail(FLASHMLA_ERROR_SHAPE, "q.shape[%d] (d_qk) is %d; a row of %s in format \"%s\" has %d columns",
-                   call->tensors.rows[FM_SPARSE_Q].rank - 1, queries->d_qk, name, format->name, pages->columns);
-  if (fm_quantizes(format) && queries->dtype != FM_BF16)
-    return fm_fail(FLASHMLA_ERROR_DTYPE, "q.dtype is %s; with %s in format \"%s\" it must be bfloat16",
-                   fm_dtype_name((int32_t)queries->dtype), name, format->name);
-  if (!fm_quantizes(format) && queries->dtype != pages->dtype)
-    return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s, q.dtype is %s; they must be equal in format \"%s\"", name,
-                   fm_dtype_name((int32_t)pages->dtype), fm_dtype_name((int32_t)queries->dtype), format->name);
+  FM_TRY(fm_check_pages(call, row, kv_format, false, &selection->pages));
+  FM_TRY(fm_check_keys(call, FM_SPARSE_Q, row, queries, &selection->pages));
   selection->kv_format = kv_format;
   selection->topk = call->extents[row == KV_CACHE ? FM_TOPK : FM_EXTRA_TOPK];
   selection->wide = fm_dtype_of(fm_tensor_at(&call->tensors, indices, 0)->dtype) == FM_INT64;

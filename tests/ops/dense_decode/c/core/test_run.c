@@ -26,7 +26,7 @@ static void call_is_flat(void) {
   CHECK(fake.decode.num_threads == 3 && fake.decode.stream == &f && a->queries.softmax_scale == 0.05f);
   CHECK(a->queries.data == (char *)f.tensor[Q].data + 32 && p->cache == f.tensor[KV_CACHE].data);
   CHECK(a->queries.stride[0] == 2 * 6 * 576 && a->queries.stride[1] == 6 * 576 && a->queries.stride[2] == 576);
-  CHECK(p->cache_stride[0] == 64 * 2 * 576 && p->cache_stride[1] == 2 * 576 && p->cache_stride[2] == 576);
+  CHECK(p->pages.block_step == 2 * 64 * 2 * 576 && p->pages.row_step == 2 * 2 * 576 && p->pages.head_step == 2 * 576);
   const fm_output *o = &a->output;
   CHECK(o->out_stride[0] == 2 * 6 * 512 && o->out_stride[1] == 6 * 512 && o->out_stride[2] == 512);
   CHECK(o->lse_stride[0] == 1 && o->lse_stride[1] == 100 && o->lse_stride[2] == 10);
