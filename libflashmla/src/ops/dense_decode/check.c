@@ -98,9 +98,9 @@ fm_given_plan fm_decode_plan(const fm_dense_decode *decode, const flashmla_plan 
   const fm_work *work = &decode->attention.work;
   const fm_paged *paged = &decode->paged;
   const fm_queries *queries = &decode->attention.queries;
-  return (fm_given_plan){
-      .kind = &kind,
-      .plan = plan,
-      .facts = {(int32_t)queries->dtype, decode->attention.mask.causal, work->batch, work->total_q, work->s_q,
-                work->h_q, queries->d_qk, paged->pages.page_size, paged->pages.num_blocks, work->h_kv, paged->max_blocks, decode->attention.mask.window}};
+  return (fm_given_plan){.kind = &kind,
+                         .plan = plan,
+                         .facts = {(int32_t)queries->dtype, decode->attention.mask.causal, work->batch, work->total_q,
+                                   work->s_q, work->h_q, queries->d_qk, paged->pages.page_size, paged->pages.num_blocks,
+                                   work->h_kv, paged->max_blocks, decode->attention.mask.window}};
 }
