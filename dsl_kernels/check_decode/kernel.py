@@ -102,11 +102,19 @@ class CheckDecode:
         if count == 0:  # then they are not read
             pages = Uint32(0)
         table = a.block_table + Int64(request) * a.block_table_stride
-        column = Uint32(tid)
+        column = Uint32(tid + self.first_page(length, count))
         while column < pages:
             number = schedule.element(table, Int32(column))
             self.note(params.PAGE, Uint32(number) >= Uint32(a.num_blocks), request, Int32(column), number, a.num_blocks)
             column += Uint32(THREADS)
+
+    @cute.jit
+    def first_page(self, length, count):
+        """That in which the window of its first query token begins."""
+        a, page = self.a, Int32(0)
+        if a.window > 0:
+            page = max(max(length - a.causal * (max(count, 1) - 1), 0) - a.window, 0) // a.page_size
+        return page
 
     @cute.jit
     def tell(self, kind: cutlass.Constexpr):

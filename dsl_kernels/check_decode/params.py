@@ -21,5 +21,7 @@ PARAMS = (
     Param("s_q", "int32_t", "with cu_seqlens_q: query tokens of a request at most"),
     Param("batch", "int32_t", "requests"),
     *shared.SHARD,
+    shared.WINDOW,
+    Param("causal", "int32_t", "0 or 1"),
     Param("findings", "int64_t*", "of the device: VALUES records of FINDING_BYTES, in memory of the host", 16),
 )

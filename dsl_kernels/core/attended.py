@@ -6,7 +6,7 @@ Lengths, which come from device memory, are clamped to what a block table or a s
 import cutlass.cute as cute
 from cutlass import Int32, Uint32, max, min
 
-from .schedule import divide, element, first_token, given
+from .schedule import divide, element, first_token, given, query_range
 from .schedule_params import LOG_UNIT, UNIT
 
 
@@ -18,16 +18,32 @@ def length_of(a, request):
 
 @cute.jit
 def items_of(a, request):
-    """The same where there may be a second cache and no lengths: those of the extra cache begin with a unit."""
+    """The same where there may be a second cache and no lengths: those of the extra cache begin with a unit. With a
+    window, those from its begin on.
+    """
     items = a.capacity
     if given(a.lengths):
         items = length_of(a, request)
+    if a.window > 0:
+        _, count = query_range(a, request)
+        items -= first_item(a, items, count)
     if a.extra_capacity > 0:
         extra = a.extra_capacity
         if given(a.extra_lengths):
             extra = min(max(element(a.extra_lengths, request), 0), extra)
         items = (units_of(items) << LOG_UNIT) + extra
     return items
+
+
+@cute.jit
+def first_item(a, length, count):
+    """Of a request with `count` query tokens and `length` items: with a window, the begin of the unit in which that of
+    the first query token begins (fm_first_item of the C core); units are counted from there.
+    """
+    first = Int32(0)
+    if a.window > 0:
+        first = max(max(length - (max(count, 1) - 1), 0) - a.window, 0) & ~(UNIT - 1)
+    return first
 
 
 def clamped(a, length):

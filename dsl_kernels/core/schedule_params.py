@@ -94,6 +94,7 @@ LENGTHS = (
     Param("lengths", "const int32_t*", "KV items of each request, or null: all have `capacity`"),
     Param("capacity", "int32_t", "KV items of a request at most: lengths are clamped to it"),
 )
+WINDOW = Param("window", "int32_t", "KV items that a query token attends at most, its last ones; 0: any number")
 # Items that come from a second cache, behind the others: in units of their own.
 EXTRA_LENGTHS = (
     Param("extra_lengths", "const int32_t*", "items of each request from the extra cache, or null: extra_capacity"),

@@ -59,6 +59,7 @@ class DenseDecode:
         self.slices = variant.slot_slices
         self.last = self.slices - 1  # the slice of RoPE and P
         self.rope = variant.rope_slices > 0
+        self.constants = {"window": 0} if variant.batch_invariant else {}  # parameters that such kernels do not know
         self.any_page, self.invariant = variant.any_page, variant.batch_invariant
         # number of the lane: in a register from the start, or where there is none read again when x is known; and such
         # that nothing that follows from it is worked out in advance
@@ -99,7 +100,7 @@ class DenseDecode:
     @cute.kernel
     def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, tma_kv: cute.CopyAtom, mKV: cute.Tensor, args: tuple):
         # Parameters stay in constant memory: every role reads them from here at no cost.
-        self.a = Named(PARAMS, args)
+        self.a = Named(PARAMS, args, **self.constants)
         self.begin()
         loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)
         self.qk, self.pv = QK(self), (InvariantPV if self.invariant else PV)(self, loader)

@@ -149,7 +149,7 @@ class Loader(Queries):
         if reads or (piece == 0):
             tile = min(tile, a.num_tiles - 1)
             unit = schedule.first_unit(a, min(part, a.num_parts - 1), tile)
-            unit = self.planned_unit(unit, number)
+            unit = self.planned_unit(unit, number) + self.reader.first_unit_now(tile)
         else:
             record = self.bars.wait_for_work(piece)
             tile, unit, query = sWork[work.TILE, record], sWork[work.FIRST_UNIT, record], sWork[work.QUERY, record]

@@ -32,6 +32,7 @@ PARAMS = (
     Param("box_rows", "int32_t", "rows of a box: the largest power of two that divides page_size and 64 / cluster"),
     # context parallelism
     *shared.SHARD,
+    shared.WINDOW,
     # pages again
     Param("page_inverse", "int32_t", "ceil(2^LOG_INVERSE / page_size) for pages of fewer than 64 tokens; else 0"),
     Param("by_page", "int64_t", "divides by page_size"),

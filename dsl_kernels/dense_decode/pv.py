@@ -13,7 +13,7 @@ from dsl_kernels.core.schedule_params import UNIT
 
 from . import work
 from .epilogue import store_rows
-from .masking import clear_rows, shared_remaining
+from .masking import before_windows, clear_rows, shared_remaining
 
 
 class PV:
@@ -112,7 +112,7 @@ class PV:
     @cute.jit
     def clear(self, half, slot, remaining):
         """V rows that not every row of the block attends."""
-        if shared_remaining(self.a, remaining) < UNIT:
+        if (shared_remaining(self.a, remaining) < UNIT) or (before_windows(self.a, remaining) > 0):
             clear_rows(self.kernel, half, slot, remaining)
 
     @cute.jit

@@ -15,7 +15,7 @@ from . import invariant, work
 from .barriers import NamedBarrier
 from .carries import finish_piece
 from .epilogue import finish_rows
-from .masking import mask
+from .masking import mask, mask_before_window
 
 HANDED = 8  # k-steps of S that are issued before P of the unit before is handed over
 
@@ -156,6 +156,8 @@ class QK:
         """Logits of tokens that a row does not attend become -inf."""
         if remaining < UNIT:
             mask(self.a, s_rows, thread, remaining, self.smem.sWork, record)
+        if self.a.window > 0:
+            mask_before_window(self.a, s_rows, thread, remaining)
 
     @cute.jit
     def take_q(self, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):

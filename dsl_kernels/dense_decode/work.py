@@ -10,7 +10,7 @@ import cutlass.cute as cute
 from cutlass import Int32, const_expr, max, min
 
 from dsl_kernels.core import attended, schedule
-from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.core.schedule_params import LOG_UNIT, UNIT
 
 from . import invariant
 from .config import RECORD
@@ -127,6 +127,21 @@ class Reader:
         return units, seen, length
 
     @cute.jit
+    def first_unit(self, length, count):
+        """Of a request: that from which the schedule counts."""
+        return attended.first_item(self.a, length, count) >> LOG_UNIT
+
+    @cute.jit
+    def first_unit_now(self, tile):
+        """The same of a tile's request, whose length is read on the spot; without windows nothing is."""
+        first = Int32(0)
+        if self.a.window > 0:
+            request, _, _ = schedule.locate_tile(self.a, tile)
+            _, count = schedule.query_range(self.a, request)
+            first = self.first_unit(attended.length_of(self.a, request), count)
+        return first
+
+    @cute.jit
     def publish(self, piece, part, tile, number, found: tuple):
         """The record of a piece, of whose request look_up has `found` this; with part >= num_parts, that none is left.
         `number`: of the piece in a batch-invariant tile. Returns the units [begin, end). What does not follow from the
@@ -141,7 +156,9 @@ class Reader:
         tokens = [max(min(a.block_tokens, count - first), 0) for first in firsts]
         hidden = [a.causal * (count - 1 - min(first, count - 1)) for first in firsts]
         units, seen, length = self.measured(request, length, count, tile_of_head)
-        slot, begin, end, marks = self.settled(planned, part, number, units)
+        first = self.first_unit(length, count)
+        slot, begin, end, marks = self.settled(planned, part, number, units - first)
+        begin, end = begin + first, end + first
         end = max(end, begin + 1)  # a unit that no row attends, where there is nothing to do
         if not there:
             begin, end, marks = Int32(0), Int32(0), Int32(0)

@@ -8,6 +8,7 @@ CONSTANTS = shared.CONSTANTS
 PARAMS = (
     *shared.LENGTHS,
     *shared.EXTRA_LENGTHS,
+    shared.WINDOW,
     shared.CUTS,
     shared.FIRST_SLOT,
     Param("cost_before", "int64_t*", "scratch: batch + 1 prefix sums of the cost", 8),

@@ -51,7 +51,7 @@ class SparseDecode(DenseDecode):
 
     @cute.kernel
     def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, args: tuple):
-        self.a = Named(PARAMS, args, causal=0)
+        self.a = Named(PARAMS, args, causal=0, window=0)
         self.begin()
         self.qk, self.pv = SparseQK(self), SparsePV(self, Gather(self, tma_q, mQ))
         self.run_roles(tma_q)

@@ -192,7 +192,7 @@ def dense_decode(
                      multiplied by 1 / (1 + exp(attn_sink - lse)), lse is without it
     kv_format        of kv_cache: "bf16", that above; on the CPU also "v32", "v32_nope", "model1" and "v41" as
                      `append_kv` writes them, with bfloat16 q: what is attended is what `dequantize_kv` gives
-    window           on the CPU: each query token attends the last `window` tokens of those that it sees; 0: all
+    window           each query token attends the last `window` tokens of those that it sees; 0: all
 
     GPU work is enqueued on `stream` and not waited for, except with JAX, whose arrays must hold their result when seen.
 

@@ -255,8 +255,9 @@ typedef struct flashmla_plan_sparse_decode_params {
  * Attended are t < L, or with FLASHMLA_CAUSAL t < L - (s_q - 1 - s), where L is cache_seqlens[i] clamped to
  * [0, max_blocks * page_size]. No attended token: out = 0, lse = +inf (see FLASHMLA_EMPTY_LSE_MINUS). A page number
  * outside [0, num_blocks) within L stands for a page of zeros that takes part. With a window of w tokens each query
- * token attends the last w of those alone, and pages without any of them are not read. A slot that a row does not
- * attend never influences the row, even when it holds NaN; table entries of pages at or beyond L may be anything.
+ * token attends the last w of those alone, and pages that end 64 tokens before all of them are not read. A slot
+ * that a row does not attend never influences the row, even when it holds NaN; table entries of pages at or beyond L
+ * may be anything.
  *
  * Variable-length queries: with cu_seqlens_q the query tokens of all requests lie behind one another, q is (total_q,
  * h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q). Request i has the tokens from b = cu_seqlens_q[i], clamped
@@ -303,7 +304,7 @@ typedef struct flashmla_dense_decode_params {
   const DLTensor *global_seqlens; /* (batch) int32, contiguous; tokens of each request over all shards */
   const DLTensor *attn_sink;      /* (h_q) float32, contiguous: see flashmla_sparse_decode_params; NULL: no sink */
   int32_t kv_format; /* flashmla_kv_format of kv_cache; on CPU any, and one that quantises takes q in bf16; on CUDA 0 */
-  int32_t window;    /* > 0, on CPU, without cp_world: only the last so many tokens are attended; 0: all */
+  int32_t window;    /* > 0: only so many last tokens are attended (no shards, on CUDA no batch invariance); 0: all */
 } flashmla_dense_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */

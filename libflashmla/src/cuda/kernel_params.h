@@ -67,6 +67,8 @@ typedef struct fm_check_decode_kernel_params {
   int32_t cp_period; /* tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole */
   int32_t cp_interleave; /* tokens of a shard's turn */
   int32_t cp_offset; /* where the turn of this shard begins in the period */
+  int32_t window; /* KV items that a query token attends at most, its last ones; 0: any number */
+  int32_t causal; /* 0 or 1 */
   int64_t *findings; /* of the device: VALUES records of FINDING_BYTES, in memory of the host */
 } fm_check_decode_kernel_params;
 #define FM_CHECK_DECODE_PARAMS \
@@ -85,6 +87,8 @@ typedef struct fm_check_decode_kernel_params {
     {offsetof(fm_check_decode_kernel_params, cp_period), 4}, \
     {offsetof(fm_check_decode_kernel_params, cp_interleave), 4}, \
     {offsetof(fm_check_decode_kernel_params, cp_offset), 4}, \
+    {offsetof(fm_check_decode_kernel_params, window), 4}, \
+    {offsetof(fm_check_decode_kernel_params, causal), 4}, \
     {offsetof(fm_check_decode_kernel_params, findings), 8}, \
   }
 
@@ -218,6 +222,7 @@ typedef struct fm_dense_decode_kernel_params {
   int32_t cp_period; /* tokens of a turn of all shards, as 32 bits without sign; 0: the cache is whole */
   int32_t cp_interleave; /* tokens of a shard's turn */
   int32_t cp_offset; /* where the turn of this shard begins in the period */
+  int32_t window; /* KV items that a query token attends at most, its last ones; 0: any number */
   int32_t page_inverse; /* ceil(2^LOG_INVERSE / page_size) for pages of fewer than 64 tokens; else 0 */
   int64_t by_page; /* divides by page_size */
   int32_t *first_slot; /* batch invariant: first slot of each part, end of all, level; else null */
@@ -279,6 +284,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, cp_period), 4}, \
     {offsetof(fm_dense_decode_kernel_params, cp_interleave), 4}, \
     {offsetof(fm_dense_decode_kernel_params, cp_offset), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, window), 4}, \
     {offsetof(fm_dense_decode_kernel_params, page_inverse), 4}, \
     {offsetof(fm_dense_decode_kernel_params, by_page), 8}, \
     {offsetof(fm_dense_decode_kernel_params, first_slot), 8}, \
@@ -674,6 +680,7 @@ typedef struct fm_plan_kernel_params {
   int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
   const int32_t *extra_lengths; /* items of each request from the extra cache, or null: extra_capacity */
   int32_t extra_capacity; /* items of a request from the extra cache at most; 0: there is none */
+  int32_t window; /* KV items that a query token attends at most, its last ones; 0: any number */
   int32_t *cuts; /* schedule: num_parts + 1 pairs (tile, unit) */
   int32_t *first_slot; /* batch invariant: first slot of each part, end of all, level; else null */
   int64_t *cost_before; /* scratch: batch + 1 prefix sums of the cost */
@@ -708,6 +715,7 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, capacity), 4}, \
     {offsetof(fm_plan_kernel_params, extra_lengths), 8}, \
     {offsetof(fm_plan_kernel_params, extra_capacity), 4}, \
+    {offsetof(fm_plan_kernel_params, window), 4}, \
     {offsetof(fm_plan_kernel_params, cuts), 8}, \
     {offsetof(fm_plan_kernel_params, first_slot), 8}, \
     {offsetof(fm_plan_kernel_params, cost_before), 8}, \
@@ -988,6 +996,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xefbebb90
+#define FM_KERNEL_PARAMS_DIGEST 0x09d88c9e
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -32,6 +32,7 @@ flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work 
                                         .capacity = work->capacity,
                                         .extra_lengths = work->extra_lengths,
                                         .extra_capacity = work->extra_capacity,
+                                        .window = work->window,
                                         .first_slot = schedule->first_slot,
                                         .cost_before = schedule->cost_before,
                                         .bands = tiling->bands,

@@ -57,7 +57,10 @@ int64_t fm_row_blocks(const fm_work *work, int32_t block_rows) {
 }
 
 int64_t fm_most_units(const fm_work *work, int32_t unit) {
-  return fm_ceil_div(work->capacity, unit) + fm_ceil_div(work->extra_capacity, unit);
+  int64_t items = work->capacity;
+  if (work->window > 0 && !work->batch_invariant)
+    items = fm_min64(items, (int64_t)work->window + work->s_q - 1 + unit - 1); /* fm_first_item */
+  return fm_ceil_div(items, unit) + fm_ceil_div(work->extra_capacity, unit);
 }
 
 bool fm_cut_alike(const fm_work *work, int32_t num_parts, int64_t columns) {

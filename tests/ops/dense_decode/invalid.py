@@ -97,6 +97,10 @@ def other_half(dtype: str) -> str:
     return "float16" if dtype != "float16" else "bfloat16"
 
 
+def invariant_window(call, _draw, _legal):
+    call.fields |= {"window": 1, "flags": call.fields["flags"] | c_abi.flags(batch_invariant=True)}
+
+
 def step_rules() -> list[Rule]:
     """Those of a plan as well."""
     latent = {"q": -1, "kv_cache": -1}
@@ -105,7 +109,7 @@ def step_rules() -> list[Rule]:
         Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(latent, 64, 192, 328, 584)),
         Rule("float32", "UNSUPPORTED", "float32", all_float32, "gpu"),
         Rule("window", "VALUE", "window", spoil.field("window", -1, -(2**31))),
-        Rule("window on a GPU", "UNSUPPORTED", "window", spoil.field("window", 1, 2**31 - 1), "gpu"),
+        Rule("window of a batch-invariant call", "UNSUPPORTED", "window", invariant_window, "gpu"),
         Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
     ]
     offsets = spoil.extent("cu_seqlens_q", 0, lambda n: n + 1)
@@ -150,7 +154,7 @@ def plan_rules() -> list[Rule]:
     ]
     rules += [
         Rule("plan never made", "PLAN_MISMATCH", "plan", never_made),
-        Rule("plan of other window", "PLAN_MISMATCH", "window", plan_of(window=lambda n: n + 7), "cpu"),
+        Rule("plan of other window", "PLAN_MISMATCH", "window", plan_of(window=lambda n: n + 7)),
         Rule("plan of other batch", "PLAN_MISMATCH", "batch", plan_of(lengths=lambda lengths: (*lengths, 1))),
         Rule("plan of other h_q", "PLAN_MISMATCH", "h_q", plan_of(h_q=lambda n: 2 * n)),
         Rule("plan of other causal", "PLAN_MISMATCH", "causal|CAUSAL", plan_of(causal=lambda causal: not causal)),

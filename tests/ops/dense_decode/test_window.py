@@ -20,36 +20,36 @@ from ops.dense_decode.shape_only import STEP
 @pytest.fixture
 def cpu(backend) -> Backend:
     if backend.name != "cpu":
-        pytest.skip("no kernel has a window")
+        pytest.skip("of the CPU backend")
     return backend
 
 
 @pytest.mark.parametrize("window", [1, 28, 63, 64, 65, 1000, 5000])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("plan", [("none", 0), ("fresh", 7), ("stale", 0)])
-def test_windows_of_any_length(cpu, window, causal, plan):
-    calls.check(LONG.but(window=window, causal=causal, plan=plan[0], num_splits=plan[1]), cpu)
+def test_windows_of_any_length(backend, window, causal, plan):
+    calls.check(LONG.but(window=window, causal=causal, plan=plan[0], num_splits=plan[1]), backend)
 
 
-def test_a_window_of_all_tokens_is_none(cpu):
-    case = LONG.but(window=0, dtype="float32", d_qk=320)
+def test_a_window_of_all_tokens_is_none(backend):
+    case = LONG.but(window=0, dtype="float32" if backend.name == "cpu" else "bfloat16", d_qk=320)
     numbers = make_data(case)
     alone = [case.but(s_q=1, window=window) for window in (0, 4800, 2**31 - 1)]
     numbers = replace(numbers, q=numbers.q[:, :1])
-    first, *others = [calls.run(one, cpu, numbers) for one in alone]
+    first, *others = [calls.run(one, backend, numbers) for one in alone]
     for other in others:
         calls.check_result(alone[0], numbers, other)
     same_bits(*others)
     calls.check_result(alone[0], numbers, first)
 
 
-def test_what_a_row_attends_is_a_call_on_those_tokens(cpu):
+def test_what_a_row_attends_is_a_call_on_those_tokens(backend):
     """In pages of one token a table may begin anywhere."""
     case = LONG.but(page_size=1, num_blocks=900, max_blocks=800, lengths=(777,), window=130, s_q=1, causal=False)
     numbers = make_data(case)
     cut = replace(numbers, block_table=numbers.block_table[:, 647:777].copy(), cache_seqlens=np.array([130], np.int32))
     wanted = calls.reference(case.but(window=0, max_blocks=130, lengths=(130,)), cut)
-    found = calls.run(case, cpu, numbers)
+    found = calls.run(case, backend, numbers)
     calls.check_result(case, numbers, found)
     calls.check_result(case.but(window=0, max_blocks=130, lengths=(130,)), cut, found)
     assert wanted[0].shape == found.out.shape
@@ -80,8 +80,8 @@ def test_the_schedule_has_no_units_before_the_window(cpu):
     assert cuts[:, 1].max() < 3
 
 
-def test_gpus_have_no_kernel_yet(cuda_12_0):
-    ran = cuda_12_0.run(f"decode({STEP.but(window=7)!r})")
+def test_no_batch_invariant_kernel_has_a_window(cuda_12_0):
+    ran = cuda_12_0.run(f"decode({STEP.but(window=7, batch_invariant=True)!r})")
     status, sentence, _, _ = ran.told[0]
     assert status == c_abi.constant("ERROR_UNSUPPORTED")
-    assert sentence == "params.window is 7; supported on CUDA is 0: no window"
+    assert sentence == "params.window is 7; supported with FLASHMLA_BATCH_INVARIANT on CUDA is 0"

@@ -178,6 +178,7 @@ static flashmla_status launch_all(const void *state) {
                                           .cp_period = shard.period,
                                           .cp_interleave = shard.interleave,
                                           .cp_offset = shard.offset,
+                                          .window = attention->mask.window,
                                           .page_inverse = paging.page_inverse,
                                           .by_page = paging.by_page};
   FM_TRY(fm_launch_check(decode));

@@ -79,6 +79,8 @@ flashmla_status fm_launch_check(const fm_dense_decode *decode) {
                                                 .cp_period = shard.period,
                                                 .cp_interleave = shard.interleave,
                                                 .cp_offset = shard.offset,
+                                                .window = decode->attention.mask.window,
+                                                .causal = decode->attention.mask.causal,
                                                 .findings = (int64_t *)(void *)decode->findings};
   return fm_launch(gpu, &decode->check, fm_min32(gpu.device->processors, work->batch), &params, decode->stream);
 }
