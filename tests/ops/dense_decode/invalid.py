@@ -99,6 +99,8 @@ def other_half(dtype: str) -> str:
 
 def invariant_window(call, _draw, _legal):
     call.fields |= {"window": 1, "flags": call.fields["flags"] | c_abi.flags(batch_invariant=True)}
+    if "num_splits" in call.fields:
+        call.fields["num_splits"] = 0
 
 
 def step_rules() -> list[Rule]:

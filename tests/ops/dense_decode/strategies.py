@@ -206,7 +206,7 @@ def cases(
         equal = st.just((tuple(2 * i for i in range(batch + 1)), 2 * batch))
         offsets = equal if small else query_offsets(batch, s_q, wild=wild)
         drawn["cu_seqlens_q"], drawn["total_q"] = draw(offsets)
-    windowed = backend.name == "cpu" or not drawn["batch_invariant"]
+    windowed = backend.name == "cpu" or not (drawn | fixed)["batch_invariant"]
     if windowed and not sharded and "shard" not in fixed and not small:
         drawn["window"] = draw(windows(page_size, capacity))
     if sharded:

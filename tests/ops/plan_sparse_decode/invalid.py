@@ -23,7 +23,7 @@ def legal_call(backend, draw, **base) -> LegalCall:
 OWN = [
     Rule("h_q", "UNSUPPORTED", "h_q", spoil.extents({"q": 2}, 129, 200, 2**31 - 1)),
     Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents({"q": -1}, 64, 192, 328, 584)),
-    Rule("float32", "UNSUPPORTED", "float32", invalid.all_of_dtype("q"), only="gpu"),
+    Rule("float32", "UNSUPPORTED", "float16|float32", invalid.all_of_dtype("q"), only="gpu"),
     Rule(
         "extra_topk_length alone",
         "VALUE",
