@@ -6,7 +6,7 @@ from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/dense_decode/"
 QK, PV, LOADER = FOLDER + "qk.py", FOLDER + "pv.py", FOLDER + "loader.py"
-CARRIES = FOLDER + "carries.py"
+CARRIES, MASKING, WORK = FOLDER + "carries.py", FOLDER + "masking.py", FOLDER + "work.py"
 BARRIERS = FOLDER + "barrier_table.py"
 SCHEDULE, ATTENDED = "dsl_kernels/core/schedule.py", "dsl_kernels/core/attended.py"
 COMBINE = "dsl_kernels/combine/kernel.py"
@@ -117,8 +117,27 @@ GPU_FAULTS = [
     fault(
         "dead rows of V are not cleared",
         PV,
-        "        if shared_remaining(self.a, remaining) < UNIT:\n",
-        "        if shared_remaining(self.a, remaining) < -UNIT:\n",
+        "        if (shared_remaining(self.a, remaining) < UNIT) or",
+        "        if (shared_remaining(self.a, remaining) < -UNIT) or",
+    ),
+    fault(
+        "rows of V before a window are not cleared",
+        PV,
+        "(before_windows(self.a, remaining) > 0)",
+        "(before_windows(self.a, remaining) > UNIT * UNIT * UNIT)",
+    ),
+    fault("a token before its window", MASKING, "+ c % 2 < begin else", "+ c % 2 < begin - 1 else"),
+    fault(
+        "the first query token's window for all",
+        MASKING,
+        "begin = remaining + token - a.window",
+        "begin = remaining + 0 * token - a.window",
+    ),
+    fault(
+        "a loader begins before the window",
+        WORK,
+        "            first = self.first_unit(attended",
+        "            first = 0 * self.first_unit(attended",
     ),
     fault(
         "causal mask of later query tokens",
