@@ -14,8 +14,8 @@ static tokens t;
 
 static void rules(void) {
   CHECK_STATUS(flashmla_append_kv(NULL), FLASHMLA_ERROR_NULL_POINTER, "params is NULL");
-  REFUSED(FLASHMLA_KV_V32, VALUE, "params.kv_format is 5; it must be a flashmla_kv_format, in [0, 5)",
-          t.params.kv_format = 5);
+  REFUSED(FLASHMLA_KV_V32, VALUE, "params.kv_format is 6; it must be a flashmla_kv_format, in [0, 6)",
+          t.params.kv_format = 6);
   REFUSED(FLASHMLA_KV_BF16, VALUE, "params.flags has FLASHMLA_UNROUNDED_SCALES; format \"bf16\" has no scales",
           t.params.flags = FLASHMLA_UNROUNDED_SCALES);
   REFUSED(FLASHMLA_KV_V41, VALUE, "format \"v41\" has powers of two for scales",
@@ -29,7 +29,8 @@ static void rules(void) {
   REFUSED(FLASHMLA_KV_V32, DTYPE, "slot_mapping.dtype is uint8; it must be int32 or int64", t.slots.dtype = UINT8);
   REFUSED(FLASHMLA_KV_MODEL1, SHAPE, "kv_cache.shape[3] is 576; a token of format \"model1\" has 584 bytes",
           t.cache_shape[3] = 576);
-  REFUSED(FLASHMLA_KV_V32, UNSUPPORTED, "kv_cache.shape[2] (h_kv) is 2; supported is 1", t.cache_shape[2] = 2);
+  REFUSED(FLASHMLA_KV_V32, UNSUPPORTED, "kv_cache.shape[2] (h_kv) is 2; supported in format \"v32\" is 1",
+          t.cache_shape[2] = 2);
   REFUSED(FLASHMLA_KV_V32, SHAPE,
           "latent.shape[1] (d_latent) is 512 and without rope (d_rope) 0; a row of kv_cache in format \"v32\" has 576 "
           "columns",
