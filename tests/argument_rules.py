@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import argument_tables
 import c_abi
@@ -19,6 +19,7 @@ from invalid_calls import Rule
 HUGE = 2**62  # elements: times two bytes and an extent of 2 it leaves 64 bits
 UNALIGNED = (577, 4097)  # elements: no multiple of 16 bytes in any dtype that has the rule
 TENSOR_MAP_SPAN = 2**40  # bytes
+SCALAR = "1"  # an axis of that extent
 # Codes, bits and lanes of elements that are close to right ones, and of none that the library knows.
 STRANGE_DTYPES = ((2, 64, 1), (0, 64, 1), (1, 32, 1), (0, 16, 1), (4, 16, 2), (2, 16, 0), (3, 16, 1), (1, 8, 1))
 
@@ -33,11 +34,15 @@ class Form:
     varlen: bool = False
     stacked: bool = False
     packed: bool = False
+    coded: bool = False  # the cache is codes with one scale
+    only: str | None = None  # the one backend that has it
 
     def rows(self, operation: argument_tables.Operation) -> list[Argument]:
         """The tensors of such a call."""
-        form = {"varlen": self.varlen, "stacked": self.stacked, "packed": self.packed}
+        form = {"varlen": self.varlen, "stacked": self.stacked, "packed": self.packed, "coded": self.coded}
         rows = [row.in_form(**form) for row in operation.arguments]
+        codes = {row.name for row in operation.arguments if row.coded and self.coded}
+        rows = [replace(row, like="", dtypes=(*row.dtypes, "bfloat16")) if row.like in codes else row for row in rows]
         return [row for row in rows if not row.optional or row.name in self.optional]
 
 
@@ -68,12 +73,13 @@ def generated(name: str, forms: list[Form]) -> list[Rule]:
         shared = Counter(axis for row in rows for axis in row.axes * (2 if row.listed else 1))
         shared_axes = {axis for axis, count in shared.items() if count > 1}
         for row in rows:
-            if (row.name, row.axes, row.listed, row.packed) in seen:
+            if (row.name, row.axes, row.listed, row.packed, row.dtypes) in seen:
                 continue
-            seen.add((row.name, row.axes, row.listed, row.packed))
+            seen.add((row.name, row.axes, row.listed, row.packed, row.dtypes))
             original = next(one for one in operation.arguments if one.name == row.name)
             for found in tensor_rules(operation, row, original, shared_axes):
-                rules.append(found.on(form.name, form.base))
+                if found.only is None or form.only in {None, found.only}:
+                    rules.append(replace(found, only=form.only or found.only).on(form.name, form.base))
     return rules
 
 
@@ -157,7 +163,7 @@ def extent_rules(operation: argument_tables.Operation, target: Target, shared_ax
             yield Rule(f"{label} zero", "ZERO_EXTENT", where, spoil.extents({target.key: number}, 0))
         yield Rule(f"{label} negative", "SHAPE", where, spoil.extents({target.key: number}, -1, -(2**63)))
         yield Rule(f"{label} too large", "OVERFLOW", where, spoil.extents({target.key: number}, 2**31, 2**40))
-        if axis in shared_axes:
+        if axis in shared_axes or axis == SCALAR:
             yield Rule(f"{label} differs", "SHAPE", where, spoil.extent(target.key, number, lambda n: n + 1))
 
 
@@ -201,7 +207,7 @@ def counts_not(row: Argument, number: int) -> bool:
 def free_axes(row: Argument) -> list[tuple[int, str]]:
     """The axes whose strides count, but for those within a page of bytes."""
     axes = [*enumerate(row.axes)][: 1 if row.packed else None]
-    return [(number, axis) for number, axis in axes if not counts_not(row, number)]
+    return [(number, axis) for number, axis in axes if axis != SCALAR and not counts_not(row, number)]
 
 
 def packed_rules(target: Target) -> Iterator[Rule]:

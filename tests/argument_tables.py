@@ -36,11 +36,12 @@ class Argument:
     of_queries: bool
     listed: bool
     shape_only: bool
+    coded: bool  # it may be codes, too, in the form of a cache of codes with one scale
     paged: bool  # it is `packed` in the form of a cache that is quantised
     packed_axis: str  # the innermost axis then, if it is another one
     packed: bool = False  # bytes, and a page of them is contiguous
 
-    def in_form(self, *, varlen: bool, stacked: bool, packed: bool = False) -> Argument:
+    def in_form(self, *, varlen: bool, stacked: bool, packed: bool = False, coded: bool = False) -> Argument:
         """The row in a call with packed queries, with one tensor in the place of a list, or of a quantised cache."""
         axes = self.axes
         if varlen and self.of_queries:
@@ -48,6 +49,8 @@ class Argument:
         if stacked and self.listed:
             axes = ("num_states", *axes)
         row = replace(self, axes=axes, listed=self.listed and not stacked)
+        if coded and self.coded:
+            row = replace(row, dtypes=("bfloat16", *BYTES))
         if not (packed and self.paged):
             return row
         last = self.packed_axis or axes[-1]

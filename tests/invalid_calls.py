@@ -101,6 +101,16 @@ def no_params(call, _draw, _legal):
     call.null_params = True
 
 
+def scalar(name: str, memory_of: str):
+    """Gives a tensor of one float32, in the memory of another tensor."""
+
+    def spoil(call, _draw, _legal):
+        dtype = c_abi.DTYPE_CODES["float32"]
+        call.tensors[name] = replace(call.tensor(memory_of), dtype=dtype, shape=[1], strides=None)
+
+    return spoil
+
+
 def no_tensor(name: str):
     def spoil(call, _draw, _legal):
         call.tensors[name] = None

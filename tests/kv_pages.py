@@ -15,6 +15,9 @@ def tokens(fmt: formats.Format, rows: np.ndarray, rng: np.random.Generator) -> I
     """(bytes of a row, bytes of its scales) of each, with scales that a writer chooses, rounded or not, or others: the
     values are what the bytes say.
     """
+    if fmt.scale == "call":
+        yield from (formats.token_bytes(fmt, row) for row in rows)
+        return
     tiles = rows[:, : fmt.quantized].reshape(len(rows), fmt.tiles, fmt.tile)
     scales = np.abs(tiles).max(2) / np.float32(448)
     powers = np.exp2(np.ceil(np.log2(scales)))
@@ -35,9 +38,9 @@ def put_rows(
         formats.put(fmt, pages[page], place, *token)
 
 
-def rows_of(fmt: formats.Format | None, kv_cache: np.ndarray) -> np.ndarray:
+def rows_of(fmt: formats.Format | None, kv_cache: np.ndarray, *, exact: bool = False) -> np.ndarray:
     """A cache of one KV head, or of rows as they are (None), as float64 in the place of its bytes. What is quantised is
-    bfloat16 of code * scale.
+    bfloat16 of code * scale, unless `exact`.
     """
     if fmt is None:
         return kv_cache.astype(np.float64)
@@ -45,6 +48,9 @@ def rows_of(fmt: formats.Format | None, kv_cache: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         for page in kv_cache.view(np.uint8):
             columns, rope = formats.get(fmt, page[:, 0], np.arange(len(page)))
+            if exact:
+                found.append(columns)
+                continue
             bits = np.concatenate([formats.bf16_bits(columns.astype(np.float32)), rope], axis=-1)
             found.append(formats.widened(bits).astype(np.float64))
     return np.stack(found)[:, :, None]

@@ -142,7 +142,7 @@ def test_a_table_is_as_recorded(operation):
 
 def described(row: argument_tables.Argument) -> str:
     """A row as a line."""
-    names = ("free_innermost", "written", "mapped", "optional", "of_queries", "listed", "shape_only", "paged")
+    names = ("free_innermost", "written", "mapped", "optional", "of_queries", "listed", "shape_only", "coded", "paged")
     dtypes = "/".join([*row.dtypes, *([f"as {row.like}"] if row.like else [])])
     facts = [f"({', '.join(row.axes)})", dtypes, f"aligned {row.alignment}", *(n for n in names if getattr(row, n))]
     if row.packed_axis:

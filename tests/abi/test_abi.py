@@ -47,8 +47,8 @@ def test_everything_is_recorded():
         ("value FLASHMLA_ERROR_SHAPE 111", "value FLASHMLA_ERROR_SHAPE 112", False),
         ("function flashmla_version int32_t(*)()", "", False),
         ("size flashmla_plan 256", "size flashmla_plan 264", False),
-        ("size flashmla_dense_decode_params 144", "size flashmla_dense_decode_params 136", False),
-        ("size flashmla_dense_decode_params 144", "size flashmla_dense_decode_params 152", True),
+        ("size flashmla_dense_decode_params 160", "size flashmla_dense_decode_params 152", False),
+        ("size flashmla_dense_decode_params 160", "size flashmla_dense_decode_params 168", True),
         ("value FLASHMLA_OK 0", "value FLASHMLA_OK 0\nvalue FLASHMLA_ERROR_NEW 119", True),
     ],
 )

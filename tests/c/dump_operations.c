@@ -35,6 +35,7 @@ static void print_argument(const fm_operation *operation, const fm_argument *row
   print_bool("of_queries", row->of_queries);
   print_bool("listed", row->listed);
   print_bool("shape_only", row->shape_only);
+  print_bool("coded", row->coded);
   print_bool("paged", row->paged != 0);
   printf(", \"packed_axis\": \"%s\"", row->packed_axis != 0 ? operation->axes[row->packed_axis].name : "");
   printf("}");

@@ -193,7 +193,8 @@ def test_a_library_of_another_build_is_left_alone(exchange):
     fast = _exchange.fast_call(
         flashmla._dense_decode._OPERATION.form(1), Tensor, params=flashmla._dense_decode._OPERATION.new_params()
     )
-    objects = [*arguments, None, None, None, *given.values(), None, None]
+    optional = [None] * len(flashmla._dense_decode._OPERATION.optional)
+    objects = [*arguments, *optional, *given.values(), None, None]
     assert fast.call(*objects) == _exchange.ffi.integer_const("FLASHMLA_ERROR_VALUE"), "softmax_scale is 0"
     fast._kept[0].struct_size += 8
     assert fast.call(*objects) == _exchange.UNUSUAL

@@ -30,7 +30,7 @@ def _options(kv_format: Any, unrounded_scales: Any, num_threads: Any) -> Options
 
 
 _OPERATION = Operation(
-    "append_kv", ("latent", "slot_mapping"), optional=("rope",), outputs=("kv_cache",), options=_options
+    "append_kv", ("latent", "slot_mapping"), optional=("rope", "descale_k"), outputs=("kv_cache",), options=_options
 )
 
 
@@ -44,6 +44,7 @@ def append_kv(
     *,
     kv_format: KvFormat = "bf16",
     unrounded_scales: bool = False,
+    descale_k: SupportsDLPack | None = None,
     stream: Any = None,
     num_threads: int = 0,
 ) -> TensorT:
@@ -56,8 +57,10 @@ def append_kv(
     slot_mapping      (num_tokens,) int32 or int64: token i goes to row s % page_size of page s // page_size. One
                       outside the cache, such as -1, is skipped; one that is there several times holds one of its
                       tokens whole
-    kv_format         "bf16" (as it is), "v32" (656 bytes), "v32_nope" (528), "model1" (584), "v41" (528)
+    kv_format         "bf16" (as it is), "v32" (656 bytes), "v32_nope" (528), "model1" (584), "v41" (528), "fp8" (d_qk
+                      bytes: a code for each column, and descale_k is the scale of all)
     unrounded_scales  scales of "v32" and "v32_nope" are any float32; False: powers of two
+    descale_k         (1,) float32, with "fp8": what codes are multiplied with when they are read; None: 1
     stream            as in `dense_decode`, with latent in the place of q
     num_threads       as in `dense_decode`
 
@@ -71,6 +74,6 @@ def append_kv(
     True
     """
     scalars = kv_format, unrounded_scales, num_threads
-    inputs = latent, slot_mapping, rope
+    inputs = latent, slot_mapping, rope, descale_k
     _OPERATION.call(scalars, inputs, (kv_cache,), stream=stream, objects=inputs)
     return kv_cache

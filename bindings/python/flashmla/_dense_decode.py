@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 from flashmla._attention import described, lse_flags, set_scale
 from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL
-from flashmla._formats import KvFormat, kv_format_number
+from flashmla._formats import KvFormat, dtype_made, kv_format_number
 from flashmla._operation import (
     Operation,
     Options,
@@ -31,7 +31,7 @@ TensorT = TypeVar("TensorT", bound=SupportsDLPack)
 _OPERATION = Operation(
     "dense_decode",
     ("q", "kv_cache", "block_table", "cache_seqlens"),
-    optional=("cu_seqlens_q", "global_seqlens", "attn_sink"),
+    optional=("cu_seqlens_q", "global_seqlens", "attn_sink", "descale_q", "descale_k"),
     outputs=("out", "lse"),
     described=described,
     scratch=("workspace", "flashmla_dense_decode_workspace_size"),
@@ -64,7 +64,8 @@ def _options(
     params.cp_interleave = integer(cp_interleave, "cp_interleave", INT32)
     params.kv_format = kv_format_number(kv_format)
     params.window = integer(window, "window", INT32)
-    return Options(_OPERATION, params, out_dtype=dtype_of_new(out_dtype))
+    made = dtype_of_new(out_dtype) or dtype_made(params.kv_format)
+    return Options(_OPERATION, params, out_dtype=made)
 
 
 _remembered = remembered(_options)
@@ -98,6 +99,8 @@ def dense_decode(
     attn_sink: SupportsDLPack | None = ...,
     kv_format: KvFormat = ...,
     window: int = ...,
+    descale_q: SupportsDLPack | None = ...,
+    descale_k: SupportsDLPack | None = ...,
     return_lse: Literal[True] = ...,
 ) -> tuple[TensorT, Any]: ...
 @overload
@@ -128,6 +131,8 @@ def dense_decode(
     attn_sink: SupportsDLPack | None = ...,
     kv_format: KvFormat = ...,
     window: int = ...,
+    descale_q: SupportsDLPack | None = ...,
+    descale_k: SupportsDLPack | None = ...,
     return_lse: Literal[False],
 ) -> TensorT: ...
 @eager
@@ -159,6 +164,8 @@ def dense_decode(
     attn_sink: SupportsDLPack | None = None,
     kv_format: KvFormat = "bf16",
     window: int = 0,
+    descale_q: SupportsDLPack | None = None,
+    descale_k: SupportsDLPack | None = None,
     return_lse: bool = True,
 ) -> Any:
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
@@ -190,8 +197,12 @@ def dense_decode(
                      cp_interleave; cache_seqlens counts the shard's tokens, global_seqlens (batch,) int32 all shards'
     attn_sink        (h_q,) float32: a logit of each head that takes part in the softmax and has no value: out is
                      multiplied by 1 / (1 + exp(attn_sink - lse)), lse is without it
-    kv_format        of kv_cache: "bf16", that above; on the CPU also "v32", "v32_nope", "model1" and "v41" as
-                     `append_kv` writes them, with bfloat16 q: what is attended is what `dequantize_kv` gives
+    kv_format        of kv_cache: "bf16", that above; on the CPU also "v32", "v32_nope", "model1", "v41" and "fp8" as
+                     `append_kv` writes them, with bfloat16 q: what is attended is what `dequantize_kv` gives. With
+                     "fp8" q may be float8_e4m3fn, too (or uint8, its bytes), and out is bfloat16 unless given
+    descale_q, descale_k
+                     (1,) float32, with "fp8": what q, where it is codes, and kv_cache are multiplied with; None: 1.
+                     Nothing is rounded: they are applied to sums
     window           each query token attends the last `window` tokens of those that it sees; 0: all
 
     GPU work is enqueued on `stream` and not waited for, except with JAX, whose arrays must hold their result when seen.
@@ -230,8 +241,8 @@ def dense_decode(
             address = None if plan is None else plan.address
             try:
                 status = fast.call(
-                    q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, attn_sink, own_out,
-                    own_lse, workspace, address,
+                    q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, attn_sink, descale_q,
+                    descale_k, own_out, own_lse, workspace, address,
                 )  # fmt: skip
             except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
                 status = UNUSUAL
@@ -239,7 +250,8 @@ def dense_decode(
                 return (own_out, own_lse) if return_lse else own_out
             raise_if_enqueued(status)
 
-    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, attn_sink)
+    optional = (cu_seqlens_q, global_seqlens, attn_sink, descale_q, descale_k)
+    inputs = (q, kv_cache, block_table, cache_seqlens, *optional)
     ready = _OPERATION.ready(options, inputs, outputs, scratch=workspace, plan=plan and plan.c, stream=stream)
     ready.run(_OPERATION.run)
     options.succeeded(type(q), ready)
@@ -272,7 +284,7 @@ def dense_decode_workspace_size(
     options = _options(
         causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0, kv_format, window
     )
-    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None, None)
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None, None, None, None)
     if plan is not None:
         check_plan(plan)
     return _OPERATION.scratch_size(options, inputs, plan and plan.c)

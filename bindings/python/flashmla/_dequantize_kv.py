@@ -33,7 +33,9 @@ def _options(kv_format: Any, out_dtype: Any, num_threads: Any) -> Options:
     return Options(_OPERATION, params, out_dtype=dtype_of_new(out_dtype))
 
 
-_OPERATION = Operation("dequantize_kv", ("kv_cache",), outputs=("out",), described=_described, options=_options)
+_OPERATION = Operation(
+    "dequantize_kv", ("kv_cache",), optional=("descale_k",), outputs=("out",), described=_described, options=_options
+)
 
 
 @eager
@@ -42,6 +44,7 @@ def dequantize_kv(
     kv_cache: TensorT,
     *,
     kv_format: KvFormat,
+    descale_k: SupportsDLPack | None = None,
     out: Any = None,
     out_dtype: OutDType = None,
     stream: Any = None,
@@ -51,6 +54,7 @@ def dequantize_kv(
 
     kv_cache     as in `append_kv`; only read
     kv_format    as in `append_kv`
+    descale_k    as in `append_kv`
     out          (num_tokens, d_qk) bfloat16, float16 or float32, of the cache's dtype in format "bf16": the first
                  slots; None: made by kv_cache's framework for all of them
     out_dtype    dtype of an `out` that is made; None: bfloat16, in format "bf16" the cache's
@@ -65,5 +69,5 @@ def dequantize_kv(
     """
     name = None if out_dtype is None else dtype_of_new(out_dtype)
     scalars = kv_format, name, num_threads
-    inputs = (kv_cache,)
+    inputs = kv_cache, descale_k
     return _OPERATION.call(scalars, inputs, (out,), stream=stream, objects=inputs)[0]  # type: ignore[no-any-return]

@@ -9,9 +9,10 @@ from flashmla._library import lib
 from flashmla._operation import Options
 from flashmla.errors import invalid
 
-KvFormat = Literal["bf16", "v32", "v32_nope", "model1", "v41"]
+KvFormat = Literal["bf16", "v32", "v32_nope", "model1", "v41", "fp8"]
 
 _PREFIX = "FLASHMLA_KV_"
+_AS_IT_IS: int = ffi.integer_const("FLASHMLA_KV_BF16")
 _NUMBERS: dict[Any, int] = {
     name.removeprefix(_PREFIX).lower(): number
     for number, name in sorted(ffi.typeof("flashmla_kv_format").elements.items())
@@ -28,7 +29,10 @@ def kv_format_number(name: Any, argument: str = "kv_format") -> int:
 
 def row_made(kv_cache: tuple[int, ...], options: Options) -> tuple[int, str | None]:
     """Columns and dtype of rows that are made of a cache's; None: its dtype."""
-    columns: int = lib.flashmla_kv_columns(options.params.kv_format)
-    if columns == 0:
-        return (kv_cache[-1] if kv_cache else 1), options.out_dtype
-    return columns, options.out_dtype or "bfloat16"
+    columns: int = lib.flashmla_kv_columns(options.params.kv_format) or (kv_cache[-1] if kv_cache else 1)
+    return columns, options.out_dtype or dtype_made(options.params.kv_format)
+
+
+def dtype_made(kv_format: int) -> str | None:
+    """That of a result where another one is not asked for; None: that of the first tensor."""
+    return None if kv_format == _AS_IT_IS else "bfloat16"

@@ -37,7 +37,7 @@ def _options(kv_format: Any, num_tokens: Any, out_dtype: Any, num_threads: Any) 
 _OPERATION = Operation(
     "gather_kv",
     ("kv_cache", "block_table", "cu_seqlens"),
-    optional=("seq_starts",),
+    optional=("seq_starts", "descale_k"),
     outputs=("out",),
     described=_described,
     options=_options,
@@ -66,6 +66,7 @@ def gather_kv(
     *,
     kv_format: KvFormat = "bf16",
     seq_starts: SupportsDLPack | None = None,
+    descale_k: SupportsDLPack | None = None,
     out: Any = None,
     out_dtype: OutDType = None,
     stream: Any = None,
@@ -81,6 +82,7 @@ def gather_kv(
                  written
     kv_format    as in `append_kv`
     seq_starts   (batch,) int32: first token that is read of each request; None: all 0
+    descale_k    as in `append_kv`
     out, out_dtype, stream, num_threads
                  as in `dequantize_kv`
 
@@ -93,5 +95,5 @@ def gather_kv(
     _check_rows(num_tokens, out)
     name = None if out_dtype is None else dtype_of_new(out_dtype)
     scalars = kv_format, num_tokens, name, num_threads
-    inputs = kv_cache, block_table, cu_seqlens, seq_starts
+    inputs = kv_cache, block_table, cu_seqlens, seq_starts, descale_k
     return _OPERATION.call(scalars, inputs, (out,), stream=stream, objects=inputs)[0]  # type: ignore[no-any-return]

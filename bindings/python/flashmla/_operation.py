@@ -236,10 +236,17 @@ class Operation:
 class Options:
     """The scalars of calls, checked: a params struct without tensors, and the fast calls with it."""
 
-    __slots__ = ("extent", "fast", "listed", "operation", "out_dtype", "params")
+    __slots__ = ("columns", "extent", "fast", "listed", "operation", "out_dtype", "params")
 
     def __init__(
-        self, operation: Operation, params: Any, *, out_dtype: str | None = None, listed: int = 0, extent: int = 0
+        self,
+        operation: Operation,
+        params: Any,
+        *,
+        out_dtype: str | None = None,
+        listed: int = 0,
+        extent: int = 0,
+        columns: int = 0,
     ) -> None:
         self.operation = operation
         self.params = params
@@ -249,6 +256,8 @@ class Options:
         """Tensors of each list; 0: a single tensor in the place of each."""
         self.extent = extent
         """Of an output that is made, where the first input does not tell it."""
+        self.columns = columns
+        """Of an output that is made, beside those of the first input."""
         self.fast = FastCalls(operation.form(listed or 1), params)
 
     def succeeded(self, kind: type, ready: Ready) -> None:

@@ -47,7 +47,7 @@ _OPERATION = Operation(
     ("q", "kv_cache", "indices"),
     optional=(
         *("topk_length", "attn_sink", "extra_kv_cache", "extra_indices", "extra_topk_length"),
-        "cu_seqlens_q",
+        *("cu_seqlens_q", "descale_k", "extra_descale_k"),
     ),
     outputs=("out", "lse"),
     described=described,
@@ -81,6 +81,8 @@ def sparse_decode(
     extra_indices: SupportsDLPack | None = ...,
     extra_topk_length: SupportsDLPack | None = ...,
     extra_kv_format: KvFormat | None = ...,
+    descale_k: SupportsDLPack | None = ...,
+    extra_descale_k: SupportsDLPack | None = ...,
     cu_seqlens_q: SupportsDLPack | None = ...,
     max_seqlen_q: int = ...,
     softmax_scale: float | None = ...,
@@ -109,6 +111,8 @@ def sparse_decode(
     extra_indices: SupportsDLPack | None = ...,
     extra_topk_length: SupportsDLPack | None = ...,
     extra_kv_format: KvFormat | None = ...,
+    descale_k: SupportsDLPack | None = ...,
+    extra_descale_k: SupportsDLPack | None = ...,
     cu_seqlens_q: SupportsDLPack | None = ...,
     max_seqlen_q: int = ...,
     softmax_scale: float | None = ...,
@@ -138,6 +142,8 @@ def sparse_decode(
     extra_indices: SupportsDLPack | None = None,
     extra_topk_length: SupportsDLPack | None = None,
     extra_kv_format: KvFormat | None = None,
+    descale_k: SupportsDLPack | None = None,
+    extra_descale_k: SupportsDLPack | None = None,
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
     softmax_scale: float | None = None,
@@ -168,6 +174,8 @@ def sparse_decode(
     extra_kv_cache, extra_indices, extra_topk_length, extra_kv_format
                      a second selection, from a cache with pages of its own; extra_kv_format None: that of kv_cache, on
                      a GPU it must be
+    descale_k, extra_descale_k
+                     (1,) float32, of a cache in format "fp8": as in `append_kv`; on the CPU
     plan             from `plan_sparse_decode`; None: the call schedules itself
     batch_invariant  as in `dense_decode`; on the CPU only
     out, lse         as in `dense_decode`. A row that attends to nothing is out 0, lse empty_lse, whatever its sink
@@ -190,7 +198,7 @@ def sparse_decode(
     )
     inputs = (
         *(q, kv_cache, indices, topk_length, attn_sink, extra_kv_cache, extra_indices, extra_topk_length),
-        cu_seqlens_q,
+        *(cu_seqlens_q, descale_k, extra_descale_k),
     )
     if plan is not None:
         check_plan(plan)
@@ -229,7 +237,7 @@ def sparse_decode_workspace_size(
     options = _options(kv_format, extra, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf)
     inputs = (
         *(q, kv_cache, indices, topk_length, attn_sink, extra_kv_cache, extra_indices, extra_topk_length),
-        cu_seqlens_q,
+        *(cu_seqlens_q, None, None),
     )
     if plan is not None:
         check_plan(plan)

@@ -259,6 +259,10 @@ typedef struct flashmla_plan_sparse_decode_params {
  * that a row does not attend never influences the row, even when it holds NaN; table entries of pages at or beyond L
  * may be anything.
  *
+ * A cache that is quantised is attended as flashmla_dequantize_kv reads it to bfloat16. With FLASHMLA_KV_FP8 the scales
+ * are applied to sums, so that nothing is rounded: k_t is code * descale_k, and q, where it is codes, code * descale_q.
+ * A scale that is not finite makes rows NaN.
+ *
  * Variable-length queries: with cu_seqlens_q the query tokens of all requests lie behind one another, q is (total_q,
  * h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q). Request i has the tokens from b = cu_seqlens_q[i], clamped
  * to [0, total_q], up to cu_seqlens_q[i + 1], clamped to [b, total_q], and of those the first max_seqlen_q; their
@@ -274,8 +278,9 @@ typedef struct flashmla_plan_sparse_decode_params {
 typedef struct flashmla_dense_decode_params {
   uint32_t struct_size; /* sizeof(flashmla_dense_decode_params) */
   uint32_t flags;       /* flashmla_flags */
-  /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; d_qk / d_v
-   * 576 / 512, 512 / 512 or 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
+  /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; with
+   * FLASHMLA_KV_FP8 bf16 or codes: float8_e4m3fn, or uint8 or int8 for their bytes; d_qk / d_v 576 / 512, 512 / 512 or
+   * 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
   /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size, on CUDA best a multiple of 16: the
    * fewer rows the largest power of two that divides it, the more loads; strides as q. Of a format that quantises: see
@@ -283,7 +288,8 @@ typedef struct flashmla_dense_decode_params {
   const DLTensor *kv_cache;
   const DLTensor *block_table;   /* (batch, max_blocks) int32, innermost stride 1 */
   const DLTensor *cache_seqlens; /* (batch) int32, contiguous; tokens */
-  /* (batch, s_q, h_q, d_v) or (total_q, h_q, d_v), dtype of q or float32, written; strides as q */
+  /* (batch, s_q, h_q, d_v) or (total_q, h_q, d_v), dtype of q (bf16 where it is codes) or float32, written; strides as
+   * q */
   const DLTensor *out;
   /* (batch, h_q, s_q) or (h_q, total_q) float32, any strides, written: log-sum-exp; NULL: not wanted */
   const DLTensor *lse;
@@ -305,12 +311,15 @@ typedef struct flashmla_dense_decode_params {
   const DLTensor *attn_sink;      /* (h_q) float32, contiguous: see flashmla_sparse_decode_params; NULL: no sink */
   int32_t kv_format; /* flashmla_kv_format of kv_cache; on CPU any, and one that quantises takes q in bf16; on CUDA 0 */
   int32_t window;    /* > 0: only so many last tokens are attended (no shards, on CUDA no batch invariance); 0: all */
+  /* (1) float32, with FLASHMLA_KV_FP8: what q, where it is codes, and kv_cache are multiplied with; NULL: 1 */
+  const DLTensor *descale_q;
+  const DLTensor *descale_k;
 } flashmla_dense_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_DENSE_DECODE_PARAMS_INIT                                                                              \
   {sizeof(flashmla_dense_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0, \
-   0, 0, NULL, NULL, 0, 0}
+   0, 0, NULL, NULL, 0, 0, NULL, NULL}
 /* clang-format on */
 
 /* ---- Arguments of merges ---- */
@@ -344,22 +353,26 @@ typedef struct flashmla_merge_states_params {
  * are float8_e4m3fn codes; so many neighbours share a scale, and a column is code * scale; RoPE columns beside them are
  * bfloat16. A cache of such a format is bytes (uint8, int8 or float8_e4m3fn), (num_blocks, page_size, 1, bytes a
  * token), whose pages are contiguous; only the stride between pages is free, a multiple of 16 bytes. V32 (DeepSeek
- * V3.2): 656 bytes a token: 512 codes, 4 float32 scales of 128 columns, 64 RoPE columns V32_NOPE: 528 bytes a token:
- * the same without RoPE columns MODEL1 (DeepSeek V4): 584 bytes a token. In a page first the rows, 576 bytes each: 448
+ * V3.2): 656 bytes a token: 512 codes, 4 float32 scales of 128 columns, 64 RoPE columns. V32_NOPE: 528 bytes a token:
+ * the same without RoPE columns. MODEL1 (DeepSeek V4): 584 bytes a token. In a page first the rows, 576 bytes each: 448
  * codes, 64 RoPE columns. Behind the last row the scales, 8 bytes a token: 7 float8_e8m0fnu of 64 columns, and a byte
- * that is not written V41: 528 bytes a token. In a page first the rows, 512 codes each, RoPE among them; then the
- * scales, 16 bytes a token: float8_e8m0fnu of 32 columns The scale that a writer chooses is max(m / 448, 1e-4), where m
- * is the largest magnitude of its columns, rounded up to a power of two but with FLASHMLA_UNROUNDED_SCALES; a code is
- * column / scale rounded to nearest, ties to even. Columns of a scale among which is a NaN or an infinity are NaN, all
- * of them: codes 0x7f, scale NaN. RoPE columns of other types are rounded to bfloat16. All backends write the same
- * bits. Sources: FlashMLA 9241ae3, tests/quant.py; sgl-flash-mla 1.0.0; vLLM pull request 56893. */
+ * that is not written. V41: 528 bytes a token. In a page first the rows, 512 codes each, RoPE among them; then the
+ * scales, 16 bytes a token: float8_e8m0fnu of 32 columns. FP8: a code for each column, any multiple of 16 of them, and
+ * one scale for the whole cache, a float32 that calls are given (descale_k). The scale that a writer chooses is max(m /
+ * 448, 1e-4), where m is the largest magnitude of its columns, rounded up to a power of two but with
+ * FLASHMLA_UNROUNDED_SCALES; a code is column / scale rounded to nearest, ties to even. Columns of a scale among which
+ * is a NaN or an infinity are NaN, all of them: codes 0x7f, scale NaN. RoPE columns of other types are rounded to
+ * bfloat16. With FP8 a code is column / descale_k, 448 with its sign for what is beyond that, and NaN, 0x7f, where the
+ * quotient is NaN. All backends write the same bits. Sources: FlashMLA 9241ae3, tests/quant.py; sgl-flash-mla 1.0.0;
+ * vLLM pull request 56893; vLLM's FlashMLA, flash_mla_with_kvcache_fp8 (FP8). */
 typedef enum flashmla_kv_format {
   FLASHMLA_KV_BF16 = 0, /* not quantised: (num_blocks, page_size, 1, d_qk) of bf16, fp16 or float32; d_qk a multiple of
                            8; innermost stride 1, the others multiples of 16 bytes */
   FLASHMLA_KV_V32 = 1,
   FLASHMLA_KV_V32_NOPE = 2,
   FLASHMLA_KV_MODEL1 = 3,
-  FLASHMLA_KV_V41 = 4
+  FLASHMLA_KV_V41 = 4,
+  FLASHMLA_KV_FP8 = 5
 } flashmla_kv_format;
 
 /* Puts new tokens into the pages of a KV cache. Token i is latent[i], followed by rope[i]; it goes to slot s =
@@ -378,24 +391,27 @@ typedef struct flashmla_append_kv_params {
   int32_t kv_format;            /* flashmla_kv_format */
   int32_t num_threads;          /* CPU tensors, as in flashmla_dense_decode_params */
   void *stream;                 /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+  /* (1) float32, with FLASHMLA_KV_FP8: the scale of kv_cache, what its codes are multiplied with; NULL: 1 */
+  const DLTensor *descale_k;
 } flashmla_append_kv_params;
 /* Initialiser: struct_size, and all else 0. */
-#define FLASHMLA_APPEND_KV_PARAMS_INIT {sizeof(flashmla_append_kv_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL}
+#define FLASHMLA_APPEND_KV_PARAMS_INIT {sizeof(flashmla_append_kv_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL}
 
 /* Puts tokens into pages in their order: token i goes to slot i of `out`, which has at least num_tokens. Else as
  * flashmla_append_kv; FLASHMLA_KV_BF16, which does not quantise, is refused. */
 typedef struct flashmla_quantize_kv_params {
-  uint32_t struct_size;   /* sizeof(flashmla_quantize_kv_params) */
-  uint32_t flags;         /* FLASHMLA_UNROUNDED_SCALES */
-  const DLTensor *out;    /* as kv_cache in flashmla_append_kv_params */
-  const DLTensor *latent; /* as in flashmla_append_kv_params */
-  const DLTensor *rope;   /* " */
-  int32_t kv_format;      /* flashmla_kv_format */
-  int32_t num_threads;    /* CPU tensors, as in flashmla_dense_decode_params */
-  void *stream;           /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+  uint32_t struct_size;      /* sizeof(flashmla_quantize_kv_params) */
+  uint32_t flags;            /* FLASHMLA_UNROUNDED_SCALES */
+  const DLTensor *out;       /* as kv_cache in flashmla_append_kv_params */
+  const DLTensor *latent;    /* as in flashmla_append_kv_params */
+  const DLTensor *rope;      /* " */
+  int32_t kv_format;         /* flashmla_kv_format */
+  int32_t num_threads;       /* CPU tensors, as in flashmla_dense_decode_params */
+  void *stream;              /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+  const DLTensor *descale_k; /* as in flashmla_append_kv_params, of out */
 } flashmla_quantize_kv_params;
 /* Initialiser: struct_size, and all else 0. */
-#define FLASHMLA_QUANTIZE_KV_PARAMS_INIT {sizeof(flashmla_quantize_kv_params), 0, NULL, NULL, NULL, 0, 0, NULL}
+#define FLASHMLA_QUANTIZE_KV_PARAMS_INIT {sizeof(flashmla_quantize_kv_params), 0, NULL, NULL, NULL, 0, 0, NULL, NULL}
 
 /* Reads the tokens of a cache as rows, in the order of their slots: row i is slot i. A column that is quantised is code
  * * scale, rounded to float32 and then to the dtype of out. */
@@ -406,12 +422,13 @@ typedef struct flashmla_dequantize_kv_params {
   /* (num_tokens, d_qk) bf16, fp16 or float32, that of kv_cache where it is not quantised; at most as many rows as
    * slots; written; innermost stride 1, the other and the address multiples of 16 bytes */
   const DLTensor *out;
-  int32_t kv_format;   /* flashmla_kv_format */
-  int32_t num_threads; /* CPU tensors, as in flashmla_dense_decode_params */
-  void *stream;        /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+  int32_t kv_format;         /* flashmla_kv_format */
+  int32_t num_threads;       /* CPU tensors, as in flashmla_dense_decode_params */
+  void *stream;              /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+  const DLTensor *descale_k; /* as in flashmla_append_kv_params */
 } flashmla_dequantize_kv_params;
 /* Initialiser: struct_size, and all else 0. */
-#define FLASHMLA_DEQUANTIZE_KV_PARAMS_INIT {sizeof(flashmla_dequantize_kv_params), 0, NULL, NULL, 0, 0, NULL}
+#define FLASHMLA_DEQUANTIZE_KV_PARAMS_INIT {sizeof(flashmla_dequantize_kv_params), 0, NULL, NULL, 0, 0, NULL, NULL}
 
 /* Reads tokens of requests as rows behind one another: rows cu_seqlens[i] to cu_seqlens[i + 1] - 1 of out are tokens of
  * request i from seq_starts[i] on, token t being row t % page_size of page block_table[i, t / page_size]. Columns as in
@@ -429,9 +446,11 @@ typedef struct flashmla_gather_kv_params {
   int32_t kv_format;           /* flashmla_kv_format */
   int32_t num_threads;         /* CPU tensors, as in flashmla_dense_decode_params */
   void *stream;                /* CUstream of the device (NULL: the default stream); ignored for CPU tensors */
+  const DLTensor *descale_k;   /* as in flashmla_append_kv_params */
 } flashmla_gather_kv_params;
 /* Initialiser: struct_size, and all else 0. */
-#define FLASHMLA_GATHER_KV_PARAMS_INIT {sizeof(flashmla_gather_kv_params), 0, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL}
+#define FLASHMLA_GATHER_KV_PARAMS_INIT \
+  {sizeof(flashmla_gather_kv_params), 0, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL}
 
 /* ---- Arguments of sparse decode ---- */
 
@@ -487,12 +506,14 @@ typedef struct flashmla_sparse_decode_params {
   void *stream;            /* CUstream of q's device (NULL: the default stream); ignored for CPU tensors */
   /* From flashmla_plan_sparse_decode; as in flashmla_dense_decode_params. NULL: the call makes its own schedule. */
   const flashmla_plan *plan;
+  const DLTensor *descale_k;       /* (1) float32, with FLASHMLA_KV_FP8: what kv_cache is multiplied with; NULL: 1 */
+  const DLTensor *extra_descale_k; /* likewise of extra_kv_cache */
 } flashmla_sparse_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_SPARSE_DECODE_PARAMS_INIT                                                                            \
   {sizeof(flashmla_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0,   \
-   0, 0, 0, 0, NULL, 0, NULL, NULL}
+   0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL}
 /* clang-format on */
 
 /* ---- Versions of the loaded library, statuses, errors ---- */
@@ -687,12 +708,12 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_append_kv_prepare(const fla
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_append_kv_run(const flashmla_prepared *prepared,
                                                                    const flashmla_append_kv_params *params);
 
-/* Returns the bytes of a token in a flashmla_kv_format: the innermost extent of its cache. 0 for FLASHMLA_KV_BF16,
- * whose rows have any length, and for a number that is no format. */
+/* Returns the bytes of a token in a flashmla_kv_format: the innermost extent of its cache. 0 for FLASHMLA_KV_BF16
+ * and FLASHMLA_KV_FP8, whose rows have any length, and for a number that is no format. */
 FLASHMLA_API int32_t flashmla_kv_token_bytes(int32_t kv_format);
 
-/* Returns the columns of a row in a flashmla_kv_format, d_qk. 0 for FLASHMLA_KV_BF16, whose rows have any number, and
- * for a number that is no format. */
+/* Returns the columns of a row in a flashmla_kv_format, d_qk. 0 for FLASHMLA_KV_BF16 and FLASHMLA_KV_FP8,
+ * whose rows have any number, and for a number that is no format. */
 FLASHMLA_API int32_t flashmla_kv_columns(int32_t kv_format);
 
 /* Writes the tokens described at flashmla_quantize_kv_params. Returns as flashmla_append_kv does. */

@@ -18,13 +18,22 @@ typedef struct fm_mask {
 
 /* q: what keys are multiplied with. */
 typedef struct fm_queries {
-  fm_dtype dtype;
+  fm_dtype dtype; /* that they are attended in */
   int32_t d_qk;
   const void *data;
-  int64_t stride[3]; /* in elements: batch, token, head; batch 0 with variable-length queries */
-  float softmax_scale;
-  float scale_log2; /* softmax_scale * log2(e), at most the largest float: infinity would make 0 * scale_log2 NaN */
+  int64_t stride[3];    /* in elements: batch, token, head; batch 0 with variable-length queries */
+  bool coded;           /* rows are float8_e4m3fn codes, of numbers of `dtype` */
+  const float *descale; /* what codes are multiplied with; NULL: 1 */
+  double softmax_scale;
+  /* softmax_scale * log2(e), at most the largest float and no less than the smallest normal one: logits are as good
+   * with these, and 0 * infinity would be NaN. */
+  float scale_log2;
 } fm_queries;
+
+/* In host memory. */
+static inline float fm_descale_of_queries(const fm_queries *queries) {
+  return queries->descale != NULL ? *queries->descale : 1.0f;
+}
 
 /* Rows of results and their log-sum-exps: in the table of an operation, and checked. Strides are in elements; with
  * variable-length queries the batch strides are 0: query token s of request i is the token fm_query_range_of says,
@@ -44,6 +53,7 @@ typedef struct fm_output {
   int64_t out_stride[3]; /* batch, token, head */
   float *lse;            /* NULL: not wanted */
   int64_t lse_stride[3]; /* batch, head, token */
+  float value_scale;     /* what rows are multiplied with: of values that are attended as codes, else 1 */
   bool lse_base2;
   float empty_lse;   /* +inf or -inf: of a row that attends to nothing */
   const float *sink; /* of each query head, a natural logit that takes part in the softmax alone; NULL: none */

@@ -55,10 +55,18 @@ flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t given,
   if (given != 0 && given != d_v)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported with d_qk %d is %d", inner, given,
                    d_qk, d_v);
-  attention->queries.dtype = fm_dtype_of(fm_tensor_at(&call->tensors, q, 0)->dtype);
+  const fm_dtype dtype = fm_dtype_of(fm_tensor_at(&call->tensors, q, 0)->dtype);
+  attention->queries.coded = (FM_ONLY(dtype) & FM_ANY_BYTE) != 0;
+  attention->queries.dtype = attention->queries.coded ? FM_BF16 : dtype;
   attention->queries.d_qk = d_qk;
   attention->d_v = d_v;
   return FLASHMLA_OK;
+}
+
+void fm_set_scale(double scale, fm_queries *queries) {
+  const double log2 = scale * M_LOG2E;
+  queries->softmax_scale = scale;
+  queries->scale_log2 = log2 > (double)FLT_MAX ? FLT_MAX : log2 < (double)FLT_MIN ? FLT_MIN : (float)log2;
 }
 
 flashmla_status fm_check_scale(uint32_t flags, float softmax_scale, fm_queries *queries) {
@@ -68,8 +76,7 @@ flashmla_status fm_check_scale(uint32_t flags, float softmax_scale, fm_queries *
         FLASHMLA_ERROR_VALUE,
         "{params.|}softmax_scale is %g; it must be finite and > 0, or {set FLASHMLA_DEFAULT_SCALE|softmax_scale=None}",
         (double)softmax_scale);
-  queries->softmax_scale = is_default ? 1.0f / sqrtf((float)queries->d_qk) : softmax_scale;
-  queries->scale_log2 = (float)fmin((double)queries->softmax_scale * M_LOG2E, (double)FLT_MAX);
+  fm_set_scale(is_default ? 1.0f / sqrtf((float)queries->d_qk) : softmax_scale, queries);
   return FLASHMLA_OK;
 }
 
@@ -77,6 +84,7 @@ void fm_read_results(const fm_call *call, fm_result_rows rows, uint32_t flags, f
   const bool varlen = call->form.varlen;
   fm_output *output = &attention->output;
   output->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, rows.out, 0)->dtype);
+  output->value_scale = 1;
   output->lse_base2 = (flags & FLASHMLA_LSE_BASE2) != 0;
   output->empty_lse = fm_empty_lse(flags);
   fm_strides_from_batch(call->views[rows.out].stride, varlen, output->out_stride);

@@ -16,6 +16,7 @@ flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t given,
 
 /* In check_values. `softmax_scale`: of params. */
 flashmla_status fm_check_scale(uint32_t flags, float softmax_scale, fm_queries *queries);
+void fm_set_scale(double scale, fm_queries *queries);
 /* Strides, dtypes and flags; rows of the table. */
 typedef struct fm_result_rows {
   int32_t q, out, lse, sink;

@@ -52,7 +52,7 @@ void fm_write_row(const fm_attention *attention, const fm_cpu_elements *elements
   const fm_output *output = &attention->output;
   const int32_t bytes = fm_dtype_bytes(output->dtype);
   char *out = (char *)output->out + fm_row_offset(attention, rows, row, output->out_stride) * bytes;
-  scale *= share_of_values(attention, rows, row, lse);
+  scale *= share_of_values(attention, rows, row, lse) * output->value_scale;
   if (values == NULL)
     memset(out, 0, (size_t)attention->d_v * (size_t)bytes);
   else

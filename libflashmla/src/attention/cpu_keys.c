@@ -1,4 +1,7 @@
 /* cpu_keys.c - see keys.h. */
+#include <math.h>
+
+#include "attention/check.h"
 #include "attention/keys.h"
 #include "formats/cpu_tokens.h"
 
@@ -9,10 +12,19 @@ fm_key_reader fm_key_reader_of(const fm_queries *queries, bool quantizes) {
                          .room_bytes = quantizes ? (size_t)FM_CPU_MOST_KEYS * (size_t)key_bytes : 0};
 }
 
+void fm_attend_codes(const fm_pages *pages, fm_key_reader *reader, fm_attention *attention) {
+  const double keys = (double)fm_descale_of(pages), queries = (double)fm_descale_of_queries(&attention->queries);
+  const double finite = isfinite(keys) && isfinite(queries) ? 1 : (double)NAN;
+  reader->sign = copysignf(1, (float)keys);
+  fm_set_scale(attention->queries.softmax_scale * fabs(keys) * fabs(queries) * finite, &attention->queries);
+  attention->output.value_scale = (float)(fabs(keys) * finite);
+}
+
 const void *fm_read_key(const fm_key_reader *reader, const fm_pages *pages, fm_token token, char *room,
                         int32_t number) {
   if (!fm_quantizes(pages->format)) return token.row;
   char *key = room + (int64_t)number * reader->key_bytes;
-  fm_dequantize_token(pages->format, token, reader->elements, FM_BF16, key);
+  const float descale = reader->sign != 0 ? reader->sign : fm_descale_of(pages);
+  fm_dequantize_token(pages, token, descale, reader->elements, FM_BF16, key);
   return key;
 }

@@ -5,9 +5,11 @@
 #include <string.h>
 
 #include "cuda/kernel_params.h"
+#include "formats/cpu_tokens.h"
 
 _Static_assert(FM_KERNEL_MOST_D_QK <= FM_CPU_MOST_D_QK && FM_KERNEL_MOST_D_V <= FM_CPU_MOST_D_V,
                "a step has room for all head sizes that the rules let through");
+_Static_assert(FM_CPU_MOST_ROWS <= FM_CPU_MOST_KEYS, "queries have room in the memory of keys");
 
 /* A step adds up in float32, whose rounding errors grow with the number of terms. So sums of longer pieces are taken
  * over stretches of so many tokens, in whole steps, and those are added in float64. */
@@ -27,9 +29,16 @@ static void set_queries(const fm_attention *attention, const fm_piece_worker *wo
                         const fm_rows *rows) {
   const fm_queries *q = &attention->queries;
   const void *queries[FM_CPU_MOST_ROWS];
+  const float sign = q->coded ? copysignf(1, fm_descale_of_queries(q)) : 0;
+  const int32_t bytes = q->coded ? 1 : fm_dtype_bytes(q->dtype);
   for (int32_t row = 0; row < rows->count; row++) {
     const int64_t element = fm_row_offset(attention, rows, row, q->stride);
-    queries[row] = (const char *)q->data + element * fm_dtype_bytes(q->dtype);
+    queries[row] = (const char *)q->data + element * bytes;
+    if (!q->coded) continue;
+    /* Keys have no use for their memory yet, and a step copies queries. */
+    uint16_t *decoded = (uint16_t *)worker->keys + (int64_t)row * q->d_qk;
+    fm_decode_codes(queries[row], q->d_qk, sign, worker->elements, FM_BF16, decoded);
+    queries[row] = decoded;
   }
   worker->step->set_queries(worker->scratch, shape, queries);
 }

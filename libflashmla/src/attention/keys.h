@@ -18,8 +18,13 @@ typedef struct fm_key_reader {
   const fm_cpu_elements *elements;
   int32_t key_bytes; /* in that memory */
   size_t room_bytes; /* of it; 0: no cache of the call is quantised */
+  float sign;        /* of keys that are codes: see fm_attend_codes; 0: scales apply to keys */
 } fm_key_reader;
 fm_key_reader fm_key_reader_of(const fm_queries *queries, bool quantizes);
+/* Where one scale is that of all keys: bfloat16 holds their codes exactly, so these are attended, with the sign of the
+ * scale. Its size, and that of the scale of queries that are codes, goes to the softmax scale and to the rows of
+ * results. One that is not finite makes rows NaN. */
+void fm_attend_codes(const fm_pages *pages, fm_key_reader *reader, fm_attention *attention);
 /* The key of a token; `room`: where key number 0 of the memory is, `number`: of this one. The thread must not flush
  * subnormal numbers where the cache is quantised. */
 const void *fm_read_key(const fm_key_reader *reader, const fm_pages *pages, fm_token token, char *room, int32_t number);

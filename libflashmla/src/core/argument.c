@@ -24,11 +24,20 @@ static void pack(fm_argument *row) {
   if (row->packed_axis != 0) row->axes[row->rank - 1] = row->packed_axis;
 }
 
+/* Codes have a scale of the call, too, and results like them would have none. */
+static void code(const fm_argument *table, fm_argument *row) {
+  if (row->coded) row->dtypes = FM_ONLY(FM_BF16) | FM_ANY_BYTE;
+  if (row->like == 0 || !table[row->like - 1].coded) return;
+  row->like = 0;
+  row->dtypes |= FM_ONLY(FM_BF16);
+}
+
 void fm_arguments_in(fm_form form, const fm_argument *table, int32_t count, fm_argument rows[FM_MAX_ARGUMENTS]) {
   memcpy(rows, table, sizeof *rows * (size_t)count);
   for (int32_t row = 0; row < count; ++row) {
     if (form.varlen && table[row].of_queries) drop_batch(&rows[row]);
     if (form.listed == 0 && table[row].listed) stack(&rows[row]);
+    if (form.coded) code(table, &rows[row]);
     if ((form.packed & table[row].paged) != 0) pack(&rows[row]);
   }
 }
@@ -167,6 +176,9 @@ static flashmla_status check_range(const fm_tensors *tensors, int32_t row, int32
   if (extent > INT32_MAX)
     return fm_fail(FLASHMLA_ERROR_OVERFLOW, "%s.shape[%d] (%s) is %lld; it must be < 2^31", NAME(row, element), axis,
                    named->name, (long long)extent);
+  if (tensors->rows[row].axes[axis] == FM_ONE && extent != 1)
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "%s.shape[%d] is %lld; it must be 1", NAME(row, element), axis,
+                   (long long)extent);
   return FLASHMLA_OK;
 }
 

@@ -11,7 +11,7 @@
 #include "core/dtype.h"
 #include "core/error.h"
 
-enum { FM_MAX_RANK = 5, FM_MAX_ARGUMENTS = 12, FM_MAX_AXES = 20 };
+enum { FM_MAX_RANK = 5, FM_MAX_ARGUMENTS = 14, FM_MAX_AXES = 20 };
 
 /* Axes of an operation are numbered: first those that several operations have, then its own. An axis that an earlier
  * tensor has must be as long as there. */
@@ -21,6 +21,7 @@ enum {
   FM_TOTAL_Q,    /* the axis of all query tokens, in the form of variable-length queries */
   FM_NUM_STATES, /* the axis that a tensor in the place of a list has in front */
   FM_H_Q,
+  FM_ONE, /* the axis of a scalar, whose extent is 1 */
   FM_OWN_AXES
 };
 typedef struct fm_axis {
@@ -29,7 +30,7 @@ typedef struct fm_axis {
 } fm_axis;
 #define FM_SHARED_AXES                                                                      \
   [FM_BATCH] = {"batch", true}, [FM_S_Q] = {"s_q", true}, [FM_TOTAL_Q] = {"total_q", true}, \
-  [FM_NUM_STATES] = {"num_states", false}, [FM_H_Q] = {"h_q", false}
+  [FM_NUM_STATES] = {"num_states", false}, [FM_H_Q] = {"h_q", false}, [FM_ONE] = {"1", false}
 
 typedef struct fm_argument {
   const char *name;
@@ -48,6 +49,7 @@ typedef struct fm_argument {
   bool offsets;    /* of the query tokens: given, it makes the form of variable-length queries */
   bool listed;     /* a list of tensors alike, or one tensor of them all with an axis in front */
   bool shape_only; /* its memory is not looked at */
+  bool coded;      /* it may be codes too, in the form of codes, and results like it are bfloat16 then */
   uint8_t paged;   /* a KV cache, by a bit of its own: it is `packed` in the form of one that quantises */
   uint8_t packed_axis; /* its innermost axis then; 0: the same */
   bool packed;         /* its elements are bytes, and those of a page contiguous: `alignment` is of pages */
@@ -74,6 +76,7 @@ typedef struct fm_form {
   bool varlen;    /* variable-length queries */
   int32_t listed; /* fm_tensors.listed */
   uint8_t packed; /* the KV caches that are of a format that quantises: bits of fm_argument.paged */
+  bool coded;     /* the main cache is codes with one scale: queries may be such codes, too */
 } fm_form;
 
 /* The table of an operation in the form of a call. */

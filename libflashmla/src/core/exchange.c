@@ -15,7 +15,7 @@
 #include "core/error.h"
 
 /* Params may be those of a newer header: longer than this library knows them. */
-enum { FEW_TENSORS = 12 /* lie in the call itself */, MAX_RANK = 8, MAX_PARAMS_BYTES = 512, MAX_CONDITIONS = 32 };
+enum { FEW_TENSORS = 14 /* lie in the call itself */, MAX_RANK = 8, MAX_PARAMS_BYTES = 512, MAX_CONDITIONS = 32 };
 
 /* What a step answers besides FLASHMLA_OK and the library's statuses. */
 enum { UNUSUAL = FLASHMLA_EXCHANGE_UNUSUAL, RAISED = -2, NO_SCRATCH = -3 };

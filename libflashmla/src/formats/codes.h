@@ -32,6 +32,12 @@ static inline uint8_t fm_e4m3_of(float x) {
   return (uint8_t)((bits >> 24 & 0x80) | (subnormal & is_small) | (normal & ~is_small));
 }
 
+/* The same of any number: NaN is FM_E4M3_NAN. */
+static inline uint8_t fm_e4m3_of_any(float x) {
+  const uint8_t is_nan = (uint8_t)-(int)((fm_bits_of(x) & 0x7fffffff) > FM_INFINITY_BITS);
+  return (uint8_t)((FM_E4M3_NAN & is_nan) | (fm_e4m3_of(x) & ~is_nan));
+}
+
 /* float8_e8m0fnu of a power of two in its range, or of NaN. */
 static inline uint8_t fm_e8m0_of(float x) { return (uint8_t)(fm_bits_of(x) >> 23 & 0xff); }
 

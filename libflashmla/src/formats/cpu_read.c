@@ -17,6 +17,7 @@ enum {
 typedef struct job {
   const fm_read *read;
   const fm_cpu_elements *elements;
+  float descale;
   atomic_llong next_task;
 } job;
 
@@ -68,7 +69,7 @@ static void read_row(const job *job, int64_t row) {
   }
   const fm_token from = fm_token_at(pages, at.block, at.row);
   if (fm_quantizes(pages->format))
-    fm_dequantize_token(pages->format, from, job->elements, read->dtype, to);
+    fm_dequantize_token(pages, from, job->descale, job->elements, read->dtype, to);
   else
     memcpy(to, from.row, bytes);
 }
@@ -86,7 +87,9 @@ static void work(void *context, int32_t thread) {
 
 static flashmla_status launch(fm_call *call, void *state) {
   const fm_read *read = state;
-  job job = {.read = read, .elements = fm_cpu_elements_for(fm_cpu_select(), read->pages.columns)};
+  job job = {.read = read,
+             .elements = fm_cpu_elements_for(fm_cpu_select(), read->pages.columns),
+             .descale = fm_descale_of(&read->pages)};
   const double elements = (double)read->num_tokens * read->pages.columns;
   const int32_t tasks = (int32_t)fm_min64(INT32_MAX, fm_ceil_div(read->num_tokens, TASK_ROWS));
   fm_cpu_parallel(fm_cpu_threads_for(read->num_threads, tasks, elements / COLUMNS_PER_THREAD), work, &job);

@@ -5,9 +5,12 @@
 #include "cpu/isa.h"
 #include "formats/pages.h"
 
-/* A token of a format that quantises: each column is code * scale, rounded to float32 and then to `dtype`. The thread
- * must not flush subnormal numbers. */
-void fm_dequantize_token(const fm_format *format, fm_token from, const fm_cpu_elements *elements, fm_dtype dtype,
-                         void *to);
+/* A token of pages that are quantised: each column is code * scale, rounded to float32 and then to `dtype`; `descale`:
+ * of a format whose scale the call has. The thread must not flush subnormal numbers. */
+void fm_dequantize_token(const fm_pages *pages, fm_token from, float descale, const fm_cpu_elements *elements,
+                         fm_dtype dtype, void *to);
+/* `count` codes, a multiple of FM_LANE_COLUMNS, with one scale; likewise. */
+void fm_decode_codes(const uint8_t *codes, int32_t count, float descale, const fm_cpu_elements *elements,
+                     fm_dtype dtype, void *to);
 
 #endif /* FLASHMLA_FORMATS_CPU_TOKENS_H_ */

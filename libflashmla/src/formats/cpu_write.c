@@ -2,6 +2,7 @@
 #include <stdatomic.h>
 
 #include "core/arith.h"
+#include "core/float_mode.h"
 #include "cpu/isa.h"
 #include "cpu/threads.h"
 #include "formats/codes.h"
@@ -14,6 +15,7 @@ enum {
   TASKS_A_THREAD = 4,
   MOST_TASKS = 256,
   SLOTS_TOGETHER = 16,
+  AT_ONCE = 64, /* columns, of a format whose scale the call has */
   /* A thread should have so many to write at least: fm_cpu_threads_for's unit. */
   COLUMNS_PER_THREAD = 1 << 14
 };
@@ -21,6 +23,7 @@ enum {
 typedef struct job {
   const fm_write *write;
   const fm_cpu_elements *elements;
+  float descale;
   int32_t tasks;
   atomic_int next_task;
 } job;
@@ -64,10 +67,30 @@ static void quantize_row(const job *job, int64_t token, fm_token to) {
   write_rope(write, &row, to.row + format->rope_at);
 }
 
+static void encode_part(const job *job, const char *from, int32_t bytes, char *to) {
+  const fm_dtype dtype = job->write->dtype;
+  const int32_t width = fm_dtype_bytes(dtype), count = bytes / width;
+  float widened[AT_ONCE] __attribute__((aligned(64)));
+  for (int32_t first = 0; first < count; first += AT_ONCE) {
+    const int32_t some = fm_min32(AT_ONCE, count - first);
+    job->elements->widen[dtype](widened, from + (int64_t)first * width, some);
+    fm_encode_columns((uint8_t *)to + first, widened, some, job->descale);
+  }
+}
+
+static void encode_row(const job *job, int64_t token, char *to) {
+  const fm_write *write = job->write;
+  const int32_t latent = write->latent_bytes / fm_dtype_bytes(write->dtype);
+  encode_part(job, write->latent + token * write->latent_step, write->latent_bytes, to);
+  if (write->rope_bytes > 0) encode_part(job, write->rope + token * write->rope_step, write->rope_bytes, to + latent);
+}
+
 static void write_token(const job *job, int64_t token, int64_t slot) {
   const fm_pages *pages = &job->write->pages;
   const fm_token to = fm_token_at(pages, slot / pages->page_size, slot % pages->page_size);
-  if (fm_quantizes(pages->format))
+  if (pages->format->scale == FM_SCALE_CALL)
+    encode_row(job, token, to.row);
+  else if (fm_quantizes(pages->format))
     quantize_row(job, token, to);
   else
     copy_row(job->write, token, to.row);
@@ -78,12 +101,14 @@ static void work(void *context, int32_t thread) {
   const fm_write *write = job->write;
   const uint64_t slots = (uint64_t)fm_slots_of(&write->pages);
   (void)thread;
+  const fm_float_mode before = fm_set_float_mode(false); /* a quotient of small numbers need not be small */
   for (int32_t task; (task = atomic_fetch_add(&job->next_task, 1)) < job->tasks;)
     for (int64_t token = 0; token < write->num_tokens; ++token) {
       const uint64_t slot = (uint64_t)fm_slot_of(write, token);
       if (slot < slots && (slot / SLOTS_TOGETHER & (uint64_t)(job->tasks - 1)) == (uint64_t)task)
         write_token(job, token, (int64_t)slot);
     }
+  fm_restore_float_mode(before);
 }
 
 static flashmla_status launch(fm_call *call, void *state) {
@@ -92,7 +117,10 @@ static flashmla_status launch(fm_call *call, void *state) {
   const int32_t threads = fm_cpu_threads_for(write->num_threads, MOST_TASKS, elements / COLUMNS_PER_THREAD);
   int32_t tasks = 1;
   while (threads > 1 && tasks < TASKS_A_THREAD * threads && tasks < MOST_TASKS) tasks *= 2;
-  job job = {.write = write, .elements = fm_cpu_elements_for(fm_cpu_select(), write->pages.columns), .tasks = tasks};
+  job job = {.write = write,
+             .elements = fm_cpu_elements_for(fm_cpu_select(), write->pages.columns),
+             .descale = fm_descale_of(&write->pages),
+             .tasks = tasks};
   fm_cpu_parallel(threads, work, &job);
   fm_set_last_kernel(call->operation->cpu_kernels[0].name);
   return FLASHMLA_OK;

@@ -2,7 +2,7 @@
 #include "formats/formats.h"
 
 /* Sources: FlashMLA 9241ae3, tests/quant.py and csrc/params.h (v32, model1); sgl-flash-mla 1.0.0 (v32_nope); vLLM pull
- * request 56893 and SGLang pull request 39123 (v41). */
+ * request 56893 and SGLang pull request 39123 (v41); vLLM's FlashMLA, flash_mla_with_kvcache_fp8 (fp8). */
 static const fm_format table[] = {
     [FLASHMLA_KV_BF16] = {.name = "bf16"},
     [FLASHMLA_KV_V32] = {.name = "v32",
@@ -45,6 +45,7 @@ static const fm_format table[] = {
                          .rope_at = 512,
                          .split = true,
                          .scales_step = 16},
+    [FLASHMLA_KV_FP8] = {.name = "fp8", .scale = FM_SCALE_CALL},
 };
 enum { FORMATS = sizeof table / sizeof table[0] };
 

@@ -29,12 +29,22 @@ typedef struct fm_pages {
   int32_t num_blocks, page_size;
   char *data;
   int64_t block_step, row_step, head_step;
-  int64_t scales_at; /* in a page */
+  int64_t scales_at;    /* in a page */
+  const float *descale; /* of a format whose scale the call has; NULL: 1 */
 } fm_pages;
 
 /* Rules of check_shapes on the tensor `row` of the table, with what they tell. `heads`: there may be several KV heads
  * where the format does not quantise. */
 flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_format, bool heads, fm_pages *pages);
+/* The scale of a cache, in row `row` of the table, is given only where its format has none of its own. */
+#define FM_DESCALE_FIELDS(type, field)                                                                        \
+  FM_FIELD(type, field), .rank = 1, .axes = {FM_ONE}, .dtypes = FM_ONLY(FM_FP32), .alignment = sizeof(float), \
+      .free_innermost = true, .optional = true
+flashmla_status fm_check_descale(const fm_call *call, int32_t row, const fm_format *format);
+/* Of pages in host memory. */
+static inline float fm_descale_of(const fm_pages *pages) { return pages->descale != NULL ? *pages->descale : 1.0f; }
+/* What moves rows in or out: its kernels take no scale of the call. */
+flashmla_status fm_check_mover(const fm_call *call, const fm_format *format);
 /* Strides and address, of a call that passed. */
 void fm_bind_pages(const fm_call *call, int32_t row, fm_pages *pages);
 

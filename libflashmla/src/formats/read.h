@@ -7,7 +7,7 @@
 
 enum { FM_READ_TOKENS = FM_ROWS_AXES, FM_READ_COLUMNS, FM_READ_MAX_BLOCKS, FM_READ_OFFSETS, FM_READ_AXES };
 /* The tensors of such an operation: rows of its table. */
-enum { FM_READ_PAGES, FM_READ_OUT, FM_READ_BLOCK_TABLE, FM_READ_CU_SEQLENS, FM_READ_SEQ_STARTS };
+enum { FM_READ_PAGES, FM_READ_OUT, FM_READ_DESCALE, FM_READ_BLOCK_TABLE, FM_READ_CU_SEQLENS, FM_READ_SEQ_STARTS };
 #define FM_READ_OUT_FIELDS(type)                                                                     \
   FM_FIELD(type, out), .rank = 2, .axes = {FM_READ_TOKENS, FM_READ_COLUMNS}, .dtypes = FM_ANY_FLOAT, \
       .alignment = FM_VECTOR_BYTES, .written = true

@@ -36,3 +36,7 @@ float fm_quantize_tile(uint8_t *restrict codes, const float *restrict columns, i
   for (int32_t i = 0; i < count; ++i) codes[i] = fm_e4m3_of(columns[i] * inverse);
   return scale;
 }
+
+void fm_encode_columns(uint8_t *restrict codes, const float *restrict columns, int32_t count, float scale) {
+  for (int32_t i = 0; i < count; ++i) codes[i] = fm_e4m3_of_any(columns[i] / scale);
+}

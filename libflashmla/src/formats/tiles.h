@@ -8,5 +8,7 @@
 
 /* `unrounded`: any float32 is a scale, not powers of two alone. Returns the scale. */
 float fm_quantize_tile(uint8_t *restrict codes, const float *restrict columns, int32_t count, bool unrounded);
+/* With a scale that is given: code = e4m3(column / scale), 448 for what is beyond it; NaN where the quotient is. */
+void fm_encode_columns(uint8_t *restrict codes, const float *restrict columns, int32_t count, float scale);
 
 #endif /* FLASHMLA_FORMATS_TILES_H_ */

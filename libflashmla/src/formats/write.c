@@ -2,12 +2,15 @@
 #include "formats/write.h"
 
 flashmla_status fm_write_form(fm_write_scalars scalars, fm_form *form) {
+  static const char *const scales[] = {[FM_SCALE_NONE] = "no scales",
+                                       [FM_SCALE_E8M0] = "powers of two for scales",
+                                       [FM_SCALE_CALL] = "the scale that it is given"};
   const fm_format *format;
   FM_TRY(fm_find_format("kv_format", scalars.kv_format, &format));
   if ((scalars.flags & FLASHMLA_UNROUNDED_SCALES) != 0 && format->scale != FM_SCALE_FP32)
     return fm_fail(FLASHMLA_ERROR_VALUE,
-                   "{params.flags has FLASHMLA_UNROUNDED_SCALES|unrounded_scales is True}; format \"%s\" %s",
-                   format->name, fm_quantizes(format) ? "has powers of two for scales" : "has no scales");
+                   "{params.flags has FLASHMLA_UNROUNDED_SCALES|unrounded_scales is True}; format \"%s\" has %s",
+                   format->name, scales[format->scale]);
   form->packed = fm_quantizes(format) ? FM_MAIN_PAGES : 0;
   return FLASHMLA_OK;
 }
@@ -39,6 +42,8 @@ flashmla_status fm_check_write(fm_call *call, fm_write_scalars scalars, fm_write
   FM_TRY(fm_check_pages(call, FM_WRITE_PAGES, scalars.kv_format, false, &write->pages));
   write->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, FM_WRITE_LATENT, 0)->dtype);
   FM_TRY(check_columns(call, write));
+  FM_TRY(fm_check_descale(call, FM_WRITE_DESCALE, write->pages.format));
+  FM_TRY(fm_check_mover(call, write->pages.format));
   write->unrounded = (scalars.flags & FLASHMLA_UNROUNDED_SCALES) != 0;
   write->num_tokens = call->extents[FM_TOKENS];
   write->latent_bytes = call->extents[FM_D_LATENT] * fm_dtype_bytes(write->dtype);
@@ -51,6 +56,7 @@ flashmla_status fm_check_write(fm_call *call, fm_write_scalars scalars, fm_write
 void fm_bind_write(const fm_call *call, void *stream, fm_write *write) {
   const fm_view *latent = &call->views[FM_WRITE_LATENT], *rope = &call->views[FM_WRITE_ROPE];
   fm_bind_pages(call, FM_WRITE_PAGES, &write->pages);
+  write->pages.descale = call->views[FM_WRITE_DESCALE].data;
   write->latent = latent->data;
   write->rope = rope->data;
   if (!call->again) {

@@ -7,7 +7,7 @@
 
 enum { FM_TOKENS = FM_ROWS_AXES, FM_D_LATENT, FM_D_ROPE, FM_WRITE_AXES };
 /* The tensors of such an operation: rows of its table. */
-enum { FM_WRITE_PAGES, FM_WRITE_LATENT, FM_WRITE_ROPE, FM_WRITE_SLOTS };
+enum { FM_WRITE_PAGES, FM_WRITE_LATENT, FM_WRITE_ROPE, FM_WRITE_DESCALE, FM_WRITE_SLOTS };
 #define FM_LATENT_FIELDS(type)                                                                 \
   FM_FIELD(type, latent), .rank = 2, .axes = {FM_TOKENS, FM_D_LATENT}, .dtypes = FM_ANY_FLOAT, \
       .alignment = FM_VECTOR_BYTES

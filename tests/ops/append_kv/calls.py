@@ -21,7 +21,7 @@ class WriteCase:
     kv_format: str = "v32"
     dtype: str = "bfloat16"  # of latent
     cache_dtype: str = "uint8"  # of a cache that is quantised
-    d_qk: int = 576  # "bf16": columns of a row
+    d_qk: int = 576  # "bf16", "fp8": columns of a row
     num_tokens: int = 5
     num_blocks: int = 3
     page_size: int = 4
@@ -31,6 +31,7 @@ class WriteCase:
     outside: float = 0.2  # share of drawn slots that are outside the cache
     split: bool = True  # latent and rope are two tensors
     unrounded: bool = False
+    descale: float | None = None  # "fp8"
     num_threads: int = 0
     route: str = "c"
     latent_layout: Layout = COMPACT
@@ -41,7 +42,7 @@ class WriteCase:
 
     @property
     def format(self) -> oracle.Format | None:
-        return oracle.FORMATS.get(self.kv_format)
+        return oracle.format_of(self.kv_format, self.d_qk, self.descale)
 
     @property
     def columns(self) -> int:
@@ -61,7 +62,7 @@ def make_columns(case: WriteCase) -> np.ndarray:
     """
     rng = np.random.default_rng(case.seed)
     rows = rng.standard_normal((case.num_tokens, case.columns), np.float32)
-    step = case.format.tile if case.format else 64
+    step = min(case.format.tile, 64) if case.format else 64
     largest = 15.0 if case.dtype == "float16" else 127.0
     with np.errstate(over="ignore"):
         for row in rows:
@@ -124,6 +125,10 @@ class Tokens:
             for (name, part), layout in zip(parts.items(), (case.latent_layout, case.rope_layout), strict=True)
             if part.shape[1]
         }
+        if case.descale is not None:
+            self.inputs["descale_k"] = Guarded(
+                self.adapter, (1,), "float32", values=np.array([case.descale], np.float32)
+            )
         dtype = case.cache_dtype if case.format else case.dtype
         size = int(np.prod(case.cache_shape)) * DTYPES[dtype].itemsize
         self.before = np.random.default_rng(case.seed + 2).integers(0, 256, size, np.uint8)
@@ -188,9 +193,8 @@ def taken(case: WriteCase, page: np.ndarray, place: int) -> np.ndarray:
     if case.format is None:
         return page[place]
     mask = np.zeros_like(page)
-    scales = case.format.tiles * (1 if case.format.scale == "e8m0" else 4)
     row = case.format.quantized + 2 * (case.format.columns - case.format.quantized)
-    oracle.put(case.format, mask, place, np.ones(row, np.uint8), np.ones(scales, np.uint8))
+    oracle.put(case.format, mask, place, np.ones(row, np.uint8), np.ones(case.format.scale_bytes, np.uint8))
     return page[mask == 1]
 
 
@@ -219,6 +223,7 @@ def check(case: WriteCase, backend) -> None:
             inputs["slot_mapping"],
             kv_format=case.kv_format,
             unrounded_scales=case.unrounded,
+            descale_k=inputs.get("descale_k"),
             num_threads=case.num_threads,
         )
         assert returned is tokens.cache.tensor

@@ -8,10 +8,12 @@ import c_abi
 import invalid_calls as spoil
 from argument_rules import Form, generated
 from invalid_calls import LegalCall, Rule
-from ops.append_kv import calls, strategies
+from ops.append_kv import calls, oracle, strategies
 
 COPIED = Form("", {"formats": ("bf16",), "split": True}, ("rope",))
-BYTES = {"formats": ("v32", "v32_nope", "model1", "v41"), "split": True}
+BYTES = {"formats": oracle.SCALED, "split": True}
+CODES = {"formats": ("fp8",), "split": True, "descale": 0.1}
+CODED = Form("codes", CODES, ("rope", "descale_k"), packed=True)
 QUANTIZED = Form("bytes", BYTES, ("rope",), packed=True)
 UNROUNDED = spoil.field("flags", c_abi.flags(unrounded_scales=True))
 SPLIT_PAGES = {"formats": ("model1", "v41"), "split": True}
@@ -64,16 +66,28 @@ def rules(cache: str) -> list[Rule]:
         Rule("without rope", "SHAPE", "without rope", spoil.no_tensor("rope")),
         Rule("border of rope", "UNSUPPORTED", "multiples of 16", unaligned_border),
         Rule("dtype of bytes", "DTYPE", rf"{cache}\.dtype is", another_dtype(cache)),
-        Rule("kv_format", "VALUE", "kv_format", spoil.field("kv_format", -1, 5, 2**31 - 1, -(2**31))),
+        Rule("kv_format", "VALUE", "kv_format", spoil.field("kv_format", -1, 6, 2**31 - 1, -(2**31))),
+    ]
+    of_codes = [
+        Rule(
+            "columns of codes", "UNSUPPORTED", r"\(row\) is .* multiples of 16", spoil.extent(cache, 3, lambda n: n + 8)
+        ),
+        Rule("columns", "SHAPE", "d_latent", spoil.extent(cache, 3, lambda n: n + 16)),
+        Rule("scale that is given", "VALUE", "has the scale that it is given", UNROUNDED),
     ]
     return [
         *(rule.on("bytes", BYTES) for rule in of_bytes),
+        *(rule.on("codes", CODES) for rule in of_codes),
+        Rule("scale of another format", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "latent")).on(
+            "bytes", BYTES
+        ),
         Rule("scales that are powers of two", "VALUE", "powers of two", UNROUNDED).on("", SPLIT_PAGES),
     ]
 
 
 RULES = [
-    *generated("append_kv", [COPIED, QUANTIZED]),
+    *generated("append_kv", [COPIED, QUANTIZED, CODED]),
+    Rule("scale of no codes", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "latent")).on("", COPIED.base),
     *rules("kv_cache"),
     Rule("no scales", "VALUE", "no scales", UNROUNDED).on("", COPIED.base),
     Rule("columns", "UNSUPPORTED", "supported are multiples of 8", fewer_columns).on("", COPIED.base),

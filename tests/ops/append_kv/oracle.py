@@ -1,7 +1,7 @@
 """Tokens in the formats of the KV cache, from the formats' definition, code by code; bfloat16 as its bits.
 
 Sources: OCP 8-bit floating point specification 1.0 (e4m3), OCP microscaling formats 1.0 (e8m0); FlashMLA 9241ae3,
-tests/quant.py (the quantiser, V32, MODEL1).
+tests/quant.py (the quantiser, V32, MODEL1); vLLM's FlashMLA (fp8: a code for each column, one scale for all tokens).
 """
 
 from __future__ import annotations
@@ -17,22 +17,44 @@ class Format(NamedTuple):
     columns: int
     quantized: int
     tile: int
-    scale: str  # of NumPy, "<f4"; "e8m0"
+    scale: str  # of NumPy, "<f4"; "e8m0"; "call": there is one, which calls are given
     token_bytes: int
     split: bool
     padding: int = 0  # bytes behind the scales of a token
+    descale: float = 1.0  # of a "call"
 
     @property
     def tiles(self) -> int:
         return self.quantized // self.tile
 
+    @property
+    def scale_bytes(self) -> int:
+        """Of a token."""
+        return self.tiles * {"<f4": 4, "e8m0": 1, "call": 0}[self.scale]
 
-FORMATS = {
+    def of(self, columns: int, descale: float | None) -> Format:
+        """With what a call tells of it."""
+        if self.scale != "call":
+            return self
+        one = 1.0 if descale is None else float(np.float32(descale))
+        return self._replace(columns=columns, quantized=columns, tile=columns, token_bytes=columns, descale=one)
+
+
+FORMATS = {  # columns of "fp8": of the geometry of DeepSeek V3, but any number will do
     "v32": Format(576, 512, 128, "<f4", 656, split=False),
     "v32_nope": Format(512, 512, 128, "<f4", 528, split=False),
     "model1": Format(512, 448, 64, "e8m0", 584, split=True, padding=1),
     "v41": Format(512, 512, 32, "e8m0", 528, split=True),
+    "fp8": Format(576, 576, 576, "call", 576, split=False),
 }
+SCALED = tuple(name for name, fmt in FORMATS.items() if fmt.scale != "call")  # with scales in their pages
+
+
+def format_of(name: str, columns: int, descale: float | None) -> Format | None:
+    """That of a cache; None: of rows as they are."""
+    return FORMATS[name].of(columns, descale) if name in FORMATS else None
+
+
 NAN_CODE = 0x7F
 
 
@@ -95,6 +117,13 @@ def quantize_tile(columns: np.ndarray, *, unrounded: bool) -> tuple[np.ndarray, 
     return e4m3_codes(ratio.astype(np.float64)), scale
 
 
+def encoded(columns: np.ndarray, scale: float) -> np.ndarray:
+    """Codes of columns in float32 with a scale that is given."""
+    with np.errstate(all="ignore"):
+        ratio = columns / np.float32(scale)
+    return np.where(np.isnan(ratio), NAN_CODE, e4m3_codes(np.nan_to_num(ratio, nan=0.0, posinf=np.inf, neginf=-np.inf)))
+
+
 def scale_bytes(scales: list[float], kind: str) -> np.ndarray:
     if kind == "e8m0":
         return np.array([255 if np.isnan(scale) else 127 + int(np.log2(scale)) for scale in scales], np.uint8)
@@ -108,6 +137,8 @@ def token_bytes(fmt: Format, row: np.ndarray, *, unrounded: bool = False) -> tup
     """
     bits = row if row.dtype == np.uint16 else bf16_bits(row)
     columns = widened(row) if row.dtype == np.uint16 else row
+    if fmt.scale == "call":
+        return encoded(columns, fmt.descale).astype(np.uint8), np.zeros(0, np.uint8)
     tiles = [
         quantize_tile(columns[first : first + fmt.tile], unrounded=unrounded)
         for first in range(0, fmt.quantized, fmt.tile)
@@ -138,17 +169,19 @@ def get(fmt: Format, page: np.ndarray, place: int | np.ndarray) -> tuple[np.ndar
         return flat[first[..., None] + np.arange(count)]
 
     rope_bytes = 2 * (fmt.columns - fmt.quantized)
-    width = 1 if fmt.scale == "e8m0" else 4
     if fmt.split:
         row_bytes = fmt.quantized + rope_bytes
-        row, first = place * row_bytes, len(page) * row_bytes + place * (fmt.tiles * width + fmt.padding)
+        row, first = place * row_bytes, len(page) * row_bytes + place * (fmt.scale_bytes + fmt.padding)
         rope = row + fmt.quantized
     else:
         row = place * fmt.token_bytes
         first = row + fmt.quantized
-        rope = first + fmt.tiles * width
-    scales = taken(first, fmt.tiles * width)
-    values = E8M0[scales] if width == 1 else scales.view("<f4").astype(np.float64)
+        rope = first + fmt.scale_bytes
+    scales = taken(first, fmt.scale_bytes)
+    if fmt.scale == "call":
+        values = np.full((*place.shape, 1), fmt.descale)
+    else:
+        values = E8M0[scales] if fmt.scale == "e8m0" else scales.view("<f4").astype(np.float64)
     with np.errstate(invalid="ignore"):
         columns = E4M3[taken(row, fmt.quantized)] * np.repeat(values, fmt.tile, axis=-1)
     return columns, taken(rope, rope_bytes).view("<u2")

@@ -10,6 +10,12 @@ from ops.append_kv import oracle
 from ops.append_kv.calls import WriteCase
 
 FORMATS = ("bf16", *oracle.FORMATS)
+SMALL = 2.0**-6  # a scale that leaves N(0, 1) within the codes' range, and small numbers their bits
+# Of a cache with one scale: none, those of real caches, and what makes all columns zero, infinite or NaN.
+DESCALES = st.one_of(
+    st.sampled_from((None, 1.0, 2.0**-6, 0.013, -0.37)),
+    st.sampled_from((0.0, 1e-45, 1e-39, 2.0**100, 3e38, float("inf"), float("nan"))),
+)
 
 
 @st.composite
@@ -28,7 +34,7 @@ def writes(draw, backend, *, small: bool = False, formats: tuple[str, ...] = FOR
         "kv_format": kv_format,
         "dtype": draw(st.sampled_from(dtypes)),
         "cache_dtype": draw(st.sampled_from([d for d in ("uint8", "int8", "float8_e4m3fn") if exports(adapter, d)])),
-        "d_qk": draw(st.sampled_from((576, 512, 72, 320, 1088))),
+        "d_qk": draw(st.sampled_from((576, 512, 80 if quantizes else 72, 320, 1088))),
         "num_tokens": draw(st.integers(2, 3) if small else st.sampled_from((1, 0, 2, 5, 33, 130))),
         "num_blocks": draw(st.integers(2, 3) if small else st.integers(1, 5)),
         "page_size": draw(st.sampled_from((2, 4) if small else (64, 1, 2, 7, 16, 53))),
@@ -37,6 +43,7 @@ def writes(draw, backend, *, small: bool = False, formats: tuple[str, ...] = FOR
         "outside": draw(st.sampled_from((0.0, 0.2, 1.0))),
         "split": draw(st.booleans()),
         "unrounded": draw(st.booleans()) and kv_format in {"v32", "v32_nope"},
+        "descale": draw(DESCALES) if kv_format == "fp8" else None,
         "num_threads": draw(st.sampled_from((0, 1, 2, 5))),
         "route": route,
         "latent_layout": draw(layouts(1)),

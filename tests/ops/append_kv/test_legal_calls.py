@@ -111,10 +111,45 @@ def test_a_cache_of_more_than_2_to_the_32_bytes(kv_format, tmp_path):
     slots = np.array([64 * page + row for page in pages for row in (0, 63)])
     rows = WriteCase(kv_format).columns
     latent = np.random.default_rng(1).standard_normal((len(slots), rows)).astype(np.float16)
-    flashmla.append_kv(cache.view(np.ndarray), latent, None, slots, kv_format=kv_format)
+    options = {"kv_format": kv_format}
+    if kv_format == "fp8":
+        options["descale_k"] = np.array([strategies.SMALL], np.float32)
+    flashmla.append_kv(cache.view(np.ndarray), latent, None, slots, **options)
     table, offsets = np.array([pages], np.int32), np.array([0, 256], np.int32)
-    found = flashmla.gather_kv(cache.view(np.ndarray), table, offsets, 256, kv_format=kv_format, out_dtype="float16")
+    found = flashmla.gather_kv(cache.view(np.ndarray), table, offsets, 256, out_dtype="float16", **options)
     written = [64 * i + row for i in range(4) for row in (0, 63)]
     np.testing.assert_allclose(found[written], latent, rtol=1 / 15, atol=2.0**-15)
     assert np.count_nonzero(found) <= latent.size
     assert np.count_nonzero(np.delete(found, written, 0)) == 0
+
+
+@pytest.mark.parametrize("descale", [0, 1e-45, 1e-38, 0.1, 1, -1.5, 255, 2.0**100, 3e38, np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_every_number_of_16_bits_with_one_scale_for_all(backend, descale, dtype):
+    if dtype not in backend.dtypes:
+        pytest.skip("not on this backend")
+    case = WriteCase("fp8", dtype, num_tokens=128, num_blocks=2, page_size=64, slots=tuple(range(128)), split=False)
+    case = case.but(d_qk=512, descale=float(descale))
+    tokens = calls.Tokens(case, backend)
+    bits = np.arange(2**16, dtype=np.uint16).reshape(128, 512)
+    values = bits.view(calls.DTYPES["float16" if dtype == "float16" else "bfloat16"])
+    tokens.columns = values.astype(calls.DTYPES[dtype])
+    tokens.inputs["latent"] = calls.Guarded(tokens.adapter, bits.shape, dtype, values=tokens.columns)
+    tokens.place_slots()
+    assert tokens.c_call("append_kv", "kv_cache").run() == 0, c_abi.last_error()
+    tokens.check_written(tokens.slots)
+
+
+def test_codes_come_back_whatever_the_scale(backend):
+    """What dequantize_kv gives of a code, append_kv makes the code of."""
+    route = next(route for route, adapter in backend.adapters.items() if adapter.writable)
+    adapter = backend.adapter(route)
+    codes = np.delete(np.arange(256, dtype=np.uint8), [0x7F, 0xFF]).repeat(16).reshape(1, 254, 1, 16)
+    for descale in (1.0, 0.0123, 2.0**-20, 2.0**100, -3.0):
+        one = adapter.place(np.array([descale], np.float32))
+        given = calls.Guarded(adapter, codes.shape, "uint8", values=codes).tensor
+        rows = flashmla.dequantize_kv(given, kv_format="fp8", descale_k=one, out_dtype="float32")
+        if "float32" not in backend.dtypes:
+            rows = flashmla.dequantize_kv(given, kv_format="fp8", descale_k=one)
+        back = adapter.to_numpy(flashmla.quantize_kv(rows, kv_format="fp8", descale_k=one))
+        np.testing.assert_array_equal(back.reshape(codes.shape), codes)

@@ -13,7 +13,7 @@ import properties
 from attention import Result
 from buffers import COMPACT, POISON, Guarded
 from ops.dense_decode import oracle
-from ops.dense_decode.case import Case, Data, keys_of, make_data
+from ops.dense_decode.case import Case, Data, keys_of, make_data, queries_of
 
 
 def format_number(name: str) -> int:
@@ -79,7 +79,7 @@ class Tensors:
         """A complete C call but for its scratch; `more` are the outputs and inputs that replace those of the case."""
         given = self.guarded | more
         if operation == "plan_decode":
-            for name in ("global_seqlens", "attn_sink"):  # a plan serves any shard and sinks
+            for name in ("global_seqlens", "attn_sink", "descale_q", "descale_k"):  # a plan serves any of them
                 given.pop(name, None)
         tensors = {name: self.c_tensor(name, guarded) for name, guarded in given.items()}
         fields = plan_fields if operation == "plan_decode" else decode_fields
@@ -112,6 +112,9 @@ class Tensors:
             options["global_seqlens"] = self.guarded["global_seqlens"].tensor
         if case.sink is not None:
             options["attn_sink"] = self.guarded["attn_sink"].tensor
+        for name in ("descale_q", "descale_k"):
+            if getattr(case, name) is not None:
+                options[name] = self.guarded[name].tensor
         if "out" not in case.given:
             options["out_dtype"] = case.out_dtype
         return options
@@ -231,7 +234,7 @@ def run(case: Case, backend, data: Data | None = None) -> Result:
 def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
     """What the mathematics says about the case; zeros for the query tokens of no request."""
     out, lse = oracle.dense_decode(
-        data.q,
+        queries_of(case, data),
         keys_of(case, data),
         data.block_table,
         data.cache_seqlens,

@@ -33,6 +33,8 @@ class Layouts:
     cu_seqlens_q: Layout = COMPACT
     global_seqlens: Layout = COMPACT
     attn_sink: Layout = COMPACT
+    descale_q: Layout = COMPACT
+    descale_k: Layout = COMPACT
     scratch: Layout = COMPACT  # workspace and plan buffer
 
 
@@ -70,11 +72,14 @@ class Case(QueryTokens):
     sink: str | None = None  # attn_sink, see attention.make_sink
     kv_format: str = "bf16"
     cache_dtype: str = "uint8"  # of a cache that is quantised
+    q_dtype: str | None = None  # of codes, with "fp8"; None: q is in dtype
+    descale_q: float | None = None  # with codes
+    descale_k: float | None = None  # with "fp8"
     window: int = 0  # tokens that a query token attends at most; 0: any
 
     @property
     def format(self) -> formats.Format | None:
-        return formats.FORMATS.get(self.kv_format)
+        return formats.format_of(self.kv_format, self.d_qk, self.descale_k)
 
     @property
     def batch(self) -> int:
@@ -96,6 +101,8 @@ class Case(QueryTokens):
             "cu_seqlens_q": self.cu_seqlens_q is not None,
             "global_seqlens": self.shard is not None,
             "attn_sink": self.sink is not None,
+            "descale_q": self.descale_q is not None,
+            "descale_k": self.descale_k is not None,
         }
         return (*INPUTS, *(name for name, given in optional.items() if given))
 
@@ -114,6 +121,8 @@ class Case(QueryTokens):
             "cu_seqlens_q": (self.batch + 1,),
             "global_seqlens": (self.batch,),
             "attn_sink": (self.h_q,),
+            "descale_q": (1,),
+            "descale_k": (1,),
         }
 
     def dtype_of(self, tensor: str) -> str:
@@ -122,7 +131,10 @@ class Case(QueryTokens):
             return self.out_dtype or self.dtype
         if tensor == "kv_cache" and self.format:
             return self.cache_dtype
-        return self.dtype if tensor in {"q", "kv_cache"} else "float32" if tensor in {"lse", "attn_sink"} else "int32"
+        if tensor == "q" and self.q_dtype:
+            return self.q_dtype
+        floats = {"lse", "attn_sink", "descale_q", "descale_k"}
+        return self.dtype if tensor in {"q", "kv_cache"} else "float32" if tensor in floats else "int32"
 
     def granule_of(self, tensor: str) -> int:
         """Elements in what the strides of a tensor are multiples of: 16 bytes for rows of latents."""
@@ -160,6 +172,8 @@ class Data:
     stale_cu_seqlens_q: np.ndarray | None = None
     global_seqlens: np.ndarray | None = None
     attn_sink: np.ndarray | None = None
+    descale_q: np.ndarray | None = None
+    descale_k: np.ndarray | None = None
 
 
 def make_data(case: Case) -> Data:
@@ -167,7 +181,12 @@ def make_data(case: Case) -> Data:
     rng = np.random.default_rng(case.seed)
     dtype = DTYPES[case.dtype]
     shapes = case.shapes()
-    q = rng.standard_normal(shapes["q"], np.float32).astype(dtype)
+    q = rng.standard_normal(shapes["q"], np.float32)
+    if case.q_dtype:
+        scale = 1.0 if case.descale_q is None else case.descale_q
+        q = formats.encoded(q, scale).astype(np.uint8).view(DTYPES[case.q_dtype])
+    else:
+        q = q.astype(dtype)
     table, live = _page_table(case, rng)
     dead = rng.choice([np.nan, np.nan, np.inf, -np.inf])
     kv_cache = _filled(case, live, dead, rng)
@@ -179,10 +198,13 @@ def make_data(case: Case) -> Data:
         if case.plan == "stale":
             data.stale_cu_seqlens_q = np.sort(rng.integers(-1, case.total_q + 2, case.batch + 1, np.int32))
         unowned = case.owners() == 0
-        q[unowned] = dead
+        q[unowned] = dead if not case.q_dtype else np.uint8(DEAD).view(q.dtype)
     if case.shard is not None:
         data.global_seqlens = np.array(case.global_seqlens, np.int32)
     data.attn_sink = make_sink(case.sink, case.h_q, rng)
+    for name in ("descale_q", "descale_k"):
+        if getattr(case, name) is not None:
+            setattr(data, name, np.array([getattr(case, name)], np.float32))
     return data
 
 
@@ -203,7 +225,14 @@ def _filled(case: Case, live: dict[int, np.ndarray], dead: float, rng: np.random
 
 def keys_of(case: Case, data: Data) -> np.ndarray:
     """The cache as rows of columns, in float64."""
-    return rows_of(case.format, data.kv_cache)
+    return rows_of(case.format, data.kv_cache, exact=case.kv_format == "fp8")
+
+
+def queries_of(case: Case, data: Data) -> np.ndarray:
+    """q, in float64."""
+    if not case.q_dtype:
+        return data.q.astype(np.float64)
+    return formats.E4M3[data.q.view(np.uint8)] * (1.0 if data.descale_q is None else float(data.descale_q[0]))
 
 
 def _page_table(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:

@@ -6,6 +6,7 @@ Those of a decode step hold for plan_decode too.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import c_abi
 import invalid_calls as spoil
@@ -21,7 +22,15 @@ SHARD = Form("shard", {"with_lse": True, "h_kv": 2, "sharded": True}, ("lse", "g
 SINK = Form("sink", {"with_lse": True, "h_kv": 2, "sink": "some"}, ("lse", "attn_sink"))
 
 
-PACKED = Form("bytes", {"with_lse": True, "kv_formats": tuple(formats.FORMATS)}, ("lse",), packed=True)
+PACKED = Form("bytes", {"with_lse": True, "kv_formats": formats.SCALED}, ("lse",), packed=True, only="cpu")
+CODED = Form(
+    "codes",
+    {"with_lse": True, "kv_format": "fp8", "q_dtype": "uint8", "descale_q": 0.1, "descale_k": 0.2},
+    ("lse", "descale_q", "descale_k"),
+    packed=True,
+    coded=True,
+    only="cpu",
+)
 
 
 def legal_call(backend, draw, operation: str = "dense_decode", **base) -> LegalCall:
@@ -124,7 +133,7 @@ def step_rules() -> list[Rule]:
     return [rule.on("", FIXED.base) for rule in fixed] + [rule.on("varlen", VARLEN.base) for rule in varlen]
 
 
-WRONG_FORMATS = (-1, 5, 2**31 - 1, -(2**31))
+WRONG_FORMATS = (-1, 6, 2**31 - 1, -(2**31))
 
 
 def format_rules() -> list[Rule]:
@@ -142,8 +151,15 @@ def format_rules() -> list[Rule]:
         Rule("dtype of bytes", "DTYPE", r"kv_cache\.dtype is", all_of_dtype("kv_cache")),
         Rule("h_kv", "UNSUPPORTED", r"\(h_kv\) is 2", spoil.extents({"kv_cache": 2}, 2)),
     ]
-    return [rule.on("", FIXED.base | {"dtype": "bfloat16"}) for rule in copied] + [
-        rule.on("bytes", PACKED.base) for rule in packed
+    coded = [
+        Rule("columns of codes", "UNSUPPORTED", r"\(row\) is .* multiples of 16", more_columns("kv_cache", 8)),
+        Rule("q of other columns", "SHAPE", r"d_qk.* a row of kv_cache .* columns", more_columns("kv_cache", 16)),
+        Rule("h_kv", "UNSUPPORTED", r"\(h_kv\) is 2", spoil.extents({"kv_cache": 2}, 2)),
+    ]
+    return [
+        *(rule.on("", FIXED.base | {"dtype": "bfloat16"}) for rule in copied),
+        *(replace(rule, only="cpu").on("bytes", PACKED.base) for rule in packed),
+        *(replace(rule, only="cpu").on("codes", CODED.base) for rule in coded),
     ]
 
 
@@ -196,6 +212,8 @@ def own_rules() -> list[Rule]:
         Rule("scale", "VALUE", "softmax_scale", bad_scale),
         Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 256)),
         Rule("d_v of another geometry", "UNSUPPORTED", "d_v", spoil.extents({"q": -1, "kv_cache": -1}, 320)),
+        Rule("scale of no codes", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "q")),
+        Rule("scale of no coded q", "VALUE", "^descale_q is given", spoil.scalar("descale_q", "q")),
         Rule("cp_rank without cp_world", "VALUE", "cp_rank", spoil.field("cp_rank", 1, -1)),
         Rule("cp_interleave without cp_world", "VALUE", "cp_interleave", spoil.field("cp_interleave", 16, -1)),
     ]
@@ -206,11 +224,21 @@ def own_rules() -> list[Rule]:
         Rule("cp_rank", "VALUE", "cp_rank", spoil.field("cp_rank", -1, 2**31 - 1, -(2**31))),
         Rule("cp_interleave", "VALUE", "cp_interleave", spoil.field("cp_interleave", 0, -1, -(2**31))),
     ]
-    return [rule.on("", FIXED.base) for rule in fixed] + [rule.on("shard", SHARD.base) for rule in shard]
+    uncoded = CODED.base | {"q_dtype": None, "descale_q": None}
+    return [
+        *(rule.on("", FIXED.base) for rule in fixed),
+        *(rule.on("shard", SHARD.base) for rule in shard),
+        Rule("scale of another format", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "q"), "cpu").on(
+            "bytes", PACKED.base
+        ),
+        Rule("scale of bfloat16 q", "VALUE", "^descale_q is given", spoil.scalar("descale_q", "q"), "cpu").on(
+            "codes", uncoded
+        ),
+    ]
 
 
 RULES = [
-    *generated("dense_decode", [FIXED, VARLEN, SHARD, SINK, PACKED]),
+    *generated("dense_decode", [FIXED, VARLEN, SHARD, SINK, PACKED, CODED]),
     *step_rules(),
     *format_rules(),
     *plan_rules(),

@@ -26,6 +26,7 @@ HEADS = st.one_of(st.sampled_from((1, 2, 16, 63, 64, 65, 127, 128)), st.integers
 QUERY_TOKENS = st.sampled_from((1, 1, 1, 2, 3, 4, 5, 9))
 # None is d_qk^-0.5; then the scale of DeepSeek-V3, a tiny one and one that makes the softmax nearly one-hot.
 SCALES = st.sampled_from((None, None, 192**-0.5, 1e-6, 1.0))
+DESCALES = st.sampled_from((None, 2.0**-6, 0.013, -0.02))  # of codes of N(0, 1)
 GEOMETRIES = st.sampled_from((D_QK, D_QK, *oracle.D_V))  # d_qk
 
 
@@ -56,7 +57,12 @@ def formats_for(backend, fixed: dict, *, small: bool) -> list[str]:
     names = ["bf16"] * len(formats.FORMATS)
     if backend.name == "gpu" or small or fixed.get("dtype", "bfloat16") != "bfloat16" or fixed.get("h_kv", 1) != 1:
         return names
-    return names + [name for name, fmt in formats.FORMATS.items() if fixed.get("d_qk", fmt.columns) == fmt.columns]
+    return names + [name for name, fmt in formats.FORMATS.items() if has_columns(fmt, fixed.get("d_qk"))]
+
+
+def has_columns(fmt: formats.Format, d_qk: int | None) -> bool:
+    """Whether rows of the format may have so many; None: any."""
+    return d_qk is None or fmt.of(d_qk, None).columns == d_qk
 
 
 def bytes_of(adapter) -> list[str]:
@@ -161,7 +167,8 @@ def cases(
     fmt = formats.FORMATS.get(kv_format)
     if fmt:
         fixed |= {"dtype": "bfloat16", "h_kv": 1}
-    d_qk = fmt.columns if fmt else fixed.get("d_qk") or (D_QK if small else draw(GEOMETRIES))
+    d_qk = fixed.get("d_qk") or (D_QK if small else draw(GEOMETRIES))
+    d_qk = fmt.of(d_qk, None).columns if fmt else d_qk
     shapes = small_extents(backend) if small else extents(backend, splits, d_qk)
     batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks = draw(shapes)
     dtypes = [fixed["dtype"]] if "dtype" in fixed else backend.dtypes
@@ -202,6 +209,10 @@ def cases(
         "batch_invariant": splits == 0 and draw(st.booleans()),
         "sink": None if small else draw(st.sampled_from((None, None, None, "some", "wild"))),
     }
+    if kv_format == "fp8":
+        drawn["descale_k"] = draw(DESCALES)
+        drawn["q_dtype"] = draw(st.sampled_from((None, *bytes_of(adapter)))) if not small else None
+        drawn["descale_q"] = draw(DESCALES) if drawn["q_dtype"] else None
     if varlen:
         equal = st.just((tuple(2 * i for i in range(batch + 1)), 2 * batch))
         offsets = equal if small else query_offsets(batch, s_q, wild=wild)

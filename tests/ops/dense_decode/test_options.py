@@ -138,3 +138,9 @@ def test_options_of_a_gpu_do_nothing_on_the_cpu(backend, monkeypatch):
     monkeypatch.setenv("FLASHMLA_FORCE_KERNEL", "no such kernel")
     same_bits(decoded, run_changed(backend, lambda call: call.fields.update(stream=0x1234567)))
     same_bits(decoded, calls.run(STEP.but(plan="fresh"), backend))
+
+
+@pytest.mark.parametrize("softmax_scale", [1e-30, 1e-38, 1e-40, 1e-45])
+def test_a_softmax_scale_that_leaves_all_weights_equal(backend, softmax_scale):
+    """Subnormal ones, too."""
+    calls.check(STEP.but(softmax_scale=softmax_scale), backend)

@@ -21,6 +21,7 @@ def check(case: ReadCase, backend) -> None:
             flashmla.dequantize_kv,
             pages.inputs["kv_cache"].tensor,
             kv_format=case.kv_format,
+            descale_k=pages.inputs["descale_k"].tensor if case.descale is not None else None,
             num_threads=case.num_threads,
             **options,
         )

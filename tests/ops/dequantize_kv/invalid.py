@@ -17,6 +17,6 @@ def legal_call(backend, draw, **base) -> LegalCall:
     return LegalCall(pages.c_call("dequantize_kv", out), {"out": out} | pages.inputs)
 
 
-FORMS = [gathering.COPIED, gathering.QUANTIZED]
+FORMS = [gathering.COPIED, gathering.QUANTIZED, gathering.CODED]
 ROOM = Rule("room", "SHAPE", r"out\.shape\[0\] \(num_tokens\) is", spoil.extent("out", 0, lambda n: n + 1))
 RULES = [*generated("dequantize_kv", FORMS), *gathering.rules(), ROOM]

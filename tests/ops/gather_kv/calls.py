@@ -19,7 +19,8 @@ class ReadCase:
     kv_format: str = "v32"
     dtype: str = "bfloat16"  # of out
     cache_dtype: str = "uint8"  # of a cache that is quantised
-    d_qk: int = 576  # "bf16": columns of a row
+    d_qk: int = 576  # "bf16", "fp8": columns of a row
+    descale: float | None = None  # "fp8"
     num_blocks: int = 3
     page_size: int = 4
     max_blocks: int = 3
@@ -38,7 +39,7 @@ class ReadCase:
 
     @property
     def format(self) -> oracle.Format | None:
-        return oracle.FORMATS.get(self.kv_format)
+        return oracle.format_of(self.kv_format, self.d_qk, self.descale)
 
     @property
     def columns(self) -> int:
@@ -91,6 +92,9 @@ class Pages:
         self.inputs = {
             "kv_cache": Guarded(self.adapter, case.cache_shape, dtype, case.cache_layout, granule, self.cache_values)
         }
+        if case.descale is not None:
+            one = np.array([case.descale], np.float32)
+            self.inputs["descale_k"] = Guarded(self.adapter, (1,), "float32", values=one)
 
     def place_requests(self) -> None:
         """The tensors of gather_kv."""
@@ -179,6 +183,7 @@ def check(case: ReadCase, backend) -> None:
             *(inputs[name] for name in ("kv_cache", "block_table", "cu_seqlens")),
             None if case.given else case.num_tokens,
             seq_starts=inputs.get("seq_starts"),
+            descale_k=inputs.get("descale_k"),
             kv_format=case.kv_format,
             num_threads=case.num_threads,
             **options,

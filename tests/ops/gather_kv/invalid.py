@@ -6,12 +6,14 @@ import c_abi
 import invalid_calls as spoil
 from argument_rules import Form, generated
 from invalid_calls import LegalCall, Rule
+from ops.append_kv import oracle
 from ops.append_kv.invalid import another_dtype
 from ops.gather_kv import calls, strategies
 
 STARTS = (0, 1, 2)
 COPIED = Form("", {"formats": ("bf16",)}, ("seq_starts",))
-BYTES = {"formats": ("v32", "v32_nope", "model1", "v41")}
+BYTES = {"formats": oracle.SCALED}
+CODED = Form("codes", {"formats": ("fp8",), "descale": 0.1}, ("seq_starts", "descale_k"), packed=True)
 QUANTIZED = Form("bytes", BYTES, ("seq_starts",), packed=True)
 
 
@@ -31,10 +33,19 @@ def rules() -> list[Rule]:
         Rule("bytes of a token", "SHAPE", r"kv_cache\.shape\[3\]", spoil.extent("kv_cache", 3, lambda n: n + 16)),
         Rule("columns", "SHAPE", r"out\.shape\[1\] \(d_qk\)", spoil.extent("out", 1, lambda n: n - 8)),
         Rule("dtype of bytes", "DTYPE", r"kv_cache\.dtype is", another_dtype("kv_cache")),
-        Rule("kv_format", "VALUE", "kv_format", spoil.field("kv_format", -1, 5, 2**31 - 1, -(2**31))),
+        Rule("kv_format", "VALUE", "kv_format", spoil.field("kv_format", -1, 6, 2**31 - 1, -(2**31))),
     ]
     return [
         *(rule.on("bytes", BYTES) for rule in of_bytes),
+        Rule(
+            "columns of codes", "SHAPE", r"out\.shape\[1\] \(d_qk\)", spoil.extent("kv_cache", 3, lambda n: n + 16)
+        ).on("codes", CODED.base),
+        *(
+            Rule("scale of another format", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "out")).on(
+                name, base
+            )
+            for name, base in (("", COPIED.base), ("bytes", BYTES))
+        ),
         Rule("dtype of columns", "DTYPE", r"out\.dtype is .* equal", another_dtype("out")).on("", COPIED.base),
     ]
 
@@ -48,7 +59,7 @@ def odd_columns(call, _draw, _legal):
 
 OFFSETS = Rule("offsets", "SHAPE", r"must be batch \+ 1", spoil.extent("cu_seqlens", 0, lambda n: n + 1))
 RULES = [
-    *generated("gather_kv", [COPIED, QUANTIZED]),
+    *generated("gather_kv", [COPIED, QUANTIZED, CODED]),
     *rules(),
     Rule("multiple of 8", "UNSUPPORTED", "multiples of 8", odd_columns).on("", COPIED.base),
     OFFSETS.on("", COPIED.base),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from buffers import Pages
 from drawing import SEEDS, layouts
-from ops.append_kv.strategies import FORMATS, exports
+from ops.append_kv.strategies import DESCALES, FORMATS, exports
 from ops.gather_kv.calls import ReadCase
 
 
@@ -28,7 +28,8 @@ def reads(draw, backend, *, small: bool = False, formats: tuple[str, ...] = FORM
         "kv_format": kv_format,
         "dtype": draw(st.sampled_from(dtypes)),
         "cache_dtype": draw(st.sampled_from([d for d in ("uint8", "int8", "float8_e4m3fn") if exports(adapter, d)])),
-        "d_qk": draw(st.sampled_from((576, 512, 72, 320, 1088))),
+        "d_qk": draw(st.sampled_from((576, 512, 80 if quantizes else 72, 320, 1088))),
+        "descale": draw(DESCALES) if kv_format == "fp8" else None,
         "num_blocks": draw(st.integers(2, 3) if small else st.integers(1, 5)),
         "page_size": page_size,
         "max_blocks": max_blocks,

@@ -14,6 +14,8 @@ from ops.gather_kv import calls, strategies
 from ops.gather_kv.calls import ReadCase
 from properties import share, shown_if_it_fails
 
+SCALES = (0, 1e-45, 2.0**-127, 1e-38, 255, 256, 2.0**100, 3e38, np.inf, np.nan, -1.5, 0.1)
+
 
 @share(1 / 2)
 @given(data=st.data())
@@ -72,14 +74,14 @@ def test_one_page_for_all_by_strides_of_0(backend):
     pages.check_rows(out.values(), 0, [pages.token(0, i % 4) for i in range(24)])
 
 
-@pytest.mark.parametrize("kv_format", oracle.FORMATS)
+@pytest.mark.parametrize("kv_format", oracle.SCALED)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_every_code_with_every_kind_of_scale(backend, kv_format, dtype):
     """0, subnormal, the largest, infinity, NaN, and what is no power of two."""
     fmt = oracle.FORMATS[kv_format]
     case = ReadCase(kv_format, dtype, num_blocks=4, page_size=64, max_blocks=4, lengths=(256,), outside=0.0)
     pages = calls.Pages(case, backend)
-    scales = np.array([0, 1e-45, 2.0**-127, 1e-38, 255, 256, 2.0**100, 3e38, np.inf, np.nan, -1.5, 0.1], "<f4")
+    scales = np.array(SCALES, "<f4")
     for code in range(256):
         row = np.full(fmt.quantized + 2 * (fmt.columns - fmt.quantized), code, np.uint8)
         chosen = np.arange(code, code + fmt.tiles)
@@ -89,6 +91,20 @@ def test_every_code_with_every_kind_of_scale(backend, kv_format, dtype):
     pages.inputs["kv_cache"] = calls.Guarded(
         pages.adapter, case.cache_shape, "uint8", case.cache_layout, 16, pages.cache_values
     )
+    pages.place_requests()
+    out = pages.output(256)
+    assert pages.c_call("gather_kv", out).run() == 0, c_abi.last_error()
+    pages.check_rows(out.values(), 0, [pages.row(0, i) for i in range(256)])
+
+
+@pytest.mark.parametrize("descale", SCALES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_every_code_with_one_scale_for_all(backend, descale, dtype):
+    case = ReadCase("fp8", dtype, num_blocks=1, page_size=256, max_blocks=1, lengths=(256,), outside=0.0)
+    pages = calls.Pages(case.but(descale=float(descale)), backend)
+    pages.cache_values[0, :, 0] = np.arange(256, dtype=np.uint8)[:, None]
+    kind = "uint8", case.cache_layout, 16
+    pages.inputs["kv_cache"] = calls.Guarded(pages.adapter, case.cache_shape, *kind, pages.cache_values)
     pages.place_requests()
     out = pages.output(256)
     assert pages.c_call("gather_kv", out).run() == 0, c_abi.last_error()

@@ -21,6 +21,7 @@ def check(case: WriteCase, backend) -> None:
             tokens.inputs["rope"].tensor if case.split else None,
             kv_format=case.kv_format,
             unrounded_scales=case.unrounded,
+            descale_k=tokens.inputs["descale_k"].tensor if case.descale is not None else None,
             num_threads=case.num_threads,
             out=tokens.cache.tensor,
         )

@@ -29,7 +29,7 @@ def as_it_is(call, _draw, _legal):
 
 
 RULES = [
-    *generated("quantize_kv", [FORM]),
+    *generated("quantize_kv", [FORM, appending.CODED]),
     *appending.rules("out"),
     Rule("room", "SHAPE", r"num_tokens\) is \d+; out has", more_tokens).on("", appending.BYTES),
     Rule("no quantising", "VALUE", "kv_format is FLASHMLA_KV_BF16", as_it_is).on("", appending.BYTES),

@@ -103,7 +103,9 @@ class Tensors:
         """Arguments of the package's function that its size query takes too."""
         case, optional = self.case, ("q", "kv_cache", "indices")
         options: dict[str, object] = {
-            name: guarded.tensor for name, guarded in self.guarded.items() if name not in optional
+            name: guarded.tensor
+            for name, guarded in self.guarded.items()
+            if name not in optional and not name.endswith("descale_k")
         }
         options |= {f"{prefix}kv_format": cache.kv_format for prefix, cache in case.caches.items()}
         options |= {"max_seqlen_q": case.s_q} if case.cu_seqlens_q is not None else {}
@@ -118,6 +120,7 @@ class Tensors:
             "lse_base2": case.lse_base2,
             "empty_lse": -np.inf if case.empty_lse_minus else np.inf,
         }
+        options |= {name: one.tensor for name, one in self.guarded.items() if name.endswith("descale_k")}
         return options if "out" in case.given else options | {"out_dtype": case.out_dtype}
 
 

@@ -16,6 +16,8 @@ class Cache:
 
     kv_format: str = "bf16"
     cache_dtype: str = "uint8"  # of a cache that is quantised
+    columns: int = 576  # of a row in format "fp8"
+    descale: float | None = None  # descale_k, with "fp8"
     num_blocks: int = 3
     page_size: int = 64
     topk: int = 5
@@ -26,7 +28,7 @@ class Cache:
 
     @property
     def format(self) -> formats.Format | None:
-        return formats.FORMATS.get(self.kv_format)
+        return formats.format_of(self.kv_format, self.columns, self.descale)
 
     @property
     def slots(self) -> int:
@@ -98,6 +100,7 @@ class SparseCase(QueryTokens):
         for prefix, cache in self.caches.items():
             found += [f"{prefix}kv_cache", f"{prefix}indices"]
             found += [f"{prefix}topk_length"] if cache.lengths is not None else []
+            found += [f"{prefix}descale_k"] if cache.descale is not None else []
         found += ["attn_sink"] if self.sink is not None else []
         return (*found, *(["cu_seqlens_q"] if self.cu_seqlens_q is not None else []))
 
@@ -120,6 +123,7 @@ class SparseCase(QueryTokens):
             found[f"{prefix}kv_cache"] = (cache.num_blocks, cache.page_size, 1, row)
             found[f"{prefix}indices"] = (*self.tokens, cache.topk)
             found[f"{prefix}topk_length"] = (self.batch,)
+            found[f"{prefix}descale_k"] = (1,)
         return found
 
     def dtype_of(self, tensor: str) -> str:
@@ -129,12 +133,15 @@ class SparseCase(QueryTokens):
             return cache.cache_dtype if cache.format else self.dtype
         if tensor.endswith("indices"):
             return self.index_dtype
+        if tensor.endswith("descale_k"):
+            return "float32"
         own = {"q": self.dtype, "out": self.out_dtype or self.dtype, "lse": "float32", "attn_sink": "float32"}
         return own.get(tensor, "int32")
 
     def layout_of(self, tensor: str) -> Layout:
         for prefix, cache in self.caches.items():
             own = {"kv_cache": cache.cache_layout, "indices": cache.indices_layout, "topk_length": cache.lengths_layout}
+            own["descale_k"] = COMPACT
             if tensor.startswith(prefix) and tensor.removeprefix(prefix) in own:
                 return own[tensor.removeprefix(prefix)]
         return getattr(self.layouts, tensor)

@@ -22,6 +22,7 @@ class Selected:
     kv_cache: np.ndarray
     indices: np.ndarray
     topk_length: np.ndarray | None
+    descale_k: np.ndarray | None = None
 
 
 @dataclass
@@ -94,7 +95,8 @@ def _selected(case: SparseCase, cache: Cache, prefix: str, rng: np.random.Genera
     used = np.unique(counted[(counted >= 0) & (counted < cache.slots)])
     kv_cache = _filled(case, cache, prefix, used, rng)
     lengths = None if cache.lengths is None else np.array(cache.lengths, np.int32)
-    return Selected(kv_cache, indices.astype(DTYPES[case.index_dtype]).reshape(shape), lengths)
+    descale = None if cache.descale is None else np.array([cache.descale], np.float32)
+    return Selected(kv_cache, indices.astype(DTYPES[case.index_dtype]).reshape(shape), lengths, descale)
 
 
 def _outside(cache: Cache, dtype: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import c_abi
 import invalid_calls as spoil
@@ -18,10 +19,13 @@ from ops.sparse_decode.case import SparseCase, SparseLayouts
 
 BOTH = ("topk_length", "attn_sink", "lse", "extra_kv_cache", "extra_indices", "extra_topk_length")
 COPIED = {"with_lse": True, "kv_formats": ("bf16",)}
-BYTES = {"with_lse": True, "kv_formats": tuple(formats.FORMATS)}
+BYTES = {"with_lse": True, "kv_formats": formats.SCALED}
+CODES = {"with_lse": True, "kv_formats": ("fp8",), "scaled": True}
 FIXED = Form("", COPIED | {"twofold": True}, BOTH)
 VARLEN = Form("varlen", COPIED | {"twofold": True, "varlen": True}, (*BOTH, "cu_seqlens_q"), varlen=True)
 PACKED = Form("bytes", BYTES | {"twofold": True}, BOTH, packed=True)
+SCALES = ("descale_k", "extra_descale_k")
+CODED = Form("codes", CODES | {"twofold": True}, (*BOTH, *SCALES), packed=True, only="cpu")
 CACHES = ("kv_cache", "extra_kv_cache")
 
 
@@ -142,6 +146,18 @@ OF_BYTES = [
     *(Rule(f"bytes of a token of {name}", "SHAPE", rf"{name}\.shape\[3\]", more_columns(name, 16)) for name in CACHES),
     *(Rule(f"dtype of bytes of {name}", "DTYPE", rf"{name}\.dtype is", all_of_dtype(name)) for name in CACHES),
 ]
+OF_CODES = [
+    Rule(
+        "extra_descale_k alone",
+        "VALUE",
+        "extra_descale_k is given; without",
+        without("extra_kv_cache", "extra_indices", "extra_topk_length", extra_kv_format=0),
+    ),
+    *(
+        Rule(f"columns of {name}", "SHAPE", rf"d_qk.* a row of {name} .* columns", more_columns(name, 16))
+        for name in CACHES
+    ),
+]
 OF_ALL = [
     *(
         Rule(f"tokens of {name}", "OVERFLOW", rf"{name} has room for", more_tokens_than_an_int32(name), only="gpu")
@@ -219,7 +235,13 @@ RULES = [
     *(rule.on(form.name, form.base) for rule in OF_PLANS for form in (FIXED, VARLEN)),
     *(rule.on("", FIXED.base) for rule in OF_FIXED_PLANS),
     *(rule.on("varlen", VARLEN.base) for rule in OF_VARLEN_PLANS),
-    *generated("sparse_decode", [FIXED, VARLEN, PACKED]),
+    *generated("sparse_decode", [FIXED, VARLEN, PACKED, CODED]),
+    *(
+        Rule(f"{name} of no codes", "VALUE", f"^{name} is given", spoil.scalar(name, "q")).on(form.name, form.base)
+        for name in SCALES
+        for form in (FIXED, PACKED)
+    ),
+    *(replace(rule, only="cpu").on("codes", CODED.base) for rule in OF_CODES),
     *(rule.on("", FIXED.base) for rule in (*OF_STEPS, *ONE)),
     *(rule.on("bytes", PACKED.base) for rule in OF_BYTES),
     *(rule.on(form.name, form.base) for rule in OF_ALL for form in (FIXED, PACKED)),

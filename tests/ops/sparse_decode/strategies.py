@@ -5,13 +5,23 @@ Simple values come first in every choice, because hypothesis shrinks towards the
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 
 from buffers import Layout, Pages
 from drawing import SEEDS, layouts
 from ops.append_kv import oracle as formats
 from ops.append_kv.strategies import FORMATS
-from ops.dense_decode.strategies import HEADS, INT32_MAX, INT32_MIN, SCALES, bytes_of, query_offsets
+from ops.dense_decode.strategies import (
+    DESCALES,
+    HEADS,
+    INT32_MAX,
+    INT32_MIN,
+    SCALES,
+    bytes_of,
+    has_columns,
+    query_offsets,
+)
 from ops.sparse_decode.case import Cache, SparseCase, SparseLayouts
 
 # Limits that keep a case near 10 ms for the float64 oracle on one core.
@@ -32,7 +42,17 @@ def dtypes_of(backend, kv_formats: tuple[str, ...]) -> tuple[str, ...]:
 
 def formats_of(d_qk: int) -> list[str]:
     """Those whose rows have so many columns."""
-    return ["bf16", *(name for name, fmt in formats.FORMATS.items() if fmt.columns == d_qk)]
+    return ["bf16", *(name for name, fmt in formats.FORMATS.items() if has_columns(fmt, d_qk))]
+
+
+def formats_on(backend) -> tuple[str, ...]:
+    """Those that the backend reads."""
+    return FORMATS if backend.name == "cpu" else ("bf16", *formats.SCALED)
+
+
+def skip_unless_read(backend, kv_format: str) -> None:
+    if kv_format not in formats_on(backend):
+        pytest.skip("no kernel reads the format")
 
 
 def lengths(topk: int):
@@ -42,7 +62,9 @@ def lengths(topk: int):
 
 
 @st.composite
-def caches(draw, adapter, kv_format: str, batch: int, rows: int, tokens: int, *, small: bool):
+def caches(
+    draw, adapter, kv_format: str, columns: int, batch: int, rows: int, tokens: int, *, small: bool, scaled: bool
+):
     """A cache of the format; `rows`: query rows in all, `tokens`: query tokens' axes."""
     page_size = draw(st.sampled_from((2, 4, 16) if small else PAGE_SIZES))
     topk = draw(st.integers(2, 5) if small else TOPKS)
@@ -53,6 +75,8 @@ def caches(draw, adapter, kv_format: str, batch: int, rows: int, tokens: int, *,
     return Cache(
         kv_format=kv_format,
         cache_dtype=draw(st.sampled_from(bytes_of(adapter))),
+        columns=columns,
+        descale=draw(DESCALES.filter(lambda one: one or not scaled)) if kv_format == "fp8" else None,
         num_blocks=draw(st.integers(2, 3) if small else st.integers(1, max(1, min(40, MAX_SLOTS // page_size)))),
         page_size=page_size,
         topk=min(topk, MAX_SCORES // rows),
@@ -85,17 +109,20 @@ def cases(
     varlen: bool | None = None,
     twofold: bool | None = None,
     kv_formats: tuple[str, ...] = FORMATS,
+    scaled: bool = False,
     **fixed,
 ):
     """A legal call on the backend; `fixed`: fields as they must be.
 
     `small`: for calls that are refused, so every extent is at least 2, that strides count, and optional tensors are
     given; `with_lse`: lse is wanted on every route (the C ABI alone can leave it out); `varlen`, `twofold`: whether it
-    has variable-length queries, and an extra cache; None: drawn, or not when small; `kv_formats`: of its caches.
+    has variable-length queries, and an extra cache; None: drawn, or not when small; `kv_formats`: of its caches;
+    `scaled`: one of codes is given its scale.
     """
-    kv_format = draw(st.sampled_from(kv_formats))
+    kv_format = draw(st.sampled_from([one for one in kv_formats if one in formats_on(backend)]))
     fmt = formats.FORMATS.get(kv_format)
-    d_qk = fixed.get("d_qk") or (fmt.columns if fmt else draw(st.sampled_from(GEOMETRIES[backend.name])))
+    d_qk = fixed.get("d_qk") or draw(st.sampled_from(GEOMETRIES[backend.name]))
+    d_qk = fmt.of(d_qk, None).columns if fmt else d_qk
     twofold = (draw(st.integers(0, 2)) == 2 and not small) if twofold is None else twofold
     same = backend.name == "gpu"  # a GPU has kernels for one format
     second = [kv_format] if same else [one for one in formats_of(d_qk) if one in kv_formats]
@@ -140,7 +167,14 @@ def cases(
     }
     drawn |= {name: value for name, value in fixed.items() if name not in {"main", "extra"}}
     rows = max(1, drawn["batch"] * drawn["s_q"] * drawn["h_q"])
-    of_cache = {"batch": drawn["batch"], "rows": rows, "tokens": axes, "small": small}
+    of_cache = {
+        "columns": d_qk,
+        "batch": drawn["batch"],
+        "rows": rows,
+        "tokens": axes,
+        "small": small,
+        "scaled": scaled,
+    }
     drawn["main"] = fixed.get("main") or draw(caches(adapter, kv_format, **of_cache))
     if twofold:
         drawn["extra"] = fixed.get("extra") or draw(caches(adapter, extra_format, **of_cache))

@@ -188,8 +188,10 @@ def test_what_is_refused(prepare):
     invalid = functools.partial(pytest.raises, flashmla.InvalidArgumentError)
     usual = (Q, KV_CACHE, INDICES)
     extra = {"extra_kv_cache": EXTRA_CACHE, "extra_indices": EXTRA_INDICES}
-    with invalid(match=r"^kv_format is 'fp8'; it must be one of \['bf16', 'v32', 'v32_nope', 'model1', 'v41'\]$"):
-        call(*usual, kv_format="fp8")
+    with invalid(
+        match=r"^kv_format is 'fp4'; it must be one of \['bf16', 'v32', 'v32_nope', 'model1', 'v41', 'fp8'\]$"
+    ):
+        call(*usual, kv_format="fp4")
     with invalid(match=r"^extra_kv_format is 3; it must be one of \["):
         call(*usual, **extra, extra_kv_format=3)
     with invalid(match=r"^extra_kv_format is .*; without extra_kv_cache it must be None$"):

@@ -9,6 +9,7 @@ import pytest
 
 import flashmla
 from attention import Result
+from backends import Backend
 from buffers import DTYPES, Guarded
 from ops.append_kv import oracle as formats
 from ops.append_kv.calls import WriteCase, make_columns
@@ -16,21 +17,29 @@ from ops.append_kv.strategies import FORMATS
 from ops.sparse_decode import calls
 from ops.sparse_decode.case import Cache, SparseCase
 from ops.sparse_decode.data import Selected, make_data, rows_of
+from ops.sparse_decode.strategies import skip_unless_read
 
 ONE_A_TOKEN = SparseCase(main=Cache(num_blocks=4, topk=1), batch=1, s_q=256, h_q=2, given=("lse",), out_dtype="float32")
 
 
-def each_slot_alone(kv_format: str, kv_cache: np.ndarray, slots: np.ndarray, q: np.ndarray | None = None):
+@pytest.fixture
+def cpu(backend) -> Backend:
+    if backend.name != "cpu":
+        pytest.skip("no kernel reads a cache of codes with one scale")
+    return backend
+
+
+def each_slot_alone(kv_format: str, kv_cache: np.ndarray, slots: np.ndarray, descale: float | None = None):
     """Query tokens that attend a slot each, and are zero unless given: out is the row itself."""
     fmt = formats.FORMATS.get(kv_format)
-    case = ONE_A_TOKEN.but(kv_format=kv_format, s_q=len(slots), d_qk=fmt.columns if fmt else 576)
+    case = ONE_A_TOKEN.but(kv_format=kv_format, s_q=len(slots), d_qk=fmt.columns if fmt else 576, descale=descale)
     numbers = make_data(case)
-    queries = np.zeros_like(numbers.q) if q is None else q
     indices = slots.astype(np.int32).reshape(1, -1, 1)
-    return case, replace(numbers, q=queries, caches={"": Selected(kv_cache, indices, None)})
+    scale = numbers.caches[""].descale_k
+    return case, replace(numbers, q=np.zeros_like(numbers.q), caches={"": Selected(kv_cache, indices, None, scale)})
 
 
-@pytest.mark.parametrize("kv_format", formats.FORMATS)
+@pytest.mark.parametrize("kv_format", formats.SCALED)
 def test_every_code_with_every_kind_of_scale(backend, kv_format):
     """Products in float32 that are rounded to bfloat16, whatever the scale is: a power of two or not, large, tiny."""
     fmt = formats.FORMATS[kv_format]
@@ -54,9 +63,28 @@ def test_every_code_with_every_kind_of_scale(backend, kv_format):
     np.testing.assert_array_equal(np.where(subnormal, 0, found), np.where(subnormal, 0, wanted))
 
 
+@pytest.mark.parametrize("descale", [0.0, 1e-30, 0.1, 1.0, 257.3, 2.0**100, -1.5, 1 / 3])
+def test_every_code_with_one_scale_for_all(cpu, descale):
+    """Likewise."""
+    pages = np.arange(256, dtype=np.uint8).reshape(4, 64, 1, 1).repeat(576, 3)
+    pages[pages & 0x7F == 0x7F] = 0x11
+    case, numbers = each_slot_alone("fp8", pages, np.arange(256), descale)
+    wanted = rows_of(case.main, pages)[:, :512]
+    np.testing.assert_array_equal(calls.run(case, cpu, numbers).out[0, :, 0], wanted)
+
+
+def test_two_caches_of_one_scale_each(cpu):
+    """And one of them beside another format."""
+    main, extra = Cache("fp8", topk=70, descale=0.013), Cache("fp8", topk=9, page_size=7, num_blocks=9, descale=-0.2)
+    case = SparseCase(main=main, extra=extra, batch=2, s_q=2, h_q=16, given=("lse",), sink="some")
+    for one in (case, case.but(extra=extra.but(kv_format="v32", descale=None)), case.but(extra=Cache(topk=9))):
+        calls.check(one, cpu)
+
+
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_what_append_kv_writes_is_attended(backend, kv_format):
     """Tokens of all kinds of tiles: all zero, with the largest at the limit of a scale, of any magnitude."""
+    skip_unless_read(backend, kv_format)
     fmt = formats.FORMATS.get(kv_format)
     write = WriteCase(kv_format, num_tokens=128, split=False, seed=3)
     latent = make_columns(write)
@@ -95,6 +123,7 @@ def place(adapter, array: np.ndarray):
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_within_the_tolerances_of_flashmla(backend, kv_format):
     """Its own data and bounds, tests/test_flash_mla_sparse_decoding.py of 9241ae3."""
+    skip_unless_read(backend, kv_format)
     fmt = formats.FORMATS.get(kv_format)
     main = Cache(kv_format, num_blocks=30, topk=1024)
     case = SparseCase(main=main, d_qk=fmt.columns if fmt else 576, batch=2, s_q=2, h_q=64, given=("lse",), repeated=0.0)

@@ -14,7 +14,7 @@ from ops.sparse_decode.case import Cache, SparseCase, SparseLayouts
 from ops.sparse_decode.shape_only import STEP
 from stub_driver.launches import CLUSTER, PROCESSORS, QUIET, decoded, family, map_addresses, same
 
-FORMATS = ("bf16", *formats.FORMATS)
+FORMATS = ("bf16", *formats.SCALED)
 EXTRA = Cache(num_blocks=40, page_size=7, topk=130)
 
 

@@ -16,6 +16,7 @@ from ops.sparse_decode import calls
 from ops.sparse_decode.case import Cache, SparseCase, SparseLayouts
 from ops.sparse_decode.data import Data, Selected, make_data
 from ops.sparse_decode.relations import EXTRA, MIXED, STEP, TWOFOLD
+from ops.sparse_decode.strategies import skip_unless_read
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -28,6 +29,7 @@ def columns_of(kv_format: str) -> int:
 @pytest.mark.parametrize("kv_format", FORMATS)
 @pytest.mark.parametrize("page_size", [1, 2, 53, 64, 576])
 def test_every_format_in_every_page_size(backend, kv_format, page_size):
+    skip_unless_read(backend, kv_format)
     main = Cache(kv_format, num_blocks=max(2, 200 // page_size), page_size=page_size, topk=150, lengths=(150, 64, 0))
     case = SparseCase(main=main, d_qk=columns_of(kv_format), batch=3, s_q=2, h_q=17, given=("lse",), sink="wild")
     calls.check(case, backend)
@@ -38,6 +40,7 @@ def test_every_format_in_every_page_size(backend, kv_format, page_size):
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_pairs_of_formats(backend, kv_format):
     """On a GPU both caches are of one format."""
+    skip_unless_read(backend, kv_format)
     d_qk = columns_of(kv_format)
     others = [name for name in FORMATS if name == "bf16" or columns_of(name) == d_qk]
     for other in others if backend.name == "cpu" else [kv_format]:

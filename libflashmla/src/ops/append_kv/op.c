@@ -10,6 +10,7 @@ static const fm_argument arguments[ROWS] = {
     [FM_WRITE_PAGES] = {FM_PAGES_FIELDS(params_type, kv_cache), .written = true},
     [FM_WRITE_LATENT] = {FM_LATENT_FIELDS(params_type)},
     [FM_WRITE_ROPE] = {FM_ROPE_FIELDS(params_type)},
+    [FM_WRITE_DESCALE] = {FM_DESCALE_FIELDS(params_type, descale_k)},
     [FM_WRITE_SLOTS] = {FM_FIELD(params_type, slot_mapping), .rank = 1, .axes = {FM_TOKENS},
                         .dtypes = FM_ONLY(FM_INT32) | FM_ONLY(FM_INT64), .alignment = sizeof(int32_t),
                         .free_innermost = true},
@@ -42,7 +43,7 @@ static flashmla_status bind(fm_call *call, void *state) {
 static const flashmla_kernel_info cpu_kernels[] = {
     {.name = "append_kv_cpu", .operation = "append_kv", .dtype = "any", .target = "cpu"}};
 
-static const uint16_t ends[] = {FM_END(params_type, stream)};
+static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, descale_k)};
 
 static const fm_operation append_kv = {
     .name = "append_kv",

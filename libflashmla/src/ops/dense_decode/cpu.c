@@ -44,13 +44,15 @@ static int32_t next_keys(const void *call, fm_key_walk *walk, const void *keys[]
 
 static flashmla_status run(fm_call *call, void *state) {
   const fm_dense_decode *decode = state;
+  const fm_format *format = decode->paged.pages.format;
   const fm_queries *queries = &decode->attention.queries;
-  const source source = {.decode = decode,
-                         .reader = fm_key_reader_of(queries, fm_quantizes(decode->paged.pages.format))};
+  fm_attention attention = decode->attention;
+  source source = {.decode = decode, .reader = fm_key_reader_of(queries, fm_quantizes(format))};
+  if (format->scale == FM_SCALE_CALL) fm_attend_codes(&decode->paged.pages, &source.reader, &attention);
   const fm_key_source keys = {
       .call = &source, .dtype = queries->dtype, .room_bytes = source.reader.room_bytes, .next = next_keys};
   FM_TRY(fm_check_values_on_host(decode));
-  return fm_run_on_cpu(call, &decode->attention, &keys, decode->num_threads);
+  return fm_run_on_cpu(call, &attention, &keys, decode->num_threads);
 }
 
 static flashmla_status launch(fm_call *call, void *state) {

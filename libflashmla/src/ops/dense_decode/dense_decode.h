@@ -39,6 +39,7 @@ enum {
             .alignment = FM_VECTOR_BYTES,                                                                          \
             .mapped = true,                                                                                        \
             .of_queries = true,                                                                                    \
+            .coded = true,                                                                                         \
             .shape_only = shapes},                                                                                 \
   [FM_KV_CACHE] = {FM_FIELD(type, kv_cache),                                                                       \
                    .rank = 4,                                                                                      \

@@ -2,7 +2,7 @@
 #include "ops/dense_decode/dense_decode.h"
 
 typedef flashmla_dense_decode_params params_type;
-enum { OUT = FM_STEP_ROWS, LSE, GLOBAL_SEQLENS, ATTN_SINK, ROWS };
+enum { OUT = FM_STEP_ROWS, LSE, GLOBAL_SEQLENS, ATTN_SINK, DESCALE_Q, DESCALE_K, ROWS };
 static const fm_result_rows result_rows = {.q = FM_Q, .out = OUT, .lse = LSE, .sink = ATTN_SINK};
 
 static const fm_argument arguments[ROWS] = {
@@ -13,6 +13,8 @@ static const fm_argument arguments[ROWS] = {
     [GLOBAL_SEQLENS] = {FM_FIELD(params_type, global_seqlens), .rank = 1, .axes = {FM_BATCH},
                         .dtypes = FM_ONLY(FM_INT32), .alignment = sizeof(int32_t), .optional = true},
     [ATTN_SINK] = {FM_SINK_FIELDS(params_type, attn_sink)},
+    [DESCALE_Q] = {FM_DESCALE_FIELDS(params_type, descale_q)},
+    [DESCALE_K] = {FM_DESCALE_FIELDS(params_type, descale_k)},
 };
 
 static fm_step_scalars scalars_of(const params_type *params) {
@@ -24,10 +26,18 @@ static flashmla_status read_form(const void *given, fm_form *form) {
   return fm_read_step(params->cu_seqlens_q, scalars_of(params), form);
 }
 
+static flashmla_status check_descales(const fm_call *call, const fm_dense_decode *decode) {
+  if (call->tensors.given[DESCALE_Q] != NULL && !decode->attention.queries.coded)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "descale_q is given; with q.dtype %s it must be left out",
+                   fm_dtype_name((int32_t)decode->attention.queries.dtype));
+  return fm_check_descale(call, DESCALE_K, decode->paged.pages.format);
+}
+
 static flashmla_status check_shapes(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   fm_dense_decode *decode = state;
   FM_TRY(fm_check_step(call, scalars_of(params), decode));
+  FM_TRY(check_descales(call, decode));
   call->empty = fm_is_empty(&decode->attention.work);
   decode->attention.own_plan = params->plan == NULL;
   return FLASHMLA_OK;
@@ -92,6 +102,8 @@ static flashmla_status bind(fm_call *call, void *state) {
   fm_bind_lengths(call, decode);
   fm_bind_results(call, result_rows, attention);
   fm_bind_pages(call, FM_KV_CACHE, &decode->paged.pages);
+  decode->paged.pages.descale = call->views[DESCALE_K].data;
+  attention->queries.descale = call->views[DESCALE_Q].data;
   decode->paged.block_table = call->views[FM_BLOCK_TABLE].data;
   attention->mask.global_seqlens = call->views[GLOBAL_SEQLENS].data;
   fm_bind_schedule(params->workspace, attention);
@@ -104,11 +116,11 @@ static const flashmla_kernel_info cpu_kernels[] = {
     [FM_FP16] = {.name = "dense_decode_fp16_cpu", .operation = "dense_decode", .dtype = "float16", .target = "cpu"},
     [FM_FP32] = {.name = "dense_decode_fp32_cpu", .operation = "dense_decode", .dtype = "float32", .target = "cpu"}};
 
-static const uint16_t ends[] = {FM_END(params_type, stream),         FM_END(params_type, cu_seqlens_q),
-                                FM_END(params_type, max_seqlen_q),   FM_END(params_type, cp_rank),
-                                FM_END(params_type, cp_world),       FM_END(params_type, cp_interleave),
-                                FM_END(params_type, global_seqlens), FM_END(params_type, attn_sink),
-                                FM_END(params_type, kv_format),      FM_END(params_type, window)};
+static const uint16_t ends[] = {
+    FM_END(params_type, stream),         FM_END(params_type, cu_seqlens_q), FM_END(params_type, max_seqlen_q),
+    FM_END(params_type, cp_rank),        FM_END(params_type, cp_world),     FM_END(params_type, cp_interleave),
+    FM_END(params_type, global_seqlens), FM_END(params_type, attn_sink),    FM_END(params_type, kv_format),
+    FM_END(params_type, window),         FM_END(params_type, descale_q),    FM_END(params_type, descale_k)};
 
 static const fm_operation dense_decode = {
     .name = "dense_decode",

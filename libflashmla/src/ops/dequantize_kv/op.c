@@ -2,13 +2,14 @@
 #include "formats/read.h"
 
 typedef flashmla_dequantize_kv_params params_type;
-enum { ROWS = FM_READ_OUT + 1, AXES = FM_READ_COLUMNS + 1 };
+enum { ROWS = FM_READ_DESCALE + 1, AXES = FM_READ_COLUMNS + 1 };
 
 static const fm_axis axes[AXES] = {FM_SHARED_AXES, FM_PAGES_AXES, FM_READ_AXES_OF_OUT};
 
 static const fm_argument arguments[ROWS] = {
     [FM_READ_PAGES] = {FM_PAGES_FIELDS(params_type, kv_cache)},
     [FM_READ_OUT] = {FM_READ_OUT_FIELDS(params_type)},
+    [FM_READ_DESCALE] = {FM_DESCALE_FIELDS(params_type, descale_k)},
 };
 
 static flashmla_status read_form(const void *given, fm_form *form) {
@@ -35,7 +36,7 @@ static flashmla_status bind(fm_call *call, void *state) {
 static const flashmla_kernel_info cpu_kernels[] = {
     {.name = "dequantize_kv_cpu", .operation = "dequantize_kv", .dtype = "any", .target = "cpu"}};
 
-static const uint16_t ends[] = {FM_END(params_type, stream)};
+static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, descale_k)};
 
 static const fm_operation dequantize_kv = {
     .name = "dequantize_kv",

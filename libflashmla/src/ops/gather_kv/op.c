@@ -14,6 +14,7 @@ static const fm_axis axes[FM_READ_AXES] = {FM_SHARED_AXES, FM_PAGES_AXES, FM_REA
 static const fm_argument arguments[ROWS] = {
     [FM_READ_PAGES] = {FM_PAGES_FIELDS(params_type, kv_cache)},
     [FM_READ_OUT] = {FM_READ_OUT_FIELDS(params_type)},
+    [FM_READ_DESCALE] = {FM_DESCALE_FIELDS(params_type, descale_k)},
     [FM_READ_BLOCK_TABLE] = {FM_FIELD(params_type, block_table), .rank = 2, .axes = {FM_BATCH, FM_READ_MAX_BLOCKS},
                              .dtypes = FM_ONLY(FM_INT32), .alignment = sizeof(int32_t)},
     [FM_READ_CU_SEQLENS] = {FM_INTEGERS(cu_seqlens), .axes = {FM_READ_OFFSETS}, .free_innermost = true},
@@ -61,7 +62,7 @@ static flashmla_status bind(fm_call *call, void *state) {
 static const flashmla_kernel_info cpu_kernels[] = {
     {.name = "gather_kv_cpu", .operation = "gather_kv", .dtype = "any", .target = "cpu"}};
 
-static const uint16_t ends[] = {FM_END(params_type, stream)};
+static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, descale_k)};
 
 static const fm_operation gather_kv = {
     .name = "gather_kv",

@@ -2,7 +2,7 @@
 #include "formats/write.h"
 
 typedef flashmla_quantize_kv_params params_type;
-enum { ROWS = FM_WRITE_ROPE + 1 };
+enum { ROWS = FM_WRITE_DESCALE + 1 };
 
 static const fm_axis axes[FM_WRITE_AXES] = {FM_SHARED_AXES, FM_PAGES_AXES, FM_TOKENS_AXES};
 
@@ -10,6 +10,7 @@ static const fm_argument arguments[ROWS] = {
     [FM_WRITE_PAGES] = {FM_PAGES_FIELDS(params_type, out), .written = true},
     [FM_WRITE_LATENT] = {FM_LATENT_FIELDS(params_type)},
     [FM_WRITE_ROPE] = {FM_ROPE_FIELDS(params_type)},
+    [FM_WRITE_DESCALE] = {FM_DESCALE_FIELDS(params_type, descale_k)},
 };
 
 static fm_write_scalars scalars_of(const void *given) {
@@ -42,7 +43,7 @@ static flashmla_status bind(fm_call *call, void *state) {
 static const flashmla_kernel_info cpu_kernels[] = {
     {.name = "quantize_kv_cpu", .operation = "quantize_kv", .dtype = "any", .target = "cpu"}};
 
-static const uint16_t ends[] = {FM_END(params_type, stream)};
+static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, descale_k)};
 
 static const fm_operation quantize_kv = {
     .name = "quantize_kv",

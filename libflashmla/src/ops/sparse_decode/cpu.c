@@ -47,8 +47,8 @@ static fm_token token_of(const run *run, int64_t item) {
 static void fetch(const run *run, int64_t item) {
   if (item >= run->end) return;
   const fm_token token = token_of(run, item);
-  const int32_t bytes = token.row != NULL ? run->selection->pages.format->row_bytes : 0;
-  for (int32_t i = 0; i < bytes; i += 64) __builtin_prefetch(token.row + i, 0, 3);
+  const int64_t bytes = token.row != NULL ? run->selection->pages.row_step : 0;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(token.row + i, 0, 3);
 }
 
 static int32_t next_keys(const void *call, fm_key_walk *walk, const void *keys[], int32_t have, int32_t wanted) {

@@ -3,7 +3,7 @@
 #include "ops/sparse_decode/sparse_decode.h"
 
 typedef flashmla_sparse_decode_params params_type;
-enum { KV_CACHE = FM_SPARSE_STEP_ROWS, ATTN_SINK, EXTRA_KV_CACHE, OUT, LSE, ROWS };
+enum { KV_CACHE = FM_SPARSE_STEP_ROWS, ATTN_SINK, EXTRA_KV_CACHE, OUT, LSE, DESCALE_K, EXTRA_DESCALE_K, ROWS };
 static const fm_result_rows result_rows = {.q = FM_SPARSE_Q, .out = OUT, .lse = LSE, .sink = ATTN_SINK};
 
 static const fm_argument arguments[ROWS] = {
@@ -16,6 +16,8 @@ static const fm_argument arguments[ROWS] = {
     [OUT] = {FM_OUT_FIELDS(params_type, out, FM_SPARSE_D_V), .dtypes = FM_ONLY(FM_FP32), .like = FM_LIKE(FM_SPARSE_Q),
              .written = true},
     [LSE] = {FM_LSE_FIELDS(params_type, lse), .written = true, .optional = true},
+    [DESCALE_K] = {FM_DESCALE_FIELDS(params_type, descale_k)},
+    [EXTRA_DESCALE_K] = {FM_DESCALE_FIELDS(params_type, extra_descale_k)},
 };
 
 static flashmla_status read_form(const void *given, fm_form *form) {
@@ -36,6 +38,8 @@ static flashmla_status check_presence(const params_type *params) {
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "extra_indices is {NULL|None}; with extra_kv_cache it is required");
   if (params->extra_kv_cache == NULL && params->extra_indices != NULL)
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "extra_kv_cache is {NULL|None}; with extra_indices it is required");
+  if (params->extra_kv_cache == NULL && params->extra_descale_k != NULL)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "extra_descale_k is given; without extra_kv_cache it must be left out");
   if (params->extra_kv_cache == NULL && params->extra_topk_length != NULL)
     return fm_fail(FLASHMLA_ERROR_VALUE, "extra_topk_length is given; without extra_kv_cache it must be left out");
   return FLASHMLA_OK;
@@ -47,6 +51,7 @@ static flashmla_status check_selection(const fm_call *call, int32_t row, int32_t
   const int32_t indices = row == KV_CACHE ? FM_INDICES : FM_EXTRA_INDICES;
   FM_TRY(fm_check_pages(call, row, kv_format, false, &selection->pages));
   FM_TRY(fm_check_keys(call, FM_SPARSE_Q, row, queries, &selection->pages));
+  FM_TRY(fm_check_descale(call, row == KV_CACHE ? DESCALE_K : EXTRA_DESCALE_K, selection->pages.format));
   selection->kv_format = kv_format;
   selection->topk = call->extents[row == KV_CACHE ? FM_TOPK : FM_EXTRA_TOPK];
   selection->wide = fm_dtype_of(fm_tensor_at(&call->tensors, indices, 0)->dtype) == FM_INT64;
@@ -133,6 +138,8 @@ static flashmla_status bind(fm_call *call, void *state) {
   fm_bind_results(call, result_rows, attention);
   fm_bind_pages(call, KV_CACHE, &selections[FM_MAIN].pages);
   if (params->extra_kv_cache != NULL) fm_bind_pages(call, EXTRA_KV_CACHE, &selections[FM_EXTRA].pages);
+  selections[FM_MAIN].pages.descale = call->views[DESCALE_K].data;
+  selections[FM_EXTRA].pages.descale = call->views[EXTRA_DESCALE_K].data;
   selections[FM_MAIN].indices = call->views[FM_INDICES].data;
   selections[FM_EXTRA].indices = call->views[FM_EXTRA_INDICES].data;
   fm_bind_schedule(params->workspace, attention);
@@ -145,7 +152,8 @@ static const flashmla_kernel_info cpu_kernels[] = {
     [FM_FP16] = {.name = "sparse_decode_fp16_cpu", .operation = "sparse_decode", .dtype = "float16", .target = "cpu"},
     [FM_FP32] = {.name = "sparse_decode_fp32_cpu", .operation = "sparse_decode", .dtype = "float32", .target = "cpu"}};
 
-static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, plan)};
+static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, plan), FM_END(params_type, descale_k),
+                                FM_END(params_type, extra_descale_k)};
 
 static const fm_operation sparse_decode = {
     .name = "sparse_decode",

@@ -14,8 +14,8 @@ static tokens t;
 
 static void rules(void) {
   CHECK_STATUS(flashmla_append_kv(NULL), FLASHMLA_ERROR_NULL_POINTER, "params is NULL");
-  REFUSED(FLASHMLA_KV_V32, VALUE, "params.kv_format is 5; it must be a flashmla_kv_format, in [0, 5)",
-          t.params.kv_format = 5);
+  REFUSED(FLASHMLA_KV_V32, VALUE, "params.kv_format is 6; it must be a flashmla_kv_format, in [0, 6)",
+          t.params.kv_format = 6);
   REFUSED(FLASHMLA_KV_BF16, VALUE, "params.flags has FLASHMLA_UNROUNDED_SCALES; format \"bf16\" has no scales",
           t.params.flags = FLASHMLA_UNROUNDED_SCALES);
   REFUSED(FLASHMLA_KV_V41, VALUE, "format \"v41\" has powers of two for scales",

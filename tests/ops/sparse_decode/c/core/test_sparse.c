@@ -25,7 +25,7 @@ static selections s;
 
 static void rules(void) {
   CHECK_STATUS(flashmla_sparse_decode(NULL), FLASHMLA_ERROR_NULL_POINTER, "params is NULL");
-  REFUSED(VALUE, "params.kv_format is 5; it must be a flashmla_kv_format", s.params.kv_format = 5);
+  REFUSED(VALUE, "params.kv_format is 6; it must be a flashmla_kv_format", s.params.kv_format = 6);
   REFUSED(VALUE, "params.extra_kv_format is -1; it must be a flashmla_kv_format", s.params.extra_kv_format = -1);
   REFUSED(VALUE, "params.reserved is 1; it must be 0", s.params.reserved = 1);
   REFUSED(FLAGS, "params.flags is 0x1;", s.params.flags = FLASHMLA_CAUSAL);
