@@ -21,6 +21,7 @@ from dsl_kernels.variants import FAMILIES
 from flashmla import _attention
 from flashmla._cdef import ffi
 from ops.dense_decode import oracle
+from ops.dense_decode.case import ON_GPUS
 from ops.plan_decode.test_plan_kernel import stand_ins
 
 TABLES = argument_tables.operations()
@@ -82,9 +83,11 @@ def test_element_types():
 
 
 def test_head_dimensions():
-    geometries = {tuple(pair) for pair in FACTS["geometries"]}
+    geometries, of_kernels = ({tuple(pair) for pair in FACTS[name]} for name in ("geometries", "kernel_geometries"))
     assert geometries == set(oracle.D_V.items()) == set(_attention.D_V.items())
-    assert geometries == {(v.d_qk, v.d_v) for v in FAMILIES["dense_decode"].variants}
+    assert of_kernels == {(v.d_qk, v.d_v) for v in FAMILIES["dense_decode"].variants}
+    assert of_kernels == {(d_qk, oracle.D_V[d_qk]) for d_qk in ON_GPUS}
+    assert of_kernels < geometries
 
 
 def test_families_of_kernels():

@@ -280,7 +280,8 @@ typedef struct flashmla_dense_decode_params {
   uint32_t flags;       /* flashmla_flags */
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; with
    * FLASHMLA_KV_FP8 bf16 or codes: float8_e4m3fn, or uint8 or int8 for their bytes; d_qk / d_v 576 / 512, 512 / 512 or
-   * 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
+   * 320 / 256, on CPU also 288 / 256, 160 / 128 or 1088 / 1024; innermost stride 1, the others and the address
+   * multiples of 16 bytes */
   const DLTensor *q;
   /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size, on CUDA best a multiple of 16: the
    * fewer rows the largest power of two that divides it, the more loads; strides as q. Of a format that quantises: see
@@ -479,8 +480,8 @@ typedef struct flashmla_sparse_decode_params {
   uint32_t flags; /* FLASHMLA_DEFAULT_SCALE, FLASHMLA_LSE_BASE2, FLASHMLA_EMPTY_LSE_MINUS, FLASHMLA_BATCH_INVARIANT
                      (on CPU tensors) */
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); h_q at most 128; on CUDA bf16 and d_qk 576 or
-   * 512; on CPU also fp16, float32, where no format quantises, and 320; innermost stride 1, the others and the address
-   * multiples of 16 bytes */
+   * 512; on CPU also fp16, float32, where no format quantises, and any d_qk of flashmla_dense_decode_params; innermost
+   * stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
   const DLTensor *kv_cache;          /* see flashmla_kv_format; not quantised: of q's dtype */
   const DLTensor *indices;           /* (batch, s_q, topk) or (total_q, topk) int32 or int64, innermost stride 1 */
@@ -490,7 +491,7 @@ typedef struct flashmla_sparse_decode_params {
   const DLTensor *extra_indices;     /* (batch, s_q, extra_topk) or (total_q, extra_topk), as indices */
   const DLTensor *extra_topk_length; /* (batch) int32, contiguous; NULL: all are extra_topk */
   const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
-  /* (batch, s_q, h_q, d_v) or (total_q, h_q, d_v), d_v 512, or 256 with d_qk 320; dtype of q or float32, written;
+  /* (batch, s_q, h_q, d_v) or (total_q, h_q, d_v), d_v that goes with d_qk there; dtype of q or float32, written;
    * strides as q */
   const DLTensor *out;
   /* (batch, h_q, s_q) or (h_q, total_q) float32, any strides, written: log-sum-exp; NULL: not wanted */
