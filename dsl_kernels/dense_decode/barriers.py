@@ -81,8 +81,8 @@ class NamedBarrier(IntEnum):
 class Barriers:
     """Addresses of the barriers in shared memory, and the ways to arrive at them."""
 
-    def __init__(self, slots, cluster):
-        self.slots, self.cluster = slots, cluster
+    def __init__(self, slots, cluster, table=BARRIERS):
+        self.slots, self.cluster, self.table = slots, cluster, table
         self.records = barrier_table.records(slots)
 
     def lie_at(self, start):
@@ -116,17 +116,13 @@ class Barriers:
     def record_phase(self, piece):
         return piece % self.records, (piece // self.records) & 1
 
-    def arrivals(self, barrier):
-        """That end a phase."""
-        return barrier.count(self.cluster)
-
     @cute.jit
     def init(self):
         """By one warp."""
         with cute.arch.elect_one():
-            for barrier in BARRIERS:
+            for barrier in self.table:
                 for i in cutlass.range_constexpr(barrier.number(self.slots)):
-                    cute.arch.mbarrier_init(self.first(barrier.name) + i, self.arrivals(barrier))
+                    cute.arch.mbarrier_init(self.first(barrier.name) + i, barrier.count(self.cluster))
 
     @cute.jit
     def release(self, slot, half):

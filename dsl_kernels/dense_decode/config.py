@@ -19,6 +19,9 @@ CURSOR = 6  # words of a loader's cursor
 RECORD = 8  # words of a work record
 # Batch-invariant calls count the pieces that a loader is ahead in so many bits; all ones: it loads nothing.
 LOG_AHEAD = 3
+# The cursor `at` of loaders that gather (gather.py): a bit for each slot, then how many pieces it is ahead, then
+# the piece.
+AHEAD_BIT, PIECE_BIT = 3, 5
 PV_STEPS = UNIT // 16  # k-steps of P V
 # wgmma groups that are waited for: two in QK, one in PV. More means that ptxas serialised the wgmma chain (warning
 # C7512), which it does as soon as one register is spilled.

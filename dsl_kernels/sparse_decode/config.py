@@ -4,34 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import Elements
 from dsl_kernels.dense_decode.barrier_table import records
-from dsl_kernels.dense_decode.config import CURSOR
+from dsl_kernels.dense_decode.config import AHEAD_BIT, CURSOR, PIECE_BIT
 from dsl_kernels.dense_decode.config import Variant as Dense
 
 BF16 = Elements("bfloat16", "bfloat16", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A row of a quantised format, as libflashmla/src/formats/formats.c has it: bytes from its begin, columns."""
-
-    rope_at: int | None  # where 64 columns of bfloat16 are; None: there are none
-    rope_in_v: bool = False  # they are the last ones of V
-    tile: int = 128  # columns of a scale
-    scales_at: int | None = None  # float32 scales; None: bytes (float8_e8m0fnu), apart from the row
-
-
-CODES = {
-    "v32": Codes(rope_at=528, scales_at=512),
-    "v32_nope": Codes(rope_at=None, scales_at=512),
-    "model1": Codes(rope_at=448, rope_in_v=True, tile=64),
-    "v41": Codes(rope_at=None, tile=32),
-}
-
-# The loader's cursor `at` (gather.py): a bit for each slot, then how many pieces it is ahead, then the piece.
-AHEAD_BIT, PIECE_BIT = 3, 5
 
 
 @dataclass(frozen=True)

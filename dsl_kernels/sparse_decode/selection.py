@@ -130,3 +130,21 @@ def locate(kernel, record, unit, index):
     scales = page + (a.extra_scales_at if extra else a.scales_at)
     scales += Int64(row) * (a.extra_scales_step if extra else a.scales_step)
     return valid, page + Int64(row) * row_step, scales
+
+
+class Selection:
+    """The rows that a query token selects, as a loader asks for them."""
+
+    TELLS = True
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def read(self, record, unit, row):
+        return selected(self.kernel, record, unit, row)
+
+    def locate(self, record, unit, _row, index):
+        return locate(self.kernel, record, unit, index)
+
+    def tell(self, warp, slot, valid):
+        valid_rows(self.kernel)[warp % 4, slot] = Int16(valid)

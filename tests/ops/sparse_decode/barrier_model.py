@@ -1,6 +1,6 @@
 """The model of dense_decode's roles with the loaders of sparse_decode: every warp of PV fetches its rows of a unit.
 
-They follow dsl_kernels/sparse_decode/{pv,gather}.py step by step and must be changed with them.
+They follow dsl_kernels/dense_decode/{gather_pv,gather}.py step by step and must be changed with them.
 """
 
 from __future__ import annotations

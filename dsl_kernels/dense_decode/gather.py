@@ -1,7 +1,9 @@
-"""The loaders of sparse_decode: the eight warps of PV, of which each fetches 16 rows of a unit, half of their columns.
+"""Loaders of rows that TMA does not bring: the eight warps of PV, of which each fetches 16 rows of a unit, half of
+their columns, by cp.async (rows.py, codes.py).
 
-Where a loader is, it keeps in registers: the cursor. The record of a piece says which units there are. An index is read
-one unit ahead, one a lane: lanes 16 to 31 have the same rows as lanes 0 to 15.
+Where a loader is, it keeps in registers: the cursor. The record of a piece says which units there are. What says where
+a row lies (`keys`: an index, a page number) is read one unit ahead, one a lane: lanes 16 to 31 have the same rows as
+lanes 0 to 15.
 
 Rows that need no conversion are handed over by the copies themselves. Where rows are quantised, a unit that was fetched
 is pending until it has been settled: its rows have come and have been made into numbers.
@@ -9,17 +11,16 @@ is pending until it has been settled: its rows have come and have been made into
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int16, Int32, const_expr
+from cutlass import Int32, const_expr
 
 from dsl_kernels.core import async_copy, schedule
 from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now, opaque
-from dsl_kernels.dense_decode import work
-from dsl_kernels.dense_decode.loader import DONE, Q_ITEM
-from dsl_kernels.dense_decode.queries import SLICE_BYTES, Queries
 
+from . import work
 from .config import AHEAD_BIT, PIECE_BIT
-from .selection import SelectionReader, locate, selected, valid_rows
+from .loader import DONE, Q_ITEM
+from .queries import SLICE_BYTES, Queries
 
 # `at`, one register: the number of the piece that is fetched next, how many pieces the loader is ahead of the products,
 # and a bit for each slot that is pending.
@@ -33,11 +34,14 @@ def piece_of(at):
 
 
 class Gather(Queries):
-    """The cursor: `at`; the unit that is fetched next; what this lane's row there selects."""
+    """The cursor: `at`; the unit that is fetched next; what says where this lane's row there lies.
 
-    def __init__(self, kernel, tma_q, mQ):
+    reader: who writes the records; keys: where rows lie, and whether it is told in shared memory which are attended.
+    """
+
+    def __init__(self, kernel, tma_q, mQ, reader, keys):
         super().__init__(kernel, tma_q, mQ)
-        self.reader, self.rows = SelectionReader(kernel), kernel.rows
+        self.reader, self.keys, self.rows = reader, keys, kernel.rows
 
     @cute.jit
     def reads(self, half, warp):
@@ -47,7 +51,7 @@ class Gather(Queries):
     @cute.jit
     def fetch(self, half, warp, item, at, unit, index):
         """Waits until the slot of the item is free, starts its loads and steps the cursor on."""
-        kernel, sWork = self.kernel, self.smem.sWork
+        sWork = self.smem.sWork
         if unit != DONE:
             slot, phase = self.bars.slot_phase(item)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
@@ -66,12 +70,12 @@ class Gather(Queries):
                     unit = Int32(Q_ITEM)
                     at += NEXT_PIECE
                 else:
-                    index = selected(kernel, record, unit, self.row(warp, unit))
+                    index = self.keys.read(record, unit, self.row(warp, unit))
         return at, unit, index
 
     @cute.jit
     def writes(self, half, slot):
-        """Whether this thread says which rows of its warp are attended."""
+        """Whether this thread tells which rows of its warp are attended."""
         return (half == 0) and (lane_now(slot) == 0)
 
     def row(self, warp, unit):
@@ -88,7 +92,7 @@ class Gather(Queries):
         unit, index = Int32(DONE), Int32(-1)
         if sWork[work.UNITS, record] > 0:
             unit = sWork[work.FIRST_UNIT, record]
-            index = selected(kernel, record, unit, self.row(warp, unit))
+            index = self.keys.read(record, unit, self.row(warp, unit))
             bar = self.bars.full(slot)
             if warp % 4 == 0:
                 request, head, tile_of_head = schedule.locate_tile(self.a, sWork[work.TILE, record])
@@ -96,7 +100,7 @@ class Gather(Queries):
                 self.load_q(half, bar, first, tile_of_head, head, request, sWork[work.QUERY, record])
             cute.arch.sync_warp()
             cute.arch.mbarrier_arrive(bar)
-            if const_expr(self.rows.COPIES_ARRIVE):
+            if const_expr(self.rows.COPIES_ARRIVE and self.keys.TELLS):
                 if self.writes(half, slot):
                     cute.arch.mbarrier_arrive(bar)
         return unit, index
@@ -110,15 +114,14 @@ class Gather(Queries):
 
     @cute.jit
     def start_rows(self, half, warp, slot, record, unit, index):
-        """Starts the loads of this warp's rows of a unit, half of their columns; says which of them are attended."""
-        kernel = self.kernel
-        attended, row, scales = locate(kernel, record, unit, index)
+        """Starts the loads of this warp's rows of a unit, half of their columns; tells which of them are attended."""
+        attended, row, scales = self.keys.locate(record, unit, self.row(warp, unit), index)
         valid = cute.arch.vote_ballot_sync(attended) & (2**STRIPE - 1)
-        if self.writes(half, slot):
-            sValid = valid_rows(kernel)
-            sValid[warp % 4, slot] = Int16(valid)
-            if const_expr(self.rows.COPIES_ARRIVE):
-                cute.arch.mbarrier_arrive(self.bars.full(slot))
+        if const_expr(self.keys.TELLS):
+            if self.writes(half, slot):
+                self.keys.tell(warp, slot, valid)
+                if const_expr(self.rows.COPIES_ARRIVE):
+                    cute.arch.mbarrier_arrive(self.bars.full(slot))
         self.rows.start(half, slot, warp % 4, row, scales, valid)
         if const_expr(self.rows.COPIES_ARRIVE):
             cute.arch.cp_async_mbarrier_arrive_noinc(self.bars.full(slot))
