@@ -107,7 +107,7 @@ class Gather(Queries):
 
     @cute.jit
     def announce(self, bar, half):
-        rows = opaque(self.a.block_heads)
+        rows = opaque(self.a.block_heads) * self.a.block_tokens
         with cute.arch.elect_one():
             cute.arch.mbarrier_expect_tx(bar, rows * (SLICE_BYTES // 64 * self.slices_of(half)))
         cute.arch.sync_warp()

@@ -6,7 +6,8 @@ from cutlass import Boolean, Int32
 from cutlass.cute.nvgpu import warpgroup
 
 from dsl_kernels.core.fragments import row_of
-from dsl_kernels.core.threads import thread_now
+from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.core.threads import opaque, thread_now
 
 from . import work
 from .gather import PIECE_DONE, piece_of
@@ -65,4 +66,10 @@ class GatherPV(PV):
     @cute.jit
     def remaining(self, at, n):
         """Tokens that the block's last query token attends from the begin of a unit on, behind which n - 1 follow."""
-        raise NotImplementedError
+        remaining = Int32(work.HIDDEN_UNITS * UNIT)  # or more
+        if n <= work.HIDDEN_UNITS:
+            record, _ = self.bars.record_phase(opaque(piece_of(at)))
+            sWork = self.smem.sWork
+            begin = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record] - n
+            remaining = work.last_limit(self.kernel, record) - begin * UNIT
+        return remaining

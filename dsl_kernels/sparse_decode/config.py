@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import Elements
-from dsl_kernels.dense_decode.barrier_table import records
-from dsl_kernels.dense_decode.config import AHEAD_BIT, CURSOR, PIECE_BIT
+from dsl_kernels.dense_decode.config import CURSOR
 from dsl_kernels.dense_decode.config import Variant as Dense
 
 BF16 = Elements("bfloat16", "bfloat16", "bfloat16")
@@ -18,7 +16,7 @@ BF16 = Elements("bfloat16", "bfloat16", "bfloat16")
 class Variant(Dense):
     FEATURES = ()
 
-    kv_format: str = "bf16"
+    gathers: bool = True
 
     @property
     def name(self) -> str:
@@ -28,10 +26,7 @@ class Variant(Dense):
     @property
     def misfits(self) -> list[str]:
         rules = {
-            "each slot has a bit in the loader's cursor": self.slots <= AHEAD_BIT,
-            "a loader may be so many pieces ahead": records(self.slots) < 1 << (PIECE_BIT - AHEAD_BIT),
             "two words a slot lie in the place of the cursors": self.slots <= CURSOR,
-            "rows of codes are made in slots of 512 columns": self.kv_format not in CODES or self.d_v == 512,
         }
         return super().misfits + [rule for rule, kept in rules.items() if not kept]
 
