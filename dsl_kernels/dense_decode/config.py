@@ -149,5 +149,8 @@ VARIANTS += tuple(
 )
 VARIANTS += (
     Variant(HOPPER, BF16, 576, 512, any_page=True, gathers=True, kv_format="v32"),
-    Variant(HOPPER, BF16, 512, 512, any_page=True, gathers=True, kv_format="v32_nope", q_steps_in_registers=30),
+    *(
+        Variant(HOPPER, BF16, 512, 512, any_page=True, gathers=True, kv_format=kv_format, q_steps_in_registers=30)
+        for kv_format in ("v32_nope", "model1", "v41")
+    ),
 )

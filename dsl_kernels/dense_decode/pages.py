@@ -38,14 +38,12 @@ class Pages:
 
     @cute.jit
     def locate(self, record, unit, row, page):
-        """(Whether a row is read, where it lies, where its scales lie, which no format here has apart). One of a page
-        outside the cache is zeros.
-        """
+        """(Whether a row is read, where it lies, its scales). One of a page outside the cache is zeros."""
         a, sWork = self.kernel.a, self.kernel.smem.sWork
         _, head, _ = schedule.locate_tile(a, sWork[work.TILE, record])
         token, _, row_in_page = self.place(unit, row)
         valid = (token < sWork[work.LENGTH, record]) and (Uint32(page) < Uint32(a.num_blocks))
         page = page if valid else Int32(0)
-        where = schedule.address(a.cache) + Int64(page) * a.block_step + Int64(row_in_page) * a.row_step
-        where += Int64(head) * a.head_step
-        return valid, where, where
+        start = schedule.address(a.cache) + Int64(page) * a.block_step + Int64(head) * a.head_step
+        scales = start + a.scales_at + Int64(row_in_page) * a.scales_step
+        return valid, start + Int64(row_in_page) * a.row_step, scales

@@ -43,4 +43,6 @@ PARAMS = (
     Param("row_step", "int64_t", "bytes between the tokens of a page"),
     Param("head_step", "int64_t", "bytes between KV heads"),
     Param("num_blocks", "int32_t", "pages of the cache"),
+    Param("scales_at", "int64_t", "byte of a page at which the scales of its first token are"),
+    Param("scales_step", "int32_t", "bytes between the scales of a page's tokens"),
 )

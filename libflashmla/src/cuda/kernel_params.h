@@ -234,6 +234,8 @@ typedef struct fm_dense_decode_kernel_params {
   int64_t row_step; /* bytes between the tokens of a page */
   int64_t head_step; /* bytes between KV heads */
   int32_t num_blocks; /* pages of the cache */
+  int64_t scales_at; /* byte of a page at which the scales of its first token are */
+  int32_t scales_step; /* bytes between the scales of a page's tokens */
 } fm_dense_decode_kernel_params;
 #define FM_DENSE_DECODE_PARAMS \
   { \
@@ -301,6 +303,8 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, row_step), 8}, \
     {offsetof(fm_dense_decode_kernel_params, head_step), 8}, \
     {offsetof(fm_dense_decode_kernel_params, num_blocks), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, scales_at), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, scales_step), 4}, \
   }
 
 typedef struct fm_fold_kernel_params {
@@ -1006,6 +1010,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x0a3898b0
+#define FM_KERNEL_PARAMS_DIGEST 0x8813a9f5
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

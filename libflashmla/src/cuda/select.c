@@ -82,8 +82,10 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
     *kernel = only;
     return FLASHMLA_OK;
   }
+  fm_need wanted = *need;
+  wanted.features |= need->preferred;
   for (int32_t i = 0; i < fm_kernel_count; i++) {
-    if (misfit(&fm_kernels[i], need, arch, driver_version)) continue;
+    if (misfit(&fm_kernels[i], &wanted, arch, driver_version)) continue;
     *kernel = &fm_kernels[i];
     return FLASHMLA_OK;
   }
