@@ -11,7 +11,7 @@ is pending until it has been settled: its rows have come and have been made into
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, const_expr
+from cutlass import Boolean, Int32, Int64, const_expr
 
 from dsl_kernels.core import async_copy, schedule
 from dsl_kernels.core.schedule_params import STRIPE
@@ -49,8 +49,22 @@ class Gather(Queries):
         return (half == 1) and (warp % 4 == 0)
 
     @cute.jit
+    def aim(self, warp, at, unit, index):
+        """Where the rows lie that are fetched next: (is this lane's read, its address, that of its scales)."""
+        attended, row, scales = Boolean(False), Int64(0), Int64(0)
+        if unit >= 0:
+            record, _ = self.bars.record_phase(at >> PIECE_BIT)
+            attended, row, scales = self.keys.locate(record, unit, self.row(warp, unit), index)
+        return attended, row, scales
+
+    @cute.jit
     def fetch(self, half, warp, item, at, unit, index):
         """Waits until the slot of the item is free, starts its loads and steps the cursor on."""
+        return self.fetch_aimed(half, warp, item, at, unit, index, self.aim(warp, at, unit, index))
+
+    @cute.jit
+    def fetch_aimed(self, half, warp, item, at, unit, index, aimed: tuple):
+        """The same, of what aim() gave."""
         sWork = self.smem.sWork
         if unit != DONE:
             slot, phase = self.bars.slot_phase(item)
@@ -62,7 +76,7 @@ class Gather(Queries):
             else:
                 record, _ = self.bars.record_phase(at >> PIECE_BIT)
                 end = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record]
-                self.start_rows(half, warp, slot, record, unit, index)
+                self.start_rows(half, warp, slot, aimed)
                 if const_expr(not self.rows.COPIES_ARRIVE):
                     at |= 1 << slot
                 unit += 1
@@ -113,9 +127,9 @@ class Gather(Queries):
         cute.arch.sync_warp()
 
     @cute.jit
-    def start_rows(self, half, warp, slot, record, unit, index):
+    def start_rows(self, half, warp, slot, aimed: tuple):
         """Starts the loads of this warp's rows of a unit, half of their columns; tells which of them are attended."""
-        attended, row, scales = self.keys.locate(record, unit, self.row(warp, unit), index)
+        attended, row, scales = aimed
         valid = cute.arch.vote_ballot_sync(attended) & (2**STRIPE - 1)
         if const_expr(self.keys.TELLS):
             if self.writes(half, slot):
@@ -131,6 +145,10 @@ class Gather(Queries):
     @cute.jit
     def settle(self, half, warp, at):
         """Waits for the rows that were fetched, makes them into numbers and says that they have come."""
+        return at if const_expr(self.rows.COPIES_ARRIVE) else self.settle_pending(half, warp, at)
+
+    @cute.jit
+    def settle_pending(self, half, warp, at):
         pending = at & PENDING
         at -= pending
         if pending != 0:

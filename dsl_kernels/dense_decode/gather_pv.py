@@ -39,13 +39,15 @@ class GatherPV(PV):
                 self.rO.fill(0.0)
                 while n > 0:
                     self.start_unit(half, it, row_of(thread_now()), self.remaining(at, n))
-                    at = self.loader.settle(half, warp, at)  # beside the product
+                    # beside the product
+                    at = self.loader.settle(half, warp, at)
+                    aimed = self.loader.aim(warp, at, unit, index)
                     warpgroup.wait_group(0)
                     n -= 1
                     if n > 0:
                         slot, _ = self.bars.slot_phase(it)
                         self.bars.release(slot, half)
-                        at, unit, index = self.loader.fetch(half, warp, it + kernel.slots, at, unit, index)
+                        at, unit, index = self.loader.fetch_aimed(half, warp, it + kernel.slots, at, unit, index, aimed)
                     it += 1
                 record, _ = self.bars.record_phase(piece_of(at))
                 inverse = self.take_sums(it, row_of(thread_now()))
