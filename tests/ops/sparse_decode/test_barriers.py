@@ -21,7 +21,7 @@ def test_no_deadlock_and_the_right_items(model):
 
 
 @MODELS
-@pytest.mark.parametrize("change", [-4, -1, 1])  # those that tell, or one
+@pytest.mark.parametrize("change", [-32, 1, 32])  # a warp, or a thread
 def test_a_wrong_count_of_loaders_is_noticed(model, change):
     class Wrong(model):
         barriers = tuple(
