@@ -9,7 +9,6 @@ Rows that need no conversion are handed over by the copies themselves. Where row
 is pending until it has been settled: its rows have come and have been made into numbers.
 """
 
-import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, const_expr
 
@@ -139,23 +138,28 @@ class Gather(Queries):
         self.rows.start(half, slot, warp % 4, row, scales, valid)
         if const_expr(self.rows.COPIES_ARRIVE):
             cute.arch.cp_async_mbarrier_arrive_noinc(self.bars.full(slot))
-        else:
+
+    def end_group(self):
+        """What was fetched until now can be waited for."""
+        if not self.rows.COPIES_ARRIVE:
             async_copy.end_group()
 
     @cute.jit
-    def settle(self, half, warp, at):
-        """Waits for the rows that were fetched, makes them into numbers and says that they have come."""
-        return at if const_expr(self.rows.COPIES_ARRIVE) else self.settle_pending(half, warp, at)
+    def settle(self, half, warp, at, pending):
+        """Waits for the rows of the pending slots, of groups that have ended, makes them into numbers and says that
+        they have come. What was fetched since is the next group.
+        """
+        return at if const_expr(self.rows.COPIES_ARRIVE) else self.settle_pending(half, warp, at, pending)
 
     @cute.jit
-    def settle_pending(self, half, warp, at):
-        pending = at & PENDING
-        at -= pending
+    def settle_pending(self, half, warp, at, pending):
+        self.end_group()
         if pending != 0:
-            async_copy.wait_for_all()
+            async_copy.wait_for_all_but(1)
             cute.arch.sync_warp()
+        at -= pending
         while pending != 0:
-            slot = cutlass.min(pending >> 1, self.kernel.slots - 1)  # that of the highest bit
+            slot = cute.arch.popc((pending & -pending) - 1)  # that of the lowest bit
             pending -= 1 << slot
             self.rows.finish(half, slot, warp % 4)
             cute.arch.fence_proxy("async.shared", space="cta")

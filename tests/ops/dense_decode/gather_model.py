@@ -91,13 +91,13 @@ class GatherModel(Model):
         if self.copies_arrive and self.tells and half == 0:
             block.full[slot].arrive(ONE_LANE)
 
-    def settle(self, block: Block, cursor: RowCursor) -> Role:
-        while self.waits_for_rows and not cursor.come.issuperset(cursor.pending):
+    def settle(self, block: Block, cursor: RowCursor, pending: list[int]) -> Role:
+        while self.waits_for_rows and not cursor.come.issuperset(pending):
             yield None
-        for item in cursor.pending:
+        for item in pending:
             yield None
             block.full[item % self.slots].arrive(EVERY_LANE)
-        cursor.pending.clear()
+            cursor.pending.remove(item)
 
     # ---- PV
 
@@ -110,8 +110,9 @@ class GatherModel(Model):
         while True:
             for item in range(0 if it == 0 else it + self.slots - 1, it + self.slots):
                 yield from self.fetch_rows(block, half, warp, item, cursor)
-            yield from self.settle(block, cursor)
+            pending = list(cursor.pending)
             yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
+            yield from self.settle(block, cursor, pending)
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
             if n == 0:
@@ -125,11 +126,12 @@ class GatherModel(Model):
                 yield block.qk_done[slot], phase
                 yield None
                 assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"
-                yield from self.settle(block, cursor)
+                pending = list(cursor.pending)
                 n -= 1
                 if n > 0:
                     self.release(block, me, slot, half)
                     yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
+                yield from self.settle(block, cursor, pending)
                 it += 1
             yield from self.end_piece(block, half, me, it, piece)
             piece += 1
