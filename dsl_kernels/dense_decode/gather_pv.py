@@ -72,7 +72,7 @@ class GatherPV(PV):
     def remaining(self, at, n):
         """Tokens that the block's last query token attends from the begin of a unit on, behind which n - 1 follow."""
         remaining = Int32(work.HIDDEN_UNITS * UNIT)  # or more
-        if n <= work.HIDDEN_UNITS:
+        if (n <= work.HIDDEN_UNITS) or (self.a.window > 0):
             record, _ = self.bars.record_phase(opaque(piece_of(at)))
             sWork = self.smem.sWork
             begin = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record] - n
