@@ -5,7 +5,7 @@ from __future__ import annotations
 from planted_faults import SPARSE_KERNELS, Edit, KernelFault
 
 FOLDER = "dsl_kernels/sparse_decode/"
-SELECTION, GATHER, QK = FOLDER + "selection.py", FOLDER + "gather.py", FOLDER + "qk.py"
+SELECTION, GATHER, QK = FOLDER + "selection.py", "dsl_kernels/dense_decode/gather.py", FOLDER + "qk.py"
 SINKS = "dsl_kernels/core/sinks.py"
 
 
