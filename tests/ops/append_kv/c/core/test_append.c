@@ -29,7 +29,8 @@ static void rules(void) {
   REFUSED(FLASHMLA_KV_V32, DTYPE, "slot_mapping.dtype is uint8; it must be int32 or int64", t.slots.dtype = UINT8);
   REFUSED(FLASHMLA_KV_MODEL1, SHAPE, "kv_cache.shape[3] is 576; a token of format \"model1\" has 584 bytes",
           t.cache_shape[3] = 576);
-  REFUSED(FLASHMLA_KV_V32, UNSUPPORTED, "kv_cache.shape[2] (h_kv) is 2; supported is 1", t.cache_shape[2] = 2);
+  REFUSED(FLASHMLA_KV_V32, UNSUPPORTED, "kv_cache.shape[2] (h_kv) is 2; supported in format \"v32\" is 1",
+          t.cache_shape[2] = 2);
   REFUSED(FLASHMLA_KV_V32, SHAPE,
           "latent.shape[1] (d_latent) is 512 and without rope (d_rope) 0; a row of kv_cache in format \"v32\" has 576 "
           "columns",

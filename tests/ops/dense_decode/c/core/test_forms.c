@@ -94,9 +94,9 @@ static void page_sizes(void) {
  * here. */
 static void large_caches(void) {
   ACCEPTED_ON_CUDA(f.shape[KV_CACHE][0] = 1 << 18; f.tensor[KV_CACHE].strides = NULL);
-  CHECK(fake.decode.paged.num_blocks == 1 << 18 && fake.decode.paged.cache_stride[0] == 64 * 2 * 576);
+  CHECK(fake.decode.paged.pages.num_blocks == 1 << 18 && fake.decode.paged.pages.block_step == 2 * 64 * 2 * 576);
   ACCEPTED_ON_CUDA(f.strides[KV_CACHE][0] = INT64_C(1) << 36); /* of 5 blocks of 2 bytes: 640 GB */
-  CHECK(fake.decode.paged.cache_stride[0] == INT64_C(1) << 36);
+  CHECK(fake.decode.paged.pages.block_step == INT64_C(2) << 36);
   /* A page beyond 64 rows is read 64 rows at a time, a stride that the whole page's bound covers. */
   ACCEPTED_ON_CUDA(f.shape[KV_CACHE][1] = 256; f.strides[KV_CACHE][1] = INT64_C(1) << 30;
                    fixture_allocate_workspace(&f));

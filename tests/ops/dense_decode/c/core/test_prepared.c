@@ -20,10 +20,11 @@ static void check_same(const fm_dense_decode *a, const fm_dense_decode *b) {
   CHECK(SAME(attention.tiling.num_splits) && SAME(attention.tiling.piece_units) &&
         SAME(attention.tiling.request_major));
   CHECK(SAME(attention.layout) && SAME(attention.schedule) && SAME(attention.partials));
-  CHECK(SAME(attention.queries.dtype) && SAME(paged.dtype) && SAME(attention.queries.d_qk) && SAME(paged.num_blocks) &&
-        SAME(paged.page_size));
-  CHECK(SAME(paged.max_blocks) && SAME(attention.queries.data) && SAME(attention.queries.stride) && SAME(paged.cache) &&
-        SAME(paged.cache_stride));
+  CHECK(SAME(attention.queries.dtype) && SAME(paged.pages.dtype) && SAME(attention.queries.d_qk) &&
+        SAME(paged.pages.num_blocks) && SAME(paged.pages.page_size));
+  CHECK(SAME(paged.max_blocks) && SAME(attention.queries.data) && SAME(attention.queries.stride) &&
+        SAME(paged.pages.data) && SAME(paged.pages.block_step) && SAME(paged.pages.row_step) &&
+        SAME(paged.pages.head_step));
   CHECK(SAME(paged.block_table) && SAME(paged.block_table_stride));
   CHECK(SAME(attention.queries.softmax_scale) && SAME(attention.queries.scale_log2) && SAME(num_threads) &&
         SAME(stream) && SAME(attention.own_plan));

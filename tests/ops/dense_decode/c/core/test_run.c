@@ -19,12 +19,12 @@ static void call_is_flat(void) {
   const fm_paged *p = &fake.decode.paged;
   CHECK(fake.cpu_decodes == 1 && fake_launches() == 1 && fake.prepares == 0 && !fake.again);
   CHECK(a->work.batch == 4 && a->work.s_q == 2 && a->work.h_q == 6 && a->work.h_kv == 2 && a->d_v == 512);
-  CHECK(a->queries.d_qk == 576 && p->num_blocks == 5 && p->page_size == 64 && p->max_blocks == 3);
+  CHECK(a->queries.d_qk == 576 && p->pages.num_blocks == 5 && p->pages.page_size == 64 && p->max_blocks == 3);
   CHECK(a->work.capacity == 3 * 64 && a->work.cu_seqlens_q == NULL && !a->work.varlen);
-  CHECK(a->queries.dtype == FM_BF16 && p->dtype == FM_BF16 && a->output.dtype == FM_BF16);
+  CHECK(a->queries.dtype == FM_BF16 && p->pages.dtype == FM_BF16 && a->output.dtype == FM_BF16);
   CHECK(a->mask.causal && a->mask.cp_world == 0 && a->mask.global_seqlens == NULL);
   CHECK(fake.decode.num_threads == 3 && fake.decode.stream == &f && a->queries.softmax_scale == 0.05f);
-  CHECK(a->queries.data == (char *)f.tensor[Q].data + 32 && p->cache == f.tensor[KV_CACHE].data);
+  CHECK(a->queries.data == (char *)f.tensor[Q].data + 32 && p->pages.data == f.tensor[KV_CACHE].data);
   CHECK(a->queries.stride[0] == 2 * 6 * 576 && a->queries.stride[1] == 6 * 576 && a->queries.stride[2] == 576);
   CHECK(p->pages.block_step == 2 * 64 * 2 * 576 && p->pages.row_step == 2 * 2 * 576 && p->pages.head_step == 2 * 576);
   const fm_output *o = &a->output;

@@ -91,7 +91,7 @@ static void ignored_strides(void) {
     for (int axis = 0; axis < 4; ++axis)
       if (f.shape[i][axis] == 1) f.strides[i][axis] = -7;
   CHECK_OK(flashmla_dense_decode(&f.decode));
-  CHECK(fake.decode.attention.queries.stride[0] == 576 && fake.decode.paged.cache_stride[0] == 576);
+  CHECK(fake.decode.attention.queries.stride[0] == 576 && fake.decode.paged.pages.block_step == 2 * 576);
   CHECK(fake.decode.attention.queries.stride[2] == 576 && fake.decode.attention.output.out_stride[2] == 512);
   fake_launches();
   fixture_free(&f);

@@ -73,7 +73,8 @@ static void rules(void) {
          out.dtype = FP16);
   GATHER(FLASHMLA_KV_V32, STRIDE, "out.strides[0] is 0; it must be > 0", out_strides[0] = 0);
   DEQUANTIZE(FLASHMLA_KV_V32, SHAPE, "out.shape[0] (num_tokens) is 13; kv_cache has 3 * 4 slots", out_shape[0] = 13);
-  DEQUANTIZE(FLASHMLA_KV_V32, UNSUPPORTED, "kv_cache.shape[2] (h_kv) is 2; supported is 1", cache_shape[2] = 2);
+  DEQUANTIZE(FLASHMLA_KV_V32, UNSUPPORTED, "kv_cache.shape[2] (h_kv) is 2; supported in format \"v32\" is 1",
+             cache_shape[2] = 2);
 }
 
 static void what_a_backend_gets(void) {

@@ -42,8 +42,9 @@ static void rules(void) {
   REFUSED(SHAPE, "q.shape[3] (d_qk) is 576; a row of extra_kv_cache in format \"bf16\" has 512 columns",
           SET(&s, EXTRA_KV, BF16, 2, 2, 1, 512));
   REFUSED(SHAPE, "kv_cache.shape[3] is 657; a token of format \"v32\" has 656 bytes", SET(&s, KV, UINT8, 1, 4, 1, 657));
-  REFUSED(UNSUPPORTED, "kv_cache.shape[2] (h_kv) is 2; supported is 1", s.params.extra_kv_cache = NULL,
-          s.params.extra_indices = s.params.extra_topk_length = NULL, SET(&s, KV, UINT8, 1, 4, 2, 656));
+  REFUSED(UNSUPPORTED, "kv_cache.shape[2] (h_kv) is 2; supported in format \"v32\" is 1",
+          s.params.extra_kv_cache = NULL, s.params.extra_indices = s.params.extra_topk_length = NULL,
+          SET(&s, KV, UINT8, 1, 4, 2, 656));
   REFUSED(UNSUPPORTED, "q.shape[2] (h_q) is 129; supported are at most 128", SET(&s, Q, BF16, 1, 1, 129, 64),
           SET(&s, INDICES, INT32, 1, 1, TOPK), SET(&s, EXTRA_INDICES, INT64, 1, 1, EXTRA_TOPK),
           SET(&s, LENGTHS, INT32, 1), SET(&s, EXTRA_LENGTHS, INT32, 1), SET(&s, SINK, FP32, 129),
