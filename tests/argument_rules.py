@@ -182,6 +182,7 @@ def stride_rules(target: Target) -> Iterator[Rule]:
             continue
         if row.alignment > 4:
             yield Rule(f"{label} unaligned", "ALIGNMENT", where, spoil.stride(key, number, *UNALIGNED))
+        if row.mapped:
             wide = spoil.stride(key, number, TENSOR_MAP_SPAN)
             yield Rule(f"{label} too wide for a tensor map", "OVERFLOW", where, wide, only="gpu")
     steps = range(len(row.axes)) if row.free_innermost else range(0 if row.packed else inner)

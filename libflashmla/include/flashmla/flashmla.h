@@ -79,9 +79,10 @@
  *   - A text that a function returns is not to be freed and stays as it is, but for flashmla_last_error.
  *
  * Limits
- *   - Extents are below 2^31, and byte offsets in a tensor below 2^63; on CUDA an axis of q, of the cache and of any
- *     out (its extent times its stride) spans less than 2^40 bytes. A request has at most 2^31 - 1 tokens, however
- *     much its page table could hold. Tiles of query rows are numbered in 32 bits: batch * s_q * h_q * num_splits
+ *   - Extents are below 2^31, and byte offsets in a tensor below 2^63; on CUDA an axis of attention's q and of
+ *     dense_decode's kv_cache (its extent times its stride) spans less than 2^40 bytes, and the rows of a page of
+ *     sparse_decode's caches are less than 2^31 bytes apart. A request has at most 2^31 - 1 tokens, however much its
+ *     page table could hold. Tiles of query rows are numbered in 32 bits: batch * s_q * h_q * num_splits
  *     below 2^30 (s_q: max_seqlen_q, but at most total_q) never make too many. A merge has fewer than 2^31 rows. What
  *     is beyond these is FLASHMLA_ERROR_OVERFLOW.
  *   - num_splits is at most 1024, struct_size at most 4096 bytes, a CUDA device's number below 64. A sentence is cut
