@@ -66,12 +66,12 @@ TEXTS = {
     ),
     "offset": (
         VARLEN,
-        {"cu_seqlens_q": {3: 7}},
+        {"cu_seqlens_q": {2: 4, 3: 7}},
         r"cu_seqlens_q has 1 offset out of range: cu_seqlens_q\[3\] is 7; it must be in \[0, 6\]",
     ),
     "order": (
         VARLEN,
-        {"cu_seqlens_q": {2: 2}},
+        {"cu_seqlens_q": {2: 2, 3: 4}},
         r"cu_seqlens_q has 1 offset out of order: cu_seqlens_q\[2\] is 2; it must be at least the one before it, 3",
     ),
     "count": (
@@ -91,19 +91,21 @@ def spoiled(case: SparseCase, changes: dict) -> Data:
     return data
 
 
-@pytest.mark.parametrize("route", ["torch", "torch-long-way", "c"])
+def call(tensors: calls.Tensors, plan: calls.Plan | None = None) -> None:
+    inputs, options = tensors.package_call()
+    tensors.adapter.call(flashmla.sparse_decode, *inputs, **options, plan=plan and plan.handle)
+
+
+@pytest.mark.parametrize("route", ["torch", "torch-long-way", "torch-prepared"])
 @pytest.mark.parametrize("name", TEXTS)
 def test_what_selects_nothing_or_is_clamped_is_told(backend, checking, name, route):  # noqa: ARG001, F811 - the mode
     """By the call that reads it: a plan's, or a decode call's, with a plan that was made of other values or without."""
     case, changes, sentence = TEXTS[name]
-    case = case.but(route="torch" if route == "c" else route)
+    case = case.but(route=route)
     wanted = begin_of(backend) + sentence
-    calls.run(case, backend)  # then the fast way is known
+    call(calls.Tensors(case, backend))  # then the fast way is known
     bad = calls.Tensors(case, backend, spoiled(case, changes))
-    if route == "c":
-        assert re.fullmatch(wanted, told(backend, lambda: prepared(bad)))
-        return
-    assert re.fullmatch(wanted, told(backend, lambda: calls.decode(bad)))
+    assert re.fullmatch(wanted, told(backend, lambda: call(bad)))
     planned = calls.Tensors(case.but(plan="fresh"), backend, bad.data)
     of_plan = told(backend, lambda: calls.make_plan(planned))
     if OF_A_PLAN & changes.keys():
@@ -111,12 +113,7 @@ def test_what_selects_nothing_or_is_clamped_is_told(backend, checking, name, rou
     else:  # a plan does not read it
         assert not of_plan
     plan = calls.make_plan(calls.Tensors(case.but(plan="fresh"), backend))
-    assert re.fullmatch(wanted, told(backend, lambda: calls.decode(bad, plan)))
-
-
-def prepared(tensors: calls.Tensors) -> None:
-    inputs, options = tensors.package_call()
-    flashmla.prepare(flashmla.sparse_decode, *inputs, **options)()
+    assert re.fullmatch(wanted, told(backend, lambda: call(bad, plan)))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +142,7 @@ def test_padding_and_what_does_not_count_is_not_told(backend, checking, case):  
 def test_nothing_is_looked_at_without_the_mode(backend):
     for case, changes, _ in TEXTS.values():
         bad = calls.Tensors(case, backend, spoiled(case, changes))
-        assert not told(backend, lambda bad=bad: prepared(bad))
+        assert not told(backend, lambda bad=bad: call(bad))
 
 
 def test_on_the_cpu_nothing_is_written(checking):  # noqa: ARG001, F811 - the mode
