@@ -2,8 +2,8 @@
 
     python benchmarks/sparse_grid.py [--record FILE] [--commit HASH] [--phases N] [--limit-seconds N] [--dry-run]
 
-Points are those of sparse_grid_points.py; how they are timed is told in sparse_decode.py. The plan is made beforehand. A
-point where a peer is faster is timed again, with more rounds; `first` in its record then holds what it lost with.
+Points are those of sparse_grid_points.py, timed as sparse_decode.py does. The plan is made beforehand. A point where a
+peer is faster is timed again, with more rounds; `first` in its record then holds what it lost with.
 """
 
 from __future__ import annotations
