@@ -164,6 +164,7 @@ def test_rows_of_the_quantised_formats():
         assert codes.rope_at == (int(row["rope_at"]) if rope else None)
         assert codes.rope_in_v == (rope and row["columns"] == "512")
         assert codes.scales_at == (None if row.get("split") == "true" else int(row["scales_at"]))
+        assert (codes.scales_at is None) == (row["scale"] == "FM_SCALE_E8M0")
 
 
 def test_kinds_and_records_of_the_checking_mode():
