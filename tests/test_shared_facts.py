@@ -15,6 +15,7 @@ import flashmla
 import operations
 import schedule
 from buffers import DTYPES
+from dsl_kernels.core import finding_params
 from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.variants import FAMILIES
@@ -166,3 +167,26 @@ def test_rows_of_the_quantised_formats():
         assert codes.rope_at == (int(row["rope_at"]) if rope else None)
         assert codes.rope_in_v == (rope and row["columns"] == "512")
         assert codes.scales_at == (None if row.get("split") == "true" else int(row["scales_at"]))
+        assert (codes.scales_at is None) == (row["scale"] == "FM_SCALE_E8M0")
+
+
+def test_kinds_and_records_of_the_checking_mode():
+    """findings.h, and the kernels that look at values."""
+    text = (build.SOURCE / "attention" / "findings.h").read_text()
+    names = re.findall(r"^  FM_VALUE_(\w+)[,\s]", text, re.MULTILINE)
+    assert [getattr(finding_params, name) for name in names] == list(range(finding_params.VALUES))
+    struct = text[text.index("typedef struct fm_finding") : text.index("} fm_finding;")]
+    struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.DOTALL)
+    found, word = {}, 0  # two int32_t in one word
+    for kind, fields in re.findall(r"\b(u?int\d+_t) ([^;]+);", struct):
+        for name, number in re.findall(r"(\w+)(?:\[(\d+)\])?", fields):
+            found[name] = word
+            word += int(number or 1) / (2 if kind == "int32_t" else 1)
+    assert 8 * word == finding_params.FINDING_BYTES
+    assert found["request"] == finding_params.PLACE
+    for name in ("token", "value", "limit", "found", "claimed", "ready", "reports"):
+        assert found[name] == getattr(finding_params, name.upper())
+    of_the_host = {name: at for name, at in found.items() if at >= finding_params.REPORTS}
+    assert [*of_the_host] == ["reports", "told", "more_padding"]
+    assert finding_params.REPORTS % 8 == 0, "a cache line of its own"
+    assert int(re.search(r"FM_NO_SLOT = (-?\d+)", text)[1]) == finding_params.NO_SLOT
