@@ -2,7 +2,8 @@
 
 The warp finds the request of a row by counting those that begin at it or before it. A lane has 16 columns: it reads 16
 codes at once, with the scale of their tile, and writes the products, rounded to float32 and then to the element type of
-the rows. Of columns 512 to 575 lanes 0 to 7 have 8 each.
+the rows. Of columns 512 to 575 lanes 0 to 7 have 8 each, but where there is one scale for all: there rows have any
+number of columns.
 """
 
 import cuda.bindings.driver as cuda
@@ -61,6 +62,8 @@ class ReadKv:
             if a.copied != 0 or not there:
                 for first in cutlass.range(16 * lane, a.row_bytes, 16 * 32 * VECTORS, unroll=1):
                     self.copy_vectors(source, to, first, there)
+            elif a.encoded != 0:
+                self.decode_row(source, to, lane)
             else:
                 scales = page + a.scales_at + Int64(place) * Int64(a.scales_step)
                 self.dequantize_row(source, scales, to, lane)
@@ -141,19 +144,35 @@ class ReadKv:
         if column < a.quantized:
             codes = cute.make_rmem_tensor((4,), Int32)
             cute.autovec_copy(memory(Int32, source + Int64(column), 4), codes)
-            scale = self.scale_of(scales, lane)
-            halves = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
-            for i in cutlass.range_constexpr(4):
-                halves[2 * i], halves[2 * i + 1] = four_halves(codes[i])
-            columns = cute.make_rmem_tensor((COLUMNS,), Float32)
-            columns.store(cute.recast_tensor(halves, Float16).load().to(Float32) * scale)
-            self.store(columns, to, column)
+            self.decode(codes, self.scale_of(scales, lane), to, column)
         else:
             given = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
             cute.autovec_copy(memory(Int32, rope + 2 * Int64(column - a.quantized), COLUMNS // 2), given)
             self.store_rope(given, to, column)
         if column_behind < a.columns:
             self.store_rope(behind, to, column_behind)
+
+    @cute.jit
+    def decode_row(self, source, to, lane):
+        """A row of codes with one scale."""
+        a = self.a
+        scale = Float32(1.0)
+        if address(a.descale) != 0:
+            scale = number_at(Float32, address(a.descale))
+        for column in cutlass.range(COLUMNS * lane, a.columns, WARP_COLUMNS, unroll=1):
+            codes = cute.make_rmem_tensor((4,), Int32)
+            cute.autovec_copy(memory(Int32, source + Int64(column), 4), codes)
+            self.decode(codes, scale, to, column)
+
+    @cute.jit
+    def decode(self, codes: cute.Tensor, scale, to, column):
+        """The lane's columns of their codes."""
+        halves = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
+        for i in cutlass.range_constexpr(4):
+            halves[2 * i], halves[2 * i + 1] = four_halves(codes[i])
+        columns = cute.make_rmem_tensor((COLUMNS,), Float32)
+        columns.store(cute.recast_tensor(halves, Float16).load().to(Float32) * scale)
+        self.store(columns, to, column)
 
     @cute.jit
     def scale_of(self, scales, lane):
