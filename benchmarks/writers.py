@@ -21,7 +21,11 @@ import torch
 import flashmla
 
 FORMATS = {
-    "bf16": (576, 1152), "v32": (576, 656), "v32_nope": (512, 528), "model1": (512, 584), "v41": (512, 528),
+    "bf16": (576, 1152),
+    "v32": (576, 656),
+    "v32_nope": (512, 528),
+    "model1": (512, 584),
+    "v41": (512, 528),
     "fp8": (576, 576),
 }
 """Columns and bytes of a token."""
