@@ -159,18 +159,29 @@ class ReadKv:
         scale = Float32(1.0)
         if address(a.descale) != 0:
             scale = number_at(Float32, address(a.descale))
-        for column in cutlass.range(COLUMNS * lane, a.columns, WARP_COLUMNS, unroll=1):
-            codes = cute.make_rmem_tensor((4,), Int32)
-            cute.autovec_copy(memory(Int32, source + Int64(column), 4), codes)
+        column, column_behind = COLUMNS * lane, WARP_COLUMNS + HALF * lane
+        codes = cute.make_rmem_tensor((COLUMNS // 4,), Int32)
+        behind = cute.make_rmem_tensor((HALF // 4,), Int32)
+        if column < a.columns:
+            cute.autovec_copy(memory(Int32, source + Int64(column), COLUMNS // 4), codes)
+        if column_behind < a.columns:
+            cute.autovec_copy(memory(Int32, source + Int64(column_behind), HALF // 4, HALF), behind)
+        if column < a.columns:
             self.decode(codes, scale, to, column)
+        if column_behind < a.columns:
+            self.decode(behind, scale, to, column_behind)
+        for more in cutlass.range(column_behind + 32 * HALF, a.columns, 32 * HALF, unroll=1):
+            cute.autovec_copy(memory(Int32, source + Int64(more), HALF // 4, HALF), behind)
+            self.decode(behind, scale, to, more)
 
     @cute.jit
     def decode(self, codes: cute.Tensor, scale, to, column):
         """The lane's columns of their codes."""
-        halves = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
-        for i in cutlass.range_constexpr(4):
+        words = cute.size(codes)
+        halves = cute.make_rmem_tensor((2 * words,), Int32)
+        for i in cutlass.range_constexpr(words):
             halves[2 * i], halves[2 * i + 1] = four_halves(codes[i])
-        columns = cute.make_rmem_tensor((COLUMNS,), Float32)
+        columns = cute.make_rmem_tensor((4 * words,), Float32)
         columns.store(cute.recast_tensor(halves, Float16).load().to(Float32) * scale)
         self.store(columns, to, column)
 

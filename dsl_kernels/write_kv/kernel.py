@@ -211,41 +211,48 @@ class WriteKv:
         divisor = size * factor
         if bits_of(scale) < 0:
             factor = -factor
-        column = COLUMNS * lane
+        inverse = inverse_of(divisor)
+        column, column_behind = COLUMNS * lane, WARP_COLUMNS + HALF * lane
         source, source_step = self.source_of(2 * column)
+        source_behind, step_behind = self.source_of(2 * column_behind)
         while token < Uint32(a.num_tokens):
             slot = self.slot_of(Int32(token))
             given = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
+            behind = cute.make_rmem_tensor((HALF // 2,), Int32)
             if column < a.columns:
                 cute.autovec_copy(memory(Int32, source + Int64(token) * source_step, COLUMNS // 2), given)
+            if column_behind < a.columns:
+                cute.autovec_copy(memory(Int32, source_behind + Int64(token) * step_behind, HALF // 2), behind)
             block, place = self.place_of(slot)
             row = address(a.pages) + block * a.block_step + place * a.row_step
             if self.writes(Int32(token), slot, row, lane):
                 if column < a.columns:
-                    self.store_codes(given, row, column, divisor, factor)
-                for more in cutlass.range(column + WARP_COLUMNS, a.columns, WARP_COLUMNS, unroll=1):
+                    self.store_codes(given, row, column, divisor, inverse, factor)
+                if column_behind < a.columns:
+                    self.store_codes(behind, row, column_behind, divisor, inverse, factor)
+                for more in cutlass.range(column_behind + 32 * HALF, a.columns, 32 * HALF, unroll=1):
                     where, where_step = self.source_of(2 * more)
-                    cute.autovec_copy(memory(Int32, where + Int64(token) * where_step, COLUMNS // 2), given)
-                    self.store_codes(given, row, more, divisor, factor)
+                    cute.autovec_copy(memory(Int32, where + Int64(token) * where_step, HALF // 2), behind)
+                    self.store_codes(behind, row, more, divisor, inverse, factor)
             token += step
 
     @cute.jit
-    def store_codes(self, given: cute.Tensor, row, column, divisor, factor):
+    def store_codes(self, given: cute.Tensor, row, column, divisor, inverse, factor):
         """Codes of the lane's columns times `factor`, over `divisor`."""
-        columns = cute.make_rmem_tensor((COLUMNS,), Float32)
+        count = 2 * cute.size(given)
+        columns = cute.make_rmem_tensor((count,), Float32)
         self.widen(given, columns)
-        inverse = inverse_of(divisor)
         if inverse == 0.0 or divisor == 0.0:  # of an infinite scale, and of 0: products do, and no division would
-            for i in cutlass.range_constexpr(COLUMNS):
+            for i in cutlass.range_constexpr(count):
                 columns[i] = columns[i] * factor * inverse
         else:
-            for i in cutlass.range_constexpr(COLUMNS):
+            for i in cutlass.range_constexpr(count):
                 column_within = within(columns[i] * factor, 512 * divisor)  # beyond it the code is that of 448
                 columns[i] = divided(column_within, divisor, inverse)
-        codes = cute.make_rmem_tensor((COLUMNS // 4,), Int32)
-        for i in cutlass.range_constexpr(COLUMNS // 4):
+        codes = cute.make_rmem_tensor((count // 4,), Int32)
+        for i in cutlass.range_constexpr(count // 4):
             codes[i] = four_codes(columns[4 * i], columns[4 * i + 1], columns[4 * i + 2], columns[4 * i + 3])
-        cute.autovec_copy(codes, memory(Int32, row + Int64(column), COLUMNS // 4))
+        cute.autovec_copy(codes, memory(Int32, row + Int64(column), count // 4, count))
 
     @cute.jit
     def largest_of(self, given: cute.Tensor):
