@@ -25,7 +25,7 @@ def test_the_key_names_everything_that_decides_the_code():
     key = compiling.key_of(variant, "source", COMPILER)
     assert key == compiling.key_of(dataclasses.replace(variant), "source", COMPILER)
     assert key.startswith(variant.name)
-    changed = {"target": Target("sm_100a", 100, 1, 1), "elements": Elements("float16")}
+    changed = {"target": Target("sm_100a", 100, 1, 1), "elements": Elements("float16"), "kv_format": "v32"}
     others = [
         compiling.key_of(variant, "other source", COMPILER),
         compiling.key_of(variant, "source", "made-up compiler 1.1"),
