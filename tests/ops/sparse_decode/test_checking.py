@@ -6,12 +6,16 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import environment
 import flashmla
 from checking import begin_of, checking, done, told  # noqa: F401 - a fixture
-from ops.sparse_decode import calls
+from ops.sparse_decode import calls, strategies
 from ops.sparse_decode.case import Cache, SparseCase
 from ops.sparse_decode.data import Data, make_data
+from properties import shown_if_it_fails
 
 CASE = SparseCase(
     main=Cache(num_blocks=4, page_size=16, topk=5, lengths=(5, 2, 0)),
@@ -137,6 +141,56 @@ def test_padding_and_what_does_not_count_is_not_told(backend, checking, case):  
     calls.decode(calls.Tensors(case, backend, data), plan)
     done(backend)
     flashmla.check_report()
+
+
+def wrong_offsets(case: SparseCase, offsets: np.ndarray) -> list[tuple[str, int]]:
+    begin = np.clip(offsets[:-1], 0, case.total_q)
+    counts = np.clip(offsets[1:], begin, case.total_q) - begin
+    return [
+        ("cu_seqlens_q offset out of range", int(((offsets < 0) | (offsets > case.total_q)).sum())),
+        ("cu_seqlens_q offset out of order", int((offsets[1:] < offsets[:-1]).sum())),
+        ("cu_seqlens_q request of too", int((counts > case.most_queries).sum())),
+    ]
+
+
+def wrong_values(case: SparseCase, data: Data) -> list[tuple[str, int]]:
+    """What the mode has to tell, in its order: of which tensor, how many."""
+    found = [] if data.cu_seqlens_q is None else wrong_offsets(case, data.cu_seqlens_q.astype(np.int64))
+    for prefix, cache in case.caches.items():
+        lengths = data.caches[prefix].topk_length
+        wrong = 0 if lengths is None else int(((lengths < 0) | (lengths > cache.topk)).sum())
+        found.append((f"{prefix}topk_length length out of range", wrong))
+    for prefix, cache in case.caches.items():
+        wrong = 0
+        for i in range(case.batch):
+            indices = data.caches[prefix].indices
+            rows = (indices[i] if case.cu_seqlens_q is None else indices)[case.query_rows(i)]
+            counted = rows[:, : cache.attended(i)]
+            wrong += int(((counted < -1) | (counted >= cache.slots)).sum())
+        found.append((f"{prefix}indices slot out of range", wrong))
+    return [one for one in found if one[1]] if min(case.tokens) > 0 else []
+
+
+SENTENCE = re.compile(r"(?:a call before .*: )?(\w+) has (\d+) (length|slot|offset|request)s? ((?:out )?of \w+)")
+
+
+@given(drawn=st.data())
+def test_in_any_legal_call_the_wrong_values_are_counted(backend, drawn):
+    """On the CPU those of the first kind."""
+    case = drawn.draw(strategies.cases(backend))
+    data = make_data(case)
+    inputs, options = calls.Tensors(case, backend, data).package_call()
+    found = []
+    with shown_if_it_fails(case), environment.variable("FLASHMLA_CHECK", "1"):
+        for what in (lambda: flashmla.sparse_decode(*inputs, **options), *[flashmla.check_report] * 8):
+            try:
+                what()
+            except flashmla.InvalidArgumentError as error:
+                name, count, noun, of = SENTENCE.match(str(error)).groups()
+                found.append((f"{name} {noun} {of}", int(count)))
+            done(backend)
+        wanted = wrong_values(case, data)
+        assert found == (wanted[:1] if backend.name == "cpu" else wanted)
 
 
 def test_nothing_is_looked_at_without_the_mode(backend):

@@ -44,7 +44,9 @@ class Step:
 
     def enqueue_change(self, **facts) -> None:
         """The numbers of another case of the same shapes, copied on the current stream."""
-        other = Step(self.case.but(**facts), self.backend)
+        self.enqueue_copy(Step(self.case.but(**facts), self.backend))
+
+    def enqueue_copy(self, other: Step) -> None:
         for name, mine in self.tensors.guarded.items():
             mine.tensor.copy_(other.tensors.guarded[name].tensor, non_blocking=True)
         self.case, self.data = other.case, other.data
@@ -128,13 +130,13 @@ def test_query_offsets_change_in_a_graph(gpu, planned):
 @pytest.mark.parametrize("case", STEPS.values(), ids=STEPS)
 def test_it_runs_on_the_current_stream(gpu, case):
     """Inputs arrive late on it: a call that ran elsewhere would have seen the old ones."""
-    step = Step(case, gpu)
+    step, other = Step(case, gpu), Step(case.but(seed=77), gpu)
     step.decode()
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         wait_long()
-        step.enqueue_change(seed=77)
+        step.enqueue_copy(other)
         out, lse = step.decode()
         assert not side.query(), "the call returned before the stream was done"
         step.check(out, lse)
