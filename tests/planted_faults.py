@@ -77,6 +77,8 @@ KERNELS = (
     "dense_decode_bf16_576_cluster2_invariant",
     "dense_decode_bf16_576_cluster1_pages_invariant",
     "dense_decode_bf16_576_cluster2_pages_invariant",
+    "dense_decode_bf16_576_cluster1_gather",
+    "dense_decode_bf16_576_cluster1_gather_v32",
     "combine_bf16_512",
     "fold_bf16_512",
     "plan",

@@ -44,6 +44,11 @@ class Limits:
     max_slots: int = 2**30
     partial_facts: int = 2
     stripe_rows: int = 1
+    box_rows: int = 1  # rows of a page that are fetched at once; where fewer lie together, each is fetched by itself
+
+    def gathers(self, page_size: int, batch_invariant: bool) -> bool:
+        """Whether rows are fetched one by one, which row blocks do not share."""
+        return page_size % self.box_rows != 0 and not batch_invariant
 
 
 @cache
@@ -72,6 +77,7 @@ def hopper(processors: int, clusters: int | None = None) -> Limits:
         carries=found["CARRIES"],
         max_slots=MAX_SLOTS,
         stripe_rows=FACTS["STRIPE"],
+        box_rows=found["BOX_ROWS"],
         partial_facts=FACTS["PARTIAL_FACTS"],
     )
 
@@ -148,6 +154,8 @@ def tile(
     balanced = most_units <= limits.whole_units or num_splits == 0
     if balanced and blocks > 2 and not varlen and limits.workers % (h_kv * blocks) <= limits.workers // 16:
         cluster = 1  # in step anyway
+    if limits.gathers(page_size, batch_invariant):
+        cluster = 1
     clusters = limits.workers // limits.max_cluster if limits.clusters is None else limits.clusters
     cluster = cluster if clusters > 0 else 1
     at_once = limits.workers if cluster == 1 else clusters

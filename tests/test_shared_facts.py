@@ -15,8 +15,8 @@ import flashmla
 import operations
 import schedule
 from buffers import DTYPES
+from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.schedule_params import UNIT
-from dsl_kernels.sparse_decode.config import CODES
 from dsl_kernels.variants import FAMILIES
 from flashmla import _attention
 from flashmla._cdef import ffi

@@ -5,7 +5,7 @@ stands in barriers.py. Standard library only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BYTES = 8  # of a barrier
 
@@ -54,6 +54,16 @@ BARRIERS = (
     # The record of a piece is in shared memory.
     Barrier("work_full", "record", 1, arrive="the reader, in every CTA", wait="QK, PV, loaders"),
 )  # fmt: skip
+
+
+GATHERERS = 256  # threads of PV, of which each says that what it fetched of an item has come
+
+
+def gathering() -> tuple[Barrier, ...]:
+    """The same where rows are gathered."""
+    arrive = "every thread of PV, of its copies or with what it has made of them"
+    full = replace(BARRIERS[0], arrivals=GATHERERS, arrive=arrive)
+    return (full, *BARRIERS[1:])
 
 
 def first(name: str, slots: int) -> int:

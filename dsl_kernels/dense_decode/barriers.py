@@ -53,7 +53,11 @@ Nobody waits for ever for a record: before anyone waits for that of piece i + 1 
 needs for it no more than that piece i is done but for its last slots - 2 items. At the end of the work there is one
 more record, without units.
 
-Items 0 and 1, the first Q and its first unit, are loaded by every loader before it knows of a record, from what it
+Where rows are gathered (gather.py) every warp of PV is a loader. An item has come when each of their threads has
+arrived, or its copies for it; a loader waits for the record of a piece before it fetches its Q, so that nothing is
+loaded without work. It is ahead of the products by the items of the ring, as above.
+
+Else items 0 and 1, the first Q and its first unit, are loaded by every loader before it knows of a record, from what it
 reads of the schedule for itself: that hides the time that a record takes. Where there is no work at all they are some
 tile's, and QK waits for them to come before the CTA ends.
 """
@@ -81,8 +85,8 @@ class NamedBarrier(IntEnum):
 class Barriers:
     """Addresses of the barriers in shared memory, and the ways to arrive at them."""
 
-    def __init__(self, slots, cluster):
-        self.slots, self.cluster = slots, cluster
+    def __init__(self, slots, cluster, table=BARRIERS):
+        self.slots, self.cluster, self.table = slots, cluster, table
         self.records = barrier_table.records(slots)
 
     def lie_at(self, start):
@@ -116,17 +120,13 @@ class Barriers:
     def record_phase(self, piece):
         return piece % self.records, (piece // self.records) & 1
 
-    def arrivals(self, barrier):
-        """That end a phase."""
-        return barrier.count(self.cluster)
-
     @cute.jit
     def init(self):
         """By one warp."""
         with cute.arch.elect_one():
-            for barrier in BARRIERS:
+            for barrier in self.table:
                 for i in cutlass.range_constexpr(barrier.number(self.slots)):
-                    cute.arch.mbarrier_init(self.first(barrier.name) + i, self.arrivals(barrier))
+                    cute.arch.mbarrier_init(self.first(barrier.name) + i, barrier.count(self.cluster))
 
     @cute.jit
     def release(self, slot, half):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.schedule_params import ROWS, UNIT
 from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import ELEMENT_BYTES, Elements
@@ -19,6 +20,9 @@ CURSOR = 6  # words of a loader's cursor
 RECORD = 8  # words of a work record
 # Batch-invariant calls count the pieces that a loader is ahead in so many bits; all ones: it loads nothing.
 LOG_AHEAD = 3
+# The cursor `at` of loaders that gather (gather.py): a bit for each slot, then how many pieces it is ahead, then
+# the piece.
+AHEAD_BIT, PIECE_BIT = 3, 5
 PV_STEPS = UNIT // 16  # k-steps of P V
 # wgmma groups that are waited for: two in QK, one in PV. More means that ptxas serialised the wgmma chain (warning
 # C7512), which it does as soon as one register is spilled.
@@ -27,9 +31,11 @@ WGMMA_WAITS = 3
 
 @dataclass(frozen=True)
 class Variant(Base):
-    FEATURES = ("any_page",)
+    FEATURES = ("any_page", "gathers")
 
-    any_page: bool = False  # pages of any size that the launcher has boxes for; else of 64 tokens
+    any_page: bool = False  # pages of any size; else of 64 tokens
+    gathers: bool = False  # fetches row by row; else TMA brings boxes of rows of a page
+    kv_format: str = "bf16"
     batch_invariant: bool = False
     slots: int = 3  # units of 64 tokens in flight in shared memory
     q_steps_in_registers: int = 31  # of the d_v / 16 k-steps (16 columns) of Q's latent part
@@ -40,7 +46,9 @@ class Variant(Base):
     @property
     def name(self) -> str:
         parts = [self.family, self.elements.short, str(self.d_qk), f"cluster{self.cluster}"]
-        return "_".join(parts + ["pages"] * self.any_page + ["invariant"] * self.batch_invariant)
+        loads = ["gather"] * self.gathers or ["pages"] * self.any_page
+        formats = [self.kv_format] * (self.kv_format != "bf16")
+        return "_".join(parts + loads + formats + ["invariant"] * self.batch_invariant)
 
     @property
     def threads(self) -> int:
@@ -88,6 +96,13 @@ class Variant(Base):
             "Q has not so many k-steps": self.q_tail_steps >= 0,
             # as many as there are records: barriers.py
             "a loader is too many pieces ahead": barrier_table.records(self.slots) < 2**LOG_AHEAD - 1,
+            "codes are gathered": self.gathers or self.kv_format not in CODES,
+            "rows of codes are made in slots of 512 columns": self.kv_format not in CODES or self.d_v == 512,
+            "who gathers is in no cluster": not self.gathers or self.cluster == 1,
+            "who gathers folds no pieces": not self.gathers or not self.batch_invariant,
+            # of loaders that gather
+            "each slot has a bit in the loader's cursor": self.kv_format not in CODES or self.slots <= AHEAD_BIT,
+            "a loader may be so many pieces ahead": barrier_table.records(self.slots) < 1 << (PIECE_BIT - AHEAD_BIT),
         }
         return super().misfits + [rule for rule, kept in rules.items() if not kept]
 
@@ -125,3 +140,17 @@ VARIANTS = (
 
 # and each once more for batch-invariant calls
 VARIANTS += tuple(replace(variant, batch_invariant=True) for variant in VARIANTS)
+
+# Rows that are gathered: small pages, codes
+VARIANTS += tuple(
+    replace(variant, gathers=True)
+    for variant in VARIANTS
+    if variant.any_page and variant.cluster == 1 and not variant.batch_invariant
+)
+VARIANTS += (
+    Variant(HOPPER, BF16, 576, 512, any_page=True, gathers=True, kv_format="v32"),
+    *(
+        Variant(HOPPER, BF16, 512, 512, any_page=True, gathers=True, kv_format=kv_format, q_steps_in_registers=30)
+        for kv_format in ("v32_nope", "model1", "v41")
+    ),
+)

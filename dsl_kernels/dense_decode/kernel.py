@@ -31,18 +31,27 @@ from cutlass import const_expr
 from cutlass.cute.nvgpu import cpasync, warpgroup
 
 from dsl_kernels.core.dtypes import DTYPES
+from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.params import Named
 from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.threads import lane_now, opaque
 
+from .barrier_table import gathering
 from .barriers import Barriers
+from .codes import CodedRows
 from .config import Variant
+from .gather import Gather
+from .gather_pv import GatherPV
+from .gather_qk import GatherQK
+from .gather_reader import GatherReader
 from .invariant_loader import InvariantLoader
 from .invariant_pv import InvariantPV
 from .loader import Loader
+from .pages import Pages
 from .params import PARAMS
 from .pv import PV
 from .qk import QK
+from .rows import PlainRows
 from .shared_memory import SharedMemory
 
 
@@ -72,6 +81,11 @@ class DenseDecode:
         self.q_tail = variant.q_tail_steps
         self.early = variant.early_steps
         self.bars = Barriers(self.slots, self.cluster)
+        self.gathers = variant.gathers
+        if self.gathers:
+            coded = variant.kv_format in CODES
+            self.rows = CodedRows(self, CODES[variant.kv_format]) if coded else PlainRows(self)
+            self.bars = Barriers(self.slots, self.cluster, gathering())
 
     @cute.jit
     def __call__(self, q: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream):
@@ -102,9 +116,14 @@ class DenseDecode:
         # Parameters stay in constant memory: every role reads them from here at no cost.
         self.a = Named(PARAMS, args, **self.constants)
         self.begin()
-        loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)
-        self.qk, self.pv = QK(self), (InvariantPV if self.invariant else PV)(self, loader)
-        self.run_roles(tma_q, tma_kv)
+        if const_expr(self.gathers):
+            loader = Gather(self, tma_q, mQ, GatherReader(self), Pages(self))
+            self.qk, self.pv = GatherQK(self), GatherPV(self, loader)
+            self.run_roles(tma_q)
+        else:
+            loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)
+            self.qk, self.pv = QK(self), (InvariantPV if self.invariant else PV)(self, loader)
+            self.run_roles(tma_q, tma_kv)
 
     def begin(self):
         """Who this CTA is, and where its shared memory lies."""

@@ -37,4 +37,12 @@ PARAMS = (
     Param("page_inverse", "int32_t", "ceil(2^LOG_INVERSE / page_size) for pages of fewer than 64 tokens; else 0"),
     Param("by_page", "int64_t", "divides by page_size"),
     *shared.INVARIANT,
+    # the cache as loaders see it that gather rows
+    Param("cache", "const void*", "pages", 16, "cache"),
+    Param("block_step", "int64_t", "bytes between pages"),
+    Param("row_step", "int64_t", "bytes between the tokens of a page"),
+    Param("head_step", "int64_t", "bytes between KV heads"),
+    Param("num_blocks", "int32_t", "pages of the cache"),
+    Param("scales_at", "int64_t", "byte of a page at which the scales of its first token are"),
+    Param("scales_step", "int32_t", "bytes between the scales of a page's tokens"),
 )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import Elements
-from dsl_kernels.dense_decode.barrier_table import records
 from dsl_kernels.dense_decode.config import CURSOR
 from dsl_kernels.dense_decode.config import Variant as Dense
 
@@ -14,31 +13,10 @@ BF16 = Elements("bfloat16", "bfloat16", "bfloat16")
 
 
 @dataclass(frozen=True)
-class Codes:
-    """A row of a quantised format, as libflashmla/src/formats/formats.c has it: bytes from its begin, columns."""
-
-    rope_at: int | None  # where 64 columns of bfloat16 are; None: there are none
-    rope_in_v: bool = False  # they are the last ones of V
-    tile: int = 128  # columns of a scale
-    scales_at: int | None = None  # float32 scales; None: bytes (float8_e8m0fnu), apart from the row
-
-
-CODES = {
-    "v32": Codes(rope_at=528, scales_at=512),
-    "v32_nope": Codes(rope_at=None, scales_at=512),
-    "model1": Codes(rope_at=448, rope_in_v=True, tile=64),
-    "v41": Codes(rope_at=None, tile=32),
-}
-
-# The loader's cursor `at` (gather.py): a bit for each slot, then how many pieces it is ahead, then the piece.
-AHEAD_BIT, PIECE_BIT = 3, 5
-
-
-@dataclass(frozen=True)
 class Variant(Dense):
     FEATURES = ()
 
-    kv_format: str = "bf16"
+    gathers: bool = True
 
     @property
     def name(self) -> str:
@@ -48,10 +26,7 @@ class Variant(Dense):
     @property
     def misfits(self) -> list[str]:
         rules = {
-            "each slot has a bit in the loader's cursor": self.slots <= AHEAD_BIT,
-            "a loader may be so many pieces ahead": records(self.slots) < 1 << (PIECE_BIT - AHEAD_BIT),
             "two words a slot lie in the place of the cursors": self.slots <= CURSOR,
-            "rows of codes are made in slots of 512 columns": self.kv_format not in CODES or self.d_v == 512,
         }
         return super().misfits + [rule for rule, kept in rules.items() if not kept]
 

@@ -2,10 +2,10 @@
 
 A tile is a block of up to 64 heads of one query token. Its KV items are the rows that the token selects, in units of
 64: first those of the main cache, then those of the extra one. TMA cannot gather rows on this chip: the eight warps of
-PV fetch them with cp.async (gather.py) into the slot that the product before has left, while QK works on the next unit;
-and they make what is quantised into bfloat16 in its place (codes.py), beside the product that runs on the tensor cores
-then. A row that is not attended, because its index lies outside the cache or behind the length, is zeros, and its
-logits are hidden (qk.py).
+PV fetch them with cp.async (gather.py of dense_decode) into the slot that the product before has left, while QK works
+on the next unit; and they make what is quantised into bfloat16 in its place (codes.py there), beside the product that
+runs on the tensor cores then. A row that is not attended, because its index lies outside the cache or behind the
+length, is zeros, and its logits are hidden (qk.py).
 
 What differs of the barriers: an item has come (`full`) when every thread of PV has arrived, and each loads what it
 needs only when the record of the piece is there, so that nothing is loaded without work.
@@ -15,18 +15,21 @@ import cuda.bindings.driver as cuda
 import cutlass.cute as cute
 from cutlass.cute.nvgpu import cpasync, warpgroup
 
+from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.params import Named
+from dsl_kernels.dense_decode.barriers import Barriers
+from dsl_kernels.dense_decode.codes import CodedRows
+from dsl_kernels.dense_decode.gather import Gather
 from dsl_kernels.dense_decode.kernel import DenseDecode
+from dsl_kernels.dense_decode.rows import PlainRows
 from dsl_kernels.dense_decode.shared_memory import SharedMemory
 
-from .barriers import GatherBarriers
-from .codes import CodedRows
-from .config import CODES, Variant
-from .gather import Gather
+from .barrier_table import barriers
+from .config import Variant
 from .params import PARAMS
 from .pv import SparsePV
 from .qk import SparseQK
-from .rows import PlainRows
+from .selection import Selection, SelectionReader
 
 
 class SparseDecode(DenseDecode):
@@ -34,7 +37,7 @@ class SparseDecode(DenseDecode):
         super().__init__(variant)
         coded = variant.kv_format in CODES
         self.rows = CodedRows(self, CODES[variant.kv_format]) if coded else PlainRows(self)
-        self.bars = GatherBarriers(self.slots, self.cluster, self.rows.COPIES_ARRIVE)
+        self.bars = Barriers(self.slots, self.cluster, barriers(self.rows.COPIES_ARRIVE))
 
     @cute.jit
     def __call__(self, q: cute.Pointer, args: tuple, stream: cuda.CUstream):
@@ -53,5 +56,6 @@ class SparseDecode(DenseDecode):
     def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, args: tuple):
         self.a = Named(PARAMS, args, causal=0, window=0)
         self.begin()
-        self.qk, self.pv = SparseQK(self), SparsePV(self, Gather(self, tma_q, mQ))
+        loader = Gather(self, tma_q, mQ, SelectionReader(self), Selection(self))
+        self.qk, self.pv = SparseQK(self), SparsePV(self, loader)
         self.run_roles(tma_q)

@@ -1,66 +1,13 @@
-"""PV of sparse_decode: dense_decode's, whose eight warps all are loaders too."""
+"""PV of sparse_decode: rows that are not attended are zeros."""
 
-import cutlass
-import cutlass.cute as cute
-from cutlass import Boolean, Int32
-from cutlass.cute.nvgpu import warpgroup
+from cutlass import Int32
 
-from dsl_kernels.core.fragments import row_of
-from dsl_kernels.core.threads import thread_now
-from dsl_kernels.dense_decode import work
-from dsl_kernels.dense_decode.loader import Q_ITEM
-from dsl_kernels.dense_decode.pv import PV
-
-from .gather import PIECE_DONE, piece_of
-from .rows import see_rows
+from dsl_kernels.dense_decode.gather_pv import GatherPV
 
 
-class SparsePV(PV):
-    @cute.jit
-    def run(self, half, warp):
-        kernel, sWork = self.kernel, self.smem.sWork
-        self.publish_first(half, warp)
-        self.make_fragments()
-        at, unit, index = Int32(0), Int32(Q_ITEM), Int32(0)  # the loader's cursor: gather.py
-        it, more = Int32(0), Boolean(True)  # items
-        while more:
-            # Into the slot of the last unit, of the first piece all that there is room for; then into that of Q, when
-            # QK has taken it, for which nothing may be pending.
-            for item in cutlass.range(it if it == 0 else it + (kernel.slots - 1), it + kernel.slots, unroll=1):
-                at, unit, index = self.loader.fetch(half, warp, item, at, unit, index)
-            at = self.loader.settle(half, warp, at)
-            at, unit, index = self.loader.fetch(half, warp, it + kernel.slots, at, unit, index)
-            record = self.bars.wait_for_work(piece_of(at))
-            n = sWork[work.UNITS, record]
-            more = n > 0
-            if more:
-                it += 1  # nothing to do for Q
-                self.rO.fill(0.0)
-                while n > 0:
-                    self.start_unit(half, it, row_of(thread_now()), Int32(0))
-                    at = self.loader.settle(half, warp, at)  # beside the product
-                    warpgroup.wait_group(0)
-                    n -= 1
-                    if n > 0:
-                        slot, _ = self.bars.slot_phase(it)
-                        self.bars.release(slot, half)
-                        at, unit, index = self.loader.fetch(half, warp, it + kernel.slots, at, unit, index)
-                    it += 1
-                record, _ = self.bars.record_phase(piece_of(at))
-                inverse = self.take_sums(it, row_of(thread_now()))
-                cute.arch.sync_warp()
-                self.bars.arrive(self.bars.sum_empty())
-                self.store_output(half, it, record, inverse)
-                at += PIECE_DONE
-
-    @cute.jit
-    def publish_first(self, half, warp):
-        """The first record, by the warp beside the reader."""
-        if (half == 1) and (warp % 4 == 1):
-            self.loader.reader.publish_first()
-
-    def see_rows(self):
-        see_rows(self.kernel)
+class SparsePV(GatherPV):
+    def remaining(self, _at, _n):
+        return Int32(0)
 
     def clear(self, half, slot, _remaining):
-        """Rows that are not attended are zeros."""
+        """Nothing: they are zeros already."""

@@ -4,22 +4,15 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
-from dsl_kernels.dense_decode.qk import QK
+from dsl_kernels.dense_decode.gather_qk import GatherQK
 
-from .rows import see_rows
 from .selection import valid_words
 
 
-class SparseQK(QK):
-    def see_rows(self):
-        see_rows(self.kernel)
-
+class SparseQK(GatherQK):
     def first_remaining(self, _record):
         """The bits of a unit say which rows are attended."""
         return Int32(0)
-
-    def await_unused(self):
-        """Nothing is fetched without work."""
 
     @cute.jit
     def hide(self, s_rows: cute.Tensor, thread, slot, _record, _remaining):

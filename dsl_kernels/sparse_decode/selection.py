@@ -8,17 +8,12 @@ from cutlass import Int16, Int32, Int64, max, min
 
 from dsl_kernels.core import attended, schedule
 from dsl_kernels.core.schedule_params import UNIT
-from dsl_kernels.core.threads import behind
 from dsl_kernels.dense_decode import work
+from dsl_kernels.dense_decode.gather_reader import GatherReader
 
 # A record says, in the place of dense_decode's SEEN and LENGTH, how many indices count of the main and of the extra
 # cache.
 MAIN, EXTRA = work.SEEN, work.LENGTH
-# Parameters of which what follows, for the next record alone, would be worked out in advance and kept in registers.
-NOT_AHEAD = (
-    *("num_parts", "num_tiles", "batch", "s_q", "total_q", "tiles_per_request", "tiles_per_head", "block_tokens"),
-    *("slots_per_part", "capacity", "extra_capacity"),
-)
 
 
 def valid_words(kernel):
@@ -34,7 +29,9 @@ def valid_rows(kernel):
     return cute.make_tensor(where, cute.make_layout((4, kernel.slots)))
 
 
-class SelectionReader(work.Reader):
+class SelectionReader(GatherReader):
+    NOT_AHEAD = (*GatherReader.NOT_AHEAD, "extra_capacity")
+
     @cute.jit
     def look_up(self, request):
         """In lane 0 how many indices count of the main cache, in lane 1 of the extra one, as they are in memory."""
@@ -50,18 +47,6 @@ class SelectionReader(work.Reader):
                 items = schedule.element(a.extra_lengths, request)
         query, count = schedule.query_range(a, request)
         return items, query, count
-
-    @cute.jit
-    def publish_next(self, piece):
-        """The record of a piece, which is not the first."""
-        a = self.a
-        self.a = a.but(**{name: behind(getattr(a, name), piece) for name in NOT_AHEAD})
-        before, _ = self.bars.record_phase(piece - 1)
-        part, tile, number = self.next_piece(before, Int32(0))
-        tile = min(tile, self.a.num_tiles - 1)
-        request, _, _ = schedule.locate_tile(a, tile)
-        self.publish(piece, part, tile, number, self.look_up(request))
-        self.a = a
 
     @cute.jit
     def measured(self, _request, items, count, tile_of_head):
@@ -130,3 +115,21 @@ def locate(kernel, record, unit, index):
     scales = page + (a.extra_scales_at if extra else a.scales_at)
     scales += Int64(row) * (a.extra_scales_step if extra else a.scales_step)
     return valid, page + Int64(row) * row_step, scales
+
+
+class Selection:
+    """The rows that a query token selects, as a loader asks for them."""
+
+    TELLS = True
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def read(self, record, unit, row):
+        return selected(self.kernel, record, unit, row)
+
+    def locate(self, record, unit, _row, index):
+        return locate(self.kernel, record, unit, index)
+
+    def tell(self, warp, slot, valid):
+        valid_rows(self.kernel)[warp % 4, slot] = Int16(valid)

@@ -211,11 +211,13 @@ def test_there_is_a_kernel_for_every_call_that_is_allowed():
     for elements in (BF16, FP16):
         for d_qk, d_v in ((576, 512), (512, 512), (320, 256)):
             for cluster in (1, 2):
-                wanted = (elements, d_qk, d_v, cluster)
+                wanted = (elements, d_qk, d_v, cluster, "bf16")
                 for invariant in (False, True):
                     kind = [v for v in decode if v.batch_invariant == invariant]
-                    fitting = [v for v in kind if (v.elements, v.d_qk, v.d_v, v.cluster) == wanted]
-                    assert [v.any_page for v in fitting] == ([False, True] if d_qk == 576 else [True])
+                    fitting = [v for v in kind if (v.elements, v.d_qk, v.d_v, v.cluster, v.kv_format) == wanted]
+                    loads = [(v.any_page, v.gathers) for v in fitting]
+                    by_tma = [(False, False), (True, False)] if d_qk == 576 else [(True, False)]
+                    assert loads == by_tma + [(True, True)] * (cluster == 1 and not invariant)
             assert combine.Variant(HOPPER, Elements(out=elements.out), d_v=d_v) in merged
 
 

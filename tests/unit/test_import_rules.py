@@ -49,7 +49,7 @@ def test_bindings_import_no_framework_and_no_build_step(path):
 TABLES = [
     *(path for path in DSL if path.name in {"barrier_table.py", "config.py", "params.py"}),
     *(ROOT / "dsl_kernels" / name for name in ("variants.py", "core/variant.py", "core/targets.py")),
-    ROOT / "dsl_kernels" / "core" / "schedule_params.py",
+    *(ROOT / "dsl_kernels" / "core" / name for name in ("schedule_params.py", "formats.py")),
 ]
 
 

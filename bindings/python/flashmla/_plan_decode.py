@@ -67,7 +67,7 @@ def plan_decode(
                      requests and query tokens beside it
     cu_seqlens_q     as in `dense_decode`; read too
     max_seqlen_q     as in `dense_decode`
-    kv_format        as in `dense_decode`; the plan serves calls on caches of other formats too
+    kv_format        as in `dense_decode`; the plan serves calls on caches of other formats that quantise, too
     window           as in `dense_decode`
     buffer           contiguous memory of `plan_decode_size` bytes on q's device, kept alive by the plan; None: made by
                      q's framework

@@ -218,7 +218,7 @@ typedef struct flashmla_plan_decode_params {
   const DLTensor *cu_seqlens_q;  /* as in flashmla_dense_decode_params; its values are read too */
   int32_t max_seqlen_q;          /* " */
   uint32_t reserved2;            /* 0 */
-  int32_t kv_format;             /* as in flashmla_dense_decode_params; a plan of another format is as good */
+  int32_t kv_format;             /* as in flashmla_dense_decode_params; plans of all that quantise are alike */
   int32_t window;                /* as in flashmla_dense_decode_params */
 } flashmla_plan_decode_params;
 /* Initialiser: struct_size, and all else 0. */
@@ -282,9 +282,8 @@ typedef struct flashmla_dense_decode_params {
    * FLASHMLA_KV_FP8 bf16 or codes: float8_e4m3fn, or uint8 or int8 for their bytes; d_qk / d_v 576 / 512, 512 / 512 or
    * 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
-  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size, on CUDA best a multiple of 16: the
-   * fewer rows the largest power of two that divides it, the more loads; strides as q. Of a format that quantises: see
-   * flashmla_kv_format; h_kv is 1, and d_qk the columns of the format */
+  /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size; strides as q. Of a format that
+   * quantises: see flashmla_kv_format; h_kv is 1, and d_qk the columns of the format */
   const DLTensor *kv_cache;
   const DLTensor *block_table;   /* (batch, max_blocks) int32, innermost stride 1 */
   const DLTensor *cache_seqlens; /* (batch) int32, contiguous; tokens */
@@ -309,7 +308,8 @@ typedef struct flashmla_dense_decode_params {
   int32_t cp_interleave;        /* tokens of a turn, > 0 */
   const DLTensor *global_seqlens; /* (batch) int32, contiguous; tokens of each request over all shards */
   const DLTensor *attn_sink;      /* (h_q) float32, contiguous: see flashmla_sparse_decode_params; NULL: no sink */
-  int32_t kv_format; /* flashmla_kv_format of kv_cache; on CPU any, and one that quantises takes q in bf16; on CUDA 0 */
+  int32_t kv_format; /* flashmla_kv_format of kv_cache; one that quantises takes q in bf16, and on CUDA is for calls
+                        without FLASHMLA_BATCH_INVARIANT */
   int32_t window;    /* > 0: only so many last tokens are attended (no shards, on CUDA no batch invariance); 0: all */
   /* (1) float32, with FLASHMLA_KV_FP8: what q, where it is codes, and kv_cache are multiplied with; NULL: 1 */
   const DLTensor *descale_q;

@@ -168,7 +168,7 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, slots_per_part), 4}, \
   }
 
-enum { FM_DENSE_DECODE_ANY_PAGE = 1 << 0 };
+enum { FM_DENSE_DECODE_ANY_PAGE = 1 << 0, FM_DENSE_DECODE_GATHERS = 1 << 1 };
 typedef struct fm_dense_decode_kernel_params {
   CUtensorMap tma_q; /* q as (d, head in group, token, KV head, request); box of one row block */
   CUtensorMap tma_kv; /* kv_cache as (d, row, head, block); box of box_rows rows */
@@ -229,6 +229,13 @@ typedef struct fm_dense_decode_kernel_params {
   int32_t slots; /* partial slots in all */
   int32_t piece_units; /* batch invariant: units of a quantum; else 0 */
   int64_t by_piece_units; /* divides by piece_units */
+  const void *cache; /* pages */
+  int64_t block_step; /* bytes between pages */
+  int64_t row_step; /* bytes between the tokens of a page */
+  int64_t head_step; /* bytes between KV heads */
+  int32_t num_blocks; /* pages of the cache */
+  int64_t scales_at; /* byte of a page at which the scales of its first token are */
+  int32_t scales_step; /* bytes between the scales of a page's tokens */
 } fm_dense_decode_kernel_params;
 #define FM_DENSE_DECODE_PARAMS \
   { \
@@ -291,6 +298,13 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, slots), 4}, \
     {offsetof(fm_dense_decode_kernel_params, piece_units), 4}, \
     {offsetof(fm_dense_decode_kernel_params, by_piece_units), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, cache), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, block_step), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, row_step), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, head_step), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, num_blocks), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, scales_at), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, scales_step), 4}, \
   }
 
 typedef struct fm_fold_kernel_params {
@@ -996,6 +1010,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x09d88c9e
+#define FM_KERNEL_PARAMS_DIGEST 0x8813a9f5
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -64,10 +64,12 @@ flashmla_status fm_kernel_forced(fm_kernel_family family, const fm_kernel **kern
                  fm_kernel_family_name(family));
 }
 
-/* Whether any row of the family does. */
+/* Whether any row of the family does, of those for such calls. */
 static bool reads_format(const fm_need *need) {
   for (int32_t i = 0; i < fm_kernel_count; i++)
-    if (fm_kernels[i].family == need->family && fm_kernels[i].kv_format == need->kv_format) return true;
+    if (fm_kernels[i].family == need->family && fm_kernels[i].kv_format == need->kv_format &&
+        fm_kernels[i].batch_invariant == need->batch_invariant)
+      return true;
   return need->kv_format == FLASHMLA_KV_BF16; /* of rows that read no cache, too */
 }
 
@@ -82,15 +84,18 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
     *kernel = only;
     return FLASHMLA_OK;
   }
+  fm_need wanted = *need;
+  wanted.features |= need->preferred;
   for (int32_t i = 0; i < fm_kernel_count; i++) {
-    if (misfit(&fm_kernels[i], need, arch, driver_version)) continue;
+    if (misfit(&fm_kernels[i], &wanted, arch, driver_version)) continue;
     *kernel = &fm_kernels[i];
     return FLASHMLA_OK;
   }
   if (!reads_format(need))
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
-                   "{params.|}kv_format is {%d, |}\"%s\"; no %s kernel of this library reads it, the CPU does",
-                   need->kv_format, fm_format_at(need->kv_format)->name, fm_kernel_family_name(need->family));
+                   "{params.|}kv_format is {%d, |}\"%s\"; no %s%s kernel of this library reads it, the CPU does",
+                   need->kv_format, fm_format_at(need->kv_format)->name,
+                   need->batch_invariant ? "batch-invariant " : "", fm_kernel_family_name(need->family));
   return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "no kernel of this library fits the call on driver version %d",
                  driver_version);
 }

@@ -6,6 +6,7 @@ from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/dense_decode/"
 QK, PV, LOADER = FOLDER + "qk.py", FOLDER + "pv.py", FOLDER + "loader.py"
+PAGES, GATHER, GATHER_PV = FOLDER + "pages.py", FOLDER + "gather.py", FOLDER + "gather_pv.py"
 CARRIES, MASKING, WORK = FOLDER + "carries.py", FOLDER + "masking.py", FOLDER + "work.py"
 BARRIERS = FOLDER + "barrier_table.py"
 SCHEDULE, ATTENDED = "dsl_kernels/core/schedule.py", "dsl_kernels/core/attended.py"
@@ -193,6 +194,41 @@ GPU_FAULTS = [
         COMBINE,
         "cute.math.exp2(lse - total, fastmath=True) * unit",
         "cute.math.exp2(0.5 * (lse - total), fastmath=True) * unit",
+    ),
+    # ---- rows that are gathered
+    fault(
+        "a row of a page outside is one of page 0",
+        PAGES,
+        "        valid = (token < sWork[work.LENGTH, record]) and (Uint32(page) < Uint32(a.num_blocks))\n"
+        "        page = page if valid else Int32(0)\n",
+        "        valid = token < sWork[work.LENGTH, record]\n"
+        "        page = page if valid and (Uint32(page) < Uint32(a.num_blocks)) else Int32(0)\n",
+    ),
+    fault("the first row of a page", PAGES, "token - column * a.page_size", "token * 0"),
+    fault(
+        "a page of the unit before",
+        GATHER,
+        "index = self.keys.read(record, unit, self.row(warp, unit))\n        return",
+        "index = self.keys.read(record, unit - 1, self.row(warp, unit))\n        return",
+    ),
+    fault(
+        "rows of V behind the length of the unit before",
+        GATHER_PV,
+        "work.UNITS, record] - n",
+        "work.UNITS, record] - n - 1",
+    ),
+    fault(
+        "scales of a row's other half",
+        FOLDER + "codes.py",
+        "8 * half + 4 * part)\n        elif",
+        "8 - 8 * half + 4 * part)\n        elif",
+    ),
+    fault(
+        "rows that copies bring are not shown to the tensor cores",
+        FOLDER + "rows.py",
+        '        cute.arch.fence_proxy("async.shared", space="cta")\n',
+        "        pass\n",
+        always=False,
     ),
     # ---- batch invariant
     fault(

@@ -18,10 +18,14 @@ UNIT = 64  # tokens
 
 def kernel_of(case: Case, processors: int) -> str:
     """The dense_decode kernel that is chosen for a case."""
-    any_page = "" if (case.d_qk, case.page_size) == (576, UNIT) else "_pages"
+    any_page = "" if (case.d_qk, case.page_size) == (576, UNIT) else "_gather" if gathers(case) else "_pages"
     invariant = "_invariant" if case.batch_invariant else ""
     cluster = tiling_of(case, processors).cluster
     return f"dense_decode_{SHORT_DTYPES[case.dtype]}_{case.d_qk}_cluster{cluster}{any_page}{invariant}"
+
+
+def gathers(case: Case) -> bool:
+    return schedule.hopper(1).gathers(case.page_size, case.batch_invariant)
 
 
 def tiling_of(case: Case, processors: int) -> schedule.Tiling:
@@ -75,10 +79,20 @@ def decode_params(case: Case, processors: int, *, own_plan: bool) -> dict:
         "scale_log2": log2_scale(case),
         "max_blocks": max(case.max_blocks, 1),
         "causal": int(case.causal),
+        **cache_params(case),
     }
     if case.batch > 1:
         found["block_table_stride"] = strides(case, "block_table")[0] if case.max_blocks > 0 else 0
     return found
+
+
+def cache_params(case: Case) -> dict:
+    """The cache as it is gathered; distances in bytes, where there are two."""
+    extents = case.shapes()["kv_cache"][:3]
+    steps = [2 * stride for stride in strides(case, "kv_cache")[:3]]
+    names = "block_step", "row_step", "head_step"
+    found = {name: step for name, step, extent in zip(names, steps, extents, strict=True) if extent > 1}
+    return found | {"cache": ADDRESSES["kv_cache"], "num_blocks": case.num_blocks}
 
 
 def paging_params(case: Case, cluster: int) -> dict:

@@ -7,9 +7,11 @@ import contextlib
 import c_abi
 import environment
 import flashmla
+from buffers import Pages
 from gpu.kernel_rows import FORCE, last_kernel, rows_of
+from ops.append_kv import oracle as formats
 from ops.dense_decode import calls, oracle
-from ops.dense_decode.case import Case, make_data
+from ops.dense_decode.case import Case, Layouts, make_data
 from ops.dense_decode.oracle import Shard
 from ops.dense_decode.shape_only import decode_call, plan_call
 from schedule import hopper
@@ -41,7 +43,23 @@ def decode_cases(processors: int) -> list[Case]:
                     many.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=2),
                 ]
             found.append(plain.but(h_q=5, h_kv=5, s_q=2, plan="stale"))
+    found += [case for name in formats.FORMATS for case in quantised(name)]
     return [case.but(seed=seed) for seed, case in enumerate(found)]
+
+
+def quantised(kv_format: str) -> list[Case]:
+    """Calls on caches of a format."""
+    plain = Case(
+        kv_format=kv_format, d_qk=formats.FORMATS[kv_format].columns, layouts=Layouts(kv_cache=Pages(gaps=(1,))),
+        num_blocks=14, max_blocks=5, lengths=LENGTHS, causal=True, given=("lse",),
+    )  # fmt: skip
+    return [
+        plain.but(h_q=16, s_q=3, bad_pages=True),
+        plain.but(h_q=128, plan="fresh", num_splits=1),
+        plain.but(h_q=128, s_q=2, page_size=16, num_blocks=60, max_blocks=20, plan="fresh", num_splits=3),
+        plain.but(h_q=64, page_size=1, max_blocks=200, num_blocks=400, plan="stale", out_dtype="float32"),
+        plain.but(h_q=5, s_q=4, page_size=128, shard=Shard(1, 2, 16), global_seqlens=(500, 90, 3, 0)),
+    ]
 
 
 def is_split(case: Case) -> bool:
@@ -61,7 +79,11 @@ def batch_invariant(plain: Case, small: Case) -> list[Case]:
 
 def may_fit(row: dict, case: Case) -> bool:
     """Whether a kernel could do a case, so far as its name says: data of cases take time to make."""
-    return case.dtype == row["dtype"] and case.batch_invariant == row["name"].endswith("_invariant")
+    marks = row["name"].partition("_cluster")[2].split("_")
+    reads = "_".join(marks[2:]) if "gather" in marks[1:3] else ""
+    if (reads or "bf16") != case.kv_format:
+        return False
+    return case.dtype == row["dtype"] and case.batch_invariant == ("invariant" in marks)
 
 
 def run_decode(row: dict, case: Case, backend) -> bool:

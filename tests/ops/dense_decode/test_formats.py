@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import c_abi
+import environment
 import flashmla
 from attention import same_bits
 from backends import Backend
 from buffers import DTYPES, PAGES
+from gpu.kernel_rows import FORCE
 from ops.append_kv import oracle as formats
 from ops.dense_decode import calls
 from ops.dense_decode.calls import Tensors, decode, make_plan
@@ -29,7 +32,7 @@ BASE = Case(
 @pytest.fixture
 def cpu(backend) -> Backend:
     if backend.name != "cpu":
-        pytest.skip("no kernel reads a cache that is quantised")
+        pytest.skip("of the CPU")
     return backend
 
 
@@ -65,17 +68,22 @@ OPTIONS = {
 
 @pytest.mark.parametrize("kv_format", formats.FORMATS)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_bits_are_those_of_the_dequantised_cache(cpu, kv_format, options):
+def test_bits_are_those_of_the_dequantised_cache(backend, kv_format, options):
+    """On a GPU of the kernel that gathers rows as these kernels do."""
     case = of_format(kv_format).but(**options)
+    if case.batch_invariant and backend.name == "gpu":
+        pytest.skip("no batch-invariant kernel reads such caches")
     numbers = make_data(case)
-    result = calls.run(case, cpu, numbers)
+    result = calls.run(case, backend, numbers)
     calls.check_result(case, numbers, result)
     rows, others = dequantised(case, numbers)
-    same_bits(result, calls.run(rows, cpu, others))
+    kernel = environment.variable(FORCE, f"dense_decode_bf16_{case.d_qk}_cluster1_gather")
+    with kernel if backend.name == "gpu" else contextlib.nullcontext():
+        same_bits(result, calls.run(rows, backend, others))
 
 
 @pytest.mark.parametrize("kv_format", formats.FORMATS)
-def test_any_bytes(cpu, kv_format):
+def test_any_bytes(backend, kv_format):
     """All codes with all kinds of scales, NaN and subnormal products among them. A request has one token, which is its
     row.
     """
@@ -87,16 +95,16 @@ def test_any_bytes(cpu, kv_format):
     pages[4:][pages[4:] & 0x7F == 0x7F] = 0x11  # else there is a NaN in every row
     numbers = replace(numbers, kv_cache=pages, block_table=np.arange(32, dtype=np.int32)[:, None])
     numbers.q[:] = 0
-    result = calls.run(case, cpu, numbers)
+    result = calls.run(case, backend, numbers)
     case, numbers = on_rows(case, numbers, flashmla.dequantize_kv(pages, kv_format=kv_format))
-    wanted = calls.run(case, cpu, numbers)
+    wanted = calls.run(case, backend, numbers)
     assert np.isfinite(wanted.lse).any()
     np.testing.assert_array_equal(result.out.astype(np.float32), wanted.out.astype(np.float32))
     np.testing.assert_array_equal(result.lse, wanted.lse)
 
 
 @pytest.mark.parametrize("kv_format", formats.FORMATS)
-def test_page_size_does_not_show(cpu, kv_format):
+def test_page_size_does_not_show(backend, kv_format):
     """The same tokens in pages of 64 and of one."""
     case = of_format(kv_format, BASE.but(page_size=64, num_blocks=8, max_blocks=8, lengths=(400, 77), bad_pages=False))
     numbers = make_data(case)
@@ -109,7 +117,7 @@ def test_page_size_does_not_show(cpu, kv_format):
     for size, pages in made.items():
         one = case.but(page_size=size, num_blocks=len(pages), max_blocks=tokens[size].shape[1])
         data = replace(numbers, kv_cache=pages, block_table=tokens[size])
-        results.append(calls.run(one, cpu, data))
+        results.append(calls.run(one, backend, data))
         calls.check_result(one, data, results[-1])
     same_bits(*results)
 
@@ -133,7 +141,7 @@ def test_a_plan_serves_caches_of_every_format(cpu):
     calls.check_result(other, make_data(other), decode(Tensors(other, cpu), plans["v32_nope"][0]))
 
 
-def test_shards_join_to_the_whole(cpu):
+def test_shards_join_to_the_whole(backend):
     whole = of_format("v32", BASE.but(lengths=(450,), causal=True, bad_pages=False, max_blocks=30))
     numbers = make_data(whole)
     rng = np.random.default_rng(5)
@@ -152,7 +160,7 @@ def test_shards_join_to_the_whole(cpu):
             cache_seqlens=np.array([count], np.int32),
             global_seqlens=np.array([450], np.int32),
         )
-        parts.append(calls.run(case.but(out_dtype="float32"), cpu, data))
+        parts.append(calls.run(case.but(out_dtype="float32"), backend, data))
     case = whole.but(num_blocks=30, out_dtype="float32")
     data = replace(
         numbers,
@@ -176,14 +184,15 @@ def test_a_prepared_call(cpu):
 
 
 @pytest.mark.parametrize("kv_format", formats.FORMATS)
-def test_gpus_have_no_kernel_yet(cuda_12_0, kv_format):
+def test_batch_invariant_kernels_read_none(cuda_12_0, kv_format):
     """By the format of the table's kernels."""
     case = of_format(kv_format, STEP.but(layouts=Layouts(kv_cache=PAGES)))
-    ran = cuda_12_0.run(f"from buffers import Pages; decode({case!r})")
-    status, sentence, _, _ = ran.told[0]
+    ran = cuda_12_0.run(f"from buffers import Pages; decode({case!r}); decode({case.but(batch_invariant=True)!r})")
+    assert ran.told[0][3] == f"dense_decode_bf16_{case.d_qk}_cluster1_gather_{kv_format}"
+    status, sentence, _, _ = ran.told[1]
     assert status == c_abi.constant("ERROR_UNSUPPORTED")
     assert sentence == (
         f'params.kv_format is {calls.format_number(kv_format)}, "{kv_format}"; '
-        "no dense_decode kernel of this library reads it, the CPU does"
+        "no batch-invariant dense_decode kernel of this library reads it, the CPU does"
     )
-    assert ran.launches() == []
+    assert len(ran.launches()) == 3  # of the first call

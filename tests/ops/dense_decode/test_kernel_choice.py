@@ -17,6 +17,9 @@ FITTING = [
     ("dense_decode_bf16_576_cluster1_pages", {"page_size": 16}),
     ("dense_decode_fp16_512_cluster1_pages", {"dtype": "float16", "d_qk": 512}),
     ("dense_decode_bf16_576_cluster1_pages_invariant", {"batch_invariant": True}),
+    ("dense_decode_bf16_576_cluster1_pages", {"page_size": 1}),
+    ("dense_decode_bf16_576_cluster1_gather", {"page_size": 64}),
+    ("dense_decode_fp16_320_cluster1_gather", {"dtype": "float16", "d_qk": 320, "page_size": 3}),
 ]
 
 
@@ -89,6 +92,18 @@ def test_two_blocks_share_a_stream_and_more_where_they_are_not_in_step(cuda_12_0
     ran = cuda_12_0.run(f"for case in {cases!r}: decode(case)")
     assert {line[0] for line in ran.told} == {0}
     assert [line[3][-8:] for line in ran.told] == [f"cluster{cluster}" for _, cluster in BLOCKS]
+
+
+PAGES = [(1, "gather"), (8, "gather"), (17, "gather"), (24, "gather"), (16, "pages"), (48, "pages"), (80, "pages")]
+
+
+@pytest.mark.parametrize(("page_size", "loads"), PAGES)
+def test_rows_of_small_boxes_are_gathered(cuda_12_0, page_size, loads):
+    """By a block alone: its rows are not shared. Batch-invariant kernels load boxes of any size."""
+    case = STEP.but(page_size=page_size)
+    ran = cuda_12_0.run(f"for case in {[case, case.but(batch_invariant=True)]!r}: decode(case)")
+    cluster = 1 if loads == "gather" else 2
+    assert [line[3].partition("_cluster")[2] for line in ran.told] == [f"{cluster}_{loads}", "2_pages_invariant"]
 
 
 @pytest.mark.parametrize("s_q", [2, 3, 4])

@@ -1,6 +1,4 @@
-"""The barriers of sparse_decode in a model: it never stops, nobody finds what he does not expect, and a wrong number in
-the kernel's table is noticed.
-"""
+"""The barriers of sparse_decode in a model: those of rows that are gathered, where loaders tell which are attended."""
 
 from __future__ import annotations
 
@@ -9,28 +7,17 @@ import random
 
 import pytest
 
-from ops.sparse_decode.barrier_model import CopiesArrive, GatherModel
+from ops.dense_decode.test_gather_barriers import LENGTHS, fails
+from ops.sparse_decode.telling_model import CopiesArriveAndTell, Tells
 
-LENGTHS = [1, 1, 1, 1, 2, 2, 3, 4, 5, 7]
-SLOTS = 3
-MODELS = pytest.mark.parametrize("model", [GatherModel, CopiesArrive])
+MODELS = pytest.mark.parametrize("model", [Tells, CopiesArriveAndTell])
 
 
 @MODELS
 def test_no_deadlock_and_the_right_items(model):
     for seed in range(60):
         draw = random.Random(seed)
-        model([draw.choice(LENGTHS) for _ in range(draw.randint(0, 12))], SLOTS, 1, seed).run()
-
-
-def fails(model: type[GatherModel], runs: int = 20) -> bool:
-    for seed in range(runs):
-        draw = random.Random(seed)
-        try:
-            model([draw.choice(LENGTHS) for _ in range(60)], SLOTS, 1, seed).run()
-        except AssertionError:
-            return True
-    return False
+        model([draw.choice(LENGTHS) for _ in range(draw.randint(0, 12))], 3, 1, seed).run()
 
 
 @MODELS
@@ -42,10 +29,3 @@ def test_a_wrong_count_of_loaders_is_noticed(model, change):
         )
 
     assert fails(Wrong)
-
-
-def test_rows_that_are_not_waited_for_are_noticed():
-    class Careless(GatherModel):
-        waits_for_rows = False
-
-    assert fails(Careless)

@@ -16,21 +16,33 @@
 #define CARRIES 2     /* slots of a part: of the node and of the tile that it folds */
 #define WHOLE_UNITS 3 /* of a tile that is not split: partial rows and their merge take longer */
 #define LARGEST_CLUSTER 2
+/* TMA brings boxes of rows of a page; smaller ones take longer than rows that are gathered. */
+#define BOX_ROWS 16
 /* L2 cache policies of TMA, as CUTLASS has them (cute/arch/copy_sm90_desc.hpp). */
 #define EVICT_NORMAL INT64_C(0x1000000000000000)
 #define EVICT_FIRST INT64_C(0x12F0000000000000)
 #define KEPT_FIFTHS 4 /* of L2 that may hold q and out beside the stream */
 #define DEVICE_OF_Q "q.device.device_id"
 
+static bool quantizes(const fm_paged *paged) { return fm_quantizes(paged->pages.format); }
+
+/* Whether rows are best gathered. Kernels of batch-invariant calls do not. */
+static bool gathers(const fm_dense_decode *decode) {
+  const bool small_boxes = decode->paged.pages.page_size % BOX_ROWS != 0;
+  return quantizes(&decode->paged) || (small_boxes && !decode->attention.work.batch_invariant);
+}
+
 /* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
- * in step and are better alone: none is joined by an idle one, and none waits for another. */
-static flashmla_status choose_cluster(const fm_work *work, int64_t blocks, bool balanced, int32_t processors,
+ * in step and are better alone: none is joined by an idle one, and none waits for another. Rows that are gathered are
+ * not shared. */
+static flashmla_status choose_cluster(const fm_dense_decode *decode, int64_t blocks, bool balanced, int32_t processors,
                                       int32_t *cluster) {
+  const fm_work *work = &decode->attention.work;
   const fm_kernel *forced;
   FM_TRY(fm_kernel_forced(FM_KERNEL_DENSE_DECODE, &forced));
   const bool alike = balanced && fm_cut_alike(work, processors, work->h_kv * blocks);
   const bool in_step = alike && blocks > LARGEST_CLUSTER;
-  *cluster = forced ? forced->cluster : blocks > 1 && !in_step ? LARGEST_CLUSTER : 1;
+  *cluster = forced ? forced->cluster : blocks > 1 && !in_step && !gathers(decode) ? LARGEST_CLUSTER : 1;
   return FLASHMLA_OK;
 }
 
@@ -44,6 +56,7 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
                    .d_v = decode->attention.d_v,
                    .features = paged->pages.page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
                    .lacking = "pages of 64 tokens",
+                   .preferred = gathers(decode) ? FM_DENSE_DECODE_GATHERS : 0,
                    .batch_invariant = decode->attention.work.batch_invariant,
                    .cluster = cluster,
                    .may_be_forced = true};
@@ -81,7 +94,7 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
                         .partial_facts = FM_KERNEL_PARTIAL_FACTS};
   /* Where no table is long enough to be split, num_splits 0 becomes 1 (fm_tile); that is no given split. */
   const bool balanced = work->num_splits == 0 || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
-  FM_TRY(choose_cluster(work, blocks, balanced, gpu.device->processors, &limits->max_cluster));
+  FM_TRY(choose_cluster(decode, blocks, balanced, gpu.device->processors, &limits->max_cluster));
   return limits->max_cluster > 1 && blocks > 1 ? count_clusters(gpu, decode, limits) : FLASHMLA_OK;
 }
 
@@ -129,6 +142,11 @@ fm_shard fm_shard_of(const fm_mask *mask) {
   };
 }
 
+/* Whether the cache is read by TMA. */
+static bool maps_cache(const fm_attention_kernels *kernels) {
+  return (kernels->attend.kernel->features & FM_DENSE_DECODE_GATHERS) == 0;
+}
+
 /* All that can fail but the launches themselves. */
 static flashmla_status prepare(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
@@ -139,6 +157,7 @@ static flashmla_status prepare(fm_call *call, void *state) {
   decode->kv_policy = kv_policy(decode);
   FM_TRY(fm_prepare_check(decode));
   FM_TRY(fm_load_attention(need_of(decode, attention->tiling.cluster), attention, &decode->kernels));
+  if (!maps_cache(&decode->kernels)) return FLASHMLA_OK;
   const fm_tensor_map cache = cache_map(decode);
   return fm_encode(gpu->driver, &cache, &decode->cache_map);
 }
@@ -154,6 +173,7 @@ static flashmla_status launch_all(const void *state) {
   const fm_attention *attention = &decode->attention;
   const fm_tiling *tiling = &attention->tiling;
   const fm_paged *paged = &decode->paged;
+  const fm_pages *pages = &paged->pages;
   const fm_paging paging = decode->paging;
   const fm_shard shard = fm_shard_of(&attention->mask);
   fm_dense_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
@@ -169,7 +189,7 @@ static flashmla_status launch_all(const void *state) {
                                           .max_blocks = paged->max_blocks > 0 ? paged->max_blocks : 1,
                                           .causal = attention->mask.causal,
                                           .kv_policy = decode->kv_policy,
-                                          .page_size = paged->pages.page_size,
+                                          .page_size = pages->page_size,
                                           .whole_pages = paging.whole_pages,
                                           .rows_beyond = paging.rows_beyond,
                                           .boxes = paging.boxes,
@@ -180,7 +200,14 @@ static flashmla_status launch_all(const void *state) {
                                           .cp_offset = shard.offset,
                                           .window = attention->mask.window,
                                           .page_inverse = paging.page_inverse,
-                                          .by_page = paging.by_page};
+                                          .by_page = paging.by_page,
+                                          .cache = pages->data,
+                                          .block_step = pages->block_step,
+                                          .row_step = pages->row_step,
+                                          .head_step = pages->head_step,
+                                          .num_blocks = pages->num_blocks,
+                                          .scales_at = pages->scales_at,
+                                          .scales_step = pages->format->scales_step};
   FM_TRY(fm_launch_check(decode));
   return fm_launch_attention(attention, &decode->kernels, &params, decode->stream);
 }
@@ -190,7 +217,8 @@ static flashmla_status launch(fm_call *call, void *state) {
   fm_attention_kernels *kernels = &decode->kernels;
   if (call->again) {
     FM_TRY(fm_encode_address(kernels->gpu.driver, decode->attention.queries.data, &kernels->q_map));
-    FM_TRY(fm_encode_address(kernels->gpu.driver, decode->paged.pages.data, &decode->cache_map));
+    if (maps_cache(kernels))
+      FM_TRY(fm_encode_address(kernels->gpu.driver, decode->paged.pages.data, &decode->cache_map));
   }
   return fm_in_context(kernels->gpu, launch_all, decode);
 }

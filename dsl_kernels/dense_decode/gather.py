@@ -1,25 +1,25 @@
-"""The loaders of sparse_decode: the eight warps of PV, of which each fetches 16 rows of a unit, half of their columns.
+"""Loaders of rows that TMA does not bring: the eight warps of PV, of which each fetches 16 rows of a unit, half of
+their columns, by cp.async (rows.py, codes.py).
 
-Where a loader is, it keeps in registers: the cursor. The record of a piece says which units there are. An index is read
-one unit ahead, one a lane: lanes 16 to 31 have the same rows as lanes 0 to 15.
+Where a loader is, it keeps in registers: the cursor. The record of a piece says which units there are. What says where
+a row lies (`keys`: an index, a page number) is read one unit ahead, one a lane: lanes 16 to 31 have the same rows as
+lanes 0 to 15.
 
 Rows that need no conversion are handed over by the copies themselves. Where rows are quantised, a unit that was fetched
 is pending until it has been settled: its rows have come and have been made into numbers.
 """
 
-import cutlass
 import cutlass.cute as cute
-from cutlass import Int16, Int32, const_expr
+from cutlass import Boolean, Int32, Int64, const_expr
 
 from dsl_kernels.core import async_copy, schedule
 from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now, opaque
-from dsl_kernels.dense_decode import work
-from dsl_kernels.dense_decode.loader import DONE, Q_ITEM
-from dsl_kernels.dense_decode.queries import SLICE_BYTES, Queries
 
+from . import work
 from .config import AHEAD_BIT, PIECE_BIT
-from .selection import SelectionReader, locate, selected, valid_rows
+from .loader import DONE, Q_ITEM
+from .queries import SLICE_BYTES, Queries
 
 # `at`, one register: the number of the piece that is fetched next, how many pieces the loader is ahead of the products,
 # and a bit for each slot that is pending.
@@ -33,11 +33,14 @@ def piece_of(at):
 
 
 class Gather(Queries):
-    """The cursor: `at`; the unit that is fetched next; what this lane's row there selects."""
+    """The cursor: `at`; the unit that is fetched next; what says where this lane's row there lies.
 
-    def __init__(self, kernel, tma_q, mQ):
+    reader: who writes the records; keys: where rows lie, and whether it is told in shared memory which are attended.
+    """
+
+    def __init__(self, kernel, tma_q, mQ, reader, keys):
         super().__init__(kernel, tma_q, mQ)
-        self.reader, self.rows = SelectionReader(kernel), kernel.rows
+        self.reader, self.keys, self.rows = reader, keys, kernel.rows
 
     @cute.jit
     def reads(self, half, warp):
@@ -45,9 +48,23 @@ class Gather(Queries):
         return (half == 1) and (warp % 4 == 0)
 
     @cute.jit
+    def aim(self, warp, at, unit, index):
+        """Where the rows lie that are fetched next: (is this lane's read, its address, that of its scales)."""
+        attended, row, scales = Boolean(False), Int64(0), Int64(0)
+        if unit >= 0:
+            record, _ = self.bars.record_phase(at >> PIECE_BIT)
+            attended, row, scales = self.keys.locate(record, unit, self.row(warp, unit), index)
+        return attended, row, scales
+
+    @cute.jit
     def fetch(self, half, warp, item, at, unit, index):
         """Waits until the slot of the item is free, starts its loads and steps the cursor on."""
-        kernel, sWork = self.kernel, self.smem.sWork
+        return self.fetch_aimed(half, warp, item, at, unit, index, self.aim(warp, at, unit, index))
+
+    @cute.jit
+    def fetch_aimed(self, half, warp, item, at, unit, index, aimed: tuple):
+        """The same, of what aim() gave."""
+        sWork = self.smem.sWork
         if unit != DONE:
             slot, phase = self.bars.slot_phase(item)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
@@ -58,7 +75,7 @@ class Gather(Queries):
             else:
                 record, _ = self.bars.record_phase(at >> PIECE_BIT)
                 end = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record]
-                self.start_rows(half, warp, slot, record, unit, index)
+                self.start_rows(half, warp, slot, aimed)
                 if const_expr(not self.rows.COPIES_ARRIVE):
                     at |= 1 << slot
                 unit += 1
@@ -66,12 +83,12 @@ class Gather(Queries):
                     unit = Int32(Q_ITEM)
                     at += NEXT_PIECE
                 else:
-                    index = selected(kernel, record, unit, self.row(warp, unit))
+                    index = self.keys.read(record, unit, self.row(warp, unit))
         return at, unit, index
 
     @cute.jit
     def writes(self, half, slot):
-        """Whether this thread says which rows of its warp are attended."""
+        """Whether this thread tells which rows of its warp are attended."""
         return (half == 0) and (lane_now(slot) == 0)
 
     def row(self, warp, unit):
@@ -88,7 +105,7 @@ class Gather(Queries):
         unit, index = Int32(DONE), Int32(-1)
         if sWork[work.UNITS, record] > 0:
             unit = sWork[work.FIRST_UNIT, record]
-            index = selected(kernel, record, unit, self.row(warp, unit))
+            index = self.keys.read(record, unit, self.row(warp, unit))
             bar = self.bars.full(slot)
             if warp % 4 == 0:
                 request, head, tile_of_head = schedule.locate_tile(self.a, sWork[work.TILE, record])
@@ -96,45 +113,53 @@ class Gather(Queries):
                 self.load_q(half, bar, first, tile_of_head, head, request, sWork[work.QUERY, record])
             cute.arch.sync_warp()
             cute.arch.mbarrier_arrive(bar)
-            if const_expr(self.rows.COPIES_ARRIVE):
+            if const_expr(self.rows.COPIES_ARRIVE and self.keys.TELLS):
                 if self.writes(half, slot):
                     cute.arch.mbarrier_arrive(bar)
         return unit, index
 
     @cute.jit
     def announce(self, bar, half):
-        rows = opaque(self.a.block_heads)
+        rows = opaque(self.a.block_heads) * self.a.block_tokens
         with cute.arch.elect_one():
             cute.arch.mbarrier_expect_tx(bar, rows * (SLICE_BYTES // 64 * self.slices_of(half)))
         cute.arch.sync_warp()
 
     @cute.jit
-    def start_rows(self, half, warp, slot, record, unit, index):
-        """Starts the loads of this warp's rows of a unit, half of their columns; says which of them are attended."""
-        kernel = self.kernel
-        attended, row, scales = locate(kernel, record, unit, index)
+    def start_rows(self, half, warp, slot, aimed: tuple):
+        """Starts the loads of this warp's rows of a unit, half of their columns; tells which of them are attended."""
+        attended, row, scales = aimed
         valid = cute.arch.vote_ballot_sync(attended) & (2**STRIPE - 1)
-        if self.writes(half, slot):
-            sValid = valid_rows(kernel)
-            sValid[warp % 4, slot] = Int16(valid)
-            if const_expr(self.rows.COPIES_ARRIVE):
-                cute.arch.mbarrier_arrive(self.bars.full(slot))
+        if const_expr(self.keys.TELLS):
+            if self.writes(half, slot):
+                self.keys.tell(warp, slot, valid)
+                if const_expr(self.rows.COPIES_ARRIVE):
+                    cute.arch.mbarrier_arrive(self.bars.full(slot))
         self.rows.start(half, slot, warp % 4, row, scales, valid)
         if const_expr(self.rows.COPIES_ARRIVE):
             cute.arch.cp_async_mbarrier_arrive_noinc(self.bars.full(slot))
-        else:
+
+    def end_group(self):
+        """What was fetched until now can be waited for."""
+        if not self.rows.COPIES_ARRIVE:
             async_copy.end_group()
 
     @cute.jit
-    def settle(self, half, warp, at):
-        """Waits for the rows that were fetched, makes them into numbers and says that they have come."""
-        pending = at & PENDING
-        at -= pending
+    def settle(self, half, warp, at, pending):
+        """Waits for the rows of the pending slots, of groups that have ended, makes them into numbers and says that
+        they have come. What was fetched since is the next group.
+        """
+        return at if const_expr(self.rows.COPIES_ARRIVE) else self.settle_pending(half, warp, at, pending)
+
+    @cute.jit
+    def settle_pending(self, half, warp, at, pending):
+        self.end_group()
         if pending != 0:
-            async_copy.wait_for_all()
+            async_copy.wait_for_all_but(1)
             cute.arch.sync_warp()
+        at -= pending
         while pending != 0:
-            slot = cutlass.min(pending >> 1, self.kernel.slots - 1)  # that of the highest bit
+            slot = cute.arch.popc((pending & -pending) - 1)  # that of the lowest bit
             pending -= 1 << slot
             self.rows.finish(half, slot, warp % 4)
             cute.arch.fence_proxy("async.shared", space="cta")

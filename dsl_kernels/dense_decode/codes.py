@@ -17,8 +17,8 @@ from cutlass import Float32, Int32, Uint32, const_expr
 
 from dsl_kernels.core import async_copy
 from dsl_kernels.core.threads import lane_now
-from dsl_kernels.dense_decode.queries import SLICE_BYTES
 
+from .queries import SLICE_BYTES
 from .rows import Rows
 
 SHIFT = 120  # log2 of what a shifted code is too small by

@@ -1,6 +1,6 @@
-"""The model of dense_decode's roles with the loaders of sparse_decode: every warp of PV fetches its rows of a unit.
+"""The model of dense_decode's roles where rows are gathered: every warp of PV fetches its rows of a unit.
 
-They follow dsl_kernels/sparse_decode/{pv,gather}.py step by step and must be changed with them.
+They follow dsl_kernels/dense_decode/{gather_pv,gather}.py step by step and must be changed with them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from dsl_kernels.sparse_decode.barrier_table import barriers
+from dsl_kernels.dense_decode.barrier_table import gathering
 from ops.dense_decode.barrier_model import EVERY_LANE, HALF, ONE_LANE, PV_WARPS, Block, Cursor, Model, Role
 
 
@@ -21,10 +21,12 @@ class RowCursor(Cursor):
 
 
 class GatherModel(Model):
-    """copies_arrive: rows need no conversion, and their copies arrive for the threads."""
+    """copies_arrive: rows need no conversion, and their copies arrive for the threads. tells: it is told which rows are
+    attended.
+    """
 
-    copies_arrive = False
-    barriers = barriers(copies_arrive=False)
+    copies_arrive = tells = False
+    barriers = gathering()
     waits_for_rows = True
 
     def await_unused(self, _block: Block) -> Role:
@@ -86,16 +88,16 @@ class GatherModel(Model):
 
     def say_attended(self, block: Block, half: int, slot: int) -> None:
         """By those who write which rows are."""
-        if self.copies_arrive and half == 0:
+        if self.copies_arrive and self.tells and half == 0:
             block.full[slot].arrive(ONE_LANE)
 
-    def settle(self, block: Block, cursor: RowCursor) -> Role:
-        while self.waits_for_rows and not cursor.come.issuperset(cursor.pending):
+    def settle(self, block: Block, cursor: RowCursor, pending: list[int]) -> Role:
+        while self.waits_for_rows and not cursor.come.issuperset(pending):
             yield None
-        for item in cursor.pending:
+        for item in pending:
             yield None
             block.full[item % self.slots].arrive(EVERY_LANE)
-        cursor.pending.clear()
+            cursor.pending.remove(item)
 
     # ---- PV
 
@@ -108,8 +110,9 @@ class GatherModel(Model):
         while True:
             for item in range(0 if it == 0 else it + self.slots - 1, it + self.slots):
                 yield from self.fetch_rows(block, half, warp, item, cursor)
-            yield from self.settle(block, cursor)
+            pending = list(cursor.pending)
             yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
+            yield from self.settle(block, cursor, pending)
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
             if n == 0:
@@ -123,11 +126,12 @@ class GatherModel(Model):
                 yield block.qk_done[slot], phase
                 yield None
                 assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"
-                yield from self.settle(block, cursor)
+                pending = list(cursor.pending)
                 n -= 1
                 if n > 0:
                     self.release(block, me, slot, half)
                     yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
+                yield from self.settle(block, cursor, pending)
                 it += 1
             yield from self.end_piece(block, half, me, it, piece)
             piece += 1
@@ -135,4 +139,3 @@ class GatherModel(Model):
 
 class CopiesArrive(GatherModel):
     copies_arrive = True
-    barriers = barriers(copies_arrive=True)

@@ -7,7 +7,8 @@ from cutlass import Int32, Int64, const_expr
 from dsl_kernels.core import async_copy
 from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now
-from dsl_kernels.dense_decode.queries import SLICE_BYTES
+
+from .queries import SLICE_BYTES
 
 WARP_BYTES = STRIPE * 128  # of a warp's rows in a slice
 

@@ -1,0 +1,51 @@
+"""The barriers of kernels that gather rows, in a model: it never stops, nobody finds what he does not expect, and a
+wrong number in the kernel's table is noticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from ops.dense_decode.gather_model import CopiesArrive, GatherModel
+
+LENGTHS = [1, 1, 1, 1, 2, 2, 3, 4, 5, 7]
+MODELS = pytest.mark.parametrize("model", [GatherModel, CopiesArrive])
+
+
+@MODELS
+@pytest.mark.parametrize("slots", [3, 5])
+def test_no_deadlock_and_the_right_items(model, slots):
+    for seed in range(60):
+        draw = random.Random(seed)
+        model([draw.choice(LENGTHS) for _ in range(draw.randint(0, 12))], slots, 1, seed).run()
+
+
+def fails(model: type[GatherModel], runs: int = 20) -> bool:
+    for seed in range(runs):
+        draw = random.Random(seed)
+        try:
+            model([draw.choice(LENGTHS) for _ in range(60)], 3, 1, seed).run()
+        except AssertionError:
+            return True
+    return False
+
+
+@MODELS
+@pytest.mark.parametrize("change", [-32, 1, 32])  # a warp, or a thread
+def test_a_wrong_count_of_loaders_is_noticed(model, change):
+    class Wrong(model):
+        barriers = tuple(
+            dataclasses.replace(b, arrivals=b.arrivals + change) if b.name == "full" else b for b in model.barriers
+        )
+
+    assert fails(Wrong)
+
+
+def test_rows_that_are_not_waited_for_are_noticed():
+    class Careless(GatherModel):
+        waits_for_rows = False
+
+    assert fails(Careless)
