@@ -6,7 +6,7 @@ as the layers of a decode step share it, and combine is included. Contenders alt
 A record is one JSON object a line:
   benchmark gpu driver commit digest   the program, the machine and the kernels
   op dtype case        [batch, s_q, h_q, tokens]; with "varlen" lengths are drawn from N(tokens, tokens / 2), with
-                       "tenth" q and KV are N(0, 1) / 10, which takes far less power
+                       "tenth" q and KV are N(0, 1) / 10, which takes far less power, with "page1" pages have one token
   us spread rounds_us  median of a call; (max - min) / median of the rounds; {contender: every round}
   us_cold              median of single calls after L2 was flushed, launch included
   us_planned           with a plan made in every call
@@ -40,7 +40,7 @@ from problem import D_QK, D_V, PAGE, TABLE_PAGES, Pool, Problem  # noqa: E402
 
 import flashmla  # noqa: E402
 
-# batch, s_q, h_q, tokens[, "varlen" or "tenth"]
+# batch, s_q, h_q, tokens[, "varlen", "tenth", or "page" and the tokens of one]
 CASES = (*(goal.case for goal in goals.GOALS), (128, 2, 128, 32768, "tenth"))
 
 
@@ -50,7 +50,8 @@ def problem_of(case: tuple, pool: Pool) -> Problem:
     if "varlen" in kind:
         drawn = random.Random(tokens * 1000 + b * 10 + s_q)
         lengths = [max(int(drawn.normalvariate(tokens, tokens / 2)), s_q) for _ in range(b)]
-    return Problem(lengths, s_q, h_q, pool, sigma=0.1 if "tenth" in kind else 1.0)
+    page = next((int(word.removeprefix("page")) for word in kind if word.startswith("page")), PAGE)
+    return Problem(lengths, s_q, h_q, pool, sigma=0.1 if "tenth" in kind else 1.0, page=page)
 
 
 def pages_of(case: tuple) -> int:
@@ -63,7 +64,7 @@ def reference_errors(p: Problem, out: torch.Tensor, lse: torch.Tensor, table: to
     """(||out - ref|| / ||ref||, largest error of lse) against float64, request by request."""
     error = norm = lse_error = 0.0
     for i, length in enumerate(p.lengths):
-        rows = p.kv_cache[table[i, : -(-length // PAGE)].long()].reshape(-1, D_QK)[:length].double()
+        rows = p.kv_cache[table[i, : -(-length // p.page)].long()].reshape(-1, D_QK)[:length].double()
         logits = torch.einsum("shd,td->sht", p.q[i].double(), rows) * p.scale
         if p.causal:
             bound = length - (p.s_q - 1 - torch.arange(p.s_q, device=rows.device))
@@ -171,7 +172,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="append the records to this file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--commit", default="", help="of the sources, for the record")
-    parser.add_argument("--case", action="append", type=case_of, help="b,s_q,h_q,tokens[,varlen or tenth]")
+    parser.add_argument("--case", action="append", type=case_of, help="b,s_q,h_q,tokens[,varlen or tenth or page1]")
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
     parser.add_argument(
         "--library", action="append", type=named, default=[], metavar="NAME=PATH",

@@ -22,6 +22,8 @@ def flashmla(problem: Any, *, fresh: bool = False) -> Calls | None:
         from flash_mla import flash_mla_with_kvcache, get_mla_metadata
     except ImportError:
         return None
+    if problem.page != 64:
+        return None
     shared, _ = get_mla_metadata()  # filled by the first call
 
     def call(table: torch.Tensor) -> Callable[[], object]:
@@ -51,7 +53,7 @@ def fa3(problem: Any, *, fresh: bool = False) -> Calls | None:
     def metadata() -> object:
         return ops.get_scheduler_metadata(
             b, s_q, longest, h_q, 1, 64, D_V, torch.bfloat16, lengths, starts,
-            None, None, None, None, 64, 0, True, -1, -1, False, 0, None, 0,
+            None, None, None, None, problem.page, 0, True, -1, -1, False, 0, None, 0,
         )  # fmt: skip
 
     shared = metadata()

@@ -34,9 +34,19 @@ class Problem:
     """Requests of given lengths, s_q query tokens each; causal where there are several."""
 
     def __init__(
-        self, lengths: Sequence[int], s_q: int, h_q: int, pool: Pool, *, sigma: float = 1.0, least_tables: int = 2
+        self,
+        lengths: Sequence[int],
+        s_q: int,
+        h_q: int,
+        pool: Pool,
+        *,
+        sigma: float = 1.0,
+        least_tables: int = 2,
+        page: int = PAGE,
     ) -> None:
-        self.kv_cache = pool.filled(sigma)
+        """page: its tokens, a divisor of those of the pool's pages."""
+        self.page = page
+        self.kv_cache = pool.filled(sigma).view(-1, page, 1, D_QK)
         self.dtype = self.kv_cache.dtype
         self.b, self.s_q, self.h_q = len(lengths), s_q, h_q
         self.causal = s_q > 1
@@ -51,13 +61,13 @@ class Problem:
 
     def _block_tables(self, count: int, random: torch.Generator) -> list[torch.Tensor]:
         """Tables without a common page where the pages suffice. Entries behind a request's last page are 0."""
-        pages = -(-self.cache_seqlens.long() // PAGE)
+        pages = -(-self.cache_seqlens.long() // self.page)
         ends = pages.cumsum(0)
-        used = sum(-(-length // PAGE) for length in self.lengths)
-        column = torch.arange(-(-self.longest // PAGE), device=DEVICE)
+        used = sum(-(-length // self.page) for length in self.lengths)
+        column = torch.arange(-(-self.longest // self.page), device=DEVICE)
         index = (ends - pages)[:, None] + column
         index = torch.where(column < pages[:, None], index, -1)
-        blocks = max(TABLE_PAGES, used)
+        blocks = max(TABLE_PAGES * PAGE // self.page, used)
         if blocks > len(self.kv_cache):
             raise ValueError(f"the pool has {len(self.kv_cache)} pages, {blocks} are needed")
 

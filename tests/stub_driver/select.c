@@ -11,12 +11,14 @@
   .family = FM_KERNEL_DENSE_DECODE, .arch = 90, .target = "sm_90a", .elements = ALL(dtype), .d_v = 512
 #define OTHER(name) .family = FM_KERNEL_##name, .arch = 90, .target = "sm_90a", .cluster = 1, .min_driver = 12000
 #define ANY FM_DENSE_DECODE_ANY_PAGE
+#define GATHERS (ANY | FM_DENSE_DECODE_GATHERS)
 const fm_kernel fm_kernels[] = {
     {.name = "bf16-13", DECODE(FM_BF16), .d_qk = 576, .cluster = 2, .min_driver = 13000},
     {.name = "bf16-12", DECODE(FM_BF16), .d_qk = 576, .cluster = 2, .min_driver = 12000},
     {.name = "fp16-12", DECODE(FM_FP16), .d_qk = 576, .cluster = 2, .min_driver = 12000},
     {.name = "bf16-1", DECODE(FM_BF16), .d_qk = 576, .cluster = 1, .min_driver = 12000},
     {.name = "bf16-pages", DECODE(FM_BF16), .d_qk = 576, .features = ANY, .cluster = 2, .min_driver = 12000},
+    {.name = "bf16-gather", DECODE(FM_BF16), .d_qk = 576, .features = GATHERS, .cluster = 2, .min_driver = 12000},
     {.name = "bf16-512", DECODE(FM_BF16), .d_qk = 512, .features = ANY, .cluster = 2, .min_driver = 12000},
     {.name = "bf16-v32", DECODE(FM_BF16), .kv_format = FLASHMLA_KV_V32, .d_qk = 576, .cluster = 2, .min_driver = 12000},
     {.name = "plan", OTHER(PLAN), .elements = ALL(FM_ANY_DTYPE)},
@@ -34,11 +36,12 @@ flashmla_status fm_fail(flashmla_status status, const char *format, ...) {
   return status;
 }
 
-/* Arguments: family, dtype, d_qk, features, cluster, driver version, architecture, format of the cache. */
+/* Arguments: family, dtype, d_qk, features, cluster, driver version, architecture, format of the cache, and features
+ * that are preferred. */
 int main(int count, char **texts) {
-  if (count != 9) return 1;
-  int numbers[8];
-  for (int i = 0; i < 8; i++) numbers[i] = atoi(texts[i + 1]);
+  if (count != 10) return 1;
+  int numbers[9];
+  for (int i = 0; i < 9; i++) numbers[i] = atoi(texts[i + 1]);
   const fm_need need = {.family = (fm_kernel_family)numbers[0],
                         .elements = ALL((int8_t)numbers[1]),
                         .kv_format = (int8_t)numbers[7],
@@ -46,6 +49,7 @@ int main(int count, char **texts) {
                         .d_v = 512,
                         .features = (uint32_t)numbers[3],
                         .lacking = "pages of 64 tokens",
+                        .preferred = (uint32_t)numbers[8],
                         .cluster = numbers[4],
                         .may_be_forced = numbers[0] == FM_KERNEL_DENSE_DECODE};
   const fm_kernel *kernel;

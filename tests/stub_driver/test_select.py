@@ -15,7 +15,7 @@ from stub_driver.stub import HERE
 FAMILY = {name: number for number, name in enumerate(FAMILIES)}  # as kernel_params.h numbers them
 DENSE_DECODE, COMBINE, PLAN = (FAMILY[name] for name in ("dense_decode", "combine", "plan"))
 BF16, FP16, FP32 = range(3)
-PAGES_OF_64, ANY_PAGE = 0, 1  # features
+PAGES_OF_64, ANY_PAGE, GATHERS = 0, 1, 2  # features
 ANY_CLUSTER = 0
 KV_BF16, KV_V32, KV_MODEL1 = (c_abi.constant(f"KV_{name}") for name in ("BF16", "V32", "MODEL1"))
 UNSUPPORTED = c_abi.constant("ERROR_UNSUPPORTED")
@@ -29,11 +29,13 @@ def select(tmp_path_factory):
     sources.append(build.SOURCE / "formats" / "formats.c")
     subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
 
-    def run(*numbers: int, arch: int = 90, kv_format: int = KV_BF16, forced: str | None = None) -> str:
+    def run(
+        *numbers: int, arch: int = 90, kv_format: int = KV_BF16, preferred: int = 0, forced: str | None = None
+    ) -> str:
         environment = {name: text for name, text in os.environ.items() if name != "FLASHMLA_FORCE_KERNEL"}
         if forced is not None:
             environment["FLASHMLA_FORCE_KERNEL"] = forced
-        command = [made, *map(str, numbers), str(arch), str(kv_format)]
+        command = [made, *map(str, numbers), str(arch), str(kv_format), str(preferred)]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
     return run
@@ -77,6 +79,15 @@ def test_no_row_does_it(select, numbers):
 def test_the_forced_row_is_taken_and_others_are_not_forced(select, name):
     assert select(DENSE_DECODE, BF16, 576, PAGES_OF_64, 2, 13000, forced=name) == name
     assert select(PLAN, BF16, 576, PAGES_OF_64, ANY_CLUSTER, 13000, forced=name) == "plan"
+
+
+def test_what_is_preferred_is_taken_unless_another_row_is_forced(select):
+    asked = (DENSE_DECODE, BF16, 576, ANY_PAGE, 2, 13000)
+    assert select(*asked) == "bf16-pages"
+    assert select(*asked, preferred=GATHERS) == "bf16-gather"
+    assert select(*asked, preferred=GATHERS, forced="bf16-pages") == "bf16-pages"
+    assert select(*asked, forced="bf16-gather") == "bf16-gather"
+    assert select(DENSE_DECODE, BF16, 512, ANY_PAGE, 2, 13000, preferred=GATHERS).startswith(f"{UNSUPPORTED}: ")
 
 
 def test_an_empty_name_forces_nothing(select):

@@ -10,9 +10,10 @@ import pytest
 import c_abi
 from attention import Result, same_bits
 from backends import Backend
+from buffers import PAGES
 from ops.dense_decode import calls
 from ops.dense_decode.calls import Tensors, make_plan
-from ops.dense_decode.case import make_data
+from ops.dense_decode.case import Layouts, make_data
 from ops.dense_decode.relations import LONG
 from ops.dense_decode.shape_only import STEP
 
@@ -29,6 +30,16 @@ def cpu(backend) -> Backend:
 @pytest.mark.parametrize("plan", [("none", 0), ("fresh", 7), ("stale", 0)])
 def test_windows_of_any_length(backend, window, causal, plan):
     calls.check(LONG.but(window=window, causal=causal, plan=plan[0], num_splits=plan[1]), backend)
+
+
+@pytest.mark.parametrize("window", [1, 63, 65, 130, 5000])
+@pytest.mark.parametrize("kv_format", ["bf16", "v32"])
+def test_windows_where_rows_are_gathered(backend, window, kv_format):
+    """NaN lies before windows and behind lengths. A GPU fetches these rows one by one."""
+    case = LONG.but(window=window, page_size=7, max_blocks=700, num_blocks=1500, kv_format=kv_format, h_q=16)
+    if kv_format != "bf16":
+        case = case.but(layouts=Layouts(kv_cache=PAGES))
+    calls.check(case, backend)
 
 
 def test_a_window_of_all_tokens_is_none(backend):
