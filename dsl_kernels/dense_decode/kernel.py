@@ -42,7 +42,7 @@ from .codes import CodedRows
 from .config import Variant
 from .gather import Gather
 from .gather_pv import GatherPV
-from .gather_qk import GatherQK
+from .gather_qk import GatherQK, UnscaledQK
 from .gather_reader import GatherReader
 from .invariant_loader import InvariantLoader
 from .invariant_pv import InvariantPV
@@ -53,6 +53,7 @@ from .pv import PV
 from .qk import QK
 from .rows import PlainRows
 from .shared_memory import SharedMemory
+from .unscaled import UnscaledRows
 
 
 class DenseDecode:
@@ -82,9 +83,13 @@ class DenseDecode:
         self.early = variant.early_steps
         self.bars = Barriers(self.slots, self.cluster)
         self.gathers = variant.gathers
+        self.one_scale = variant.kv_format in CODES and CODES[variant.kv_format].one_scale
         if self.gathers:
-            coded = variant.kv_format in CODES
-            self.rows = CodedRows(self, CODES[variant.kv_format]) if coded else PlainRows(self)
+            codes = CODES.get(variant.kv_format)
+            if codes is None:
+                self.rows = PlainRows(self)
+            else:
+                self.rows = (UnscaledRows if self.one_scale else CodedRows)(self, codes)
             self.bars = Barriers(self.slots, self.cluster, gathering())
 
     @cute.jit
@@ -118,7 +123,7 @@ class DenseDecode:
         self.begin()
         if const_expr(self.gathers):
             loader = Gather(self, tma_q, mQ, GatherReader(self), Pages(self))
-            self.qk, self.pv = GatherQK(self), GatherPV(self, loader)
+            self.qk, self.pv = (UnscaledQK if self.one_scale else GatherQK)(self), GatherPV(self, loader)
             self.run_roles(tma_q)
         else:
             loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)

@@ -207,7 +207,8 @@ static flashmla_status launch_all(const void *state) {
                                           .head_step = pages->head_step,
                                           .num_blocks = pages->num_blocks,
                                           .scales_at = pages->scales_at,
-                                          .scales_step = pages->format->scales_step};
+                                          .scales_step = pages->format->scales_step,
+                                          .descale_k = pages->descale};
   FM_TRY(fm_launch_check(decode));
   return fm_launch_attention(attention, &decode->kernels, &params, decode->stream);
 }
