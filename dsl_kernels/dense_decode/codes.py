@@ -33,7 +33,6 @@ class CodedRows(Rows):
     def __init__(self, kernel, codes):
         super().__init__(kernel)
         self.codes = codes
-        self.parts = kernel.half // PART  # of a half
         self.short = codes.rope_in_v  # the right half has 64 columns less of codes; its last slice is the RoPE part's
 
     def raw(self, half, part):
@@ -88,7 +87,12 @@ class CodedRows(Rows):
             scales = scales & 0xFFFFFF if half == 1 else scales  # the last byte is padding
         cute.arch.sync_warp()  # numbers go there now
         special = cute.arch.vote_any_sync(self.special_bits(scales) != 0)
-        self.make_parts(half, slot, warp, source, to, scales, row, special)
+        to += self.place(slot, 4 * half, warp)
+        codes = self.load_part(half, slot, warp, source, 0)
+        self.make_part(half, codes, to, scales, row, special, 0)
+        codes = self.load_part(half, slot, warp, source, 1)
+        cute.arch.sync_warp()  # all have read what numbers go over now
+        self.make_part(half, codes, to + 2 * SLICE_BYTES, scales, row, special, 1)
 
     def places_of(self, lane):
         """(Row, bytes from a warp's rows in a slice to its codes there, to its numbers). A lane takes 16 codes of one
@@ -99,15 +103,6 @@ class CodedRows(Rows):
         return row, row * 128 + ((quarter ^ row) << 4), row * 128 + (((2 * quarter) ^ row) << 4)
 
     @cute.jit
-    def make_parts(self, half, slot, warp, source, to, scales, row, special):
-        to = self.place(slot, self.half_slices * half, warp) + to
-        for part in cutlass.range_constexpr(self.parts):
-            codes = self.load_part(half, slot, warp, source, part)
-            if const_expr(part == self.parts - 1):
-                cute.arch.sync_warp()  # all have read what numbers go over now
-            self.make_part(half, codes, to + 2 * SLICE_BYTES * part, scales, row, special, part)
-
-    @cute.jit
     def load_part(self, half, slot, warp, source, part: cutlass.Constexpr):
         """A lane's codes, four times 16, in order of the slices of numbers."""
         raw = self.place(slot, self.raw(half, part), warp) + source
@@ -115,7 +110,11 @@ class CodedRows(Rows):
 
     @cute.jit
     def make_part(self, half, codes, to, scales, row, special, part: cutlass.Constexpr):
-        if special or any_nan(codes):
+        found = Uint32(0)
+        for words in codes:
+            for word in words:
+                found = found | ((word & Uint32(0x7F7F7F7F)) + Uint32(0x01010101))
+        if special or cute.arch.vote_any_sync((found & Uint32(0x80808080)) != Uint32(0)):
             self.make_slices(half, codes, to, scales, row, part, True)
         else:
             self.make_slices(half, codes, to, scales, row, part, False)
@@ -156,16 +155,6 @@ class CodedRows(Rows):
             word = byte << 23 if byte != 0 else Int32(0x00400000)  # 2^-127; 255 becomes NaN below
             word = word if byte != 0xFF else Int32(0x7FC00000)
         return word
-
-
-@cute.jit
-def any_nan(codes):
-    """Whether the warp has a NaN code."""
-    found = Uint32(0)
-    for words in codes:
-        for word in words:
-            found = found | ((word & Uint32(0x7F7F7F7F)) + Uint32(0x01010101))
-    return cute.arch.vote_any_sync((found & Uint32(0x80808080)) != Uint32(0))
 
 
 @cute.jit

@@ -1,5 +1,5 @@
-"""The one scale of all codes of a cache, a tensor of the call. Its size goes to the logits' factor and to that of the
-results, its sign to the codes (unscaled.py): nothing is rounded. `a`: the kernel's parameter namespace.
+"""The one scale of all codes of a cache, a tensor of the call. It goes to the logits' factor and to that of the
+results: nothing is rounded. `a`: the kernel's parameter namespace.
 """
 
 import cutlass.cute as cute
@@ -19,19 +19,13 @@ def scale_of(a):
     return scale
 
 
-@cute.jit
-def size_of(a):
-    return cute.arch.inline_ptx("abs.f32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[scale_of(a)])
-
-
-@cute.jit
-def logit_factor(a):
-    """Normal and finite, because 0 * infinity would be NaN: a scale that is not counts in value_factor."""
-    return cute.arch.fmin(cute.arch.fmax(a.scale_log2 * size_of(a), SMALLEST), LARGEST)
+def bounded(factor):
+    """A logits' factor as a normal number, because 0 * infinity is NaN: a scale that is none counts in value_factor."""
+    return cute.arch.fmin(cute.arch.fmax(factor, SMALLEST), LARGEST)
 
 
 @cute.jit
 def value_factor(a):
     """What rows of results are multiplied with; NaN if the scale is infinite, too."""
-    size = size_of(a)
-    return size + 0.0 * size
+    scale = scale_of(a)
+    return scale + 0.0 * scale

@@ -26,17 +26,16 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
     if const_expr(kernel.one_scale):
         values = value_factor(a)
     for r in cutlass.range_constexpr(2):
-        total = quad_sum(row_sum[r])
+        total, shift = quad_sum(row_sum[r]), row_max[r] * kernel.qk.factor(r)
         if (thread & 3) == 0:
             row = row_of(thread) + 8 * r
             empty = total == 0.0
             if const_expr(kernel.one_scale):
                 total += 0.0 * values  # NaN if that is
-            lse2 = row_max[r] * a.scale_log2 + cute.math.log2(total)
+            lse2 = shift + cute.math.log2(total)
             if has_sink and (slot < 0):
                 valid, _, h = schedule.locate_row(a, block, row, end)
                 if valid:
-                    shift = row_max[r] * a.scale_log2
                     total += cute.math.exp2(sink_of(a, h + head * a.group) - shift, fastmath=True)
             inverse = cute.arch.rcp_approx(total)
             if const_expr(kernel.one_scale):
@@ -91,7 +90,7 @@ def store_rows(kernel, record, half, o_rows: cute.Tensor, inverse, stage: cute.P
             if slot >= 0:
                 stage_rows(o_rows, scale_rows(kernel, slot, half, o_rows, inverse), warp_stage, Float16)
             else:
-                stage_rows(o_rows, inverse, warp_stage, kernel.dtype)
+                stage_rows(o_rows, inverse, warp_stage, kernel.out_dtype)
             cute.arch.sync_warp()
             store_staged(kernel, where, warp_stage)
 

@@ -1,8 +1,5 @@
 """QK where rows are gathered."""
 
-import cutlass.cute as cute
-
-from .descale import logit_factor
 from .qk import QK
 from .rows import see_rows
 
@@ -13,14 +10,3 @@ class GatherQK(QK):
 
     def await_unused(self):
         """Nothing is fetched without work."""
-
-
-class UnscaledQK(GatherQK):
-    """Of codes with one scale for all."""
-
-    @cute.jit
-    def run(self, warp):
-        a = self.a
-        self.kernel.a = self.a = a.but(scale_log2=logit_factor(a))
-        QK.run(self, warp)
-        self.kernel.a = self.a = a

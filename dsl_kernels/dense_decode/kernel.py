@@ -27,7 +27,7 @@ are, invariant_loader.py and invariant_pv.py what the roles do otherwise, carrie
 
 import cuda.bindings.driver as cuda
 import cutlass.cute as cute
-from cutlass import const_expr
+from cutlass import Float16, const_expr
 from cutlass.cute.nvgpu import cpasync, warpgroup
 
 from dsl_kernels.core.dtypes import DTYPES
@@ -42,7 +42,7 @@ from .codes import CodedRows
 from .config import Variant
 from .gather import Gather
 from .gather_pv import GatherPV
-from .gather_qk import GatherQK, UnscaledQK
+from .gather_qk import GatherQK
 from .gather_reader import GatherReader
 from .invariant_loader import InvariantLoader
 from .invariant_pv import InvariantPV
@@ -54,11 +54,15 @@ from .qk import QK
 from .rows import PlainRows
 from .shared_memory import SharedMemory
 from .unscaled import UnscaledRows
+from .unscaled_qk import UnscaledQK
 
 
 class DenseDecode:
     def __init__(self, variant: Variant):
-        self.dtype = DTYPES[variant.elements.cache]  # of q and out too
+        codes = CODES.get(variant.kv_format)
+        self.one_scale = codes is not None and codes.one_scale
+        self.dtype = Float16 if self.one_scale else DTYPES[variant.elements.cache]  # that products are made in
+        self.out_dtype = DTYPES[variant.elements.out]
         # threads and registers
         self.threads = variant.threads
         self.regs_qk, self.regs_pv = variant.qk_registers, variant.pv_registers
@@ -83,9 +87,7 @@ class DenseDecode:
         self.early = variant.early_steps
         self.bars = Barriers(self.slots, self.cluster)
         self.gathers = variant.gathers
-        self.one_scale = variant.kv_format in CODES and CODES[variant.kv_format].one_scale
         if self.gathers:
-            codes = CODES.get(variant.kv_format)
             if codes is None:
                 self.rows = PlainRows(self)
             else:
@@ -99,8 +101,13 @@ class DenseDecode:
         # Only the order of the modes matters (d first, then as listed): the launcher encodes the true extents, strides
         # and boxes.
         n, d = 4096, self.d_qk  # n: any extent
-        gQ = cute.make_tensor(q, cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d)))
-        gKV = cute.make_tensor(kv, cute.make_layout((UNIT, d, n, n), stride=(d, 1, UNIT * d, 2 * UNIT * d)))
+        gQ = cute.make_tensor(
+            cute.recast_ptr(q, dtype=self.dtype), cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d))
+        )
+        gKV = cute.make_tensor(
+            cute.recast_ptr(kv, dtype=self.dtype),
+            cute.make_layout((UNIT, d, n, n), stride=(d, 1, UNIT * d, 2 * UNIT * d)),
+        )
         load = cpasync.CopyBulkTensorTileG2SOp()
         tma_q, mQ = cpasync.make_tiled_tma_atom(load, gQ, slice_layout, (64, 64))
         if const_expr(self.cluster > 1):

@@ -104,7 +104,7 @@ class QK:
                 s_rows = accumulator_rows(rS)
                 self.hide(s_rows, thread, slot, record, remaining)
                 remaining -= UNIT
-                scale = online_softmax(a.scale_log2, s_rows, row_max, row_sum)
+                scale = online_softmax([self.factor(0), self.factor(1)], s_rows, row_max, row_sum)
                 rP = cute.make_rmem_tensor_like(rS, dt)
                 rP.store(rS.load().to(dt))
                 # every warp must be past its S before P overwrites the RoPE slice
@@ -138,6 +138,10 @@ class QK:
             piece += 1
             record = self.bars.wait_for_work(piece)
             n = sWork[work.UNITS, record]
+
+    def factor(self, _row):
+        """Of the logits in base 2 of the first or second row of this thread."""
+        return self.a.scale_log2
 
     def see_rows(self):
         """What TMA brought the tensor cores see."""

@@ -1,19 +1,16 @@
-"""Rows of codes with one scale for all: every column is a code, and becomes the number that it is, with the sign of the
-scale. bfloat16 holds that exactly; what becomes of the scale's size: descale.py.
+"""Rows of codes with one scale for all: every column is a code and becomes the number that it is, in float16, which
+holds it exactly and for which there is an instruction. What becomes of the scale: descale.py.
 """
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, const_expr
+from cutlass import Int32, Uint32, const_expr
 
 from dsl_kernels.core import async_copy
 from dsl_kernels.core.threads import lane_now
 
-from .codes import PART, CodedRows, any_nan, load_words, make
-from .descale import scale_of
+from .codes import PART, CodedRows, load_words, store_words
 from .queries import SLICE_BYTES
-
-ONE = 0x3F800000  # bits of 1.0
 
 
 class UnscaledRows(CodedRows):
@@ -25,7 +22,7 @@ class UnscaledRows(CodedRows):
     def start_row(self, half, to, source, size):
         """The codes of a half, and with the right one the RoPE part, where other formats have their scales."""
         kernel = self.kernel
-        for part in cutlass.range_constexpr(self.parts):
+        for part in cutlass.range_constexpr(self.half_slices // 2):
             column = kernel.half * half + PART * part
             async_copy.copy_16(to + SLICE_BYTES * self.raw(half, part), source + column, size)
         if const_expr(kernel.rope):
@@ -36,32 +33,32 @@ class UnscaledRows(CodedRows):
     @cute.jit
     def finish(self, half, slot, warp):
         """Makes this warp's codes into numbers."""
-        row, source, to = self.places_of(lane_now(slot))
-        sign = self.sign()
+        _, source, to = self.places_of(lane_now(slot))
         if const_expr(self.kernel.rope):
             if half == 1:
                 raw = self.place(slot, self.half_slices, warp) + source
                 codes = [load_words(raw + 1024 * i) for i in (0, 1)]
                 cute.arch.sync_warp()  # numbers go there now
-                self.make_rope(codes, self.place(slot, self.kernel.last, warp) + to, sign)
-        self.make_parts(half, slot, warp, source, to, sign, row, False)
+                self.store(codes, self.place(slot, self.kernel.last, warp) + to)
+        to += self.place(slot, self.half_slices * half, warp)
+        for part in cutlass.range_constexpr(self.half_slices // 2):
+            codes = self.load_part(half, slot, warp, source, part)
+            if const_expr(part == self.half_slices // 2 - 1):
+                cute.arch.sync_warp()  # all have read what numbers go over now
+            self.store(codes, to + 2 * SLICE_BYTES * part)
 
-    @cute.jit
-    def make_rope(self, codes, to, sign):
-        if any_nan(codes):
-            for i in cutlass.range_constexpr(2):
-                make(codes[i], to + 1024 * i, sign, True)
-        else:
-            for i in cutlass.range_constexpr(2):
-                make(codes[i], to + 1024 * i, sign, False)
+    def store(self, codes, to):
+        """The numbers of codes: of a lane's row and of that eight behind it, slice after slice."""
+        for number, words in enumerate(codes):
+            place = to + SLICE_BYTES * (number // 2) + 1024 * (number % 2)
+            for half in (0, 1):
+                store_words(place ^ (16 * half), [pair for i in (0, 1) for pair in numbers(words[2 * half + i])])
 
-    def sign(self):
-        """Bits of 1.0 with the sign of the scale."""
-        return cute.arch.inline_ptx(
-            f"{{ .reg .b32 t; mov.b32 t, {{$r0}}; and.b32 t, t, 0x80000000; or.b32 {{$w0}}, t, {ONE}; }}",
-            write_only_types=[Int32],
-            read_only_args=[scale_of(self.kernel.a)],
-        )
 
-    def scale_of(self, sign, _row, _part: cutlass.Constexpr, _g: cutlass.Constexpr):
-        return sign
+def numbers(word):
+    """4 codes -> 2 pairs of numbers; NaN codes become NaN."""
+    return cute.arch.inline_ptx(
+        "{ .reg .b16 a, b; mov.b32 {a, b}, {$r0}; cvt.rn.f16x2.e4m3x2 {$w0}, a; cvt.rn.f16x2.e4m3x2 {$w1}, b; }",
+        write_only_types=[Uint32, Uint32],
+        read_only_args=[word],
+    )
