@@ -150,7 +150,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, action: object, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text)
+        added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(action=action)
         return added
 
@@ -161,7 +161,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     to = command("install", command_install, "install library, header, pkg-config and CMake files for C programs")
     to.add_argument("--prefix", type=Path, default=Path("/usr/local"), help="default: /usr/local; DESTDIR is heeded")
     to.add_argument("--libdir", default="lib", help="folder of libraries below the prefix; default: lib")
-    command("demo", command_demo, "serve a request trace; further arguments go to examples/python/serve.py")
+    command(
+        "demo",
+        command_demo,
+        "serve a request trace; further arguments go to examples/python/serve.py: demo -- --help lists them",
+    )
     command("test", command_test, "lint, types and all tests; arguments after -- go to pytest")
     wheel = command("wheel", command_wheel, "make a wheel in dist/")
     for added in (lib, to, wheel):

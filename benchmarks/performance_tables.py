@@ -80,28 +80,38 @@ def grid_section(made: list[dict]) -> list[str]:
     beside = [record for record in made if record["peers"]]
     if not beside:
         return ["No record with a peer is committed yet."]
-    leads = [chart_grid.lead(record) for record in beside]
-    lost = sorted((record for record in beside if records.loses(record)), key=chart_grid.lead)
-    won = sum(lead > records.EQUAL for lead in leads)
-    equal = len(beside) - won - len(lost)
     lines = [
         *about(made),
         "",
         f"{len(beside)} of the {len(grid_points.points(grid_points.PHASES))} shapes of the grid were timed: this",
-        f"library is faster than the best peer at {won}, equal at {equal}, slower at {len(lost)}.",
-        f"The best peer's time over ours: median {statistics.median(leads):.2f}, least {min(leads):.2f}.",
+        *verdict_of_grid(beside),
         "",
         "![best peer's time over ours](plots/grid.svg)",
     ]
+    return [*lines, "", *lost_points("batch, s_q, h_q, tokens", beside)]
+
+
+def verdict_of_grid(beside: list[dict]) -> list[str]:
+    leads = [chart_grid.lead(record) for record in beside]
+    won, lost = sum(lead > records.EQUAL for lead in leads), sum(map(records.loses, beside))
+    return [
+        f"library is faster than the best peer at {won}, equal at {len(beside) - won - lost}, slower at {lost}.",
+        f"The best peer's time over ours: median {statistics.median(leads):.2f}, least {min(leads):.2f}.",
+    ]
+
+
+def lost_points(case: str, beside: list[dict]) -> list[str]:
+    """Every point where a peer is faster, with its limit where records have one."""
+    lost = sorted((record for record in beside if records.loses(record)), key=chart_grid.lead)
     if not lost:
-        return [*lines, "", "No point is lost."]
-    peers = peers_of(lost)
-    header = ["batch, s_q, h_q, tokens", "limit", "us", *(NAMES[name] for name in peers), "best peer / us"]
+        return ["No point is lost."]
+    peers, limits = peers_of(lost), ["limit"] * ("limit_us" in lost[0])
+    header = [case, *limits, "us", *(NAMES[name] for name in peers), "best peer / us"]
     rows = []
     for record in lost:
-        row = [case_name(record), f"{record['limit_us']:.1f}", f"{record['us']:.1f}"]
+        row = [case_name(record), *(f"{record['limit_us']:.1f}" for _ in limits), f"{record['us']:.1f}"]
         rows.append([*row, *(us(record["peers"], name) for name in peers), f"{chart_grid.lead(record):.3f}"])
-    return [*lines, "", "Every point that is lost:", "", *table(header, rows)]
+    return ["Every point that is lost:", "", *table(header, rows)]
 
 
 def traces_section(made: list[dict]) -> list[str]:
@@ -177,6 +187,15 @@ def sparse_section(made: list[dict]) -> list[str]:
     return [*about(made), "", *table([*header, "goal (H100)", "verdict", "error"], rows)]
 
 
+def sparse_grid_section(made: list[dict]) -> list[str]:
+    beside = [record for record in made if record["peers"]]
+    if not beside:
+        return ["No record with a peer is committed yet."]
+    lines = [*about(made), "", f"{len(made)} shapes were timed, {len(beside)} of them beside a peer: of these this"]
+    lines += [*verdict_of_grid(beside), ""]
+    return [*lines, *lost_points("format, batch, s_q, h_q, topk, extra", beside)]
+
+
 def writers_section(made: list[dict]) -> list[str]:
     few, many = min(record["rows"] for record in made), max(record["rows"] for record in made)
     found = {(record["op"], record["kv_format"], record["rows"]): record for record in made}
@@ -195,5 +214,6 @@ SECTIONS = {
     "plans": plans_section,
     "host": host_section,
     "sparse_decode": sparse_section,
+    "sparse_grid": sparse_grid_section,
     "writers": writers_section,
 }

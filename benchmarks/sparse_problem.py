@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -16,6 +17,7 @@ TOKEN_BYTES = {"bf16": 1152, "v32": 656, "v32_nope": 528, "model1": 584, "v41": 
 PAGE_BYTES = {"model1": 576, "v41": 512}  # a page is a multiple of so many
 APART_BYTES = 220 << 20  # rows that rotating calls read in turn: several times an L2
 CHUNK = 1 << 18  # rows
+ORDERS = 64
 
 
 class Cache:
@@ -75,17 +77,19 @@ class Sparse:
         self.attn_sink = torch.randn(self.h_q, generator=generator, device=DEVICE) if self.sink else None
 
     def _draw(self, cache: Cache | None, topk: int, generator: torch.Generator) -> torch.Tensor | None:
-        """Distinct random tokens of each request, whose pages lie anywhere."""
+        """Distinct random tokens of each request, whose pages lie anywhere: a stretch of one of some random orders."""
         if cache is None:
             return None
         context = min(CONTEXT, cache.tokens // self.b)
         blocks = torch.randperm(cache.tokens // PAGE_SIZE, generator=generator, device=DEVICE)
-        per = context // PAGE_SIZE
-        drawn = torch.empty(self.b, self.s_q, topk, dtype=torch.int32, device=DEVICE)
-        for i in range(self.b):
-            chosen = torch.rand(self.s_q, context, generator=generator, device=DEVICE).topk(topk, -1).indices
-            drawn[i] = blocks[i * per + chosen // PAGE_SIZE] * PAGE_SIZE + chosen % PAGE_SIZE
-        return drawn
+        orders = torch.rand(ORDERS, context, generator=generator, device=DEVICE).argsort(-1)
+        tokens = self.b * self.s_q
+        which = torch.randint(ORDERS, (tokens, 1), generator=generator, device=DEVICE)
+        begin = torch.randint(context, (tokens, 1), generator=generator, device=DEVICE)
+        chosen = orders[which, (begin + torch.arange(topk, device=DEVICE)) % context].view(self.b, self.s_q, topk)
+        requests = torch.arange(self.b, device=DEVICE)[:, None, None]
+        pages = blocks[requests * (context // PAGE_SIZE) + chosen // PAGE_SIZE]
+        return (pages * PAGE_SIZE + chosen % PAGE_SIZE).int()
 
     def expected(self, i: int, s: int) -> torch.Tensor:
         """Rows of a query token in the first call, in float32."""
@@ -97,10 +101,15 @@ class Sparse:
             logits = torch.cat([logits, self.attn_sink[:, None]], 1)
         return torch.softmax(logits, -1)[:, : len(rows)] @ rows[:, :D_V]
 
+    @cached_property
+    def wanted(self) -> dict[tuple[int, int], torch.Tensor]:
+        """What is expected of a few tokens."""
+        which = {(i, s) for i in (0, self.b // 2, self.b - 1) for s in (0, self.s_q - 1)}
+        return {(i, s): self.expected(i, s) for i, s in sorted(which)}
+
     def error(self, out: torch.Tensor) -> float:
         """Relative error (Frobenius) over a few tokens of the first call."""
-        which = {(i, s) for i in (0, self.b // 2, self.b - 1) for s in (0, self.s_q - 1)}
-        pairs = [(out[i, s].float(), self.expected(i, s)) for i, s in sorted(which)]
+        pairs = [(out[i, s].float(), wanted) for (i, s), wanted in self.wanted.items()]
         wrong = sum(float((x - y).square().sum()) for x, y in pairs)
         return (wrong / sum(float(y.square().sum()) for _, y in pairs)) ** 0.5
 

@@ -119,6 +119,7 @@ def tensor_rules(
         yield from extent_rules(operation, target, shared_axes)
         if not row.shape_only:
             yield from stride_rules(target)
+            yield from map_rules(target)
             yield from memory_rules(target)
 
 
@@ -188,8 +189,6 @@ def stride_rules(target: Target) -> Iterator[Rule]:
             continue
         if row.alignment > 4:
             yield Rule(f"{label} unaligned", "ALIGNMENT", where, spoil.stride(key, number, *UNALIGNED))
-            wide = spoil.stride(key, number, TENSOR_MAP_SPAN)
-            yield Rule(f"{label} too wide for a tensor map", "OVERFLOW", where, wide, only="gpu")
     steps = range(len(row.axes)) if row.free_innermost else range(0 if row.packed else inner)
     steps = [number for number in steps if not counts_not(row, number)]
     for number in steps:
@@ -197,6 +196,14 @@ def stride_rules(target: Target) -> Iterator[Rule]:
             if row.written and other != number:
                 label = f"{key} {row.axes[number]} overlaps {row.axes[other]}"
                 yield Rule(label, "STRIDE", rf"{target.pattern}\.strides", spoil.overlap(key, number, other))
+
+
+def map_rules(target: Target) -> Iterator[Rule]:
+    """Axes that a tensor map can hold."""
+    for number, axis in [*enumerate(target.row.axes)][:-1] if target.row.mapped else []:
+        where = rf"{target.pattern}\.strides\[{number}\]"
+        wide = spoil.stride(target.key, number, TENSOR_MAP_SPAN)
+        yield Rule(f"{target.key} stride of {axis} too wide for a tensor map", "OVERFLOW", where, wide, only="gpu")
 
 
 def counts_not(row: Argument, number: int) -> bool:

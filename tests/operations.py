@@ -11,6 +11,7 @@ gpu_faults.py       GPU_FAULTS to plant in copies of the kernels (gpu/build_faul
 shape_only.py       calls on tensors without memory, by convention; typed_calls.py: what mypy checks
 host.py             names for code that runs with the stub driver (stub_driver/host.py)
 sanitizer_cases.py  launches of every kernel of the operation (gpu/sanitizer_cases.py); needed where it has some
+hostile.py          calls for values on the device that change or make no sense (gpu/changing_values.py)
 test_legal_calls.py its main property is test_any_...(backend), which test_reads_outside.py runs too
 c/                  C tests: core/ with a stand-in for the backends, library/ with the whole library (c/test_c.py)
 """

@@ -15,12 +15,14 @@ import flashmla
 import operations
 import schedule
 from buffers import DTYPES
+from dsl_kernels.core import finding_params
 from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.variants import FAMILIES
 from flashmla import _attention
 from flashmla._cdef import ffi
 from ops.dense_decode import oracle
+from ops.dense_decode.case import ON_GPUS
 from ops.plan_decode.test_plan_kernel import stand_ins
 
 TABLES = argument_tables.operations()
@@ -82,9 +84,11 @@ def test_element_types():
 
 
 def test_head_dimensions():
-    geometries = {tuple(pair) for pair in FACTS["geometries"]}
+    geometries, of_kernels = ({tuple(pair) for pair in FACTS[name]} for name in ("geometries", "kernel_geometries"))
     assert geometries == set(oracle.D_V.items()) == set(_attention.D_V.items())
-    assert geometries == {(v.d_qk, v.d_v) for v in FAMILIES["dense_decode"].variants}
+    assert of_kernels == {(v.d_qk, v.d_v) for v in FAMILIES["dense_decode"].variants}
+    assert of_kernels == {(d_qk, oracle.D_V[d_qk]) for d_qk in ON_GPUS}
+    assert of_kernels < geometries
 
 
 def test_families_of_kernels():
@@ -163,3 +167,26 @@ def test_rows_of_the_quantised_formats():
         assert codes.rope_at == (int(row["rope_at"]) if rope else None)
         assert codes.rope_in_v == (rope and row["columns"] == "512")
         assert codes.scales_at == (None if row.get("split") == "true" else int(row["scales_at"]))
+        assert (codes.scales_at is None) == (row["scale"] == "FM_SCALE_E8M0")
+
+
+def test_kinds_and_records_of_the_checking_mode():
+    """findings.h, and the kernels that look at values."""
+    text = (build.SOURCE / "attention" / "findings.h").read_text()
+    names = re.findall(r"^  FM_VALUE_(\w+)[,\s]", text, re.MULTILINE)
+    assert [getattr(finding_params, name) for name in names] == list(range(finding_params.VALUES))
+    struct = text[text.index("typedef struct fm_finding") : text.index("} fm_finding;")]
+    struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.DOTALL)
+    found, word = {}, 0  # two int32_t in one word
+    for kind, fields in re.findall(r"\b(u?int\d+_t) ([^;]+);", struct):
+        for name, number in re.findall(r"(\w+)(?:\[(\d+)\])?", fields):
+            found[name] = word
+            word += int(number or 1) / (2 if kind == "int32_t" else 1)
+    assert 8 * word == finding_params.FINDING_BYTES
+    assert found["request"] == finding_params.PLACE
+    for name in ("token", "value", "limit", "found", "claimed", "ready", "reports"):
+        assert found[name] == getattr(finding_params, name.upper())
+    of_the_host = {name: at for name, at in found.items() if at >= finding_params.REPORTS}
+    assert [*of_the_host] == ["reports", "told", "more_padding"]
+    assert finding_params.REPORTS % 8 == 0, "a cache line of its own"
+    assert int(re.search(r"FM_NO_SLOT = (-?\d+)", text)[1]) == finding_params.NO_SLOT

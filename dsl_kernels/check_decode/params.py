@@ -1,15 +1,10 @@
 """Parameters of check_decode: see core/params.py."""
 
+from dsl_kernels.core import finding_params
 from dsl_kernels.core import schedule_params as shared
 from dsl_kernels.core.params import Param
 
-# What is looked for, and the words of what is told of each: fm_value and fm_finding of the C core.
-LENGTH, OFFSET, ORDER, COUNT, PAGE, GLOBAL_LENGTH = range(6)
-VALUES = 6
-FINDING_BYTES = 128
-PLACE, WHAT, FOUND, CLAIMED, READY = range(5)
-REPORTS = 8  # the host's, in a cache line of its own
-CONSTANTS = {"CHECKED_VALUES": VALUES, "FINDING_BYTES": FINDING_BYTES}
+CONSTANTS = finding_params.CONSTANTS
 
 PARAMS = (
     *shared.LENGTHS,
@@ -23,5 +18,5 @@ PARAMS = (
     *shared.SHARD,
     shared.WINDOW,
     Param("causal", "int32_t", "0 or 1"),
-    Param("findings", "int64_t*", "of the device: VALUES records of FINDING_BYTES, in memory of the host", 16),
+    finding_params.FINDINGS,
 )

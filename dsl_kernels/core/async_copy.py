@@ -27,6 +27,6 @@ def end_group():
     cute.arch.cp_async_commit_group()
 
 
-def wait_for_all_but(groups):
-    """Until this thread's copies have come, but for those of the last so many groups."""
-    cute.arch.cp_async_wait_group(groups)
+def wait_for_all():
+    """Until this thread's copies have come."""
+    cute.arch.cp_async_wait_group(0)

@@ -9,6 +9,7 @@ Rows that need no conversion are handed over by the copies themselves. Where row
 is pending until it has been settled: its rows have come and have been made into numbers.
 """
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, const_expr
 
@@ -138,28 +139,23 @@ class Gather(Queries):
         self.rows.start(half, slot, warp % 4, row, scales, valid)
         if const_expr(self.rows.COPIES_ARRIVE):
             cute.arch.cp_async_mbarrier_arrive_noinc(self.bars.full(slot))
-
-    def end_group(self):
-        """What was fetched until now can be waited for."""
-        if not self.rows.COPIES_ARRIVE:
+        else:
             async_copy.end_group()
 
     @cute.jit
-    def settle(self, half, warp, at, pending):
-        """Waits for the rows of the pending slots, of groups that have ended, makes them into numbers and says that
-        they have come. What was fetched since is the next group.
-        """
-        return at if const_expr(self.rows.COPIES_ARRIVE) else self.settle_pending(half, warp, at, pending)
+    def settle(self, half, warp, at):
+        """Waits for the rows that were fetched, makes them into numbers and says that they have come."""
+        return at if const_expr(self.rows.COPIES_ARRIVE) else self.settle_pending(half, warp, at)
 
     @cute.jit
-    def settle_pending(self, half, warp, at, pending):
-        self.end_group()
-        if pending != 0:
-            async_copy.wait_for_all_but(1)
-            cute.arch.sync_warp()
+    def settle_pending(self, half, warp, at):
+        pending = at & PENDING
         at -= pending
+        if pending != 0:
+            async_copy.wait_for_all()
+            cute.arch.sync_warp()
         while pending != 0:
-            slot = cute.arch.popc((pending & -pending) - 1)  # that of the lowest bit
+            slot = cutlass.min(pending >> 1, self.kernel.slots - 1)  # that of the highest bit
             pending -= 1 << slot
             self.rows.finish(half, slot, warp % 4)
             cute.arch.fence_proxy("async.shared", space="cta")

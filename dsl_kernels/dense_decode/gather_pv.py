@@ -10,7 +10,7 @@ from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.threads import opaque, thread_now
 
 from . import work
-from .gather import PENDING, PIECE_DONE, piece_of
+from .gather import PIECE_DONE, piece_of
 from .loader import Q_ITEM
 from .pv import PV
 from .rows import see_rows
@@ -26,14 +26,11 @@ class GatherPV(PV):
         it, more = Int32(0), Boolean(True)  # items
         while more:
             # Into the slot of the last unit, of the first piece all that there is room for; then into that of Q, when
-            # QK has taken it. Made into numbers is always what came before the last fetch: rows are on their way while
-            # others are worked on.
+            # QK has taken it, for which nothing may be pending.
             for item in cutlass.range(it if it == 0 else it + (kernel.slots - 1), it + kernel.slots, unroll=1):
                 at, unit, index = self.loader.fetch(half, warp, item, at, unit, index)
-            self.loader.end_group()
-            pending = at & PENDING
+            at = self.loader.settle(half, warp, at)
             at, unit, index = self.loader.fetch(half, warp, it + kernel.slots, at, unit, index)
-            at = self.loader.settle(half, warp, at, pending)
             record = self.bars.wait_for_work(piece_of(at))
             n = sWork[work.UNITS, record]
             more = n > 0
@@ -42,15 +39,15 @@ class GatherPV(PV):
                 self.rO.fill(0.0)
                 while n > 0:
                     self.start_unit(half, it, row_of(thread_now()), self.remaining(at, n))
-                    pending = at & PENDING
-                    aimed = self.loader.aim(warp, at, unit, index)  # beside the product
+                    # beside the product
+                    at = self.loader.settle(half, warp, at)
+                    aimed = self.loader.aim(warp, at, unit, index)
                     warpgroup.wait_group(0)
                     n -= 1
                     if n > 0:
                         slot, _ = self.bars.slot_phase(it)
                         self.bars.release(slot, half)
                         at, unit, index = self.loader.fetch_aimed(half, warp, it + kernel.slots, at, unit, index, aimed)
-                    at = self.loader.settle(half, warp, at, pending)
                     it += 1
                 record, _ = self.bars.record_phase(piece_of(at))
                 inverse = self.take_sums(it, row_of(thread_now()))

@@ -50,11 +50,12 @@ class SparseCall:
     query: Array
     cache: Array
     slots: Array
+    plan: flashmla.Plan
     out: Array
     lse: Array
 
     def again(self) -> None:
-        flashmla.sparse_decode(self.query, self.cache, self.slots, out=self.out, lse=self.lse)
+        flashmla.sparse_decode(self.query, self.cache, self.slots, plan=self.plan, out=self.out, lse=self.lse)
 
     def expected(self, arrays: object, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """out and lse of these requests in float64. Only the selected tokens travel to the host."""
@@ -92,7 +93,8 @@ class Dense:
 
 
 class Sparse:
-    """Every token attends the `topk` tokens whose keys are most like its own.
+    """Every token attends the `topk` tokens whose keys are most like its own; the layers of a step share a plan, though
+    each selects for itself.
 
     A stand-in for DeepSeek's lightning indexer, which has small keys and heads of its own, learnt for the purpose.
     """
@@ -112,6 +114,7 @@ class Sparse:
         slots[position >= batcher.cache_seqlens[:, None]] = -1
         self._slots, self._pages = self._arrays.from_host(slots), self._arrays.from_host(np.maximum(table, 0))
         self._rows = self._arrays.from_host(np.arange(len(batcher))[:, None])
+        self._plan: flashmla.Plan | None = None
 
     def attend(self, query: Array, cache: Array, hidden: Array) -> SparseCall:
         xp, slots = self._arrays.xp, self._slots
@@ -120,4 +123,7 @@ class Sparse:
         scores = xp.where(slots < 0, -np.inf, scores)
         chosen = self._arrays.largest(scores, min(self._topk, slots.shape[1]))
         chosen = slots[self._rows, chosen][:, None]
-        return SparseCall(query, cache, chosen, *flashmla.sparse_decode(query, cache, chosen))
+        if self._plan is None:
+            self._plan = flashmla.plan_sparse_decode(query, chosen)
+        result = flashmla.sparse_decode(query, cache, chosen, plan=self._plan)
+        return SparseCall(query, cache, chosen, self._plan, *result)

@@ -36,7 +36,7 @@ def introduce(arrays: str, why_not_gpu: str, options: argparse.Namespace, scale:
     print(f"Serving with {arrays}: {scale.heads} query heads, {scale.layers} layers")
     print(f"  (DeepSeek V3 has 128 and 61), at most {scale.max_batch} requests at once.")
     if options.sparse:
-        print(f"Each token attends {options.sparse} tokens, which a toy indexer chooses.")
+        print(f"Each token attends at most {options.sparse} tokens, which a toy indexer chooses.")
     print(f"A step counts as {options.step_ms:g} ms of trace time; every {options.check_every}th step is checked.")
 
 
@@ -89,7 +89,10 @@ def conclude(totals: Totals, batcher: Batcher, checker: Checker, meter: LimitMet
     rows = [
         ("requests finished", f"{batcher.finished}{refused}"),
         ("steps", f"{totals.steps} in {totals.clock:.0f} s of trace time"),
-        ("mean batch", f"{totals.tokens / steps:.1f} requests, {totals.attended / steps:.0f} tokens attended"),
+        (
+            "mean step",
+            f"{totals.tokens / steps:.1f} requests, {totals.attended / steps:.0f} tokens attended a layer",
+        ),
         ("tokens generated", f"{totals.tokens}"),
         ("tokens/s", f"{totals.tokens / max(totals.decode_seconds, 1e-9):.0f} (steps alone: no prefill, no checks)"),
         ("time", f"{totals.decode_seconds:.1f} s in steps, {totals.prefill_seconds:.1f} s filling prompts"),

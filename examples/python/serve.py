@@ -2,7 +2,7 @@
 
     python examples/python/serve.py                     lengths and arrival rate of the Azure LLM inference trace 2023
     python examples/python/serve.py --trace FILE.csv    replays the published file itself
-    python examples/python/serve.py --sparse 512        each token attends 512 tokens, chosen by a toy indexer
+    python examples/python/serve.py --sparse 512        each token attends at most 512, chosen by a toy indexer
 
 Real: the traffic, the batching, the page pool and table, the cache, every attention call, the checks. Stand-ins: the
 model around the attention (stand_in_model.py), and time: a step counts as --step-ms of the trace's clock, however long
@@ -68,7 +68,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--shorten", type=positive, help="divide all lengths by this (*)")
     add("--heads", type=positive, help="query heads (*)")
     add("--layers", type=positive, help="attention layers, each with its own cache (*)")
-    add("--sparse", type=positive, metavar="TOPK", help="attend so many tokens, chosen by a toy indexer (all)")
+    add("--sparse", type=positive, metavar="TOPK", help="attend at most so many, chosen by a toy indexer (all)")
     add("--max-batch", type=positive, help="requests that run at once (*)")
     add("--pages", type=positive, help="pages of 64 tokens in the pool (enough for 3/4 of a full batch)")
     add("--step-ms", type=float, default=30.0, help="trace time of one step (%(default)s)")

@@ -56,7 +56,8 @@ append(torch.randn(batch, 576).bfloat16(), torch.randn(batch, index_columns), sl
 lengths += 1
 q = torch.randn(batch, 1, heads, 576).bfloat16()
 indices = select(torch.randn(batch, index_heads, index_columns), torch.rand(batch, index_heads))
-out, lse = flashmla.sparse_decode(q, kv_cache, indices, kv_format="v32", out_dtype=torch.float32)
+plan = flashmla.plan_sparse_decode(q, indices)  # which all layers of the step share, whatever each selects
+out, lse = flashmla.sparse_decode(q, kv_cache, indices, kv_format="v32", plan=plan, out_dtype=torch.float32)
 print("attended:", (indices >= 0).sum(-1).flatten().tolist(), "of", lengths.tolist(), "tokens")
 
 # The same attention written with PyTorch.

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "attention/check.h"
 #include "core/operation.h"
 #include "cuda/kernel_params.h"
 #include "schedule/schedule.h"
@@ -76,11 +77,14 @@ static void print_elements(void) {
 }
 
 static void print_kernel_facts(void) {
-  static const int geometries[][2] = FM_KERNEL_GEOMETRIES;
+  static const int of_kernels[][2] = FM_KERNEL_GEOMETRIES;
   static const char *const families[] = FM_KERNEL_FAMILY_NAMES;
   printf("\"unit\": %d, \"geometries\": [", FM_KERNEL_UNIT);
-  for (size_t i = 0; i < sizeof geometries / sizeof geometries[0]; ++i)
-    printf("%s[%d, %d]", comma((int32_t)i), geometries[i][0], geometries[i][1]);
+  for (int32_t i = 0; fm_geometry_at(i) != NULL; ++i)
+    printf("%s[%d, %d]", comma(i), fm_geometry_at(i)->d_qk, fm_geometry_at(i)->d_v);
+  printf("], \"kernel_geometries\": [");
+  for (size_t i = 0; i < sizeof of_kernels / sizeof of_kernels[0]; ++i)
+    printf("%s[%d, %d]", comma((int32_t)i), of_kernels[i][0], of_kernels[i][1]);
   printf("], \"families\": [");
   for (int32_t i = 0; i < FM_KERNEL_FAMILIES; ++i) printf("%s\"%s\"", comma(i), families[i]);
   printf("]");

@@ -26,10 +26,16 @@ static void add_tensor(fixture *f, int which, int32_t rank, const int64_t *shape
                                 .strides = f->strides[which]};
 }
 
+int64_t fixture_d_v(int64_t d_qk) {
+  int64_t d_v = 1;
+  while (2 * d_v <= d_qk) d_v *= 2;
+  return d_v;
+}
+
 void fixture_init(fixture *f, geometry g) {
   const DLDataType int32 = {kDLInt, 32, 1};
   memset(f, 0, sizeof *f);
-  const int64_t d_qk = g.d_qk != 0 ? g.d_qk : 576, d_v = d_qk == 320 ? 256 : 512;
+  const int64_t d_qk = g.d_qk != 0 ? g.d_qk : 576, d_v = fixture_d_v(d_qk);
   if (g.varlen) {
     add_tensor(f, Q, 3, (int64_t[]){g.total_q, g.h_q, d_qk}, g.dtype, 0);
     add_tensor(f, OUT, 3, (int64_t[]){g.total_q, g.h_q, d_v}, g.dtype, OUTPUT_FILL);

@@ -33,6 +33,9 @@ typedef struct fixture {
 /* The same with seven query tokens among the requests. */
 #define SMALL_VARLEN ((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16, .varlen = 1, .total_q = 7})
 
+/* Of the geometries: the largest power of two that is not above. */
+int64_t fixture_d_v(int64_t d_qk);
+
 /* Compact tensors, explicit strides, inputs zero, page i of the pool in every row of the table, lengths zero, outputs
  * filled with OUTPUT_FILL, workspace and plan buffer as big as the library asks for. global_seqlens is there, but not
  * given. The fixture must not move. */

@@ -83,3 +83,11 @@ def test_sparse_calls_with_a_handle(kv_format):
         for found in results:
             torch.testing.assert_close(found[0].cpu(), out, rtol=0.016, atol=1e-2)
             torch.testing.assert_close(found[1].cpu(), lse, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_invariant_sparse_calls_are_refused():
+    given = {name: tensor.cuda() for name, tensor in compat_sparse.inputs("v32").items()}
+    meta, _ = flash_mla.get_mla_metadata()
+    with pytest.raises(RuntimeError, match=r"^enable_batch_invariant is True; sparse_decode supports that on the CPU"):
+        compat_sparse.decode(given, meta, enable_batch_invariant=True)
+    assert not meta.have_initialized

@@ -13,6 +13,7 @@ import torch
 
 import compare
 import flashmla
+import operations
 from gpu.steps import STEP, to_numpy
 from ops.dense_decode import calls, oracle
 from ops.dense_decode.case import INT32_MAX, INT32_MIN, Case, make_data
@@ -26,11 +27,12 @@ GIGABYTE = 10**9
     ("program", "last_line"),
     [("garbage_plans.py", "right after garbage"), ("changing_values.py", "right after changes")],
 )
-def test_garbage_never_faults_or_hangs(program, last_line):
+@pytest.mark.parametrize("operation", operations.having("hostile"))
+def test_garbage_never_faults_or_hangs(operation, program, last_line):
     """Faults and hangs would kill this process: they are another one's, which gets 80 s."""
     paths = os.pathsep.join([str(HERE), *sys.path])
     done = subprocess.run(
-        [sys.executable, HERE / program],
+        [sys.executable, HERE / program, operation],
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,

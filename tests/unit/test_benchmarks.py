@@ -33,6 +33,35 @@ def test_the_grid_is_wide_and_quick(load):
     assert sorted(shards) == sorted(points)
 
 
+def test_the_grid_of_sparse_decode_is_wide_and_quick(load):
+    """Every value of an axis is there in each format, and with nearly every value of the other axes."""
+    grid = load("sparse_grid_points")
+    points = grid.points()
+    assert len(set(points)) == len(points) >= 150
+    axes = (grid.BATCH, grid.S_Q, grid.H_Q, grid.TOPK)
+    for kv_format in grid.FORMATS:
+        there = [point for point in points if point[0] == kv_format]
+        for axis, values in enumerate(axes, 1):
+            assert {point[axis] for point in there} == set(values)
+    assert {(h_q, topk) for _, _, _, h_q, topk, _ in points} == {(h_q, topk) for h_q in grid.H_Q for topk in grid.TOPK}
+    assert sum(map(grid.seconds, points)) < 60
+    assert len(grid.points(grid.PHASES)) == len(grid.FORMATS) * len(grid.BATCH) * len(grid.S_Q) * 5 * len(grid.TOPK)
+
+
+def test_lost_points_of_the_grid_of_sparse_decode_are_listed(load):
+    tables = load("performance_tables")
+    record = {"benchmark": "sparse_grid", "gpu": "H", "driver": "1", "digest": "d", "selection": "s"}
+    cases = ((10.0, {"flashmla": 9.0}), (10.0, {"flashmla": 12.0}), (10.0, {"flashmla": 10.1}), (10.0, {}))
+    made = [
+        record | {"case": ["v32", b, 1, 64, 512, 0], "us": us, "peers": peers} for b, (us, peers) in enumerate(cases, 1)
+    ]
+    text = "\n".join(tables.sparse_grid_section(made))
+    assert "4 shapes were timed, 3 of them beside a peer" in text
+    assert "faster than the best peer at 1, equal at 1, slower at 1." in text
+    assert "| v32, 1, 1, 64, 512, 0 | 10.0 | 9.0 | 0.900 |" in text
+    assert "v32, 2, " not in text
+
+
 def test_a_grid_goes_on_where_it_ended(load, tmp_path, monkeypatch):
     grid, digest = load("grid"), load("digest")
     monkeypatch.setattr(digest, "current", lambda: "here")

@@ -49,8 +49,23 @@ def test_the_signature_is_the_peers():
         *("q", "k_cache", "block_table", "cache_seqlens", "head_dim_v", "tile_scheduler_metadata", "num_splits"),
         *("softmax_scale", "causal", "is_fp8_kvcache", "indices", "attn_sink", "extra_k_cache"),
         *("extra_indices_in_kvcache", "topk_length", "extra_topk_length"),
-        *("kv_format", "use_legacy", "out"),  # added by its forks
+        *("kv_format", "use_legacy", "out", "enable_batch_invariant"),  # added by its forks and later
     ]
+
+
+def test_batch_invariant_calls():
+    """A handle has a plan of the kind that the call asks for."""
+    _, given = tensors()
+    wanted = [flashmla.dense_decode(*given, batch_invariant=invariant) for invariant in (False, True)]
+    meta, _ = flash_mla.get_mla_metadata()
+    for invariant in (True, True, False, True):
+        found = flash_mla.flash_mla_with_kvcache(*given, D_V, meta, enable_batch_invariant=invariant)
+        assert all(map(torch.equal, found, wanted[invariant]))
+        assert meta._schedule.batch_invariant == invariant
+        assert meta.tile_scheduler_metadata is meta._schedule.buffer
+    older = flash_mla.get_mla_decoding_metadata(given[3], 8, 1, 4, False, None)
+    found = flash_mla.flash_mla_with_kvcache(*given, D_V, *older, enable_batch_invariant=True)
+    assert all(map(torch.equal, found, wanted[True]))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -421,6 +436,15 @@ def test_metadata_of_neither_style_is_refused(metadata, found):
     sentence = f"^tile_scheduler_metadata is {found}: the first of the two values that get_mla_metadata returns"
     with pytest.raises(TypeError, match=sentence):
         flash_mla.flash_mla_with_kvcache(*given, D_V, metadata)
+
+
+def test_forks_have_another_name_of_the_older_style():
+    lengths = torch.tensor([3, 5], dtype=torch.int32)
+    for named in ((lengths, 64, 1), (lengths,)):
+        found = flash_mla.get_mla_decoding_metadata(*named)
+        assert [tuple(one.shape) for one in found] == [(1, 8), (3,)]
+    with pytest.raises(TypeError, match=r"^cache_seqlens is a list"):
+        flash_mla.get_mla_decoding_metadata([1], 64, 1)
 
 
 def test_lengths_of_the_older_style_must_be_a_tensor():

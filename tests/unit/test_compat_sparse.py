@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from compat_sparse import D_QK, D_V, cache, decode, equal, flash_mla, inputs, ours, shown, torch
+from compat_sparse import D_QK, D_V, cache, close, decode, equal, flash_mla, inputs, ours, shown, torch
 
 OF_THE_FORK = {"V32": "v32", "V32_NO_ROPE": "v32_nope", "V4": "model1", "V41": "v41"}
 
@@ -145,19 +145,45 @@ def test_a_result_that_is_given():
 
 
 def test_a_handle_serves_many_calls():
+    """With the plan of the first one, though lengths and indices change."""
     given = inputs("model1", extra=True, lengths=True)
     meta, nothing = flash_mla.get_mla_metadata()
     equal(decode(given, meta, nothing), ours(given, "model1"))
     assert meta.config == flash_mla.FlashMLASchedMeta.Config(2, 3, 8, 54, 1, False, True, 70, 2, 9)
-    for tensor, shape in ((meta.tile_scheduler_metadata, (1, 8)), (meta.num_splits, (3,))):
-        assert (tensor.dtype, tuple(tensor.shape)) == (torch.int32, shape)
+    buffer = meta.tile_scheduler_metadata
+    assert (buffer.dtype, buffer.shape[1]) == (torch.int32, 8)
+    assert (meta.num_splits.dtype, tuple(meta.num_splits.shape)) == (torch.int32, (3,))
     before = shown(meta)
     for change in ("topk_length", "extra_topk_length", "indices"):
-        given[change].fill_(5)  # lengths and indices may be others, and so may the tensors of the handle
-        meta.tile_scheduler_metadata.fill_(77)
-        equal(decode(given, meta), ours(given, "model1"))
+        given[change].fill_(5)
+        close(decode(given, meta), ours(given, "model1"))
     assert shown(meta) == before
-    equal(decode(given, copy.deepcopy(meta)), ours(given, "model1"))
+    twin = copy.deepcopy(meta)
+    assert twin.tile_scheduler_metadata is not buffer
+    equal(decode(given, twin), ours(given, "model1"))
+    assert twin._schedule.plan is not meta._schedule.plan
     meta.tile_scheduler_metadata = meta.num_splits = None
     equal(decode(given, meta), ours(given, "model1"))
     assert meta.num_splits is not None
+
+
+@pytest.mark.parametrize("change", ["a copy", "garbage"])
+def test_a_handles_tensors_may_be_assigned(change):
+    """Then each call schedules itself."""
+    given = inputs("v32", lengths=True)
+    meta, _ = flash_mla.get_mla_metadata()
+    decode(given, meta)
+    shown_there = meta.tile_scheduler_metadata
+    meta.tile_scheduler_metadata = shown_there.clone() if change == "a copy" else torch.full_like(shown_there, 77)
+    equal(decode(given, meta), ours(given, "v32"))
+    assert meta.tile_scheduler_metadata is not meta._schedule.buffer
+
+
+def test_batch_invariant_calls():
+    given = inputs("v32", lengths=True)
+    meta, _ = flash_mla.get_mla_metadata()
+    for invariant in (False, True, True):
+        found = decode(given, meta, enable_batch_invariant=invariant)
+        equal(found, ours(given, "v32", batch_invariant=invariant))
+        assert meta._schedule.batch_invariant == invariant
+    equal(decode(given, torch.zeros(1, 8, dtype=torch.int32), enable_batch_invariant=True), found)

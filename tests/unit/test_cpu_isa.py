@@ -38,11 +38,12 @@ def test_forced_set_is_right(isa, dtype, s_q, h_q, best, monkeypatch):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("d_qk", [512, 320])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("d_qk", [512, 320, 288, 160, 1088])
 @pytest.mark.parametrize(("s_q", "h_q"), [(1, 1), (1, 8), (2, 37), (1, 129)])
-def test_other_head_dimensions_are_right(isa, d_qk, s_q, h_q, monkeypatch):
+def test_other_head_dimensions_are_right(isa, dtype, d_qk, s_q, h_q, monkeypatch):
     monkeypatch.setenv("FLASHMLA_CPU_ISA", isa)
-    arrays = small.inputs("bfloat16", lengths=(1, 128), s_q=s_q, h_q=h_q, d_qk=d_qk)
+    arrays = small.inputs(dtype, lengths=(1, 128), s_q=s_q, h_q=h_q, d_qk=d_qk)
     small.check(*flashmla.dense_decode(*arrays, causal=True), arrays, causal=True)
 
 

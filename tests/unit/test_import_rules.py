@@ -49,7 +49,7 @@ def test_bindings_import_no_framework_and_no_build_step(path):
 TABLES = [
     *(path for path in DSL if path.name in {"barrier_table.py", "config.py", "params.py"}),
     *(ROOT / "dsl_kernels" / name for name in ("variants.py", "core/variant.py", "core/targets.py")),
-    *(ROOT / "dsl_kernels" / "core" / name for name in ("schedule_params.py", "formats.py")),
+    *(ROOT / "dsl_kernels" / "core" / name for name in ("schedule_params.py", "formats.py", "finding_params.py")),
 ]
 
 
@@ -62,8 +62,8 @@ def test_the_variant_table_needs_the_standard_library_only(path):
     assert not modules & ours, "a module that imports the DSL"
 
 
-# Whose roles an operation's kernels play, but for where their keys come from.
-BUILT_ON = {"sparse_decode": {"dense_decode"}}
+# Whose roles an operation's kernels play, but for where their keys come from; whose parameters they look at.
+BUILT_ON = {"sparse_decode": {"dense_decode"}, "check_sparse_decode": {"sparse_decode"}}
 
 
 def test_an_operation_imports_core_and_itself():

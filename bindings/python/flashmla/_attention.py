@@ -12,7 +12,7 @@ from flashmla._operation import Options
 from flashmla._scalars import flag, real, single
 from flashmla.errors import invalid
 
-D_V = {576: 512, 512: 512, 320: 256}
+D_V = {576: 512, 512: 512, 320: 256, 288: 256, 160: 128, 1088: 1024}
 """d_v by d_qk, to make an output of the right shape. What geometries there are is C's rule: it refuses any other q."""
 
 _DEFAULT_SCALE: int = ffi.integer_const("FLASHMLA_DEFAULT_SCALE")

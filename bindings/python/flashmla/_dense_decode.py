@@ -171,16 +171,16 @@ def dense_decode(
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
 
     q                (batch, s_q, h_q, d_qk) bfloat16 or float16, on the CPU also float32; with cu_seqlens_q
-                     (total_q, h_q, d_qk). d_qk is 576, 512 or 320
+                     (total_q, h_q, d_qk). d_qk is 576, 512 or 320, on the CPU also 288, 160 or 1088
     kv_cache         (num_blocks, page_size, h_kv, d_qk), dtype of q; any page_size
     block_table      (batch, max_blocks) int32: page numbers of each request
     cache_seqlens    (batch,) int32: tokens of each request
     softmax_scale    None: d_qk ** -0.5
     causal           query token s sees the first L - (s_q - 1 - s) of L tokens
     plan             from `plan_decode`; None: the call schedules itself
-    out, lse         written if given; else made by q's framework on q's device. out has q's shape with d_v (512, 512 or
-                     256) last, lse is (batch, h_q, s_q) or (h_q, total_q) float32: the log-sum-exp. A row that attends
-                     to nothing is out 0, lse empty_lse
+    out, lse         written if given; else made by q's framework on q's device. out has q's shape with d_v last (512
+                     for d_qk 576 and 512, 256 for 320 and 288, 128 for 160, 1024 for 1088), lse is (batch, h_q, s_q) or
+                     (h_q, total_q) float32: the log-sum-exp. A row that attends to nothing is out 0, lse empty_lse
     workspace        contiguous scratch of `dense_decode_workspace_size` bytes on q's device; None: made for the call
     stream           CUDA stream, an integer or a stream object; None: the current one of q's framework
     num_threads      CPU threads; 0: FLASHMLA_NUM_THREADS, else the affinity mask

@@ -162,7 +162,7 @@ def sparse_decode(
     """MLA decode attention of each query token over the tokens that it names. Returns `(out, lse)`, or `out`.
 
     q                (batch, s_q, h_q, d_qk) bfloat16, h_q at most 128, on the CPU also float16 and float32; with
-                     cu_seqlens_q (total_q, h_q, d_qk). d_qk is 576 or 512, on the CPU also 320
+                     cu_seqlens_q (total_q, h_q, d_qk). d_qk is 576 or 512, on the CPU any of `dense_decode`
     kv_cache         (num_blocks, page_size, 1, d_qk), dtype of q, or bytes in a format that quantises: see `append_kv`
     indices          (batch, s_q, topk) or (total_q, topk) int32 or int64: slots of kv_cache, slot s being row
                      s % page_size of page s // page_size. One outside the cache, such as -1, attends to nothing; one

@@ -79,9 +79,10 @@
  *   - A text that a function returns is not to be freed and stays as it is, but for flashmla_last_error.
  *
  * Limits
- *   - Extents are below 2^31, and byte offsets in a tensor below 2^63; on CUDA an axis of q, of the cache and of any
- *     out (its extent times its stride) spans less than 2^40 bytes. A request has at most 2^31 - 1 tokens, however
- *     much its page table could hold. Tiles of query rows are numbered in 32 bits: batch * s_q * h_q * num_splits
+ *   - Extents are below 2^31, and byte offsets in a tensor below 2^63; on CUDA an axis of attention's q and of
+ *     dense_decode's kv_cache (its extent times its stride) spans less than 2^40 bytes, and the rows of a page of
+ *     sparse_decode's caches are less than 2^31 bytes apart. A request has at most 2^31 - 1 tokens, however much its
+ *     page table could hold. Tiles of query rows are numbered in 32 bits: batch * s_q * h_q * num_splits
  *     below 2^30 (s_q: max_seqlen_q, but at most total_q) never make too many. A merge has fewer than 2^31 rows. What
  *     is beyond these is FLASHMLA_ERROR_OVERFLOW.
  *   - num_splits is at most 1024, struct_size at most 4096 bytes, a CUDA device's number below 64. A sentence is cut
@@ -165,7 +166,7 @@ typedef enum flashmla_status {
   FLASHMLA_ERROR_MIXED_DEVICES = 116,       /* tensors live on different devices */
   FLASHMLA_ERROR_OVERFLOW = 117,            /* sizes whose product does not fit the arithmetic */
   FLASHMLA_ERROR_VALUE = 118,               /* a scalar is out of its range */
-  FLASHMLA_ERROR_TENSOR_VALUE = 119,        /* FLASHMLA_CHECK: a length, offset or page number is out of range */
+  FLASHMLA_ERROR_TENSOR_VALUE = 119,        /* FLASHMLA_CHECK: a length, offset, page number or index is out of range */
   FLASHMLA_ERROR_WORKSPACE_TOO_SMALL = 120, /* workspace or plan buffer smaller than its size query says */
   FLASHMLA_ERROR_PLAN_MISMATCH = 121,       /* the plan was made for another call, or was never made */
   FLASHMLA_ERROR_UNSUPPORTED = 200,         /* legal, but no kernel of this library does it */
@@ -280,7 +281,8 @@ typedef struct flashmla_dense_decode_params {
   uint32_t flags;       /* flashmla_flags */
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; with
    * FLASHMLA_KV_FP8 bf16 or codes: float8_e4m3fn, or uint8 or int8 for their bytes; d_qk / d_v 576 / 512, 512 / 512 or
-   * 320 / 256; innermost stride 1, the others and the address multiples of 16 bytes */
+   * 320 / 256, on CPU also 288 / 256, 160 / 128 or 1088 / 1024; innermost stride 1, the others and the address
+   * multiples of 16 bytes */
   const DLTensor *q;
   /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size; strides as q. Of a format that
    * quantises: see flashmla_kv_format; h_kv is 1, and d_qk the columns of the format */
@@ -479,8 +481,8 @@ typedef struct flashmla_sparse_decode_params {
   uint32_t flags; /* FLASHMLA_DEFAULT_SCALE, FLASHMLA_LSE_BASE2, FLASHMLA_EMPTY_LSE_MINUS, FLASHMLA_BATCH_INVARIANT
                      (on CPU tensors) */
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); h_q at most 128; on CUDA bf16 and d_qk 576 or
-   * 512; on CPU also fp16, float32, where no format quantises, and 320; innermost stride 1, the others and the address
-   * multiples of 16 bytes */
+   * 512; on CPU also fp16, float32, where no format quantises, and any d_qk of flashmla_dense_decode_params; innermost
+   * stride 1, the others and the address multiples of 16 bytes */
   const DLTensor *q;
   const DLTensor *kv_cache;          /* see flashmla_kv_format; not quantised: of q's dtype */
   const DLTensor *indices;           /* (batch, s_q, topk) or (total_q, topk) int32 or int64, innermost stride 1 */
@@ -490,7 +492,7 @@ typedef struct flashmla_sparse_decode_params {
   const DLTensor *extra_indices;     /* (batch, s_q, extra_topk) or (total_q, extra_topk), as indices */
   const DLTensor *extra_topk_length; /* (batch) int32, contiguous; NULL: all are extra_topk */
   const DLTensor *cu_seqlens_q; /* (batch + 1) int32, contiguous: first query token of each request; NULL: q has s_q */
-  /* (batch, s_q, h_q, d_v) or (total_q, h_q, d_v), d_v 512, or 256 with d_qk 320; dtype of q or float32, written;
+  /* (batch, s_q, h_q, d_v) or (total_q, h_q, d_v), d_v that goes with d_qk there; dtype of q or float32, written;
    * strides as q */
   const DLTensor *out;
   /* (batch, h_q, s_q) or (h_q, total_q) float32, any strides, written: log-sum-exp; NULL: not wanted */
@@ -548,16 +550,17 @@ FLASHMLA_API void flashmla_read_environment(void);
 /* Returns what is wrong with the variables, as they were read last, a clause a variable; "" if nothing is. */
 FLASHMLA_API const char *flashmla_environment_error(void);
 
-/* The checking mode of dense_decode and plan_decode, FLASHMLA_CHECK=1: lengths, query offsets and page numbers out of
- * their range, which are clamped without a word otherwise, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names
- * the tensor, how many there are and one of them. On the CPU the plan or decode call that has them fails, before it
- * writes. On a GPU it looks at them with a kernel of its own in front of the others, and runs; the next plan or decode
- * call on that device that finds them told fails instead of running, once, or flashmla_check_report does, whichever
- * comes first. Both read without waiting: wait for the stream before to be sure. Each report is about one kind of
- * value, and its count is of all calls since the last one: what a plan and a decode call both read is counted by both,
- * since it may have changed between. Replays of graphs that were captured in the mode are looked at, too. The first
- * call in the mode pins some kilobytes of host memory, which it cannot during a capture. A prepared call is looked at
- * if the mode was on when it was prepared, too. Off, it costs nothing. */
+/* The checking mode of dense_decode, sparse_decode and their plans, FLASHMLA_CHECK=1: lengths, query offsets and page
+ * numbers out of their range, which are clamped without a word otherwise, and indices outside the cache, which select
+ * nothing, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names the tensor, how many there are and one of them.
+ * An index -1 is the usual mark of none, and is not told; nor is what no length or no request counts. On the CPU the
+ * plan or decode call that has them fails, before it writes. On a GPU it looks at them with a kernel of its own in front
+ * of the others, and runs; the next plan or decode call on that device that finds them told fails instead of running,
+ * once, or flashmla_check_report does, whichever comes first. Both read without waiting: wait for the stream before to
+ * be sure. Each report is about one kind of value, and its count is of all calls since the last one: what a plan and a
+ * decode call both read is counted by both, since it may have changed between. Replays of graphs that were captured in
+ * the mode are looked at, too. The first call in the mode pins some kilobytes of host memory, which it cannot during a
+ * capture. A prepared call is looked at if the mode was on when it was prepared, too. Off, it costs nothing. */
 
 /* Tells what GPU calls in the checking mode have found, on any device. Returns FLASHMLA_OK, or
  * FLASHMLA_ERROR_TENSOR_VALUE for one report, which is not told again. */

@@ -6,11 +6,11 @@
 
 #include "cuda/kernel_params.h"
 
-/* Latent dimensions, which are the value, with and without RoPE dimensions behind them. */
-static const struct {
-  int32_t d_qk, d_v;
-} geometries[] = FM_KERNEL_GEOMETRIES;
-enum { GEOMETRIES = sizeof geometries / sizeof geometries[0] };
+static const fm_geometry geometries[] = {{576, 512}, {512, 512}, {320, 256}, {288, 256}, {160, 128}, {1088, 1024}},
+                         of_kernels[] = FM_KERNEL_GEOMETRIES;
+enum { GEOMETRIES = sizeof geometries / sizeof geometries[0], OF_KERNELS = sizeof of_kernels / sizeof of_kernels[0] };
+
+const fm_geometry *fm_geometry_at(int32_t i) { return i < GEOMETRIES ? &geometries[i] : NULL; }
 
 flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form) {
   form->varlen = cu_seqlens_q != NULL;
@@ -37,21 +37,23 @@ fm_work fm_work_of(const fm_call *call, int32_t batch, uint32_t flags, int32_t m
 }
 
 /* "576, 512 and 320" */
-static fm_text supported_d_qk(void) {
+static fm_text d_qk_of(const fm_geometry *table, int32_t count) {
   fm_text text = {""};
-  for (int32_t i = 0; i < GEOMETRIES; ++i)
-    fm_append(&text, "%s%d", i == 0 ? "" : i == GEOMETRIES - 1 ? " and " : ", ", geometries[i].d_qk);
+  for (int32_t i = 0; i < count; ++i)
+    fm_append(&text, "%s%d", i == 0 ? "" : i == count - 1 ? " and " : ", ", table[i].d_qk);
   return text;
 }
 
 flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t given, fm_attention *attention) {
   const int32_t inner = call->tensors.rows[q].rank - 1, d_qk = call->extents[call->tensors.rows[q].axes[inner]];
+  const fm_geometry *const table = call->cuda ? of_kernels : geometries;
+  const int32_t count = call->cuda ? OF_KERNELS : GEOMETRIES;
   int32_t found = 0;
-  while (found < GEOMETRIES && geometries[found].d_qk != d_qk) ++found;
-  if (found == GEOMETRIES)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported are %s", inner, d_qk,
-                   supported_d_qk().chars);
-  const int32_t d_v = geometries[found].d_v;
+  while (found < count && table[found].d_qk != d_qk) ++found;
+  if (found == count)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported%s are %s", inner, d_qk,
+                   call->cuda ? " on CUDA" : "", d_qk_of(table, count).chars);
+  const int32_t d_v = table[found].d_v;
   if (given != 0 && given != d_v)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported with d_qk %d is %d", inner, given,
                    d_qk, d_v);

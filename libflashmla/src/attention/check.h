@@ -8,6 +8,13 @@
 /* In read_form: variable-length queries. */
 flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form);
 
+/* Latent dimensions, which are the value, with and without RoPE dimensions behind them. The CPU has all, kernels have
+ * FM_KERNEL_GEOMETRIES. */
+typedef struct fm_geometry {
+  int32_t d_qk, d_v;
+} fm_geometry;
+const fm_geometry *fm_geometry_at(int32_t i); /* `i` from 0; NULL behind the last */
+
 /* In check_shapes: the query rows of a call that passed; h_kv is 1, and nothing is said of KV items. */
 fm_work fm_work_of(const fm_call *call, int32_t batch, uint32_t flags, int32_t max_seqlen_q);
 /* dtype and d_qk of the tensor in row `q` of the table; and the d_v that goes with it, where `given` is that of `out`,

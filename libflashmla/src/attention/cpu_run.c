@@ -110,11 +110,9 @@ flashmla_status fm_run_on_cpu(const fm_call *call, const fm_attention *attention
                               int32_t num_threads) {
   const fm_cpu_isa *isa = fm_cpu_select();
   const int32_t rows = attention->tiling.block_rows;
-  job job = {.attention = attention,
-             .source = source,
-             .elements = isa->elements,
-             .step = fm_cpu_step_for(isa, attention->queries.dtype, source->dtype)};
   const fm_cpu_tile largest = fm_tile_of(attention, source, 1, rows);
+  job job = {
+      .attention = attention, .source = source, .elements = isa->elements, .step = fm_cpu_step_for(isa, &largest)};
   job.step_bytes = job.step->scratch_bytes(&largest);
   job.totals_bytes = (fm_piece_totals_bytes(attention) + 63) / 64 * 64;
   job.folds_bytes = fm_folds_bytes(attention);

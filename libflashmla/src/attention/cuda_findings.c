@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <string.h>
 
-_Static_assert(sizeof(fm_finding) == FM_KERNEL_FINDING_BYTES, "a record of dsl_kernels/check_decode");
+_Static_assert(sizeof(fm_finding) == FM_KERNEL_FINDING_BYTES, "a record of dsl_kernels/core/findings.py");
 _Static_assert((int)FM_VALUES == FM_KERNEL_CHECKED_VALUES, "its records");
 
 typedef fm_finding device_findings[FM_VALUES];
@@ -26,7 +26,7 @@ static flashmla_status allocate_locked(fm_gpu gpu, void *stream) {
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_findings_of(fm_gpu gpu, void *stream, fm_finding **findings) {
+static flashmla_status findings_of(fm_gpu gpu, void *stream, fm_finding **findings) {
   flashmla_status status = FLASHMLA_OK;
   if (__atomic_load_n(&all, __ATOMIC_ACQUIRE) == NULL) {
     pthread_mutex_lock(&lock);
@@ -73,14 +73,28 @@ static flashmla_status tell(fm_value value, fm_finding *finding, int32_t device_
   return fm_fail_finding(value, &copy, count, where.chars);
 }
 
-flashmla_status fm_tell_findings(int32_t device_id) {
+static flashmla_status tell_findings(int32_t device_id) {
   device_findings *there = __atomic_load_n(&all, __ATOMIC_ACQUIRE);
   for (int value = 0; there != NULL && value < FM_VALUES; value++)
     FM_TRY(tell((fm_value)value, &there[device_id][value], device_id));
   return FLASHMLA_OK;
 }
 
+flashmla_status fm_load_checker(fm_gpu gpu, fm_kernel_family family, void *stream, fm_checker *checker) {
+  if (!fm_checking()) return FLASHMLA_OK;
+  FM_TRY(fm_load(gpu, (fm_need){.family = family}, &checker->kernel));
+  return findings_of(gpu, stream, &checker->findings);
+}
+
+bool fm_will_check(const fm_checker *checker) { return checker->findings != NULL && fm_checking(); }
+
+flashmla_status fm_launch_checker(fm_gpu gpu, const fm_checker *checker, int64_t blocks, const void *params,
+                                  void *stream) {
+  FM_TRY(tell_findings(gpu.device->id));
+  return fm_launch(gpu, &checker->kernel, (int32_t)fm_min64(gpu.device->processors, blocks), params, stream);
+}
+
 flashmla_status flashmla_check_report(void) {
-  for (int32_t device = 0; device < FM_MAX_DEVICES; device++) FM_TRY(fm_tell_findings(device));
+  for (int32_t device = 0; device < FM_MAX_DEVICES; device++) FM_TRY(tell_findings(device));
   return FLASHMLA_OK;
 }

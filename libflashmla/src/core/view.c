@@ -59,7 +59,7 @@ static flashmla_status check_packed(given g, const int64_t *stride) {
 static flashmla_status check_strides(given g, const int64_t *stride) {
   const int64_t element_bytes = g.tensor->dtype.bits / 8;
   const bool cuda = (int32_t)g.tensor->device.device_type == kDLCUDA;
-  const bool tensor_map = cuda && g.rule->alignment == FM_VECTOR_BYTES;
+  const bool tensor_map = cuda && g.rule->mapped;
   int64_t bytes = 0; /* an upper bound of the tensor's span */
   if (g.rule->packed) FM_TRY(check_packed(g, stride));
   for (int32_t axis = 0; axis < g.rule->rank; ++axis) {
@@ -68,7 +68,7 @@ static flashmla_status check_strides(given g, const int64_t *stride) {
     if (innermost && !g.rule->free_innermost && stride[axis] != 1)
       return fm_fail(FLASHMLA_ERROR_STRIDE, "%s.strides[%d] is %lld; the innermost stride must be 1", NAME(g), axis,
                      (long long)stride[axis]);
-    const bool positive = g.rule->written || (cuda && g.rule->mapped);
+    const bool positive = g.rule->written || tensor_map;
     if (stride[axis] < 0 || (stride[axis] == 0 && positive))
       return fm_fail(FLASHMLA_ERROR_STRIDE, "%s.strides[%d] is %lld; %sit must be %s 0", NAME(g), axis,
                      (long long)stride[axis], positive && !g.rule->written ? "on CUDA " : "", positive ? ">" : ">=");

@@ -1,13 +1,13 @@
 /* buffers_bf16.h - what step_bf16.h keeps in its scratch. Included by it, with the constants of a set. */
 
 enum {
-  D_PAIRS = FM_CPU_MOST_D_QK / 2,
+  D_PAIRS = FM_CPU_USUAL_D_QK / 2,
   /* Elements between two rows of the buffers: addresses are constants whatever the extents. Where many rows of one
    * column are used together no stride is a large power of two, since those would evict each other from level 1. */
-  KEY_STRIDE = FM_CPU_MOST_D_QK,
+  KEY_STRIDE = FM_CPU_USUAL_D_QK,
   LOGIT_STRIDE = FM_CPU_MOST_ROWS + LANES,
   WEIGHT_STRIDE = KEYS_MANY_ROWS / 2,
-  SUM_STRIDE = FM_CPU_MOST_D_V + LANES,
+  SUM_STRIDE = FM_CPU_USUAL_D_V + LANES,
   PANEL = 64 /* columns of values that lie together */
 };
 _Static_assert((int)KEYS_MANY_ROWS % KEY_GROUP + (int)KEYS_FEW_ROWS % KEY_GROUP == 0, "whole groups of keys");
@@ -62,7 +62,7 @@ static size_t lay_out(buffers *b, char *scratch, const fm_cpu_tile *tile) {
   b->row_max = take(scratch, &taken, padded * sizeof *b->row_max);
   b->row_sum = take(scratch, &taken, padded * sizeof *b->row_sum);
   b->rescale = take(scratch, &taken, padded * sizeof *b->rescale);
-  b->result = take(scratch, &taken, FM_CPU_MOST_D_V * sizeof *b->result);
+  b->result = take(scratch, &taken, FM_CPU_USUAL_D_V * sizeof *b->result);
   b->copies = take(scratch, &taken, COPIES * keys * KEY_STRIDE * sizeof *b->copies);
   b->zeros = take(scratch, &taken, KEY_STRIDE * sizeof *b->zeros);
   b->fresh = take(scratch, &taken, sizeof *b->fresh);

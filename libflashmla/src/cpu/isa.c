@@ -74,13 +74,13 @@ static const fm_cpu_isa table[] = {
 /* the best first, the last for any machine */
 #if defined(__x86_64__)
 #if FM_CPU_HAS_BF16_SETS
-    {"amx", has_amx, &fm_cpu_amx_elements, &fm_cpu_amx_step},
-    {"avx512_bf16", has_avx512_bf16, &fm_cpu_avx512_bf16_elements, &fm_cpu_avx512_bf16_step},
+    {"amx", has_amx, &fm_cpu_amx_elements, &fm_cpu_amx_step, NULL},
+    {"avx512_bf16", has_avx512_bf16, &fm_cpu_avx512_bf16_elements, &fm_cpu_avx512_bf16_step, NULL},
 #endif
-    {"avx512", has_avx512, &fm_cpu_avx512_elements, &fm_cpu_avx512_step},
-    {"avx2", has_avx2, &fm_cpu_avx2_elements, &fm_cpu_avx2_step},
+    {"avx512", has_avx512, &fm_cpu_avx512_elements, &fm_cpu_avx512_step, &fm_cpu_avx512_wide_step},
+    {"avx2", has_avx2, &fm_cpu_avx2_elements, &fm_cpu_avx2_step, &fm_cpu_avx2_wide_step},
 #endif
-    {"portable", always, &fm_cpu_portable_elements, &fm_cpu_portable_step}};
+    {"portable", always, &fm_cpu_portable_elements, &fm_cpu_portable_step, &fm_cpu_portable_wide_step}};
 enum { ROWS = sizeof table / sizeof table[0] };
 
 /* Asked once: in a virtual machine cpuid takes longer than a small call. Threads that ask at the same time find the
@@ -125,12 +125,18 @@ const fm_cpu_elements *fm_cpu_elements_for(const fm_cpu_isa *isa, int32_t column
   return table[row].elements;
 }
 
-const fm_cpu_step *fm_cpu_step_for(const fm_cpu_isa *isa, fm_dtype q, fm_dtype cache) {
-  int row = (int)(isa - table);
-  while (!is_supported(row) || (table[row].step->q_dtypes & FM_ONLY(q)) == 0 ||
-         (table[row].step->cache_dtypes & FM_ONLY(cache)) == 0)
-    row++; /* the last row takes all */
-  return table[row].step;
+static bool takes(const fm_cpu_step *step, const fm_cpu_tile *tile) {
+  return step != NULL && (step->q_dtypes & FM_ONLY(tile->q_dtype)) != 0 &&
+         (step->cache_dtypes & FM_ONLY(tile->cache_dtype)) != 0 && tile->d_qk <= step->most_d_qk &&
+         tile->d_v <= step->most_d_v;
+}
+
+const fm_cpu_step *fm_cpu_step_for(const fm_cpu_isa *isa, const fm_cpu_tile *tile) {
+  for (int row = (int)(isa - table);; row++) { /* the last row takes all */
+    if (!is_supported(row)) continue;
+    if (takes(table[row].step, tile)) return table[row].step;
+    if (takes(table[row].wide, tile)) return table[row].wide;
+  }
 }
 
 const char *flashmla_cpu_isa(void) { return fm_cpu_select()->name; }

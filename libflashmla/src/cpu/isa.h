@@ -16,8 +16,10 @@ enum {
   FM_CPU_MOST_ROWS = 128,  /* query rows of a tile, which share what is done for a key: all heads of DeepSeek V3 */
   FM_CPU_MOST_KEYS = 128,  /* of a step */
   FM_CPU_KEYS_AHEAD = 128, /* the next keys that a step may be told of */
-  FM_CPU_MOST_D_QK = 576,
-  FM_CPU_MOST_D_V = 512
+  FM_CPU_MOST_D_QK = 1088,
+  FM_CPU_MOST_D_V = 1024,
+  FM_CPU_USUAL_D_QK = 576, /* that every step has room for, and no wide one is needed for */
+  FM_CPU_USUAL_D_V = 512
 };
 
 /* Compilers that know the instructions for bfloat16: AVX-512 BF16 and AMX. */
@@ -44,7 +46,7 @@ typedef struct fm_cpu_elements {
 /* A tile of query rows, token major: row r is a head of query token r / heads. */
 typedef struct fm_cpu_tile {
   fm_dtype q_dtype, cache_dtype;
-  int32_t d_qk, d_v; /* multiples of 64; a value is the first d_v elements of its key */
+  int32_t d_qk, d_v; /* multiples of 32 and of 64; a value is the first d_v elements of its key */
   int32_t tokens, heads;
   float scale_log2; /* a weight is 2^(scale_log2 * (logit - largest)) */
 } fm_cpu_tile;
@@ -62,6 +64,7 @@ typedef struct fm_cpu_row_sums {
  * to the tile from set_queries on. */
 typedef struct fm_cpu_step {
   uint32_t q_dtypes, cache_dtypes; /* sets of those that it works on */
+  int32_t most_d_qk, most_d_v;     /* that it has room for */
   /* A thread should have so much to do at least: fm_cpu_threads_for's unit. Multiplications and additions count, and
    * bringing a key in like attending it with two more query rows. */
   int32_t flop_per_thread;
@@ -87,7 +90,7 @@ typedef struct fm_cpu_isa {
   const char *name;
   bool (*supported)(void); /* by this machine */
   const fm_cpu_elements *elements;
-  const fm_cpu_step *step;
+  const fm_cpu_step *step, *wide; /* wide: for larger head sizes; NULL: none */
 } fm_cpu_isa;
 
 /* The best set this machine has, or a lower one that FLASHMLA_CPU_ISA names. */
@@ -95,8 +98,8 @@ const fm_cpu_isa *fm_cpu_select(void);
 /* The conversions of the set, or of the best lower one whose vectors fill rows of `columns` elements, a multiple of 8.
  */
 const fm_cpu_elements *fm_cpu_elements_for(const fm_cpu_isa *isa, int32_t columns);
-/* The step of the set, or of the best lower one whose step takes these element types. */
-const fm_cpu_step *fm_cpu_step_for(const fm_cpu_isa *isa, fm_dtype q, fm_dtype cache);
+/* The step of the set, or of the best lower one whose step takes the element types and head sizes of a tile. */
+const fm_cpu_step *fm_cpu_step_for(const fm_cpu_isa *isa, const fm_cpu_tile *tile);
 
 /* kernels_<set>.c */
 extern const fm_cpu_elements fm_cpu_portable_elements;
@@ -104,5 +107,7 @@ extern const fm_cpu_step fm_cpu_portable_step;
 extern const fm_cpu_elements fm_cpu_avx2_elements, fm_cpu_avx512_elements, fm_cpu_avx512_bf16_elements,
     fm_cpu_amx_elements;
 extern const fm_cpu_step fm_cpu_avx2_step, fm_cpu_avx512_step, fm_cpu_avx512_bf16_step, fm_cpu_amx_step;
+/* kernels_<set>_wide.c */
+extern const fm_cpu_step fm_cpu_portable_wide_step, fm_cpu_avx2_wide_step, fm_cpu_avx512_wide_step;
 
 #endif /* FLASHMLA_CPU_ISA_H_ */

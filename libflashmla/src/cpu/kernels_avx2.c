@@ -13,7 +13,9 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
+#ifndef WIDE
 #define NAME(part) fm_cpu_avx2_##part
+#endif
 #define LANES 8
 #define TILE_TOKENS 6
 #define TILE_VECTORS 2

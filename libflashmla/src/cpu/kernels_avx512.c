@@ -14,7 +14,9 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #endif
 
+#ifndef WIDE
 #define NAME(part) fm_cpu_avx512_##part
+#endif
 #define TILE_TOKENS 6
 #define TILE_VECTORS 4
 #define SUM_ROWS 6

@@ -4,7 +4,9 @@
 
 #include "cpu/isa.h"
 
+#ifndef WIDE
 #define NAME(part) fm_cpu_portable_##part
+#endif
 #define LANES 4
 #define TILE_TOKENS 6
 #define TILE_VECTORS 2

@@ -259,6 +259,8 @@ static fm_cpu_row_sums finish(void *scratch, const fm_cpu_tile *tile, int32_t ro
 const fm_cpu_step NAME(step) = {
     .q_dtypes = FM_ONLY(FM_BF16),
     .cache_dtypes = FM_ONLY(FM_BF16),
+    .most_d_qk = FM_CPU_USUAL_D_QK,
+    .most_d_v = FM_CPU_USUAL_D_V,
     .flop_per_thread = FLOP_PER_THREAD,
     .keys_ahead = KEYS_MANY_ROWS,
     .scratch_bytes = scratch_bytes,

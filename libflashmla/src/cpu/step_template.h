@@ -5,6 +5,7 @@
  *   SUM_ROWS        x SUM_VECTORS: rows and vectors of value columns in the register tile of accumulate
  *   SUM_VECTORS
  *   VF_SUM(a)       sum of the lanes
+ *   WIDE            defined: with room for all head sizes, else for the usual ones
  *
  * Keys are widened to float32 once for all rows of the tile. Logits keep rows in the lanes: a packed query vector is
  * multiplied by one broadcast key element. So keys are used as they lie in the cache, both as K and as V, the softmax
@@ -14,10 +15,15 @@
  */
 
 enum {
-  /* Floats between two rows of the buffers. Smaller tiles leave the rest of a row unused, so addresses are constants
-   * whatever the extents. */
-  KEY_STRIDE = FM_CPU_MOST_D_QK, /* keys and queries */
-  SUM_STRIDE = FM_CPU_MOST_D_V,
+/* Floats between two rows of the buffers. Smaller tiles leave the rest of a row unused, so addresses are constants
+ * whatever the extents. */
+#if defined(WIDE)
+  KEY_STRIDE = FM_CPU_MOST_D_QK,     /* keys and queries */
+  SUM_STRIDE = FM_CPU_MOST_D_V + 16, /* no multiple of 4 KiB */
+#else
+  KEY_STRIDE = FM_CPU_USUAL_D_QK,
+  SUM_STRIDE = FM_CPU_USUAL_D_V,
+#endif
   /* Of a token's weights: room for all rows, and not a multiple of 4 KiB / 12 ways, which would make the lines of one
    * column of the buffer evict each other from a level-1 cache. */
   WEIGHT_STRIDE = FM_CPU_MOST_ROWS + 16,
@@ -291,6 +297,8 @@ static fm_cpu_row_sums finish(void *scratch, const fm_cpu_tile *tile, int32_t ro
 const fm_cpu_step NAME(step) = {
     .q_dtypes = FM_ANY_FLOAT,
     .cache_dtypes = FM_ANY_FLOAT,
+    .most_d_qk = KEY_STRIDE,
+    .most_d_v = SUM_STRIDE,
     .flop_per_thread = 1 << 20, /* 4 of them: 50 us in AVX2 and AVX-512 */
     .scratch_bytes = scratch_bytes,
     .keys = keys_of_step,

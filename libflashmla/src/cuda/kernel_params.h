@@ -10,6 +10,7 @@
 /* An operation's kernels; of one family all take the same parameters. */
 typedef enum fm_kernel_family {
   FM_KERNEL_CHECK_DECODE,
+  FM_KERNEL_CHECK_SPARSE_DECODE,
   FM_KERNEL_COMBINE,
   FM_KERNEL_DENSE_DECODE,
   FM_KERNEL_FOLD,
@@ -19,10 +20,10 @@ typedef enum fm_kernel_family {
   FM_KERNEL_SPARSE_DECODE,
   FM_KERNEL_WRITE_KV,
 } fm_kernel_family;
-enum { FM_KERNEL_FAMILIES = 9 };
-#define FM_KERNEL_FAMILY_NAMES {"check_decode", "combine", "dense_decode", "fold", "merge_states", "plan", "read_kv", "sparse_decode", "write_kv"}
+enum { FM_KERNEL_FAMILIES = 10 };
+#define FM_KERNEL_FAMILY_NAMES {"check_decode", "check_sparse_decode", "combine", "dense_decode", "fold", "merge_states", "plan", "read_kv", "sparse_decode", "write_kv"}
 
-#define FM_KERNEL_CHECKED_VALUES 6
+#define FM_KERNEL_CHECKED_VALUES 10
 #define FM_KERNEL_FINDING_BYTES 128
 #define FM_KERNEL_FOLD_BLOCKS 2
 #define FM_KERNEL_LOG_INVERSE 16
@@ -90,6 +91,50 @@ typedef struct fm_check_decode_kernel_params {
     {offsetof(fm_check_decode_kernel_params, window), 4}, \
     {offsetof(fm_check_decode_kernel_params, causal), 4}, \
     {offsetof(fm_check_decode_kernel_params, findings), 8}, \
+  }
+
+typedef struct fm_check_sparse_decode_kernel_params {
+  const void *indices; /* slots that each query token attends; outside [0, slots): none */
+  int64_t indices_stride_b; /* elements between requests; 0 with cu_seqlens_q */
+  int64_t indices_stride_s; /* elements between query tokens */
+  int64_t slots; /* tokens that the cache has room for: num_blocks * page_size */
+  int32_t wide_indices; /* 0: indices are int32; 1: int64 */
+  const void *extra_indices; /* slots that each query token attends; outside [0, slots): none */
+  int64_t extra_indices_stride_b; /* elements between requests; 0 with cu_seqlens_q */
+  int64_t extra_indices_stride_s; /* elements between query tokens */
+  int64_t extra_slots; /* tokens that the cache has room for: num_blocks * page_size */
+  int32_t extra_wide_indices; /* 0: indices are int32; 1: int64 */
+  const int32_t *lengths; /* KV items of each request, or null: all have `capacity` */
+  int32_t capacity; /* KV items of a request at most: lengths are clamped to it */
+  const int32_t *extra_lengths; /* items of each request from the extra cache, or null: extra_capacity */
+  int32_t extra_capacity; /* items of a request from the extra cache at most; 0: there is none */
+  const int32_t *cu_seqlens_q; /* first query token of each request, or null: every request has s_q */
+  int32_t total_q; /* query tokens in all, with cu_seqlens_q */
+  int32_t s_q; /* query tokens of a request, with cu_seqlens_q at most */
+  int32_t batch; /* requests; batch * s_q is less than 2^31 */
+  int64_t *findings; /* of the device: VALUES records of FINDING_BYTES, in memory of the host */
+} fm_check_sparse_decode_kernel_params;
+#define FM_CHECK_SPARSE_DECODE_PARAMS \
+  { \
+    {offsetof(fm_check_sparse_decode_kernel_params, indices), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, indices_stride_b), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, indices_stride_s), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, slots), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, wide_indices), 4}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, extra_indices), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, extra_indices_stride_b), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, extra_indices_stride_s), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, extra_slots), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, extra_wide_indices), 4}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, lengths), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, capacity), 4}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, extra_lengths), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, extra_capacity), 4}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, cu_seqlens_q), 8}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, total_q), 4}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, s_q), 4}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, batch), 4}, \
+    {offsetof(fm_check_sparse_decode_kernel_params, findings), 8}, \
   }
 
 typedef struct fm_combine_kernel_params {
@@ -1012,6 +1057,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x8a5bd7fa
+#define FM_KERNEL_PARAMS_DIGEST 0x5100fb1b
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

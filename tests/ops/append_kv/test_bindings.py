@@ -153,8 +153,10 @@ def test_what_is_refused(prepare):
         return operation(*arguments, **options)
 
     invalid = functools.partial(pytest.raises, flashmla.InvalidArgumentError)
-    for wrong in ("fp8", None, ["v32"], 1):
-        with invalid(match=r"^kv_format is .*; it must be one of \['bf16', 'v32', 'v32_nope', 'model1', 'v41'\]$"):
+    for wrong in ("fp4", None, ["v32"], 1):
+        with invalid(
+            match=r"^kv_format is .*; it must be one of \['bf16', 'v32', 'v32_nope', 'model1', 'v41', 'fp8'\]$"
+        ):
             call(flashmla.append_kv, cache(), tokens(), None, SLOTS, kv_format=wrong)
     with invalid(match=r"^kv_cache is None; the tensor is required$"):
         call(flashmla.append_kv, None, tokens(), None, SLOTS, kv_format="v32")

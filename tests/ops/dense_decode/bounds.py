@@ -2,7 +2,7 @@
 
 from compare import Tolerance
 
-# element_of_row is 8 times the norm bound: rounding errors are near Gaussian and no row has more than 512 elements.
+# element_of_row is 8 times the norm bound: rounding errors are near Gaussian and no row has more than 1,024 elements.
 # element_absolute: 8 subnormal steps of float16, whose weights and outputs both round there; the smallest normal number
 # of the dtypes with 8 exponent bits, below which a backend may flush to zero.
 BY_DTYPE = {  # of q

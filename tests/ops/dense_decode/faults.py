@@ -33,7 +33,7 @@ ROWS_OF_PIECE = "  const fm_rows rows = fm_rows_of(attention, tile);\n"
 PAGE_SIZE = "(*(const fm_dense_decode *const *)worker->source->call)->paged.pages.page_size"
 BLOCK_OF_PAGE = "  const int32_t block = paged->block_table["
 BOUND = "rows->length, rows->queries.count, token);"
-END_OF_PIECE = "  if (last >= 0) end = fm_min64(end, last * unit);\n"
+END_OF_PIECE = "  if (last >= 0) end = fm_min64(end, rows.first_item + last * unit);\n"
 OUTPUT = "  const fm_output *output = &attention->output;\n"
 NARROW = "    elements->narrow[output->dtype](out, values, scale, attention->d_v);\n"
 

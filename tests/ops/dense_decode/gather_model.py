@@ -91,13 +91,13 @@ class GatherModel(Model):
         if self.copies_arrive and self.tells and half == 0:
             block.full[slot].arrive(ONE_LANE)
 
-    def settle(self, block: Block, cursor: RowCursor, pending: list[int]) -> Role:
-        while self.waits_for_rows and not cursor.come.issuperset(pending):
+    def settle(self, block: Block, cursor: RowCursor) -> Role:
+        while self.waits_for_rows and not cursor.come.issuperset(cursor.pending):
             yield None
-        for item in pending:
+        for item in cursor.pending:
             yield None
             block.full[item % self.slots].arrive(EVERY_LANE)
-            cursor.pending.remove(item)
+        cursor.pending.clear()
 
     # ---- PV
 
@@ -110,9 +110,8 @@ class GatherModel(Model):
         while True:
             for item in range(0 if it == 0 else it + self.slots - 1, it + self.slots):
                 yield from self.fetch_rows(block, half, warp, item, cursor)
-            pending = list(cursor.pending)
+            yield from self.settle(block, cursor)
             yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
-            yield from self.settle(block, cursor, pending)
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
             if n == 0:
@@ -126,12 +125,11 @@ class GatherModel(Model):
                 yield block.qk_done[slot], phase
                 yield None
                 assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"
-                pending = list(cursor.pending)
+                yield from self.settle(block, cursor)
                 n -= 1
                 if n > 0:
                     self.release(block, me, slot, half)
                     yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
-                yield from self.settle(block, cursor, pending)
                 it += 1
             yield from self.end_piece(block, half, me, it, piece)
             piece += 1

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-D_V = {576: 512, 512: 512, 320: 256}  # components of a latent, and how many of its first ones are the value
+# Components of a latent, and how many of its first ones are the value.
+D_V = {576: 512, 512: 512, 320: 256, 288: 256, 160: 128, 1088: 1024}
 
 
 class Shard(NamedTuple):

@@ -10,8 +10,8 @@ import flashmla
 from buffers import Pages
 from gpu.kernel_rows import FORCE, last_kernel, rows_of
 from ops.append_kv import oracle as formats
-from ops.dense_decode import calls, oracle
-from ops.dense_decode.case import Case, Layouts, make_data
+from ops.dense_decode import calls
+from ops.dense_decode.case import ON_GPUS, Case, Layouts, make_data
 from ops.dense_decode.oracle import Shard
 from ops.dense_decode.shape_only import decode_call, plan_call
 from schedule import hopper
@@ -25,7 +25,7 @@ def decode_cases(processors: int) -> list[Case]:
     """Calls whose requests are split, but for the one with num_splits 1. Each dense_decode kernel fits some of them."""
     found = []
     for dtype in ("bfloat16", "float16"):
-        for d_qk in oracle.D_V:
+        for d_qk in ON_GPUS:
             plain = Case(dtype, d_qk=d_qk, num_blocks=14, max_blocks=5, lengths=LENGTHS, causal=True, given=("lse",))
             small = plain.but(page_size=16, num_blocks=60, max_blocks=20)
             # combine gives a row to a warp when there are more rows than processors, else to a whole block

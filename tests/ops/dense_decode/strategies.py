@@ -12,7 +12,7 @@ from drawing import SEEDS, layouts
 from ops.append_kv import oracle as formats
 from ops.append_kv.strategies import exports
 from ops.dense_decode import oracle
-from ops.dense_decode.case import D_QK, INT32_MAX, INT32_MIN, Case, Layouts
+from ops.dense_decode.case import D_QK, INT32_MAX, INT32_MIN, ON_GPUS, Case, Layouts
 from ops.dense_decode.oracle import Shard
 
 # Limits that keep a case near 10 ms for the float64 oracle on one core, and below 16 MB of cache and 64 MB of partials.
@@ -27,7 +27,7 @@ QUERY_TOKENS = st.sampled_from((1, 1, 1, 2, 3, 4, 5, 9))
 # None is d_qk^-0.5; then the scale of DeepSeek-V3, a tiny one and one that makes the softmax nearly one-hot.
 SCALES = st.sampled_from((None, None, 192**-0.5, 1e-6, 1.0))
 DESCALES = st.sampled_from((None, 2.0**-6, 0.013, -0.02))  # of codes of N(0, 1)
-GEOMETRIES = st.sampled_from((D_QK, D_QK, *oracle.D_V))  # d_qk
+GEOMETRIES = {"cpu": tuple(oracle.D_V), "gpu": ON_GPUS}  # d_qk
 
 
 def all_layouts(*, varlen: bool, quantised: bool = False):
@@ -167,7 +167,7 @@ def cases(
     fmt = formats.FORMATS.get(kv_format)
     if fmt:
         fixed |= {"dtype": "bfloat16", "h_kv": 1}
-    d_qk = fixed.get("d_qk") or (D_QK if small else draw(GEOMETRIES))
+    d_qk = fixed.get("d_qk") or (D_QK if small else draw(st.sampled_from((D_QK, D_QK, *GEOMETRIES[backend.name]))))
     d_qk = fmt.of(d_qk, None).columns if fmt else d_qk
     shapes = small_extents(backend) if small else extents(backend, splits, d_qk)
     batch, s_q, h_q, h_kv, page_size, num_blocks, max_blocks = draw(shapes)

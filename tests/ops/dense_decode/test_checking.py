@@ -7,10 +7,8 @@ import re
 import numpy as np
 import pytest
 
-import backends
-import build
 import flashmla
-from dsl_kernels.check_decode import params
+from checking import begin_of, checking, done, told  # noqa: F401 - a fixture
 from ops.dense_decode import calls
 from ops.dense_decode.case import Case, make_data
 from ops.dense_decode.oracle import Shard
@@ -74,46 +72,13 @@ def spoiled(case: Case, changes: dict):
     return data
 
 
-def once(self, operation, *arguments, **options):  # noqa: ARG001 - a method
-    return operation(*arguments, **options)
-
-
-@pytest.fixture
-def checking(monkeypatch):
-    """The mode, and adapters that make a call once: on a GPU every call counts."""
-    monkeypatch.setenv("FLASHMLA_CHECK", "1")
-    monkeypatch.setattr(backends.Adapter, "call", once)
-
-
-def done(backend) -> None:
-    """Waits for a GPU."""
-    if backend.name == "gpu":
-        import torch
-
-        torch.cuda.synchronize()
-
-
-def told(backend, call) -> str:
-    """The sentence about a call, from the call itself or from the report behind it; "" where there is none."""
-    try:
-        call()
-        done(backend)
-        flashmla.check_report()
-    except flashmla.InvalidArgumentError as error:
-        if error.status_name != "FLASHMLA_ERROR_TENSOR_VALUE":
-            raise
-        flashmla.check_report()  # it is told once
-        return str(error)
-    return ""
-
-
 @pytest.mark.parametrize("route", ["torch", "torch-long-way"])
 @pytest.mark.parametrize("name", TEXTS)
-def test_what_would_be_clamped_is_told(backend, checking, name, route):  # noqa: ARG001 - the mode
+def test_what_would_be_clamped_is_told(backend, checking, name, route):  # noqa: ARG001, F811 - the mode
     """By the call that reads it: a plan's, or a decode call's, with a plan that was made of other values or without."""
     case, changes, sentence = TEXTS[name]
     case = case.but(route=route)
-    where = "" if backend.name == "cpu" else rf"a call before this one, on CUDA device {backend.device[1]}: "
+    where = begin_of(backend)
     calls.run(case, backend)  # then the fast way is known
     bad = calls.Tensors(case, backend, spoiled(case, changes))
     assert re.fullmatch(where + sentence, told(backend, lambda: calls.decode(bad)))
@@ -126,7 +91,7 @@ def test_what_would_be_clamped_is_told(backend, checking, name, route):  # noqa:
     assert re.fullmatch(where + sentence, told(backend, lambda: calls.decode(bad, plan)))
 
 
-def test_every_call_counts_once(gpu, checking):  # noqa: ARG001 - the mode
+def test_every_call_counts_once(gpu, checking):  # noqa: ARG001, F811 - the mode
     """Of two streams at once, told by calls in between or by the report at the end."""
     import torch
 
@@ -160,7 +125,7 @@ def test_every_call_counts_once(gpu, checking):  # noqa: ARG001 - the mode
     [CASE, VARLEN, SHARDED, CASE.but(page_size=19), LONG],
     ids=["fixed", "varlen", "shard", "odd pages", "window"],
 )
-def test_values_in_their_range_are_not_told(backend, checking, case):  # noqa: ARG001 - the mode
+def test_values_in_their_range_are_not_told(backend, checking, case):  # noqa: ARG001, F811 - the mode
     """Dead table entries are anything, also those of requests without query tokens."""
     data = make_data(case)
     calls.check_result(case, data, calls.run(case, backend, data))
@@ -178,7 +143,7 @@ def test_nothing_is_looked_at_without_the_mode(backend):
     flashmla.check_report()
 
 
-def test_on_the_cpu_nothing_is_written(checking):  # noqa: ARG001 - the mode
+def test_on_the_cpu_nothing_is_written(checking):  # noqa: ARG001, F811 - the mode
     q, kv_cache = np.ones((1, 1, 1, 576), np.float32), np.ones((2, 4, 1, 576), np.float32)
     out = np.full((1, 1, 1, 512), 7, np.float32)
     with pytest.raises(flashmla.InvalidArgumentError, match=r"block_table\[0, 1\] is 2; it must be in \[0, 2\)"):
@@ -186,7 +151,7 @@ def test_on_the_cpu_nothing_is_written(checking):  # noqa: ARG001 - the mode
     assert (out == 7).all()
 
 
-def test_the_next_call_tells_what_an_earlier_one_read(gpu, checking):  # noqa: ARG001 - the mode
+def test_the_next_call_tells_what_an_earlier_one_read(gpu, checking):  # noqa: ARG001, F811 - the mode
     case, changes, sentence = TEXTS["page"]
     calls.run(case, gpu, spoiled(case, changes))
     done(gpu)
@@ -197,7 +162,7 @@ def test_the_next_call_tells_what_an_earlier_one_read(gpu, checking):  # noqa: A
     flashmla.check_report()
 
 
-def test_replays_of_a_graph_are_looked_at(gpu, checking):  # noqa: ARG001 - the mode
+def test_replays_of_a_graph_are_looked_at(gpu, checking):  # noqa: ARG001, F811 - the mode
     import torch
 
     tensors = calls.Tensors(CASE, gpu)
@@ -217,23 +182,3 @@ def test_replays_of_a_graph_are_looked_at(gpu, checking):  # noqa: ARG001 - the 
     done(gpu)
     with pytest.raises(flashmla.InvalidArgumentError, match=r"block_table has 3 page numbers .*\[0, 3\] is 99;"):
         flashmla.check_report()
-
-
-def test_kinds_and_records_are_those_of_the_kernel():
-    text = (build.SOURCE / "attention" / "findings.h").read_text()
-    names = re.findall(r"^  FM_VALUE_(\w+)[,\s]", text, re.MULTILINE)
-    assert [getattr(params, name) for name in names] == list(range(params.VALUES))
-    struct = text[text.index("typedef struct fm_finding") : text.index("} fm_finding;")]
-    struct = re.sub(r"/\*.*?\*/", "", struct, flags=re.DOTALL)
-    found, word = {}, 0  # two int32_t in one word
-    for kind, fields in re.findall(r"\b(u?int\d+_t) ([^;]+);", struct):
-        for name, number in re.findall(r"(\w+)(?:\[(\d+)\])?", fields):
-            found[name] = word
-            word += int(number or 1) / (2 if kind == "int32_t" else 1)
-    assert 8 * word == params.FINDING_BYTES
-    names = ("request", "value", "found", "claimed", "ready", "reports")
-    words = (params.PLACE, params.WHAT, params.FOUND, params.CLAIMED, params.READY, params.REPORTS)
-    assert tuple(found[name] for name in names) == words
-    of_the_host = {name: at for name, at in found.items() if at >= params.REPORTS}
-    assert [*of_the_host] == ["reports", "told", "more_padding"]
-    assert params.REPORTS % 8 == 0, "a cache line of its own"

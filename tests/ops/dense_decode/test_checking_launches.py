@@ -11,15 +11,16 @@ ON = "import os; os.environ['FLASHMLA_CHECK'] = '1'; lib.flashmla_read_environme
 # What the kernel writes when it has found something, where it writes that, and the report of it.
 FIND = """
 import ctypes
+from dsl_kernels.core.finding_params import CLAIMED, FOUND, LENGTH, LIMIT, PAGE, READY, REPORTS, VALUE
 def record_of(at, kind):
-    return (ctypes.c_uint64 * 16).from_address(at + 128 * kind)
+    return (ctypes.c_int64 * 16).from_address(at + 128 * kind)
 def find(at, kind, many, request, position, value, limit):
-    place, words = (ctypes.c_int32 * 4).from_address(at + 128 * kind), record_of(at, kind)
-    words[2] += many
-    if words[3] == words[8]:
-        words[3] += 1
-        place[0], place[1], place[2], place[3] = request, position, value, limit
-        words[4] = words[3]
+    place, words = (ctypes.c_int32 * 2).from_address(at + 128 * kind), record_of(at, kind)
+    words[FOUND] += many
+    if words[CLAIMED] == words[REPORTS]:
+        words[CLAIMED] += 1
+        place[0], place[1], words[VALUE], words[LIMIT] = request, position, value, limit
+        words[READY] = words[CLAIMED]
 def findings():
     import json, os
     lines = [json.loads(line) for line in open(os.environ["STUB_LOG"])]
@@ -65,7 +66,7 @@ def test_off_it_costs_nothing(cuda_12_0):
 
 
 def test_the_next_call_fails_once_with_what_was_found(cuda_12_0):
-    ran = cuda_12_0.run(ON + FIND + "decode(); find(findings(), 4, 3, 2, 7, -5, 100); decode(); decode(); report()")
+    ran = cuda_12_0.run(ON + FIND + "decode(); find(findings(), PAGE, 3, 2, 7, -5, 100); decode(); decode(); report()")
     assert [line[0] for line in ran.told] == [0, 119, 0, 0]
     assert ran.told[1][1:3] == ["a call before this one, on CUDA device 0: " + PAGE, 0]
     assert len(ran.launches()) == 8, "the call that tells launches nothing"
@@ -74,8 +75,8 @@ def test_the_next_call_fails_once_with_what_was_found(cuda_12_0):
 def test_a_report_tells_one_kind_after_the_other_and_counts_on(cuda_12_0):
     ran = cuda_12_0.run(
         ON + FIND + "decode(); at = findings(); report()\n"
-        "find(at, 4, 3, 2, 7, -5, 100); find(at, 0, 1, 3, 3, 9, 8); find(at, 0, 4, 5, 5, 1, 8)\n"
-        "report(); report(); report(); find(at, 4, 1, 0, 1, 2, 3); report(); report()"
+        "find(at, PAGE, 3, 2, 7, -5, 100); find(at, LENGTH, 1, 3, 3, 9, 8); find(at, LENGTH, 4, 5, 5, 1, 8)\n"
+        "report(); report(); report(); find(at, PAGE, 1, 0, 1, 2, 3); report(); report()"
     )
     statuses = [line[0] for line in ran.told]
     assert statuses == [0, 0, 119, 119, 0, 119, 0]
@@ -86,8 +87,8 @@ def test_a_report_tells_one_kind_after_the_other_and_counts_on(cuda_12_0):
 
 def test_what_is_still_being_written_is_told_later(cuda_12_0):
     ran = cuda_12_0.run(
-        ON + FIND + "decode(); words = record_of(findings(), 4); words[2] = words[3] = 1; report(); words[4] = 1\n"
-        "report(); report()"
+        ON + FIND + "decode(); words = record_of(findings(), PAGE); words[FOUND] = words[CLAIMED] = 1; report()\n"
+        "words[READY] = 1; report(); report()"
     )
     assert [line[0] for line in ran.told] == [0, 0, 119, 0]
 
@@ -95,8 +96,8 @@ def test_what_is_still_being_written_is_told_later(cuda_12_0):
 def test_what_was_claimed_for_the_next_report_but_counted_in_this_one_is_told_with_the_next(cuda_12_0):
     """A kernel may count before the host reads the count, and claim behind that."""
     ran = cuda_12_0.run(
-        ON + FIND + "decode(); at = findings(); find(at, 4, 3, 2, 7, -5, 100); report()\n"
-        "find(at, 4, 0, 1, 6, -4, 100); report(); find(at, 4, 2, 0, 1, 2, 3); report(); report()"
+        ON + FIND + "decode(); at = findings(); find(at, PAGE, 3, 2, 7, -5, 100); report()\n"
+        "find(at, PAGE, 0, 1, 6, -4, 100); report(); find(at, PAGE, 2, 0, 1, 2, 3); report(); report()"
     )
     assert [line[0] for line in ran.told] == [0, 119, 0, 119, 0]
     assert "block_table has 2 page numbers out of range: block_table[1, 6] is -4; it must be" in ran.told[3][1]
@@ -104,7 +105,7 @@ def test_what_was_claimed_for_the_next_report_but_counted_in_this_one_is_told_wi
 
 def test_devices_have_their_own_findings(cuda_12_0):
     ran = cuda_12_0.run(
-        ON + FIND + "decode(device=1); find(findings(), 4, 3, 2, 7, -5, 100); decode(device=0); report()", devices=2
+        ON + FIND + "decode(device=1); find(findings(), PAGE, 3, 2, 7, -5, 100); decode(device=0); report()", devices=2
     )
     assert [line[0] for line in ran.told] == [0, 0, 119]
     assert "on CUDA device 1: " in ran.told[2][1]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import flashmla
 from gpu.kernel_rows import FORCE, last_kernel, rows_of
-from ops.dense_decode import calls, oracle, strategies
+from ops.dense_decode import calls, strategies
+from ops.dense_decode.case import ON_GPUS
 from ops.dense_decode.sanitizer_cases import decode_cases, is_split, may_fit, run_decode
 from properties import share
 
@@ -53,7 +54,7 @@ def test_an_unknown_kernel_is_refused(gpu, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("d_qk", oracle.D_V)
+@pytest.mark.parametrize("d_qk", ON_GPUS)
 @pytest.mark.parametrize("page_size", [64, 16, 1, 256, 48, 96])
 @pytest.mark.parametrize("h_q", [16, 96, 128])
 def test_the_kernel_that_was_chosen_can_be_forced(gpu, dtype, d_qk, page_size, h_q):

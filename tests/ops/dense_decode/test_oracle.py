@@ -187,7 +187,10 @@ def test_worked_case_of_sinks(case):
     check_sink(oracle, case)
 
 
-@pytest.mark.parametrize(("d_qk", "d_v"), [(576, 512), (512, 512), (320, 256)])
+GEOMETRIES = [(576, 512), (512, 512), (320, 256), (288, 256), (160, 128), (1088, 1024)]
+
+
+@pytest.mark.parametrize(("d_qk", "d_v"), GEOMETRIES)
 def test_geometries(d_qk, d_v):
     """The last components: a logit and perhaps a value."""
     q = np.zeros((1, 1, 1, d_qk))

@@ -89,7 +89,16 @@ def test_merged_shards_are_the_whole(backend, world, interleave):
 def test_any_call_may_be_sharded(backend, data):
     case = data.draw(
         strategies.cases(
-            backend, varlen=False, sharded=False, bad_pages=False, sink=None, with_lse=True, route="c", plan="none"
+            backend,
+            varlen=False,
+            sharded=False,
+            bad_pages=False,
+            sink=None,
+            with_lse=True,
+            route="c",
+            plan="none",
+            kv_formats=("bf16",),
+            window=0,
         )
     )
     case = case.but(lengths=tuple(min(max(length, 0), case.capacity) for length in case.lengths), num_splits=0)

@@ -57,17 +57,17 @@ FAULTS = [
     ),
     fault(
         "indices in 32 bits",
-        ((CPU, "? ((const int64_t *)run->indices)[i]", "? (int32_t)((const int64_t *)run->indices)[i]"),),
+        ((CPU, "slot = fm_index_at(", "slot = (int32_t)fm_index_at("),),
         lambda case: case.but(index_dtype="int32"),
     ),
     fault(
         "indices of the first query token",
-        ((CPU, "token = rows->queries.begin + rows->first_token;", "token = rows->queries.begin;"),),
+        ((CPU, "rows->queries.begin + rows->first_token)", "rows->queries.begin)"),),
         lambda case: case.but(s_q=1),
     ),
     fault(
         "indices of the first request",
-        ((CPU, "rows->request * selection->stride[0] + token", "token"),),
+        ((CPU, "fm_first_index(selection, rows->request,", "fm_first_index(selection, 0,"),),
         lambda case: case.but(
             batch=1,
             lengths=case.main.lengths and case.main.lengths[:1],

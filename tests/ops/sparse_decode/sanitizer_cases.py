@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import c_abi
+import environment
+import flashmla
 from buffers import Pages
 from gpu.kernel_rows import last_kernel, rows_of
 from ops.append_kv import oracle as formats
@@ -59,12 +63,21 @@ def plan_of(case: SparseCase):
 
 def check_all(backend) -> None:
     """Runs them on a GPU."""
+    import torch
+
     for name, facts in kernels().items():
         cases = decode_cases(*facts)
         for case, _ in cases:
             calls.check(case, backend)
             assert last_kernel() == name
         print(f"{name}: {len(cases)} cases right", flush=True)
+    with environment.variable("FLASHMLA_CHECK", "1"):
+        for case, _ in decode_cases("v32", 576):  # many have indices outside, which the next call tells
+            with contextlib.suppress(flashmla.InvalidArgumentError):
+                calls.run(case.but(route="torch"), backend)
+            torch.cuda.synchronize()
+            with contextlib.suppress(flashmla.InvalidArgumentError):
+                flashmla.check_report()
 
 
 def launch_all(tell) -> None:
@@ -76,3 +89,6 @@ def launch_all(tell) -> None:
             if run(decode_call(case, plan=plan_of(case))):
                 raise SystemExit(c_abi.last_error())
             tell(name, last_kernel(), is_split)
+    with environment.variable("FLASHMLA_CHECK", "1"):
+        if run(decode_call(decode_cases("bf16", 576)[0][0])):
+            raise SystemExit(c_abi.last_error())

@@ -12,6 +12,7 @@ from buffers import Layout, Pages
 from drawing import SEEDS, layouts
 from ops.append_kv import oracle as formats
 from ops.append_kv.strategies import FORMATS
+from ops.dense_decode.oracle import D_V
 from ops.dense_decode.strategies import (
     DESCALES,
     HEADS,
@@ -30,7 +31,7 @@ MAX_SLOTS = 1200  # of a cache
 
 PAGE_SIZES = (64, 1, 2, 7, 53, 576)
 TOPKS = st.one_of(st.sampled_from((1, 0, 63, 64, 65, 128, 200)), st.integers(0, 320))
-GEOMETRIES = {"cpu": (576, 512, 320), "gpu": (576, 512)}  # d_qk of caches that are not quantised
+GEOMETRIES = {"cpu": tuple(D_V), "gpu": (576, 512)}  # d_qk of caches whose format leaves it open
 MOVED = st.builds(Layout, offset=st.sampled_from((0, 1, 2)))
 
 

@@ -118,7 +118,10 @@ def test_wrong_oracle_is_caught(change):
         check_all(wrong)
 
 
-@pytest.mark.parametrize(("d_qk", "d_v"), [(576, 512), (512, 512), (320, 256)])
+GEOMETRIES = [(576, 512), (512, 512), (320, 256), (288, 256), (160, 128), (1088, 1024)]
+
+
+@pytest.mark.parametrize(("d_qk", "d_v"), GEOMETRIES)
 def test_geometries(d_qk, d_v):
     """The last components: a logit and perhaps a value."""
     q, rows = np.zeros((1, 1, d_qk)), np.zeros((2, d_qk))

@@ -3,24 +3,6 @@
 #include "attention/cuda_findings.h"
 #include "ops/dense_decode/dense_decode.h"
 
-/* The first that is found in the order of fm_value is told. */
-static flashmla_status tell(const fm_finding findings[FM_VALUES]) {
-  for (int value = 0; value < FM_VALUES; value++)
-    if (findings[value].found > 0) return fm_fail_finding((fm_value)value, &findings[value], findings[value].found, "");
-  return FLASHMLA_OK;
-}
-
-static void check_offsets(const fm_work *work, int32_t request, fm_finding findings[FM_VALUES]) {
-  const int32_t begin = work->cu_seqlens_q[request], end = work->cu_seqlens_q[request + 1];
-  const int32_t count = (int32_t)(fm_clamp64(end, fm_clamp64(begin, 0, work->total_q), work->total_q) -
-                                  fm_clamp64(begin, 0, work->total_q));
-  fm_finding *offset = &findings[FM_VALUE_OFFSET];
-  if (request == 0) fm_note(offset, begin < 0 || begin > work->total_q, request, 0, begin, work->total_q);
-  fm_note(offset, end < 0 || end > work->total_q, request, (int64_t)request + 1, end, work->total_q);
-  fm_note(&findings[FM_VALUE_ORDER], end < begin, request, (int64_t)request + 1, end, begin);
-  fm_note(&findings[FM_VALUE_COUNT], count > work->s_q, request, request, count, work->s_q);
-}
-
 static void check_pages(const fm_dense_decode *decode, int32_t request, fm_finding findings[FM_VALUES]) {
   const fm_work *work = &decode->attention.work;
   const fm_paged *paged = &decode->paged;
@@ -46,25 +28,21 @@ flashmla_status fm_check_values_on_host(const fm_dense_decode *decode) {
     const int32_t length = work->lengths[i];
     fm_note(&findings[FM_VALUE_LENGTH], length < 0 || length > work->capacity, i, i, length, work->capacity);
     if (global != NULL) fm_note(&findings[FM_VALUE_GLOBAL_LENGTH], global[i] < 0, i, i, global[i], 0);
-    if (work->cu_seqlens_q != NULL) check_offsets(work, i, findings);
+    fm_note_offsets(work, i, findings);
     if (decode->paged.block_table != NULL) check_pages(decode, i, findings);
   }
-  return tell(findings);
+  return fm_tell_noted(findings);
 }
 
 flashmla_status fm_prepare_check(fm_dense_decode *decode) {
-  if (!fm_checking()) return FLASHMLA_OK;
-  FM_TRY(fm_load(decode->kernels.gpu, (fm_need){.family = FM_KERNEL_CHECK_DECODE}, &decode->check));
-  return fm_findings_of(decode->kernels.gpu, decode->stream, &decode->findings);
+  return fm_load_checker(decode->kernels.gpu, FM_KERNEL_CHECK_DECODE, decode->stream, &decode->checker);
 }
 
 flashmla_status fm_launch_check(const fm_dense_decode *decode) {
   const fm_work *work = &decode->attention.work;
   const fm_paged *paged = &decode->paged;
   const fm_shard shard = fm_shard_of(&decode->attention.mask);
-  const fm_gpu gpu = decode->kernels.gpu;
-  if (decode->findings == NULL || !fm_checking()) return FLASHMLA_OK;
-  FM_TRY(fm_tell_findings(gpu.device->id));
+  if (!fm_will_check(&decode->checker)) return FLASHMLA_OK;
   const fm_check_decode_kernel_params params = {.lengths = work->lengths,
                                                 .capacity = work->capacity,
                                                 .block_table = paged->block_table,
@@ -81,6 +59,6 @@ flashmla_status fm_launch_check(const fm_dense_decode *decode) {
                                                 .cp_offset = shard.offset,
                                                 .window = decode->attention.mask.window,
                                                 .causal = decode->attention.mask.causal,
-                                                .findings = (int64_t *)(void *)decode->findings};
-  return fm_launch(gpu, &decode->check, fm_min32(gpu.device->processors, work->batch), &params, decode->stream);
+                                                .findings = (int64_t *)(void *)decode->checker.findings};
+  return fm_launch_checker(decode->kernels.gpu, &decode->checker, work->batch, &params, decode->stream);
 }

@@ -4,7 +4,7 @@
 #define FLASHMLA_OPS_DENSE_DECODE_H_
 
 #include "attention/check.h"
-#include "attention/findings.h"
+#include "attention/cuda_findings.h"
 #include "attention/kernels.h"
 #include "attention/plan.h"
 #include "core/operation.h"
@@ -81,8 +81,7 @@ typedef struct fm_dense_decode {
   void *stream;
   /* GPU: the kernels of the call, what they are told beside, and the tensor map of the cache. */
   fm_attention_kernels kernels;
-  fm_loaded check;      /* checking mode */
-  fm_finding *findings; /* of the device; NULL: the call was made or prepared without the mode */
+  fm_checker checker;
   fm_paging paging;
   int64_t kv_policy;
   CUtensorMap cache_map;

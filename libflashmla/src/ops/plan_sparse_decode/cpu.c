@@ -3,8 +3,10 @@
 #include "ops/sparse_decode/sparse_decode.h"
 
 static flashmla_status run(fm_call *call, void *state) {
-  const fm_attention *attention = &((const fm_sparse_decode *)state)->attention;
+  const fm_sparse_decode *decode = state;
+  const fm_attention *attention = &decode->attention;
   (void)call;
+  FM_TRY(fm_check_sparse_values_on_host(decode));
   fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
   fm_set_last_kernel("");
   return FLASHMLA_OK;

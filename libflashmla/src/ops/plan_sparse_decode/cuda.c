@@ -7,11 +7,13 @@ static flashmla_status prepare(fm_call *call, void *state) {
   fm_attention *attention = &decode->attention;
   FM_TRY(fm_gpu_open("q.device.device_id", call->device_id, &decode->kernels.gpu));
   attention->divisors = fm_divisors_of(&attention->work, &attention->tiling);
+  FM_TRY(fm_prepare_sparse_check(decode));
   return fm_load_plan(decode->kernels.gpu, &decode->kernels.plan);
 }
 
 static flashmla_status launch_all(const void *state) {
   const fm_sparse_decode *decode = state;
+  FM_TRY(fm_launch_sparse_check(decode));
   return fm_launch_schedule(&decode->attention, &decode->kernels, decode->stream);
 }
 

@@ -16,8 +16,8 @@ typedef struct source {
 /* Neighbouring items of one selection. */
 typedef struct run {
   const fm_selection *selection;
-  const char *indices; /* of the query token */
-  int64_t begin, end;  /* items; the index of item i is indices[i - begin] */
+  int64_t first;      /* number of the query token's first index */
+  int64_t begin, end; /* items; the index of item i has the number first + i - begin */
 } run;
 
 static run run_at(const fm_sparse_decode *decode, const fm_rows *rows, int64_t item) {
@@ -26,11 +26,8 @@ static run run_at(const fm_sparse_decode *decode, const fm_rows *rows, int64_t i
   const int64_t extra_begin = fm_extra_begin(&attention->work, attention->tiling.unit, rows->request);
   const bool is_extra = item >= items;
   const fm_selection *selection = &decode->selections[is_extra ? FM_EXTRA : FM_MAIN];
-  const int64_t token = rows->queries.begin + rows->first_token;
-  const int64_t first = rows->request * selection->stride[0] + token * selection->stride[1];
-  const int64_t bytes = selection->wide ? sizeof(int64_t) : sizeof(int32_t);
   return (run){.selection = selection,
-               .indices = (const char *)selection->indices + first * bytes,
+               .first = fm_first_index(selection, rows->request, rows->queries.begin + rows->first_token),
                .begin = is_extra ? extra_begin : 0,
                .end = is_extra ? rows->length : items};
 }
@@ -38,8 +35,7 @@ static run run_at(const fm_sparse_decode *decode, const fm_rows *rows, int64_t i
 /* Where the token of an item lies; row NULL: there is none. */
 static fm_token token_of(const run *run, int64_t item) {
   const fm_pages *pages = &run->selection->pages;
-  const int64_t i = item - run->begin;
-  const int64_t slot = run->selection->wide ? ((const int64_t *)run->indices)[i] : ((const int32_t *)run->indices)[i];
+  const int64_t slot = fm_index_at(run->selection, run->first + item - run->begin);
   if (slot < 0 || slot >= fm_slots_of(pages)) return (fm_token){NULL, NULL};
   return fm_token_at(pages, slot / pages->page_size, slot % pages->page_size);
 }
@@ -82,6 +78,7 @@ static flashmla_status attend(fm_call *call, void *state) {
   const source source = {.decode = decode, .reader = fm_key_reader_of(queries, quantizes)};
   const fm_key_source keys = {
       .call = &source, .dtype = queries->dtype, .room_bytes = source.reader.room_bytes, .next = next_keys};
+  FM_TRY(fm_check_sparse_values_on_host(decode));
   return fm_run_on_cpu(call, &decode->attention, &keys, decode->num_threads);
 }
 

@@ -35,6 +35,7 @@ static flashmla_status prepare(fm_call *call, void *state) {
                         .cluster = attention->tiling.cluster,
                         .may_be_forced = true};
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &decode->kernels.gpu));
+  FM_TRY(fm_prepare_sparse_check(decode));
   return fm_load_attention(need, attention, &decode->kernels);
 }
 
@@ -43,15 +44,13 @@ static flashmla_status launch_all(const void *state) {
   const fm_attention *attention = &decode->attention;
   const fm_selection *main = &decode->selections[FM_MAIN], *extra = &decode->selections[FM_EXTRA];
 /* Fields of the params that tell about a selection; one that is not there has a page of one token, for by_page. */
-#define SELECTION_FIELDS(prefix, selection)                                                                    \
-  .prefix##cache = (selection)->pages.data, .prefix##indices = (selection)->indices,                           \
-  .prefix##indices_stride_b = (selection)->stride[0], .prefix##indices_stride_s = (selection)->stride[1],      \
-  .prefix##slots = fm_slots_of(&(selection)->pages), .prefix##block_step = (selection)->pages.block_step,      \
-  .prefix##scales_at = (selection)->pages.scales_at,                                                           \
-  .prefix##by_page = fm_divisor(fm_max32((selection)->pages.page_size, 1)),                                    \
-  .prefix##page_size = (selection)->pages.page_size, .prefix##row_step = (int32_t)(selection)->pages.row_step, \
-  .prefix##scales_step = (selection)->pages.format != NULL ? (selection)->pages.format->scales_step : 0,       \
-  .prefix##wide_indices = (selection)->wide
+#define SELECTION_FIELDS(prefix, selection)                                                                        \
+  FM_INDICES_PARAMS(prefix, selection),                                                                            \
+      .prefix##cache = (selection)->pages.data, .prefix##block_step = (selection)->pages.block_step,               \
+      .prefix##scales_at = (selection)->pages.scales_at,                                                           \
+      .prefix##by_page = fm_divisor(fm_max32((selection)->pages.page_size, 1)),                                    \
+      .prefix##page_size = (selection)->pages.page_size, .prefix##row_step = (int32_t)(selection)->pages.row_step, \
+      .prefix##scales_step = (selection)->pages.format != NULL ? (selection)->pages.format->scales_step : 0
   const fm_sparse_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
                                                  SELECTION_FIELDS(, main),
                                                  SELECTION_FIELDS(extra_, extra),
@@ -63,6 +62,7 @@ static flashmla_status launch_all(const void *state) {
                                                  .scale_log2 = attention->queries.scale_log2,
                                                  .slots_per_part = attention->tiling.slots_per_part};
 #undef SELECTION_FIELDS
+  FM_TRY(fm_launch_sparse_check(decode));
   return fm_launch_attention(attention, &decode->kernels, &params, decode->stream);
 }
 

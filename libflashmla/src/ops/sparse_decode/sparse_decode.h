@@ -4,6 +4,7 @@
 #define FLASHMLA_OPS_SPARSE_DECODE_H_
 
 #include "attention/check.h"
+#include "attention/cuda_findings.h"
 #include "attention/kernels.h"
 #include "attention/plan.h"
 #include "formats/pages.h"
@@ -72,6 +73,20 @@ typedef struct fm_selection {
   int64_t stride[3]; /* of indices, in elements: batch, token; batch 0 with variable-length queries */
 } fm_selection;
 
+/* Number of the first index of a query token, which is `token` of all, and the index of a number. */
+static inline int64_t fm_first_index(const fm_selection *selection, int32_t request, int64_t token) {
+  return request * selection->stride[0] + token * selection->stride[1];
+}
+static inline int64_t fm_index_at(const fm_selection *selection, int64_t number) {
+  const void *indices = selection->indices;
+  return selection->wide ? ((const int64_t *)indices)[number] : ((const int32_t *)indices)[number];
+}
+/* Fields of the params of kernels that tell where the indices of a selection lie, and in which slots. */
+#define FM_INDICES_PARAMS(prefix, selection)                                                             \
+  .prefix##indices = (selection)->indices, .prefix##indices_stride_b = (selection)->stride[0],           \
+  .prefix##indices_stride_s = (selection)->stride[1], .prefix##slots = fm_slots_of(&(selection)->pages), \
+  .prefix##wide_indices = (selection)->wide
+
 enum { FM_MAIN, FM_EXTRA, FM_SELECTIONS };
 
 /* The KV items of a query token are its indices: so many as work.lengths says of the main selection, and as
@@ -81,7 +96,9 @@ typedef struct fm_sparse_decode {
   fm_selection selections[FM_SELECTIONS];
   int32_t num_threads; /* CPU only; 0: not given */
   void *stream;
-  fm_attention_kernels kernels; /* GPU */
+  /* GPU */
+  fm_attention_kernels kernels;
+  fm_checker checker;
 } fm_sparse_decode;
 
 /* check.c: the rules that both operations have, on shapes and on what GPUs support. */
@@ -94,6 +111,11 @@ void fm_bind_sparse_lengths(const fm_call *call, fm_sparse_decode *decode);
 flashmla_status fm_tile_sparse_step(const fm_call *call, fm_sparse_decode *decode);
 /* A plan of such calls with what they must agree on, which is given (or NULL) or to be made. */
 fm_given_plan fm_sparse_plan(const fm_sparse_decode *decode, const flashmla_plan *plan);
+
+/* cuda_values.c: the checking mode, as in dense_decode.h. Of a plan, which has no cache, indices are not looked at. */
+flashmla_status fm_check_sparse_values_on_host(const fm_sparse_decode *decode);
+flashmla_status fm_prepare_sparse_check(fm_sparse_decode *decode);
+flashmla_status fm_launch_sparse_check(const fm_sparse_decode *decode);
 
 /* cuda.c, cpu.c */
 flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, fm_limits *limits);

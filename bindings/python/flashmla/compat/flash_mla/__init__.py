@@ -8,6 +8,7 @@ from flashmla.compat.flash_mla.flash_mla_interface import (
     flash_attn_varlen_qkvpacked_func,
     flash_mla_sparse_fwd,
     flash_mla_with_kvcache,
+    get_mla_decoding_metadata,
     get_mla_metadata,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "flash_mla_interface",
     "flash_mla_sparse_fwd",
     "flash_mla_with_kvcache",
+    "get_mla_decoding_metadata",
     "get_mla_metadata",
 ]

@@ -29,6 +29,7 @@ OURS = {
     "k_cache": "kv_cache",
     "extra_k_cache": "extra_kv_cache",
     "extra_indices_in_kvcache": "extra_indices",
+    "enable_batch_invariant": "batch_invariant",
 }
 """Names that differ."""
 

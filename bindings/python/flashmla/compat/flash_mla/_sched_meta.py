@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from flashmla._dense_decode import dense_decode
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
+from flashmla._plan_sparse_decode import plan_sparse_decode, plan_sparse_decode_size
 from flashmla._sparse_decode import sparse_decode
 from flashmla.compat.flash_mla._arguments import UNQUANTISED
 from flashmla.errors import InvalidArgumentError
@@ -28,13 +30,35 @@ class _Schedule(NamedTuple):
     plan: Plan | None
     buffer: Any
     num_splits: Any
+    batch_invariant: bool
+
+
+class _Planner(NamedTuple):
+    """How the plan of a call is made: the function, its size query, and what both are called with."""
+
+    plan: Callable[..., Plan]
+    size: Callable[..., int]
+    tensors: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def schedule(self, of: _Schedule | None = None) -> _Schedule:
+        """`of`: in the tensors of that one, if they are large enough."""
+        row_bytes = 4 * _RECORD
+        rows = -(-self.size(*self.tensors, **self.options) // row_bytes)
+        q = self.tensors[0]
+        if of is None or len(of.buffer) < rows:
+            shown = _int32_like(q, "new_empty", (rows, _RECORD)), _int32_like(q, "new_zeros", (len(q) + 1,))
+        else:
+            shown = of.buffer, of.num_splits
+        plan = self.plan(*self.tensors, **self.options, buffer=shown[0])
+        return _Schedule(plan, *shown, self.options["batch_invariant"])
 
 
 @dataclass
 class FlashMLASchedMeta:
     """What calls of the same shapes share: made empty, filled by the first of them that succeeds.
 
-    A deep copy has tensors of its own. The first dense call that gets it makes its plan in them.
+    A deep copy has tensors of its own. The first call that gets it makes its plan in them.
     """
 
     @dataclass
@@ -55,8 +79,7 @@ class FlashMLASchedMeta:
     have_initialized: bool = False
     config: Config | None = None
     tile_scheduler_metadata: Any = None
-    """After dense calls the plan's buffer, after sparse ones, which need no plan, zeros. Assign None to have a new plan
-    made; with another tensor each call schedules itself."""
+    """The plan's buffer. Assign None to have a new plan made; with another tensor each call schedules itself."""
     num_splits: Any = None
     """(batch + 1) zeros, for callers that copy it."""
     _schedule: _Schedule | None = field(default=None, init=False, repr=False, compare=False)
@@ -66,48 +89,61 @@ class FlashMLASchedMeta:
         metadata, num_splits = (tensor if tensor is None else tensor.clone() for tensor in shown)
         twin = FlashMLASchedMeta(self.have_initialized, copy.deepcopy(self.config, memo), metadata, num_splits)
         if self._schedule is not None and shown[0] is self._schedule.buffer:
-            twin._schedule = _Schedule(None, metadata, num_splits)
+            twin._schedule = _Schedule(None, metadata, num_splits, self._schedule.batch_invariant)
         return twin
 
-    def dense(self, *tensors: Any, causal: bool, **options: Any) -> Any:
+    def dense(self, *tensors: Any, causal: bool, batch_invariant: bool, **options: Any) -> Any:
         """`dense_decode` with the plan of this handle, which is made if there is none. A failed call changes nothing.
 
         AssertionError, as the peer raises, for a call that differs from the first one.
         """
         config = self._config_of(tensors[0], tensors[1], causal, False)
+        planned = {"causal": causal, "batch_invariant": batch_invariant}
+        planner = _Planner(plan_decode, plan_decode_size, tensors, planned)
+        return self._decode(dense_decode, planner, config, tensors, planned | options)
+
+    def sparse(
+        self, q: Any, k_cache: Any, indices: Any, *, kv_format: Any, batch_invariant: bool, **options: Any
+    ) -> Any:
+        """The same of `sparse_decode`."""
+        extra_indices = options.get("extra_indices")
+        extra = options.get("extra_kv_cache"), extra_indices
+        config = self._config_of(q, k_cache, False, kv_format != UNQUANTISED, indices, *extra)
+        names = ("topk_length",) if extra_indices is None else ("topk_length", "extra_indices", "extra_topk_length")
+        planned = {name: options.get(name) for name in names} | {"batch_invariant": batch_invariant}
+        planner = _Planner(plan_sparse_decode, plan_sparse_decode_size, (q, indices), planned)
+        called = options | {"kv_format": kv_format, "batch_invariant": batch_invariant}
+        return self._decode(sparse_decode, planner, config, (q, k_cache, indices), called)
+
+    def _decode(
+        self,
+        decode: Callable[..., Any],
+        planner: _Planner,
+        config: Config | None,
+        tensors: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
         schedule = self._schedule
         if self.tile_scheduler_metadata is None:
-            schedule = _new_schedule(tensors, causal=causal)
+            schedule = planner.schedule()
         elif schedule is not None and self.tile_scheduler_metadata is not schedule.buffer:
             schedule = None
+        elif schedule is not None and schedule.batch_invariant != planner.options["batch_invariant"]:
+            schedule = planner.schedule()
         elif schedule is not None and schedule.plan is None:
-            schedule = _new_schedule(tensors, causal=causal, of=schedule)
+            schedule = planner.schedule(of=schedule)
         try:
-            plan = None if schedule is None else schedule.plan
-            result = dense_decode(*tensors, causal=causal, plan=plan, **options)
+            result = decode(*tensors, **options, plan=None if schedule is None else schedule.plan)
         except InvalidArgumentError as error:
             if error.status_name != "FLASHMLA_ERROR_PLAN_MISMATCH":
                 raise
             # The peer lets more change than our plans do, such as the number of pages.
-            schedule = _new_schedule(tensors, causal=causal)
-            result = dense_decode(*tensors, causal=causal, plan=schedule.plan, **options)
+            schedule = planner.schedule()
+            result = decode(*tensors, **options, plan=schedule.plan)
         self.have_initialized, self.config = True, config
         if schedule is not None and schedule is not self._schedule:
             self._schedule = schedule
             self.tile_scheduler_metadata, self.num_splits = schedule.buffer, schedule.num_splits
-        return result
-
-    def sparse(self, q: Any, k_cache: Any, indices: Any, *, kv_format: Any, **options: Any) -> Any:
-        """`sparse_decode`, which makes its schedule itself. A failed call changes nothing.
-
-        AssertionError, as the peer raises, for a call that differs from the first one.
-        """
-        extra = options.get("extra_kv_cache"), options.get("extra_indices")
-        config = self._config_of(q, k_cache, False, kv_format != UNQUANTISED, indices, *extra)
-        result = sparse_decode(q, k_cache, indices, kv_format=kv_format, **options)
-        self.have_initialized, self.config = True, config
-        if self.tile_scheduler_metadata is None:
-            self.tile_scheduler_metadata, self.num_splits = placeholders(q, len(q))
         return result
 
     def _config_of(
@@ -143,18 +179,6 @@ class FlashMLASchedMeta:
 def placeholders(like: Any, batch: int) -> tuple[Any, Any]:
     """Tensors for callers that copy or slice the metadata. They say nothing, whatever becomes of them."""
     return _int32_like(like, "new_zeros", (1, _RECORD)), _int32_like(like, "new_zeros", (batch + 1,))
-
-
-def _new_schedule(tensors: tuple[Any, ...], *, causal: bool, of: _Schedule | None = None) -> _Schedule:
-    """`of`: in the tensors of that one, if they are large enough."""
-    row_bytes = 4 * _RECORD
-    rows = -(-plan_decode_size(*tensors, causal=causal) // row_bytes)
-    q = tensors[0]
-    if of is None or len(of.buffer) < rows:
-        shown = _int32_like(q, "new_empty", (rows, _RECORD)), _int32_like(q, "new_zeros", (len(q) + 1,))
-    else:
-        shown = of.buffer, of.num_splits
-    return _Schedule(plan_decode(*tensors, causal=causal, buffer=shown[0]), *shown)
 
 
 def _differences(first: Any, given: Any) -> str:

@@ -1,10 +1,10 @@
 """The decode of FlashMLA's Python interface (github.com/deepseek-ai/FlashMLA, commit 9241ae3) for PyTorch tensors.
 
 Both of its metadata styles work. The handle: `get_mla_metadata()` returns an empty `FlashMLASchedMeta`, and the first
-dense `flash_mla_with_kvcache` that gets it puts its plan there. The older one: `get_mla_metadata(cache_seqlens, ...)`
-returns two int32 tensors, which callers copy into buffers of their own. No plan can be made at that point, since the
-query and the cache are not known yet; so these tensors say nothing, and each call schedules itself. That is one small
-kernel a call, and right whatever became of the tensors, also in a captured graph. Sparse calls always do so.
+`flash_mla_with_kvcache` that gets it puts its plan there. The older one: `get_mla_metadata(cache_seqlens, ...)` returns
+two int32 tensors, which callers copy into buffers of their own. No plan can be made at that point, since the query and
+the cache are not known yet; so these tensors say nothing, and each call schedules itself. That is one small kernel a
+call, and right whatever became of the tensors, also in a captured graph.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "flash_attn_varlen_qkvpacked_func",
     "flash_mla_sparse_fwd",
     "flash_mla_with_kvcache",
+    "get_mla_decoding_metadata",
     "get_mla_metadata",
 ]
 
@@ -44,6 +45,19 @@ def get_mla_metadata(*args: Any, **options: Any) -> tuple[Any, Any]:
         return FlashMLASchedMeta(), None
     arguments.require_tensors(cache_seqlens=lengths)
     return placeholders(lengths, lengths.numel())
+
+
+@eager
+def get_mla_decoding_metadata(cache_seqlens: Any, *_args: Any, **_options: Any) -> tuple[Any, Any]:
+    """What forks call the older style of `get_mla_metadata`.
+
+    Raises TypeError for lengths that are no torch.Tensor.
+
+    >>> lengths = torch.from_numpy(cache_seqlens)
+    >>> metadata, num_splits = flashmla.compat.flash_mla.get_mla_decoding_metadata(lengths, 16, 1)
+    """
+    arguments.require_tensors(cache_seqlens=cache_seqlens)
+    return placeholders(cache_seqlens, cache_seqlens.numel())
 
 
 @eager
@@ -68,6 +82,7 @@ def flash_mla_with_kvcache(
     *,
     use_legacy: bool = True,
     out: Any = None,
+    enable_batch_invariant: bool = False,
 ) -> tuple[Any, Any]:
     """`dense_decode` or, with indices, `sparse_decode` under the peer's names. Returns (out, lse).
 
@@ -80,11 +95,13 @@ def flash_mla_with_kvcache(
                     "V32_NO_ROPE", "V4", "V41"); None: "v32" where d_qk is 576, else "model1"
     use_legacy      of SGLang's fork, where False is FlashMLA's release of 2026-09-30, with formats of its own
     out             where the result is to be written
+    enable_batch_invariant
+                    `batch_invariant` of `dense_decode` and `sparse_decode`
 
-    The last three are arguments of forks. Raises what `dense_decode` and `sparse_decode` raise, as RuntimeErrors too,
-    which the peer's errors are; NotImplementedError for dense attention on fp8 caches, and without use_legacy;
-    AssertionError, as the peer does, for arguments that do not go together, and for a handle that was used by another
-    kind of call.
+    The last four are arguments of forks and of FlashMLA's later release. Raises what `dense_decode` and `sparse_decode`
+    raise, as RuntimeErrors too, which the peer's errors are; NotImplementedError for dense attention on fp8 caches, and
+    without use_legacy; AssertionError, as the peer does, for arguments that do not go together, and for a handle that
+    was used by another kind of call.
 
     >>> q, kv_cache, block_table, cache_seqlens = map(torch.from_numpy, (q, kv_cache, block_table, cache_seqlens))
     >>> meta, _ = flashmla.compat.flash_mla.get_mla_metadata()
@@ -99,7 +116,7 @@ def flash_mla_with_kvcache(
         "topk_length": topk_length,
         "extra_topk_length": extra_topk_length,
     }
-    options: dict[str, Any] = {"softmax_scale": softmax_scale, "out": out}
+    options: dict[str, Any] = {"softmax_scale": softmax_scale, "out": out, "batch_invariant": enable_batch_invariant}
     decode: Callable[..., Any]
     try:
         if indices is None:

@@ -58,20 +58,24 @@ static void variable_length_call(void) {
 }
 
 static void geometries(void) {
-  const int64_t d_qk[] = {576, 512, 320}, d_v[] = {512, 512, 256};
-  for (int i = 0; i < 3; ++i) {
+  enum { OF_KERNELS = 3, ALL = 6 };
+  const int64_t d_qk[ALL] = {576, 512, 320, 288, 160, 1088}, d_v[ALL] = {512, 512, 256, 256, 128, 1024};
+  for (int i = 0; i < ALL; ++i) {
     geometry g = SMALL;
     g.d_qk = d_qk[i];
     ACCEPTED_OF(g, kDLCPU, (void)f);
     CHECK(fake.decode.attention.queries.d_qk == d_qk[i] && fake.decode.attention.d_v == d_v[i]);
+    if (i >= OF_KERNELS) continue;
     ACCEPTED_OF(g, kDLCUDA, fixture_use_plan(&f, 3));
     CHECK(fake.decode.attention.queries.d_qk == d_qk[i] && fake.decode.attention.d_v == d_v[i]);
     const fm_tiling *t = &fake.decode.attention.tiling;
     CHECK(fake.decode.attention.partials.facts - (float *)fake.decode.attention.partials.rows ==
           (ptrdiff_t)t->num_parts * t->cluster * 64 * d_v[i]);
   }
-  REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 575; supported are 576, 512 and 320",
+  REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 575; supported are 576, 512, 320, 288, 160 and 1088",
           f.shape[Q][3] = f.shape[KV_CACHE][3] = 575);
+  REFUSED_ON_CUDA(UNSUPPORTED, "q.shape[3] (d_qk) is 288; supported on CUDA are 576, 512 and 320",
+                  f.shape[Q][3] = f.shape[KV_CACHE][3] = 288);
   REFUSED(UNSUPPORTED, "out.shape[3] (d_v) is 256; supported with d_qk 576 is 512", f.shape[OUT][3] = 256);
   REFUSED_VARLEN(UNSUPPORTED, "q.shape[2] (d_qk) is 64;", f.shape[Q][2] = f.shape[KV_CACHE][3] = 64);
   REFUSED_VARLEN(UNSUPPORTED, "out.shape[2] (d_v) is 576;", f.shape[OUT][2] = 576);

@@ -32,7 +32,7 @@ static float load(const DLTensor *tensor, size_t at) {
 }
 
 typedef struct row {
-  double out[512], lse;
+  double out[1024], lse;
 } row;
 
 /* Where a request's query tokens are in a compact call: tokens [begin, begin + count) of q. */
@@ -72,7 +72,7 @@ static int attends(const fixture *f, int64_t request, int64_t token, int64_t cou
 /* Attention of one query row of a compact call. */
 static row attend(const fixture *f, int64_t request, int64_t token, int64_t head) {
   const int64_t h_q = heads(f), h_kv = f->shape[KV_CACHE][2], page_size = f->shape[KV_CACHE][1];
-  const int64_t max_blocks = f->shape[BLOCK_TABLE][1], d_qk = f->shape[KV_CACHE][3], d_v = d_qk == 320 ? 256 : 512;
+  const int64_t max_blocks = f->shape[BLOCK_TABLE][1], d_qk = f->shape[KV_CACHE][3], d_v = fixture_d_v(d_qk);
   const int32_t *table = (const int32_t *)f->tensor[BLOCK_TABLE].data + request * max_blocks;
   const queries own = queries_of(f, request);
   const size_t q = (size_t)(((own.begin + token) * h_q + head) * d_qk);
@@ -97,7 +97,7 @@ static row attend(const fixture *f, int64_t request, int64_t token, int64_t head
 }
 
 static void check_rows(const fixture *f) {
-  const int64_t h_q = heads(f), d_v = f->shape[KV_CACHE][3] == 320 ? 256 : 512;
+  const int64_t h_q = heads(f), d_v = fixture_d_v(f->shape[KV_CACHE][3]);
   const double tolerance = f->tensor[OUT].dtype.bits == 32 ? 1e-5 : 1e-2; /* a bfloat16 has 8 bits; |out| < 1 */
   for (int64_t i = 0; i < f->shape[BLOCK_TABLE][0]; ++i) {
     const queries own = queries_of(f, i);
@@ -258,7 +258,9 @@ int main(void) {
   decode_without_workspace(lengths);
 
   decode((geometry){4, 2, 4, 1, 5, 16, 9, .dtype = FP32, .d_qk = 512}, lengths, FLASHMLA_LSE_BASE2, -1);
-  decode((geometry){4, 1, 4, 2, 5, 256, 2, .dtype = BF16, .d_qk = 320}, lengths, FLASHMLA_EMPTY_LSE_MINUS, 3);
+  static const int64_t d_qk[] = {320, 288, 160, 1088};
+  for (int i = 0; i < 4; ++i)
+    decode((geometry){4, 1, 4, 2, 5, 256, 2, .dtype = BF16, .d_qk = d_qk[i]}, lengths, FLASHMLA_EMPTY_LSE_MINUS, 3);
   decode((geometry){4, 1, 9, 1, 5, 16, 200, .dtype = FP32}, lengths, FLASHMLA_BATCH_INVARIANT, 0);
   decode((geometry){4, 1, 9, 1, 5, 16, 200, .dtype = FP32}, edges, FLASHMLA_BATCH_INVARIANT, -1);
 

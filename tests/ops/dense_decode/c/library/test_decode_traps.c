@@ -36,7 +36,7 @@ static void decode(geometry g, uint32_t flags, int32_t num_threads, float scale)
 int main(int arguments, char **unused) {
   (void)unused;
   static const int64_t heads[] = {1, 2, 3, 8, 9, 37};
-  static const int64_t d_qk[] = {576, 512, 320};
+  static const int64_t d_qk[] = {576, 512, 320, 288, 160, 1088};
   enable_traps(arguments);
   for (int isa = 0; isa < ISAS; ++isa) {
     setenv("FLASHMLA_CPU_ISA", isas[isa], 1);
@@ -44,7 +44,7 @@ int main(int arguments, char **unused) {
     flashmla_read_environment();
     for (int type = 0; type < DTYPES; ++type) {
       for (size_t h = 0; h < sizeof heads / sizeof heads[0]; ++h) {
-        geometry g = {4, 1, heads[h], 1, 2, 64, 2, .dtype = dtypes[type], .d_qk = d_qk[(type + h) % 3]};
+        geometry g = {4, 1, heads[h], 1, 2, 64, 2, .dtype = dtypes[type], .d_qk = d_qk[((size_t)type + h) % 6]};
         decode(g, 0, 1, 0.05f);
         g.s_q = 2;
         decode(g, FLASHMLA_CAUSAL, 3, 0.05f);

@@ -81,6 +81,9 @@ static void rules_of_gpus(void) {
   REFUSED_ON_CUDA(FLASHMLA_KV_BF16, OVERFLOW, "kv_cache.strides[1] is 1073741824; on CUDA it must be < 2^31 bytes",
                   s.strides[KV][1] = 1 << 30, s.strides[KV][0] = INT64_C(1) << 34);
   REFUSED_ON_CUDA(FLASHMLA_KV_V32, STRIDE, "q.strides[0] is 0; on CUDA it must be > 0", s.strides[Q][0] = 0);
+  REFUSED_ON_CUDA(FLASHMLA_KV_V32, OVERFLOW,
+                  "q.strides[0] is 549755813888 over 3 elements (3298534883328 bytes); on CUDA",
+                  s.strides[Q][0] = INT64_C(1) << 39);
 }
 
 static void run(int32_t device) {
@@ -88,6 +91,17 @@ static void run(int32_t device) {
   CHECK_OK(flashmla_sparse_decode(&s.params));
   CHECK(fake_launches() == 1);
   CHECK(strcmp(flashmla_last_kernel(), device == kDLCUDA ? "fake_cuda_sparse" : "fake_cpu_sparse") == 0);
+}
+
+/* q alone is read through a tensor map, whose strides are limited. */
+static void far_pages_and_rows(void) {
+  const int64_t far = INT64_C(1) << 40;
+  init(&s, FLASHMLA_KV_BF16, FLASHMLA_KV_BF16);
+  s.strides[KV][0] = s.strides[EXTRA_KV][0] = s.strides[OUT][0] = far;
+  run(kDLCUDA);
+  CHECK(fake_sparse.selections[FM_MAIN].pages.block_step == 2 * far);
+  CHECK(fake_sparse.selections[FM_EXTRA].pages.block_step == 2 * far);
+  CHECK(fake_sparse.attention.output.out_stride[0] == far);
 }
 
 static void what_a_backend_gets(void) {
@@ -211,6 +225,7 @@ static void empty(void) {
 int main(void) {
   rules();
   rules_of_gpus();
+  far_pages_and_rows();
   what_a_backend_gets();
   variable_length_queries();
   what_may_be_left_out();
