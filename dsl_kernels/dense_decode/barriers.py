@@ -94,13 +94,16 @@ class Barriers:
         self.start = start
 
     def first(self, name):
-        return self.start + barrier_table.first(name, self.slots)
+        return self.start + barrier_table.first(name, self.slots, self.table)
 
     def full(self, slot):
         return self.first("full") + slot
 
     def empty(self, slot, half):
         return self.first("empty") + 2 * slot + half
+
+    def raw(self, slot, half):
+        return self.first("raw") + 2 * slot + half
 
     def p_full(self, slot):
         return self.first("p_full") + slot

@@ -38,6 +38,7 @@ from dsl_kernels.core.threads import lane_now, opaque
 
 from .barrier_table import gathering
 from .barriers import Barriers
+from .boxes import Boxes
 from .codes import CodedRows
 from .config import Variant
 from .gather import Gather
@@ -81,11 +82,12 @@ class DenseDecode:
         self.q_tail = variant.q_tail_steps
         self.early = variant.early_steps
         self.bars = Barriers(self.slots, self.cluster)
-        self.gathers = variant.gathers
+        self.boxed = variant.boxed
+        self.gathers = variant.gathers or self.boxed
         if self.gathers:
             coded = variant.kv_format in CODES
-            self.rows = CodedRows(self, CODES[variant.kv_format]) if coded else PlainRows(self)
-            self.bars = Barriers(self.slots, self.cluster, gathering())
+            self.rows = CodedRows(self, CODES[variant.kv_format], self.boxed) if coded else PlainRows(self)
+            self.bars = Barriers(self.slots, self.cluster, gathering(self.boxed))
 
     @cute.jit
     def __call__(self, q: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream):
@@ -116,7 +118,11 @@ class DenseDecode:
         # Parameters stay in constant memory: every role reads them from here at no cost.
         self.a = Named(PARAMS, args, **self.constants)
         self.begin()
-        if const_expr(self.gathers):
+        if const_expr(self.boxed):
+            loader = Boxes(self, tma_q, mQ, GatherReader(self), Pages(self), tma_kv, mKV)
+            self.qk, self.pv = GatherQK(self), GatherPV(self, loader)
+            self.run_roles(tma_q, tma_kv)
+        elif const_expr(self.gathers):
             loader = Gather(self, tma_q, mQ, GatherReader(self), Pages(self))
             self.qk, self.pv = GatherQK(self), GatherPV(self, loader)
             self.run_roles(tma_q)

@@ -188,7 +188,8 @@ def test_batch_invariant_kernels_read_none(cuda_12_0, kv_format):
     """By the format of the table's kernels."""
     case = of_format(kv_format, STEP.but(layouts=Layouts(kv_cache=PAGES)))
     ran = cuda_12_0.run(f"from buffers import Pages; decode({case!r}); decode({case.but(batch_invariant=True)!r})")
-    assert ran.told[0][3] == f"dense_decode_bf16_{case.d_qk}_cluster1_gather_{kv_format}"
+    loads = "" if kv_format.startswith("v32") else "gather_"  # codes by TMA where their scales lie beside them
+    assert ran.told[0][3] == f"dense_decode_bf16_{case.d_qk}_cluster1_{loads}{kv_format}"
     status, sentence, _, _ = ran.told[1]
     assert status == c_abi.constant("ERROR_UNSUPPORTED")
     assert sentence == (
