@@ -6,6 +6,7 @@ from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/dense_decode/"
 QK, PV, LOADER = FOLDER + "qk.py", FOLDER + "pv.py", FOLDER + "loader.py"
+BOXES = FOLDER + "boxes.py"
 PAGES, GATHER, GATHER_PV = FOLDER + "pages.py", FOLDER + "gather.py", FOLDER + "gather_pv.py"
 CARRIES, MASKING, WORK = FOLDER + "carries.py", FOLDER + "masking.py", FOLDER + "work.py"
 BARRIERS = FOLDER + "barrier_table.py"
@@ -230,6 +231,8 @@ GPU_FAULTS = [
         "        pass\n",
         always=False,
     ),
+    fault("codes of the other half", BOXES, "first = 2 * half\n", "first = 2 - 2 * half\n"),
+    fault("codes are not waited for", BOXES, "        cute.arch.mbarrier_wait(self.bars.raw(slot, half), phase)\n", ""),
     # ---- batch invariant
     fault(
         "the carry of another source",
