@@ -200,17 +200,18 @@ GPU_FAULTS = [
     fault(
         "a row of a page outside is one of page 0",
         PAGES,
-        "        valid = (token < sWork[work.LENGTH, record]) and (Uint32(page) < Uint32(a.num_blocks))\n"
+        "        valid = (Uint32(token) < Uint32(sWork[work.LENGTH, record])) and "
+        "(Uint32(page) < Uint32(a.num_blocks))\n"
         "        page = page if valid else Int32(0)\n",
-        "        valid = token < sWork[work.LENGTH, record]\n"
+        "        valid = Uint32(token) < Uint32(sWork[work.LENGTH, record])\n"
         "        page = page if valid and (Uint32(page) < Uint32(a.num_blocks)) else Int32(0)\n",
     ),
     fault("the first row of a page", PAGES, "token - column * a.page_size", "token * 0"),
     fault(
         "a page of the unit before",
         GATHER,
-        "index = self.keys.read(record, unit, self.row(warp, unit))\n        return",
-        "index = self.keys.read(record, unit - 1, self.row(warp, unit))\n        return",
+        "index = self.read_ahead(warp, record, unit)\n        return",
+        "index = self.read_ahead(warp, record, unit - 1)\n        return",
     ),
     fault(
         "rows of V behind the length of the unit before",
