@@ -79,6 +79,7 @@ KERNELS = (
     "dense_decode_bf16_576_cluster2_pages_invariant",
     "dense_decode_bf16_576_cluster1_gather",
     "dense_decode_bf16_576_cluster1_gather_v32",
+    "dense_decode_bf16_576_cluster1_v32",
     "combine_bf16_512",
     "fold_bf16_512",
     "plan",

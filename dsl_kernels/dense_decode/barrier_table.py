@@ -59,18 +59,26 @@ BARRIERS = (
 GATHERERS = 256  # threads of PV, of which each says that what it fetched of an item has come
 
 
-def gathering() -> tuple[Barrier, ...]:
-    """The same where rows are gathered."""
+# Codes that come by TMA are there; of a Q, which has none, it says nothing.
+RAW = Barrier(
+    "raw", "half", 1,
+    arrive="the first PV warp of the half, with the bytes",
+    wait="the PV warpgroup of the half; of a Q, who arrives",
+)  # fmt: skip
+
+
+def gathering(boxed: bool = False) -> tuple[Barrier, ...]:
+    """The same where PV's warps are all loaders. boxed: of codes that come by TMA."""
     arrive = "every thread of PV, of its copies or with what it has made of them"
     full = replace(BARRIERS[0], arrivals=GATHERERS, arrive=arrive)
-    return (full, *BARRIERS[1:])
+    return (full, *BARRIERS[1:], *([RAW] if boxed else []))
 
 
-def first(name: str, slots: int) -> int:
+def first(name: str, slots: int, table: tuple[Barrier, ...]) -> int:
     """Where the barriers of a name begin among all, which lie one after another."""
-    names = [barrier.name for barrier in BARRIERS]
-    return sum(barrier.number(slots) for barrier in BARRIERS[: names.index(name)])
+    names = [barrier.name for barrier in table]
+    return sum(barrier.number(slots) for barrier in table[: names.index(name)])
 
 
-def total(slots: int) -> int:
-    return sum(barrier.number(slots) for barrier in BARRIERS)
+def total(slots: int, table: tuple[Barrier, ...]) -> int:
+    return sum(barrier.number(slots) for barrier in table)

@@ -55,7 +55,9 @@ more record, without units.
 
 Where rows are gathered (gather.py) every warp of PV is a loader. An item has come when each of their threads has
 arrived, or its copies for it; a loader waits for the record of a piece before it fetches its Q, so that nothing is
-loaded without work. It is ahead of the products by the items of the ring, as above.
+loaded without work. It is ahead of the products by the items of the ring, as above. Codes that TMA brings (boxes.py)
+come with `raw`, a barrier for each half of a slot, for which those wait who make them into numbers. Its phase is the
+item's, so a Q ends one too.
 
 Else items 0 and 1, the first Q and its first unit, are loaded by every loader before it knows of a record, from what it
 reads of the schedule for itself: that hides the time that a record takes. Where there is no work at all they are some
@@ -94,13 +96,16 @@ class Barriers:
         self.start = start
 
     def first(self, name):
-        return self.start + barrier_table.first(name, self.slots)
+        return self.start + barrier_table.first(name, self.slots, self.table)
 
     def full(self, slot):
         return self.first("full") + slot
 
     def empty(self, slot, half):
         return self.first("empty") + 2 * slot + half
+
+    def raw(self, slot, half):
+        return self.first("raw") + 2 * slot + half
 
     def p_full(self, slot):
         return self.first("p_full") + slot

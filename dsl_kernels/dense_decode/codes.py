@@ -30,9 +30,13 @@ LARGE_BITS = 0x43800000  # 256: a scale of which 2^120 as much is too large for 
 class CodedRows(Rows):
     COPIES_ARRIVE = False
 
-    def __init__(self, kernel, codes):
+    def __init__(self, kernel, codes, boxed):
+        """boxed: scales come as the first bytes of a box (boxes.py)."""
         super().__init__(kernel)
-        self.codes = codes
+        self.codes, self.boxed = codes, boxed
+        self.parts = kernel.half // PART  # of a half
+        # of rows in boxes: where the RoPE part's is, and the slice that it comes into
+        self.rope_box = None if codes.rope_at is None else (codes.rope_at, kernel.last)
         self.short = codes.rope_in_v  # the right half has 64 columns less of codes; its last slice is the RoPE part's
 
     def raw(self, half, part):
@@ -75,7 +79,8 @@ class CodedRows(Rows):
         async_copy.copy_4(self.scales_place(half, slot, warp, row, part), source, ((valid >> row) & 1) << 2)
 
     def scales_place(self, half, slot, warp, row, part):
-        return self.place(slot, 4 * half, warp) + row * 128 + part * 4
+        place = self.place(slot, 4 * half, warp) + row * 128 + part * 4
+        return place + ((row & 7) << 4) + 8 * half if self.boxed else place
 
     @cute.jit
     def finish(self, half, slot, warp):

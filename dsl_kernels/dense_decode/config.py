@@ -51,6 +51,11 @@ class Variant(Base):
         return "_".join(parts + loads + formats + ["invariant"] * self.batch_invariant)
 
     @property
+    def boxed(self) -> bool:
+        """Whether it reads codes that come by TMA."""
+        return self.kv_format in CODES and not self.gathers
+
+    @property
     def threads(self) -> int:
         return 128 * WARPGROUPS
 
@@ -71,8 +76,10 @@ class Variant(Base):
     @property
     def shared_bytes(self) -> int:
         """Barriers, work records, cursors and scales, the KV slots, and the part of Q that is not in registers."""
-        barriers = barrier_table.BYTES * barrier_table.total(self.slots)
-        words = RECORD * barrier_table.records(self.slots) + 2 * CURSOR + ROWS * self.slots
+        table = barrier_table.gathering(boxed=True) if self.boxed else barrier_table.BARRIERS
+        barriers = barrier_table.BYTES * barrier_table.total(self.slots, table)
+        cursors = 0 if self.boxed else 2 * CURSOR
+        words = RECORD * barrier_table.records(self.slots) + cursors + ROWS * self.slots
         header = barriers + 4 * words
         kv = ELEMENT_BYTES[self.elements.cache] * UNIT * SLICE * self.slot_slices * self.slots
         q = ELEMENT_BYTES[self.elements.q] * ROWS * (SLICE * self.rope_slices + 16 * self.q_tail_steps)
@@ -96,10 +103,12 @@ class Variant(Base):
             "Q has not so many k-steps": self.q_tail_steps >= 0,
             # as many as there are records: barriers.py
             "a loader is too many pieces ahead": barrier_table.records(self.slots) < 2**LOG_AHEAD - 1,
-            "codes are gathered": self.gathers or self.kv_format not in CODES,
+            "scales of codes that TMA brings lie in the row": not self.boxed
+            or CODES[self.kv_format].scales_at is not None
+            or CODES[self.kv_format].one_scale,
             "rows with scales are made in slots of 512 columns": self.kv_format in ("bf16", "fp8") or self.d_v == 512,
-            "who gathers is in no cluster": not self.gathers or self.cluster == 1,
-            "who gathers folds no pieces": not self.gathers or not self.batch_invariant,
+            "who gathers is in no cluster": not (self.gathers or self.boxed) or self.cluster == 1,
+            "who gathers folds no pieces": not (self.gathers or self.boxed) or not self.batch_invariant,
             # of loaders that gather
             "each slot has a bit in the loader's cursor": self.kv_format not in CODES or self.slots <= AHEAD_BIT,
             "a loader may be so many pieces ahead": barrier_table.records(self.slots) < 1 << (PIECE_BIT - AHEAD_BIT),
@@ -140,6 +149,15 @@ VARIANTS = (
 
 # and each once more for batch-invariant calls
 VARIANTS += tuple(replace(variant, batch_invariant=True) for variant in VARIANTS)
+
+# Codes in pages of 64 tokens, or a multiple
+VARIANTS += (
+    Variant(HOPPER, BF16, 576, 512, kv_format="v32"),
+    Variant(HOPPER, BF16, 512, 512, kv_format="v32_nope", q_steps_in_registers=30),
+    Variant(HOPPER, BF16, 576, 512, kv_format="fp8"),
+    Variant(HOPPER, BF16, 512, 512, kv_format="fp8", q_steps_in_registers=30),
+    Variant(HOPPER, BF16, 320, 256, kv_format="fp8", slots=5, q_steps_in_registers=16),
+)
 
 # Rows that are gathered: small pages, codes
 VARIANTS += tuple(

@@ -9,7 +9,6 @@ Rows that need no conversion are handed over by the copies themselves. Where row
 is pending until it has been settled: its rows have come and have been made into numbers.
 """
 
-import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, const_expr
 
@@ -46,7 +45,11 @@ class Gather(Queries):
     @cute.jit
     def reads(self, half, warp):
         """Whether this warp is the reader."""
-        return (half == 1) and (warp % 4 == 0)
+        return (half == 1) and (self.quarter(warp) == 0)
+
+    def quarter(self, warp):
+        """Number of a warp in its half."""
+        return warp % 4
 
     @cute.jit
     def aim(self, warp, at, unit, index):
@@ -72,7 +75,7 @@ class Gather(Queries):
             if half == 1:  # P lies in the last slice
                 cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
             if unit == Q_ITEM:
-                unit, index = self.begin_piece(half, warp, slot, at >> PIECE_BIT)
+                unit, index = self.begin_piece(half, warp, slot, phase, at >> PIECE_BIT)
             else:
                 record, _ = self.bars.record_phase(at >> PIECE_BIT)
                 end = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record]
@@ -84,8 +87,15 @@ class Gather(Queries):
                     unit = Int32(Q_ITEM)
                     at += NEXT_PIECE
                 else:
-                    index = self.keys.read(record, unit, self.row(warp, unit))
+                    index = self.read_ahead(warp, record, unit)
         return at, unit, index
+
+    def read_ahead(self, warp, record, unit):
+        """What says where this lane's row in a unit lies."""
+        return self.keys.read(record, unit, self.row(warp, unit))
+
+    def pass_q(self, half, slot, phase):
+        """Of an item without rows nothing has to be said."""
 
     @cute.jit
     def writes(self, half, slot):
@@ -97,7 +107,7 @@ class Gather(Queries):
         return warp % 4 * STRIPE + lane_now(unit) % STRIPE
 
     @cute.jit
-    def begin_piece(self, half, warp, slot, piece):
+    def begin_piece(self, half, warp, slot, phase, piece):
         """Fetches Q of a piece, if there is one; returns its first unit and what this lane's row there selects."""
         kernel, sWork = self.kernel, self.smem.sWork
         if self.reads(half, warp) and (piece > 0):
@@ -106,9 +116,10 @@ class Gather(Queries):
         unit, index = Int32(DONE), Int32(-1)
         if sWork[work.UNITS, record] > 0:
             unit = sWork[work.FIRST_UNIT, record]
-            index = self.keys.read(record, unit, self.row(warp, unit))
+            index = self.read_ahead(warp, record, unit)
             bar = self.bars.full(slot)
-            if warp % 4 == 0:
+            if self.quarter(warp) == 0:
+                self.pass_q(half, slot, phase)
                 request, head, tile_of_head = schedule.locate_tile(self.a, sWork[work.TILE, record])
                 first = kernel.slices * slot + self.half_slices * half
                 self.load_q(half, bar, first, tile_of_head, head, request, sWork[work.QUERY, record])
@@ -143,21 +154,26 @@ class Gather(Queries):
             async_copy.end_group()
 
     @cute.jit
-    def settle(self, half, warp, at):
-        """Waits for the rows that were fetched, makes them into numbers and says that they have come."""
-        return at if const_expr(self.rows.COPIES_ARRIVE) else self.settle_pending(half, warp, at)
+    def settle(self, half, warp, at, it):
+        """Waits for the rows that were fetched, makes them into numbers and says that they have come. They are of the
+        items behind item `it`.
+        """
+        return at if const_expr(self.rows.COPIES_ARRIVE) else self.settle_pending(half, warp, at, it)
 
     @cute.jit
-    def settle_pending(self, half, warp, at):
+    def settle_pending(self, half, warp, at, it):
         pending = at & PENDING
         at -= pending
-        if pending != 0:
-            async_copy.wait_for_all()
-            cute.arch.sync_warp()
         while pending != 0:
-            slot = cutlass.min(pending >> 1, self.kernel.slots - 1)  # that of the highest bit
+            slot = cute.arch.popc((pending & -pending) - 1)  # that of the lowest bit
             pending -= 1 << slot
-            self.rows.finish(half, slot, warp % 4)
+            self.await_rows(half, slot, it)
+            self.rows.finish(half, slot, self.quarter(warp))
             cute.arch.fence_proxy("async.shared", space="cta")
             cute.arch.mbarrier_arrive(self.bars.full(slot))
         return at
+
+    def await_rows(self, _half, _slot, _it):
+        """Of all items that were fetched."""
+        async_copy.wait_for_all()
+        cute.arch.sync_warp()

@@ -29,7 +29,7 @@ class GatherPV(PV):
             # QK has taken it, for which nothing may be pending.
             for item in cutlass.range(it if it == 0 else it + (kernel.slots - 1), it + kernel.slots, unroll=1):
                 at, unit, index = self.loader.fetch(half, warp, item, at, unit, index)
-            at = self.loader.settle(half, warp, at)
+            at = self.loader.settle(half, warp, at, it)
             at, unit, index = self.loader.fetch(half, warp, it + kernel.slots, at, unit, index)
             record = self.bars.wait_for_work(piece_of(at))
             n = sWork[work.UNITS, record]
@@ -40,7 +40,7 @@ class GatherPV(PV):
                 while n > 0:
                     self.start_unit(half, it, row_of(thread_now()), self.remaining(at, n))
                     # beside the product
-                    at = self.loader.settle(half, warp, at)
+                    at = self.loader.settle(half, warp, at, it)
                     aimed = self.loader.aim(warp, at, unit, index)
                     warpgroup.wait_group(0)
                     n -= 1

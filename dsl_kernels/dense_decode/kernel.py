@@ -38,6 +38,7 @@ from dsl_kernels.core.threads import lane_now, opaque
 
 from .barrier_table import gathering
 from .barriers import Barriers
+from .boxes import Boxes
 from .codes import CodedRows
 from .config import Variant
 from .gather import Gather
@@ -86,13 +87,14 @@ class DenseDecode:
         self.q_tail = variant.q_tail_steps
         self.early = variant.early_steps
         self.bars = Barriers(self.slots, self.cluster)
-        self.gathers = variant.gathers
+        self.boxed = variant.boxed
+        self.gathers = variant.gathers or self.boxed
         if self.gathers:
             if codes is None:
                 self.rows = PlainRows(self)
             else:
-                self.rows = (UnscaledRows if self.one_scale else CodedRows)(self, codes)
-            self.bars = Barriers(self.slots, self.cluster, gathering())
+                self.rows = (UnscaledRows if self.one_scale else CodedRows)(self, codes, self.boxed)
+            self.bars = Barriers(self.slots, self.cluster, gathering(self.boxed))
 
     @cute.jit
     def __call__(self, q: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream):
@@ -128,9 +130,14 @@ class DenseDecode:
         # Parameters stay in constant memory: every role reads them from here at no cost.
         self.a = Named(PARAMS, args, **self.constants)
         self.begin()
-        if const_expr(self.gathers):
+        gather_qk = UnscaledQK if self.one_scale else GatherQK
+        if const_expr(self.boxed):
+            loader = Boxes(self, tma_q, mQ, GatherReader(self), Pages(self), tma_kv, mKV)
+            self.qk, self.pv = gather_qk(self), GatherPV(self, loader)
+            self.run_roles(tma_q, tma_kv)
+        elif const_expr(self.gathers):
             loader = Gather(self, tma_q, mQ, GatherReader(self), Pages(self))
-            self.qk, self.pv = (UnscaledQK if self.one_scale else GatherQK)(self), GatherPV(self, loader)
+            self.qk, self.pv = gather_qk(self), GatherPV(self, loader)
             self.run_roles(tma_q)
         else:
             loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)

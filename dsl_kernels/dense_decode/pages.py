@@ -38,11 +38,13 @@ class Pages:
 
     @cute.jit
     def locate(self, record, unit, row, page):
-        """(Whether a row is read, where it lies, its scales). One of a page outside the cache is zeros."""
+        """(Whether a row is read, where it lies, its scales). One of a page outside the cache is zeros. Behind the last
+        unit, of which nothing is attended, the number of a token may be 2^31 and more.
+        """
         a, sWork = self.kernel.a, self.kernel.smem.sWork
         _, head, _ = schedule.locate_tile(a, sWork[work.TILE, record])
         token, _, row_in_page = self.place(unit, row)
-        valid = (token < sWork[work.LENGTH, record]) and (Uint32(page) < Uint32(a.num_blocks))
+        valid = (Uint32(token) < Uint32(sWork[work.LENGTH, record])) and (Uint32(page) < Uint32(a.num_blocks))
         page = page if valid else Int32(0)
         start = schedule.address(a.cache) + Int64(page) * a.block_step + Int64(head) * a.head_step
         scales = start + a.scales_at + Int64(row_in_page) * a.scales_step

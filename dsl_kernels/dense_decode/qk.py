@@ -27,7 +27,7 @@ class QK:
     @cute.jit
     def run(self, warp):
         """All pieces, as the records say."""
-        kernel, a, sScale, sWork, dt = self.kernel, self.a, self.smem.sScale, self.smem.sWork, self.kernel.dtype
+        kernel, sScale, sWork, dt = self.kernel, self.smem.sScale, self.smem.sWork, self.kernel.dtype
         major, rmem = OperandMajorMode.K, warpgroup.OperandSource.RMEM
         mma_rs = sm90.make_trivial_tiled_mma(dt, dt, major, major, Float32, (1, 1, 1), (64, UNIT), rmem)
         mma_ss = sm90.make_trivial_tiled_mma(dt, dt, major, major, Float32, (1, 1, 1), (64, UNIT))

@@ -17,13 +17,14 @@ class SharedMemory:
     def __init__(self, kernel):
         self.dtype, self.slices, self.slots = kernel.dtype, kernel.slices, kernel.slots
         self.rope, self.q_tail = kernel.rope, kernel.q_tail
+        self.cursors = not kernel.boxed
         records = barrier_table.records(kernel.slots)
 
         @cute.struct
         class Storage:
-            barriers: cute.struct.MemRange[Int64, barrier_table.total(kernel.slots)]
+            barriers: cute.struct.MemRange[Int64, barrier_table.total(kernel.slots, kernel.bars.table)]
             work: cute.struct.Align[cute.struct.MemRange[Int32, RECORD * records], 16]
-            cursors: cute.struct.MemRange[Int32, 2 * CURSOR]
+            cursors: cute.struct.MemRange[Int32, 2 * CURSOR * self.cursors]
             scale: cute.struct.MemRange[Float32, 64 * kernel.slots]
             kv: cute.struct.Align[cute.struct.MemRange[kernel.dtype, UNIT * 64 * kernel.slices * kernel.slots], 1024]
             q_rope: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 64 * 64 * kernel.rope], 1024]
@@ -40,7 +41,8 @@ class SharedMemory:
         slices = cute.tile_to_shape(atom, (64, 64, self.slices * self.slots), order=(0, 1, 2))
         rope = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
         self.sWork = st.work.get_tensor(cute.make_layout((RECORD, barrier_table.records(self.slots))))  # work.py
-        self.sCursor = st.cursors.get_tensor(cute.make_layout((CURSOR, 2)))  # of the left and of the right loader
+        if const_expr(self.cursors):
+            self.sCursor = st.cursors.get_tensor(cute.make_layout((CURSOR, 2)))  # of the left and of the right loader
         self.sScale = st.scale.get_tensor(cute.make_layout((64, self.slots)))
         self.kv = st.kv.data_ptr()
         self.sK = st.kv.get_tensor(slot.outer, swizzle=slot.inner)  # (64, 64 * slices, slots)

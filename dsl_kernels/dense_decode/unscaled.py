@@ -14,6 +14,10 @@ from .queries import SLICE_BYTES
 
 
 class UnscaledRows(CodedRows):
+    def __init__(self, kernel, codes, boxed):
+        super().__init__(kernel, codes, boxed)
+        self.rope_box = (kernel.d_v, self.half_slices) if kernel.rope else None
+
     @cute.jit
     def start(self, half, slot, warp, address, _scales, valid):
         self.start_slices(slot, warp, address, valid, half)
@@ -22,7 +26,7 @@ class UnscaledRows(CodedRows):
     def start_row(self, half, to, source, size):
         """The codes of a half, and with the right one the RoPE part, where other formats have their scales."""
         kernel = self.kernel
-        for part in cutlass.range_constexpr(self.half_slices // 2):
+        for part in cutlass.range_constexpr(self.parts):
             column = kernel.half * half + PART * part
             async_copy.copy_16(to + SLICE_BYTES * self.raw(half, part), source + column, size)
         if const_expr(kernel.rope):
@@ -41,9 +45,9 @@ class UnscaledRows(CodedRows):
                 cute.arch.sync_warp()  # numbers go there now
                 self.store(codes, self.place(slot, self.kernel.last, warp) + to)
         to += self.place(slot, self.half_slices * half, warp)
-        for part in cutlass.range_constexpr(self.half_slices // 2):
+        for part in cutlass.range_constexpr(self.parts):
             codes = self.load_part(half, slot, warp, source, part)
-            if const_expr(part == self.half_slices // 2 - 1):
+            if const_expr(part == self.parts - 1):
                 cute.arch.sync_warp()  # all have read what numbers go over now
             self.store(codes, to + 2 * SLICE_BYTES * part)
 

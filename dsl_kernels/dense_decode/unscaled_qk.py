@@ -1,6 +1,6 @@
-"""QK on codes with one scale for all (unscaled.py), in float16: a row of Q is multiplied with a power of two that brings
-it into that format's range, and with the sign of the scale. Both, and the scale's size, are in the factor of the row's
-logits. What an element of a row loses is less than 2^-38 of the largest one.
+"""QK on codes with one scale for all (unscaled.py), in float16: a row of Q is multiplied with a power of two, which
+brings it into that format's range, and with the sign of the scale. Both, and the scale's size, are in the factor of the
+row's logits. What an element of a row loses is less than 2^-38 of the largest one.
 """
 
 import cutlass

@@ -36,7 +36,7 @@ class SparseDecode(DenseDecode):
     def __init__(self, variant: Variant):
         super().__init__(variant)
         coded = variant.kv_format in CODES
-        self.rows = CodedRows(self, CODES[variant.kv_format]) if coded else PlainRows(self)
+        self.rows = CodedRows(self, CODES[variant.kv_format], boxed=False) if coded else PlainRows(self)
         self.bars = Barriers(self.slots, self.cluster, barriers(self.rows.COPIES_ARRIVE))
 
     @cute.jit

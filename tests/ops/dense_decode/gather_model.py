@@ -1,6 +1,6 @@
 """The model of dense_decode's roles where rows are gathered: every warp of PV fetches its rows of a unit.
 
-They follow dsl_kernels/dense_decode/{gather_pv,gather}.py step by step and must be changed with them.
+They follow dsl_kernels/dense_decode/{gather_pv,gather,boxes}.py step by step and must be changed with them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import functools
 
 from dsl_kernels.dense_decode.barrier_table import gathering
-from ops.dense_decode.barrier_model import EVERY_LANE, HALF, ONE_LANE, PV_WARPS, Block, Cursor, Model, Role
+from ops.dense_decode.barrier_model import EVERY_LANE, HALF, ONE_LANE, PV_WARPS, Block, Cursor, Mbarrier, Model, Role
 
 
 @dataclasses.dataclass
@@ -61,13 +61,19 @@ class GatherModel(Model):
         assert not block.users[slot][half], "a slot is overwritten that somebody reads"
         yield None
         self.say_attended(block, half, slot)
-        self.later(functools.partial(self.come_rows, block, half, item, cursor))
+        self.start_rows(block, half, warp, item, cursor)
         if not self.copies_arrive:
             cursor.pending.append(item)
         cursor.fetched += 1
         if cursor.fetched >= cursor.units:
             self.done_with(block, cursor.piece, ("loader", *me))
             cursor.piece, cursor.fetched = cursor.piece + 1, None
+
+    def start_rows(self, block: Block, half: int, _warp: int, item: int, cursor: RowCursor) -> None:
+        self.later(functools.partial(self.come_rows, block, half, item, cursor))
+
+    def pass_q(self, _block: Block, _half: int, _item: int) -> Role:
+        yield from ()
 
     def begin_piece(self, block: Block, half: int, warp: int, item: int, cursor: RowCursor) -> Role:
         """Q, if there is a piece."""
@@ -81,6 +87,7 @@ class GatherModel(Model):
             return
         slot, cursor.fetched = item % self.slots, 0
         if warp == 0:
+            yield from self.pass_q(block, half, item)
             block.full[slot].bytes += HALF
             self.later(functools.partial(self.come_q, block, half, item))
         block.full[slot].arrive(EVERY_LANE)
@@ -91,9 +98,12 @@ class GatherModel(Model):
         if self.copies_arrive and self.tells and half == 0:
             block.full[slot].arrive(ONE_LANE)
 
-    def settle(self, block: Block, cursor: RowCursor) -> Role:
+    def await_rows(self, _block: Block, _half: int, cursor: RowCursor) -> Role:
         while self.waits_for_rows and not cursor.come.issuperset(cursor.pending):
             yield None
+
+    def settle(self, block: Block, half: int, cursor: RowCursor) -> Role:
+        yield from self.await_rows(block, half, cursor)
         for item in cursor.pending:
             yield None
             block.full[item % self.slots].arrive(EVERY_LANE)
@@ -110,7 +120,7 @@ class GatherModel(Model):
         while True:
             for item in range(0 if it == 0 else it + self.slots - 1, it + self.slots):
                 yield from self.fetch_rows(block, half, warp, item, cursor)
-            yield from self.settle(block, cursor)
+            yield from self.settle(block, half, cursor)
             yield from self.fetch_rows(block, half, warp, it + self.slots, cursor)
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
@@ -125,7 +135,7 @@ class GatherModel(Model):
                 yield block.qk_done[slot], phase
                 yield None
                 assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"
-                yield from self.settle(block, cursor)
+                yield from self.settle(block, half, cursor)
                 n -= 1
                 if n > 0:
                     self.release(block, me, slot, half)
@@ -137,3 +147,30 @@ class GatherModel(Model):
 
 class CopiesArrive(GatherModel):
     copies_arrive = True
+
+
+class Boxed(GatherModel):
+    """Codes that come by TMA (dsl_kernels/dense_decode/boxes.py)."""
+
+    barriers = gathering(boxed=True)
+
+    def raw(self, block: Block, half: int, item: int) -> Mbarrier:
+        return block.made["raw"][2 * (item % self.slots) + half]
+
+    def start_rows(self, block: Block, half: int, warp: int, item: int, _cursor: RowCursor) -> None:
+        if warp == 0:
+            self.raw(block, half, item).arrive(ONE_LANE, HALF)
+            self.later(functools.partial(self.come_box, block, half, item))
+
+    def come_box(self, block: Block, half: int, item: int) -> None:
+        block.holds[item % self.slots][half] = item
+        self.raw(block, half, item).come(HALF)
+
+    def pass_q(self, block: Block, half: int, item: int) -> Role:
+        self.raw(block, half, item).arrive(ONE_LANE)
+        yield self.raw(block, half, item), self.slot_phase(item)[1]
+
+    def await_rows(self, block: Block, half: int, cursor: RowCursor) -> Role:
+        for item in cursor.pending:
+            yield self.raw(block, half, item), self.slot_phase(item)[1]
+            assert block.holds[item % self.slots][half] == item, "codes of another item"

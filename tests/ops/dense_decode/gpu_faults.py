@@ -6,6 +6,7 @@ from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/dense_decode/"
 QK, PV, LOADER = FOLDER + "qk.py", FOLDER + "pv.py", FOLDER + "loader.py"
+BOXES = FOLDER + "boxes.py"
 PAGES, GATHER, GATHER_PV = FOLDER + "pages.py", FOLDER + "gather.py", FOLDER + "gather_pv.py"
 CARRIES, MASKING, WORK = FOLDER + "carries.py", FOLDER + "masking.py", FOLDER + "work.py"
 BARRIERS = FOLDER + "barrier_table.py"
@@ -199,17 +200,18 @@ GPU_FAULTS = [
     fault(
         "a row of a page outside is one of page 0",
         PAGES,
-        "        valid = (token < sWork[work.LENGTH, record]) and (Uint32(page) < Uint32(a.num_blocks))\n"
+        "        valid = (Uint32(token) < Uint32(sWork[work.LENGTH, record])) and "
+        "(Uint32(page) < Uint32(a.num_blocks))\n"
         "        page = page if valid else Int32(0)\n",
-        "        valid = token < sWork[work.LENGTH, record]\n"
+        "        valid = Uint32(token) < Uint32(sWork[work.LENGTH, record])\n"
         "        page = page if valid and (Uint32(page) < Uint32(a.num_blocks)) else Int32(0)\n",
     ),
     fault("the first row of a page", PAGES, "token - column * a.page_size", "token * 0"),
     fault(
         "a page of the unit before",
         GATHER,
-        "index = self.keys.read(record, unit, self.row(warp, unit))\n        return",
-        "index = self.keys.read(record, unit - 1, self.row(warp, unit))\n        return",
+        "index = self.read_ahead(warp, record, unit)\n        return",
+        "index = self.read_ahead(warp, record, unit - 1)\n        return",
     ),
     fault(
         "rows of V behind the length of the unit before",
@@ -230,6 +232,8 @@ GPU_FAULTS = [
         "        pass\n",
         always=False,
     ),
+    fault("codes of the other half", BOXES, "first = 2 * half\n", "first = 2 - 2 * half\n"),
+    fault("codes are not waited for", BOXES, "        cute.arch.mbarrier_wait(self.bars.raw(slot, half), phase)\n", ""),
     # ---- batch invariant
     fault(
         "the carry of another source",

@@ -58,6 +58,7 @@ def quantised(kv_format: str) -> list[Case]:
         plain.but(h_q=128, plan="fresh", num_splits=1),
         plain.but(h_q=128, s_q=2, page_size=16, num_blocks=60, max_blocks=20, plan="fresh", num_splits=3),
         plain.but(h_q=64, page_size=1, max_blocks=200, num_blocks=400, plan="stale", out_dtype="float32"),
+        plain.but(h_q=64, plan="fresh", num_splits=2, window=100),
         plain.but(h_q=5, s_q=4, page_size=128, shard=Shard(1, 2, 16), global_seqlens=(500, 90, 3, 0)),
     ]
 
@@ -79,9 +80,9 @@ def batch_invariant(plain: Case, small: Case) -> list[Case]:
 
 def may_fit(row: dict, case: Case) -> bool:
     """Whether a kernel could do a case, so far as its name says: data of cases take time to make."""
-    marks = row["name"].partition("_cluster")[2].split("_")
-    reads = "_".join(marks[2:]) if "gather" in marks[1:3] else ""
-    if (reads or "bf16") != case.kv_format:
+    marks = row["name"].partition("_cluster")[2].split("_")[1:]
+    kv_format = "_".join(mark for mark in marks if mark not in {"gather", "pages", "invariant"})
+    if (kv_format or "bf16") != case.kv_format:
         return False
     return case.dtype == row["dtype"] and case.batch_invariant == ("invariant" in marks)
 

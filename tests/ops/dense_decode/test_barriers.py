@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from dsl_kernels.dense_decode.barrier_table import BARRIERS, first, total
+from dsl_kernels.dense_decode.barrier_table import BARRIERS, first, gathering, total
 from ops.dense_decode.barrier_model import Model
 
 LENGTHS = [1, 1, 1, 1, 2, 2, 3, 4, 5, 7]
@@ -136,7 +136,8 @@ def test_a_phase_that_nobody_waits_for_is_noticed():
         Deaf([7], 3, 1, 0).run()
 
 
-def test_barriers_lie_one_after_another():
+@pytest.mark.parametrize("table", [BARRIERS, gathering(), gathering(boxed=True)])
+def test_barriers_lie_one_after_another(table):
     for slots in (3, 5):
-        found = [first(barrier.name, slots) + i for barrier in BARRIERS for i in range(barrier.number(slots))]
-        assert found == list(range(total(slots)))
+        found = [first(barrier.name, slots, table) + i for barrier in table for i in range(barrier.number(slots))]
+        assert found == list(range(total(slots, table)))

@@ -9,10 +9,10 @@ import random
 
 import pytest
 
-from ops.dense_decode.gather_model import CopiesArrive, GatherModel
+from ops.dense_decode.gather_model import Boxed, CopiesArrive, GatherModel
 
 LENGTHS = [1, 1, 1, 1, 2, 2, 3, 4, 5, 7]
-MODELS = pytest.mark.parametrize("model", [GatherModel, CopiesArrive])
+MODELS = pytest.mark.parametrize("model", [GatherModel, CopiesArrive, Boxed])
 
 
 @MODELS
@@ -40,6 +40,21 @@ def test_a_wrong_count_of_loaders_is_noticed(model, change):
         barriers = tuple(
             dataclasses.replace(b, arrivals=b.arrivals + change) if b.name == "full" else b for b in model.barriers
         )
+
+    assert fails(Wrong)
+
+
+def test_a_wrong_count_of_boxes_is_noticed():
+    class Wrong(Boxed):
+        barriers = tuple(dataclasses.replace(b, arrivals=2) if b.name == "raw" else b for b in Boxed.barriers)
+
+    assert fails(Wrong)
+
+
+def test_the_phase_of_codes_goes_on_with_a_q():
+    class Wrong(Boxed):
+        def pass_q(self, _block, _half, _item):
+            yield from ()
 
     assert fails(Wrong)
 

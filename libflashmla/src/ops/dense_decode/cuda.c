@@ -26,35 +26,39 @@
 
 static bool quantizes(const fm_paged *paged) { return fm_quantizes(paged->pages.format); }
 
-/* Whether rows are best gathered. Kernels of batch-invariant calls do not. */
+/* Whether rows are best gathered. Kernels of batch-invariant calls do not. Of codes, TMA brings boxes of whole units in
+ * which each has its scales. */
 static bool gathers(const fm_dense_decode *decode) {
-  const bool small_boxes = decode->paged.pages.page_size % BOX_ROWS != 0;
-  return quantizes(&decode->paged) || (small_boxes && !decode->attention.work.batch_invariant);
+  const fm_pages *pages = &decode->paged.pages;
+  if (quantizes(&decode->paged)) return pages->page_size % FM_KERNEL_UNIT != 0 || pages->format->split;
+  return pages->page_size % BOX_ROWS != 0 && !decode->attention.work.batch_invariant;
 }
 
 /* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
- * in step and are better alone: none is joined by an idle one, and none waits for another. Rows that are gathered are
- * not shared. */
+ * in step and are better alone: none is joined by an idle one, and none waits for another. Rows that are gathered
+ * and codes are not shared. */
 static flashmla_status choose_cluster(const fm_dense_decode *decode, int64_t blocks, bool balanced, int32_t processors,
                                       int32_t *cluster) {
   const fm_work *work = &decode->attention.work;
   const fm_kernel *forced;
   FM_TRY(fm_kernel_forced(FM_KERNEL_DENSE_DECODE, &forced));
   const bool alike = balanced && fm_cut_alike(work, processors, work->h_kv * blocks);
-  const bool in_step = alike && blocks > LARGEST_CLUSTER;
-  *cluster = forced ? forced->cluster : blocks > 1 && !in_step && !gathers(decode) ? LARGEST_CLUSTER : 1;
+  const bool in_step = alike && blocks > LARGEST_CLUSTER, alone = gathers(decode) || quantizes(&decode->paged);
+  *cluster = forced ? forced->cluster : blocks > 1 && !in_step && !alone ? LARGEST_CLUSTER : 1;
   return FLASHMLA_OK;
 }
 
 static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
   const fm_paged *paged = &decode->paged;
+  const int32_t page_size = paged->pages.page_size;
+  const bool whole = quantizes(paged) ? page_size % FM_KERNEL_UNIT == 0 : page_size == FM_KERNEL_UNIT;
   const int8_t q = (int8_t)decode->attention.queries.dtype; /* and of results, where they are not float32 */
   return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
                    .elements = {.q = q, .cache = q, .out = q},
                    .kv_format = (int8_t)paged->kv_format,
                    .d_qk = decode->attention.queries.d_qk,
                    .d_v = decode->attention.d_v,
-                   .features = paged->pages.page_size != FM_KERNEL_UNIT ? FM_DENSE_DECODE_ANY_PAGE : 0,
+                   .features = whole ? 0 : FM_DENSE_DECODE_ANY_PAGE,
                    .lacking = "pages of 64 tokens",
                    .preferred = gathers(decode) ? FM_DENSE_DECODE_GATHERS : 0,
                    .batch_invariant = decode->attention.work.batch_invariant,
@@ -110,14 +114,16 @@ static fm_paging paging_of(int32_t page_size, int32_t cluster) {
 }
 
 /* kv_cache as (d, row, head, block), with a box of some rows of a page. A page number outside [0, num_blocks) reads as
- * zeros: the hardware checks the bounds. */
+ * zeros: the hardware checks the bounds. Rows of codes are of elements of two bytes, too. */
 static fm_tensor_map cache_map(const fm_dense_decode *decode) {
   const fm_pages *pages = &decode->paged.pages;
-  const int32_t bytes = fm_dtype_bytes(pages->dtype), columns = FM_SWIZZLE_BYTES / bytes;
-  return (fm_tensor_map){.dtype = pages->dtype,
+  const fm_dtype dtype = quantizes(&decode->paged) ? FM_BF16 : pages->dtype;
+  const int32_t bytes = fm_dtype_bytes(dtype), columns = FM_SWIZZLE_BYTES / bytes;
+  const int32_t width = quantizes(&decode->paged) ? (int32_t)pages->row_step / bytes : pages->columns;
+  return (fm_tensor_map){.dtype = dtype,
                          .rank = 4,
                          .address = pages->data,
-                         .extents = {pages->columns, pages->page_size, decode->attention.work.h_kv, pages->num_blocks},
+                         .extents = {width, pages->page_size, decode->attention.work.h_kv, pages->num_blocks},
                          .strides = {1, pages->row_step / bytes, pages->head_step / bytes, pages->block_step / bytes},
                          .box = {(uint32_t)columns, (uint32_t)decode->paging.box_rows, 1, 1}};
 }
