@@ -11,7 +11,7 @@ from dsl_kernels.core.sinks import sink_of
 from dsl_kernels.core.threads import thread_now
 
 from . import work
-from .descale import value_factor
+from .descale import scale_of, spoiled
 
 
 @cute.jit
@@ -24,14 +24,14 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
     end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
     has_sink = schedule.given(a.sink)
     if const_expr(kernel.one_scale):
-        values = value_factor(a)
+        scale = scale_of(a)
     for r in cutlass.range_constexpr(2):
         total, shift = quad_sum(row_sum[r]), row_max[r] * kernel.qk.factor(r)
         if (thread & 3) == 0:
             row = row_of(thread) + 8 * r
             empty = total == 0.0
             if const_expr(kernel.one_scale):
-                total += 0.0 * values  # NaN if that is
+                total = spoiled(total, scale)
             lse2 = shift + cute.math.log2(total)
             if has_sink and (slot < 0):
                 valid, _, h = schedule.locate_row(a, block, row, end)
@@ -39,7 +39,7 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
                     total += cute.math.exp2(sink_of(a, h + head * a.group) - shift, fastmath=True)
             inverse = cute.arch.rcp_approx(total)
             if const_expr(kernel.one_scale):
-                inverse *= values
+                inverse *= scale
             sInverse[row] = 0.0 if empty else inverse
             if slot >= 0:
                 fact = (partial_row(kernel, slot) + row) * FACTS + FACT_LSE

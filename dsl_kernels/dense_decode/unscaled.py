@@ -7,7 +7,7 @@ import cutlass.cute as cute
 from cutlass import Int32, Uint32, const_expr
 
 from dsl_kernels.core import async_copy
-from dsl_kernels.core.threads import lane_now
+from dsl_kernels.core.threads import lane_now, opaque
 
 from .codes import PART, CodedRows, load_words, store_words
 from .queries import SLICE_BYTES
@@ -27,7 +27,7 @@ class UnscaledRows(CodedRows):
         """The codes of a half, and with the right one the RoPE part, where other formats have their scales."""
         kernel = self.kernel
         for part in cutlass.range_constexpr(self.parts):
-            column = kernel.half * half + PART * part
+            column = kernel.half * opaque(half) + PART * part  # there is no register for it
             async_copy.copy_16(to + SLICE_BYTES * self.raw(half, part), source + column, size)
         if const_expr(kernel.rope):
             if half == 1:  # half as many, and nothing behind them
