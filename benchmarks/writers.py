@@ -20,7 +20,14 @@ import torch
 
 import flashmla
 
-FORMATS = {"bf16": (576, 1152), "v32": (576, 656), "v32_nope": (512, 528), "model1": (512, 584), "v41": (512, 528)}
+FORMATS = {
+    "bf16": (576, 1152),
+    "v32": (576, 656),
+    "v32_nope": (512, 528),
+    "model1": (512, 584),
+    "v41": (512, 528),
+    "fp8": (576, 576),
+}
 """Columns and bytes of a token."""
 OPERATIONS = ("append_kv", "quantize_kv", "gather_kv", "dequantize_kv")
 ROWS = (128, 512, 2048, 8192, 16_384, 65_536)

@@ -150,12 +150,14 @@ VARIANTS = (
 # and each once more for batch-invariant calls
 VARIANTS += tuple(replace(variant, batch_invariant=True) for variant in VARIANTS)
 
+FP8_512 = Variant(HOPPER, BF16, 512, 512, kv_format="fp8", q_steps_in_registers=30)
+
 # Codes in pages of 64 tokens, or a multiple
 VARIANTS += (
     Variant(HOPPER, BF16, 576, 512, kv_format="v32"),
     Variant(HOPPER, BF16, 512, 512, kv_format="v32_nope", q_steps_in_registers=30),
     Variant(HOPPER, BF16, 576, 512, kv_format="fp8"),
-    Variant(HOPPER, BF16, 512, 512, kv_format="fp8", q_steps_in_registers=30),
+    FP8_512,
     Variant(HOPPER, BF16, 320, 256, kv_format="fp8", slots=5, q_steps_in_registers=16),
 )
 
@@ -172,6 +174,7 @@ VARIANTS += (
         for kv_format in ("v32_nope", "model1", "v41")
     ),
     Variant(HOPPER, BF16, 576, 512, any_page=True, gathers=True, kv_format="fp8"),
-    Variant(HOPPER, BF16, 512, 512, any_page=True, gathers=True, kv_format="fp8", q_steps_in_registers=30),
+    # PV has no register left, so QK gives some of its own
+    replace(FP8_512, any_page=True, gathers=True, q_steps_in_registers=27, qk_registers=168, pv_registers=168),
     Variant(HOPPER, BF16, 320, 256, any_page=True, gathers=True, kv_format="fp8", slots=5, q_steps_in_registers=16),
 )

@@ -41,6 +41,8 @@ class Gather(Queries):
     def __init__(self, kernel, tma_q, mQ, reader, keys):
         super().__init__(kernel, tma_q, mQ)
         self.reader, self.keys, self.rows = reader, keys, kernel.rows
+        # Where the next rows lie is worked out beside the product where the warps make numbers of codes there.
+        self.aims_ahead = not kernel.rows.COPIES_ARRIVE
 
     @cute.jit
     def reads(self, half, warp):
@@ -60,14 +62,20 @@ class Gather(Queries):
             attended, row, scales = self.keys.locate(record, unit, self.row(warp, unit), index)
         return attended, row, scales
 
+    def aim_ahead(self, warp, at, unit, index):
+        """What fetch_aimed() is told: where they lie, or what says that."""
+        return self.aim(warp, at, unit, index) if self.aims_ahead else (index,)
+
     @cute.jit
     def fetch(self, half, warp, item, at, unit, index):
         """Waits until the slot of the item is free, starts its loads and steps the cursor on."""
-        return self.fetch_aimed(half, warp, item, at, unit, index, self.aim(warp, at, unit, index))
+        aimed = self.aim_ahead(warp, at, unit, index)
+        return self.fetch_aimed(half, warp, item, at, unit, index, aimed)
 
     @cute.jit
     def fetch_aimed(self, half, warp, item, at, unit, index, aimed: tuple):
-        """The same, of what aim() gave."""
+        """The same, of what aim_ahead() gave."""
+        rows = aimed if self.aims_ahead else self.aim(warp, at, unit, index)
         sWork = self.smem.sWork
         if unit != DONE:
             slot, phase = self.bars.slot_phase(item)
@@ -79,7 +87,7 @@ class Gather(Queries):
             else:
                 record, _ = self.bars.record_phase(at >> PIECE_BIT)
                 end = sWork[work.FIRST_UNIT, record] + sWork[work.UNITS, record]
-                self.start_rows(half, warp, slot, aimed)
+                self.start_rows(half, warp, slot, rows)
                 if const_expr(not self.rows.COPIES_ARRIVE):
                     at |= 1 << slot
                 unit += 1

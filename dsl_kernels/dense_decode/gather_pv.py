@@ -41,7 +41,7 @@ class GatherPV(PV):
                     self.start_unit(half, it, row_of(thread_now()), self.remaining(at, n))
                     # beside the product
                     at = self.loader.settle(half, warp, at, it)
-                    aimed = self.loader.aim(warp, at, unit, index)
+                    aimed = self.loader.aim_ahead(warp, at, unit, index)
                     warpgroup.wait_group(0)
                     n -= 1
                     if n > 0:

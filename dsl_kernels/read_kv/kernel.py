@@ -2,7 +2,8 @@
 
 The warp finds the request of a row by counting those that begin at it or before it. A lane has 16 columns: it reads 16
 codes at once, with the scale of their tile, and writes the products, rounded to float32 and then to the element type of
-the rows. Of columns 512 to 575 lanes 0 to 7 have 8 each.
+the rows. Of columns 512 to 575 lanes 0 to 7 have 8 each, but where there is one scale for all: there rows have any
+number of columns.
 """
 
 import cuda.bindings.driver as cuda
@@ -61,6 +62,8 @@ class ReadKv:
             if a.copied != 0 or not there:
                 for first in cutlass.range(16 * lane, a.row_bytes, 16 * 32 * VECTORS, unroll=1):
                     self.copy_vectors(source, to, first, there)
+            elif a.encoded != 0:
+                self.decode_row(source, to, lane)
             else:
                 scales = page + a.scales_at + Int64(place) * Int64(a.scales_step)
                 self.dequantize_row(source, scales, to, lane)
@@ -141,19 +144,46 @@ class ReadKv:
         if column < a.quantized:
             codes = cute.make_rmem_tensor((4,), Int32)
             cute.autovec_copy(memory(Int32, source + Int64(column), 4), codes)
-            scale = self.scale_of(scales, lane)
-            halves = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
-            for i in cutlass.range_constexpr(4):
-                halves[2 * i], halves[2 * i + 1] = four_halves(codes[i])
-            columns = cute.make_rmem_tensor((COLUMNS,), Float32)
-            columns.store(cute.recast_tensor(halves, Float16).load().to(Float32) * scale)
-            self.store(columns, to, column)
+            self.decode(codes, self.scale_of(scales, lane), to, column)
         else:
             given = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
             cute.autovec_copy(memory(Int32, rope + 2 * Int64(column - a.quantized), COLUMNS // 2), given)
             self.store_rope(given, to, column)
         if column_behind < a.columns:
             self.store_rope(behind, to, column_behind)
+
+    @cute.jit
+    def decode_row(self, source, to, lane):
+        """A row of codes with one scale."""
+        a = self.a
+        scale = Float32(1.0)
+        if address(a.descale) != 0:
+            scale = number_at(Float32, address(a.descale))
+        column, column_behind = COLUMNS * lane, WARP_COLUMNS + HALF * lane
+        codes = cute.make_rmem_tensor((COLUMNS // 4,), Int32)
+        behind = cute.make_rmem_tensor((HALF // 4,), Int32)
+        if column < a.columns:
+            cute.autovec_copy(memory(Int32, source + Int64(column), COLUMNS // 4), codes)
+        if column_behind < a.columns:
+            cute.autovec_copy(memory(Int32, source + Int64(column_behind), HALF // 4, HALF), behind)
+        if column < a.columns:
+            self.decode(codes, scale, to, column)
+        if column_behind < a.columns:
+            self.decode(behind, scale, to, column_behind)
+        for more in cutlass.range(column_behind + 32 * HALF, a.columns, 32 * HALF, unroll=1):
+            cute.autovec_copy(memory(Int32, source + Int64(more), HALF // 4, HALF), behind)
+            self.decode(behind, scale, to, more)
+
+    @cute.jit
+    def decode(self, codes: cute.Tensor, scale, to, column):
+        """The lane's columns of their codes."""
+        words = cute.size(codes)
+        halves = cute.make_rmem_tensor((2 * words,), Int32)
+        for i in cutlass.range_constexpr(words):
+            halves[2 * i], halves[2 * i + 1] = four_halves(codes[i])
+        columns = cute.make_rmem_tensor((4 * words,), Float32)
+        columns.store(cute.recast_tensor(halves, Float16).load().to(Float32) * scale)
+        self.store(columns, to, column)
 
     @cute.jit
     def scale_of(self, scales, lane):

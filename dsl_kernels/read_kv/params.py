@@ -8,6 +8,7 @@ CONSTANTS = {"READ_BLOCKS": BLOCKS}
 PARAMS = (
     Param("pages", "const int32_t*", "the cache", 16),
     Param("out", "int32_t*", "the rows", 16),
+    Param("descale", "const float*", "the one scale, or null: 1"),
     Param("block_table", "const int32_t*", "page numbers of each request"),
     Param("cu_seqlens", "const int32_t*", "first row of each request, and the number of all"),
     Param("seq_starts", "const int32_t*", "first token that is read of each request, or null: 0"),
@@ -26,6 +27,7 @@ PARAMS = (
     Param("gathers", "int32_t", "1: by the table, 0: row i is that of slot i"),
     Param("num_tokens", "int32_t", "rows of out"),
     Param("copied", "int32_t", "1: not quantised, 0: as follows"),
+    Param("encoded", "int32_t", "1: codes with one scale, 0: as follows"),
     Param("row_bytes", "int32_t", "of a row of out"),
     Param("columns", "int32_t", "of a row"),
     Param("quantized", "int32_t", "columns that are codes"),

@@ -1,8 +1,9 @@
 """Rows of tokens into the pages of a KV cache, as they are or quantised: a warp a token, bound by memory.
 
 A lane has 16 columns: it reads them with 16-byte loads, finds with its neighbours the largest magnitude of the tile,
-and writes 16 codes at once. Of columns 512 to 575 lanes 0 to 7 have 8 each. What is read of a token does not depend
-on its slot, so it is asked for before the slot is known.
+and writes 16 codes at once. Of columns 512 to 575 lanes 0 to 7 have 8 each, but where one scale is given for all: there
+rows have any number of columns. What is read of a token does not depend on its slot, so it is asked for before the slot
+is known.
 
 A slot that several tokens name must hold one of them whole, and warps run in any order. Of few tokens each warp looks
 at the slots of all later ones, and leaves its own to them (SEARCH). Of many, a first launch writes the number of each
@@ -58,6 +59,8 @@ class WriteKv:
             self.mark_tokens(Uint32(bid * self.threads + tid), Uint32(self.threads * grid))
         elif a.copied != 0:
             self.copy_tokens(token, step, lane)
+        elif a.encoded != 0:
+            self.encode_tokens(token, step, lane)
         else:
             self.quantize_tokens(token, step, lane)
 
@@ -189,6 +192,67 @@ class WriteKv:
                 if column_behind < a.columns:
                     self.store_rope(behind, row, column_behind)
             token += step
+
+    @cute.jit
+    def encode_tokens(self, token, step, lane):
+        """Codes of columns with one scale, of any size and sign. Quotients are those of columns and scale times a power
+        of two that makes neither the rest of a division nor its divisor subnormal.
+        """
+        a = self.a
+        scale = Float32(1.0)
+        if address(a.descale) != 0:
+            scale = number_at(Float32, address(a.descale))
+        size = float_of(bits_of(scale) & 0x7FFFFFFF)
+        factor = Float32(1.0)
+        if size < 2.0**-60:
+            factor = Float32(2.0**96)
+        if size > 2.0**100:
+            factor = Float32(2.0**-96)
+        divisor = size * factor
+        if bits_of(scale) < 0:
+            factor = -factor
+        inverse = inverse_of(divisor)
+        column, column_behind = COLUMNS * lane, WARP_COLUMNS + HALF * lane
+        source, source_step = self.source_of(2 * column)
+        source_behind, step_behind = self.source_of(2 * column_behind)
+        while token < Uint32(a.num_tokens):
+            slot = self.slot_of(Int32(token))
+            given = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
+            behind = cute.make_rmem_tensor((HALF // 2,), Int32)
+            if column < a.columns:
+                cute.autovec_copy(memory(Int32, source + Int64(token) * source_step, COLUMNS // 2), given)
+            if column_behind < a.columns:
+                cute.autovec_copy(memory(Int32, source_behind + Int64(token) * step_behind, HALF // 2), behind)
+            block, place = self.place_of(slot)
+            row = address(a.pages) + block * a.block_step + place * a.row_step
+            if self.writes(Int32(token), slot, row, lane):
+                if column < a.columns:
+                    self.store_codes(given, row, column, divisor, inverse, factor)
+                if column_behind < a.columns:
+                    self.store_codes(behind, row, column_behind, divisor, inverse, factor)
+                for more in cutlass.range(column_behind + 32 * HALF, a.columns, 32 * HALF, unroll=1):
+                    where, where_step = self.source_of(2 * more)
+                    cute.autovec_copy(memory(Int32, where + Int64(token) * where_step, HALF // 2), behind)
+                    self.store_codes(behind, row, more, divisor, inverse, factor)
+            token += step
+
+    @cute.jit
+    def store_codes(self, given: cute.Tensor, row, column, divisor, inverse, factor):
+        """Codes of the lane's columns times `factor`, over `divisor`."""
+        count = 2 * cute.size(given)
+        columns = cute.make_rmem_tensor((count,), Float32)
+        self.widen(given, columns)
+        if inverse == 0.0 or divisor == 0.0:  # of an infinite scale, and of 0: products do, and no division would
+            for i in cutlass.range_constexpr(count):
+                columns[i] = columns[i] * factor * inverse
+        else:
+            for i in cutlass.range_constexpr(count):
+                column_within = within(columns[i] * factor, 512 * divisor)  # beyond it the code is that of 448
+                columns[i] = divided(column_within, divisor, inverse)
+        codes = cute.make_rmem_tensor((count // 4,), Int32)
+        for i in cutlass.range_constexpr(count // 4):
+            codes[i] = four_codes(columns[4 * i], columns[4 * i + 1], columns[4 * i + 2], columns[4 * i + 3])
+        cute.autovec_copy(codes, memory(Int32, row + Int64(column), count // 4, count))
 
     @cute.jit
     def largest_of(self, given: cute.Tensor):
@@ -326,6 +390,16 @@ def divided(x, y, inverse):
         " fma.rn.f32 q, r, {$r2}, q; copysign.f32 {$w0}, {$r0}, q; }",
         write_only_types=[Float32],
         read_only_args=[Float32(x), Float32(y), Float32(inverse)],
+    )
+
+
+@cute.jit
+def within(x, bound):
+    """x, or the bound that it is beyond; NaN stays NaN."""
+    return cute.arch.inline_ptx(
+        "{ .reg .f32 low; neg.f32 low, {$r1}; max.NaN.f32 low, low, {$r0}; min.NaN.f32 {$w0}, low, {$r1}; }",
+        write_only_types=[Float32],
+        read_only_args=[Float32(x), Float32(bound)],
     )
 
 

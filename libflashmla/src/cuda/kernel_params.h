@@ -809,6 +809,7 @@ typedef struct fm_plan_kernel_params {
 typedef struct fm_read_kv_kernel_params {
   const int32_t *pages; /* the cache */
   int32_t *out; /* the rows */
+  const float *descale; /* the one scale, or null: 1 */
   const int32_t *block_table; /* page numbers of each request */
   const int32_t *cu_seqlens; /* first row of each request, and the number of all */
   const int32_t *seq_starts; /* first token that is read of each request, or null: 0 */
@@ -827,6 +828,7 @@ typedef struct fm_read_kv_kernel_params {
   int32_t gathers; /* 1: by the table, 0: row i is that of slot i */
   int32_t num_tokens; /* rows of out */
   int32_t copied; /* 1: not quantised, 0: as follows */
+  int32_t encoded; /* 1: codes with one scale, 0: as follows */
   int32_t row_bytes; /* of a row of out */
   int32_t columns; /* of a row */
   int32_t quantized; /* columns that are codes */
@@ -839,6 +841,7 @@ typedef struct fm_read_kv_kernel_params {
   { \
     {offsetof(fm_read_kv_kernel_params, pages), 8}, \
     {offsetof(fm_read_kv_kernel_params, out), 8}, \
+    {offsetof(fm_read_kv_kernel_params, descale), 8}, \
     {offsetof(fm_read_kv_kernel_params, block_table), 8}, \
     {offsetof(fm_read_kv_kernel_params, cu_seqlens), 8}, \
     {offsetof(fm_read_kv_kernel_params, seq_starts), 8}, \
@@ -857,6 +860,7 @@ typedef struct fm_read_kv_kernel_params {
     {offsetof(fm_read_kv_kernel_params, gathers), 4}, \
     {offsetof(fm_read_kv_kernel_params, num_tokens), 4}, \
     {offsetof(fm_read_kv_kernel_params, copied), 4}, \
+    {offsetof(fm_read_kv_kernel_params, encoded), 4}, \
     {offsetof(fm_read_kv_kernel_params, row_bytes), 4}, \
     {offsetof(fm_read_kv_kernel_params, columns), 4}, \
     {offsetof(fm_read_kv_kernel_params, quantized), 4}, \
@@ -1002,6 +1006,7 @@ typedef struct fm_write_kv_kernel_params {
   int32_t *pages; /* the cache */
   const int32_t *latent; /* first columns of the tokens */
   const int32_t *rope; /* columns behind them, or null */
+  const float *descale; /* the one scale, or null: 1 */
   const int32_t *slots; /* slot of each token, or null: its number */
   int64_t latent_step; /* from token to token */
   int64_t rope_step; /* from token to token */
@@ -1018,6 +1023,7 @@ typedef struct fm_write_kv_kernel_params {
   int32_t latent_bytes; /* of a row of latent */
   int32_t given_bytes; /* of the rows of latent and rope */
   int32_t copied; /* 1: not quantised, 0: as follows */
+  int32_t encoded; /* 1: codes with one scale, 0: as follows */
   int32_t float16; /* the columns given are 1: float16, 0: bfloat16 */
   int32_t columns; /* of a row */
   int32_t quantized; /* columns that become codes */
@@ -1031,6 +1037,7 @@ typedef struct fm_write_kv_kernel_params {
     {offsetof(fm_write_kv_kernel_params, pages), 8}, \
     {offsetof(fm_write_kv_kernel_params, latent), 8}, \
     {offsetof(fm_write_kv_kernel_params, rope), 8}, \
+    {offsetof(fm_write_kv_kernel_params, descale), 8}, \
     {offsetof(fm_write_kv_kernel_params, slots), 8}, \
     {offsetof(fm_write_kv_kernel_params, latent_step), 8}, \
     {offsetof(fm_write_kv_kernel_params, rope_step), 8}, \
@@ -1047,6 +1054,7 @@ typedef struct fm_write_kv_kernel_params {
     {offsetof(fm_write_kv_kernel_params, latent_bytes), 4}, \
     {offsetof(fm_write_kv_kernel_params, given_bytes), 4}, \
     {offsetof(fm_write_kv_kernel_params, copied), 4}, \
+    {offsetof(fm_write_kv_kernel_params, encoded), 4}, \
     {offsetof(fm_write_kv_kernel_params, float16), 4}, \
     {offsetof(fm_write_kv_kernel_params, columns), 4}, \
     {offsetof(fm_write_kv_kernel_params, quantized), 4}, \
@@ -1057,6 +1065,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x5100fb1b
+#define FM_KERNEL_PARAMS_DIGEST 0x6ca0f526
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

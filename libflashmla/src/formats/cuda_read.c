@@ -18,6 +18,7 @@ static fm_read_kv_kernel_params params_of(const fm_read *read) {
   return (fm_read_kv_kernel_params){
       .pages = (const void *)pages->data,
       .out = (void *)read->out,
+      .descale = pages->descale,
       .block_table = read->block_table,
       .cu_seqlens = read->cu_seqlens,
       .seq_starts = read->seq_starts,
@@ -36,6 +37,7 @@ static fm_read_kv_kernel_params params_of(const fm_read *read) {
       .gathers = read->block_table != NULL,
       .num_tokens = read->num_tokens,
       .copied = !fm_quantizes(format),
+      .encoded = format->scale == FM_SCALE_CALL,
       .row_bytes = pages->columns * fm_dtype_bytes(read->dtype),
       .columns = pages->columns,
       .quantized = format->quantized,

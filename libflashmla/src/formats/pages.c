@@ -47,12 +47,6 @@ flashmla_status fm_check_descale(const fm_call *call, int32_t row, const fm_form
                  call->tensors.rows[row].name, format->name);
 }
 
-flashmla_status fm_check_mover(const fm_call *call, const fm_format *format) {
-  if (!call->cuda || format->scale != FM_SCALE_CALL) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s is in format \"%s\"; %s supports that on the CPU alone",
-                 call->tensors.rows[0].name, format->name, call->operation->name);
-}
-
 void fm_bind_pages(const fm_call *call, int32_t row, fm_pages *pages) {
   const fm_format *format = pages->format;
   const fm_view *view = &call->views[row];

@@ -43,8 +43,6 @@ flashmla_status fm_check_pages(const fm_call *call, int32_t row, int32_t kv_form
 flashmla_status fm_check_descale(const fm_call *call, int32_t row, const fm_format *format);
 /* Of pages in host memory. */
 static inline float fm_descale_of(const fm_pages *pages) { return pages->descale != NULL ? *pages->descale : 1.0f; }
-/* What moves rows in or out: its kernels take no scale of the call. */
-flashmla_status fm_check_mover(const fm_call *call, const fm_format *format);
 /* Strides and address, of a call that passed. */
 void fm_bind_pages(const fm_call *call, int32_t row, fm_pages *pages);
 

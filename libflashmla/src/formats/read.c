@@ -5,7 +5,6 @@ flashmla_status fm_check_read(fm_call *call, int32_t kv_format, int32_t num_thre
   FM_TRY(fm_check_pages(call, FM_READ_PAGES, kv_format, false, &read->pages));
   const fm_format *format = read->pages.format;
   FM_TRY(fm_check_descale(call, FM_READ_DESCALE, format));
-  FM_TRY(fm_check_mover(call, format));
   const int32_t columns = call->extents[FM_READ_COLUMNS];
   if (columns != read->pages.columns)
     return fm_fail(FLASHMLA_ERROR_SHAPE, "out.shape[1] (d_qk) is %d; a row of kv_cache in format \"%s\" has %d columns",

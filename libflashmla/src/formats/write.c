@@ -43,7 +43,6 @@ flashmla_status fm_check_write(fm_call *call, fm_write_scalars scalars, fm_write
   write->dtype = fm_dtype_of(fm_tensor_at(&call->tensors, FM_WRITE_LATENT, 0)->dtype);
   FM_TRY(check_columns(call, write));
   FM_TRY(fm_check_descale(call, FM_WRITE_DESCALE, write->pages.format));
-  FM_TRY(fm_check_mover(call, write->pages.format));
   write->unrounded = (scalars.flags & FLASHMLA_UNROUNDED_SCALES) != 0;
   write->num_tokens = call->extents[FM_TOKENS];
   write->latent_bytes = call->extents[FM_D_LATENT] * fm_dtype_bytes(write->dtype);

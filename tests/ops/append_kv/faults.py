@@ -53,4 +53,18 @@ FAULTS = [
         "if (largest > FM_INFINITY_BITS) {",
         lambda case: case.but(kv_format="bf16", cache_layout=PAGES),
     ),
+    fault(
+        "a scale that is given",  # is what codes are divided by
+        "tiles.c",
+        "fm_e4m3_of_any(columns[i] / scale)",
+        "fm_e4m3_of_any(columns[i] * scale)",
+        lambda case: case.but(descale=None),
+    ),
+    fault(
+        "columns of rope as codes",  # overwrite those of latent
+        "cpu_write.c",
+        "write->rope_bytes, to + latent);",
+        "write->rope_bytes, to + 0 * latent);",
+        lambda case: case.but(split=False),
+    ),
 ]

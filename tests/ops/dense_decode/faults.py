@@ -15,6 +15,7 @@ __all__ = ["FAULTS", "Case", "Layout", "Layouts", "Pages", "Shard"]  # what a dr
 
 TESTS = "tests/ops/dense_decode/"
 ANY_CALL = TESTS + "test_legal_calls.py::test_any_legal_call_is_the_oracle[cpu]"
+CODES = TESTS + "test_fp8.py::test_any_legal_call_is_the_oracle[cpu]"
 LIMIT = TESTS + "test_varlen.py::test_more_queries_than_max_seqlen_q_are_not_written[cpu]"
 DIGITS = TESTS + "test_options.py::test_float32_out_has_more_digits_than_the_dtype_of_q[cpu-bfloat16]"
 ROOT = Path(__file__).parents[3]
@@ -26,6 +27,7 @@ MASK = "libflashmla/src/attention/mask.c"
 MERGE = "libflashmla/src/attention/cpu_merge.c"
 FOLD = "libflashmla/src/attention/cpu_fold.c"
 ITEMS = "libflashmla/src/attention/cpu_items.c"
+KEYS = "libflashmla/src/attention/cpu_keys.c"
 
 OTHER_BITS = "results differ in some bit"
 ROWS_OF_PIECE = "  const fm_rows rows = fm_rows_of(attention, tile);\n"
@@ -308,5 +310,23 @@ FAULTS = [
             "work->window > 0 ? group : work->s_q * group;",
         ),
         lambda case: case.but(h_q=128),
+    ),
+    Fault(
+        "sign of the one scale of a cache",
+        one(KEYS, "copysignf(1, (float)keys)", "1"),
+        lambda case: case.but(descale_k=None),
+        CODES,
+    ),
+    Fault(
+        "size of the one scale of a cache",  # is left out of values
+        one(KEYS, "(float)(fabs(keys) * finite)", "1"),
+        lambda case: case.but(descale_k=None),
+        CODES,
+    ),
+    Fault(
+        "scale of queries",
+        one(KEYS, "fabs(keys) * fabs(queries) * finite", "fabs(keys) * finite"),
+        lambda case: case.but(descale_q=None),
+        CODES,
     ),
 ]
