@@ -159,8 +159,9 @@ def test_rows_of_the_quantised_formats():
     text = (build.ROOT / "libflashmla/src/formats/formats.c").read_text()
     rows = [dict(re.findall(r"\.(\w+) = ([\w\"]+)", row)) for row in re.findall(r"\] = \{(.*?)\}", text, re.DOTALL)]
     table = {row["name"].strip('"'): row for row in rows if "quantized" in row}
-    assert set(table) == set(CODES)
-    for name, codes in CODES.items():
+    scaled = {name: codes for name, codes in CODES.items() if not codes.one_scale}
+    assert set(table) == set(scaled)
+    for name, codes in scaled.items():
         row = table[name]
         rope = row["columns"] != row["quantized"]
         assert codes.tile == int(row["tile"])

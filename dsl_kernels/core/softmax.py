@@ -11,11 +11,13 @@ LAZY_LOG2 = 8.0
 
 
 @cute.jit
-def online_softmax(scale_log2, s_rows: cute.Tensor, row_max: cute.Tensor, row_sum: cute.Tensor):
-    """Logits -> unnormalised probabilities in place; returns the factors for what was accumulated before."""
+def online_softmax(factors, s_rows: cute.Tensor, row_max: cute.Tensor, row_sum: cute.Tensor):
+    """Logits -> unnormalised probabilities in place; returns the factors for what was accumulated before. factors: of
+    the logits of each row, in base 2.
+    """
     scale = cute.make_rmem_tensor((2,), Float32)
     for r in cutlass.range_constexpr(2):
-        old = row_max[r]
+        scale_log2, old = factors[r], row_max[r]
         new = cute.arch.fmax(_tree_max([s_rows[r, c] for c in range(16)]), old)
         new = cute.arch.fmax(new, cute.arch.shuffle_sync_bfly(new, 1))
         new = cute.arch.fmax(new, cute.arch.shuffle_sync_bfly(new, 2))

@@ -4,13 +4,14 @@ The map sees a row as elements of two bytes. As where codes are gathered, they c
 not need yet, and scales, with what lies behind them in the row, into the first. A page outside the cache is zeros.
 """
 
+import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, const_expr
 from cutlass.cute.nvgpu import cpasync
 
 from dsl_kernels.core import schedule
 from dsl_kernels.core.schedule_params import UNIT
-from dsl_kernels.core.threads import thread_now
+from dsl_kernels.core.threads import opaque, thread_now
 
 from .gather import Gather
 from .queries import SLICE_BYTES
@@ -43,18 +44,20 @@ class Boxes(Gather):
             a, rows, bar = self.a, self.rows, self.bars.raw(slot, half)
             page, token = cute.arch.shuffle_sync(page, 0), unit * UNIT
             row = token - schedule.divide(token, a.by_page) * a.page_size
-            boxes = 3 + half if const_expr(rows.codes.rope_at is not None) else Int32(3)
+            boxes = Int32(rows.parts + (rows.codes.scales_at is not None))
+            if const_expr(rows.rope_box is not None):
+                boxes += opaque(half)  # there is no register for it
             with cute.arch.elect_one():
                 cute.arch.mbarrier_arrive_and_expect_tx(bar, SLICE_BYTES * boxes)
-            first = 2 * half
-            self.load(row, 0, first, page, slot, rows.raw(half, 0), bar)
-            self.load(row, 0, first + 1, page, slot, rows.raw(half, 1), bar)
-            at = rows.codes.scales_at // 2
-            self.load(row, at % 64, at // 64, page, slot, 4 * half, bar)
-            if const_expr(rows.codes.rope_at is not None):
+            for part in cutlass.range_constexpr(rows.parts):
+                self.load(row, 0, rows.parts * half + part, page, slot, rows.raw(half, part), bar)
+            if const_expr(rows.codes.scales_at is not None):
+                at = rows.codes.scales_at // 2
+                self.load(row, at % 64, at // 64, page, slot, 4 * half, bar)
+            if const_expr(rows.rope_box is not None):
                 if half == 1:
-                    at = rows.codes.rope_at // 2
-                    self.load(row, at % 64, at // 64, page, slot, self.kernel.last, bar)
+                    byte, which = rows.rope_box
+                    self.load(row, byte // 2 % 64, byte // 2 // 64, page, slot, which, bar)
 
     @cute.jit
     def load(self, row, skipped, column, page, slot, which, bar):

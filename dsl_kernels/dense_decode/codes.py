@@ -1,6 +1,6 @@
 """Rows of 8-bit codes and scales, made into bfloat16 in the slot itself.
 
-Codes come by cp.async into slices of the slot that their numbers do not need yet: of each half of the columns, those
+Codes come by cp.async into slices of the slot that their numbers do not need yet: of each half of 256 columns, those
 of the first 128 into its third slice, those of the last 128 into its fourth; scales into its first. Then a warp, for
 its 16 rows alone, makes numbers of the former into the first two slices and of the latter into the last two.
 
@@ -34,11 +34,14 @@ class CodedRows(Rows):
         """boxed: scales come as the first bytes of a box (boxes.py)."""
         super().__init__(kernel)
         self.codes, self.boxed = codes, boxed
+        self.parts = kernel.half // PART  # of a half
+        # of rows in boxes: where the RoPE part's is, and the slice that it comes into
+        self.rope_box = None if codes.rope_at is None else (codes.rope_at, kernel.last)
         self.short = codes.rope_in_v  # the right half has 64 columns less of codes; its last slice is the RoPE part's
 
     def raw(self, half, part):
         """The slice in which codes come. The RoPE part's own is taken: the slice of P serves instead."""
-        which = 4 * half + 2 + part
+        which = self.half_slices * half + self.half_slices // 2 + part
         if const_expr(self.short and part == 1):
             which = which + half * (self.kernel.last - which)
         return which
@@ -81,23 +84,28 @@ class CodedRows(Rows):
 
     @cute.jit
     def finish(self, half, slot, warp):
-        """Makes this warp's codes into numbers. A lane takes 16 codes of one row at a time, four times for each part.
-        Of eight lanes that load or store together four are of row r and four of row r ^ 5: no two touch the same banks.
-        """
+        """Makes this warp's codes into numbers."""
         lane = lane_now(slot)  # what follows from it is not kept in registers
-        quarter, row = lane & 3, ((lane >> 3) & 3) ^ (5 * ((lane >> 2) & 1))
-        source = row * 128 + ((quarter ^ row) << 4)
+        row, source, to = self.places_of(lane)
         scales = load_word(self.scales_place(half, slot, warp, lane & 15, lane >> 4))
         if const_expr(self.short):
             scales = scales & 0xFFFFFF if half == 1 else scales  # the last byte is padding
         cute.arch.sync_warp()  # numbers go there now
         special = cute.arch.vote_any_sync(self.special_bits(scales) != 0)
-        to = self.place(slot, 4 * half, warp) + row * 128 + (((2 * quarter) ^ row) << 4)
+        to += self.place(slot, 4 * half, warp)
         codes = self.load_part(half, slot, warp, source, 0)
         self.make_part(half, codes, to, scales, row, special, 0)
         codes = self.load_part(half, slot, warp, source, 1)
         cute.arch.sync_warp()  # all have read what numbers go over now
         self.make_part(half, codes, to + 2 * SLICE_BYTES, scales, row, special, 1)
+
+    def places_of(self, lane):
+        """(Row, bytes from a warp's rows in a slice to its codes there, to its numbers). A lane takes 16 codes of one
+        row at a time, four times for each part. Of eight lanes that load or store together four are of row r and four
+        of row r ^ 5: no two touch the same banks.
+        """
+        quarter, row = lane & 3, ((lane >> 3) & 3) ^ (5 * ((lane >> 2) & 1))
+        return row, row * 128 + ((quarter ^ row) << 4), row * 128 + (((2 * quarter) ^ row) << 4)
 
     @cute.jit
     def load_part(self, half, slot, warp, source, part: cutlass.Constexpr):

@@ -22,7 +22,7 @@ RECORD = 8  # words of a work record
 LOG_AHEAD = 3
 # The cursor `at` of loaders that gather (gather.py): a bit for each slot, then how many pieces it is ahead, then
 # the piece.
-AHEAD_BIT, PIECE_BIT = 3, 5
+AHEAD_BIT, PIECE_BIT = 5, 7
 PV_STEPS = UNIT // 16  # k-steps of P V
 # wgmma groups that are waited for: two in QK, one in PV. More means that ptxas serialised the wgmma chain (warning
 # C7512), which it does as soon as one register is spilled.
@@ -104,8 +104,9 @@ class Variant(Base):
             # as many as there are records: barriers.py
             "a loader is too many pieces ahead": barrier_table.records(self.slots) < 2**LOG_AHEAD - 1,
             "scales of codes that TMA brings lie in the row": not self.boxed
-            or CODES[self.kv_format].scales_at is not None,
-            "rows of codes are made in slots of 512 columns": self.kv_format not in CODES or self.d_v == 512,
+            or CODES[self.kv_format].scales_at is not None
+            or CODES[self.kv_format].one_scale,
+            "rows with scales are made in slots of 512 columns": self.kv_format in ("bf16", "fp8") or self.d_v == 512,
             "who gathers is in no cluster": not (self.gathers or self.boxed) or self.cluster == 1,
             "who gathers folds no pieces": not (self.gathers or self.boxed) or not self.batch_invariant,
             # of loaders that gather
@@ -149,10 +150,15 @@ VARIANTS = (
 # and each once more for batch-invariant calls
 VARIANTS += tuple(replace(variant, batch_invariant=True) for variant in VARIANTS)
 
+FP8_512 = Variant(HOPPER, BF16, 512, 512, kv_format="fp8", q_steps_in_registers=30)
+
 # Codes in pages of 64 tokens, or a multiple
 VARIANTS += (
     Variant(HOPPER, BF16, 576, 512, kv_format="v32"),
     Variant(HOPPER, BF16, 512, 512, kv_format="v32_nope", q_steps_in_registers=30),
+    Variant(HOPPER, BF16, 576, 512, kv_format="fp8"),
+    FP8_512,
+    Variant(HOPPER, BF16, 320, 256, kv_format="fp8", slots=5, q_steps_in_registers=16),
 )
 
 # Rows that are gathered: small pages, codes
@@ -167,4 +173,8 @@ VARIANTS += (
         Variant(HOPPER, BF16, 512, 512, any_page=True, gathers=True, kv_format=kv_format, q_steps_in_registers=30)
         for kv_format in ("v32_nope", "model1", "v41")
     ),
+    Variant(HOPPER, BF16, 576, 512, any_page=True, gathers=True, kv_format="fp8"),
+    # PV has no register left, so QK gives some of its own
+    replace(FP8_512, any_page=True, gathers=True, q_steps_in_registers=27, qk_registers=168, pv_registers=168),
+    Variant(HOPPER, BF16, 320, 256, any_page=True, gathers=True, kv_format="fp8", slots=5, q_steps_in_registers=16),
 )

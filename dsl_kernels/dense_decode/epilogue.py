@@ -11,6 +11,7 @@ from dsl_kernels.core.sinks import sink_of
 from dsl_kernels.core.threads import thread_now
 
 from . import work
+from .descale import scale_of, spoiled
 
 
 @cute.jit
@@ -22,18 +23,24 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
     block = tile_of_head * kernel.cluster + kernel.rank
     end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
     has_sink = schedule.given(a.sink)
+    if const_expr(kernel.one_scale):
+        scale = scale_of(a)
     for r in cutlass.range_constexpr(2):
-        total = quad_sum(row_sum[r])
+        total, shift = quad_sum(row_sum[r]), row_max[r] * kernel.qk.factor(r)
         if (thread & 3) == 0:
             row = row_of(thread) + 8 * r
             empty = total == 0.0
-            lse2 = row_max[r] * a.scale_log2 + cute.math.log2(total)
+            if const_expr(kernel.one_scale):
+                total = spoiled(total, scale)
+            lse2 = shift + cute.math.log2(total)
             if has_sink and (slot < 0):
                 valid, _, h = schedule.locate_row(a, block, row, end)
                 if valid:
-                    shift = row_max[r] * a.scale_log2
                     total += cute.math.exp2(sink_of(a, h + head * a.group) - shift, fastmath=True)
-            sInverse[row] = 0.0 if empty else cute.arch.rcp_approx(total)
+            inverse = cute.arch.rcp_approx(total)
+            if const_expr(kernel.one_scale):
+                inverse *= scale
+            sInverse[row] = 0.0 if empty else inverse
             if slot >= 0:
                 fact = (partial_row(kernel, slot) + row) * FACTS + FACT_LSE
                 dst = cute.make_tensor(a.partial_facts + fact, cute.make_layout(1))
@@ -83,7 +90,7 @@ def store_rows(kernel, record, half, o_rows: cute.Tensor, inverse, stage: cute.P
             if slot >= 0:
                 stage_rows(o_rows, scale_rows(kernel, slot, half, o_rows, inverse), warp_stage, Float16)
             else:
-                stage_rows(o_rows, inverse, warp_stage, kernel.dtype)
+                stage_rows(o_rows, inverse, warp_stage, kernel.out_dtype)
             cute.arch.sync_warp()
             store_staged(kernel, where, warp_stage)
 
@@ -117,8 +124,8 @@ def scale_rows(kernel, slot, half, o_rows: cute.Tensor, inverse):
     factors = []
     for r in cutlass.range_constexpr(2):
         power = _bits(tops[r]) & 0x7F800000  # largest power of two that is not larger; 0 stands for a subnormal one
-        # so that inverse / power is a normal number
-        power = min(power, (_bits(inverse[r]) & 0x7F800000) + (125 << 23))
+        # so that inverse / power is a normal number, and 1 / power one, too
+        power = min(power, min(_bits(inverse[r]) & 0x7F800000, 128 << 23) + (125 << 23))
         if (thread & 3) == 0:
             where = (partial_row(kernel, slot) + row_of(thread) + 8 * r) * FACTS + FACT_LEFT + half
             fact = cute.make_tensor(kernel.a.partial_facts + where, cute.make_layout(1))

@@ -27,7 +27,7 @@ are, invariant_loader.py and invariant_pv.py what the roles do otherwise, carrie
 
 import cuda.bindings.driver as cuda
 import cutlass.cute as cute
-from cutlass import const_expr
+from cutlass import Float16, const_expr
 from cutlass.cute.nvgpu import cpasync, warpgroup
 
 from dsl_kernels.core.dtypes import DTYPES
@@ -54,11 +54,16 @@ from .pv import PV
 from .qk import QK
 from .rows import PlainRows
 from .shared_memory import SharedMemory
+from .unscaled import UnscaledRows
+from .unscaled_qk import UnscaledQK
 
 
 class DenseDecode:
     def __init__(self, variant: Variant):
-        self.dtype = DTYPES[variant.elements.cache]  # of q and out too
+        codes = CODES.get(variant.kv_format)
+        self.one_scale = codes is not None and codes.one_scale
+        self.dtype = Float16 if self.one_scale else DTYPES[variant.elements.cache]  # that products are made in
+        self.out_dtype = DTYPES[variant.elements.out]
         # threads and registers
         self.threads = variant.threads
         self.regs_qk, self.regs_pv = variant.qk_registers, variant.pv_registers
@@ -85,8 +90,10 @@ class DenseDecode:
         self.boxed = variant.boxed
         self.gathers = variant.gathers or self.boxed
         if self.gathers:
-            coded = variant.kv_format in CODES
-            self.rows = CodedRows(self, CODES[variant.kv_format], self.boxed) if coded else PlainRows(self)
+            if codes is None:
+                self.rows = PlainRows(self)
+            else:
+                self.rows = (UnscaledRows if self.one_scale else CodedRows)(self, codes, self.boxed)
             self.bars = Barriers(self.slots, self.cluster, gathering(self.boxed))
 
     @cute.jit
@@ -96,8 +103,13 @@ class DenseDecode:
         # Only the order of the modes matters (d first, then as listed): the launcher encodes the true extents, strides
         # and boxes.
         n, d = 4096, self.d_qk  # n: any extent
-        gQ = cute.make_tensor(q, cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d)))
-        gKV = cute.make_tensor(kv, cute.make_layout((UNIT, d, n, n), stride=(d, 1, UNIT * d, 2 * UNIT * d)))
+        gQ = cute.make_tensor(
+            cute.recast_ptr(q, dtype=self.dtype), cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d))
+        )
+        gKV = cute.make_tensor(
+            cute.recast_ptr(kv, dtype=self.dtype),
+            cute.make_layout((UNIT, d, n, n), stride=(d, 1, UNIT * d, 2 * UNIT * d)),
+        )
         load = cpasync.CopyBulkTensorTileG2SOp()
         tma_q, mQ = cpasync.make_tiled_tma_atom(load, gQ, slice_layout, (64, 64))
         if const_expr(self.cluster > 1):
@@ -118,13 +130,14 @@ class DenseDecode:
         # Parameters stay in constant memory: every role reads them from here at no cost.
         self.a = Named(PARAMS, args, **self.constants)
         self.begin()
+        gather_qk = UnscaledQK if self.one_scale else GatherQK
         if const_expr(self.boxed):
             loader = Boxes(self, tma_q, mQ, GatherReader(self), Pages(self), tma_kv, mKV)
-            self.qk, self.pv = GatherQK(self), GatherPV(self, loader)
+            self.qk, self.pv = gather_qk(self), GatherPV(self, loader)
             self.run_roles(tma_q, tma_kv)
         elif const_expr(self.gathers):
             loader = Gather(self, tma_q, mQ, GatherReader(self), Pages(self))
-            self.qk, self.pv = GatherQK(self), GatherPV(self, loader)
+            self.qk, self.pv = gather_qk(self), GatherPV(self, loader)
             self.run_roles(tma_q)
         else:
             loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)

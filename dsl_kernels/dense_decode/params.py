@@ -45,4 +45,5 @@ PARAMS = (
     Param("num_blocks", "int32_t", "pages of the cache"),
     Param("scales_at", "int64_t", "byte of a page at which the scales of its first token are"),
     Param("scales_step", "int32_t", "bytes between the scales of a page's tokens"),
+    Param("descale_k", "const float*", "what all codes of a cache without scales are multiplied with, or null: 1"),
 )

@@ -27,7 +27,7 @@ class QK:
     @cute.jit
     def run(self, warp):
         """All pieces, as the records say."""
-        kernel, a, sScale, sWork, dt = self.kernel, self.a, self.smem.sScale, self.smem.sWork, self.kernel.dtype
+        kernel, sScale, sWork, dt = self.kernel, self.smem.sScale, self.smem.sWork, self.kernel.dtype
         major, rmem = OperandMajorMode.K, warpgroup.OperandSource.RMEM
         mma_rs = sm90.make_trivial_tiled_mma(dt, dt, major, major, Float32, (1, 1, 1), (64, UNIT), rmem)
         mma_ss = sm90.make_trivial_tiled_mma(dt, dt, major, major, Float32, (1, 1, 1), (64, UNIT))
@@ -104,7 +104,7 @@ class QK:
                 s_rows = accumulator_rows(rS)
                 self.hide(s_rows, thread, slot, record, remaining)
                 remaining -= UNIT
-                scale = online_softmax(a.scale_log2, s_rows, row_max, row_sum)
+                scale = online_softmax([self.factor(0), self.factor(1)], s_rows, row_max, row_sum)
                 rP = cute.make_rmem_tensor_like(rS, dt)
                 rP.store(rS.load().to(dt))
                 # every warp must be past its S before P overwrites the RoPE slice
@@ -138,6 +138,10 @@ class QK:
             piece += 1
             record = self.bars.wait_for_work(piece)
             n = sWork[work.UNITS, record]
+
+    def factor(self, _row):
+        """Of the logits in base 2 of the first or second row of this thread."""
+        return self.a.scale_log2
 
     def see_rows(self):
         """What TMA brought the tensor cores see."""

@@ -7,6 +7,7 @@ from planted_faults import Edit, KernelFault
 FOLDER = "dsl_kernels/dense_decode/"
 QK, PV, LOADER = FOLDER + "qk.py", FOLDER + "pv.py", FOLDER + "loader.py"
 BOXES = FOLDER + "boxes.py"
+EPILOGUE, UNSCALED_QK = FOLDER + "epilogue.py", FOLDER + "unscaled_qk.py"
 PAGES, GATHER, GATHER_PV = FOLDER + "pages.py", FOLDER + "gather.py", FOLDER + "gather_pv.py"
 CARRIES, MASKING, WORK = FOLDER + "carries.py", FOLDER + "masking.py", FOLDER + "work.py"
 BARRIERS = FOLDER + "barrier_table.py"
@@ -107,8 +108,8 @@ GPU_FAULTS = [
     fault(
         "wrong softmax scale",
         QK,
-        "online_softmax(a.scale_log2, s_rows, row_max, row_sum)",
-        "online_softmax(a.scale_log2 * 1.0625, s_rows, row_max, row_sum)",
+        "online_softmax([self.factor(0), self.factor(1)],",
+        "online_softmax([self.factor(0) * 1.0625, self.factor(1) * 1.0625],",
     ),
     fault(
         "skipped mask",
@@ -232,7 +233,23 @@ GPU_FAULTS = [
         "        pass\n",
         always=False,
     ),
-    fault("codes of the other half", BOXES, "first = 2 * half\n", "first = 2 - 2 * half\n"),
+    fault("codes of the other half", BOXES, "rows.parts * half + part", "rows.parts * (1 - half) + part"),
+    fault(
+        "results without the scale of all codes",
+        EPILOGUE,
+        "                inverse *= scale\n",
+        "                pass\n",
+    ),
+    fault("an infinite scale of all codes", EPILOGUE, "total = spoiled(total, scale)\n", "pass\n"),
+    fault("a row of Q has the factor of another", UNSCALED_QK, "(lane >> 4) + 2 == i", "(lane >> 4) == i"),
+    fault("logits without the size of a scale", UNSCALED_QK, "* back * scale)", "* back)"),
+    fault(
+        "the RoPE part's codes are made over",
+        FOLDER + "unscaled.py",
+        "                cute.arch.sync_warp()  # numbers go there now\n",
+        "",
+        always=False,
+    ),
     fault("codes are not waited for", BOXES, "        cute.arch.mbarrier_wait(self.bars.raw(slot, half), phase)\n", ""),
     # ---- batch invariant
     fault(

@@ -69,13 +69,15 @@ OPTIONS = {
 @pytest.mark.parametrize("kv_format", formats.FORMATS)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_bits_are_those_of_the_dequantised_cache(backend, kv_format, options):
-    """On a GPU of the kernel that gathers rows as these kernels do."""
+    """On a GPU of the kernel that gathers rows as these kernels do; but codes with one scale it attends in float16."""
     case = of_format(kv_format).but(**options)
     if case.batch_invariant and backend.name == "gpu":
         pytest.skip("no batch-invariant kernel reads such caches")
     numbers = make_data(case)
     result = calls.run(case, backend, numbers)
     calls.check_result(case, numbers, result)
+    if kv_format == "fp8" and backend.name == "gpu":
+        return
     rows, others = dequantised(case, numbers)
     kernel = environment.variable(FORCE, f"dense_decode_bf16_{case.d_qk}_cluster1_gather")
     with kernel if backend.name == "gpu" else contextlib.nullcontext():
@@ -188,7 +190,7 @@ def test_batch_invariant_kernels_read_none(cuda_12_0, kv_format):
     """By the format of the table's kernels."""
     case = of_format(kv_format, STEP.but(layouts=Layouts(kv_cache=PAGES)))
     ran = cuda_12_0.run(f"from buffers import Pages; decode({case!r}); decode({case.but(batch_invariant=True)!r})")
-    loads = "" if kv_format.startswith("v32") else "gather_"  # codes by TMA where their scales lie beside them
+    loads = "gather_" if formats.FORMATS[kv_format].split else ""  # else codes come by TMA
     assert ran.told[0][3] == f"dense_decode_bf16_{case.d_qk}_cluster1_{loads}{kv_format}"
     status, sentence, _, _ = ran.told[1]
     assert status == c_abi.constant("ERROR_UNSUPPORTED")

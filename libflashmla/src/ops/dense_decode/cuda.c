@@ -119,7 +119,7 @@ static fm_tensor_map cache_map(const fm_dense_decode *decode) {
   const fm_pages *pages = &decode->paged.pages;
   const fm_dtype dtype = quantizes(&decode->paged) ? FM_BF16 : pages->dtype;
   const int32_t bytes = fm_dtype_bytes(dtype), columns = FM_SWIZZLE_BYTES / bytes;
-  const int32_t width = quantizes(&decode->paged) ? pages->format->row_bytes / bytes : pages->columns;
+  const int32_t width = quantizes(&decode->paged) ? (int32_t)pages->row_step / bytes : pages->columns;
   return (fm_tensor_map){.dtype = dtype,
                          .rank = 4,
                          .address = pages->data,
@@ -213,7 +213,8 @@ static flashmla_status launch_all(const void *state) {
                                           .head_step = pages->head_step,
                                           .num_blocks = pages->num_blocks,
                                           .scales_at = pages->scales_at,
-                                          .scales_step = pages->format->scales_step};
+                                          .scales_step = pages->format->scales_step,
+                                          .descale_k = pages->descale};
   FM_TRY(fm_launch_check(decode));
   return fm_launch_attention(attention, &decode->kernels, &params, decode->stream);
 }
