@@ -58,9 +58,9 @@ static const int32_t *bounds_in(const fm_attention *attention, const fm_rows *ro
 
 /* What a row has attended over all stretches. */
 typedef struct total {
-  double values[FM_CPU_MOST_D_V]; /* sums of weight * value */
-  double weight;                  /* the sum of weights relative to `largest` */
-  double largest;                 /* logit, not scaled */
+  double values[FM_CPU_MOST_D_V] __attribute__((aligned(64))); /* sums of weight * value */
+  double weight;                                               /* the sum of weights relative to `largest` */
+  double largest;                                              /* logit, not scaled */
 } total;
 
 size_t fm_piece_totals_bytes(const fm_attention *attention) {
@@ -124,26 +124,29 @@ static attended_keys attend(const fm_attention *attention, const fm_piece_worker
 }
 
 static fm_row_result result_of(const fm_attention *attention, const fm_piece_worker *worker, const fm_cpu_tile *shape,
-                               int32_t row, bool several, float values[FM_CPU_MOST_D_V]) {
+                               int32_t row, bool several) {
   if (!several) {
     const fm_cpu_row_sums sums = worker->step->finish(worker->scratch, shape, row);
     return (fm_row_result){sums.values, 1.0f / sums.weight,
                            (double)sums.largest * attention->queries.softmax_scale + log((double)sums.weight)};
   }
-  const total *total = (const struct total *)worker->totals + row;
-  for (int32_t d = 0; d < shape->d_v; d++) values[d] = (float)(total->values[d] / total->weight);
+  total *total = (struct total *)worker->totals + row;
+  float *values = (float *)(void *)total->values; /* in the place of sums that were read */
+  for (int32_t d = 0; d < shape->d_v; d++) {
+    const float value = (float)(total->values[d] / total->weight);
+    memcpy(values + d, &value, sizeof value);
+  }
   return (fm_row_result){values, 1.0f, total->largest * attention->queries.softmax_scale + log(total->weight)};
 }
 
 /* A row that attends to none of the items from `begin` is empty. */
 static void tell_rows(const fm_attention *attention, const fm_piece_worker *worker, const fm_cpu_tile *shape,
                       const fm_rows *rows, int64_t begin, attended_keys attended, fm_row_sink *sink, void *context) {
-  float values[FM_CPU_MOST_D_V] __attribute__((aligned(64)));
   for (int32_t row = 0; row < rows->count; row++) {
     const bool beyond = fm_row_bound(attention, rows, rows->first_token + row / rows->heads) <= begin;
     sink(context, row,
          beyond || attended.count == 0 ? (fm_row_result){.lse = -INFINITY}
-                                       : result_of(attention, worker, shape, row, attended.several, values));
+                                       : result_of(attention, worker, shape, row, attended.several));
   }
 }
 
