@@ -32,6 +32,7 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
             empty = total == 0.0
             if const_expr(kernel.one_scale):
                 total = spoiled(total, scale)
+                empty = empty if row_max[r] == -Float32.inf else total == 0.0
             lse2 = shift + cute.math.log2(total)
             if has_sink and (slot < 0):
                 valid, _, h = schedule.locate_row(a, block, row, end)

@@ -102,3 +102,10 @@ def test_build_starts_with_the_standard_library():
     imported = set().union(*(imports(path) for path in [ROOT / "build.py", *(ROOT / "buildtools").glob("*.py")]))
     allowed = {"buildtools", "hatchling"}
     assert imported - set(sys.stdlib_module_names) == allowed, "hatchling is there when hatchling asks"
+
+
+@pytest.mark.parametrize("path", C, ids=names(C))
+def test_sentences_choose_between_names_not_between_values(path):
+    """In "{C|Python}" of a sentence: what is not chosen would leave its value to the next directive."""
+    choices = re.findall(r"\{[^{}|\n]*\|[^{}|\n]*\}", path.read_text())
+    assert not [choice for choice in choices if "%" in choice]

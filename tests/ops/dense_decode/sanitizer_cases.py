@@ -43,14 +43,15 @@ def decode_cases(processors: int) -> list[Case]:
                     many.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=2),
                 ]
             found.append(plain.but(h_q=5, h_kv=5, s_q=2, plan="stale"))
-    found += [case for name in formats.FORMATS for case in quantised(name)]
+    columns = {(name, fmt.of(d_qk, None).columns) for name, fmt in formats.FORMATS.items() for d_qk in ON_GPUS}
+    found += [case for name, d_qk in sorted(columns) for case in quantised(name, d_qk)]
     return [case.but(seed=seed) for seed, case in enumerate(found)]
 
 
-def quantised(kv_format: str) -> list[Case]:
+def quantised(kv_format: str, d_qk: int) -> list[Case]:
     """Calls on caches of a format."""
     plain = Case(
-        kv_format=kv_format, d_qk=formats.FORMATS[kv_format].columns, layouts=Layouts(kv_cache=Pages(gaps=(1,))),
+        kv_format=kv_format, d_qk=d_qk, layouts=Layouts(kv_cache=Pages(gaps=(1,))),
         num_blocks=14, max_blocks=5, lengths=LENGTHS, causal=True, given=("lse",),
     )  # fmt: skip
     return [

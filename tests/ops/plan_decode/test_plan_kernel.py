@@ -129,6 +129,7 @@ def test_cuts_are_those_of_the_definition(plan, mode, varlen):
         spread = schedule.SPREADS[number % len(schedule.SPREADS)]
         lengths = schedule.draw_lengths(draw, spread, batch, 64 * max_blocks)
         extra_lengths = schedule.draw_lengths(draw, spread, batch, extra_capacity)
+        window = int(draw.choice([0, 0, 1, 64, 1000])) if mode == "balanced" and extra_capacity == 0 else 0
         given, extra_given = bool(draw.integers(8)), bool(draw.integers(3))  # without lengths all are the capacity
         offsets, total_q, tokens = Pointer(), 0, None
         if varlen:
@@ -140,9 +141,13 @@ def test_cuts_are_those_of_the_definition(plan, mode, varlen):
         found = run(
             plan, limits, tiling, batch=batch, s_q=s_q, lengths=Pointer(map(int, lengths if given else ())),
             capacity=64 * max_blocks, extra_lengths=Pointer(map(int, extra_lengths if extra_given else ())),
-            extra_capacity=extra_capacity, cu_seqlens_q=offsets, total_q=total_q,
+            extra_capacity=extra_capacity, cu_seqlens_q=offsets, total_q=total_q, window=window,
         )  # fmt: skip
-        units = schedule.units(limits, lengths if given else [64 * max_blocks] * batch, 64 * max_blocks)
+        lengths = np.clip(lengths, 0, 64 * max_blocks) if given else np.full(batch, 64 * max_blocks)
+        if window > 0:  # units are counted from that in which the first query token's window begins
+            others = np.maximum(tokens if varlen else s_q, 1) - 1
+            lengths = lengths - np.maximum(lengths - others - window, 0) // 64 * 64
+        units = schedule.units(limits, lengths, 64 * max_blocks)
         units += schedule.units(limits, extra_lengths if extra_given else [extra_capacity] * batch, extra_capacity)
         wanted = schedule.schedule(limits, tiling, units, tokens)
         schedule.same(found, wanted, f"{extents}, {num_splits}, {spread}")

@@ -44,7 +44,8 @@ static flashmla_status choose_cluster(const fm_dense_decode *decode, int64_t blo
   FM_TRY(fm_kernel_forced(FM_KERNEL_DENSE_DECODE, &forced));
   const bool alike = balanced && fm_cut_alike(work, processors, work->h_kv * blocks);
   const bool in_step = alike && blocks > LARGEST_CLUSTER, alone = gathers(decode) || quantizes(&decode->paged);
-  *cluster = forced ? forced->cluster : blocks > 1 && !in_step && !alone ? LARGEST_CLUSTER : 1;
+  const bool joined = forced && !quantizes(&decode->paged) ? forced->cluster > 1 : !in_step && !alone;
+  *cluster = blocks > 1 && joined ? LARGEST_CLUSTER : 1;
   return FLASHMLA_OK;
 }
 
@@ -70,6 +71,7 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
 static flashmla_status count_clusters(fm_gpu gpu, const fm_dense_decode *decode, fm_limits *limits) {
   fm_need need = need_of(decode, limits->max_cluster);
   need.may_be_forced = false; /* a forced kernel that does not fit is the decode call's to refuse */
+  need.preferred = 0;         /* the cluster is given: loaders that none has are not asked for */
   fm_loaded loaded;
   FM_TRY(fm_load(gpu, need, &loaded));
   if (loaded.clusters > 0)
