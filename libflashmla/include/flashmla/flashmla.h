@@ -554,13 +554,14 @@ FLASHMLA_API const char *flashmla_environment_error(void);
  * numbers out of their range, which are clamped without a word otherwise, and indices outside the cache, which select
  * nothing, are FLASHMLA_ERROR_TENSOR_VALUE, with a sentence that names the tensor, how many there are and one of them.
  * An index -1 is the usual mark of none, and is not told; nor is what no length or no request counts. On the CPU the
- * plan or decode call that has them fails, before it writes. On a GPU it looks at them with a kernel of its own in front
- * of the others, and runs; the next plan or decode call on that device that finds them told fails instead of running,
- * once, or flashmla_check_report does, whichever comes first. Both read without waiting: wait for the stream before to
- * be sure. Each report is about one kind of value, and its count is of all calls since the last one: what a plan and a
- * decode call both read is counted by both, since it may have changed between. Replays of graphs that were captured in
- * the mode are looked at, too. The first call in the mode pins some kilobytes of host memory, which it cannot during a
- * capture. A prepared call is looked at if the mode was on when it was prepared, too. Off, it costs nothing. */
+ * plan or decode call that has them fails, before it writes. On a GPU it looks at them with a kernel of its own in
+ * front of the others, and runs; the next plan or decode call on that device that finds them told fails instead of
+ * running, once, or flashmla_check_report does, whichever comes first. Both read without waiting: wait for the stream
+ * before to be sure. Each report is about one kind of value, and its count is of all calls since the last one: what a
+ * plan and a decode call both read is counted by both, since it may have changed between. Replays of graphs that were
+ * captured in the mode are looked at, too. The first call in the mode pins some kilobytes of host memory, which it
+ * cannot during a capture. A prepared call is looked at if the mode was on when it was prepared, too. Off, it costs
+ * nothing. */
 
 /* Tells what GPU calls in the checking mode have found, on any device. Returns FLASHMLA_OK, or
  * FLASHMLA_ERROR_TENSOR_VALUE for one report, which is not told again. */
