@@ -9,7 +9,7 @@ import numpy as np
 from attention import Result
 from ops.sparse_decode import calls
 from ops.sparse_decode.case import Cache, SparseCase
-from ops.sparse_decode.data import Data, Selected
+from ops.sparse_decode.data import Data
 
 # Two requests of several units, some of whose indices select nothing; the second has fewer that count.
 STEP = SparseCase(
@@ -36,8 +36,10 @@ def close(case: SparseCase, first: Result, second: Result) -> None:
 def gathered(case: SparseCase, data: Data, requests: list[int]) -> tuple[SparseCase, Data]:
     """The call on these requests of another one, in this order, without variable-length queries."""
     caches = {
-        prefix: Selected(
-            one.kv_cache, one.indices[requests], None if one.topk_length is None else one.topk_length[requests]
+        prefix: replace(
+            one,
+            indices=one.indices[requests],
+            topk_length=None if one.topk_length is None else one.topk_length[requests],
         )
         for prefix, one in data.caches.items()
     }
@@ -50,7 +52,7 @@ def gathered(case: SparseCase, data: Data, requests: list[int]) -> tuple[SparseC
 
 def selected(case: SparseCase, data: Data, indices: np.ndarray) -> tuple[SparseCase, Data]:
     """The call with other indices of the main cache, all of which count."""
-    main = Selected(data.caches[""].kv_cache, indices, None)
+    main = replace(data.caches[""], indices=indices, topk_length=None)
     return case.but(topk=indices.shape[-1], lengths=None), replace(data, caches=data.caches | {"": main})
 
 
