@@ -135,7 +135,7 @@ static void scalars(void) {
   REFUSED(WORKSPACE_TOO_SMALL, "params.workspace_size is", --f.decode.workspace_size);
   ACCEPTED(f.decode.softmax_scale = 1e-30f);
   ACCEPTED(f.decode.softmax_scale = 0.0f; f.decode.flags = FLASHMLA_DEFAULT_SCALE);
-  CHECK(fabsf(fake.decode.attention.queries.softmax_scale - 1.0f / 24.0f) < 1e-8f);
+  CHECK(fabs(fake.decode.attention.queries.softmax_scale - 1.0 / 24) < 1e-8);
   CHECK(fabsf(fake.decode.attention.queries.scale_log2 - 1.442695041f / 24.0f) < 1e-8f);
   ACCEPTED(f.decode.softmax_scale = FLT_MAX);
   CHECK(fake.decode.attention.queries.softmax_scale == FLT_MAX && fake.decode.attention.queries.scale_log2 == FLT_MAX);
