@@ -94,13 +94,14 @@ static const fm_plan_kind kind = {
     .operation = 2,
     .num_facts = FACTS,
     .facts = {{"dtype", "q.dtype", "q.dtype", .dtype = true},
-              {"batch", "q.shape[0]", "cu_seqlens_q.shape[0] - 1", false},
-              {"total_q", "q.shape[0]", "q.shape[0]", false},
-              {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", false},
-              {"h_q", "q.shape[2]", "q.shape[1]", false},
-              {"d_qk", "q.shape[3]", "q.shape[2]", false},
-              {"topk", "indices.shape[2]", "indices.shape[1]", false},
-              {"extra_topk", "extra_indices.shape[2] (0 without it)", "extra_indices.shape[1] (0 without it)", false}}};
+              {"batch", "q.shape[0]", "cu_seqlens_q.shape[0] - 1", .dtype = false},
+              {"total_q", "q.shape[0]", "q.shape[0]", .dtype = false},
+              {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", .dtype = false},
+              {"h_q", "q.shape[2]", "q.shape[1]", .dtype = false},
+              {"d_qk", "q.shape[3]", "q.shape[2]", .dtype = false},
+              {"topk", "indices.shape[2]", "indices.shape[1]", .dtype = false},
+              {"extra_topk", "extra_indices.shape[2] (0 without it)", "extra_indices.shape[1] (0 without it)",
+               .dtype = false}}};
 
 fm_given_plan fm_sparse_plan(const fm_sparse_decode *decode, const flashmla_plan *plan) {
   const fm_work *work = &decode->attention.work;
