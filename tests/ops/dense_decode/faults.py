@@ -164,9 +164,8 @@ FAULTS = [
         "stride ignored",
         one(
             "libflashmla/src/formats/pages.c",
-            "format->row_bytes : view->stride[1] * element_bytes;",
-            "format->row_bytes : "
-            "(view->stride[1] < pages->columns ? view->stride[1] : pages->columns) * element_bytes;",
+            "pages->columns : view->stride[1] * element_bytes;",
+            "pages->columns : (view->stride[1] < pages->columns ? view->stride[1] : pages->columns) * element_bytes;",
         ),
         unpadded,
     ),

@@ -54,7 +54,8 @@ def test_queries_of_one_length_are_a_fixed_length_call(backend, data):
     case = data.draw(strategies.cases(backend, varlen=False, with_lse=True, plan="none", num_splits=0))
     numbers = make_data(case)
     offsets = np.arange(case.batch + 1, dtype=np.int32) * case.s_q
-    flat = case.but(cu_seqlens_q=tuple(map(int, offsets)), total_q=case.batch * case.s_q, layouts=Layouts())
+    layouts = Layouts(kv_cache=case.layouts.kv_cache)
+    flat = case.but(cu_seqlens_q=tuple(map(int, offsets)), total_q=case.batch * case.s_q, layouts=layouts)
     queries = numbers.q.reshape(flat.shapes()["q"])
     moved = dataclasses.replace(numbers, q=queries, cu_seqlens_q=offsets, stale_cu_seqlens_q=offsets)
     fixed, varlen = calls.run(case, backend, numbers), calls.run(flat, backend, moved)

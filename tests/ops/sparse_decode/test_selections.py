@@ -187,8 +187,9 @@ def run_changed(backend, change, case: SparseCase = STEP, numbers: Data | None =
     out, lse = tensors.place("out"), tensors.place("lse")
     call = tensors.c_call(out=out, lse=lse)
     change(call)
-    tensors.give_scratch(call)
+    scratch = tensors.give_scratch(call)
     assert call.run() == 0, c_abi.last_error()
+    del scratch  # in use until here
     return Result(out.values(), lse.values())
 
 
