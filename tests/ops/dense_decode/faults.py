@@ -306,7 +306,7 @@ FAULTS = [
         one(
             "libflashmla/src/attention/cpu_run.c",
             "own_tiles ? group : work->s_q * group;",
-            "work->window > 0 ? group : work->s_q * group;",
+            "own_tiles && work->window > 0 ? group : work->s_q * group;",
         ),
         lambda case: case.but(h_q=128),
     ),
