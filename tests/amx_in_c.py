@@ -20,11 +20,11 @@ EDITS = (
     Edit(AMX, '#include "cpu/vectors_avx512.h"\n', ""),
     Edit(AMX, '#include "cpu/pairs_avx512.h"\n', ""),
     # The row's own conversions would need those of a machine with AVX-512.
-    Edit(ISA, '    {"amx", has_amx, &fm_cpu_amx_elements, &fm_cpu_amx_step},\n', ""),
+    Edit(ISA, '    {"amx", has_amx, &fm_cpu_amx_elements, &fm_cpu_amx_step, NULL},\n', ""),
     Edit(
         ISA,
         "/* the best first, the last for any machine */\n",
-        '    {"amx", always, &fm_cpu_portable_elements, &fm_cpu_amx_step},\n',
+        '    {"amx", always, &fm_cpu_portable_elements, &fm_cpu_amx_step, NULL},\n',
     ),
     Edit(ISA, "static bool has_amx(void) {", "__attribute__((unused)) static bool has_amx(void) {"),
 )
