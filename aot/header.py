@@ -39,7 +39,7 @@ def _lines() -> list[str]:
         "#define FM_KERNEL_FAMILY_NAMES {" + ", ".join(f'"{name}"' for name in FAMILIES) + "}",
         "",
         *(f"#define FM_KERNEL_{name} {value}" for name, value in sorted((_constants() | _largest()).items())),
-        "#define FM_KERNEL_GEOMETRIES {" + ", ".join(f"{{{d_qk}, {d_v}}}" for d_qk, d_v in _geometries()) + "}",
+        "#define FM_KERNEL_GEOMETRIES " + ", ".join(f"{{{d_qk}, {d_v}}}" for d_qk, d_v in _geometries()),
         "",
         "typedef struct fm_param {",
         "  uint16_t offset, size;",

@@ -47,7 +47,7 @@ enum { FM_KERNEL_FAMILIES = 10 };
 #define FM_KERNEL_WRITE_MARKED 3
 #define FM_KERNEL_WRITE_MOST_SEARCHED 512
 #define FM_KERNEL_WRITE_SEARCH 1
-#define FM_KERNEL_GEOMETRIES {{576, 512}, {512, 512}, {320, 256}}
+#define FM_KERNEL_GEOMETRIES {576, 512}, {512, 512}, {320, 256}
 
 typedef struct fm_param {
   uint16_t offset, size;
@@ -1065,6 +1065,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x6ca0f526
+#define FM_KERNEL_PARAMS_DIGEST 0xa53f8e61
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

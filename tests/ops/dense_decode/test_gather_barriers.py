@@ -15,12 +15,27 @@ LENGTHS = [1, 1, 1, 1, 2, 2, 3, 4, 5, 7]
 MODELS = pytest.mark.parametrize("model", [GatherModel, CopiesArrive, Boxed])
 
 
-@MODELS
-@pytest.mark.parametrize("slots", [3, 5])
-def test_no_deadlock_and_the_right_items(model, slots):
+def run_in_any_order(model: type[GatherModel], slots: int) -> None:
     for seed in range(60):
         draw = random.Random(seed)
         model([draw.choice(LENGTHS) for _ in range(draw.randint(0, 12))], slots, 1, seed).run()
+
+
+def miscounted(model: type[GatherModel], name: str, change: int) -> type[GatherModel]:
+    """With another count of arrivals at a barrier."""
+
+    class Wrong(model):
+        barriers = tuple(
+            dataclasses.replace(b, arrivals=b.arrivals + change) if b.name == name else b for b in model.barriers
+        )
+
+    return Wrong
+
+
+@MODELS
+@pytest.mark.parametrize("slots", [3, 5])
+def test_no_deadlock_and_the_right_items(model, slots):
+    run_in_any_order(model, slots)
 
 
 def fails(model: type[GatherModel], runs: int = 20) -> bool:
@@ -36,19 +51,11 @@ def fails(model: type[GatherModel], runs: int = 20) -> bool:
 @MODELS
 @pytest.mark.parametrize("change", [-32, 1, 32])  # a warp, or a thread
 def test_a_wrong_count_of_loaders_is_noticed(model, change):
-    class Wrong(model):
-        barriers = tuple(
-            dataclasses.replace(b, arrivals=b.arrivals + change) if b.name == "full" else b for b in model.barriers
-        )
-
-    assert fails(Wrong)
+    assert fails(miscounted(model, "full", change))
 
 
 def test_a_wrong_count_of_boxes_is_noticed():
-    class Wrong(Boxed):
-        barriers = tuple(dataclasses.replace(b, arrivals=2) if b.name == "raw" else b for b in Boxed.barriers)
-
-    assert fails(Wrong)
+    assert fails(miscounted(Boxed, "raw", 1))
 
 
 def test_the_phase_of_codes_goes_on_with_a_q():
