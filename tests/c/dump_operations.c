@@ -77,7 +77,7 @@ static void print_elements(void) {
 }
 
 static void print_kernel_facts(void) {
-  static const int of_kernels[][2] = FM_KERNEL_GEOMETRIES;
+  static const int of_kernels[][2] = {FM_KERNEL_GEOMETRIES};
   static const char *const families[] = FM_KERNEL_FAMILY_NAMES;
   printf("\"unit\": %d, \"geometries\": [", FM_KERNEL_UNIT);
   for (int32_t i = 0; fm_geometry_at(i) != NULL; ++i)
