@@ -1,0 +1,174 @@
+"""`PagedStep`: what all layers of one step of a model share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+import flashmla
+from flashmla._formats import KvFormat
+from flashmla.errors import invalid
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The query tokens of one sequence that go the up-projected way."""
+
+    sequence: int
+    first: int  # of its tokens, among those of the step
+    query_len: int
+    seq_len: int
+    rows: torch.Tensor  # (2,) int32: 0 and seq_len, for `gather_kv`
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which tokens of a step go which way."""
+
+    chunks: tuple[Chunk, ...]  # up-projected, one by one
+    tokens: torch.Tensor | None  # absorbed, in one call: their numbers; None: all
+    cu_seqlens_q: torch.Tensor  # theirs: sequences that are chunks have none
+    max_seqlen_q: int
+
+
+@dataclass(frozen=True, eq=False)
+class PagedStep:
+    """One step of a model: the caches of its layers, where its tokens are written, and what they attend.
+
+    The tokens of a step lie behind one another, sequence by sequence: a prompt, a piece of one, drafts, or one token.
+
+    kv_caches      of each attention layer (num_blocks, page_size, 1, row), as `append_kv` takes it
+    block_table    (batch, max_blocks) int32
+    cache_seqlens  (batch,) int32: tokens of each sequence, with those of this step
+    slot_mapping   (total_q,) int64: where the step's tokens are written; -1: nowhere
+    position_ids   (total_q,) int64: their positions in their sequences
+    cu_seqlens_q   (batch + 1,) int32: sequence i has the tokens from cu_seqlens_q[i] up to cu_seqlens_q[i + 1]
+    max_seqlen_q   most tokens of a sequence
+    query_lens, seq_lens
+                   the numbers of cu_seqlens_q and cache_seqlens on the host; None: not known there, as where a step is
+                   captured in a graph, and all tokens go the absorbed way
+    kv_format      of kv_caches
+    up_project_from
+                   a sequence with so many tokens in this step attends up-projected keys; None: where that takes fewer
+                   operations (`KvUpProjection.pays_from`)
+    """
+
+    kv_caches: Sequence[Any]
+    block_table: torch.Tensor
+    cache_seqlens: torch.Tensor
+    slot_mapping: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    max_seqlen_q: int
+    query_lens: tuple[int, ...] | None = None
+    seq_lens: tuple[int, ...] | None = None
+    kv_format: KvFormat = "bf16"
+    up_project_from: int | None = None
+    _plans: dict[Any, flashmla.Plan] = field(default_factory=dict, repr=False)
+    _splits: dict[int, Split] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_lengths(
+        cls,
+        kv_caches: Sequence[Any],
+        block_table: torch.Tensor,
+        context_lens: Sequence[int],
+        query_lens: Sequence[int],
+        *,
+        slot_mapping: torch.Tensor | None = None,
+        **options: Any,
+    ) -> PagedStep:
+        """A step of sequences that have `context_lens` tokens in the caches and get `query_lens` more.
+
+        block_table is on the device of the caches; slots follow from it unless they are given.
+        """
+        if not len(context_lens) == len(query_lens) == block_table.shape[0]:
+            raise invalid(
+                "FLASHMLA_ERROR_SHAPE",
+                f"context_lens has {len(context_lens)} lengths, query_lens {len(query_lens)}, and "
+                f"block_table.shape[0] is {block_table.shape[0]}; they must be one number",
+            )
+        device = block_table.device
+        seq_lens = tuple(context + new for context, new in zip(context_lens, query_lens, strict=True))
+        firsts = (0, *accumulate(query_lens))
+        counts = torch.tensor(query_lens, dtype=torch.int64)
+        starts = torch.tensor(context_lens, dtype=torch.int64) - torch.tensor(firsts[:-1], dtype=torch.int64)
+        positions = (torch.arange(firsts[-1]) + starts.repeat_interleave(counts)).to(device)
+        if slot_mapping is None:
+            page_size = kv_caches[0].shape[1]
+            sequences = torch.arange(len(query_lens)).repeat_interleave(counts).to(device)
+            pages = block_table[sequences, positions // page_size].long()
+            slot_mapping = pages * page_size + positions % page_size
+        return cls(
+            kv_caches,
+            block_table,
+            torch.tensor(seq_lens, dtype=torch.int32, device=device),
+            slot_mapping,
+            positions,
+            torch.tensor(firsts, dtype=torch.int32, device=device),
+            max(query_lens, default=0),
+            query_lens=tuple(query_lens),
+            seq_lens=seq_lens,
+            **options,
+        )
+
+    @cached_property
+    def last_tokens(self) -> torch.Tensor:
+        """The number of each sequence's last token in this step, (batch,) int64."""
+        return self.cu_seqlens_q[1:].long() - 1
+
+    def split(self, up_project_from: int) -> Split:
+        """Sequences with at least `up_project_from` tokens in this step on one side, the tokens of others on the other.
+
+        One that the step itself names comes first.
+        """
+        least = up_project_from if self.up_project_from is None else self.up_project_from
+        if least not in self._splits:
+            self._splits[least] = self._split(least)
+        return self._splits[least]
+
+    def _split(self, least: int) -> Split:
+        if self.query_lens is None or self.seq_lens is None or self.max_seqlen_q < least:
+            return Split((), None, self.cu_seqlens_q, self.max_seqlen_q)
+        device = self.block_table.device
+        chunks: list[Chunk] = []
+        absorbed: list[int] = []
+        tokens: list[int] = []
+        first = 0
+        for sequence, (query_len, seq_len) in enumerate(zip(self.query_lens, self.seq_lens, strict=True)):
+            if query_len >= least:
+                rows = torch.tensor([0, seq_len], dtype=torch.int32, device=device)
+                chunks.append(Chunk(sequence, first, query_len, seq_len, rows))
+                absorbed.append(0)
+            else:
+                tokens.extend(range(first, first + query_len))
+                absorbed.append(query_len)
+            first += query_len
+        offsets = torch.tensor([0, *accumulate(absorbed)], dtype=torch.int32, device=device)
+        return Split(tuple(chunks), torch.tensor(tokens, dtype=torch.int64, device=device), offsets, max(absorbed))
+
+    def decode(self, q: torch.Tensor, split: Split, layer: int, softmax_scale: float) -> torch.Tensor:
+        """Attention of q (tokens of `split`, h_q, d_qk) over the cache of a layer: (tokens, h_q, d_v).
+
+        Layers share the plan, which the first of them makes.
+        """
+        options: dict[str, Any] = {"causal": True, "kv_format": self.kv_format}
+        batch, longest = self.block_table.shape[0], split.max_seqlen_q
+        uniform = q.shape[0] == batch * longest
+        if uniform:
+            q = q.view(batch, longest, *q.shape[1:])
+        else:
+            options |= {"cu_seqlens_q": split.cu_seqlens_q, "max_seqlen_q": longest}
+        call = q, self.kv_caches[layer], self.block_table, self.cache_seqlens
+        made_for = tuple(q.shape), q.dtype
+        if made_for not in self._plans:
+            self._plans[made_for] = flashmla.plan_decode(*call, **options)
+        out: torch.Tensor = flashmla.dense_decode(
+            *call, softmax_scale=softmax_scale, plan=self._plans[made_for], return_lse=False, **options
+        )
+        return out.flatten(0, 1) if uniform else out
