@@ -69,9 +69,10 @@ def attend(
 
     q        (total_q, heads, d_nope + d_rope), RoPE applied
     latent   (total_q, kv_lora_rank), normalised
-    rope     (total_q, d_rope), RoPE applied
+    rope     (total_q, d_rope), RoPE applied; d_rope may be 0
     """
-    flashmla.append_kv(step.kv_caches[layer], latent, rope, step.slot_mapping, kv_format=step.kv_format)
+    columns = rope if rope.shape[-1] else None
+    flashmla.append_kv(step.kv_caches[layer], latent, columns, step.slot_mapping, kv_format=step.kv_format)
     split = step.split(up.pays_from)
     if not split.chunks:
         return _absorbed(q, up, step, layer, softmax_scale)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 import flashmla
 from flashmla._formats import KvFormat
 from flashmla.errors import invalid
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,7 @@ class PagedStep:
     seq_lens: tuple[int, ...] | None = None
     kv_format: KvFormat = "bf16"
     up_project_from: int | None = None
-    _plans: dict[Any, flashmla.Plan] = field(default_factory=dict, repr=False)
-    _splits: dict[int, Split] = field(default_factory=dict, repr=False)
+    _shared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_lengths(
@@ -122,15 +123,20 @@ class PagedStep:
         """The number of each sequence's last token in this step, (batch,) int64."""
         return self.cu_seqlens_q[1:].long() - 1
 
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What the first layer makes for all."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        made: T = self._shared[key]
+        return made
+
     def split(self, up_project_from: int) -> Split:
         """Sequences with at least `up_project_from` tokens in this step on one side, the tokens of others on the other.
 
         One that the step itself names comes first.
         """
         least = up_project_from if self.up_project_from is None else self.up_project_from
-        if least not in self._splits:
-            self._splits[least] = self._split(least)
-        return self._splits[least]
+        return self.shared(least, lambda: self._split(least))
 
     def _split(self, least: int) -> Split:
         if self.query_lens is None or self.seq_lens is None or self.max_seqlen_q < least:
@@ -165,10 +171,8 @@ class PagedStep:
         else:
             options |= {"cu_seqlens_q": split.cu_seqlens_q, "max_seqlen_q": longest}
         call = q, self.kv_caches[layer], self.block_table, self.cache_seqlens
-        made_for = tuple(q.shape), q.dtype
-        if made_for not in self._plans:
-            self._plans[made_for] = flashmla.plan_decode(*call, **options)
+        plan = self.shared((q.shape, q.dtype), lambda: flashmla.plan_decode(*call, **options))
         out: torch.Tensor = flashmla.dense_decode(
-            *call, softmax_scale=softmax_scale, plan=self._plans[made_for], return_lse=False, **options
+            *call, softmax_scale=softmax_scale, plan=plan, return_lse=False, **options
         )
         return out.flatten(0, 1) if uniform else out

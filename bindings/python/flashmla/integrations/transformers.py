@@ -75,10 +75,8 @@ def forward(model: PreTrainedModel, input_ids: torch.Tensor, step: PagedStep, **
     Returns the logits that follow each sequence's last token, (batch, vocab_size), or with `logits_to_keep=0` those of
     all tokens, (total_q, vocab_size). Other options go to the model.
     """
-    if model.config._attn_implementation != IMPLEMENTATION:
-        raise invalid(
-            "FLASHMLA_ERROR_VALUE", "the model is not attached; call flashmla.integrations.transformers.attach"
-        )
+    if any("expand_kv" not in vars(layer) for layer in _layers(model)):
+        raise invalid("FLASHMLA_ERROR_VALUE", f"the model is not attached; call {__name__}.attach")
     options = {"logits_to_keep": step.last_tokens, **options}
     outputs = model(
         input_ids=input_ids[None],
