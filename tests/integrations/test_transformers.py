@@ -98,20 +98,40 @@ def test_every_configuration_has_the_logits_of_its_eager_model(name):
             torch.testing.assert_close(both, rows, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "minicpm3"])
-def test_bfloat16_is_no_further_from_float32_than_the_eager_model(name, figure):
-    model = tiny_models.make(name)
-    tokens = tiny_models.token_ids(model, 128, 3)
-    exact = tiny_models.eager_logits(model, tokens)
+def bfloat16_distances(model, up_project_from):
+    """Of teacher-forced logits from those of the float32 model: over paged caches, and of the eager model itself."""
+    tokens = {name: tiny_models.token_ids(model, count, count) for name, count in (("x", 128), ("y", 70), ("z", 33))}
+    exact = torch.cat([tiny_models.eager_logits(model, ids) for ids in tokens.values()])
     model.to(torch.bfloat16)
-    eager = tiny_models.eager_logits(model, tokens)
+    eager = torch.cat([tiny_models.eager_logits(model, ids) for ids in tokens.values()])
     integration.attach(model)
     paging = paging_of(model)
-    pieces = [tokens[:100], *([token] for token in tokens[100:])]
-    found = torch.cat([logits_of_step(model, paging, {"x": piece})["x"] for piece in pieces])
-    distance = [float((logits.float() - exact).norm() / exact.norm()) for logits in (found, eager)]
-    figure(f"{name} in bfloat16", f"{distance[0]:.4f} from float32, eager {distance[1]:.4f}")
-    assert distance[0] <= 1.1 * distance[1]
+    found = {name: [] for name in tokens}
+    for first, last in ((0, 30), *((i, i + 1) for i in range(30, 40)), (40, 128)):
+        piece = {name: ids[first:last] for name, ids in tokens.items() if first < len(ids)}
+        for name, logits in logits_of_step(model, paging, piece, up_project_from=up_project_from).items():
+            found[name].append(logits)
+    paged = torch.cat([logits for pieces in found.values() for logits in pieces])
+    return [float((logits.float() - exact).norm() / exact.norm()) for logits in (paged, eager)]
+
+
+def check_bfloat16(name, device, up_project_from, figure):
+    paged, eager = bfloat16_distances(tiny_models.make(name, device=device), up_project_from)
+    figure(f"{name} in bfloat16 on {device}, projected up from {up_project_from}", f"{paged / eager:.3f} of eager")
+    assert paged <= 1.1 * eager
+
+
+@pytest.mark.parametrize("up_project_from", [2, None])
+@pytest.mark.parametrize("name", ["deepseek_v3", "minicpm3"])
+def test_bfloat16_is_no_further_from_float32_than_the_eager_model(name, up_project_from, figure):
+    check_bfloat16(name, "cpu", up_project_from, figure)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("up_project_from", [2, None])
+@pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v2", "kimi_k2", "glm4_moe_lite", "mistral4"])
+def test_bfloat16_on_a_gpu_is_no_further_from_float32_than_the_eager_model(name, up_project_from, figure):
+    check_bfloat16(name, "cuda", up_project_from, figure)
 
 
 def test_calls_without_a_step_are_those_of_sdpa(greedy):

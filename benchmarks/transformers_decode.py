@@ -1,0 +1,168 @@
+"""Decode tokens/s of a small DeepSeek-V3 model of transformers: over paged caches, and by its own eager and SDPA paths.
+
+    python benchmarks/transformers_decode.py [--record FILE] [--commit HASH] [--case 32,4096]
+
+The model is random and has two layers, one with experts, 16 heads and the latents of the real one. A case is how many
+sequences and how many tokens each has before the first step. Whole steps are timed, the host's work with them, in
+alternating rounds; transformers keeps its latents in a DynamicCache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import records
+import timing
+import torch
+import transformers
+
+from flashmla.integrations import transformers as integration
+
+CASES = ((32, 1024), (32, 4096), (256, 1024), (256, 4096))
+PAGE_SIZE = 64
+STEPS = 8  # of a round
+CONFIG = {
+    "vocab_size": 8192,
+    "hidden_size": 1024,
+    "intermediate_size": 2048,
+    "moe_intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "q_lora_rank": 512,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "max_position_embeddings": 16_384,
+    "num_mtp_layers": 0,
+}
+
+
+def make_model(device: str, **changes) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    config = transformers.DeepseekV3Config(**(CONFIG | changes))
+    with torch.device(device):
+        model = transformers.DeepseekV3ForCausalLM._from_config(config, dtype=torch.bfloat16)  # noqa: SLF001
+    return model.eval()
+
+
+class Sequences:
+    """Latents that sequences have in every layer before the first step."""
+
+    def __init__(self, model, batch: int, context: int) -> None:
+        self.batch, self.context, self.layers = batch, context, model.config.num_hidden_layers
+        options = {"device": model.device, "dtype": model.dtype}
+        self.latents = torch.randn(self.layers, batch, 1, context, model.config.kv_lora_rank, **options)
+        self.ropes = torch.randn(self.layers, batch, 1, context, model.config.qk_rope_head_dim, **options)
+
+
+class Own:
+    """The model's own attention."""
+
+    def __init__(self, model, sequences: Sequences, implementation: str) -> None:
+        self.model, self.implementation, self.length = model, implementation, sequences.context
+        self.cache = transformers.DynamicCache(config=model.config)
+        for layer in range(sequences.layers):
+            self.cache.update(sequences.latents[layer], sequences.ropes[layer], layer)
+
+    def enter(self) -> None:
+        integration.detach(self.model, self.implementation)
+
+    @torch.no_grad()
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        positions = torch.full_like(tokens, self.length)[:, None]
+        self.length += 1
+        return self.model(input_ids=tokens[:, None], position_ids=positions, cache=self.cache).logits[:, -1]
+
+
+class Paged:
+    """Paged caches. All pages that a sequence will have are its own from the beginning."""
+
+    def __init__(self, model, sequences: Sequences, steps: int) -> None:
+        self.model, self.batch, self.length = model, sequences.batch, sequences.context
+        pages = -(-(sequences.context + steps) // PAGE_SIZE)
+        num_blocks = pages * self.batch
+        shape = integration.kv_cache_shape(model, num_blocks, PAGE_SIZE)
+        self.table = torch.randperm(num_blocks, device=model.device).int().view(self.batch, pages)
+        self.kv_caches = [torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(sequences.layers)]
+        positions = torch.arange(self.length, device=model.device)
+        slots = (self.table[:, positions // PAGE_SIZE].long() * PAGE_SIZE + positions % PAGE_SIZE).flatten()
+        for kv_cache, latent, rope in zip(self.kv_caches, sequences.latents, sequences.ropes, strict=True):
+            kv_cache.view(-1, shape[-1])[slots] = torch.cat([latent, rope], -1).view(-1, shape[-1])
+
+    def enter(self) -> None:
+        integration.attach(self.model)
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        step = integration.PagedStep.of_lengths(
+            self.kv_caches, self.table, [self.length] * self.batch, [1] * self.batch
+        )
+        self.length += 1
+        return integration.forward(self.model, tokens, step)
+
+
+def seconds(contender, tokens: torch.Tensor, steps: int) -> float:
+    """Of one step, whose tokens are those that the one before chose."""
+    contender.enter()
+    synchronise = torch.cuda.synchronize if tokens.is_cuda else int
+    synchronise()
+    start = time.perf_counter()
+    for _ in range(steps):
+        tokens = contender.step(tokens).argmax(-1)
+    synchronise()
+    return (time.perf_counter() - start) / steps
+
+
+def measure(model, batch: int, context: int, rounds: int) -> dict:
+    """Tokens/s of the contenders, and how far their first logits are from the eager model's."""
+    sequences = Sequences(model, batch, context)
+    contenders = {"flashmla": Paged(model, sequences, 2 + STEPS * rounds)}
+    contenders |= {name: Own(model, sequences, name) for name in ("sdpa", "eager")}
+    tokens = torch.arange(batch, device=model.device)
+    logits = {}
+    for name, contender in contenders.items():
+        contender.enter()
+        logits[name] = contender.step(tokens).float()
+        contender.step(tokens)
+    norm = logits["eager"].norm()
+    apart = {name: float((found - logits["eager"]).norm() / norm) for name, found in logits.items()}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for i in range(rounds):
+        for name in timing.order(list(contenders), i):
+            times[name].append(seconds(contenders[name], tokens, STEPS))
+    return {
+        "tokens_per_s": {name: batch / statistics.median(found) for name, found in times.items()},
+        "apart_from_eager": apart,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--record", type=Path, help="append the records to this file")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--commit", default="", help="of the sources, for the record")
+    parser.add_argument("--case", action="append", help="sequences and the tokens that each has")
+    args = parser.parse_args()
+    facts = {**records.facts("transformers_decode", args.commit), "transformers": transformers.__version__}
+    print(facts, flush=True)
+    model = make_model("cuda")
+    cases = [tuple(map(int, case.split(","))) for case in args.case] if args.case else CASES
+    for batch, context in cases:
+        found = measure(model, batch, context, args.rounds)
+        records.append(args.record, {**facts, "case": [batch, context], **found})
+        speeds = ", ".join(f"{name} {speed:,.0f}" for name, speed in found["tokens_per_s"].items())
+        apart = ", ".join(f"{name} {distance:.1e}" for name, distance in found["apart_from_eager"].items())
+        print(f"{batch} sequences of {context} tokens: tokens/s {speeds}; logits from eager: {apart}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
