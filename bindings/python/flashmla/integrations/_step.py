@@ -118,6 +118,18 @@ class PagedStep:
             **options,
         )
 
+    @classmethod
+    def of_cache(
+        cls, cache: flashmla.PagedKVCache, seqs: Sequence[int], counts: Sequence[int] | None = None, **options: Any
+    ) -> PagedStep:
+        """A step of sequences of a `PagedKVCache`, to which it appends counts[i] tokens each, or one."""
+        counts = [1] * len(seqs) if counts is None else counts
+        total = cache.append(seqs, counts)
+        rows = torch.tensor([cache.row(seq) for seq in seqs], dtype=torch.int64).to(cache.block_table.device)
+        contexts = [cache.length(seq) - count for seq, count in zip(seqs, counts, strict=True)]
+        options = {"slot_mapping": cache.slot_mapping[:total], "kv_format": cache.kv_format, **options}
+        return cls.of_lengths(cache.kv_cache, cache.block_table[rows], contexts, counts, **options)
+
     @cached_property
     def last_tokens(self) -> torch.Tensor:
         """The number of each sequence's last token in this step, (batch,) int64."""

@@ -7,7 +7,8 @@ model's. Calls without a step, such as `generate` of transformers, go on as with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+import flashmla
 from flashmla.errors import UnsupportedError, invalid
+from flashmla.integrations import _generation as continuous
 from flashmla.integrations._latent_attention import KvUpProjection, attend
 from flashmla.integrations._step import PagedStep
 
-__all__ = ["CONFIGS", "PagedStep", "attach", "detach", "forward", "kv_cache_shape", "num_kv_caches"]
+__all__ = ["CONFIGS", "PagedStep", "attach", "detach", "forward", "generate", "kv_cache_shape", "num_kv_caches"]
 
 IMPLEMENTATION = "paged_mla"  # transformers takes names with "flash" in them for packages of its own list
 
@@ -88,6 +91,36 @@ def forward(model: PreTrainedModel, input_ids: torch.Tensor, step: PagedStep, **
     )
     logits: torch.Tensor = outputs.logits[0]
     return logits
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    cache: flashmla.PagedKVCache,
+    *,
+    max_new_tokens: int,
+    eos_token_ids: Collection[int] = (),
+    max_step_tokens: int = 2048,
+    choose: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> list[list[int]]:
+    """What an attached model adds to each prompt, by continuous batching over `cache`: the new tokens of each.
+
+    A step has at most `max_step_tokens` tokens: one of each sequence that decodes, and of prompts, whole or in pieces,
+    as many as there is room for. Prompts share the pages in which they begin alike. Where pages run out, the sequence
+    that came last gives its own back, and begins anew when there are some.
+
+    eos_token_ids  end a sequence
+    choose         tokens (batch,) of logits (batch, vocab_size); None: the greatest
+    """
+    return continuous.generate(
+        partial(forward, model),
+        prompts,
+        cache,
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=eos_token_ids,
+        max_step_tokens=max_step_tokens,
+        choose=choose or partial(torch.argmax, dim=-1),
+    )
 
 
 def _layers(model: PreTrainedModel) -> Iterator[Any]:
