@@ -20,6 +20,7 @@ import timing
 import torch
 import transformers
 
+import flashmla
 from flashmla.integrations import transformers as integration
 
 CASES = ((32, 1024), (32, 4096), (256, 1024), (256, 4096))
@@ -84,29 +85,31 @@ class Own:
 
 
 class Paged:
-    """Paged caches. All pages that a sequence will have are its own from the beginning."""
+    """A paged cache, in whose pages the tokens lie scattered."""
 
     def __init__(self, model, sequences: Sequences, steps: int) -> None:
-        self.model, self.batch, self.length = model, sequences.batch, sequences.context
-        pages = -(-(sequences.context + steps) // PAGE_SIZE)
-        num_blocks = pages * self.batch
+        self.model, length = model, sequences.context + steps
+        num_blocks = -(-length // PAGE_SIZE) * sequences.batch
         shape = integration.kv_cache_shape(model, num_blocks, PAGE_SIZE)
-        self.table = torch.randperm(num_blocks, device=model.device).int().view(self.batch, pages)
-        self.kv_caches = [torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(sequences.layers)]
-        positions = torch.arange(self.length, device=model.device)
-        slots = (self.table[:, positions // PAGE_SIZE].long() * PAGE_SIZE + positions % PAGE_SIZE).flatten()
-        for kv_cache, latent, rope in zip(self.kv_caches, sequences.latents, sequences.ropes, strict=True):
-            kv_cache.view(-1, shape[-1])[slots] = torch.cat([latent, rope], -1).view(-1, shape[-1])
+        self.cache = flashmla.PagedKVCache(
+            [torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(sequences.layers)],
+            max_seqs=sequences.batch,
+            max_seq_len=length,
+        )
+        self.seqs = [self.cache.allocate()[0] for _ in range(sequences.batch)]
+        for first in range(0, sequences.context, PAGE_SIZE):  # so that sequences take pages in turn
+            tokens = slice(first, min(first + PAGE_SIZE, sequences.context))
+            for i, seq in enumerate(self.seqs):
+                total = self.cache.append([seq], [tokens.stop - tokens.start])
+                for kv_cache, latent, rope in zip(self.cache.kv_cache, sequences.latents, sequences.ropes, strict=True):
+                    slots = self.cache.slot_mapping[:total]
+                    flashmla.append_kv(kv_cache, latent[i, 0, tokens], rope[i, 0, tokens], slots)
 
     def enter(self) -> None:
         integration.attach(self.model)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        step = integration.PagedStep.of_lengths(
-            self.kv_caches, self.table, [self.length] * self.batch, [1] * self.batch
-        )
-        self.length += 1
-        return integration.forward(self.model, tokens, step)
+        return integration.forward(self.model, tokens, integration.PagedStep.of_cache(self.cache, self.seqs))
 
 
 def seconds(contender, tokens: torch.Tensor, steps: int) -> float:

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import flashmla  # noqa: E402 - behind what may be missing
-from flashmla.integrations.torch import FlashMLAAttention, Rope, Yarn  # noqa: E402
+from flashmla.integrations.torch import FlashMLAAttention, PagedStep, Rope, Yarn  # noqa: E402
 from integrations import tiny_models  # noqa: E402
 from integrations.paging import Paging  # noqa: E402
 
@@ -154,3 +154,34 @@ def test_what_is_no_layer_is_refused(change, heads, sentence):
     weights = {name: weight for name, weight in weights.items() if weight is not None}
     with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
         FlashMLAAttention(weights, num_heads=heads)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_step_is_captured_in_a_graph():
+    """A step of tensors alone: what is captured reads them anew in each replay, lengths and positions too."""
+    weights = {name: weight.cuda().bfloat16() for name, weight in random_weights(d_rope=64).items()}
+    layer = FlashMLAAttention(weights, num_heads=4, rope=Rope())
+    kv_caches = [torch.randn(8, 64, 1, 576, device="cuda").bfloat16()]
+    again = [kv_caches[0].clone()]
+    hidden = torch.randn(2, 32, device="cuda").bfloat16()
+    table = torch.tensor([[3, 5, 0], [1, 6, 2]], dtype=torch.int32, device="cuda")
+    lengths = torch.tensor([70, 1], dtype=torch.int32, device="cuda")
+    slots = torch.tensor([5 * 64 + 5, 64], device="cuda")
+    positions = torch.tensor([69, 0], device="cuda")
+    offsets = torch.tensor([0, 1, 2], dtype=torch.int32, device="cuda")
+
+    def step(caches):
+        return PagedStep(caches, table, lengths, slots, positions, offsets, 1)
+
+    layer(hidden, step(kv_caches))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = layer(hidden, step(kv_caches))
+    again[0].copy_(kv_caches[0])
+    for _ in range(2):
+        hidden.normal_()
+        for moving in (lengths, slots, positions):
+            moving.add_(1)
+        graph.replay()
+        torch.testing.assert_close(out, layer(hidden, step(again)))
+    assert torch.equal(kv_caches[0], again[0])

@@ -44,7 +44,7 @@ class Yarn:
 
         low = max(math.floor(pair_that_turns(self.beta_fast)), 0)
         high = min(math.ceil(pair_that_turns(self.beta_slow)), dim - 1)
-        pairs = torch.arange(dim // 2, dtype=torch.float32)
+        pairs = torch.arange(dim // 2, dtype=torch.float32, device=frequencies.device)
         slow = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
         return frequencies / self.factor * slow + frequencies * (1 - slow)
 
@@ -67,10 +67,11 @@ class Rope:
 
     def tables(self, positions: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of tokens, (tokens, dim / 2) float32 each."""
-        frequencies = self.theta ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+        exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
+        frequencies = self.theta**-exponents
         if self.yarn:
             frequencies = self.yarn.stretched(frequencies, self.theta)
-        angles = positions[:, None].float() * frequencies.to(positions.device)
+        angles = positions[:, None].float() * frequencies
         amplitude = self.yarn.amplitude if self.yarn else 1.0
         return angles.cos() * amplitude, angles.sin() * amplitude
 

@@ -125,10 +125,11 @@ class PagedStep:
         """A step of sequences of a `PagedKVCache`, to which it appends counts[i] tokens each, or one."""
         counts = [1] * len(seqs) if counts is None else counts
         total = cache.append(seqs, counts)
-        rows = torch.tensor([cache.row(seq) for seq in seqs], dtype=torch.int64).to(cache.block_table.device)
-        contexts = [cache.length(seq) - count for seq, count in zip(seqs, counts, strict=True)]
+        rows, lengths = cache.rows_and_lengths(seqs)
+        contexts = [length - count for length, count in zip(lengths, counts, strict=True)]
+        table = cache.block_table[torch.tensor(rows, dtype=torch.int64, device=cache.block_table.device)]
         options = {"slot_mapping": cache.slot_mapping[:total], "kv_format": cache.kv_format, **options}
-        return cls.of_lengths(cache.kv_cache, cache.block_table[rows], contexts, counts, **options)
+        return cls.of_lengths(cache.kv_cache, table, contexts, counts, **options)
 
     @cached_property
     def last_tokens(self) -> torch.Tensor:
