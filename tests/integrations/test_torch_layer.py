@@ -139,6 +139,16 @@ def test_a_sequence_does_not_feel_those_beside_it():
     torch.testing.assert_close(beside[:10], alone[20:], atol=1e-5, rtol=1e-5)
 
 
+def test_layers_with_other_heads_share_a_step():
+    hidden = torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
+    paging, alone = (Paging((8, 16, 1, 512), 2) for _ in range(2))
+    layers = [FlashMLAAttention(random_weights(heads), num_heads=heads, layer=i) for i, heads in enumerate((4, 6))]
+    step = paging.step({"x": 20})
+    for layer in layers:
+        expected = layer(hidden, alone.step({layer: 20}))
+        torch.testing.assert_close(layer(hidden, step), expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "heads", "sentence"),
     [
