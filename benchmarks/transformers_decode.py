@@ -4,7 +4,8 @@
 
 The model is random and has two layers, one with experts, 16 heads and the latents of the real one. A case is how many
 sequences and how many tokens each has before the first step. Whole steps are timed, the host's work with them, in
-alternating rounds; transformers keeps its latents in a DynamicCache.
+alternating rounds. Over paged caches it runs as transformers runs it, and as a graph (flashmla_graph); its own paths
+keep their latents in a DynamicCache.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import records
@@ -87,7 +89,7 @@ class Own:
 class Paged:
     """A paged cache, in whose pages the tokens lie scattered."""
 
-    def __init__(self, model, sequences: Sequences, steps: int) -> None:
+    def __init__(self, model, sequences: Sequences, steps: int, *, graph: bool = False) -> None:
         self.model, length = model, sequences.context + steps
         num_blocks = -(-length // PAGE_SIZE) * sequences.batch
         shape = integration.kv_cache_shape(model, num_blocks, PAGE_SIZE)
@@ -104,12 +106,16 @@ class Paged:
                 for kv_cache, latent, rope in zip(self.cache.kv_cache, sequences.latents, sequences.ropes, strict=True):
                     slots = self.cache.slot_mapping[:total]
                     flashmla.append_kv(kv_cache, latent[i, 0, tokens], rope[i, 0, tokens], slots)
+        self.enter()
+        self.forward = partial(integration.forward, model)
+        if graph:
+            self.forward = integration.decode_graph(model, self.cache, sequences.batch)
 
     def enter(self) -> None:
         integration.attach(self.model)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        return integration.forward(self.model, tokens, integration.PagedStep.of_cache(self.cache, self.seqs))
+        return self.forward(tokens, integration.PagedStep.of_cache(self.cache, self.seqs))
 
 
 def seconds(contender, tokens: torch.Tensor, steps: int) -> float:
@@ -127,7 +133,10 @@ def seconds(contender, tokens: torch.Tensor, steps: int) -> float:
 def measure(model, batch: int, context: int, rounds: int) -> dict:
     """Tokens/s of the contenders, and how far their first logits are from the eager model's."""
     sequences = Sequences(model, batch, context)
-    contenders = {"flashmla": Paged(model, sequences, 2 + STEPS * rounds)}
+    steps = 2 + STEPS * rounds
+    contenders = {"flashmla": Paged(model, sequences, steps)}
+    if model.device.type == "cuda":
+        contenders["flashmla_graph"] = Paged(model, sequences, steps, graph=True)
     contenders |= {name: Own(model, sequences, name) for name in ("sdpa", "eager")}
     tokens = torch.arange(batch, device=model.device)
     logits = {}

@@ -1,5 +1,7 @@
 """Continuous batching over a PagedKVCache says what each sequence says alone, whatever room there is."""
 
+import functools
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -59,6 +61,35 @@ def test_batches_say_what_each_sequence_says_alone(served, num_blocks, max_step_
     assert again == expected[3:4], "pages that are kept for prompts alike are as good as new ones"
 
 
+class Uncaptured(integration.DecodeGraph):
+    """One whose graph is run anew each time, so that it needs no GPU."""
+
+    runs = 0
+
+    def _capture(self):
+        pass
+
+    def _replay(self):
+        self.runs += 1
+        self._run()
+
+
+def test_steps_of_a_graph_are_those_of_the_model(served):
+    """Of fewer sequences from step to step; steps with prompts, or of more sequences than it has room for, are not."""
+    model, prompts, expected = served
+    cache = cache_of(model, 40)
+    graph = Uncaptured(functools.partial(integration.forward, model), cache, 3)
+    options = {"max_new_tokens": NEW_TOKENS, "eos_token_ids": {expected[0][5], expected[1][10], expected[2][15]}}
+    found = integration.generate(model, prompts[:4], cache, graph=graph, **options)
+    assert found == integration.generate(model, prompts[:4], cache_of(model, 40), **options)
+    assert len({len(tokens) for tokens in found}) > 1
+    assert graph.runs >= 5
+    other = cache_of(model, 40)
+    before = graph.runs
+    assert integration.generate(model, prompts[:1], other, max_new_tokens=5, graph=graph) == [expected[0][:5]]
+    assert graph.runs == before, "of another cache"
+
+
 def test_prompts_that_begin_alike_share_pages(served, monkeypatch):
     model, prompts, _ = served
     cache = cache_of(model, 40)
@@ -106,7 +137,8 @@ def test_what_cannot_be_generated_is_refused(served, prompts, budget, sentence):
 
 
 @pytest.mark.usefixtures("gpu")
-def test_tokens_that_a_gpu_chooses_are_the_best_or_nearly_so(figure):
+@pytest.mark.parametrize("graphs", [False, True])
+def test_tokens_that_a_gpu_chooses_are_the_best_or_nearly_so(graphs, figure):
     """In bfloat16 near ties may fall otherwise: how much less the float32 model gives to what was chosen."""
     model = tiny_models.make("deepseek_v3", device="cuda")
     prompts = [tiny_models.token_ids(model, count, count) for count in (3, 40, 61, 17)]
@@ -114,7 +146,8 @@ def test_tokens_that_a_gpu_chooses_are_the_best_or_nearly_so(figure):
     shape = integration.kv_cache_shape(model, 9, PAGE_SIZE)
     kv_caches = [torch.full(shape, torch.nan, dtype=torch.bfloat16, device="cuda") for _ in range(2)]
     cache = flashmla.PagedKVCache(kv_caches, max_seqs=3, max_seq_len=128)
-    added = integration.generate(model, prompts, cache, max_new_tokens=NEW_TOKENS, max_step_tokens=50)
+    graph = integration.decode_graph(model, cache, 4) if graphs else None
+    added = integration.generate(model, prompts, cache, max_new_tokens=NEW_TOKENS, max_step_tokens=50, graph=graph)
     exact = tiny_models.make("deepseek_v3", device="cuda")
     lost = []
     for prompt, tokens in zip(prompts, added, strict=True):
@@ -122,5 +155,5 @@ def test_tokens_that_a_gpu_chooses_are_the_best_or_nearly_so(figure):
         logits = tiny_models.eager_logits(exact, prompt + tokens)[len(prompt) - 1 : -1]
         lost.append(logits.amax(-1) - logits[range(NEW_TOKENS), tokens])
     most = float(torch.cat(lost).max())
-    figure("most that a token chosen on a GPU is below the best", f"{most:.3f}")
+    figure(f"most that a token chosen on a GPU is below the best, graphs {graphs}", f"{most:.3f}")
     assert most < 0.2, "logits have a standard deviation of 1.2"

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 
 import flashmla
-from flashmla.integrations._step import Chunk, PagedStep
+from flashmla.integrations._step import Chunk, PagedStep, Split
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,14 @@ class KvUpProjection:
     d_nope: int
 
     @property
-    def _per_head(self) -> torch.Tensor:
-        return self.weight.view(self.num_heads, -1, self.weight.shape[1])
+    def d_v(self) -> int:
+        """Columns of a head's value."""
+        return self.weight.shape[0] // self.num_heads - self.d_nope
 
-    @property
-    def keys(self) -> torch.Tensor:
-        """W_UK, (heads, d_nope, kv_lora_rank)."""
-        return self._per_head[:, : self.d_nope]
-
-    @property
-    def values(self) -> torch.Tensor:
-        """W_UV, (heads, d_v, kv_lora_rank)."""
-        return self._per_head[:, self.d_nope :]
+    def per_head(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """W_UK, (heads, d_nope, kv_lora_rank), and W_UV, (heads, d_v, kv_lora_rank)."""
+        keys, values = self.weight.view(self.num_heads, -1, self.weight.shape[1]).tensor_split([self.d_nope], 1)
+        return keys, values
 
     @property
     def pays_from(self) -> int:
@@ -51,9 +46,8 @@ class KvUpProjection:
         For each head, query token and key absorbed attention multiplies (rank + d_rope) + rank times, the other one
         (d_nope + d_rope) + d_v times, but that projects each key up with rank * (d_nope + d_v) before.
         """
-        rank, d_v = self.weight.shape[1], self.values.shape[1]
-        gained = 2 * rank - self.d_nope - d_v
-        return math.ceil(rank * (self.d_nope + d_v) / gained) if gained > 0 else 2**31 - 1
+        rank, made = self.weight.shape[1], self.d_nope + self.d_v
+        return math.ceil(rank * made / (2 * rank - made)) if made < 2 * rank else 2**31 - 1
 
 
 def attend(
@@ -75,39 +69,40 @@ def attend(
     flashmla.append_kv(step.kv_caches[layer], latent, columns, step.slot_mapping, kv_format=step.kv_format)
     split = step.split(up.pays_from)
     if not split.chunks:
-        return _absorbed(q, up, step, layer, softmax_scale)
-    out = q.new_empty(*q.shape[:2], up.values.shape[1])
+        return _absorbed(q, up, split, step, layer, softmax_scale)
+    out = q.new_empty(*q.shape[:2], up.d_v)
     if split.tokens is not None and split.tokens.numel():
-        out[split.tokens] = _absorbed(q[split.tokens], up, step, layer, softmax_scale)
+        out[split.tokens] = _absorbed(q[split.tokens], up, split, step, layer, softmax_scale)
     for chunk in split.chunks:
-        tokens = slice(chunk.first, chunk.first + chunk.query_len)
+        tokens = slice(chunk.first, chunk.first + chunk.length)
         out[tokens] = _projected_up(q[tokens], up, chunk, step, layer, softmax_scale)
     return out
 
 
-def _absorbed(q: torch.Tensor, up: KvUpProjection, step: PagedStep, layer: int, softmax_scale: float) -> torch.Tensor:
+def _absorbed(
+    q: torch.Tensor, up: KvUpProjection, split: Split, step: PagedStep, layer: int, softmax_scale: float
+) -> torch.Tensor:
     """Heads attend latents: W_UK before, W_UV behind."""
-    nope, rope = q.transpose(0, 1).tensor_split([up.d_nope], -1)  # (heads, tokens, .)
-    absorbed = torch.cat([nope @ up.keys, rope], -1).transpose(0, 1)
-    split = step.split(up.pays_from)
-    out = step.decode(absorbed.contiguous(), split, layer, softmax_scale)
-    return (out.transpose(0, 1) @ up.values.mT).transpose(0, 1)
+    keys, values = up.per_head()
+    nope, rope = q.tensor_split([up.d_nope], -1)
+    latent = nope.transpose(0, 1) @ keys  # (heads, tokens, kv_lora_rank)
+    out = step.decode(torch.cat([latent.transpose(0, 1), rope], -1), split, layer, softmax_scale)
+    return (out.transpose(0, 1) @ values.mT).transpose(0, 1)
 
 
 def _projected_up(
     q: torch.Tensor, up: KvUpProjection, chunk: Chunk, step: PagedStep, layer: int, softmax_scale: float
 ) -> torch.Tensor:
-    """The tokens of one sequence attend keys and values of their own heads, by PyTorch."""
+    """The tokens of a sequence that begins attend keys and values of their own heads, by PyTorch."""
     table = step.block_table[chunk.sequence : chunk.sequence + 1]
     rows = flashmla.gather_kv(
-        step.kv_caches[layer], table, chunk.rows, chunk.seq_len, kv_format=step.kv_format, out_dtype=q.dtype
+        step.kv_caches[layer], table, chunk.rows, chunk.length, kv_format=step.kv_format, out_dtype=q.dtype
     )
     latent, rope = rows.tensor_split([up.weight.shape[1]], -1)
-    made = functional.linear(latent, up.weight).view(chunk.seq_len, up.num_heads, -1).transpose(0, 1)
-    nope, values = made.tensor_split([up.d_nope], -1)  # (heads, seq_len, .)
+    made = functional.linear(latent, up.weight).view(chunk.length, up.num_heads, -1).transpose(0, 1)
+    nope, values = made.tensor_split([up.d_nope], -1)  # (heads, length, .)
     keys = torch.cat([nope, rope.expand(up.num_heads, -1, -1)], -1)
-    mask = None if chunk.query_len == chunk.seq_len else causal_lower_right(chunk.query_len, chunk.seq_len)
     attended = functional.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], keys[None], values[None], mask, is_causal=mask is None, scale=softmax_scale
+        q.transpose(0, 1)[None], keys[None], values[None], is_causal=True, scale=softmax_scale
     )
     return attended[0].transpose(0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain, repeat
 from typing import Any, TypeVar
 
 import torch
@@ -19,20 +19,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Chunk:
-    """The query tokens of one sequence that go the up-projected way."""
+    """A sequence that begins in a step, whose keys are projected up."""
 
     sequence: int
     first: int  # of its tokens, among those of the step
-    query_len: int
-    seq_len: int
-    rows: torch.Tensor  # (2,) int32: 0 and seq_len, for `gather_kv`
+    length: int
+    rows: torch.Tensor  # (2,) int32: 0 and length, for `gather_kv`
 
 
 @dataclass(frozen=True)
 class Split:
     """Which tokens of a step go which way."""
 
-    chunks: tuple[Chunk, ...]  # up-projected, one by one
+    chunks: tuple[Chunk, ...]  # projected up, one by one
     tokens: torch.Tensor | None  # absorbed, in one call: their numbers; None: all
     cu_seqlens_q: torch.Tensor  # theirs: sequences that are chunks have none
     max_seqlen_q: int
@@ -56,8 +55,8 @@ class PagedStep:
                    captured in a graph, and all tokens go the absorbed way
     kv_format      of kv_caches
     up_project_from
-                   a sequence with so many tokens in this step attends up-projected keys; None: where that takes fewer
-                   operations (`KvUpProjection.pays_from`)
+                   a sequence that begins in this step with so many tokens attends keys that are projected up; None:
+                   where that takes fewer operations (`KvUpProjection.pays_from`)
     """
 
     kv_caches: Sequence[Any]
@@ -82,36 +81,41 @@ class PagedStep:
         query_lens: Sequence[int],
         *,
         slot_mapping: torch.Tensor | None = None,
+        rows: Sequence[int] | None = None,
         **options: Any,
     ) -> PagedStep:
         """A step of sequences that have `context_lens` tokens in the caches and get `query_lens` more.
 
-        block_table is on the device of the caches; slots follow from it unless they are given.
+        block_table is on the device of the caches; slots follow from it unless they are given. `rows` are those of the
+        sequences in it; None: one after the other.
         """
-        if not len(context_lens) == len(query_lens) == block_table.shape[0]:
+        number = block_table.shape[0] if rows is None else len(rows)
+        if not len(context_lens) == len(query_lens) == number:
             raise invalid(
                 "FLASHMLA_ERROR_SHAPE",
-                f"context_lens has {len(context_lens)} lengths, query_lens {len(query_lens)}, and "
-                f"block_table.shape[0] is {block_table.shape[0]}; they must be one number",
+                f"context_lens has {len(context_lens)} lengths, query_lens {len(query_lens)}, and there are {number} "
+                "rows of block_table; they must be one number",
             )
-        device = block_table.device
         seq_lens = tuple(context + new for context, new in zip(context_lens, query_lens, strict=True))
         firsts = (0, *accumulate(query_lens))
-        counts = torch.tensor(query_lens, dtype=torch.int64)
-        starts = torch.tensor(context_lens, dtype=torch.int64) - torch.tensor(firsts[:-1], dtype=torch.int64)
-        positions = (torch.arange(firsts[-1]) + starts.repeat_interleave(counts)).to(device)
+        positions = [*chain.from_iterable(map(range, context_lens, seq_lens))]
+        sequences = [] if slot_mapping is not None else chain.from_iterable(map(repeat, range(number), query_lens))
+        position_ids, lengths, offsets, of_tokens, of_table = _uploaded(
+            [positions, seq_lens, firsts, [*sequences], rows or []], block_table.device
+        )
+        if rows is not None:
+            block_table = block_table[of_table]
         if slot_mapping is None:
             page_size = kv_caches[0].shape[1]
-            sequences = torch.arange(len(query_lens)).repeat_interleave(counts).to(device)
-            pages = block_table[sequences, positions // page_size].long()
-            slot_mapping = pages * page_size + positions % page_size
+            pages = block_table[of_tokens, position_ids // page_size].long()
+            slot_mapping = pages * page_size + position_ids % page_size
         return cls(
             kv_caches,
             block_table,
-            torch.tensor(seq_lens, dtype=torch.int32, device=device),
+            lengths.int(),
             slot_mapping,
-            positions,
-            torch.tensor(firsts, dtype=torch.int32, device=device),
+            position_ids,
+            offsets.int(),
             max(query_lens, default=0),
             query_lens=tuple(query_lens),
             seq_lens=seq_lens,
@@ -127,9 +131,8 @@ class PagedStep:
         total = cache.append(seqs, counts)
         rows, lengths = cache.rows_and_lengths(seqs)
         contexts = [length - count for length, count in zip(lengths, counts, strict=True)]
-        table = cache.block_table[torch.tensor(rows, dtype=torch.int64, device=cache.block_table.device)]
-        options = {"slot_mapping": cache.slot_mapping[:total], "kv_format": cache.kv_format, **options}
-        return cls.of_lengths(cache.kv_cache, table, contexts, counts, **options)
+        options = {"slot_mapping": cache.slot_mapping[:total], "rows": rows, "kv_format": cache.kv_format, **options}
+        return cls.of_lengths(cache.kv_cache, cache.block_table, contexts, counts, **options)
 
     @cached_property
     def last_tokens(self) -> torch.Tensor:
@@ -144,9 +147,8 @@ class PagedStep:
         return made
 
     def split(self, up_project_from: int) -> Split:
-        """Sequences with at least `up_project_from` tokens in this step on one side, the tokens of others on the other.
-
-        One that the step itself names comes first.
+        """Sequences that begin in this step with at least `up_project_from` tokens on one side, the tokens of others on
+        the other. What the step itself names comes first.
         """
         least = up_project_from if self.up_project_from is None else self.up_project_from
         return self.shared(least, lambda: self._split(least))
@@ -160,14 +162,16 @@ class PagedStep:
         tokens: list[int] = []
         first = 0
         for sequence, (query_len, seq_len) in enumerate(zip(self.query_lens, self.seq_lens, strict=True)):
-            if query_len >= least:
+            if query_len >= least and query_len == seq_len:
                 rows = torch.tensor([0, seq_len], dtype=torch.int32, device=device)
-                chunks.append(Chunk(sequence, first, query_len, seq_len, rows))
+                chunks.append(Chunk(sequence, first, seq_len, rows))
                 absorbed.append(0)
             else:
                 tokens.extend(range(first, first + query_len))
                 absorbed.append(query_len)
             first += query_len
+        if not chunks:
+            return Split((), None, self.cu_seqlens_q, self.max_seqlen_q)
         offsets = torch.tensor([0, *accumulate(absorbed)], dtype=torch.int32, device=device)
         return Split(tuple(chunks), torch.tensor(tokens, dtype=torch.int64, device=device), offsets, max(absorbed))
 
@@ -189,3 +193,10 @@ class PagedStep:
             *call, softmax_scale=softmax_scale, plan=plan, return_lse=False, **options
         )
         return out.flatten(0, 1) if uniform else out
+
+
+def _uploaded(numbers: Sequence[Sequence[int]], device: torch.device) -> list[torch.Tensor]:
+    """Lists of integers as tensors (int64) on a device, in one copy, for which nobody waits."""
+    host = torch.tensor([*chain.from_iterable(numbers)], dtype=torch.int64, pin_memory=device.type == "cuda")
+    ends = [*accumulate(map(len, numbers))]
+    return list(host.to(device, non_blocking=True).tensor_split(ends[:-1]))

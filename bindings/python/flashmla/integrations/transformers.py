@@ -19,10 +19,22 @@ from transformers.masking_utils import sdpa_mask
 import flashmla
 from flashmla.errors import UnsupportedError, invalid
 from flashmla.integrations import _generation as continuous
+from flashmla.integrations._graphs import DecodeGraph
 from flashmla.integrations._latent_attention import KvUpProjection, attend
 from flashmla.integrations._step import PagedStep
 
-__all__ = ["CONFIGS", "PagedStep", "attach", "detach", "forward", "generate", "kv_cache_shape", "num_kv_caches"]
+__all__ = [
+    "CONFIGS",
+    "DecodeGraph",
+    "PagedStep",
+    "attach",
+    "decode_graph",
+    "detach",
+    "forward",
+    "generate",
+    "kv_cache_shape",
+    "num_kv_caches",
+]
 
 IMPLEMENTATION = "paged_mla"  # transformers takes names with "flash" in them for packages of its own list
 
@@ -78,7 +90,7 @@ def forward(model: PreTrainedModel, input_ids: torch.Tensor, step: PagedStep, **
     Returns the logits that follow each sequence's last token, (batch, vocab_size), or with `logits_to_keep=0` those of
     all tokens, (total_q, vocab_size). Other options go to the model.
     """
-    if any("expand_kv" not in vars(layer) for layer in _layers(model)):
+    if model.config._attn_implementation != IMPLEMENTATION:  # noqa: SLF001 - it has no public name
         raise invalid("FLASHMLA_ERROR_VALUE", f"the model is not attached; call {__name__}.attach")
     options = {"logits_to_keep": step.last_tokens, **options}
     outputs = model(
@@ -102,6 +114,7 @@ def generate(
     eos_token_ids: Collection[int] = (),
     max_step_tokens: int = 2048,
     choose: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    graph: DecodeGraph | None = None,
 ) -> list[list[int]]:
     """What an attached model adds to each prompt, by continuous batching over `cache`: the new tokens of each.
 
@@ -111,9 +124,10 @@ def generate(
 
     eos_token_ids  end a sequence
     choose         tokens (batch,) of logits (batch, vocab_size); None: the greatest
+    graph          of `decode_graph`, for steps in which all sequences decode
     """
     return continuous.generate(
-        partial(forward, model),
+        graph or partial(forward, model),
         prompts,
         cache,
         max_new_tokens=max_new_tokens,
@@ -121,6 +135,14 @@ def generate(
         max_step_tokens=max_step_tokens,
         choose=choose or partial(torch.argmax, dim=-1),
     )
+
+
+def decode_graph(model: PreTrainedModel, cache: flashmla.PagedKVCache, batch: int) -> DecodeGraph:
+    """`forward` of an attached model on a GPU, captured for steps in which up to `batch` sequences get a token each.
+
+    Called as `forward` is, without the model: graph(input_ids, step).
+    """
+    return DecodeGraph(partial(forward, model), cache, batch)
 
 
 def _layers(model: PreTrainedModel) -> Iterator[Any]:
@@ -159,10 +181,14 @@ def _attention(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function of transformers' interface; key and value are what `_as_they_are` returned."""
+    attached = "expand_kv" in vars(module)
     if flashmla_step is None:
-        key, value = type(module).expand_kv(module, key, value)
+        if attached:
+            key, value = type(module).expand_kv(module, key, value)
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
         return out, None
+    if not attached:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"the layer is not attached; call {__name__}.attach")
     up = KvUpProjection(module.kv_b_proj.weight, module.num_heads, module.qk_nope_head_dim)
     q = query[0].transpose(0, 1)  # (total_q, heads, d_qk)
     out = attend(q, key[0, 0], value[0, 0], up, flashmla_step, module.layer_idx, scaling)
