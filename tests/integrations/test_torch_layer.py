@@ -114,6 +114,18 @@ def test_without_rope_columns_and_with_biases():
         torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_softmax_scale_that_is_given_counts():
+    hidden = torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
+    usual, given = (
+        pieces([20], FlashMLAAttention(random_weights(), num_heads=4, softmax_scale=scale), hidden, paging)
+        for scale, paging in ((None, Paging((8, 16, 1, 512), 1)), (96**-0.5, Paging((8, 16, 1, 512), 1)))
+    )
+    assert torch.equal(usual, given)
+    layer = FlashMLAAttention(random_weights(), num_heads=4, softmax_scale=0.0)
+    with pytest.raises(flashmla.InvalidArgumentError, match="softmax_scale"):
+        pieces([20], layer, hidden, Paging((8, 16, 1, 512), 1))
+
+
 def test_weights_are_not_copied_and_move_like_those_of_a_module():
     weights = random_weights()
     layer = FlashMLAAttention(weights, num_heads=4)

@@ -170,6 +170,18 @@ def test_detach_gives_the_model_back(greedy):
         integration.forward(model, torch.tensor(prompts["b"]), step)
 
 
+def test_a_model_of_this_implementation_that_is_not_attached_has_no_steps(greedy):
+    """As one that was made with attn_implementation="paged_mla"."""
+    model, prompts, _ = greedy
+    model.set_attn_implementation(integration.IMPLEMENTATION)
+    found = tiny_models.eager_logits(model, prompts["b"])
+    step = paging_of(model).step({"b": len(prompts["b"])})
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"the layer is not attached; call .*attach"):
+        integration.forward(model, torch.tensor(prompts["b"]), step)
+    integration.detach(model, "eager")
+    torch.testing.assert_close(found, tiny_models.eager_logits(model, prompts["b"]), atol=1e-4, rtol=1e-4)
+
+
 def test_other_models_are_refused_by_their_configuration():
     sizes = {"vocab_size": 9, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **tiny_models.heads(2)))

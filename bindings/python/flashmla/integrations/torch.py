@@ -63,7 +63,8 @@ class FlashMLAAttention(nn.Module):
         self.d_rope = self.kv_a_proj_with_mqa.out_features - self.kv_lora_rank
         self.d_nope = (self.kv_b_proj.out_features - self.o_proj.in_features) // num_heads
         factor = rope.softmax_factor if rope else 1.0
-        self.softmax_scale = softmax_scale or (self.d_nope + self.d_rope) ** -0.5 * factor
+        usual = (self.d_nope + self.d_rope) ** -0.5 * factor
+        self.softmax_scale = usual if softmax_scale is None else softmax_scale
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, layer={self.layer}, rope={self.rope}, softmax_scale={self.softmax_scale}"
