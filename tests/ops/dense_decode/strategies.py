@@ -157,7 +157,9 @@ def cases(
     `kv_formats`: of its cache; empty: any, or "bf16" when small.
     """
     plan = draw(st.sampled_from(("none", "fresh", "stale")))
-    if num_splits is None:
+    if fixed.get("batch_invariant"):
+        splits = 0
+    elif num_splits is None:
         splits = draw(st.one_of(st.just(0), st.integers(1, MAX_SPLITS))) if plan != "none" else 0
     else:
         plan, splits = ("fresh" if plan == "none" else plan), num_splits
