@@ -247,9 +247,7 @@ def test_float32_out_is_what_the_dtype_of_q_rounds(backend, data):
 @given(data=st.data())
 def test_a_query_token_has_its_bits_beside_any_others(backend, data):
     """With batch_invariant: as a request of its own, packed or not, in any batch."""
-    case = data.draw(
-        strategies.cases(backend, **FIXED, batch_invariant=True, route="c", plan=data.draw(RIGHT_PLANS))
-    )
+    case = data.draw(strategies.cases(backend, **FIXED, batch_invariant=True, route="c", plan=data.draw(RIGHT_PLANS)))
     case = case.but(layouts=replace(case.layouts, q=COMPACT, out=COMPACT, lse=COMPACT))
     numbers = make_data(case)
     together = calls.run(case, backend, numbers)
