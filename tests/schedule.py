@@ -115,7 +115,7 @@ class Tiling:
     slots_per_part: int
     whole_units: int
     start_overhead: int
-    piece_units: int = 0  # batch invariant
+    piece_units: int = 0  # batch invariant, where tiles are split
     carries: int = 0
     slots: int = 0
     slot_rows: int = ROWS
@@ -166,7 +166,8 @@ def tile(
     columns = h_kv * tiles_per_head
     num_tiles = batch * columns
     invariant = {}
-    if batch_invariant:
+    in_pieces = batch_invariant and limits.piece_units > 0
+    if in_pieces:
         rows = (total_q if varlen else batch * s_q) * h_q
         slot_rows = ceil(block_heads * block_tokens, limits.stripe_rows) * limits.stripe_rows
         slot_bytes = cluster * slot_rows * 4 * (d_v + limits.partial_facts)
@@ -184,9 +185,9 @@ def tile(
         slots = min(most_slots, min(live, num_parts - 1) * pieces + limits.carries * num_parts)
         slots = slots if pieces > 1 else 0
         invariant = {"piece_units": piece_units, "carries": limits.carries, "slots": slots, "slot_rows": slot_rows}
-    elif num_splits == 0 and most_units <= limits.whole_units:
+    elif batch_invariant or (num_splits == 0 and most_units <= limits.whole_units):
         num_splits = 1
-    if batch_invariant:
+    if in_pieces:
         pass
     elif num_splits:
         num_parts = num_tiles * num_splits

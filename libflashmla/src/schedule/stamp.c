@@ -83,11 +83,11 @@ flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan
 
 flashmla_status fm_check_plan_tiling(const fm_plan_stamp *stamp, const fm_tiling *tiling) {
   if (stamp->cluster == tiling->cluster && stamp->num_tiles == tiling->num_tiles &&
-      stamp->num_parts == tiling->num_parts)
+      stamp->num_parts == tiling->num_parts && stamp->num_splits == tiling->num_splits)
     return FLASHMLA_OK;
   return fm_fail(
       FLASHMLA_ERROR_PLAN_MISMATCH,
-      "plan was made for a kernel with %d tiles of %d row blocks in %d parts, the call's has %d of %d in %d; "
-      "FLASHMLA_FORCE_KERNEL must be as it was",
+      "plan was made for a kernel with %d tiles of %d row blocks in %d parts, the call's has %d of %d in %d; formats "
+      "that quantise and others have plans of their own, and FLASHMLA_FORCE_KERNEL must be as it was",
       stamp->num_tiles, stamp->cluster, stamp->num_parts, tiling->num_tiles, tiling->cluster, tiling->num_parts);
 }

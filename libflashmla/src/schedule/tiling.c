@@ -97,7 +97,11 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
     return too_many_tiles(work, num_splits);
 
   const int64_t units = fm_most_units(work, limits.unit);
-  if (num_splits == 0 && units <= limits.whole_units && !work->batch_invariant) num_splits = 1;
+  const bool in_pieces = work->batch_invariant && limits.piece_units > 0;
+  if (work->batch_invariant)
+    num_splits = in_pieces ? 0 : 1; /* whatever a given plan says: it may have been made for the other */
+  else if (num_splits == 0 && units <= limits.whole_units)
+    num_splits = 1;
   *tiling = (fm_tiling){.block_rows = limits.block_rows,
                         .cluster = cluster,
                         .group = group,
@@ -118,7 +122,7 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
                         .whole_units = limits.whole_units,
                         .partial_bytes = limits.partial_bytes,
                         .partial_facts = limits.partial_facts};
-  if (work->batch_invariant) {
+  if (in_pieces) {
     set_slots(work, limits, d_v, tiling);
   } else if (num_splits > 0) {
     if (__builtin_mul_overflow(num_tiles, num_splits, &tiling->num_parts)) return too_many_tiles(work, num_splits);

@@ -63,10 +63,6 @@ flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_spars
   if (decode->attention.d_v != FM_KERNEL_MOST_D_V)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported on CUDA are those with d_v %d",
                    call->tensors.rows[FM_SPARSE_Q].rank - 1, queries->d_qk, FM_KERNEL_MOST_D_V);
-  if (decode->attention.work.batch_invariant)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
-                   "{params.flags has FLASHMLA_BATCH_INVARIANT|batch_invariant is True}; sparse_decode supports that "
-                   "on the CPU alone");
   return FLASHMLA_OK;
 }
 
