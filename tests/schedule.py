@@ -113,6 +113,7 @@ class Tiling:
     num_parts: int
     num_splits: int  # 0, or forced
     slots_per_part: int
+    whole: bool  # no tile is split, as is known before lengths are
     whole_units: int
     start_overhead: int
     piece_units: int = 0  # batch invariant, where tiles are split
@@ -140,9 +141,10 @@ def tile(
     batch_invariant: bool = False,
     d_v: int = 512,
     own_items: bool = False,
+    full: bool = False,
 ) -> Tiling:
     """`s_q` is max_seqlen_q where `varlen`; `num_splits` is 0 where `batch_invariant`. `own_items`: query tokens share
-    no keys.
+    no keys; `full`: no lengths are given.
     """
     group = h_q // h_kv
     block_heads = min(group, limits.block_rows)
@@ -194,6 +196,12 @@ def tile(
     else:
         num_parts = min(max(1, at_once), num_tiles * (most_units + start_overhead))
     alike = tiles_per_head > 1 and not varlen and not num_splits and num_parts % columns <= num_parts // 16
+    bands = columns if alike else 1
+    whole = False
+    if full and not varlen and not num_splits and not in_pieces and most_units and num_tiles > num_parts // 2:
+        tiles, parts, cost = num_tiles // bands, num_parts // bands, most_units + start_overhead
+        overheads = start_overhead + limits.split_overhead
+        whole = ceil(tiles, parts) * cost <= ceil(tiles * cost, parts) + overheads
     return Tiling(
         group=group,
         block_heads=block_heads,
@@ -204,10 +212,11 @@ def tile(
         columns=columns,
         num_tiles=num_tiles,
         request_major=varlen,
-        bands=columns if alike else 1,
+        bands=bands,
         num_parts=num_parts,
         num_splits=num_splits,
         slots_per_part=1 if num_splits else 2,
+        whole=whole,
         whole_units=limits.whole_units,
         start_overhead=start_overhead,
         **invariant,

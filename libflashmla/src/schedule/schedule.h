@@ -27,6 +27,7 @@ typedef struct fm_work {
   int32_t window; /* 0: none. Else query token s of the n of a request attends none of its L items before number
                      L - (n - 1 - s) - window, and units are counted from what the first one may attend on */
   bool own_items; /* query tokens share no KV items: each has tiles of its own */
+  bool full;      /* no lengths are given: every request has all the items that there is room for */
   bool batch_invariant;
   int32_t num_splits; /* given; 0: chosen for balance; 0 or 1 for batch-invariant work */
 } fm_work;
@@ -73,6 +74,7 @@ typedef struct fm_tiling {
   int32_t bands;             /* columns, each cut alike into num_parts / bands parts; or 1: all tiles are one band */
   int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits where that is given */
   int32_t num_splits;        /* 0, or forced, or 1: no request exceeds whole_units */
+  bool whole;                /* no tile is split, as is known before lengths are: nothing is to be joined */
   int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of work in quanta */
   int32_t start_overhead;    /* cost of beginning a tile, in units */
   int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
@@ -250,7 +252,9 @@ int64_t fm_length_of(const fm_work *work, int32_t unit, int32_t request);
 /* The item that its first unit begins with: a multiple of `unit`. Batch-invariant work is cut at fixed items, so 0. */
 int64_t fm_first_item(const fm_work *work, int32_t unit, int32_t request);
 
-/* scheduler.c */
+/* scheduler.c. Whether the schedule of work without lengths and windows, whose tiles have `units` units each, has only
+ * whole tiles. */
+bool fm_takes_whole_tiles(const fm_tiling *tiling, int64_t units);
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
 
 /* items.c: of batch-invariant work. Items from the quantum `begin`, where one begins, to the quantum `end`. */

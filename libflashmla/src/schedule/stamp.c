@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define FM_PLAN_MAGIC UINT64_C(0x4e414c50414c4d46) /* "FMLAPLAN", little endian */
-enum { FM_PLAN_LAYOUT = 6 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
+enum { FM_PLAN_LAYOUT = 7 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
 
 _Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must fit the opaque plan");
 _Static_assert(offsetof(fm_plan_stamp, check) == 16 + (8 + FM_PLAN_FACTS) * sizeof(int32_t) + 8,
@@ -28,6 +28,7 @@ void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t 
                          .device_id = call->device_id,
                          .varlen = call->form.varlen,
                          .batch_invariant = work->batch_invariant,
+                         .full = work->full,
                          .num_splits = tiling->num_splits,
                          .cluster = tiling->cluster,
                          .num_tiles = tiling->num_tiles,

@@ -49,6 +49,7 @@ def call_of(case: SparseCase, processors: int) -> Call:
         total_q=case.total_q,
         d_v=case.d_v,
         own_items=True,
+        full=not any("topk_length" in name for name in case.inputs),
     )
     given = case.inputs
     lengths = {
