@@ -197,11 +197,9 @@ def tile(
         num_parts = min(max(1, at_once), num_tiles * (most_units + start_overhead))
     alike = tiles_per_head > 1 and not varlen and not num_splits and num_parts % columns <= num_parts // 16
     bands = columns if alike else 1
-    whole = False
-    if full and not varlen and not num_splits and not in_pieces and most_units and num_tiles > num_parts // 2:
-        tiles, parts, cost = num_tiles // bands, num_parts // bands, most_units + start_overhead
-        overheads = start_overhead + limits.split_overhead
-        whole = ceil(tiles, parts) * cost <= ceil(tiles * cost, parts) + overheads
+    balanced = full and not varlen and not num_splits and not in_pieces
+    extents = num_tiles // bands, num_parts // bands
+    whole = balanced and whole_tiles_win(*extents, most_units, start_overhead, limits.split_overhead)
     return Tiling(
         group=group,
         block_heads=block_heads,
@@ -220,6 +218,17 @@ def tile(
         whole_units=limits.whole_units,
         start_overhead=start_overhead,
         **invariant,
+    )
+
+
+def whole_tiles_win(tiles: int, parts: int, units: int, start_overhead: int, split_overhead: int) -> bool:
+    """Of the tiles and parts of a band, where every tile has so many units."""
+    cost = units + start_overhead
+    none_for_two = parts < 2 * tiles  # else tiles are cut in pieces
+    return (
+        units > 0
+        and none_for_two
+        and ceil(tiles, parts) * cost <= ceil(tiles * cost, parts) + start_overhead + split_overhead
     )
 
 
