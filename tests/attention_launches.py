@@ -19,7 +19,7 @@ def is_split(tiling: schedule.Tiling) -> bool:
     """Whether there are partial results to merge."""
     if tiling.piece_units:
         return tiling.slots > tiling.carries * tiling.num_parts
-    return tiling.num_splits != 1 and tiling.num_parts > 1
+    return not tiling.whole and tiling.num_splits != 1 and tiling.num_parts > 1
 
 
 def byte_strides(extents: list[int], strides: list[int]) -> list[int]:

@@ -113,9 +113,10 @@ class Tiling:
     num_parts: int
     num_splits: int  # 0, or forced
     slots_per_part: int
+    whole: bool  # no tile is split, as is known before lengths are
     whole_units: int
     start_overhead: int
-    piece_units: int = 0  # batch invariant
+    piece_units: int = 0  # batch invariant, where tiles are split
     carries: int = 0
     slots: int = 0
     slot_rows: int = ROWS
@@ -140,9 +141,10 @@ def tile(
     batch_invariant: bool = False,
     d_v: int = 512,
     own_items: bool = False,
+    full: bool = False,
 ) -> Tiling:
     """`s_q` is max_seqlen_q where `varlen`; `num_splits` is 0 where `batch_invariant`. `own_items`: query tokens share
-    no keys.
+    no keys; `full`: no lengths are given.
     """
     group = h_q // h_kv
     block_heads = min(group, limits.block_rows)
@@ -166,7 +168,8 @@ def tile(
     columns = h_kv * tiles_per_head
     num_tiles = batch * columns
     invariant = {}
-    if batch_invariant:
+    in_pieces = batch_invariant and limits.piece_units > 0
+    if in_pieces:
         rows = (total_q if varlen else batch * s_q) * h_q
         slot_rows = ceil(block_heads * block_tokens, limits.stripe_rows) * limits.stripe_rows
         slot_bytes = cluster * slot_rows * 4 * (d_v + limits.partial_facts)
@@ -184,15 +187,19 @@ def tile(
         slots = min(most_slots, min(live, num_parts - 1) * pieces + limits.carries * num_parts)
         slots = slots if pieces > 1 else 0
         invariant = {"piece_units": piece_units, "carries": limits.carries, "slots": slots, "slot_rows": slot_rows}
-    elif num_splits == 0 and most_units <= limits.whole_units:
+    elif batch_invariant or (num_splits == 0 and most_units <= limits.whole_units):
         num_splits = 1
-    if batch_invariant:
+    if in_pieces:
         pass
     elif num_splits:
         num_parts = num_tiles * num_splits
     else:
         num_parts = min(max(1, at_once), num_tiles * (most_units + start_overhead))
     alike = tiles_per_head > 1 and not varlen and not num_splits and num_parts % columns <= num_parts // 16
+    bands = columns if alike else 1
+    balanced = full and not varlen and not num_splits and not in_pieces
+    extents = num_tiles // bands, num_parts // bands
+    whole = balanced and whole_tiles_win(*extents, most_units, start_overhead, limits.split_overhead)
     return Tiling(
         group=group,
         block_heads=block_heads,
@@ -203,13 +210,25 @@ def tile(
         columns=columns,
         num_tiles=num_tiles,
         request_major=varlen,
-        bands=columns if alike else 1,
+        bands=bands,
         num_parts=num_parts,
         num_splits=num_splits,
         slots_per_part=1 if num_splits else 2,
+        whole=whole,
         whole_units=limits.whole_units,
         start_overhead=start_overhead,
         **invariant,
+    )
+
+
+def whole_tiles_win(tiles: int, parts: int, units: int, start_overhead: int, split_overhead: int) -> bool:
+    """Of the tiles and parts of a band, where every tile has so many units."""
+    cost = units + start_overhead
+    none_for_two = parts < 2 * tiles  # else tiles are cut in pieces
+    return (
+        units > 0
+        and none_for_two
+        and ceil(tiles, parts) * cost <= ceil(tiles * cost, parts) + start_overhead + split_overhead
     )
 
 

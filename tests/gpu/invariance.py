@@ -21,6 +21,8 @@ class Kind:
     dtype: torch.dtype = torch.bfloat16
     out_dtype: str | None = None
     page: int = PAGE
+    kv_format: str = "bf16"
+    window: int = 0
 
     @property
     def d_v(self) -> int:
@@ -39,13 +41,22 @@ def edges(quantum: int) -> tuple[int, ...]:
     return 1, 64, *beyond, int(3.4 * quantum), int(14.6 * quantum)
 
 
-KINDS = (
+SPLIT = (
     Kind(),
     Kind(h_q=16),
     Kind(h_q=64, out_dtype="float32"),
     Kind(dtype=torch.float16, page=16),
     Kind(d_qk=320),
     Kind(h_q=16, d_qk=512, page=128, out_dtype="float32"),
+)
+# Calls that attend every request whole
+WHOLE = (
+    Kind(kv_format="v32"),
+    Kind(h_q=16, d_qk=512, kv_format="model1", page=16, out_dtype="float32"),
+    Kind(h_q=64, d_qk=320, kv_format="fp8"),
+    Kind(window=1000),
+    Kind(h_q=16, dtype=torch.float16, window=3001, page=7),
+    Kind(h_q=16, kv_format="fp8", page=1, window=130),
 )
 
 
@@ -58,6 +69,9 @@ class Requests:
         blocks = PAGES * PAGE // kind.page
         shape = (blocks, kind.page, 1, kind.d_qk)
         self.cache = torch.randn(shape, device="cuda", generator=made).to(kind.dtype)
+        if kind.kv_format != "bf16":
+            rows = self.cache.view(-1, kind.d_qk)
+            self.cache = flashmla.quantize_kv(rows, kv_format=kind.kv_format, page_size=kind.page)
         shape = (len(lengths), s_q, kind.h_q, kind.d_qk)
         self.q = torch.randn(shape, device="cuda", generator=made).to(kind.dtype)
         shape = (len(lengths), -(-capacity // kind.page))
@@ -76,11 +90,17 @@ class Requests:
         shape |= {"max_blocks": self.table.shape[1], "page_size": self.kind.page, "num_splits": 0}
         return schedule.level(buffer.cpu().numpy(), schedule.tile(limits, **shape, batch_invariant=True))
 
+    @property
+    def planned(self) -> dict:
+        """Options that plans have, too."""
+        shared = {"kv_format": self.kind.kv_format, "window": self.kind.window}
+        return {"causal": True, "batch_invariant": True} | shared
+
     def decode(self, picks=None, tokens=slice(None), hidden: int = 0, **options):
         """Rows of some requests and of some of their query tokens, behind which `hidden` tokens of the cache lie."""
         picks = list(range(len(self.lengths))) if picks is None else picks
         q = self.q[picks][:, tokens].contiguous()
-        options |= {"causal": True, "batch_invariant": True, "out_dtype": self.kind.out_dtype}
+        options |= {"out_dtype": self.kind.out_dtype} | self.planned
         lengths = self.lengths[picks] - hidden
         return flashmla.dense_decode(q, self.cache, self.table[picks].contiguous(), lengths, **options)
 
@@ -130,7 +150,7 @@ def check_stale_plans(kind: Kind) -> None:
     lengths = [int(x * quantum) for x in (14.6, 9.7, 0.05, 23.9)]
     requests = Requests(kind, lengths, 60_000, seed=3)
     arguments = (requests.q, requests.cache, requests.table, requests.lengths)
-    plan = flashmla.plan_decode(*arguments, causal=True, batch_invariant=True)
+    plan = flashmla.plan_decode(*arguments, **requests.planned)
     requests.lengths += torch.tensor([0.15, -0.5, 0.9, 0.05], device="cuda").mul(quantum).int()
     same(requests.decode(plan=plan), requests.decode(), (kind, "a plan of as many pieces"))
     for lengths in ((60_000, 1, 0, quantum), (0, 60_000, 60_000, 8 * quantum + 1)):
@@ -139,4 +159,5 @@ def check_stale_plans(kind: Kind) -> None:
             torch.testing.assert_close(a.float(), b.float(), rtol=2e-2, atol=2e-3)
 
 
-CHECKS = (check_batches, check_chunks, check_levels, check_stale_plans)
+OF_WHOLE = (check_batches, check_chunks, check_stale_plans)
+OF_SPLIT = (*OF_WHOLE, check_levels)

@@ -9,16 +9,23 @@ import flashmla
 from gpu import invariance
 from gpu.steps import capture
 
-IDS = [f"{k.h_q}-{k.d_qk}-{k.page}-{k.out_dtype or str(k.dtype)[6:]}" for k in invariance.KINDS]
+CALLS = [(check, kind) for kind in invariance.SPLIT for check in invariance.OF_SPLIT]
+CALLS += [(check, kind) for kind in invariance.WHOLE for check in invariance.OF_WHOLE]
 
 
-@pytest.mark.parametrize("kind", invariance.KINDS, ids=IDS)
-@pytest.mark.parametrize("check", invariance.CHECKS, ids=lambda check: check.__name__)
+def named(value: object) -> str:
+    if not isinstance(value, invariance.Kind):
+        return value.__name__
+    dtype = value.out_dtype or str(value.dtype)[6:]
+    return f"{value.h_q}-{value.d_qk}-{value.page}-{dtype}-{value.kv_format}-{value.window}"
+
+
+@pytest.mark.parametrize(("check", "kind"), CALLS, ids=named)
 def test_bits_are_the_same(check, kind):
     check(kind)
 
 
-@pytest.mark.parametrize("kind", invariance.KINDS[:2], ids=IDS[:2])
+@pytest.mark.parametrize("kind", invariance.SPLIT[:2], ids=named)
 def test_bits_of_a_replayed_graph(kind):
     requests = invariance.Requests(kind, (30_000, 49_153, 16_385, 7), 60_000, seed=4)
     arguments = (requests.q, requests.cache, requests.table, requests.lengths)

@@ -85,9 +85,9 @@ def test_sparse_calls_with_a_handle(kv_format):
             torch.testing.assert_close(found[1].cpu(), lse, rtol=1e-4, atol=1e-4)
 
 
-def test_batch_invariant_sparse_calls_are_refused():
+def test_batch_invariant_sparse_calls():
     given = {name: tensor.cuda() for name, tensor in compat_sparse.inputs("v32").items()}
     meta, _ = flash_mla.get_mla_metadata()
-    with pytest.raises(RuntimeError, match=r"^enable_batch_invariant is True; sparse_decode supports that on the CPU"):
-        compat_sparse.decode(given, meta, enable_batch_invariant=True)
-    assert not meta.have_initialized
+    found = compat_sparse.decode(given, meta, enable_batch_invariant=True)
+    wanted = compat_sparse.ours(given, "v32", batch_invariant=True)
+    assert all(map(torch.equal, found, wanted))

@@ -761,8 +761,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_dense_decode_run(const flas
 
 /* ---- Sparse decode ---- */
 
-/* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from
- * lengths; data, workspace and stream are not looked at.
+/* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan, and without one from whether lengths
+ * are given, never from their values; data, workspace and stream are not looked at.
  * `params`: as for the call, with the plan that it will have, or without one. Writes *bytes, 0 where nothing is needed:
  * the workspace may be NULL then. Returns what flashmla_sparse_decode would return for shapes, dtypes, device, flags
  * and the plan. */

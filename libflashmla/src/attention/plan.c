@@ -9,6 +9,7 @@ flashmla_status fm_use_plan(const fm_given_plan *given, const fm_call *call, fm_
   if (attention->own_plan) return FLASHMLA_OK;
   FM_TRY(read_plan(given, call, attention));
   attention->work.num_splits = attention->stamp.num_splits;
+  attention->work.full = attention->stamp.full != 0;
   return FLASHMLA_OK;
 }
 
@@ -20,7 +21,7 @@ flashmla_status fm_lay_out_attention(fm_call *call, fm_attention *attention) {
 }
 
 flashmla_status fm_use_plan_again(const fm_given_plan *given, const fm_call *call, fm_attention *attention) {
-  const int32_t num_splits = attention->stamp.num_splits;
+  const int32_t num_splits = attention->stamp.num_splits, full = attention->stamp.full;
   if ((given->plan == NULL) != attention->own_plan)
     return attention->own_plan
                ? fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan is given; the prepared call was without one")
@@ -30,6 +31,9 @@ flashmla_status fm_use_plan_again(const fm_given_plan *given, const fm_call *cal
   if (attention->stamp.num_splits != num_splits)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan has num_splits %d, that of the prepared call %d",
                    attention->stamp.num_splits, num_splits);
+  if (attention->stamp.full != full)
+    return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made %s lengths, that of the prepared call %s them",
+                   full ? "with" : "without", full ? "without" : "with");
   return fm_check_plan_tiling(&attention->stamp, &attention->tiling);
 }
 

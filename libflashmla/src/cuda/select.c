@@ -64,12 +64,10 @@ flashmla_status fm_kernel_forced(fm_kernel_family family, const fm_kernel **kern
                  fm_kernel_family_name(family));
 }
 
-/* Whether any row of the family does, of those for such calls. */
+/* Whether any row of the family does. */
 static bool reads_format(const fm_need *need) {
   for (int32_t i = 0; i < fm_kernel_count; i++)
-    if (fm_kernels[i].family == need->family && fm_kernels[i].kv_format == need->kv_format &&
-        fm_kernels[i].batch_invariant == need->batch_invariant)
-      return true;
+    if (fm_kernels[i].family == need->family && fm_kernels[i].kv_format == need->kv_format) return true;
   return need->kv_format == FLASHMLA_KV_BF16; /* of rows that read no cache, too */
 }
 
@@ -93,9 +91,8 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
   }
   if (!reads_format(need))
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
-                   "{params.|}kv_format is \"%s\"; no %s%s kernel of this library reads it, the CPU does",
-                   fm_format_at(need->kv_format)->name, need->batch_invariant ? "batch-invariant " : "",
-                   fm_kernel_family_name(need->family));
+                   "{params.|}kv_format is \"%s\"; no %s kernel of this library reads it, the CPU does",
+                   fm_format_at(need->kv_format)->name, fm_kernel_family_name(need->family));
   return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "no kernel of this library fits the call on driver version %d",
                  driver_version);
 }

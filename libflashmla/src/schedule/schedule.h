@@ -27,8 +27,9 @@ typedef struct fm_work {
   int32_t window; /* 0: none. Else query token s of the n of a request attends none of its L items before number
                      L - (n - 1 - s) - window, and units are counted from what the first one may attend on */
   bool own_items; /* query tokens share no KV items: each has tiles of its own */
+  bool full;      /* no lengths are given: every request has all the items that there is room for */
   bool batch_invariant;
-  int32_t num_splits; /* given; 0: chosen for balance; 0 for batch-invariant work */
+  int32_t num_splits; /* given; 0: chosen for balance; 0 or 1 for batch-invariant work */
 } fm_work;
 
 /* What a backend says of itself for a call. Costs are in units. */
@@ -38,7 +39,7 @@ typedef struct fm_limits {
   int32_t workers;     /* blocks that run at once, before division by the cluster */
   int32_t start_overhead, split_overhead;
   int32_t unit;                         /* KV items that are worked on as one */
-  int32_t piece_units, whole_units;     /* of fm_tiling, the first for batch-invariant calls */
+  int32_t piece_units, whole_units;     /* of fm_tiling, the first for batch-invariant calls; 0: they split no tile */
   int32_t carries, max_slots;           /* batch invariant: of fm_tiling, and the most slots there may be */
   int32_t stripe_rows;                  /* batch invariant: rows of a slot come by so many; 0: as of a full block */
   int32_t partial_bytes, partial_facts; /* of fm_tiling */
@@ -73,11 +74,12 @@ typedef struct fm_tiling {
   int32_t bands;             /* columns, each cut alike into num_parts / bands parts; or 1: all tiles are one band */
   int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits where that is given */
   int32_t num_splits;        /* 0, or forced, or 1: no request exceeds whole_units */
-  int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of batch-invariant work */
+  bool whole;                /* no tile is split, as is known before lengths are: nothing is to be joined */
+  int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of work in quanta */
   int32_t start_overhead;    /* cost of beginning a tile, in units */
   int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
   int32_t unit;              /* KV items that are worked on as one: 64 on CUDA */
-  int32_t piece_units;       /* batch invariant: units of a quantum; else 0 */
+  int32_t piece_units;       /* batch invariant: units of a quantum; 0 where no tile is split, and else */
   int32_t carries;           /* batch invariant: slots of a part for what it folds on the way */
   int32_t slots;             /* batch invariant: partial slots; 0: no tile has a second piece, or none to store */
   int32_t slot_rows;         /* rows of a block that a slot has room for: block_rows, or those that there can be */
@@ -250,7 +252,9 @@ int64_t fm_length_of(const fm_work *work, int32_t unit, int32_t request);
 /* The item that its first unit begins with: a multiple of `unit`. Batch-invariant work is cut at fixed items, so 0. */
 int64_t fm_first_item(const fm_work *work, int32_t unit, int32_t request);
 
-/* scheduler.c */
+/* scheduler.c. Whether the schedule of work without lengths and windows, whose tiles have `units` units each, has only
+ * whole tiles. */
+bool fm_takes_whole_tiles(const fm_tiling *tiling, int64_t units);
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
 
 /* items.c: of batch-invariant work. Items from the quantum `begin`, where one begins, to the quantum `end`. */

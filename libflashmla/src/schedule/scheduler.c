@@ -148,13 +148,25 @@ static int64_t worst_aligned(const scheduler *s, band_extents band, int32_t piec
   return worst;
 }
 
+/* Whether aligned parts, of which the most expensive one costs `worst`, are about as even as parts of equal cost. */
+static bool are_even(const fm_tiling *tiling, int64_t worst, int64_t part_cost) {
+  const int32_t pieces = tiling->num_parts / tiling->num_tiles; /* of a tile; 0: whole tiles */
+  return worst <= part_cost + tiling->start_overhead + (pieces > 1 ? 1 : tiling->split_overhead);
+}
+
+bool fm_takes_whole_tiles(const fm_tiling *tiling, int64_t units) {
+  const int32_t tiles = tiling->num_tiles / tiling->bands, parts = tiling->num_parts / tiling->bands;
+  if (tiling->num_parts / tiling->num_tiles > 1) return false;
+  const int64_t tile_cost = fm_max64(units, 1) + tiling->start_overhead;
+  return are_even(tiling, fm_ceil_div(tiles, parts) * tile_cost, fm_ceil_div(tiles * tile_cost, parts));
+}
+
 static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const int32_t pieces = tiling->num_parts / tiling->num_tiles; /* of a tile; 0: whole tiles */
   const band_extents band = band_of(s);
   const int64_t tiles_per_part = fm_ceil_div(band.tiles, band.parts), part_cost = fm_ceil_div(band.cost, band.parts);
-  const int64_t bonus = pieces > 1 ? 1 : tiling->split_overhead;
-  if (worst_aligned(s, band, pieces, tiles_per_part) > part_cost + tiling->start_overhead + bonus)
+  if (!are_even(tiling, worst_aligned(s, band, pieces, tiles_per_part), part_cost))
     cut_evenly(s, part_cost, 0, cuts);
   else if (pieces > 0)
     cut_in_pieces(s, pieces, cuts);

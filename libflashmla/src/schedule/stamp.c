@@ -4,7 +4,7 @@
 #include <string.h>
 
 #define FM_PLAN_MAGIC UINT64_C(0x4e414c50414c4d46) /* "FMLAPLAN", little endian */
-enum { FM_PLAN_LAYOUT = 6 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
+enum { FM_PLAN_LAYOUT = 7 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
 
 _Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must fit the opaque plan");
 _Static_assert(offsetof(fm_plan_stamp, check) == 16 + (8 + FM_PLAN_FACTS) * sizeof(int32_t) + 8,
@@ -28,6 +28,7 @@ void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t 
                          .device_id = call->device_id,
                          .varlen = call->form.varlen,
                          .batch_invariant = work->batch_invariant,
+                         .full = work->full,
                          .num_splits = tiling->num_splits,
                          .cluster = tiling->cluster,
                          .num_tiles = tiling->num_tiles,
@@ -83,11 +84,11 @@ flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan
 
 flashmla_status fm_check_plan_tiling(const fm_plan_stamp *stamp, const fm_tiling *tiling) {
   if (stamp->cluster == tiling->cluster && stamp->num_tiles == tiling->num_tiles &&
-      stamp->num_parts == tiling->num_parts)
+      stamp->num_parts == tiling->num_parts && stamp->num_splits == tiling->num_splits)
     return FLASHMLA_OK;
   return fm_fail(
       FLASHMLA_ERROR_PLAN_MISMATCH,
-      "plan was made for a kernel with %d tiles of %d row blocks in %d parts, the call's has %d of %d in %d; "
-      "FLASHMLA_FORCE_KERNEL must be as it was",
+      "plan was made for a kernel with %d tiles of %d row blocks in %d parts, the call's has %d of %d in %d; formats "
+      "that quantise and others have plans of their own, and FLASHMLA_FORCE_KERNEL must be as it was",
       stamp->num_tiles, stamp->cluster, stamp->num_parts, tiling->num_tiles, tiling->cluster, tiling->num_parts);
 }

@@ -31,7 +31,8 @@ typedef struct fm_plan_stamp {
   uint32_t operation;
   int32_t cuda, device_id, varlen;
   int32_t facts[FM_PLAN_FACTS];
-  int32_t batch_invariant; /* the call's must be the same */
+  int16_t batch_invariant; /* the call's must be the same */
+  int16_t full;            /* the plan's own: the call follows it */
   int32_t num_splits;      /* the plan's own: the call follows it */
   int32_t cluster, num_tiles, num_parts;
   uint64_t buffer; /* address of the schedule on the device */

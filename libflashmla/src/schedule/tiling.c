@@ -69,7 +69,7 @@ bool fm_cut_alike(const fm_work *work, int32_t num_parts, int64_t columns) {
 
 bool fm_may_split(const fm_tiling *tiling) {
   if (tiling->piece_units > 0) return tiling->slots > (int64_t)tiling->carries * tiling->num_parts;
-  return tiling->num_splits != 1 && tiling->num_parts > 1;
+  return !tiling->whole && tiling->num_splits != 1 && tiling->num_parts > 1;
 }
 
 int64_t fm_slots(const fm_tiling *tiling) {
@@ -97,7 +97,11 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
     return too_many_tiles(work, num_splits);
 
   const int64_t units = fm_most_units(work, limits.unit);
-  if (num_splits == 0 && units <= limits.whole_units && !work->batch_invariant) num_splits = 1;
+  const bool in_pieces = work->batch_invariant && limits.piece_units > 0;
+  if (work->batch_invariant)
+    num_splits = in_pieces ? 0 : 1; /* whatever a given plan says: it may have been made for the other */
+  else if (num_splits == 0 && units <= limits.whole_units)
+    num_splits = 1;
   *tiling = (fm_tiling){.block_rows = limits.block_rows,
                         .cluster = cluster,
                         .group = group,
@@ -118,7 +122,7 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
                         .whole_units = limits.whole_units,
                         .partial_bytes = limits.partial_bytes,
                         .partial_facts = limits.partial_facts};
-  if (work->batch_invariant) {
+  if (in_pieces) {
     set_slots(work, limits, d_v, tiling);
   } else if (num_splits > 0) {
     if (__builtin_mul_overflow(num_tiles, num_splits, &tiling->num_parts)) return too_many_tiles(work, num_splits);
@@ -132,6 +136,8 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
   const bool alike = num_splits == 0 && tiles_per_head > 1 && num_tiles <= INT32_MAX / 2 &&
                      fm_cut_alike(work, tiling->num_parts, tiles_per_request);
   tiling->bands = alike ? tiles_per_request : 1;
+  const bool balanced = num_splits == 0 && !in_pieces;
+  tiling->whole = balanced && work->full && !work->varlen && units > 0 && fm_takes_whole_tiles(tiling, units);
   return FLASHMLA_OK;
 }
 

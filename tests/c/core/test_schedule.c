@@ -198,6 +198,15 @@ static void check_slots(const fm_tiling *t, const fm_cut *cuts) {
     CHECK(cuts[i].unit == 0 || cuts[i + 1].unit == 0 || cuts[i].tile == cuts[i + 1].tile);
 }
 
+/* Where it is known before lengths are that no tile is split, none is. */
+static int32_t known_whole;
+static void check_whole(const fm_work *p, const fm_tiling *t, const fm_cut *cuts) {
+  bool split = false;
+  for (int32_t i = 0; i < t->num_parts; ++i) split |= cuts[i].unit > 0;
+  CHECK(!t->whole || (p->full && !split && !fm_may_split(t) && fm_slots(t) == 0));
+  known_whole += t->whole;
+}
+
 /* A schedule is taken for one; with one of its entries spoiled it is not. */
 static void check_recognised(const fm_work *p, const fm_tiling *t, fm_schedule s) {
   CHECK_OK(fm_check_schedule(p, t, s));
@@ -273,6 +282,7 @@ static void one_case(void) {
   if (draw(0, 2) == 0) p.extra_capacity = draw(1, 500);
   if (draw(0, 2) > 0) p.extra_lengths = extra;
   p.own_items = draw(0, 1);
+  p.full = p.lengths == NULL && (p.extra_lengths == NULL || p.extra_capacity == 0);
   p.batch_invariant = draw(0, 2) == 0;
   if (draw(0, 1)) draw_offsets(&p, offsets);
   const int32_t longest = draw(0, 1) ? p.capacity : draw(0, 100);
@@ -294,6 +304,7 @@ static void one_case(void) {
   if (p.batch_invariant) check_stored(&t, &w, schedule);
   check_order(&t, &w, cuts);
   check_slots(&t, cuts);
+  check_whole(&p, &t, cuts);
   check_recognised(&p, &t, schedule);
 }
 
@@ -339,6 +350,40 @@ static void most_live_tiles(void) {
     reached += once && cost_before[p.batch] == t.num_parts;
   }
   CHECK(reached > 100);
+}
+
+/* Of full requests it is known where whole tiles are about as even as equal parts. */
+static void whole_tiles_beforehand(void) {
+  const fm_limits limits = {.block_rows = 64,
+                            .max_cluster = 1,
+                            .workers = 132,
+                            .start_overhead = 3,
+                            .split_overhead = 8,
+                            .unit = 64,
+                            .whole_units = 3,
+                            .partial_bytes = 2,
+                            .partial_facts = 4};
+  const struct {
+    int32_t batch, h_q;
+    bool whole;
+  } cases[] = {{128, 128, true}, {128, 64, true}, {132, 16, true}, {64, 64, false}, {100, 128, false}, {1, 16, false}};
+  const int32_t offsets[133] = {0};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+    fm_work p = {
+        .batch = cases[i].batch, .s_q = 1, .h_q = cases[i].h_q, .h_kv = 1, .capacity = 2048, .own_items = true};
+    fm_tiling t;
+    CHECK_OK(fm_tile(&p, limits, 512, &t));
+    CHECK(!t.whole && fm_may_split(&t)); /* lengths may come */
+    p.full = true;
+    CHECK_OK(fm_tile(&p, limits, 512, &t));
+    CHECK(t.whole == cases[i].whole && fm_may_split(&t) == !t.whole);
+    fm_work varlen = p;
+    varlen.varlen = true;
+    varlen.total_q = p.batch;
+    varlen.cu_seqlens_q = offsets;
+    CHECK_OK(fm_tile(&varlen, limits, 512, &t));
+    CHECK(!t.whole);
+  }
 }
 
 /* No query tokens at all: nothing is worth a part, and every tile is in one all the same. */
@@ -391,6 +436,8 @@ static void huge_lengths(void) {
 int main(void) {
   for (int i = 0; i < 3000; ++i) one_case();
   CHECK(levels[0] > 50 && levels[1] > 50 && levels[2] > 50);
+  CHECK(known_whole > 20);
+  whole_tiles_beforehand();
   most_live_tiles();
   dead_tiles_alone();
   huge_lengths();

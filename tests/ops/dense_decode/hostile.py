@@ -23,6 +23,7 @@ def planned() -> list[tuple[Case, int, int]]:
         STEP.but(s_q=3, cu_seqlens_q=(0, 3, 5), total_q=6, page_size=16, num_blocks=60, max_blocks=24),
         STEP.but(lengths=(3000, 71), num_blocks=60, max_blocks=50, batch_invariant=True),
         STEP.but(h_q=16, h_kv=1, s_q=1, lengths=(40_000, 71), num_blocks=700, max_blocks=640, batch_invariant=True),
+        STEP.but(lengths=(3000, 71), num_blocks=60, max_blocks=50, batch_invariant=True, window=700),
     )
     return [(case, len(case.lengths) * case.h_kv * 2, case.max_blocks) for case in cases]
 

@@ -106,12 +106,6 @@ def other_half(dtype: str) -> str:
     return "float16" if dtype != "float16" else "bfloat16"
 
 
-def invariant_window(call, _draw, _legal):
-    call.fields |= {"window": 1, "flags": call.fields["flags"] | c_abi.flags(batch_invariant=True)}
-    if "num_splits" in call.fields:
-        call.fields["num_splits"] = 0
-
-
 def step_rules() -> list[Rule]:
     """Those of a plan as well."""
     latent = {"q": -1, "kv_cache": -1}
@@ -120,7 +114,6 @@ def step_rules() -> list[Rule]:
         Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(latent, 64, 192, 328, 584)),
         Rule("float32", "UNSUPPORTED", "float32", all_float32, "gpu"),
         Rule("window", "VALUE", "window", spoil.field("window", -1, -(2**31))),
-        Rule("window of a batch-invariant call", "UNSUPPORTED", "window", invariant_window, "gpu"),
         Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
     ]
     offsets = spoil.extent("cu_seqlens_q", 0, lambda n: n + 1)

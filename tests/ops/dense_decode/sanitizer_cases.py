@@ -79,13 +79,18 @@ def batch_invariant(plain: Case, small: Case) -> list[Case]:
     ]
 
 
+def fields_of(row: dict) -> dict:
+    """Fields of the cases that a kernel could do, so far as its name says."""
+    shape, _, marks = row["name"].partition("_cluster")
+    marks = marks.split("_")[1:]
+    kv_format = "_".join(mark for mark in marks if mark not in {"gather", "pages", "invariant"}) or "bf16"
+    d_qk = int(shape.rpartition("_")[2])
+    return {"dtype": row["dtype"], "d_qk": d_qk, "kv_format": kv_format, "batch_invariant": "invariant" in marks}
+
+
 def may_fit(row: dict, case: Case) -> bool:
-    """Whether a kernel could do a case, so far as its name says: data of cases take time to make."""
-    marks = row["name"].partition("_cluster")[2].split("_")[1:]
-    kv_format = "_".join(mark for mark in marks if mark not in {"gather", "pages", "invariant"})
-    if (kv_format or "bf16") != case.kv_format:
-        return False
-    return case.dtype == row["dtype"] and case.batch_invariant == ("invariant" in marks)
+    """Whether a kernel could do a case: data of cases take time to make."""
+    return all(getattr(case, field) == value for field, value in fields_of(row).items())
 
 
 def run_decode(row: dict, case: Case, backend) -> bool:

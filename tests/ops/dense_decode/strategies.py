@@ -157,7 +157,9 @@ def cases(
     `kv_formats`: of its cache; empty: any, or "bf16" when small.
     """
     plan = draw(st.sampled_from(("none", "fresh", "stale")))
-    if num_splits is None:
+    if fixed.get("batch_invariant"):
+        splits = 0
+    elif num_splits is None:
         splits = draw(st.one_of(st.just(0), st.integers(1, MAX_SPLITS))) if plan != "none" else 0
     else:
         plan, splits = ("fresh" if plan == "none" else plan), num_splits
@@ -206,7 +208,7 @@ def cases(
         "out_dtype": draw(st.sampled_from((None, None, "float32"))),
         "lse_base2": draw(st.booleans()),
         "empty_lse_minus": draw(st.booleans()),
-        "batch_invariant": splits == 0 and draw(st.booleans()) and not (fmt and backend.name == "gpu"),
+        "batch_invariant": splits == 0 and draw(st.booleans()),
         "sink": None if small else draw(st.sampled_from((None, None, None, "some", "wild"))),
     }
     if kv_format == "fp8":
@@ -218,8 +220,7 @@ def cases(
         equal = st.just((tuple(2 * i for i in range(batch + 1)), 2 * batch))
         offsets = equal if small else query_offsets(batch, s_q, wild=wild)
         drawn["cu_seqlens_q"], drawn["total_q"] = draw(offsets)
-    windowed = backend.name == "cpu" or not (drawn | fixed)["batch_invariant"]
-    if windowed and not sharded and "shard" not in fixed and not small:
+    if not sharded and "shard" not in fixed and not small:
         drawn["window"] = draw(windows(page_size, capacity))
     if sharded:
         drawn["shard"], drawn["global_seqlens"] = draw(shards(local, capacity))

@@ -22,6 +22,7 @@ from ops.dense_decode.case import Case, Data, Layouts, keys_of, make_data
 from ops.dense_decode.oracle import Shard
 from ops.dense_decode.shape_only import STEP
 from ops.merge_states.oracle import merge_states
+from stub_driver.launches import decoded, family
 
 BASE = Case(
     s_q=3, h_q=16, page_size=16, num_blocks=60, max_blocks=30, lengths=(470, 0, 33), causal=True, given=("lse",),
@@ -71,14 +72,14 @@ OPTIONS = {
 def test_bits_are_those_of_the_dequantised_cache(backend, kv_format, options):
     """On a GPU of the kernel that gathers rows as these kernels do; but codes with one scale it attends in float16."""
     case = of_format(kv_format).but(**options)
-    if case.batch_invariant and backend.name == "gpu":
-        pytest.skip("no batch-invariant kernel reads such caches")
     numbers = make_data(case)
     result = calls.run(case, backend, numbers)
     calls.check_result(case, numbers, result)
     if kv_format == "fp8" and backend.name == "gpu":
         return
     rows, others = dequantised(case, numbers)
+    if case.batch_invariant and backend.name == "gpu":  # no request is split
+        rows = rows.but(batch_invariant=False, plan="fresh", num_splits=1)
     kernel = environment.variable(FORCE, f"dense_decode_bf16_{case.d_qk}_cluster1_gather")
     with kernel if backend.name == "gpu" else contextlib.nullcontext():
         same_bits(result, calls.run(rows, backend, others))
@@ -186,16 +187,22 @@ def test_a_prepared_call(cpu):
 
 
 @pytest.mark.parametrize("kv_format", formats.FORMATS)
-def test_batch_invariant_kernels_read_none(cuda_12_0, kv_format):
-    """By the format of the table's kernels."""
+def test_batch_invariant_calls_split_no_request(cuda_12_0, kv_format):
+    """The same kernel on whole tiles, with nothing to join; a plan of rows that are not quantised is for others."""
     case = of_format(kv_format, STEP.but(layouts=Layouts(kv_cache=PAGES)))
-    ran = cuda_12_0.run(f"from buffers import Pages; decode({case!r}); decode({case.but(batch_invariant=True)!r})")
-    loads = "gather_" if formats.FORMATS[kv_format].split else ""  # else codes come by TMA
-    assert ran.told[0][3] == f"dense_decode_bf16_{case.d_qk}_cluster1_{loads}{kv_format}"
-    status, sentence, _, _ = ran.told[1]
-    assert status == c_abi.constant("ERROR_UNSUPPORTED")
-    assert sentence == (
-        f'params.kv_format is "{kv_format}"; '
-        "no batch-invariant dense_decode kernel of this library reads it, the CPU does"
+    whole = case.but(batch_invariant=True)
+    ran = cuda_12_0.run(
+        f"from buffers import Layout, Pages; decode({case!r}); decode({whole!r}); "
+        f"decode({whole!r}, plan=plan({whole!r})); "
+        f"decode({whole!r}, plan=plan({whole.but(kv_format='bf16', layouts=Layouts())!r}))"
     )
-    assert len(ran.launches()) == 3  # of the first call
+    loads = "gather_" if formats.FORMATS[kv_format].split else ""  # else codes come by TMA
+    for told in (*ran.told[:2], ran.told[3]):
+        assert told[3] == f"dense_decode_bf16_{case.d_qk}_cluster1_{loads}{kv_format}"
+    assert ran.told[-1][0] == c_abi.constant("ERROR_PLAN_MISMATCH")
+    assert "formats that quantise and others have plans of their own" in ran.told[-1][1]
+    names = [family(launch["kernel"]) for launch in ran.launches()]
+    assert names == ["plan", "dense_decode", "combine", *["plan", "dense_decode"] * 2, "plan"]
+    for launch in ran.launches()[3:7:2]:
+        found = decoded(launch)
+        assert (found["num_splits"], found["num_parts"], found["piece_units"]) == (1, found["num_tiles"], 0)

@@ -10,7 +10,7 @@ import flashmla
 from gpu.kernel_rows import FORCE, last_kernel, rows_of
 from ops.dense_decode import calls, strategies
 from ops.dense_decode.case import ON_GPUS
-from ops.dense_decode.sanitizer_cases import decode_cases, is_split, may_fit, run_decode
+from ops.dense_decode.sanitizer_cases import decode_cases, fields_of, is_split, may_fit, run_decode
 from properties import share
 
 torch = pytest.importorskip("torch")
@@ -29,10 +29,10 @@ def test_every_kernel_is_right(gpu, row):
 
 @of_every_row
 def test_any_call_that_a_kernel_does(gpu, row):
-    @share(1 / 10, suppress_health_check=[HealthCheck.filter_too_much])  # a row does one call in eight or so
+    @share(1 / 10, suppress_health_check=[HealthCheck.filter_too_much])  # which pages and clusters fit is drawn
     @given(data=st.data())
     def any_call(data):
-        case = data.draw(strategies.cases(gpu, dtype=row["dtype"], route="torch"))
+        case = data.draw(strategies.cases(gpu, route="torch", **fields_of(row)))
         assume(0 not in case.shapes()["out"])  # an empty call runs no kernel
         assume(run_decode(row, case, gpu))
 

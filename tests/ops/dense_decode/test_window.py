@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import c_abi
 from attention import Result, same_bits
 from backends import Backend
 from buffers import PAGES
@@ -16,6 +15,7 @@ from ops.dense_decode.calls import Tensors, make_plan
 from ops.dense_decode.case import Layouts, make_data
 from ops.dense_decode.relations import LONG
 from ops.dense_decode.shape_only import STEP
+from stub_driver.launches import decoded, family
 
 
 @pytest.fixture
@@ -67,17 +67,17 @@ def test_what_a_row_attends_is_a_call_on_those_tokens(backend):
 
 
 @pytest.mark.parametrize("window", [40, 600, 3000])
-def test_batch_invariant_rows(cpu, window):
+def test_batch_invariant_rows(backend, window):
     """Beside other query tokens and requests, and alone."""
     case = LONG.but(window=window, batch_invariant=True)
     numbers = make_data(case)
-    together = calls.run(case, cpu, numbers)
+    together = calls.run(case, backend, numbers)
     last = case.but(s_q=1, lengths=case.lengths[:1])
     alone = replace(
         numbers, q=numbers.q[:1, -1:], block_table=numbers.block_table[:1], cache_seqlens=numbers.cache_seqlens[:1]
     )
     row = Result(together.out[:1, -1:].copy(), together.lse[:1, :, -1:].copy())
-    same_bits(row, calls.run(last, cpu, alone))
+    same_bits(row, calls.run(last, backend, alone))
 
 
 def test_the_schedule_has_no_units_before_the_window(cpu):
@@ -91,8 +91,16 @@ def test_the_schedule_has_no_units_before_the_window(cpu):
     assert cuts[:, 1].max() < 3
 
 
-def test_no_batch_invariant_kernel_has_a_window(cuda_12_0):
-    ran = cuda_12_0.run(f"decode({STEP.but(window=7, batch_invariant=True)!r})")
-    status, sentence, _, _ = ran.told[0]
-    assert status == c_abi.constant("ERROR_UNSUPPORTED")
-    assert sentence == "params.window is 7; supported with FLASHMLA_BATCH_INVARIANT on CUDA is 0"
+@pytest.mark.parametrize("case", [STEP, STEP.but(h_q=128), STEP.but(page_size=7)], ids=["", "128 heads", "gathered"])
+def test_batch_invariant_calls_with_a_window_split_no_request_on_a_gpu(cuda_12_0, case):
+    """By the kernels of other calls; with a plan as without one, the same."""
+    case = case.but(window=7, batch_invariant=True)
+    ran = cuda_12_0.run(f"decode({case!r}); decode({case!r}, plan=plan({case!r}))")
+    assert [line[0] for line in ran.told] == [0, 0, 0]
+    assert ran.told[0][3] == ran.told[2][3]
+    assert "invariant" not in ran.told[0][3]
+    assert [family(launch["kernel"]) for launch in ran.launches()] == ["plan", "dense_decode"] * 2
+    for launch in ran.launches():
+        found = decoded(launch)
+        assert found["num_parts"] == found["num_tiles"]
+        assert found["window"] == 7

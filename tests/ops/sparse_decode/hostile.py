@@ -19,7 +19,7 @@ QUANTISED = LONG.but(kv_format="v32", s_q=9, h_q=64, extra=Cache("v32", num_bloc
 
 def planned() -> list[tuple[SparseCase, int, int]]:
     """Cases, and about how many tiles and units their schedules number."""
-    cases = (STEP, TWOFOLD, MIXED, LONG, QUANTISED)
+    cases = (STEP, TWOFOLD, MIXED, LONG, QUANTISED, QUANTISED.but(batch_invariant=True))
     return [(case, 2 * case.batch * case.s_q, case.main.topk // UNIT + 1) for case in cases]
 
 

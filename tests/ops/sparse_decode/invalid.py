@@ -111,13 +111,6 @@ def other_half(case: SparseCase) -> SparseCase:
 
 OF_STEPS = [  # of a plan as well
     Rule("max_seqlen_q alone", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 1, -1, 2**31 - 1)),
-    Rule(
-        "batch invariant",
-        "UNSUPPORTED",
-        "BATCH_INVARIANT|batch.invariant",
-        spoil.field("flags", c_abi.flags(default_scale=True, batch_invariant=True)),
-        only="gpu",
-    ),
 ]
 ONE = [  # in a call on caches that are not quantised
     Rule("h_q", "UNSUPPORTED", "h_q", spoil.extents({"q": 2, "out": 2, "lse": 1, "attn_sink": 0}, 129, 200, 2**31 - 1)),

@@ -27,7 +27,7 @@ def limits_of(processors: int) -> schedule.Limits:
         workers=processors,
         start_overhead=found["START_OVERHEAD"],
         split_overhead=found["SPLIT_OVERHEAD"],
-        piece_units=0,
+        piece_units=0,  # batch-invariant calls split no tile
         whole_units=found["WHOLE_UNITS"],
         partial_bytes=PARTIAL_BYTES,
     )
@@ -44,10 +44,12 @@ def call_of(case: SparseCase, processors: int) -> Call:
         h_kv=1,
         max_blocks=schedule.ceil(case.main.topk, UNIT) + schedule.ceil(extra_topk, UNIT),
         num_splits=case.num_splits,
+        batch_invariant=case.batch_invariant,
         varlen=case.cu_seqlens_q is not None,
         total_q=case.total_q,
         d_v=case.d_v,
         own_items=True,
+        full=not any("topk_length" in name for name in case.inputs),
     )
     given = case.inputs
     lengths = {

@@ -139,7 +139,7 @@ def cases(
     h_q = draw(st.sampled_from((2, 6, 16)) if small else HEADS)
     axes = 1 if varlen else 2
     given = [name for name in ("out", "lse", "workspace", "plan_buffer") if draw(st.booleans())]
-    invariant = fixed.get("batch_invariant", draw(st.booleans()) and backend.name == "cpu")
+    invariant = fixed.get("batch_invariant", draw(st.booleans()))
     plan = fixed.get("plan") or ("none" if small else draw(st.sampled_from(("none", "fresh", "stale"))))
     given += ["lse"] if with_lse and "lse" not in given else []
     drawn = {

@@ -72,10 +72,11 @@ def random_case(draw: random.Random) -> SparseCase:
     axes = 1 if varlen else 2
     columns = formats.FORMATS[kv_format].columns if kv_format in formats.FORMATS else draw.choice((576, 512))
     gaps = [tuple(draw.choice((0, 0, 1, 3)) for _ in range(axes + 1)) for _ in range(3)]
-    num_splits = draw.choice((0, 0, 1, 2, 32))
+    num_splits, batch_invariant = draw.choice(((0, False), (0, False), (0, True), (1, False), (2, False), (32, False)))
     return SparseCase(
         plan="fresh" if num_splits else draw.choice(("none", "fresh")),
         num_splits=num_splits,
+        batch_invariant=batch_invariant,
         main=draw_cache(draw, kv_format, batch, axes),
         extra=draw_cache(draw, kv_format, batch, axes) if draw.random() < 0.4 else None,
         d_qk=columns,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -247,13 +246,8 @@ def test_float32_out_is_what_the_dtype_of_q_rounds(backend, data):
 @FEW
 @given(data=st.data())
 def test_a_query_token_has_its_bits_beside_any_others(backend, data):
-    """With batch_invariant, which the CPU has: as a request of its own, packed or not, in any batch."""
-    case = data.draw(
-        strategies.cases(
-            backend, **FIXED, batch_invariant=backend.name == "cpu", route="c", plan=data.draw(RIGHT_PLANS)
-        )
-    )
-    alike = same_bits if case.batch_invariant else functools.partial(close, case)
+    """With batch_invariant: as a request of its own, packed or not, in any batch."""
+    case = data.draw(strategies.cases(backend, **FIXED, batch_invariant=True, route="c", plan=data.draw(RIGHT_PLANS)))
     case = case.but(layouts=replace(case.layouts, q=COMPACT, out=COMPACT, lse=COMPACT))
     numbers = make_data(case)
     together = calls.run(case, backend, numbers)
@@ -264,13 +258,13 @@ def test_a_query_token_has_its_bits_beside_any_others(backend, data):
     lone = lone.but(s_q=1)
     found = calls.run(lone, backend, alone)
     wanted = Result(together.out[i : i + 1, s : s + 1], together.lse[i : i + 1, :, s : s + 1])
-    alike(found, wanted)
+    same_bits(found, wanted)
     packed = {name: replace(one, indices=one.indices[0]) for name, one in caches.items()}
     flat = {name: one.but(indices_layout=COMPACT) for name, one in (("main", lone.main), ("extra", lone.extra)) if one}
     varlen = lone.but(cu_seqlens_q=(0, 1), total_q=1, **flat)
     offsets = np.array([0, 1], np.int32)
     found = calls.run(varlen, backend, replace(alone, q=alone.q[0], caches=packed, cu_seqlens_q=offsets))
-    alike(Result(found.out[None], found.lse[None]), wanted)
+    same_bits(Result(found.out[None], found.lse[None]), wanted)
 
 
 def test_a_repeated_call_has_the_same_bits(backend):

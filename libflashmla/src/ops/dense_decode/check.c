@@ -29,11 +29,7 @@ static flashmla_status check_extents(const fm_call *call) {
   return FLASHMLA_OK;
 }
 
-static flashmla_status check_cuda_support(const fm_call *call, const fm_queries *queries, const fm_work *work) {
-  if (work->window > 0 && work->batch_invariant)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
-                   "{params.|}window is %d; supported with {FLASHMLA_BATCH_INVARIANT|batch_invariant} on CUDA is 0",
-                   work->window);
+static flashmla_status check_cuda_support(const fm_call *call, const fm_queries *queries) {
   if (queries->dtype == FM_FP32 || queries->coded)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.dtype is %s; supported on CUDA are bfloat16 and float16",
                    fm_dtype_name((int32_t)fm_dtype_of(fm_tensor_at(&call->tensors, FM_Q, 0)->dtype)));
@@ -61,7 +57,7 @@ flashmla_status fm_check_step(const fm_call *call, fm_step_scalars scalars, fm_d
   FM_TRY(fm_check_geometry(call, FM_Q, extents[FM_D_V], attention));
   FM_TRY(fm_check_pages(call, FM_KV_CACHE, scalars.kv_format, true, &decode->paged.pages));
   FM_TRY(fm_check_keys(call, FM_Q, FM_KV_CACHE, &attention->queries, &decode->paged.pages));
-  return call->cuda ? check_cuda_support(call, &attention->queries, &attention->work) : FLASHMLA_OK;
+  return call->cuda ? check_cuda_support(call, &attention->queries) : FLASHMLA_OK;
 }
 
 void fm_bind_lengths(const fm_call *call, fm_dense_decode *decode) {

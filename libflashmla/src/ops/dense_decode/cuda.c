@@ -26,12 +26,18 @@
 
 static bool quantizes(const fm_paged *paged) { return fm_quantizes(paged->pages.format); }
 
-/* Whether rows are best gathered. Kernels of batch-invariant calls do not. Of codes, TMA brings boxes of whole units in
+/* Whether a batch-invariant call has kernels that fold pieces, which splits requests. Others of them attend each
+ * request whole, which makes its bits its own, too. */
+static bool folds(const fm_dense_decode *decode) {
+  return decode->attention.work.batch_invariant && decode->attention.work.window == 0 && !quantizes(&decode->paged);
+}
+
+/* Whether rows are best gathered. Kernels that fold do not. Of codes, TMA brings boxes of whole units in
  * which each has its scales. */
 static bool gathers(const fm_dense_decode *decode) {
   const fm_pages *pages = &decode->paged.pages;
   if (quantizes(&decode->paged)) return pages->page_size % FM_KERNEL_UNIT != 0 || pages->format->split;
-  return pages->page_size % BOX_ROWS != 0 && !decode->attention.work.batch_invariant;
+  return pages->page_size % BOX_ROWS != 0 && !folds(decode);
 }
 
 /* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
@@ -62,7 +68,7 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
                    .features = whole ? 0 : FM_DENSE_DECODE_ANY_PAGE,
                    .lacking = "pages of 64 tokens",
                    .preferred = gathers(decode) ? FM_DENSE_DECODE_GATHERS : 0,
-                   .batch_invariant = decode->attention.work.batch_invariant,
+                   .batch_invariant = folds(decode),
                    .cluster = cluster,
                    .may_be_forced = true};
 }
@@ -91,15 +97,19 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
                         .start_overhead = blocks == 1 ? START_OVERHEAD_ALONE : START_OVERHEAD,
                         .split_overhead = SPLIT_OVERHEAD,
                         .unit = FM_KERNEL_UNIT,
-                        .piece_units = work->h_q / work->h_kv <= FEW_HEADS ? PIECE_UNITS_FEW : PIECE_UNITS,
+                        .piece_units = !folds(decode)                        ? 0
+                                       : work->h_q / work->h_kv <= FEW_HEADS ? PIECE_UNITS_FEW
+                                                                             : PIECE_UNITS,
                         .whole_units = WHOLE_UNITS,
                         .carries = CARRIES,
                         .max_slots = FM_KERNEL_MAX_SLOTS,
                         .stripe_rows = FM_KERNEL_STRIPE,
-                        .partial_bytes = work->batch_invariant ? (int32_t)sizeof(float) : FM_KERNEL_PARTIAL_BYTES,
+                        .partial_bytes = folds(decode) ? (int32_t)sizeof(float) : FM_KERNEL_PARTIAL_BYTES,
                         .partial_facts = FM_KERNEL_PARTIAL_FACTS};
-  /* Where no table is long enough to be split, num_splits 0 becomes 1 (fm_tile); that is no given split. */
-  const bool balanced = work->num_splits == 0 || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
+  /* Where no table is long enough to be split, num_splits 0 becomes 1 (fm_tile); that is no given split. Nor is it in
+   * batch-invariant calls. */
+  const bool balanced =
+      work->num_splits == 0 || work->batch_invariant || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
   FM_TRY(choose_cluster(decode, blocks, balanced, gpu.device->processors, &limits->max_cluster));
   return limits->max_cluster > 1 && blocks > 1 ? count_clusters(gpu, decode, limits) : FLASHMLA_OK;
 }

@@ -31,7 +31,8 @@ static flashmla_status check_batch(const fm_call *call, int32_t *batch) {
 }
 
 /* Items are numbered in 32 bits, each selection from the begin of a unit on. */
-static flashmla_status set_items(int32_t topk, int32_t extra_topk, fm_work *work) {
+static flashmla_status set_items(const fm_call *call, fm_work *work) {
+  const int32_t topk = call->extents[FM_TOPK], extra_topk = call->extents[FM_EXTRA_TOPK];
   if ((int64_t)topk + extra_topk > INT32_MAX - FM_KERNEL_UNIT)
     return fm_fail(FLASHMLA_ERROR_OVERFLOW,
                    "indices has topk %d and extra_indices extra_topk %d; together they must be at most %d", topk,
@@ -39,6 +40,7 @@ static flashmla_status set_items(int32_t topk, int32_t extra_topk, fm_work *work
   work->own_items = true;
   work->capacity = topk;
   work->extra_capacity = extra_topk;
+  work->full = call->tensors.given[FM_TOPK_LENGTH] == NULL && call->tensors.given[FM_EXTRA_TOPK_LENGTH] == NULL;
   return FLASHMLA_OK;
 }
 
@@ -52,7 +54,7 @@ flashmla_status fm_check_sparse_step(const fm_call *call, uint32_t flags, int32_
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (h_q) is %d; supported are at most %d",
                    call->tensors.rows[FM_SPARSE_Q].rank - 2, attention->work.h_q, FM_SPARSE_MOST_HEADS);
   FM_TRY(fm_check_geometry(call, FM_SPARSE_Q, call->extents[FM_SPARSE_D_V], attention));
-  return set_items(call->extents[FM_TOPK], call->extents[FM_EXTRA_TOPK], &attention->work);
+  return set_items(call, &attention->work);
 }
 
 flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_sparse_decode *decode) {
@@ -63,10 +65,6 @@ flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_spars
   if (decode->attention.d_v != FM_KERNEL_MOST_D_V)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported on CUDA are those with d_v %d",
                    call->tensors.rows[FM_SPARSE_Q].rank - 1, queries->d_qk, FM_KERNEL_MOST_D_V);
-  if (decode->attention.work.batch_invariant)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
-                   "{params.flags has FLASHMLA_BATCH_INVARIANT|batch_invariant is True}; sparse_decode supports that "
-                   "on the CPU alone");
   return FLASHMLA_OK;
 }
 

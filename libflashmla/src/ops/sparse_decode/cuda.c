@@ -2,7 +2,8 @@
 #include "attention/cuda.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
-/* Units, see dense_decode's. Nobody shares what a tile reads. */
+/* Units, see dense_decode's. Nobody shares what a tile reads. There are no quanta of batch-invariant work: what a query
+ * token selects is short enough to be attended whole. Fixed pieces would need partial rows of every token. */
 #define START_OVERHEAD 3
 #define SPLIT_OVERHEAD 8
 #define WHOLE_UNITS 3

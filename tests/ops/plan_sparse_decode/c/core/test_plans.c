@@ -169,6 +169,40 @@ static void prepared_calls(int32_t device) {
   fake_launches();
 }
 
+/* A plan that was made without lengths may know that no tile is split, and a call follows its plan. */
+static void plans_without_lengths(void) {
+  flashmla_prepared *decoder;
+  uint64_t bytes;
+  fake.limits.workers = 6; /* as many as tiles */
+  init(&s, FLASHMLA_KV_BF16, FLASHMLA_KV_BF16);
+  const flashmla_plan with = plan_of(&s, 0);
+  CHECK(!fake_plan_sparse.attention.tiling.whole);
+  s.params.plan = &with;
+  CHECK_OK(flashmla_sparse_decode_workspace_size(&s.params, &bytes));
+  CHECK(bytes > 0);
+  s.params.topk_length = s.params.extra_topk_length = NULL;
+  CHECK_OK(flashmla_sparse_decode(&s.params));
+  CHECK(!fake_sparse.attention.tiling.whole);
+
+  const flashmla_plan without = plan_of(&s, 0);
+  CHECK(fake_plan_sparse.attention.tiling.whole);
+  s.params.plan = &without;
+  CHECK_OK(flashmla_sparse_decode_prepare(&s.params, &decoder));
+  init(&s, FLASHMLA_KV_BF16, FLASHMLA_KV_BF16);
+  s.params.plan = &without;
+  CHECK_OK(flashmla_sparse_decode_workspace_size(&s.params, &bytes));
+  CHECK(bytes == 0);
+  CHECK_OK(flashmla_sparse_decode(&s.params));
+  CHECK(fake_sparse.attention.tiling.whole && fake_sparse.attention.partials.rows == NULL);
+  s.params.plan = &with;
+  s.params.topk_length = s.params.extra_topk_length = NULL;
+  CHECK_STATUS(flashmla_sparse_decode_run(decoder, &s.params), FLASHMLA_ERROR_PLAN_MISMATCH,
+               "plan was made with lengths, that of the prepared call without them");
+  flashmla_prepared_free(decoder);
+  fake.limits.workers = 132;
+  fake_launches();
+}
+
 /* As callers had it before there were plans. */
 static void a_call_without_the_field(void) {
   init(&s, FLASHMLA_KV_BF16, FLASHMLA_KV_BF16);
@@ -201,6 +235,7 @@ int main(void) {
     what_backends_get(device, 7);
     prepared_calls(device);
   }
+  plans_without_lengths();
   a_call_without_the_field();
   empty();
   return 0;
