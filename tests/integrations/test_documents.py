@@ -1,5 +1,6 @@
-"""The snippets of docs/models.md run, one behind another, and its table of lengths is that of the code."""
+"""The snippets of docs/models.md run, one behind another, and its tables are those of the code and of the record."""
 
+import json
 import pathlib
 import re
 
@@ -11,7 +12,8 @@ pytest.importorskip("transformers")
 from flashmla.integrations import transformers as integration  # noqa: E402 - behind what may be missing
 from flashmla.integrations._latent_attention import KvUpProjection  # noqa: E402
 
-PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "models.md").read_text()
 
 
 def test_the_snippets_run():
@@ -26,6 +28,29 @@ def test_the_snippets_run():
 def test_the_configurations_are_those_of_the_code():
     named = re.findall(r"`(\w+Config)`", PAGE)
     assert set(named) == integration.CONFIGS
+
+
+def records(benchmark):
+    found = map(json.loads, (ROOT / "benchmarks" / "results" / "h200-models.jsonl").read_text().splitlines())
+    return [record for record in found if record["benchmark"] == benchmark]
+
+
+def test_decode_speeds_are_those_of_the_last_record():
+    last = {tuple(record["case"]): record["tokens_per_s"] for record in records("transformers_decode")}
+    names = "flashmla_graph", "flashmla", "eager", "sdpa"
+    for case, speeds in last.items():
+        cells = [f"{round(speeds[name], -1):,.0f}" for name in names]
+        assert f"| {case[0]} | {case[1]:,} | {' | '.join(cells)} |" in PAGE
+    first = records("transformers_decode")[0]["tokens_per_s"]
+    assert f"{round(first['eager'], -2):,.0f} against {round(first['flashmla'], -2):,.0f} tokens/s" in PAGE
+
+
+def test_times_of_both_forms_are_those_of_the_record():
+    times = {(record["heads"], record["prompt"]): record["us"] for record in records("prefill_forms")}
+    for heads in 16, 128:
+        found = (times[heads, prompt] for prompt in (128, 256, 1024, 4096))
+        cells = [f"{us['absorbed']:.0f} / {us['projected_up']:.0f}" for us in found]
+        assert f"| {heads} | {' | '.join(cells)} |" in PAGE
 
 
 def test_the_lengths_from_which_keys_are_projected_up():
