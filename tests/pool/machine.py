@@ -15,6 +15,8 @@ PLACE = st.integers(0, 2**16)
 
 
 class PoolMachine(RuleBasedStateMachine):
+    memory = None  # NumPy's
+
     @initialize(
         num_blocks=st.integers(1, 14),
         page_size=st.sampled_from([1, 2, 3, 4]),
@@ -28,7 +30,7 @@ class PoolMachine(RuleBasedStateMachine):
     )
     def begin(self, num_blocks, page_size, rows, max_blocks, host_blocks, more, slots, layers, layout):
         model = Model(num_blocks, page_size, rows, max_blocks, slots, host_blocks, rows + more)
-        self.subject = Subject(model, layers, layout)
+        self.subject = Subject(model, layers, layout, self.memory)
         self.model = model
         self.next_id = 0
 
@@ -51,7 +53,9 @@ class PoolMachine(RuleBasedStateMachine):
           ids=st.lists(st.integers(0, 1), min_size=45, max_size=45))  # fmt: skip
     def append(self, places, counts, ids):
         names = [self.some(place) for place in places]
-        self.subject.append(names, [ids[9 * i : 9 * i + count] for i, count in zip(range(len(names)), counts, strict=False)])
+        self.subject.append(
+            names, [ids[9 * i : 9 * i + count] for i, count in zip(range(len(names)), counts, strict=False)]
+        )
 
     @precondition(lambda self: self.model.resident)
     @rule(count=COUNT)

@@ -7,18 +7,19 @@ from collections.abc import Callable
 import numpy as np
 
 import flashmla
+from pool.memory import NumPyMemory
 from pool.model import Block, Model, Refused, Sequence
 
 ROW = 8  # columns of a row, all alike
 
 
-def layered(num_blocks: int, page_size: int, layers: int, layout: str) -> tuple[object, list[np.ndarray]]:
+def layered(memory, num_blocks: int, page_size: int, layers: int, layout: str) -> tuple:
     """What PagedKVCache is given, and the layers of it."""
     if layout == "listed":
-        made = [np.full((num_blocks, page_size, 1, ROW), np.nan, "float32") for _ in range(layers)]
+        made = [memory.made(np.full((num_blocks, page_size, 1, ROW), np.nan, "float32")) for _ in range(layers)]
         return made, made
     order = (layers, num_blocks) if layout == "stacked" else (num_blocks, layers)
-    whole = np.full((*order, page_size, 1, ROW), np.nan, "float32")
+    whole = memory.made(np.full((*order, page_size, 1, ROW), np.nan, "float32"))
     if layout == "interleaved":
         whole = whole.swapaxes(0, 1)
     return whole, [*whole]
@@ -27,12 +28,16 @@ def layered(num_blocks: int, page_size: int, layers: int, layout: str) -> tuple[
 class Subject:
     """`check` looks at everything, after an update."""
 
-    def __init__(self, model: Model, layers: int = 2, layout: str = "listed") -> None:
+    def __init__(self, model: Model, layers: int = 2, layout: str = "listed", memory=None) -> None:
         self.model = model
-        self.given, self.layers = layered(model.num_blocks, model.page_size, layers, layout)
+        self.memory = memory or NumPyMemory()
+        self.given, self.layers = layered(self.memory, model.num_blocks, model.page_size, layers, layout)
         size = flashmla.PagedKVCache.bytes_of_block(self.given)
-        self.host = np.full((model.host_blocks, size), 255, "uint8") if model.host_blocks else None
+        self.host = None
+        if model.host_blocks:
+            self.host = self.memory.host(np.full((model.host_blocks, size), 255, "uint8"))
         self.cache = self.make()
+        self.slots: list[int] = []  # of the last append
 
     def make(self, hash_key: int = 3) -> flashmla.PagedKVCache:
         model = self.model
@@ -84,11 +89,17 @@ class Subject:
             return
         tags, total = made
         assert total == len(tags)
-        slots = self.cache.slot_mapping
-        assert (slots[total:] == -1).all()
+        self.slots = [slot for name, new in zip(names, ids, strict=True) for slot in self.last_slots(name, len(new))]
         for i, layer in enumerate(self.layers):
             rows = np.repeat(self.value(tags, i)[:, None], ROW, 1)
-            flashmla.append_kv(layer, rows, None, slots[:total])
+            self.memory.write(layer, rows, np.asarray(self.slots, "int64"), self.model.page_size)
+
+    def last_slots(self, name: int, count: int) -> list[int]:
+        """Where the last tokens of a sequence belong."""
+        page, sequence = self.model.page_size, self.model.sequences[name]
+        blocks = self.cache.blocks(name)
+        places = range(sequence.length - count, sequence.length)
+        return [blocks[place // page - sequence.head] * page + place % page for place in places]
 
     @staticmethod
     def value(tags, layer: int) -> np.ndarray:
@@ -120,8 +131,10 @@ class Subject:
     def reload(self) -> None:
         """As after a restart: another pool over the same memory."""
         state = self.cache.to_bytes()
+        self.memory.read(self.cache.slot_mapping)  # work on its arrays is done
         self.cache = self.make()
         self.cache.load(state)
+        self.slots = []
         assert self.cache.to_bytes() == state
         for sequence in self.model.sequences.values():
             sequence.shown = True
@@ -161,6 +174,7 @@ class Subject:
         self.cache.update()
         self.check_usage()
         self.number_blocks()
+        table, read = self.memory.read(self.cache.block_table), [self.memory.read(layer) for layer in self.layers]
         lengths = np.zeros(self.model.rows, "int32")
         for name, sequence in self.model.sequences.items():
             row = self.cache.row(name)
@@ -170,30 +184,35 @@ class Subject:
             if sequence.blocks is not None:
                 assert lengths[row] == 0
                 lengths[row] = sequence.length if sequence.shown else 0
-                self.check_row(sequence, self.cache.block_table[row])
-            self.check_contents(name, sequence)
-        np.testing.assert_array_equal(self.cache.cache_seqlens, lengths)
-        self.check_cached()
+                self.check_row(sequence, table[row])
+            self.check_contents(name, sequence, read)
+        np.testing.assert_array_equal(self.memory.read(self.cache.cache_seqlens), lengths)
+        slots = self.memory.read(self.cache.slot_mapping)
+        assert slots.tolist() == self.slots + [-1] * (self.model.slots - len(self.slots))
+        self.check_cached(read)
 
     @staticmethod
     def check_row(sequence: Sequence, row: np.ndarray) -> None:
         expected = [-1] * sequence.head + [block.number for block in sequence.blocks]
         assert row[: len(expected)].tolist() == expected
 
-    def check_contents(self, name: int, sequence: Sequence) -> None:
+    def check_contents(self, name: int, sequence: Sequence, held: list[np.ndarray]) -> None:
         numbers, page = self.cache.blocks(name), self.model.page_size
-        held = self.layers
         if sequence.blocks is None:
-            per_layer = self.host.view("float32").reshape(self.model.host_blocks, len(self.layers), page, 1, ROW)
+            per_layer = (
+                self.memory.read(self.host)
+                .view("float32")
+                .reshape(self.model.host_blocks, len(self.layers), page, 1, ROW)
+            )
             held = [per_layer[:, i] for i in range(len(self.layers))]
         tags = sequence.tags[sequence.head * page :]
         for i, layer in enumerate(held):
             rows = layer[numbers, :, 0].reshape(-1, ROW)[: len(tags)]
             assert (rows == self.value(tags, i)[:, None]).all(), "a token's row is not what was written"
 
-    def check_cached(self) -> None:
+    def check_cached(self, held: list[np.ndarray]) -> None:
         for block in self.model.cached:
-            for i, layer in enumerate(self.layers):
+            for i, layer in enumerate(held):
                 assert (layer[block.number, :, 0] == self.value(self.model.contents[block], i)[:, None]).all()
 
     def poison(self) -> None:
@@ -202,7 +221,7 @@ class Subject:
         kept = {block.number for block in (*self.model.used, *self.model.cached)}
         free = [number for number in range(self.model.num_blocks) if number not in kept]
         for layer in self.layers:
-            layer[free] = np.nan
+            self.memory.poison(layer, free)
 
     def end(self) -> None:
         """Every sequence and hold goes, and every page is accounted for."""

@@ -4,15 +4,30 @@ written. The profile `nightly` makes two million calls."""
 from __future__ import annotations
 
 import hypothesis
+import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 import properties
 from pool.machine import PoolMachine
+from pool.memory import TorchMemory
 
-STEPS = {"nightly": 200}
+
+def settings(part: float):
+    nightly = hypothesis.settings.get_current_profile_name() == "nightly"
+    return properties.share(1.0, stateful_step_count=200) if nightly else properties.share(part, stateful_step_count=60)
 
 
 def test_random_calls():
-    profile = hypothesis.settings.get_current_profile_name()
-    settings = properties.share(0.5 if profile != "nightly" else 1.0, stateful_step_count=STEPS.get(profile, 60))
-    run_state_machine_as_test(PoolMachine, settings=settings)
+    run_state_machine_as_test(PoolMachine, settings=settings(0.5))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_random_calls_on_torch(device, request):
+    pytest.importorskip("torch")
+    if device == "cuda":
+        request.getfixturevalue("gpu")
+
+    class TorchMachine(PoolMachine):
+        memory = TorchMemory(device)
+
+    run_state_machine_as_test(TorchMachine, settings=settings(0.1))
