@@ -8,23 +8,28 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pool.model import Model
 from pool.subject import Subject
 
-# Few ids, so that prompts have prefixes in common.
-IDS = st.lists(st.integers(0, 1), max_size=14)
+LONGEST = 18  # a prompt
 COUNT = st.sampled_from([0, 1, 1, 1, 2, 3, 5, 9])
 PLACE = st.integers(0, 2**16)
+BRANCH = st.integers(0, 3)
+
+
+def continued(length: int, count: int, branch: int) -> list[int]:
+    """Ids of the next tokens of a sequence: the same in all at first, so that sequences have prefixes in common."""
+    return [place * 4 + (branch if place > 3 else 0) for place in range(length, length + count)]
 
 
 class PoolMachine(RuleBasedStateMachine):
     memory = None  # NumPy's
 
     @initialize(
-        num_blocks=st.integers(1, 14),
-        page_size=st.sampled_from([1, 2, 3, 4]),
-        rows=st.integers(1, 5),
-        max_blocks=st.integers(1, 6),
-        host_blocks=st.sampled_from([0, 2, 8, 20]),
+        num_blocks=st.sampled_from([12, 9, 15, 7, 20, 5, 1]),
+        page_size=st.sampled_from([2, 3, 4, 1]),
+        rows=st.sampled_from([10, 8, 6, 4, 1]),
+        max_blocks=st.sampled_from([8, 6, 6, 4, 1]),
+        host_blocks=st.sampled_from([12, 20, 8, 2, 0]),
         more=st.integers(0, 3),
-        slots=st.sampled_from([4, 40]),
+        slots=st.sampled_from([40, 40, 40, 4]),
         layers=st.integers(1, 3),
         layout=st.sampled_from(["listed", "stacked", "interleaved"]),
     )
@@ -35,33 +40,43 @@ class PoolMachine(RuleBasedStateMachine):
         self.next_id = 0
 
     def some(self, place: int) -> int:
-        """A sequence that there is, or one in eight times one that was freed."""
+        """A sequence that there is, or one in 32 times one that was freed."""
         names = [*self.model.sequences]
-        if place % 8 == 7 and self.model.freed:
+        if place % 32 == 31 and self.model.freed:
             return self.model.freed[place % len(self.model.freed)]
         return names[place % len(names)]
 
-    @rule(ids=IDS)
-    def allocate(self, ids):
+    @rule(count=st.integers(0, LONGEST), branch=BRANCH, publish=st.booleans())
+    def allocate(self, count, branch, publish):
+        """A prompt, of which most is computed and may be published."""
+        ids = continued(0, count, branch)
         name = self.subject.allocate(ids)
-        rest = ids[self.model.sequences[name].length :] if name is not None else []
-        if rest:
-            self.subject.append([name], [rest])
+        if name is None:
+            return
+        sequence = self.model.sequences[name]
+        if sequence.length < count:
+            self.subject.append([name], [ids[sequence.length :]])
+        if publish:
+            self.subject.commit(name, sequence.length)
 
     @precondition(lambda self: self.model.sequences)
-    @rule(places=st.lists(PLACE, min_size=1, max_size=5, unique=True), counts=st.lists(COUNT, min_size=5, max_size=5),
-          ids=st.lists(st.integers(0, 1), min_size=45, max_size=45))  # fmt: skip
-    def append(self, places, counts, ids):
+    @rule(places=st.lists(PLACE, min_size=1, max_size=4, unique=True), count=COUNT, other=COUNT, branch=BRANCH)
+    def append(self, places, count, other, branch):
         names = [self.some(place) for place in places]
-        self.subject.append(
-            names, [ids[9 * i : 9 * i + count] for i, count in zip(range(len(names)), counts, strict=False)]
-        )
+        if places[0] % 16 != 9:
+            names = [*dict.fromkeys(names)]  # else some may be named twice
+        counts = [count, other] * 2
+        self.subject.append(names, [self.more(name, counts[i], branch) for i, name in enumerate(names)])
+
+    def more(self, name: int, count: int, branch: int) -> list[int]:
+        return continued(self.model.sequences[name].length if name in self.model.sequences else 0, count, branch)
 
     @precondition(lambda self: self.model.resident)
-    @rule(count=COUNT)
-    def step(self, count):
+    @rule(branch=BRANCH)
+    def step(self, branch):
         """A decode step of all."""
-        self.subject.append(self.model.resident, [[count % 2]] * len(self.model.resident))
+        names = self.model.resident
+        self.subject.append(names, [self.more(name, 1, branch) for name in names])
 
     @precondition(lambda self: self.model.sequences)
     @rule(place=PLACE)
@@ -71,7 +86,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.sequences)
     @rule(place=PLACE, tokens=st.one_of(st.none(), st.integers(0, 26)))
     def commit(self, place, tokens):
-        name = self.some(place & ~7)  # one that there is
+        name = self.some(place & ~31)  # one that there is
         self.subject.commit(name, self.model.sequences[name].length if tokens is None else tokens)
 
     @precondition(lambda self: self.model.sequences)
@@ -82,37 +97,31 @@ class PoolMachine(RuleBasedStateMachine):
         self.subject.call(method, name, length - back)
 
     @precondition(lambda self: self.model.sequences)
-    @rule(place=PLACE, method=st.sampled_from(["free", "swap_out", "swap_in", "swap_in"]))
-    def move(self, place, method):
-        if method != "free" and not self.model.host_blocks:
-            return
-        self.subject.call(method, self.some(place))
+    @rule(place=PLACE)
+    def free(self, place):
+        self.subject.call("free", self.some(place))
+
+    @precondition(lambda self: self.model.sequences and self.model.host_blocks)
+    @rule(place=PLACE)
+    def swap(self, place):
+        swapped = [name for name, sequence in self.model.sequences.items() if sequence.blocks is None]
+        name = swapped[place % len(swapped)] if swapped and place % 2 else self.some(place)
+        out = name in self.model.resident
+        self.subject.call("swap_out" if out != (place % 16 == 5) else "swap_in", name)
 
     @precondition(lambda self: self.model.used)
-    @rule(place=PLACE)
-    def hold(self, place):
-        blocks = [block for name in self.model.resident for block in self.model.sequences[name].blocks]
-        if blocks:
-            self.subject.hold(blocks[place % len(blocks)])
-
-    @rule(place=PLACE)
-    def release(self, place):
-        held = [block for block in self.model.used if block.holds]
-        if held:
-            held.sort(key=lambda block: block.number)
+    @rule(place=PLACE, end=st.booleans())
+    def hold(self, place, end):
+        resident = [block for name in self.model.resident for block in self.model.sequences[name].blocks]
+        held = sorted((block for block in self.model.used if block.holds), key=lambda block: block.number)
+        if end and held:
             self.subject.release(held[place % len(held)])
+        elif resident:
+            self.subject.hold(resident[place % len(resident)])
 
-    @rule()
-    def reload(self):
-        self.subject.reload()
-
-    @rule()
-    def look(self):
-        self.subject.check()
-
-    @rule()
-    def poison(self):
-        self.subject.poison()
+    @rule(what=st.sampled_from(["check", "check", "poison", "reload"]))
+    def look(self, what):
+        getattr(self.subject, what)()
 
     @invariant()
     def usage(self):

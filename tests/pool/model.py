@@ -248,8 +248,9 @@ class Model:
         available = self.free_blocks + len(self.cached) - sum(not block.references for block in there.values())
         if len(numbers) - len(there) > available:
             raise Refused("OUT_OF_BLOCKS")
-        for block in there.values():
+        for i, block in there.items():
             self.refer(block)
+            sequence.tags[i * self.page_size : (i + 1) * self.page_size] = self.contents[block]
         sequence.blocks = [there.get(i) or self.take() for i in numbers]
         sequence.shown = False
         for i in keys:

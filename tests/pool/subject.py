@@ -53,6 +53,7 @@ class Subject:
 
     def both(self, on_model: Callable, on_pool: Callable):
         """(what the model says, what the pool says); None where the model refuses, and the pool must."""
+        self.number_blocks()  # those that this call gives up, too
         before = self.cache.to_bytes()
         try:
             expected = on_model()

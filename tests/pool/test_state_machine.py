@@ -10,6 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 import properties
 from pool.machine import PoolMachine
 from pool.memory import TorchMemory
+from pool.walk import Walk
 
 
 def settings(part: float):
@@ -17,8 +18,15 @@ def settings(part: float):
     return properties.share(1.0, stateful_step_count=200) if nightly else properties.share(part, stateful_step_count=60)
 
 
+@pytest.mark.parametrize("layout", ["listed", "stacked", "interleaved"])
+def test_long_walks(layout):
+    """Of 1000 steps each, under pressure."""
+    for seed in range(round(hypothesis.settings().max_examples / 100) + 1):
+        Walk(seed, layout=layout).run(1000)
+
+
 def test_random_calls():
-    run_state_machine_as_test(PoolMachine, settings=settings(0.5))
+    run_state_machine_as_test(PoolMachine, settings=settings(0.3))
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

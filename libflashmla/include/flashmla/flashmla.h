@@ -929,10 +929,10 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_free(flashmla_pool *po
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_swap_out(flashmla_pool *pool, flashmla_sequence sequence,
                                                                    void *stream);
 
-/* Brings a sequence back, into blocks of its own and a row that may be another one. So that the copies overlap with
- * other work its length in cache_seqlens is 0 until a call that changes it, as a flashmla_pool_append of it, of no
- * tokens too, makes `stream` wait for them. Returns FLASHMLA_OK; FLASHMLA_ERROR_SEQUENCE; FLASHMLA_ERROR_OUT_OF_BLOCKS;
- * FLASHMLA_ERROR_TABLE_FULL; 3xx. */
+/* Brings a sequence back, into blocks of its own, or the published ones of the same tokens where it was committed, and
+ * a row that may be another one. So that the copies overlap with other work its length in cache_seqlens is 0 until a
+ * call that changes it, as a flashmla_pool_append of it, of no tokens too, makes `stream` wait for them. Returns
+ * FLASHMLA_OK; FLASHMLA_ERROR_SEQUENCE; FLASHMLA_ERROR_OUT_OF_BLOCKS; FLASHMLA_ERROR_TABLE_FULL; 3xx. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_swap_in(flashmla_pool *pool, flashmla_sequence sequence,
                                                                   void *stream);
 
