@@ -1,5 +1,5 @@
-"""Caches on the device of the stub driver: NumPy's memory that says it is a GPU's, and work that its streams do as late as
-they may. For processes that stub_driver/stub.py starts."""
+"""Caches on the device of the stub driver, whose streams do their work as late as they may. For processes that
+stub_driver/stub.py starts."""
 
 from __future__ import annotations
 
@@ -7,55 +7,8 @@ import ctypes
 
 import numpy as np
 
-from flashmla import _frameworks, _tensor
-from flashmla._frameworks import NumPy
+from pool.device_array import STREAM, DeviceArray
 from stub_driver.host import driver, enter
-
-STREAM = 7  # that callers work on
-ANOTHER = 8
-
-
-class DeviceArray:
-    """What lies on the device: only streams change it."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-        self.shape, self.dtype, self.nbytes = array.shape, array.dtype, array.nbytes
-
-    def swapaxes(self, a: int, b: int) -> DeviceArray:
-        return DeviceArray(self.array.swapaxes(a, b))
-
-    def __iter__(self):
-        return map(DeviceArray, self.array)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return _tensor.CUDA, 0
-
-
-class Device(NumPy):
-    stream = STREAM
-
-    def export(self, tensor, argument, stream):
-        capsule = super().export(tensor.array, argument, stream)
-        _tensor.pointer(capsule, argument).device.device_type = _tensor.CUDA
-        return capsule
-
-    def empty(self, like, argument, shape, dtype, stream):
-        return DeviceArray(np.full(shape, 77, dtype or like.dtype))
-
-    def address(self, tensor) -> int:
-        return tensor.array.ctypes.data
-
-    def pinned(self, size: int):
-        made = np.zeros(size, "uint8")
-        return made, made.ctypes.data
-
-    def current_stream(self, tensor) -> int:
-        return self.stream
-
-
-_frameworks._BY_TYPE[DeviceArray] = Device()  # noqa: SLF001
-
 
 enter(0)
 

@@ -131,7 +131,10 @@ def test_wrong_arguments():
     refused(lambda: flashmla.PagedKVCache([pages], max_seqs=0, max_seq_len=8), "block_table.shape[0] (max_seqs) is 0")
     refused(lambda: flashmla.PagedKVCache([pages], **sizes, kv_format="v9"), "kv_format is 'v9'; it must be one of")
     refused(lambda: flashmla.PagedKVCache([pages], **sizes, hash_key=-1), "hash_key is -1; it must be in [0, 2^128)")
-    refused(lambda: flashmla.PagedKVCache([np.zeros((8, PAGE, 1, 16), "float32")[:, :, :, ::2]], **sizes), "kv_cache[0].strides[3] is 2")
+    refused(
+        lambda: flashmla.PagedKVCache([np.zeros((8, PAGE, 1, 16), "float32")[:, :, :, ::2]], **sizes),
+        "kv_cache[0].strides[3] is 2",
+    )
     host = np.zeros((2, 5), "uint8")
     refused(lambda: flashmla.PagedKVCache([pages], **sizes, host_pool=host), "host_pool.shape[1] is 5; it must be 128")
     pages.flags.writeable = False
