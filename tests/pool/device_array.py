@@ -38,6 +38,7 @@ class Device(NumPy):
         return capsule
 
     def empty(self, like, argument, shape, dtype, stream):
+        del argument, stream
         return DeviceArray(np.full(shape, 77, dtype or like.dtype))
 
     def address(self, tensor) -> int:
@@ -48,7 +49,8 @@ class Device(NumPy):
         return made, made.ctypes.data
 
     def current_stream(self, tensor) -> int:
+        del tensor
         return self.stream
 
 
-_frameworks._BY_TYPE[DeviceArray] = Device()  # noqa: SLF001
+_frameworks._BY_TYPE[DeviceArray] = Device()

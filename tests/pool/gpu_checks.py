@@ -1,5 +1,5 @@
-"""What a pool does on a GPU, beside random calls: graphs, captures, streams of the caller, frameworks. Each is a function,
-for test_gpu.py and for machines with nothing but the package."""
+"""What a pool does on a GPU, beside random calls: graphs, captures, streams of the caller, frameworks. Each is a
+function, for test_gpu.py and for machines with nothing but the package."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a pool must do, as dictionaries and lists: which sequence has which block, what every token's row holds, which
-blocks are cached and which of them goes first. Blocks are objects here; the numbers that the pool gives them are checked
-against what the objects have been, never predicted, but where a cached block is handed out.
+blocks are cached and which of them goes first. Blocks are objects here; the numbers that the pool gives them are
+checked against what the objects have been, never predicted, but where a cached block is handed out.
 """
 
 from __future__ import annotations
@@ -253,10 +253,10 @@ class Model:
             sequence.tags[i * self.page_size : (i + 1) * self.page_size] = self.contents[block]
         sequence.blocks = [there.get(i) or self.take() for i in numbers]
         sequence.shown = False
-        for i in keys:
+        for i, key in keys.items():
             if i not in there:
                 tags = sequence.tags[i * self.page_size : (i + 1) * self.page_size]
-                self.publish(sequence.blocks[i - sequence.head], keys[i], tags)
+                self.publish(sequence.blocks[i - sequence.head], key, tags)
 
     def hold(self, block: Block) -> None:
         self.refer(block)

@@ -1,4 +1,5 @@
 """PagedKVCache as Python sees it: arguments, formats, frameworks, sentences, and attention over what it keeps."""
+# ruff: noqa: ARG005 - calls of a table have the same arguments
 
 from __future__ import annotations
 
@@ -73,17 +74,16 @@ def test_ids_of_torch():
         (lambda c, s: c.append([-1]), flashmla.InvalidArgumentError, ["seqs: "]),
         (lambda c, s: c.append(["a"]), TypeError, ["seqs is a list: integers are needed"]),
         (lambda c, s: c.append([s], [2**40]), flashmla.InvalidArgumentError, ["counts: "]),
-        (lambda c, s: c.append([s], [-1]), flashmla.InvalidArgumentError, [f"sequence {{s}} gets -1 tokens"]),
-        (lambda c, s: c.append([s], [11]), flashmla.PoolFullError, ["sequence {s} would have 17 tokens; its row of block_table"
-                                                                    " has room for 16"]),
+        (lambda c, s: c.append([s], [-1]), flashmla.InvalidArgumentError, ["sequence {s} gets -1 tokens"]),
+        (lambda c, s: c.append([s], [11]), flashmla.PoolFullError, ["sequence {s} would have 17 tokens", "16"]),
         (lambda c, s: c.append([s], [9], stream="x"), TypeError, ["stream is 'x'"]),
         (lambda c, s: c.free(0), flashmla.InvalidArgumentError, ["sequence 0 is unknown"]),
-        (lambda c, s: c.free(2**64), flashmla.InvalidArgumentError, ["seq is 18446744073709551616; it must be in [0, 2^64)"]),
+        (lambda c, s: c.free(2**64), flashmla.InvalidArgumentError, ["seq is 18446744073709551616; it must be"]),
         (lambda c, s: c.free("s"), TypeError, ["seq is 's', a str: an integer is needed"]),
         (lambda c, s: c.free(cache_of().allocate()[0]), flashmla.InvalidArgumentError, ["is not of this pool"]),
         (lambda c, s: (c.free(s), c.free(s)), flashmla.InvalidArgumentError, ["sequence {s} was freed before"]),
         (lambda c, s: c.truncate(s, 7), flashmla.InvalidArgumentError, ["length is 7; sequence {s} has tokens [0, 6)"]),
-        (lambda c, s: c.free_head(s, 7), flashmla.InvalidArgumentError, ["first is 7; it must be in [0, 6], the length of"]),
+        (lambda c, s: c.free_head(s, 7), flashmla.InvalidArgumentError, ["first is 7; it must be in [0, 6], the"]),
         (lambda c, s: c.commit(s, range(7)), flashmla.InvalidArgumentError, ["the tokens are 7; sequence {s} has 6"]),
         (lambda c, s: c.swap_in(s), flashmla.InvalidArgumentError, ["sequence {s} is not swapped out"]),
         (lambda c, s: (c.swap_out(s), c.fork(s)), flashmla.InvalidArgumentError, ["sequence {s} is swapped out"]),

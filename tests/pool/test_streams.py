@@ -1,5 +1,5 @@
-"""Copies, events and streams of a pool on the stub driver, whose streams do their work as late as they may: what lacks a
-wait would find memory as it was before."""
+"""Copies, events and streams of a pool on the stub driver, whose streams do their work as late as they may: what lacks
+a wait would find memory as it was before."""
 
 from __future__ import annotations
 

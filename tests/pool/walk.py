@@ -18,10 +18,8 @@ SIZES = {
     "host_blocks": 12,
     "max_sequences": 12,
 }
-WEIGHTS = {
-    **{"prompt": 5, "step": 6, "append": 4, "commit": 2, "fork": 2, "truncate": 2, "free_head": 2},
-    **{"free": 2, "swap": 6, "hold": 1, "release": 1, "check": 1, "poison": 1, "reload": 0.1},
-}
+WEIGHTS = {"prompt": 5, "step": 6, "append": 4, "commit": 2, "fork": 2, "truncate": 2, "free_head": 2, "free": 2}
+WEIGHTS |= {"swap": 6, "hold": 1, "release": 1, "check": 1, "poison": 1, "reload": 0.1}
 
 
 class Walk:
