@@ -6,8 +6,8 @@ usage: pool_replay.py CSV...
 The trace has the columns of trace_replay.py, and the replay is continuous batching, too: requests enter in order, as
 soon as there is a slot; every step gives each request of the batch one token more. Prompts begin with one of a few
 system prompts, whose pages are shared. Where blocks run out the request that entered last is swapped out to host
-memory, and back when there is room. Sampled requests write rows and, at their end, attend them: the result must be that of the
-same rows in a cache of their own. At the end every page must be accounted for.
+memory, and back when there is room. Sampled requests write rows and, at their end, attend them: the result must be
+that of the same rows in a cache of their own. At the end every page must be accounted for.
 """
 
 from __future__ import annotations

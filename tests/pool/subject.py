@@ -145,7 +145,7 @@ class Subject:
 
     def check_usage(self) -> None:
         model, usage = self.model, self.cache.usage()
-        assert usage == flashmla.Usage(
+        assert usage == flashmla.PoolUsage(
             num_blocks=model.num_blocks,
             free=model.free_blocks,
             cached=len(model.cached),

@@ -41,7 +41,7 @@ def test_what_it_tells():
     assert (cache.slot_mapping == -1).all()
     assert not cache.cache_seqlens.any()
     assert repr(cache) == "<flashmla.PagedKVCache 0 of 8 blocks used, 0 sequences>"
-    assert cache.usage() == flashmla.Usage(8, 8, 0, 0, 0, 4, 4, 3, 3, 0, 0)
+    assert cache.usage() == flashmla.PoolUsage(8, 8, 0, 0, 0, 4, 4, 3, 3, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def _name(seq: Any) -> int:
     return integer(seq, "seq", UINT64)
 
 
-class Usage(NamedTuple):
+class PoolUsage(NamedTuple):
     """What the blocks of a pool are used for; the names are those of `flashmla_pool_usage` in flashmla.h."""
 
     num_blocks: int
@@ -280,11 +280,11 @@ class PagedKVCache:
         """Ends a hold."""
         check(lib, lib.flashmla_pool_release(self._pool, integer(block, "block", INT32)))
 
-    def usage(self) -> Usage:
+    def usage(self) -> PoolUsage:
         """What the blocks are used for: `num_blocks == free + cached + used`."""
         usage = ffi.new("flashmla_pool_usage *", {"struct_size": ffi.sizeof("flashmla_pool_usage")})
         check(lib, lib.flashmla_pool_get_usage(self._pool, usage))
-        return Usage(*(getattr(usage, name) for name, _ in ffi.typeof(usage).item.fields[1:]))
+        return PoolUsage(*(getattr(usage, name) for name, _ in ffi.typeof(usage).item.fields[1:]))
 
     def length(self, seq: int) -> int:
         """Tokens of a sequence."""

@@ -87,6 +87,7 @@
  *     page table could hold. Tiles of query rows are numbered in 32 bits: batch * s_q * h_q * num_splits
  *     below 2^30 (s_q: max_seqlen_q, but at most total_q) never make too many. A merge has fewer than 2^31 rows. What
  *     is beyond these is FLASHMLA_ERROR_OVERFLOW.
+ *   - A pool has at most 4096 layers and 16777215 sequences.
  *   - num_splits is at most 1024, struct_size at most 4096 bytes, a CUDA device's number below 64. A sentence is cut
  *     off at 319 bytes.
  *   - Stack: a function needs less than 16 KB of the calling thread's, beside what the CUDA driver needs. Worker
