@@ -18,7 +18,7 @@ from flashmla._gather_kv import gather_kv
 from flashmla._info import check_report, info, last_kernel, read_environment
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
 from flashmla._merge_states import merge_states
-from flashmla._paged_cache import PagedKVCache, Usage
+from flashmla._paged_cache import PagedKVCache, PoolUsage
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._plan_sparse_decode import plan_sparse_decode, plan_sparse_decode_size
@@ -42,9 +42,9 @@ __all__ = [
     "PagedKVCache",
     "Plan",
     "PoolFullError",
+    "PoolUsage",
     "Prepared",
     "UnsupportedError",
-    "Usage",
     "__version__",
     "append_kv",
     "check_report",

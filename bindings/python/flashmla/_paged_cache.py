@@ -68,7 +68,7 @@ def _name(seq: Any) -> int:
     return integer(seq, "seq", UINT64)
 
 
-class Usage(NamedTuple):
+class PoolUsage(NamedTuple):
     """What the blocks of a pool are used for; the names are those of `flashmla_pool_usage` in flashmla.h."""
 
     num_blocks: int
@@ -102,13 +102,13 @@ class PagedKVCache:
     stream         as in `dense_decode`, here and in the methods, with kv_cache in the place of q
 
     A sequence is an int. Sequences that begin with the same tokens, or were forked, share blocks; one is copied before
-    something is written into it that others have, too. What a block is used for next is ordered by streams, so that all
-    work with the cache has to be on one stream, or ordered as if it were. None of the methods may be called while a CUDA
-    graph is captured; graphs that read `block_table`, `cache_seqlens` and `slot_mapping`, which stay where they are, see
-    in each replay what was uploaded before.
+    something is written into it that others have, too. What a block is used for next is ordered by streams, so that
+    all work with the cache has to be on one stream, or ordered as if it were. None of the methods may be called while a
+    CUDA graph is captured; graphs that read `block_table`, `cache_seqlens` and `slot_mapping`, which stay where they
+    are, see in each replay what was uploaded before.
 
-    Raises InvalidArgumentError for what is wrong, PoolFullError where there is no room, and then nothing has changed; as
-    do all methods.
+    Raises InvalidArgumentError for what is wrong, PoolFullError where there is no room, and then nothing has changed;
+    so do all methods.
 
     >>> pages = numpy.zeros((8, 64, 1, 576), "float32")
     >>> cache = flashmla.PagedKVCache([pages], max_seqs=2, max_seq_len=256)
@@ -257,7 +257,8 @@ class PagedKVCache:
 
     def swap_in(self, seq: int, *, stream: Any = None) -> None:
         """Brings a sequence back. Its length is shown, and its copies are waited for, from the next `append` of it on,
-        which may be of no tokens."""
+        which may be of no tokens.
+        """
         check(lib, lib.flashmla_pool_swap_in(self._pool, _name(seq), self._memory.stream_number(stream)))
 
     def update(self, *, stream: Any = None) -> None:
@@ -279,11 +280,11 @@ class PagedKVCache:
         """Ends a hold."""
         check(lib, lib.flashmla_pool_release(self._pool, integer(block, "block", INT32)))
 
-    def usage(self) -> Usage:
+    def usage(self) -> PoolUsage:
         """What the blocks are used for: `num_blocks == free + cached + used`."""
         usage = ffi.new("flashmla_pool_usage *", {"struct_size": ffi.sizeof("flashmla_pool_usage")})
         check(lib, lib.flashmla_pool_get_usage(self._pool, usage))
-        return Usage(*(getattr(usage, name) for name, _ in ffi.typeof(usage).item.fields[1:]))
+        return PoolUsage(*(getattr(usage, name) for name, _ in ffi.typeof(usage).item.fields[1:]))
 
     def length(self, seq: int) -> int:
         """Tokens of a sequence."""
@@ -291,7 +292,8 @@ class PagedKVCache:
 
     def row(self, seq: int) -> int:
         """The row of a sequence in `block_table` and `cache_seqlens`, the same while it is on the device; -1: it is
-        swapped out."""
+        swapped out.
+        """
         return int(self._about(seq).row)
 
     def rows_and_lengths(self, seqs: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -329,7 +331,7 @@ class PagedKVCache:
         return bytes(made)
 
     def load(self, state: bytes, *, stream: Any = None) -> None:
-        """Takes over what `to_bytes` wrote, of a cache alike, into one without sequences. Sequences keep their names."""
+        """Takes over what `to_bytes` wrote, of a cache alike, into one without sequences. Their names stay."""
         check(lib, lib.flashmla_pool_load(self._pool, ffi.from_buffer(state), len(state)))
         self.update(stream=stream)
 

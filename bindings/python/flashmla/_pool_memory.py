@@ -114,6 +114,6 @@ def _require_mutable(framework: Framework, layer: Any, name: str) -> None:
         return
     raise UnsupportedError(
         f"{name} is {a(layer)}, which never changes, and the pages of a pool are written in place: keep the cache in "
-        f"NumPy, CuPy or PyTorch, or leave the pool out and write rows functionally, with {name}.at[pages, rows].set(...) "
-        "in the place of append_kv"
+        "NumPy, CuPy or PyTorch, or leave the pool out and write rows functionally, with "
+        f"{name}.at[pages, rows].set(...) in the place of append_kv"
     )

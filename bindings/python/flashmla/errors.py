@@ -37,7 +37,7 @@ class DeviceError(FlashMLAError):
 
 
 class PoolFullError(FlashMLAError):
-    """A pool has no room for the call now (status 4xx). Nothing has changed: free or swap out sequences, and try again."""
+    """A pool has no room for the call now (status 4xx), and nothing has changed: free or swap out sequences before."""
 
 
 class ABIMismatchError(FlashMLAError, ImportError):

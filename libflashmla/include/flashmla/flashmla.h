@@ -87,6 +87,7 @@
  *     page table could hold. Tiles of query rows are numbered in 32 bits: batch * s_q * h_q * num_splits
  *     below 2^30 (s_q: max_seqlen_q, but at most total_q) never make too many. A merge has fewer than 2^31 rows. What
  *     is beyond these is FLASHMLA_ERROR_OVERFLOW.
+ *   - A pool has at most 4096 layers and 16777215 sequences.
  *   - num_splits is at most 1024, struct_size at most 4096 bytes, a CUDA device's number below 64. A sentence is cut
  *     off at 319 bytes.
  *   - Stack: a function needs less than 16 KB of the calling thread's, beside what the CUDA driver needs. Worker
@@ -929,10 +930,10 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_free(flashmla_pool *po
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_swap_out(flashmla_pool *pool, flashmla_sequence sequence,
                                                                    void *stream);
 
-/* Brings a sequence back, into blocks of its own and a row that may be another one. So that the copies overlap with
- * other work its length in cache_seqlens is 0 until a call that changes it, as a flashmla_pool_append of it, of no
- * tokens too, makes `stream` wait for them. Returns FLASHMLA_OK; FLASHMLA_ERROR_SEQUENCE; FLASHMLA_ERROR_OUT_OF_BLOCKS;
- * FLASHMLA_ERROR_TABLE_FULL; 3xx. */
+/* Brings a sequence back, into blocks of its own, or the published ones of the same tokens where it was committed, and
+ * a row that may be another one. So that the copies overlap with other work its length in cache_seqlens is 0 until a
+ * call that changes it, as a flashmla_pool_append of it, of no tokens too, makes `stream` wait for them. Returns
+ * FLASHMLA_OK; FLASHMLA_ERROR_SEQUENCE; FLASHMLA_ERROR_OUT_OF_BLOCKS; FLASHMLA_ERROR_TABLE_FULL; 3xx. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_swap_in(flashmla_pool *pool, flashmla_sequence sequence,
                                                                   void *stream);
 

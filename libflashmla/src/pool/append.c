@@ -87,8 +87,8 @@ static int32_t own_tail(flashmla_pool *pool, fm_sequence *sequence, int32_t copi
   if (tail == FM_NONE) return copies;
   int32_t *entry = &fm_row_of(books, sequence)[tail];
   fm_block *block = &books->blocks[*entry];
+  fm_wait_for(books, block->busy);
   if (block->references == 1) {
-    fm_wait_for(books, block->busy);
     if (block->published) fm_unpublish(books, *entry);
     return copies;
   }

@@ -28,9 +28,12 @@ static void put_blocks(fm_writer *writer, const fm_books *books) {
 static void put_records(fm_writer *writer, const fm_books *books) {
   for (int32_t i = 0; i < books->sizes.max_sequences; ++i) {
     const fm_sequence *of = &books->sequences[i];
-    const fm_place place = of->place == FM_ARRIVING ? FM_RESIDENT : of->place;
-    const fm_saved_sequence saved = {of->generation, (int32_t)place, of->row,   of->length,
-                                     of->head,       of->committed,  of->chain, of->head_chain};
+    fm_saved_sequence saved = {.generation = of->generation, .place = FM_NOWHERE};
+    if (of->place != FM_NOWHERE)
+      saved = (fm_saved_sequence){of->generation, of->place == FM_SWAPPED ? FM_SWAPPED : FM_RESIDENT,
+                                  of->row,        of->length,
+                                  of->head,       of->committed,
+                                  of->chain,      of->head_chain};
     put(writer, &saved, sizeof saved);
   }
 }
