@@ -6,11 +6,13 @@ static uint64_t round_up_16(uint64_t bytes) { return (bytes + 15) & ~UINT64_C(15
 /* No product overflows: 2^31 slots of a few hundred rows of d_v floats stay below 2^51 bytes. */
 flashmla_status fm_lay_out(const fm_work *work, const fm_tiling *tiling, int32_t d_v, bool own_plan,
                            fm_layout *layout) {
-  /* Slots, up to two a part, and the integers of the cuts, two a part, are numbered in 32 bits. */
-  if (tiling->num_parts > INT32_MAX / 2)
+  /* Slots, up to two a part, and the integers of the cuts, two a part, are numbered in 32 bits; of work apart there are
+   * cuts of the launches, too. */
+  const int32_t log_parts = tiling->pieces_apart > 0 ? 28 : 30;
+  if (tiling->num_parts >= 1 << log_parts)
     return fm_fail(FLASHMLA_ERROR_OVERFLOW,
-                   "num_splits is %d, the work is cut into %d parts; there must be fewer than 2^30", tiling->num_splits,
-                   tiling->num_parts);
+                   "num_splits is %d, the work is cut into %d parts; there must be fewer than 2^%d", tiling->num_splits,
+                   tiling->num_parts, log_parts);
   const uint64_t parts = (uint64_t)tiling->num_parts;
   const uint64_t of_kinds = tiling->pieces_apart > 0 ? parts + FM_KINDS : 0;
   layout->plan_slots_offset = (parts + 1 + of_kinds) * sizeof(fm_cut);
