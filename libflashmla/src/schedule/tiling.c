@@ -83,7 +83,7 @@ static int32_t pieces_apart(const fm_work *work, fm_limits limits, int32_t num_t
   if (!work->apart) return 0;
   const int64_t units = fm_ceil_div(fm_max32(work->capacity, work->extra_capacity), limits.unit);
   const bool whole = work->batch_invariant || units <= limits.whole_units;
-  const int64_t chosen = whole ? 1 : limits.workers / fm_max32(num_tiles, 1);
+  const int64_t chosen = whole ? 1 : limits.workers / num_tiles;
   const int64_t pieces = fm_min64(work->num_splits > 0 ? work->num_splits : chosen, units);
   return (int32_t)fm_clamp64(pieces, 1, FM_MAX_SPLITS / FM_KINDS);
 }
