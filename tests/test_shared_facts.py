@@ -38,7 +38,7 @@ def params_of(operation: str) -> dict:
 def test_operations_have_the_same_names_everywhere():
     declared = set(re.findall(r"^typedef struct flashmla_(\w+)_params \{", HEADER, re.MULTILINE))
     exported = {name for name in flashmla.__all__ if name in declared}
-    assert set(TABLES) == declared == exported == set(operations.NAMES)
+    assert set(TABLES) == declared - {"pool"} == exported == set(operations.NAMES)
 
 
 @pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)

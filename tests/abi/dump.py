@@ -25,6 +25,8 @@ def describe_type(ffi: FFI, name: str) -> list[str]:
     kind = ffi.typeof(name)
     if kind.kind == "enum":
         return [f"value {label} {number}" for number, label in sorted(kind.elements.items())]
+    if kind.kind == "primitive":
+        return [f"size {name} {ffi.sizeof(name)}"]
     if kind.fields is None:
         return [f"opaque {name}"]
     fields = [f"field {name}.{field} {about.offset} {about.type.cname}" for field, about in kind.fields]

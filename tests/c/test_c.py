@@ -1,8 +1,8 @@
 """Compiles and runs the C tests: the core with a stand-in backend, and the whole library, under sanitizers.
 
-`core/test_*.c`, here and in the folders of the operations, link the sources of libflashmla/src itself with every
-fake_*.c, which stand in for the backends; an operation that has none gets one that only fails. `library/test_*.c` link
-every source but the GPU kernels. Objects are cached like those of the library.
+`core/test_*.c`, here, of pools and in the folders of the operations, link the sources of libflashmla/src itself with
+every fake_*.c, which stand in for the backends; an operation that has none gets one that only fails.
+`library/test_*.c` link every source but the GPU kernels. Objects are cached like those of the library.
 """
 
 import os
@@ -29,7 +29,7 @@ FLAGS = {
     "release": build.compile_flags(sanitize=False, debug=False, kernels=False),
 }
 COMPILERS = ["gcc", "clang"]
-FOLDERS = [HERE, *(operations.FOLDER / name / "c" for name in operations.NAMES)]
+FOLDERS = [HERE, HERE.parent / "pool" / "c", *(operations.FOLDER / name / "c" for name in operations.NAMES)]
 
 
 # Weak, so that what a fake_*.c has takes its place.

@@ -11,22 +11,13 @@
 #include <string.h>
 
 #include "cuda/kernel_params.h"
+#include "log.h"
 
 /* The launcher's copy of the driver's types has the sizes of cuda.h. */
 _Static_assert(sizeof(CUlaunchAttribute) == 72, "id, padding, 64 bytes of value");
 _Static_assert(sizeof(CUlaunchConfig) == 56, "seven numbers, stream, attributes, count");
 _Static_assert(sizeof(CUtensorMap) == 128 && _Alignof(CUtensorMap) == 64, "128 bytes on a 64-byte boundary");
 
-enum {
-  INVALID_VALUE = 1,
-  NO_DEVICE = 100,
-  INVALID_DEVICE = 101,
-  INVALID_IMAGE = 200,
-  INVALID_CONTEXT = 201,
-  INVALID_HANDLE = 400,
-  NOT_FOUND = 500,
-  OUT_OF_RESOURCES = 701,
-};
 enum { MAX_DEVICES = 8, MAX_KERNELS = 256, MAX_DEPTH = 8, MAX_PARAMS = 192, DEFAULT_SHARED_BYTES = 48 * 1024 };
 enum { BIGGEST_SHARED_BYTES = 227 * 1024 /* of a block on sm_90 */, BIGGEST_BOX = 256 };
 
@@ -54,7 +45,7 @@ static _Thread_local char fail_name[64]; /* a call of this function on this thre
 static _Thread_local int fail_code;      /* ... with this error ... */
 static _Thread_local int fail_after;     /* ... after so many that do not */
 
-static int setting(const char *name, int otherwise) {
+int setting(const char *name, int otherwise) {
   const char *text = getenv(name);
   return text ? atoi(text) : otherwise;
 }
@@ -67,8 +58,9 @@ void stub_fail(const char *name, int code, int after) {
 }
 int stub_depth(void) { return depth; }
 
-/* Begins a line, which close_line ends. */
-static FILE *open_line(const char *call) {
+bool has_context(void) { return depth > 0; }
+
+FILE *open_line(const char *call) {
   pthread_mutex_lock(&lock);
   FILE *log = fopen(getenv("STUB_LOG"), "a");
   if (!log) abort();
@@ -84,7 +76,7 @@ static void list(FILE *log, const char *name, const void *values, int count, int
                        : (unsigned long long)((const uint32_t *)values)[i]);
   fprintf(log, "]");
 }
-static int close_line(FILE *log, const char *call, int result) {
+int close_line(FILE *log, const char *call, int result) {
   if (strcmp(fail_name, call) == 0 && fail_after-- == 0) {
     result = fail_code;
     fail_name[0] = 0;
@@ -176,12 +168,6 @@ int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags) {
   int result = close_line(log, "cuMemHostAlloc", depth ? 0 : INVALID_CONTEXT);
   if (result == 0) *memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   return result;
-}
-
-int cuStreamSynchronize(CUstream stream) {
-  FILE *log = open_line("cuStreamSynchronize");
-  fprintf(log, ", \"stream\": %zu", (size_t)stream);
-  return close_line(log, "cuStreamSynchronize", depth ? 0 : INVALID_CONTEXT);
 }
 
 int cuLibraryLoadData(CUlibrary *library, const void *image, void *jit_options, void *jit_values, unsigned jit_count,

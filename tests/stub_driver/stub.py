@@ -30,6 +30,15 @@ SINCE = {
     "cuStreamIsCapturing": "10.0",
     "cuMemHostAlloc": "2.2",
     "cuStreamSynchronize": "2.0",
+    "cuStreamCreate": "2.0",
+    "cuStreamDestroy_v2": "4.0",
+    "cuStreamWaitEvent": "3.2",
+    "cuEventCreate": "2.0",
+    "cuEventDestroy_v2": "4.0",
+    "cuEventRecord": "2.0",
+    "cuEventQuery": "2.0",
+    "cuMemcpyAsync": "4.0",
+    "cuMemsetD32Async": "3.2",
     "cuLibraryLoadData": "12.0",
     "cuLibraryGetKernel": "12.0",
     "cuKernelSetAttribute": "12.0",
@@ -44,15 +53,15 @@ OPTIONAL = {"cuKernelGetParamInfo": "12.4"}
 def compile_stub(folder: Path, exports: set[str]) -> Path:
     """libcuda.so.1 in `folder`, exporting these functions alone."""
     folder.mkdir()
-    names = "; ".join(sorted(exports | {"stub_fail", "stub_depth"}))
+    names = "; ".join(sorted(exports | {"stub_fail", "stub_depth", "stub_finish"}))
     script = folder / "exports.map"
     script.write_text(f"{{ global: {names}; local: *; }};\n")
     flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
     made = folder / "libcuda.so.1"
     link = ["-Wl,-soname,libcuda.so.1", f"-Wl,--version-script={script}", "-o", made, "-lpthread"]
-    includes = [f"-I{build.SOURCE}", f"-I{build.INCLUDE}", f"-I{folder}"]
+    includes = [f"-I{HERE}", f"-I{build.SOURCE}", f"-I{build.INCLUDE}", f"-I{folder}"]
     (folder / "parameter_sizes.h").write_text(launches.sizes_header())
-    subprocess.run([build.compiler(), *flags, *includes, HERE / "libcuda.c", *link], check=True)
+    subprocess.run([build.compiler(), *flags, *includes, HERE / "libcuda.c", HERE / "streams.c", *link], check=True)
     return made
 
 

@@ -16,6 +16,8 @@ BY_DECODE = sorted(
     - {"cuInit", "cuGetErrorString", "cuStreamSynchronize", "cuCtxGetDevice", "cuCtxPopCurrent_v2"}
     - {"cuTensorMapReplaceAddress"}
     - {"cuStreamIsCapturing", "cuMemHostAlloc"}  # the checking mode's
+    - {name for name in stub.SINCE if name.startswith(("cuEvent", "cuMemcpy", "cuMemset"))}  # pools'
+    - {"cuStreamCreate", "cuStreamDestroy_v2", "cuStreamWaitEvent"}
 )
 
 

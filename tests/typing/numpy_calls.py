@@ -23,3 +23,12 @@ def a_decode(
     merged, _ = flashmla.merge_states([out, out], [lse, lse], out_dtype=np.float32)
     assert_type(merged, Any)
     flashmla.merge_states(out, lse, stacked=True, return_lse=False)
+
+
+def a_pool(kv_cache: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+    cache = flashmla.PagedKVCache([kv_cache], max_seqs=4, max_seq_len=1024)
+    assert_type(cache.allocate(ids), tuple[int, int])
+    assert_type(cache.append([cache.fork(1)], [2]), int)
+    assert_type(cache.usage(), flashmla.PoolUsage)
+    assert_type(flashmla.PagedKVCache.from_bytes(cache.to_bytes(), [kv_cache], max_seqs=4), flashmla.PagedKVCache)
+    cache.truncate(1, "2")  # type: ignore[arg-type]

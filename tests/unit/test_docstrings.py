@@ -12,7 +12,7 @@ import flashmla.compat
 FUNCTIONS = [getattr(flashmla, name) for name in flashmla.__all__ if inspect.isroutine(getattr(flashmla, name))]
 OF_COMPAT = [flashmla.compat.install, flashmla.compat.flash_mla.flash_mla_with_kvcache]
 OF_COMPAT += [flashmla.compat.flash_mla.get_mla_metadata]
-PUBLIC = [*FUNCTIONS, *OF_COMPAT, flashmla.Plan, flashmla.Prepared]
+PUBLIC = [*FUNCTIONS, *OF_COMPAT, flashmla.PagedKVCache, flashmla.Plan, flashmla.Prepared]
 
 
 def names():

@@ -145,6 +145,12 @@ def test_limits_are_those_of_the_sources():
     assert set(re.findall(r"\bSIG[A-Z]+\b", limits)) == set(own)
     assert number("cpu/workers.c", r"IDLE_SECONDS = (\d+)") == 1
     assert "kept for a second" in limits
+    layers, sequence_bits = (
+        number("pool/check.c", r"MOST_LAYERS = (\d+)"),
+        number("pool/check.c", r"\(1 << (\d+)\) - 1"),
+    )
+    assert sequence_bits == number("pool/sequences.c", r"RECORD_BITS = (\d+)")
+    assert f"A pool has at most {layers} layers and {2**sequence_bits - 1} sequences" in limits
     listed = number("ops/merge_states/merge_states.h", r"FM_MAX_CPU_STATES = (\d+)")
     assert f"At\n   * most {listed} separate tensors, on CUDA {MAX_STATES} unless" in HEADER
 

@@ -19,7 +19,12 @@ HEADER = ROOT / "libflashmla" / "include" / "flashmla" / "flashmla.h"
 README = (ROOT / "README.md").read_text()
 USAGE = (ROOT / "docs" / "usage.md").read_text()
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
-PYTHON_CLASSES = {"1": "`InvalidArgumentError`", "2": "`UnsupportedError`", "3": "`DeviceError`"}
+PYTHON_CLASSES = {
+    "1": "`InvalidArgumentError`",
+    "2": "`UnsupportedError`",
+    "3": "`DeviceError`",
+    "4": "`PoolFullError`",
+}
 
 
 def snippet(language: str) -> str:

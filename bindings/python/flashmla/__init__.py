@@ -18,20 +18,31 @@ from flashmla._gather_kv import gather_kv
 from flashmla._info import check_report, info, last_kernel, read_environment
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
 from flashmla._merge_states import merge_states
+from flashmla._paged_cache import PagedKVCache, PoolUsage
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._plan_sparse_decode import plan_sparse_decode, plan_sparse_decode_size
 from flashmla._prepared import Prepared, prepare
 from flashmla._quantize_kv import quantize_kv
 from flashmla._sparse_decode import sparse_decode, sparse_decode_workspace_size
-from flashmla.errors import ABIMismatchError, DeviceError, FlashMLAError, InvalidArgumentError, UnsupportedError
+from flashmla.errors import (
+    ABIMismatchError,
+    DeviceError,
+    FlashMLAError,
+    InvalidArgumentError,
+    PoolFullError,
+    UnsupportedError,
+)
 
 __all__ = [
     "ABIMismatchError",
     "DeviceError",
     "FlashMLAError",
     "InvalidArgumentError",
+    "PagedKVCache",
     "Plan",
+    "PoolFullError",
+    "PoolUsage",
     "Prepared",
     "UnsupportedError",
     "__version__",

@@ -82,6 +82,11 @@ class Framework:
         """`empty` of that shape and dtype for work on the current stream, as a function of `like`."""
         return lambda like: self.empty(like, "", shape, dtype, None)
 
+    def pinned(self, size: int) -> tuple[Any, int]:
+        """Host memory of so many bytes that a GPU copies from by itself: what keeps it, and its address."""
+        del size
+        raise TypeError("pinned host memory is made by torch and CuPy: a cache on a GPU has to be of one of them")
+
     def address(self, tensor: Any) -> int:
         """Address of the first element of a tensor from `empty`."""
         raise NotImplementedError

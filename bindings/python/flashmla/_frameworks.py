@@ -81,6 +81,10 @@ class CuPy(Framework):
         address: int = tensor.data.ptr
         return address
 
+    def pinned(self, size: int) -> tuple[Any, int]:
+        made = sys.modules["cupy"].cuda.alloc_pinned_memory(size)
+        return made, made.ptr
+
     def current_stream(self, tensor: Any) -> int:
         stream: int = sys.modules["cupy"].cuda.get_current_stream(tensor.device.id).ptr
         return stream

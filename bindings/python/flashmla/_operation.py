@@ -16,7 +16,7 @@ from flashmla._tensor import DTYPES, dtype_name, shape
 from flashmla.errors import check, invalid
 
 LIST = ffi.typeof("const DLTensor *[]")
-_PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
+PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
 _DRIVER_ERRORS = 300
 _TENSOR_VALUE: int = ffi.integer_const("FLASHMLA_ERROR_TENSOR_VALUE")
 _MOST_SHAPES = 1024
@@ -87,7 +87,7 @@ class Operation:
         """A params struct with its size and nothing else: errors name arguments as they are called here."""
         params = ffi.new(self.pointer)
         params.struct_size = ffi.sizeof(self.struct)
-        params.flags = _PYTHON_NAMES
+        params.flags = PYTHON_NAMES
         return params
 
     def form(self, count: int) -> Form:

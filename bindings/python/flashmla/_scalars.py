@@ -27,6 +27,9 @@ class Integer(NamedTuple):
 
 
 INT32 = Integer(range(-(2**31), 2**31), "an integer", "it must fit 32 bits")
+INT64 = Integer(range(-(2**63), 2**63), "an integer", "it must fit 64 bits")
+UINT64 = Integer(range(2**64), "an integer", "it must be in [0, 2^64)")
+UINT128 = Integer(range(2**128), "an integer", "it must be in [0, 2^128)")
 EXTENT = Integer(range(2**31), "an integer", "it must be in [0, 2^31)")
 STREAM = Integer(range(2**64), "an integer CUstream or a stream object", "it must be in [0, 2^64)")
 

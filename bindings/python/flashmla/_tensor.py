@@ -24,8 +24,12 @@ DTYPES: dict[str, tuple[int, int]] = {
 }
 """(DLDataTypeCode, bits) of the dtypes of results."""
 
-MADE = DTYPES | {"uint8": (ffi.integer_const("kDLUInt"), 8)}
-"""Of the dtypes that outputs are made with."""
+MADE = DTYPES | {
+    "uint8": (ffi.integer_const("kDLUInt"), 8),
+    "int32": (ffi.integer_const("kDLInt"), 32),
+    "int64": (ffi.integer_const("kDLInt"), 64),
+}
+"""Of the dtypes that tensors are made with."""
 
 _DLTENSOR = ffi.typeof("DLTensor *")
 _EXTENTS = ffi.typeof("int64_t[]")

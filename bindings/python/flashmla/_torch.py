@@ -116,6 +116,11 @@ class Torch(Framework):
         address: int = tensor.data_ptr()
         return address
 
+    def pinned(self, size: int) -> tuple[Any, int]:
+        torch = sys.modules["torch"]
+        made = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return made, made.data_ptr()
+
     def current_stream(self, tensor: Any) -> int:
         if not tensor.is_cuda:
             return 0

@@ -36,11 +36,20 @@ class DeviceError(FlashMLAError):
     """The machine failed: no driver, a driver error, out of host memory (status 3xx)."""
 
 
+class PoolFullError(FlashMLAError):
+    """A pool has no room for the call now (status 4xx), and nothing has changed: free or swap out sequences before."""
+
+
 class ABIMismatchError(FlashMLAError, ImportError):
     """The library found does not speak the binary interface that this package was made for."""
 
 
-_CLASSES: dict[int, type[FlashMLAError]] = {1: InvalidArgumentError, 2: UnsupportedError, 3: DeviceError}
+_CLASSES: dict[int, type[FlashMLAError]] = {
+    1: InvalidArgumentError,
+    2: UnsupportedError,
+    3: DeviceError,
+    4: PoolFullError,
+}
 
 
 def error_for(status: int, message: str) -> FlashMLAError:

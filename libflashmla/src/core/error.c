@@ -32,12 +32,20 @@ static const char *const status_texts[] = {
     [FLASHMLA_ERROR_TENSOR_VALUE] = "tensor value",
     [FLASHMLA_ERROR_WORKSPACE_TOO_SMALL] = "workspace too small",
     [FLASHMLA_ERROR_PLAN_MISMATCH] = "plan mismatch",
+    [FLASHMLA_ERROR_SEQUENCE] = "sequence",
+    [FLASHMLA_ERROR_BLOCK] = "block",
+    [FLASHMLA_ERROR_STATE] = "state",
     [FLASHMLA_ERROR_UNSUPPORTED] = "unsupported",
     [FLASHMLA_ERROR_ARCHITECTURE] = "architecture",
     [FLASHMLA_ERROR_NO_KERNELS] = "no kernels",
     [FLASHMLA_ERROR_NO_DRIVER] = "no driver",
     [FLASHMLA_ERROR_DRIVER] = "driver",
     [FLASHMLA_ERROR_OUT_OF_MEMORY] = "out of memory",
+    [FLASHMLA_ERROR_OUT_OF_BLOCKS] = "out of blocks",
+    [FLASHMLA_ERROR_OUT_OF_HOST_BLOCKS] = "out of host blocks",
+    [FLASHMLA_ERROR_TABLE_FULL] = "table full",
+    [FLASHMLA_ERROR_CAPACITY] = "capacity",
+    [FLASHMLA_ERROR_STAGING_BUSY] = "staging busy",
 };
 
 const char *flashmla_status_string(flashmla_status status) {

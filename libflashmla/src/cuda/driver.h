@@ -25,6 +25,15 @@
   X(context_pop_current, cuCtxPopCurrent_v2, (CUcontext * context))                                                  \
   X(stream_is_capturing, cuStreamIsCapturing, (CUstream stream, int *status))                                        \
   X(mem_host_alloc, cuMemHostAlloc, (void **memory, size_t bytes, unsigned flags))                                   \
+  X(stream_create, cuStreamCreate, (CUstream * stream, unsigned flags))                                              \
+  X(stream_destroy, cuStreamDestroy_v2, (CUstream stream))                                                           \
+  X(stream_wait_event, cuStreamWaitEvent, (CUstream stream, CUevent event, unsigned flags))                          \
+  X(event_create, cuEventCreate, (CUevent * event, unsigned flags))                                                  \
+  X(event_destroy, cuEventDestroy_v2, (CUevent event))                                                               \
+  X(event_record, cuEventRecord, (CUevent event, CUstream stream))                                                   \
+  X(event_query, cuEventQuery, (CUevent event))                                                                      \
+  X(memcpy_async, cuMemcpyAsync, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))                  \
+  X(memset_d32_async, cuMemsetD32Async, (CUdeviceptr to, unsigned value, size_t words, CUstream stream))             \
   X(stream_synchronize, cuStreamSynchronize, (CUstream stream))                                                      \
   X(library_load_data, cuLibraryLoadData,                                                                            \
     (CUlibrary * library, const void *image, void *jit_options, void *jit_values, unsigned jit_count, void *options, \

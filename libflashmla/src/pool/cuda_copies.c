@@ -1,0 +1,230 @@
+/* cuda_copies.c - copies of a pool on a GPU, by the copy engines: its own stream for swaps, and a ring of buffers
+ * through which arrays are uploaded. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/device.h"
+#include "pool/pool.h"
+
+enum { SWAP_EVENTS = 16 /* of the last swaps; an older one shares that of a later one, which is done behind it */ };
+
+typedef struct fm_cuda_pool {
+  const fm_driver *driver;
+  const fm_device *device;
+  CUstream stream;                      /* of swaps; NULL: there is no host_pool */
+  CUevent used;                         /* what is on the caller's stream when a swap begins */
+  CUevent swapped[SWAP_EVENTS];         /* a swap is done, by its number */
+  CUevent uploaded[FM_STAGING_BUFFERS]; /* a buffer is free again */
+  bool uploading[FM_STAGING_BUFFERS];   /* its event was recorded, and was not done when it was last looked at */
+  int32_t buffer;                       /* in use */
+  int64_t used_bytes;                   /* of it */
+  bool pushed;                          /* a context, while arrays are uploaded */
+} fm_cuda_pool;
+
+static flashmla_status check_capture(const fm_cuda_pool *gpu, void *stream) {
+  int capture = CU_STREAM_CAPTURE_STATUS_NONE;
+  FM_DRIVER_TRY(gpu->driver, stream_is_capturing, (CUstream)stream, &capture);
+  if (capture == CU_STREAM_CAPTURE_STATUS_NONE) return FLASHMLA_OK;
+  return fm_fail(
+      FLASHMLA_ERROR_VALUE,
+      "{params.|}stream is captured, and the graph would repeat the pool's copies; call this before each replay");
+}
+
+/* Runs `work` with a context of the device current and no capture on the stream. */
+#define IN_CONTEXT(gpu, stream, work)                               \
+  do {                                                              \
+    bool pushed;                                                    \
+    FM_TRY(fm_device_enter((gpu)->driver, (gpu)->device, &pushed)); \
+    flashmla_status in_context = check_capture((gpu), (stream));    \
+    if (in_context == FLASHMLA_OK) in_context = (work);             \
+    fm_device_leave((gpu)->driver, pushed);                         \
+    return in_context;                                              \
+  } while (0)
+
+static flashmla_status make_event(const fm_cuda_pool *gpu, CUevent *event) {
+  FM_DRIVER_TRY(gpu->driver, event_create, event, CU_EVENT_DISABLE_TIMING);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status fill(const fm_cuda_pool *gpu, void *memory, uint32_t value, int64_t words, void *stream) {
+  FM_DRIVER_TRY(gpu->driver, memset_d32_async, (CUdeviceptr)(uintptr_t)memory, value, (size_t)words, (CUstream)stream);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status fill_arrays(const flashmla_pool *pool, const fm_cuda_pool *gpu, void *stream) {
+  const fm_pool_arrays *arrays = &pool->arrays;
+  const fm_pool_sizes *sizes = &pool->books.sizes;
+  const bool compact = arrays->row_step == sizes->max_blocks || sizes->rows == 1;
+  const int64_t at_once = compact ? sizes->rows : 1;
+  for (int64_t row = 0; row < sizes->rows; row += at_once)
+    FM_TRY(fill(gpu, arrays->block_table + row * arrays->row_step, UINT32_MAX, at_once * sizes->max_blocks, stream));
+  FM_TRY(fill(gpu, arrays->cache_seqlens, 0, sizes->rows, stream));
+  return fill(gpu, arrays->slot_mapping, UINT32_MAX, 2 * (int64_t)sizes->slots, stream);
+}
+
+static flashmla_status make_all(const flashmla_pool *pool, fm_cuda_pool *gpu, void *stream) {
+  FM_TRY(fill_arrays(pool, gpu, stream));
+  for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i) FM_TRY(make_event(gpu, &gpu->uploaded[i]));
+  if (pool->memory.host == NULL) return FLASHMLA_OK;
+  FM_TRY(make_event(gpu, &gpu->used));
+  for (int32_t i = 0; i < SWAP_EVENTS; ++i) FM_TRY(make_event(gpu, &gpu->swapped[i]));
+  FM_DRIVER_TRY(gpu->driver, stream_create, &gpu->stream, CU_STREAM_NON_BLOCKING);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status open_pool(flashmla_pool *pool, void *stream) {
+  flashmla_status status;
+  fm_cuda_pool *gpu = pool->backend_state = calloc(1, sizeof *gpu);
+  if (gpu == NULL) return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for a pool could not be allocated");
+  gpu->driver = fm_driver_open(&status);
+  if (gpu->driver == NULL) return status;
+  FM_TRY(fm_device_get(gpu->driver, "kv_cache.device.device_id", pool->memory.device_id, &gpu->device));
+  IN_CONTEXT(gpu, stream, make_all(pool, gpu, stream));
+}
+
+static void destroy_event(const fm_cuda_pool *gpu, CUevent event) {
+  if (event != NULL) gpu->driver->event_destroy(event);
+}
+
+static void close_pool(flashmla_pool *pool) {
+  fm_cuda_pool *gpu = pool->backend_state;
+  bool pushed;
+  if (gpu != NULL && gpu->device != NULL && fm_device_enter(gpu->driver, gpu->device, &pushed) == FLASHMLA_OK) {
+    for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i) destroy_event(gpu, gpu->uploaded[i]);
+    for (int32_t i = 0; i < SWAP_EVENTS; ++i) destroy_event(gpu, gpu->swapped[i]);
+    destroy_event(gpu, gpu->used);
+    if (gpu->stream != NULL) gpu->driver->stream_destroy(gpu->stream);
+    fm_device_leave(gpu->driver, pushed);
+  }
+  free(gpu);
+}
+
+static flashmla_status copy(const fm_cuda_pool *gpu, void *to, const void *from, int64_t bytes, CUstream stream) {
+  FM_DRIVER_TRY(gpu->driver, memcpy_async, (CUdeviceptr)(uintptr_t)to, (CUdeviceptr)(uintptr_t)from, (size_t)bytes,
+                stream);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status copy_all(const flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream) {
+  const fm_cuda_pool *gpu = pool->backend_state;
+  for (int32_t i = 0; i < count; ++i)
+    for (int32_t j = 0; j < pool->memory.num_segments; ++j) {
+      const fm_segment *segment = &pool->memory.segments[j];
+      FM_TRY(copy(gpu, segment->data + copies[i].to * segment->step, segment->data + copies[i].from * segment->step,
+                  segment->bytes, (CUstream)stream));
+    }
+  return FLASHMLA_OK;
+}
+
+static flashmla_status copy_blocks(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream) {
+  const fm_cuda_pool *gpu = pool->backend_state;
+  IN_CONTEXT(gpu, stream, copy_all(pool, copies, count, stream));
+}
+
+static flashmla_status swap_blocks(const flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out) {
+  const fm_cuda_pool *gpu = pool->backend_state;
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t block = out ? copies[i].from : copies[i].to, host_block = out ? copies[i].to : copies[i].from;
+    char *host = pool->memory.host + host_block * pool->books.sizes.block_bytes;
+    for (int32_t j = 0; j < pool->memory.num_segments; ++j) {
+      const fm_segment *segment = &pool->memory.segments[j];
+      char *page = segment->data + block * segment->step;
+      FM_TRY(copy(gpu, out ? host : page, out ? page : host, segment->bytes, gpu->stream));
+      host += segment->bytes;
+    }
+  }
+  return FLASHMLA_OK;
+}
+
+/* Behind all that the caller's stream does now, which may be writing what is copied, or reading what is overwritten. */
+static flashmla_status swap_behind(const flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out,
+                                   void *stream) {
+  const fm_cuda_pool *gpu = pool->backend_state;
+  const fm_driver *driver = gpu->driver;
+  FM_DRIVER_TRY(driver, event_record, gpu->used, (CUstream)stream);
+  FM_DRIVER_TRY(driver, stream_wait_event, gpu->stream, gpu->used, 0);
+  FM_TRY(swap_blocks(pool, copies, count, out));
+  FM_DRIVER_TRY(driver, event_record, gpu->swapped[(pool->swaps + 1) % SWAP_EVENTS], gpu->stream);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status swap(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out, void *stream) {
+  const fm_cuda_pool *gpu = pool->backend_state;
+  IN_CONTEXT(gpu, stream, swap_behind(pool, copies, count, out, stream));
+}
+
+static flashmla_status wait_on(const fm_cuda_pool *gpu, CUevent event, void *stream) {
+  FM_DRIVER_TRY(gpu->driver, stream_wait_event, (CUstream)stream, event, 0);
+  return FLASHMLA_OK;
+}
+
+static flashmla_status wait_for_swap(flashmla_pool *pool, uint64_t number, void *stream) {
+  const fm_cuda_pool *gpu = pool->backend_state;
+  IN_CONTEXT(gpu, stream, wait_on(gpu, gpu->swapped[number % SWAP_EVENTS], stream));
+}
+
+/* The next buffer of the ring, which must have been read. */
+static flashmla_status turn_buffer(fm_cuda_pool *gpu) {
+  const int32_t next = (gpu->buffer + 1) % FM_STAGING_BUFFERS;
+  if (gpu->uploading[next]) {
+    const CUresult result = gpu->driver->event_query(gpu->uploaded[next]);
+    if (result == CUDA_ERROR_NOT_READY)
+      return fm_fail(FLASHMLA_ERROR_STAGING_BUSY,
+                     "staging holds %d uploads that the device has not done yet; wait for the stream and call again",
+                     FM_STAGING_BUFFERS);
+    if (result != 0) return fm_driver_fail(gpu->driver, "event_query", result);
+  }
+  gpu->uploading[next] = false;
+  gpu->buffer = next;
+  gpu->used_bytes = 0;
+  return FLASHMLA_OK;
+}
+
+static flashmla_status finish_buffer(fm_cuda_pool *gpu, void *stream) {
+  if (gpu->used_bytes == 0) return FLASHMLA_OK;
+  FM_DRIVER_TRY(gpu->driver, event_record, gpu->uploaded[gpu->buffer], (CUstream)stream);
+  gpu->uploading[gpu->buffer] = true;
+  return FLASHMLA_OK;
+}
+
+static flashmla_status check_and_turn(fm_cuda_pool *gpu, void *stream) {
+  FM_TRY(check_capture(gpu, stream));
+  return turn_buffer(gpu);
+}
+
+static flashmla_status begin_upload(flashmla_pool *pool, void *stream) {
+  fm_cuda_pool *gpu = pool->backend_state;
+  FM_TRY(fm_device_enter(gpu->driver, gpu->device, &gpu->pushed));
+  const flashmla_status status = check_and_turn(gpu, stream);
+  if (status != FLASHMLA_OK) fm_device_leave(gpu->driver, gpu->pushed);
+  return status;
+}
+
+static flashmla_status upload(flashmla_pool *pool, void *to, const void *from, int64_t bytes, void *stream) {
+  fm_cuda_pool *gpu = pool->backend_state;
+  const int64_t size = fm_staging_buffer_bytes(&pool->books.sizes);
+  if (gpu->used_bytes + bytes > size) {
+    FM_TRY(finish_buffer(gpu, stream));
+    FM_TRY(turn_buffer(gpu));
+  }
+  char *staged = pool->memory.staging + gpu->buffer * size + gpu->used_bytes;
+  memcpy(staged, from, (size_t)bytes);
+  gpu->used_bytes += (bytes + FM_STAGING_ALIGNMENT - 1) / FM_STAGING_ALIGNMENT * FM_STAGING_ALIGNMENT;
+  return copy(gpu, to, staged, bytes, (CUstream)stream);
+}
+
+static flashmla_status end_upload(flashmla_pool *pool, void *stream) {
+  fm_cuda_pool *gpu = pool->backend_state;
+  const flashmla_status status = finish_buffer(gpu, stream);
+  fm_device_leave(gpu->driver, gpu->pushed);
+  return status;
+}
+
+const fm_pool_backend fm_pool_cuda = {.open = open_pool,
+                                      .close = close_pool,
+                                      .copy_blocks = copy_blocks,
+                                      .swap = swap,
+                                      .wait_for_swap = wait_for_swap,
+                                      .begin_upload = begin_upload,
+                                      .upload = upload,
+                                      .end_upload = end_upload};

@@ -1,0 +1,183 @@
+"""What a pool does on a GPU, beside random calls: graphs, captures, streams of the caller, frameworks. Each is a
+function, for test_gpu.py and for machines with nothing but the package."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import flashmla
+from pool.memory import TorchMemory
+from pool.model import Model
+from pool.subject import Subject
+
+
+def subject(**more) -> Subject:
+    facts = {"num_blocks": 12, "page_size": 4, "rows": 4, "max_blocks": 6, "slots": 40, "host_blocks": 12}
+    model = Model(**facts | {"max_sequences": 8} | more)
+    return Subject(model, 2, "listed", TorchMemory("cuda"))
+
+
+def graph_sees_what_was_uploaded() -> None:
+    import torch
+
+    one = subject()
+    first = one.allocate([1, 2, 3])
+    one.append([first], [[1, 2, 3]])
+    shown = (one.cache.block_table, one.cache.cache_seqlens, one.cache.slot_mapping)
+    copies = [torch.empty_like(tensor) for tensor in shown]
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        for copy, tensor in zip(copies, shown, strict=True):
+            copy.copy_(tensor)
+    for step in range(12):
+        one.append([first], [[step % 2]])
+        graph.replay()
+        assert int(copies[1][one.cache.row(first)]) == 4 + step
+        assert copies[2].tolist() == one.slots + [-1] * (one.model.slots - 1)
+        blocks = one.cache.blocks(first)
+        assert copies[0][one.cache.row(first)].tolist()[: len(blocks)] == blocks
+    one.check()
+
+
+def capture_is_refused() -> None:
+    import torch
+
+    one = subject()
+    name = one.allocate([])
+    torch.cuda.synchronize()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    said = ""
+    with torch.cuda.graph(graph, stream=stream):
+        torch.zeros(1, device="cuda")
+        try:
+            one.cache.append([name])
+        except flashmla.InvalidArgumentError as error:
+            said = str(error)
+    assert "captured" in said, said
+    one.cache.update()
+    assert one.cache.cache_seqlens.tolist()[one.cache.row(name)] == 1
+
+
+def swaps_keep_rows_while_others_work(megabytes: int = 512) -> None:
+    """A large sequence goes out and comes back beside work on the stream, which reuses its pages."""
+    import torch
+
+    blocks, page, row = megabytes, 64, 8192  # a block of 1 MiB
+    cache = torch.empty((2 * blocks, page, 1, row), dtype=torch.bfloat16, device="cuda")
+    size = flashmla.PagedKVCache.bytes_of_block([cache])
+    host = torch.empty((blocks, size), dtype=torch.uint8, pin_memory=True)
+    pool = flashmla.PagedKVCache([cache], max_seqs=4, max_seq_len=2 * blocks * page, host_pool=host)
+    name, other = pool.allocate()[0], pool.allocate()[0]
+    pool.append([name], [blocks * page])
+    values = torch.randn((blocks, page, row), device="cuda").bfloat16()
+    cache[pool.blocks(name), :, 0] = values
+    pool.swap_out(name)
+    pool.append([other], [2 * blocks * page])  # all pages
+    cache[pool.blocks(other), :, 0] = -1.0
+    pool.free(other)
+    pool.swap_in(name)
+    pool.append([name], [0])
+    assert torch.equal(cache[pool.blocks(name), :, 0], values)
+
+
+def other_streams() -> None:
+    """All on a stream of the caller."""
+    import torch
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        one = subject()
+        names = [one.allocate([]) for _ in range(3)]
+        for step in range(8):
+            one.append(names, [[step % 2]] * 3)
+            one.call("swap_out", names[step % 3])
+            one.call("swap_in", names[step % 3])
+        one.check()
+        one.end()
+
+
+def cupy_arrays() -> None:
+    import cupy
+
+    pages = cupy.zeros((8, 4, 1, 8), "float16")
+    cache = flashmla.PagedKVCache([pages], max_seqs=2, max_seq_len=16)
+    name, _ = cache.allocate()
+    total = cache.append([name], [6])
+    assert cupy.asnumpy(cache.slot_mapping)[:total].tolist() == list(range(6))
+    assert cupy.asnumpy(cache.cache_seqlens).tolist() == [6, 0]
+    assert cupy.asnumpy(cache.block_table)[0, :2].tolist() == [0, 1]
+
+
+def many_steps_without_waiting() -> None:
+    """More uploads under way than staging holds: the pool waits, and loses none."""
+    import torch
+
+    one = subject(num_blocks=24, rows=4, max_blocks=6)
+    names = [one.allocate([]) for _ in range(4)]
+    busy = torch.randn((4096, 4096), device="cuda")
+    for _ in range(24):
+        busy = busy @ busy * 1e-3
+        one.append(names, [[1]] * 4)
+    one.check()
+
+
+CHECKS = [
+    graph_sees_what_was_uploaded,
+    capture_is_refused,
+    swaps_keep_rows_while_others_work,
+    other_streams,
+    cupy_arrays,
+    many_steps_without_waiting,
+]
+
+
+def milliseconds_of_swaps(megabytes: int = 512) -> dict[str, float]:
+    """Milliseconds of a swap out and in, of work beside nothing, and of both at once."""
+    import torch
+
+    blocks, page, row = megabytes, 64, 8192
+    cache = torch.empty((blocks, page, 1, row), dtype=torch.bfloat16, device="cuda")
+    host = torch.empty((blocks, page * row * 2), dtype=torch.uint8, pin_memory=True)
+    pool = flashmla.PagedKVCache([cache], max_seqs=2, max_seq_len=blocks * page, host_pool=host)
+    name = pool.allocate()[0]
+    pool.append([name], [blocks * page])
+    a = torch.randn((8192, 8192), device="cuda", dtype=torch.bfloat16)
+
+    def swaps() -> None:
+        pool.swap_out(name)
+        pool.swap_in(name)
+
+    def work() -> None:
+        for _ in range(20):
+            torch.mm(a, a)
+
+    def timed(*parts) -> float:
+        torch.cuda.synchronize()
+        times = []
+        for _ in range(4):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            for part in parts:
+                part()
+            pool.append([name], [0])  # waits for the swap
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+        return float(np.median(times))
+
+    return {"swaps": timed(swaps), "work": timed(work), "both": timed(swaps, work)}
+
+
+if __name__ == "__main__":
+    import traceback
+
+    failed = 0
+    for check in CHECKS:
+        try:
+            check()
+            print("passed", check.__name__, flush=True)
+        except Exception:  # noqa: BLE001 - all of them are told
+            failed += 1
+            print("FAILED", check.__name__, traceback.format_exc(), flush=True)
+    print(milliseconds_of_swaps(), flush=True)
+    raise SystemExit(failed)

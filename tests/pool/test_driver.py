@@ -1,0 +1,132 @@
+"""A pool and the CUDA driver: what it calls, what it says where the driver fails, and what it leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+
+import c_abi
+
+DRIVER, DEVICE, VALUE, BUSY = (
+    c_abi.constant(f"ERROR_{name}") for name in ("DRIVER", "DEVICE", "VALUE", "STAGING_BUSY")
+)
+# A pool with a sequence of two blocks that was forked, and functions that tell how a call went.
+BEGIN = """
+import numpy, flashmla
+from pool.device_array import DeviceArray
+
+def make(device=0, **more):
+    pages = DeviceArray(numpy.zeros((8, 4, 1, 8), "float32"))
+    host = numpy.zeros((8, 4 * 8 * 4), "uint8")
+    return flashmla.PagedKVCache([pages], max_seqs=4, max_seq_len=16, **{"host_pool": host} | more)
+
+def tried(call):
+    try:
+        call()
+        tell(0, "", driver.stub_depth())
+    except flashmla.FlashMLAError as error:
+        tell(error.status, str(error), driver.stub_depth())
+
+def ready():
+    global cache, one, other, out
+    cache = make()
+    one, out = cache.allocate()[0], cache.allocate()[0]
+    cache.append([one, out], [6, 6])
+    other = cache.fork(one)
+    cache.swap_out(out)
+"""
+MAKES = ["cuStreamIsCapturing", "cuMemsetD32Async", "cuEventCreate", "cuStreamCreate", "cuCtxGetCurrent"]
+CALLS = {
+    "cache.append([other])": ["cuMemcpyAsync", "cuStreamIsCapturing", "cuCtxPushCurrent_v2"],
+    "cache.swap_out(one)": ["cuEventRecord", "cuStreamWaitEvent", "cuMemcpyAsync"],
+    "cache.swap_in(out)": ["cuEventRecord", "cuStreamWaitEvent", "cuMemcpyAsync"],
+    "(cache.swap_in(out), cache.append([out], [0]))": ["cuEventRecord"],
+    "cache.update()": ["cuMemcpyAsync", "cuEventRecord"],
+}
+
+
+@pytest.mark.parametrize("symbol", MAKES)
+def test_a_pool_that_cannot_be_made(driver, symbol):
+    ran = driver.run(f"{BEGIN}\nfail('{symbol}', 719); tried(make); tried(make)")
+    (status, sentence, depth), after = ran.told
+    assert (status, depth) == (DRIVER, 0)
+    assert sentence.endswith(": the driver's words for 719 (719)")
+    assert after == [0, "", 0]
+    for made, ended in [("cuEventCreate", "cuEventDestroy_v2"), ("cuStreamCreate", "cuStreamDestroy_v2")]:
+        assert len([call for call in ran.of(made) if call["result"] == 0]) == len(ran.of(ended))
+
+
+@pytest.mark.parametrize(("call", "symbol"), [(call, symbol) for call, symbols in CALLS.items() for symbol in symbols])
+def test_a_call_that_fails_leaves_no_context_and_may_be_made_again(driver, call, symbol):
+    ran = driver.run(f"{BEGIN}\nready(); fail('{symbol}', 719); tried(lambda: {call}); tried(lambda: {call})")
+    (status, sentence, depth), after = ran.told
+    assert (status, depth) == (DRIVER, 0)
+    assert sentence.endswith(": the driver's words for 719 (719)")
+    assert after == [0, "", 0]
+
+
+def test_a_captured_stream_is_refused(driver):
+    code = "import os\nready(); os.putenv('STUB_CAPTURING', '1')\n"  # which the stub reads as C does
+    calls = ["cache.append([other])", "cache.swap_out(one)", "cache.swap_in(out)", "cache.update()", "make()"]
+    ran = driver.run(BEGIN + code + "\n".join(f"tried(lambda: {call})" for call in calls))
+    for status, sentence, depth in ran.told:
+        assert (status, depth) == (VALUE, 0)
+        assert (
+            sentence == "stream is captured, and the graph would repeat the pool's copies; call this before each replay"
+        )
+
+
+def test_a_device_that_is_not_there(driver):
+    code = "from flashmla import _frameworks, _tensor\nDeviceArray.number = 1\n"
+    ran = driver.run(f"{BEGIN}\n{code}\ntried(make)", devices=1)
+    rule = "the driver has 1 CUDA devices; it must be in [0, 1)"
+    assert ran.told == [[DEVICE, f"kv_cache.device.device_id is 1, {rule}", 0]]
+
+
+def test_full_staging_is_told_and_python_waits(driver):
+    """In C the upload is refused; PagedKVCache waits for the stream."""
+    code = """
+ready()
+for _ in range(10):
+    cache.append([one])
+    cache.truncate(one, 6)
+from flashmla._library import ffi, lib
+stream = ffi.cast("void *", 7)
+total = ffi.new("int64_t *")
+statuses = []
+for _ in range(6):
+    names = ffi.new("flashmla_sequence[]", [one])
+    assert lib.flashmla_pool_append(cache._pool, names, ffi.NULL, 1, stream, total) == 0
+    statuses.append(lib.flashmla_pool_update(cache._pool, stream))
+tell(statuses, ffi.string(lib.flashmla_last_error()).decode())
+"""
+    ran = driver.run(BEGIN + code, lazy=2)
+    statuses, sentence = ran.told[-1]
+    assert statuses[-1] == BUSY
+    assert sentence == "staging holds 4 uploads that the device has not done yet; wait for the stream and call again"
+    assert len(ran.of("cuStreamSynchronize")) >= 2
+
+
+def test_a_step_costs_a_copy_of_lengths_and_slots_and_one_for_each_new_page(driver):
+    code = """
+ready()
+import sys
+for count in (1, 1, 1, 1):
+    cache.append([one], [count])
+    with open(__import__("os").environ["STUB_LOG"], "a") as log:
+        log.write('{"call": "step", "result": 0}\\n')
+"""
+    ran = driver.run(BEGIN + code)
+    steps = "\n".join(call["call"] for call in ran.calls).split("step")[-4:]
+    assert [step.count("cuMemcpyAsync") for step in [*steps[:-1]]] == [2, 3, 2]  # 8, 9, 10 tokens, in pages of 4
+
+
+def test_what_was_made_is_destroyed(driver):
+    ran = driver.run(f"{BEGIN}\nready(); del cache")
+    assert len(ran.of("cuEventCreate")) == len(ran.of("cuEventDestroy_v2")) > 0
+    assert len(ran.of("cuStreamCreate")) == len(ran.of("cuStreamDestroy_v2")) == 1
+    assert ran.names()[-1] == "cuCtxPopCurrent_v2"
+
+
+def test_without_a_host_pool_there_is_no_stream(driver):
+    ran = driver.run(f"{BEGIN}\nmake(host_pool=None)")
+    assert not ran.of("cuStreamCreate")

@@ -1,0 +1,50 @@
+"""Copies, events and streams of a pool on the stub driver, whose streams do their work as late as they may: what lacks
+a wait would find memory as it was before."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+
+NOT_READY = 600
+STEPS = {"nightly": 100_000, "ci": 4000}.get(hypothesis.settings.get_current_profile_name(), 800)
+
+
+def walks(steps: int, layout: str = "listed") -> str:
+    """Code that makes random calls, for a process with the stub driver."""
+    return f"""
+from pool.stub_memory import StubMemory
+from pool.walk import Walk
+
+for seed in range({steps} // 400):
+    Walk(seed, StubMemory(), layout="{layout}").run(400)
+"""
+
+
+@pytest.mark.parametrize("layout", ["listed", "interleaved"])
+@pytest.mark.parametrize("lazy", [0, 1, 2, 3], ids=["at once", "swaps late", "work late", "all late"])
+def test_random_calls_with_streams_that_are_late(driver, lazy, layout):
+    ran = driver.run(walks(STEPS, layout), lazy=lazy)
+    assert ran.of("cuMemcpyAsync")
+    assert all(call["result"] in {0, NOT_READY} for call in ran.calls)
+
+
+def test_a_copy_of_what_is_being_swapped_in_waits_for_it(driver):
+    """A held block that just came back is copied before it is written."""
+    code = """
+from pool.model import Model
+from pool.stub_memory import StubMemory
+from pool.subject import Subject
+from pool.walk import SIZES
+
+one = Subject(Model(**SIZES), memory=StubMemory())
+name = one.allocate([])
+one.append([name], [[1, 2, 3, 4]])
+one.call("swap_out", name)
+one.poison()
+one.call("swap_in", name)
+one.hold(one.model.sequences[name].blocks[-1])
+one.append([name], [[5]])
+one.check()
+"""
+    driver.run(code, lazy=1)
