@@ -37,7 +37,8 @@ def files_of(key: str) -> list[Path]:
     found = [path for folder in folders for path in (SOURCE / folder).rglob("*") if path.suffix in {".c", ".h", ".inc"}]
     found = [path for path in found if other is None or not re.match(rf"{other}(_|\.|$)", path.name)]
     if key == "host_sources":
-        found += [path for path in PACKAGE.rglob("*.py") if path.name != "_cdef.py"]
+        beside = PACKAGE / "integrations"  # which make calls of the package
+        found += [path for path in PACKAGE.rglob("*.py") if path.name != "_cdef.py" and beside not in path.parents]
     return sorted(found)
 
 

@@ -33,7 +33,8 @@ def names(paths):
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
-BINDINGS = sources("bindings/python/flashmla")
+INTEGRATIONS = sources("bindings/python/flashmla/integrations")
+BINDINGS = [path for path in sources("bindings/python/flashmla") if path not in INTEGRATIONS]
 DSL = sources("dsl_kernels")
 AOT = sources("aot")
 C_ROOT = ROOT / "libflashmla"
@@ -44,6 +45,17 @@ C = sorted(path for path in C_ROOT.rglob("*.[ch]") if "generated" not in path.pa
 def test_bindings_import_no_framework_and_no_build_step(path):
     allowed = set(sys.stdlib_module_names) | {"flashmla", "_cffi_backend"}
     assert imports(path) <= allowed, "a user's framework is found through sys.modules, never imported"
+
+
+@pytest.mark.parametrize("path", INTEGRATIONS, ids=names(INTEGRATIONS))
+def test_an_integration_imports_its_framework_alone(path):
+    allowed = set(sys.stdlib_module_names) | {"flashmla", "torch"} | ({path.stem} & {"transformers"})
+    assert imports(path) <= allowed
+
+
+@pytest.mark.parametrize("path", BINDINGS, ids=names(BINDINGS))
+def test_the_package_itself_does_not_know_its_integrations(path):
+    assert "flashmla.integrations" not in path.read_text()
 
 
 TABLES = [

@@ -152,7 +152,13 @@ def test_the_c_snippet_of_the_usage_page_compiles():
     subprocess.run([*compiler, "-x", "c", "-"], input=program, text=True, check=True)
 
 
-EXAMPLES = {"quickstart_numpy": "numpy", "quickstart_torch": "torch", "quickstart_jax": "jax", "sparse": "torch"}
+EXAMPLES = {
+    "quickstart_numpy": "numpy",
+    "attention_numpy": "numpy",
+    "quickstart_torch": "torch",
+    "quickstart_jax": "jax",
+    "sparse": "torch",
+}
 
 
 @pytest.mark.parametrize(("name", "framework"), EXAMPLES.items())

@@ -296,6 +296,16 @@ class PagedKVCache:
         """
         return int(self._about(seq).row)
 
+    def rows_and_lengths(self, seqs: Sequence[int]) -> tuple[list[int], list[int]]:
+        """`row` and `length` of each sequence, in less time than one by one."""
+        about = ffi.new("flashmla_pool_sequence *", {"struct_size": ffi.sizeof("flashmla_pool_sequence")})
+        get, pool, rows, lengths = lib.flashmla_pool_get_sequence, self._pool, [], []
+        for seq in seqs:
+            check(lib, get(pool, _name(seq), about))
+            rows.append(about.row)
+            lengths.append(about.length)
+        return rows, lengths
+
     def committed(self, seq: int) -> int:
         """Tokens of a sequence that were committed, or shared when it was made."""
         return int(self._about(seq).committed)

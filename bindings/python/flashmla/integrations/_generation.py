@@ -1,0 +1,126 @@
+"""Continuous batching: sequences enter a batch, grow token by token, and leave it, each at a step of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flashmla import PagedKVCache, PoolFullError
+from flashmla.errors import invalid
+from flashmla.integrations._step import PagedStep
+
+
+@dataclass(eq=False)
+class _Request:
+    """A prompt with what was added to it. Those of its tokens behind `written` are not in the cache."""
+
+    tokens: list[int]
+    most: int  # tokens of both
+    handle: int = 0
+    written: int = 0
+
+    def piece(self, budget: int) -> int:
+        return min(len(self.tokens) - self.written, budget)
+
+
+class Batch:
+    """Requests that wait, and those that run. Pages run out: the last one to come gives its own back and waits."""
+
+    def __init__(self, cache: PagedKVCache, max_step_tokens: int) -> None:
+        self._cache, self._max_step_tokens = cache, max_step_tokens
+        self._waiting: deque[_Request] = deque()
+        self._running: list[_Request] = []
+
+    def add(self, request: _Request) -> None:
+        self._waiting.append(request)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def step(self) -> tuple[PagedStep, list[int], list[_Request]]:
+        """The next step, its tokens, and whose they are."""
+        pieces = self._pieces()
+        while True:
+            requests, counts = list(pieces), list(pieces.values())
+            try:
+                step = PagedStep.of_cache(self._cache, [request.handle for request in requests], counts)
+            except PoolFullError:
+                if len(self._running) == 1:
+                    raise
+                pieces.pop(self._running[-1], None)
+                self._put_back(self._running[-1])
+                continue
+            tokens: list[int] = []
+            for request, count in pieces.items():
+                tokens.extend(request.tokens[request.written : request.written + count])
+                request.written += count
+            return step, tokens, requests
+
+    def finish(self, request: _Request) -> None:
+        """Frees what the request has; whole pages of it may serve requests that begin alike."""
+        self._cache.commit(request.handle, request.tokens[: request.written])
+        self._cache.free(request.handle)
+        self._running.remove(request)
+
+    def _pieces(self) -> dict[_Request, int]:
+        """How many tokens each request gets, as many as a step may have: first those that run, then those that wait."""
+        pieces: dict[_Request, int] = {}
+        budget = self._max_step_tokens
+        for request in self._running:
+            if budget:
+                pieces[request] = request.piece(budget)
+                budget -= pieces[request]
+        while budget and self._waiting:
+            request = self._waiting[0]
+            try:
+                request.handle, request.written = self._cache.allocate(request.tokens)
+            except PoolFullError:
+                if not self._running:
+                    raise
+                break
+            self._running.append(self._waiting.popleft())
+            pieces[request] = request.piece(budget)
+            budget -= pieces[request]
+        return pieces
+
+    def _put_back(self, request: _Request) -> None:
+        """The request gives its pages to others and begins anew later, with the tokens that it has by now."""
+        self._cache.free(request.handle)
+        self._running.remove(request)
+        self._waiting.appendleft(request)
+
+
+def generate(
+    forward: Callable[[torch.Tensor, PagedStep], torch.Tensor],
+    prompts: Sequence[Sequence[int]],
+    cache: PagedKVCache,
+    *,
+    max_new_tokens: int,
+    eos_token_ids: Collection[int],
+    max_step_tokens: int,
+    choose: Callable[[torch.Tensor], torch.Tensor],
+) -> list[list[int]]:
+    """What is added to each prompt; `forward` says the logits behind each sequence's last token of a step."""
+    if not all(prompts):
+        raise invalid("FLASHMLA_ERROR_ZERO_EXTENT", f"prompts[{[*map(bool, prompts)].index(False)}] has no tokens")
+    if max_step_tokens < 1:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"max_step_tokens is {max_step_tokens}; it must be at least 1")
+    batch = Batch(cache, max_step_tokens)
+    requests = [_Request(list(prompt), len(prompt) + max_new_tokens) for prompt in prompts]
+    for request in requests:
+        if len(request.tokens) < request.most:
+            batch.add(request)
+    device = cache.block_table.device
+    while batch:
+        step, tokens, of_step = batch.step()
+        chosen = choose(forward(torch.tensor(tokens, device=device), step)).tolist()
+        for request, token in zip(of_step, chosen, strict=True):
+            if request.written < len(request.tokens):
+                continue  # the rest of its prompt comes first
+            request.tokens.append(token)
+            if len(request.tokens) == request.most or token in eos_token_ids:
+                batch.finish(request)
+    return [request.tokens[len(prompt) :] for request, prompt in zip(requests, prompts, strict=True)]

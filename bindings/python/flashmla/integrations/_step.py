@@ -1,0 +1,202 @@
+"""`PagedStep`: what all layers of one step of a model share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, chain, repeat
+from typing import Any, TypeVar
+
+import torch
+
+import flashmla
+from flashmla._formats import KvFormat
+from flashmla.errors import invalid
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A sequence that begins in a step, whose keys are projected up."""
+
+    sequence: int
+    first: int  # of its tokens, among those of the step
+    length: int
+    rows: torch.Tensor  # (2,) int32: 0 and length, for `gather_kv`
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which tokens of a step go which way."""
+
+    chunks: tuple[Chunk, ...]  # projected up, one by one
+    tokens: torch.Tensor | None  # absorbed, in one call: their numbers; None: all
+    cu_seqlens_q: torch.Tensor  # theirs: sequences that are chunks have none
+    max_seqlen_q: int
+
+
+@dataclass(frozen=True, eq=False)
+class PagedStep:
+    """One step of a model: the caches of its layers, where its tokens are written, and what they attend.
+
+    The tokens of a step lie behind one another, sequence by sequence: a prompt, a piece of one, drafts, or one token.
+
+    kv_caches      of each attention layer (num_blocks, page_size, 1, row), as `append_kv` takes it
+    block_table    (batch, max_blocks) int32
+    cache_seqlens  (batch,) int32: tokens of each sequence, with those of this step
+    slot_mapping   (total_q,) int64: where the step's tokens are written; -1: nowhere
+    position_ids   (total_q,) int64: their positions in their sequences
+    cu_seqlens_q   (batch + 1,) int32: sequence i has the tokens from cu_seqlens_q[i] up to cu_seqlens_q[i + 1]
+    max_seqlen_q   most tokens of a sequence
+    query_lens, seq_lens
+                   the numbers of cu_seqlens_q and cache_seqlens on the host; None: not known there, as where a step is
+                   captured in a graph, and all tokens go the absorbed way
+    kv_format      of kv_caches
+    up_project_from
+                   a sequence that begins in this step with so many tokens attends keys that are projected up; None:
+                   where that takes fewer operations (`KvUpProjection.pays_from`)
+    """
+
+    kv_caches: Sequence[Any]
+    block_table: torch.Tensor
+    cache_seqlens: torch.Tensor
+    slot_mapping: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    max_seqlen_q: int
+    query_lens: tuple[int, ...] | None = None
+    seq_lens: tuple[int, ...] | None = None
+    kv_format: KvFormat = "bf16"
+    up_project_from: int | None = None
+    _shared: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_lengths(
+        cls,
+        kv_caches: Sequence[Any],
+        block_table: torch.Tensor,
+        context_lens: Sequence[int],
+        query_lens: Sequence[int],
+        *,
+        slot_mapping: torch.Tensor | None = None,
+        rows: Sequence[int] | None = None,
+        **options: Any,
+    ) -> PagedStep:
+        """A step of sequences that have `context_lens` tokens in the caches and get `query_lens` more.
+
+        block_table is on the device of the caches; slots follow from it unless they are given. `rows` are those of the
+        sequences in it; None: one after the other.
+        """
+        number = block_table.shape[0] if rows is None else len(rows)
+        if not len(context_lens) == len(query_lens) == number:
+            raise invalid(
+                "FLASHMLA_ERROR_SHAPE",
+                f"context_lens has {len(context_lens)} lengths, query_lens {len(query_lens)}, and there are {number} "
+                "rows of block_table; they must be one number",
+            )
+        seq_lens = tuple(context + new for context, new in zip(context_lens, query_lens, strict=True))
+        firsts = (0, *accumulate(query_lens))
+        positions = [*chain.from_iterable(map(range, context_lens, seq_lens))]
+        sequences = [] if slot_mapping is not None else chain.from_iterable(map(repeat, range(number), query_lens))
+        position_ids, lengths, offsets, of_tokens, of_table = _uploaded(
+            [positions, seq_lens, firsts, [*sequences], rows or []], block_table.device
+        )
+        if rows is not None:
+            block_table = block_table[of_table]
+        if slot_mapping is None:
+            page_size = kv_caches[0].shape[1]
+            pages = block_table[of_tokens, position_ids // page_size].long()
+            slot_mapping = pages * page_size + position_ids % page_size
+        return cls(
+            kv_caches,
+            block_table,
+            lengths.int(),
+            slot_mapping,
+            position_ids,
+            offsets.int(),
+            max(query_lens, default=0),
+            query_lens=tuple(query_lens),
+            seq_lens=seq_lens,
+            **options,
+        )
+
+    @classmethod
+    def of_cache(
+        cls, cache: flashmla.PagedKVCache, seqs: Sequence[int], counts: Sequence[int] | None = None, **options: Any
+    ) -> PagedStep:
+        """A step of sequences of a `PagedKVCache`, to which it appends counts[i] tokens each, or one."""
+        counts = [1] * len(seqs) if counts is None else counts
+        total = cache.append(seqs, counts)
+        rows, lengths = cache.rows_and_lengths(seqs)
+        contexts = [length - count for length, count in zip(lengths, counts, strict=True)]
+        options = {"slot_mapping": cache.slot_mapping[:total], "rows": rows, "kv_format": cache.kv_format, **options}
+        return cls.of_lengths(cache.kv_cache, cache.block_table, contexts, counts, **options)
+
+    @cached_property
+    def last_tokens(self) -> torch.Tensor:
+        """The number of each sequence's last token in this step, (batch,) int64."""
+        return self.cu_seqlens_q[1:].long() - 1
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What the first layer makes for all."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        made: T = self._shared[key]
+        return made
+
+    def split(self, up_project_from: int) -> Split:
+        """Sequences that begin in this step with at least `up_project_from` tokens on one side, the tokens of others on
+        the other. What the step itself names comes first.
+        """
+        least = up_project_from if self.up_project_from is None else self.up_project_from
+        return self.shared(least, lambda: self._split(least))
+
+    def _split(self, least: int) -> Split:
+        if self.query_lens is None or self.seq_lens is None or self.max_seqlen_q < least:
+            return Split((), None, self.cu_seqlens_q, self.max_seqlen_q)
+        device = self.block_table.device
+        chunks: list[Chunk] = []
+        absorbed: list[int] = []
+        tokens: list[int] = []
+        first = 0
+        for sequence, (query_len, seq_len) in enumerate(zip(self.query_lens, self.seq_lens, strict=True)):
+            if query_len >= least and query_len == seq_len:
+                rows = torch.tensor([0, seq_len], dtype=torch.int32, device=device)
+                chunks.append(Chunk(sequence, first, seq_len, rows))
+                absorbed.append(0)
+            else:
+                tokens.extend(range(first, first + query_len))
+                absorbed.append(query_len)
+            first += query_len
+        if not chunks:
+            return Split((), None, self.cu_seqlens_q, self.max_seqlen_q)
+        offsets = torch.tensor([0, *accumulate(absorbed)], dtype=torch.int32, device=device)
+        return Split(tuple(chunks), torch.tensor(tokens, dtype=torch.int64, device=device), offsets, max(absorbed))
+
+    def decode(self, q: torch.Tensor, split: Split, layer: int, softmax_scale: float) -> torch.Tensor:
+        """Attention of q (tokens of `split`, h_q, d_qk) over the cache of a layer: (tokens, h_q, d_v).
+
+        Layers share the plan, which the first of them makes.
+        """
+        options: dict[str, Any] = {"causal": True, "kv_format": self.kv_format}
+        batch, longest = self.block_table.shape[0], split.max_seqlen_q
+        uniform = q.shape[0] == batch * longest
+        if uniform:
+            q = q.view(batch, longest, *q.shape[1:])
+        else:
+            options |= {"cu_seqlens_q": split.cu_seqlens_q, "max_seqlen_q": longest}
+        call = q, self.kv_caches[layer], self.block_table, self.cache_seqlens
+        plan = self.shared((q.shape, q.dtype), lambda: flashmla.plan_decode(*call, **options))
+        out: torch.Tensor = flashmla.dense_decode(
+            *call, softmax_scale=softmax_scale, plan=plan, return_lse=False, **options
+        )
+        return out.flatten(0, 1) if uniform else out
+
+
+def _uploaded(numbers: Sequence[Sequence[int]], device: torch.device) -> list[torch.Tensor]:
+    """Lists of integers as tensors (int64) on a device, in one copy, for which nobody waits."""
+    host = torch.tensor([*chain.from_iterable(numbers)], dtype=torch.int64, pin_memory=device.type == "cuda")
+    ends = [*accumulate(map(len, numbers))]
+    return list(host.to(device, non_blocking=True).tensor_split(ends[:-1]))

@@ -1,0 +1,199 @@
+"""Models of Hugging Face transformers over paged caches of latents, several sequences in one step.
+
+`attach` gives a model the attention implementation "paged_mla". In a step that `forward` makes, its layers then write
+the latents of all tokens into their pages and attend them there; everything else, RoPE and norms too, stays the
+model's. Calls without a step, such as `generate` of transformers, go on as with "sdpa".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+import flashmla
+from flashmla.errors import UnsupportedError, invalid
+from flashmla.integrations import _generation as continuous
+from flashmla.integrations._graphs import DecodeGraph
+from flashmla.integrations._latent_attention import KvUpProjection, attend
+from flashmla.integrations._step import PagedStep
+
+__all__ = [
+    "CONFIGS",
+    "DecodeGraph",
+    "PagedStep",
+    "attach",
+    "decode_graph",
+    "detach",
+    "forward",
+    "generate",
+    "kv_cache_shape",
+    "num_kv_caches",
+]
+
+IMPLEMENTATION = "paged_mla"  # transformers takes names with "flash" in them for packages of its own list
+
+CONFIGS = frozenset({
+    "AXK1Config",
+    "DeepseekV2Config",
+    "DeepseekV3Config",
+    "Glm4MoeLiteConfig",
+    "LongcatFlashConfig",
+    "MiniCPM3Config",
+    "Mistral4Config",
+    "SarvamMLAConfig",
+    "YoutuConfig",
+})  # fmt: skip
+"""Configurations whose attention layers are dense MLA and nothing else. Kimi K2's is that of DeepSeek V3."""
+
+
+def attach(model: PreTrainedModel) -> PreTrainedModel:
+    """Makes the model's attention layers, in place, attend paged caches in steps of `forward`. Returns the model.
+
+    Weights stay where they are: what is absorbed are views of `kv_b_proj`. `detach` undoes it.
+    """
+    layers = list(_layers(model))
+    for layer in layers:
+        layer.expand_kv = _as_they_are
+    model.set_attn_implementation(IMPLEMENTATION)
+    return model
+
+
+def detach(model: PreTrainedModel, attn_implementation: str = "sdpa") -> PreTrainedModel:
+    """Undoes `attach`, in favour of another attention implementation. Returns the model."""
+    for layer in _layers(model):
+        vars(layer).pop("expand_kv", None)
+    model.set_attn_implementation(attn_implementation)
+    return model
+
+
+def num_kv_caches(model: PreTrainedModel) -> int:
+    """How many caches a step of the model needs: one for each attention layer."""
+    return len(list(_layers(model)))
+
+
+def kv_cache_shape(model: PreTrainedModel, num_blocks: int, page_size: int) -> tuple[int, int, int, int]:
+    """The shape of a layer's cache in the format "bf16", whose dtype is that of the model."""
+    config = next(_layers(model)).config
+    return num_blocks, page_size, 1, config.kv_lora_rank + config.qk_rope_head_dim
+
+
+@torch.no_grad()
+def forward(model: PreTrainedModel, input_ids: torch.Tensor, step: PagedStep, **options: Any) -> torch.Tensor:
+    """Runs an attached model on the tokens of a step, which lie behind one another: (total_q,).
+
+    Returns the logits that follow each sequence's last token, (batch, vocab_size), or with `logits_to_keep=0` those of
+    all tokens, (total_q, vocab_size). Other options go to the model.
+    """
+    if model.config._attn_implementation != IMPLEMENTATION:  # noqa: SLF001 - it has no public name
+        raise invalid("FLASHMLA_ERROR_VALUE", f"the model is not attached; call {__name__}.attach")
+    options = {"logits_to_keep": step.last_tokens, **options}
+    outputs = model(
+        input_ids=input_ids[None],
+        position_ids=step.position_ids[None],
+        attention_mask=input_ids.new_empty(1, 1, 0, 0),  # of four axes: transformers makes none of its own
+        use_cache=False,
+        flashmla_step=step,
+        **options,
+    )
+    logits: torch.Tensor = outputs.logits[0]
+    return logits
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    cache: flashmla.PagedKVCache,
+    *,
+    max_new_tokens: int,
+    eos_token_ids: Collection[int] = (),
+    max_step_tokens: int = 2048,
+    choose: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    graph: DecodeGraph | None = None,
+) -> list[list[int]]:
+    """What an attached model adds to each prompt, by continuous batching over `cache`: the new tokens of each.
+
+    A step has at most `max_step_tokens` tokens: one of each sequence that decodes, and of prompts, whole or in pieces,
+    as many as there is room for. Prompts share the pages in which they begin alike. Where pages run out, the sequence
+    that came last gives its own back, and begins anew when there are some.
+
+    eos_token_ids  end a sequence
+    choose         tokens (batch,) of logits (batch, vocab_size); None: the greatest
+    graph          of `decode_graph`, for steps in which all sequences decode
+    """
+    return continuous.generate(
+        graph or partial(forward, model),
+        prompts,
+        cache,
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=eos_token_ids,
+        max_step_tokens=max_step_tokens,
+        choose=choose or partial(torch.argmax, dim=-1),
+    )
+
+
+def decode_graph(model: PreTrainedModel, cache: flashmla.PagedKVCache, batch: int) -> DecodeGraph:
+    """`forward` of an attached model on a GPU, captured for steps in which up to `batch` sequences get a token each.
+
+    Called as `forward` is, without the model: graph(input_ids, step).
+    """
+    return DecodeGraph(partial(forward, model), cache, batch)
+
+
+def _layers(model: PreTrainedModel) -> Iterator[Any]:
+    """The attention layers of a model; raises for one that has others, or none."""
+    found = [module for module in model.modules() if hasattr(module, "kv_b_proj") and hasattr(module, "layer_idx")]
+    names = {type(layer.config).__name__ for layer in found} or {type(model.config).__name__}
+    if not found or names - CONFIGS:
+        raise UnsupportedError(
+            f"{type(model).__name__} has the configuration {', '.join(sorted(names - CONFIGS or names))}; its "
+            f"attention layers must be those of {', '.join(sorted(CONFIGS))}"
+        )
+    for layer in found:
+        if not hasattr(layer, "expand_kv"):
+            raise UnsupportedError(f"{type(layer).__name__} keeps no latents; transformers 5.24 or later does")
+        if type(layer.kv_b_proj) is not torch.nn.Linear:
+            raise UnsupportedError(
+                f"kv_b_proj is a {type(layer.kv_b_proj).__name__}; it must be a plain torch.nn.Linear"
+            )
+    return iter(found)
+
+
+def _as_they_are(latent: torch.Tensor, rope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What layers make keys and values with: in the place of keys and values go latents and RoPE columns."""
+    return latent, rope
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    flashmla_step: PagedStep | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention function of transformers' interface; key and value are what `_as_they_are` returned."""
+    attached = "expand_kv" in vars(module)
+    if flashmla_step is None:
+        if attached:
+            key, value = type(module).expand_kv(module, key, value)
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+        return out, None
+    if not attached:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"the layer is not attached; call {__name__}.attach")
+    up = KvUpProjection(module.kv_b_proj.weight, module.num_heads, module.qk_nope_head_dim)
+    q = query[0].transpose(0, 1)  # (total_q, heads, d_qk)
+    out = attend(q, key[0, 0], value[0, 0], up, flashmla_step, module.layer_idx, scaling)
+    return out[None], None
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
