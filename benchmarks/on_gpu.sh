@@ -10,6 +10,7 @@
 #   plans        plans made afresh, and batch invariant    -> OUT/plans.jsonl
 #   sparse       sparse_decode beside other libraries      -> OUT/sparse_decode.jsonl
 #   sparse-grid  sparse_decode over a grid of shapes       -> OUT/sparse_grid.jsonl
+#   sparse-plans what plans of sparse_decode cost       -> OUT/sparse_plans.jsonl
 #   writers      writers and readers of the KV cache       -> OUT/writers.jsonl
 #   models       models of transformers: tests, decode speed, forms of prefill -> OUT/gpu-tests.txt, OUT/transformers_decode.jsonl, OUT/prefill_forms.jsonl
 #   host         host time of calls                        -> OUT/host.jsonl
@@ -21,7 +22,7 @@
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [sparse] [sparse-grid] [writers] [models] [host] [peers-tests]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [sparse] [sparse-grid] [sparse-plans] [writers] [models] [host] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -74,6 +75,7 @@ run_host() { timed "${HOST_LIMIT:-120}" host; }
 run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
 run_sparse() { timed "${SPARSE_LIMIT:-200}" sparse_decode; }
 run_sparse_grid() { timed "$((${SPARSE_GRID_LIMIT:-90} + 30))" sparse_grid --limit-seconds "${SPARSE_GRID_LIMIT:-90}"; }
+run_sparse_plans() { timed "${SPARSE_PLANS_LIMIT:-120}" sparse_plans; }
 run_models() {
   suite tests-models tests/integrations -m gpu
   timed "${MODELS_LIMIT:-120}" transformers_decode

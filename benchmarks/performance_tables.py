@@ -196,6 +196,20 @@ def sparse_grid_section(made: list[dict]) -> list[str]:
     return [*lines, *lost_points("format, batch, s_q, h_q, topk, extra", beside)]
 
 
+def sparse_plans_section(made: list[dict]) -> list[str]:
+    splits = list(made[0]["us_batch_invariant"])
+    names = ["whole" if n == "0" else f"{n} parts" for n in splits]
+    rows = []
+    for record in made:
+        kv_format, *shape, extra_format, extra_topk = record["case"]
+        extra = f" + {extra_topk} of {extra_format}" if extra_topk else ""
+        row = [f"{kv_format}, {', '.join(map(str, shape))}{extra}", f"{record['us']:.1f}"]
+        row.append(f"{record['us_planned'] - record['us']:+.1f}")
+        rows.append([*row, *(f"{record['us_batch_invariant'][n] / record['us']:.2f}" for n in splits)])
+    header = ["format, batch, s_q, h_q, topk", "us", "plan in every call", *(f"{name} / us" for name in names)]
+    return [*about(made), "", *table(header, rows)]
+
+
 def writers_section(made: list[dict]) -> list[str]:
     few, many = min(record["rows"] for record in made), max(record["rows"] for record in made)
     found = {(record["op"], record["kv_format"], record["rows"]): record for record in made}
@@ -215,5 +229,6 @@ SECTIONS = {
     "host": host_section,
     "sparse_decode": sparse_section,
     "sparse_grid": sparse_grid_section,
+    "sparse_plans": sparse_plans_section,
     "writers": writers_section,
 }

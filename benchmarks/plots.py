@@ -26,6 +26,7 @@ PLOTS = HERE.parent / "docs" / "plots"
 APART = {  # by what a case is told from others
     "sparse_decode": lambda record: tuple(record["case"]),
     "sparse_grid": lambda record: tuple(record["case"]),
+    "sparse_plans": lambda record: tuple(record["case"]),
     "writers": lambda record: (record["op"], record["kv_format"], record["rows"]),
 }
 CHARTS = {"dense_decode": ("time_over_limit.svg", chart_limits.draw), "grid": ("grid.svg", chart_grid.draw)}

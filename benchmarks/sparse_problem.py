@@ -114,18 +114,23 @@ class Sparse:
         return (wrong / sum(float(y.square().sum()) for _, y in pairs)) ** 0.5
 
 
-def ours(p: Sparse, *, own_plan: bool = False) -> tuple[list, torch.Tensor]:
+def ours(
+    p: Sparse, *, own_plan: bool = False, batch_invariant: bool = False, num_splits: int = 0
+) -> tuple[list, torch.Tensor]:
     """Calls to time, and the output that they share.
 
     own_plan: every call makes its schedule. Otherwise a plan is made here, as the layers of a step share it.
     """
-    options = {"kv_format": p.cache.kv_format, "attn_sink": p.attn_sink}
-    extra = {} if p.extra is None else {"extra_kv_cache": p.extra.pages}
+    options = {"kv_format": p.cache.kv_format, "attn_sink": p.attn_sink, "batch_invariant": batch_invariant}
+    extra = {} if p.extra is None else {"extra_kv_cache": p.extra.pages, "extra_kv_format": p.extra.kv_format}
 
     def more(i: int) -> dict:
         return extra | ({"extra_indices": p.extra_indices[i]} if p.extra is not None else {})
 
-    plan = None if own_plan else flashmla.plan_sparse_decode(p.q, p.indices[0], extra_indices=p.extra_indices[0])
+    plan = None
+    if not own_plan:
+        planned = {"batch_invariant": batch_invariant, "num_splits": num_splits}
+        plan = flashmla.plan_sparse_decode(p.q, p.indices[0], extra_indices=p.extra_indices[0], **planned)
     options["plan"] = plan
     size = flashmla.sparse_decode_workspace_size(p.q, p.cache.pages, p.indices[0], **options, **more(0))
     workspace = torch.empty(size, dtype=torch.uint8, device=DEVICE)

@@ -96,6 +96,7 @@ class Call:
             "cost_before": where["cost_before"],
             "slots": tiling.slots,
             "num_splits": tiling.num_splits,
+            "pieces_apart": tiling.pieces_apart,
             "piece_units": tiling.piece_units,
             "bands": tiling.bands,
             "whole_units": tiling.whole_units,
@@ -111,6 +112,7 @@ class Call:
         rows = tiling.block_heads * tiling.block_tokens
         return self.result_params() | {
             "slots_per_part": tiling.slots_per_part,
+            "rows_of_blocks": 0 if self.case.batch_invariant else self.limits.workers,
             "by_block_rows": schedule.divisor(rows),
             "by_tile_rows": schedule.divisor(rows * tiling.cluster),
         }

@@ -116,7 +116,8 @@ class Tiling:
     whole: bool  # no tile is split, as is known before lengths are
     whole_units: int
     start_overhead: int
-    piece_units: int = 0  # batch invariant, where tiles are split
+    pieces_apart: int = 0  # of each kind of items, where a launch of its own attends either
+    piece_units: int = 0  # batch invariant, where tiles are split in quanta
     carries: int = 0
     slots: int = 0
     slot_rows: int = ROWS
@@ -142,9 +143,10 @@ def tile(
     d_v: int = 512,
     own_items: bool = False,
     full: bool = False,
+    apart: tuple[int, int] | None = None,
 ) -> Tiling:
-    """`s_q` is max_seqlen_q where `varlen`; `num_splits` is 0 where `batch_invariant`. `own_items`: query tokens share
-    no keys; `full`: no lengths are given.
+    """`s_q` is max_seqlen_q where `varlen`. `own_items`: query tokens share no keys; `full`: no lengths are given;
+    `apart`: the most units of each kind of items, where launches of their own attend them.
     """
     group = h_q // h_kv
     block_heads = min(group, limits.block_rows)
@@ -167,9 +169,12 @@ def tile(
     tiles_per_head = ceil(blocks, cluster)
     columns = h_kv * tiles_per_head
     num_tiles = batch * columns
-    invariant = {}
+    invariant: dict[str, int] = {}
     in_pieces = batch_invariant and limits.piece_units > 0
+    pieces_apart = _pieces_apart(limits, apart, num_splits, at_once // max(num_tiles, 1), batch_invariant)
+    num_splits = 2 * pieces_apart or num_splits
     if in_pieces:
+        num_splits = 0
         rows = (total_q if varlen else batch * s_q) * h_q
         slot_rows = ceil(block_heads * block_tokens, limits.stripe_rows) * limits.stripe_rows
         slot_bytes = cluster * slot_rows * 4 * (d_v + limits.partial_facts)
@@ -187,13 +192,11 @@ def tile(
         slots = min(most_slots, min(live, num_parts - 1) * pieces + limits.carries * num_parts)
         slots = slots if pieces > 1 else 0
         invariant = {"piece_units": piece_units, "carries": limits.carries, "slots": slots, "slot_rows": slot_rows}
-    elif batch_invariant or (num_splits == 0 and most_units <= limits.whole_units):
+    elif num_splits == 0 and (batch_invariant or most_units <= limits.whole_units):
         num_splits = 1
-    if in_pieces:
-        pass
-    elif num_splits:
+    if num_splits:
         num_parts = num_tiles * num_splits
-    else:
+    elif not in_pieces:
         num_parts = min(max(1, at_once), num_tiles * (most_units + start_overhead))
     alike = tiles_per_head > 1 and not varlen and not num_splits and num_parts % columns <= num_parts // 16
     bands = columns if alike else 1
@@ -215,6 +218,7 @@ def tile(
         num_splits=num_splits,
         slots_per_part=1 if num_splits else 2,
         whole=whole,
+        pieces_apart=pieces_apart,
         whole_units=limits.whole_units,
         start_overhead=start_overhead,
         **invariant,
@@ -230,6 +234,14 @@ def whole_tiles_win(tiles: int, parts: int, units: int, start_overhead: int, spl
         and none_for_two
         and ceil(tiles, parts) * cost <= ceil(tiles * cost, parts) + start_overhead + split_overhead
     )
+
+
+def _pieces_apart(limits: Limits, most_units, num_splits: int, most: int, batch_invariant: bool) -> int:
+    """Pieces of a tile's items of each kind; 0 where one launch attends both."""
+    if most_units is None:
+        return 0
+    whole = batch_invariant or max(most_units) <= limits.whole_units
+    return max(1, min(num_splits or (1 if whole else most), max(most_units), 512))
 
 
 def most_live(batch: int, total_q: int, block_tokens: int, head_chunks: int, cluster: int) -> int:
@@ -318,6 +330,16 @@ def schedule(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray |
     return Schedule(np.concatenate([found, [[tiles, 0]]]), before)
 
 
+def schedule_apart(tiling: Tiling, units: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Cuts of all pieces of both kinds of items, then those of either's launch. `units`: of each request and kind."""
+    tiles, pieces = np.arange(tiling.num_tiles), tiling.pieces_apart
+    request = tiles // tiling.columns if tiling.request_major else tiles % len(units[0])
+    end = [[tiling.num_tiles, 0]]
+    both = [(t, j) for t in tiles for j in range(2 * pieces)]
+    of_kinds = [[(t, j * max(n[request[t]], pieces) // pieces) for t in tiles for j in range(pieces)] for n in units]
+    return np.concatenate([np.array([*cuts, *end]) for cuts in (both, *of_kinds)])
+
+
 def _between_items(tiling: Tiling, at: np.ndarray, quanta: np.ndarray, level: int) -> np.ndarray:
     """Batch invariant: pairs (tile, quantum), at the begins of items that are nearest to even cuts."""
     parts, tiles = tiling.num_parts // tiling.bands, tiling.num_tiles // tiling.bands
@@ -390,7 +412,7 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
 
 def places(tiling: Tiling) -> tuple[int, int]:
     """Where first_slot and cost_before lie in a plan's buffer; in bytes."""
-    slots = 8 * (tiling.num_parts + 1)
+    slots = 8 * (tiling.num_parts + 1 + (tiling.num_parts + 2 if tiling.pieces_apart else 0))
     costs = slots + (4 * (tiling.num_parts + 2) if tiling.piece_units else 0)
     return slots, ceil(costs, 16) * 16
 

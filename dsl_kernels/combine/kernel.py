@@ -25,7 +25,6 @@ from .params import PARAMS
 
 IN_FLIGHT = 8  # loads that a thread starts before it uses the first, where a CTA merges a row
 LOG_MAX_CHUNKS = 3  # log2 of the most chunks of columns in which several CTAs merge a row
-ROWS_FOR_WARPS = 1  # more rows than this for each CTA: a warp a row
 
 
 class Combine:
@@ -77,7 +76,7 @@ class Combine:
         rows = block_rows * a.cluster
         for base in cutlass.range(0, a.num_parts, THREADS, unroll=1):
             found = split_tiles.find(self, base, tid)
-            by_warp = found * rows > ROWS_FOR_WARPS * grid
+            by_warp = found * rows > a.rows_of_blocks
             log_chunks = Int32(0)
             while (log_chunks < LOG_MAX_CHUNKS) and (found * rows << (log_chunks + 1) <= grid):
                 log_chunks += 1

@@ -13,6 +13,7 @@ from cutlass import Int32, Int64, max, min
 from dsl_kernels.core import attended, pieces, schedule
 from dsl_kernels.core.params import Named
 
+from .apart import cut_apart
 from .config import LOG2_THREADS, Variant
 from .params import PARAMS
 
@@ -69,6 +70,8 @@ class Plan:
         total = column if schedule.by_request(a) else column * a.tiles_per_request
         if a.piece_units > 0:
             self.cut_between_pieces(scan, tid, column if a.bands > 1 else total, total)
+        elif a.pieces_apart > 0:
+            cut_apart(a, cuts, tid, THREADS)
         elif a.num_splits > 0:
             for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 self.write_cut(part, *self.cut_forced(part))

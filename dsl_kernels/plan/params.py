@@ -17,6 +17,11 @@ PARAMS = (
     *shared.DIVISORS,
     Param("bands", "int32_t", "columns that are cut alike, all of them; or 1"),
     Param("num_splits", "int32_t", "0, or parts of every tile"),
+    Param(
+        "pieces_apart",
+        "int32_t",
+        "pieces of a tile's items of each kind, which are attended by launches of their own; or 0",
+    ),
     shared.PIECE_UNITS,
     Param("slots", "int32_t", "batch invariant: partial slots in all"),
     Param("whole_units", "int32_t", "a tile of at most so many units is not split"),

@@ -45,4 +45,5 @@ PARAMS = (
     *shared.TILING,
     *shared.DIVISORS,
     shared.SLOTS,
+    Param("stores_all", "int32_t", "1: every piece goes to its part's first slot, whole tiles too"),
 )

@@ -30,7 +30,12 @@ def valid_rows(kernel):
 
 
 class SelectionReader(GatherReader):
-    NOT_AHEAD = (*GatherReader.NOT_AHEAD, "extra_capacity")
+    NOT_AHEAD = (*GatherReader.NOT_AHEAD, "extra_capacity", "stores_all")
+
+    @cute.jit
+    def planned(self, part, tile):
+        slot, begin, end = super().planned(part, tile)
+        return self.a.slots_per_part * part if self.a.stores_all != 0 else slot, begin, end
 
     @cute.jit
     def look_up(self, request):

@@ -78,6 +78,8 @@ def sparse_cases() -> list:
         kv_format = draw.choice(("bf16", "v32", "model1"))
         batch = draw.choice((1, 2, 5))
 
+        second = draw.choice((kv_format, kv_format, "bf16"))
+
         def cache(kv_format=kv_format, batch=batch):
             topk = draw.choice((64, 65, 300, 1000, 2048))
             edges = (0, 1, 63, 65, topk - 1, topk, topk + 1, -1, 2**31 - 1)
@@ -94,7 +96,7 @@ def sparse_cases() -> list:
 
         case = SparseCase(
             main=cache(),
-            extra=draw.choice((None, cache())),
+            extra=draw.choice((None, cache(second))),
             d_qk=512 if kv_format == "model1" else 576,
             batch=batch,
             s_q=draw.choice((1, 2, 3)),

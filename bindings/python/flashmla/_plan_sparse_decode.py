@@ -56,7 +56,8 @@ def plan_sparse_decode(
     share it.
 
     num_splits       0: chosen for balance; n: the indices of each query token are cut into n parts, or into their units
-                     of 64 if those are fewer
+                     of 64 if those are fewer. With batch_invariant 0 is 1 on a GPU, and bits follow from it; the CPU
+                     does not look at it then
     batch_invariant  as in `sparse_decode`
     cu_seqlens_q     as in `sparse_decode`; read too
     max_seqlen_q     as in `sparse_decode`

@@ -172,12 +172,11 @@ def sparse_decode(
     attn_sink        (h_q,) float32: a logit of each head that takes part in the softmax and has no value: out is
                      multiplied by 1 / (1 + exp(attn_sink - lse)), lse is without it
     extra_kv_cache, extra_indices, extra_topk_length, extra_kv_format
-                     a second selection, from a cache with pages of its own; extra_kv_format None: that of kv_cache, on
-                     a GPU it must be
+                     a second selection, from a cache with pages of its own; extra_kv_format None: that of kv_cache
     descale_k, extra_descale_k
                      (1,) float32, of a cache in format "fp8": as in `append_kv`; on the CPU
     plan             from `plan_sparse_decode`; None: the call schedules itself
-    batch_invariant  as in `dense_decode`; on the CPU only
+    batch_invariant  as in `dense_decode`
     out, lse         as in `dense_decode`. A row that attends to nothing is out 0, lse empty_lse, whatever its sink
     workspace        contiguous scratch of `sparse_decode_workspace_size` bytes on q's device; None: made for the call
     cu_seqlens_q, max_seqlen_q, softmax_scale, stream, num_threads, out_dtype, lse_base2, empty_lse, return_lse

@@ -85,8 +85,8 @@
  *     dense_decode's kv_cache (its extent times its stride) spans less than 2^40 bytes, and the rows of a page of
  *     sparse_decode's caches are less than 2^31 bytes apart. A request has at most 2^31 - 1 tokens, however much its
  *     page table could hold. Tiles of query rows are numbered in 32 bits: batch * s_q * h_q * num_splits
- *     below 2^30 (s_q: max_seqlen_q, but at most total_q) never make too many. A merge has fewer than 2^31 rows. What
- *     is beyond these is FLASHMLA_ERROR_OVERFLOW.
+ *     below 2^30, on CUDA with two formats 2^27 (s_q: max_seqlen_q, but at most total_q) never make too many. A merge
+ *     has fewer than 2^31 rows. What is beyond these is FLASHMLA_ERROR_OVERFLOW.
  *   - A pool has at most 4096 layers and 16777215 sequences.
  *   - num_splits is at most 1024, struct_size at most 4096 bytes, a CUDA device's number below 64. A sentence is cut
  *     off at 319 bytes.
@@ -198,7 +198,9 @@ typedef enum flashmla_flags {
   FLASHMLA_BATCH_INVARIANT = 16,  /* the bits of a query token's row follow from the token and from what it
                                      attends, not from the requests and query tokens beside it: the same in any batch and
                                      any chunk. Partial results take at most 2 * 4 * d_v bytes a row of results and 64
-                                     MiB. A plan and its decode calls must agree on it */
+                                     MiB. On CUDA no request is split where kv_cache quantises or there is a window, and
+                                     no selection of sparse decode, but as num_splits says. A plan and its decode calls
+                                     must agree on it */
   FLASHMLA_UNROUNDED_SCALES = 32, /* writers of the KV cache: float32 scales are not rounded up to powers of two */
   FLASHMLA_PYTHON_NAMES = 256,    /* flashmla_last_error names arguments as the Python package does: num_splits instead
                                      of params.num_splits, None instead of NULL */
@@ -251,7 +253,8 @@ typedef struct flashmla_plan_sparse_decode_params {
   const DLTensor *extra_topk_length; /* " */
   const DLTensor *cu_seqlens_q;      /* " */
   int32_t max_seqlen_q;              /* " */
-  int32_t num_splits;                /* as in flashmla_plan_decode_params, of the indices of a query token */
+  int32_t num_splits;                /* as in flashmla_plan_decode_params, of the indices of a query token; with
+                                        FLASHMLA_BATCH_INVARIANT on CUDA, too: bits follow from it then, on CPU not */
   void *buffer;                      /* as in flashmla_plan_decode_params */
   uint64_t buffer_size;              /* bytes; at least what flashmla_plan_sparse_decode_size says */
   void *stream;                      /* as in flashmla_plan_decode_params */
@@ -322,9 +325,8 @@ typedef struct flashmla_dense_decode_params {
   int32_t cp_interleave;        /* tokens of a turn, > 0 */
   const DLTensor *global_seqlens; /* (batch) int32, contiguous; tokens of each request over all shards */
   const DLTensor *attn_sink;      /* (h_q) float32, contiguous: see flashmla_sparse_decode_params; NULL: no sink */
-  int32_t kv_format; /* flashmla_kv_format of kv_cache; one that quantises takes q in bf16, and on CUDA is for calls
-                        without FLASHMLA_BATCH_INVARIANT */
-  int32_t window;    /* > 0: only so many last tokens are attended (no shards, on CUDA no batch invariance); 0: all */
+  int32_t kv_format;              /* flashmla_kv_format of kv_cache; one that quantises takes q in bf16 */
+  int32_t window;                 /* > 0: only so many last tokens are attended (no shards); 0: all */
   /* (1) float32, with FLASHMLA_KV_FP8: what q, where it is codes, and kv_cache are multiplied with; NULL: 1 */
   const DLTensor *descale_q;
   const DLTensor *descale_k;
@@ -479,7 +481,9 @@ typedef struct flashmla_gather_kv_params {
  * influences a row.
  *
  * A second selection, with extra_kv_cache: the sums go over the first extra_topk_length[i] indices of extra_indices[i,
- * s] too, which are slots of extra_kv_cache, a cache with pages and a format of its own.
+ * s] too, which are slots of extra_kv_cache, a cache with pages and a format of its own. On CUDA two formats are
+ * attended by a launch each, whose partial results are joined: the workspace has room for two blocks of 64 rows for
+ * each query token and 64 heads, and with a plan holds the schedule, too.
  *
  * Attention sink: attn_sink[h] is a logit that takes part in the softmax without a value: out is multiplied by 1 / (1 +
  * exp(attn_sink[h] - lse)), and lse is that without the sink. -inf has no effect, with +inf out is 0, with NaN it is
@@ -490,8 +494,7 @@ typedef struct flashmla_gather_kv_params {
  * Sources: DeepSeek-V3.2 (sparse attention over the tokens that an indexer selects); FlashMLA's sparse decode. */
 typedef struct flashmla_sparse_decode_params {
   uint32_t struct_size; /* sizeof(flashmla_sparse_decode_params) */
-  uint32_t flags; /* FLASHMLA_DEFAULT_SCALE, FLASHMLA_LSE_BASE2, FLASHMLA_EMPTY_LSE_MINUS, FLASHMLA_BATCH_INVARIANT
-                     (on CPU tensors) */
+  uint32_t flags; /* FLASHMLA_DEFAULT_SCALE, FLASHMLA_LSE_BASE2, FLASHMLA_EMPTY_LSE_MINUS, FLASHMLA_BATCH_INVARIANT */
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); h_q at most 128; on CUDA bf16 and d_qk 576 or
    * 512; on CPU also fp16, float32, where no format quantises, and any d_qk of flashmla_dense_decode_params; innermost
    * stride 1, the others and the address multiples of 16 bytes */
@@ -512,7 +515,7 @@ typedef struct flashmla_sparse_decode_params {
   float softmax_scale;     /* finite and > 0; see FLASHMLA_DEFAULT_SCALE */
   int32_t num_threads;     /* CPU tensors, as in flashmla_dense_decode_params */
   int32_t kv_format;       /* flashmla_kv_format; one that quantises takes q in bf16 */
-  int32_t extra_kv_format; /* likewise, on CUDA the same; 0 without extra_kv_cache */
+  int32_t extra_kv_format; /* likewise; 0 without extra_kv_cache */
   int32_t max_seqlen_q;    /* as in flashmla_dense_decode_params */
   uint32_t reserved;       /* 0 */
   void *workspace;         /* scratch on q's device, 16-byte aligned; NULL is fine where the size is 0 */

@@ -74,6 +74,11 @@ typedef struct fm_attention {
   fm_partials partials;
 } fm_attention;
 
+/* Whether the call makes its schedule. No plan has one of work apart: of a plan that is given num_splits is taken. */
+static inline bool fm_makes_schedule(const fm_attention *attention) {
+  return attention->own_plan || attention->work.apart;
+}
+
 /* mask.c: tokens that the query token `token` of `count` attends, of the request's `length` clamped ones. */
 int64_t fm_attended(const fm_mask *mask, int32_t request, int64_t length, int32_t count, int32_t token);
 

@@ -12,10 +12,13 @@ static flashmla_status load_join(fm_gpu gpu, const fm_attention *attention, fm_l
 
 static flashmla_status launch_combine(fm_gpu gpu, const fm_loaded *combine, const fm_attention *attention,
                                       void *stream) {
+  const int32_t grid = gpu.device->processors;
   const fm_combine_kernel_params params = {
       FM_ATTENTION_FIELDS(attention), .slots_per_part = attention->tiling.slots_per_part,
-      .by_block_rows = attention->divisors.block_rows, .by_tile_rows = attention->divisors.tile_rows};
-  return fm_launch(gpu, combine, gpu.device->processors, &params, stream);
+      .by_block_rows = attention->divisors.block_rows, .by_tile_rows = attention->divisors.tile_rows,
+      /* how many rows there are does not show in batch-invariant ones */
+      .rows_of_blocks = attention->work.batch_invariant ? 0 : grid};
+  return fm_launch(gpu, combine, grid, &params, stream);
 }
 
 static flashmla_status launch_fold(fm_gpu gpu, const fm_loaded *fold, const fm_attention *attention, void *stream) {
@@ -49,7 +52,7 @@ static fm_tensor_map query_map(const fm_attention *attention) {
 flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_attention_kernels *kernels) {
   const fm_gpu gpu = kernels->gpu;
   attention->divisors = fm_divisors_of(&attention->work, &attention->tiling);
-  if (attention->own_plan) FM_TRY(fm_load_plan(gpu, &kernels->plan));
+  if (fm_makes_schedule(attention)) FM_TRY(fm_load_plan(gpu, &kernels->plan));
   FM_TRY(fm_load(gpu, need, &kernels->attend));
   if (fm_may_split(&attention->tiling)) FM_TRY(load_join(gpu, attention, &kernels->join));
   const fm_tensor_map q = query_map(attention);
@@ -68,13 +71,15 @@ flashmla_status fm_launch_schedule(const fm_attention *attention, const fm_atten
 }
 
 flashmla_status fm_launch_attention(const fm_attention *attention, const fm_attention_kernels *kernels,
-                                    const void *params, void *stream) {
+                                    const fm_attend *attends, int32_t count, void *stream) {
   const fm_tiling *tiling = &attention->tiling;
   const fm_gpu gpu = kernels->gpu;
-  if (attention->own_plan) FM_TRY(launch_plan(attention, kernels, stream));
-  /* persistent: clusters take parts in turn, so there are never more than run at once */
-  const int32_t clusters = fm_min32(fm_max32(kernels->attend.clusters, 1), tiling->num_parts);
-  FM_TRY(fm_launch(gpu, &kernels->attend, clusters * tiling->cluster, params, stream));
+  if (fm_makes_schedule(attention)) FM_TRY(launch_plan(attention, kernels, stream));
+  for (int32_t i = 0; i < count; ++i) {
+    /* persistent: clusters take parts in turn, so there are never more than run at once */
+    const int32_t clusters = fm_min32(fm_max32(attends[i].kernel->clusters, 1), attends[i].num_parts);
+    FM_TRY(fm_launch(gpu, attends[i].kernel, clusters * tiling->cluster, attends[i].params, stream));
+  }
   if (fm_may_split(tiling)) FM_TRY(launch_join(gpu, &kernels->join, attention, stream));
   fm_set_last_kernel(kernels->attend.kernel->name);
   return FLASHMLA_OK;

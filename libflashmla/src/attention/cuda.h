@@ -25,8 +25,14 @@
 flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_attention_kernels *kernels);
 /* The launch that makes the schedule, for calls that make a plan; it is the last kernel. */
 flashmla_status fm_launch_schedule(const fm_attention *attention, const fm_attention_kernels *kernels, void *stream);
-/* The launches of a call in their order, in a context of the device; `params`: of the kernel that attends. */
+/* A launch that attends: of so many parts. */
+typedef struct fm_attend {
+  const fm_loaded *kernel;
+  int32_t num_parts;
+  const void *params;
+} fm_attend;
+/* The launches of a call in their order, in a context of the device. */
 flashmla_status fm_launch_attention(const fm_attention *attention, const fm_attention_kernels *kernels,
-                                    const void *params, void *stream);
+                                    const fm_attend *attends, int32_t count, void *stream);
 
 #endif /* FLASHMLA_ATTENTION_CUDA_H_ */

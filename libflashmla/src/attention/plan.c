@@ -14,8 +14,9 @@ flashmla_status fm_use_plan(const fm_given_plan *given, const fm_call *call, fm_
 }
 
 flashmla_status fm_lay_out_attention(fm_call *call, fm_attention *attention) {
-  if (!attention->own_plan) FM_TRY(fm_check_plan_tiling(&attention->stamp, &attention->tiling));
-  FM_TRY(fm_lay_out(&attention->work, &attention->tiling, attention->d_v, attention->own_plan, &attention->layout));
+  const bool makes = fm_makes_schedule(attention);
+  if (!makes) FM_TRY(fm_check_plan_tiling(&attention->stamp, &attention->tiling));
+  FM_TRY(fm_lay_out(&attention->work, &attention->tiling, attention->d_v, makes, &attention->layout));
   call->scratch_bytes = attention->layout.workspace_bytes;
   return FLASHMLA_OK;
 }
@@ -34,11 +35,12 @@ flashmla_status fm_use_plan_again(const fm_given_plan *given, const fm_call *cal
   if (attention->stamp.full != full)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made %s lengths, that of the prepared call %s them",
                    full ? "with" : "without", full ? "without" : "with");
+  if (fm_makes_schedule(attention)) return FLASHMLA_OK;
   return fm_check_plan_tiling(&attention->stamp, &attention->tiling);
 }
 
 void fm_bind_schedule(void *workspace, fm_attention *attention) {
-  void *schedule = attention->own_plan ? workspace : (void *)(uintptr_t)attention->stamp.buffer;
+  void *schedule = fm_makes_schedule(attention) ? workspace : (void *)(uintptr_t)attention->stamp.buffer;
   attention->schedule = fm_schedule_in(schedule, &attention->tiling, &attention->layout);
   attention->partials = fm_partials_in(workspace, &attention->layout);
 }

@@ -173,6 +173,7 @@ typedef struct fm_combine_kernel_params {
   int64_t by_block_rows; /* divides by the rows of a block: block_heads * block_tokens */
   int64_t by_tile_rows; /* divides by the rows of a tile */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
+  int32_t rows_of_blocks; /* at most so many rows a CTA merges each; of more a warp, piece by piece */
 } fm_combine_kernel_params;
 #define FM_COMBINE_PARAMS \
   { \
@@ -211,6 +212,7 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, by_block_rows), 8}, \
     {offsetof(fm_combine_kernel_params, by_tile_rows), 8}, \
     {offsetof(fm_combine_kernel_params, slots_per_part), 4}, \
+    {offsetof(fm_combine_kernel_params, rows_of_blocks), 4}, \
   }
 
 enum { FM_DENSE_DECODE_ANY_PAGE = 1 << 0, FM_DENSE_DECODE_GATHERS = 1 << 1 };
@@ -764,6 +766,7 @@ typedef struct fm_plan_kernel_params {
   int64_t by_block_heads; /* divides by block_heads */
   int32_t bands; /* columns that are cut alike, all of them; or 1 */
   int32_t num_splits; /* 0, or parts of every tile */
+  int32_t pieces_apart; /* pieces of a tile's items of each kind, which are attended by launches of their own; or 0 */
   int32_t piece_units; /* batch invariant: units of a quantum; else 0 */
   int32_t slots; /* batch invariant: partial slots in all */
   int32_t whole_units; /* a tile of at most so many units is not split */
@@ -799,6 +802,7 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, by_block_heads), 8}, \
     {offsetof(fm_plan_kernel_params, bands), 4}, \
     {offsetof(fm_plan_kernel_params, num_splits), 4}, \
+    {offsetof(fm_plan_kernel_params, pieces_apart), 4}, \
     {offsetof(fm_plan_kernel_params, piece_units), 4}, \
     {offsetof(fm_plan_kernel_params, slots), 4}, \
     {offsetof(fm_plan_kernel_params, whole_units), 4}, \
@@ -934,6 +938,7 @@ typedef struct fm_sparse_decode_kernel_params {
   int64_t by_head_chunks; /* divides by head_chunks */
   int64_t by_block_heads; /* divides by block_heads */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
+  int32_t stores_all; /* 1: every piece goes to its part's first slot, whole tiles too */
 } fm_sparse_decode_kernel_params;
 #define FM_SPARSE_DECODE_PARAMS \
   { \
@@ -1000,6 +1005,7 @@ typedef struct fm_sparse_decode_kernel_params {
     {offsetof(fm_sparse_decode_kernel_params, by_head_chunks), 8}, \
     {offsetof(fm_sparse_decode_kernel_params, by_block_heads), 8}, \
     {offsetof(fm_sparse_decode_kernel_params, slots_per_part), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, stores_all), 4}, \
   }
 
 typedef struct fm_write_kv_kernel_params {
@@ -1065,6 +1071,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xa53f8e61
+#define FM_KERNEL_PARAMS_DIGEST 0xcb951c17
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

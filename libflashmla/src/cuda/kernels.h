@@ -48,6 +48,7 @@ typedef struct fm_need {
   bool batch_invariant;
   int32_t cluster;    /* 0: any */
   bool may_be_forced; /* by FLASHMLA_FORCE_KERNEL */
+  bool extra;         /* its cache is the call's extra one */
 } fm_need;
 
 /* The row for a call: the forced one, or the first that does it and that device and driver load. */

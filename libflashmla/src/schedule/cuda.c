@@ -37,6 +37,7 @@ flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work 
                                         .cost_before = schedule->cost_before,
                                         .bands = tiling->bands,
                                         .num_splits = tiling->num_splits,
+                                        .pieces_apart = tiling->pieces_apart,
                                         .piece_units = tiling->piece_units,
                                         .slots = tiling->slots,
                                         .whole_units = tiling->whole_units,

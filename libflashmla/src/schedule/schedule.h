@@ -28,6 +28,7 @@ typedef struct fm_work {
                      L - (n - 1 - s) - window, and units are counted from what the first one may attend on */
   bool own_items; /* query tokens share no KV items: each has tiles of its own */
   bool full;      /* no lengths are given: every request has all the items that there is room for */
+  bool apart;     /* launches of their own attend the items of either kind */
   bool batch_invariant;
   int32_t num_splits; /* given; 0: chosen for balance; 0 or 1 for batch-invariant work */
 } fm_work;
@@ -76,6 +77,7 @@ typedef struct fm_tiling {
   int32_t num_splits;        /* 0, or forced, or 1: no request exceeds whole_units */
   bool whole;                /* no tile is split, as is known before lengths are: nothing is to be joined */
   int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of work in quanta */
+  int32_t pieces_apart;      /* pieces of a tile's items of each kind, attended by launches of their own; else 0 */
   int32_t start_overhead;    /* cost of beginning a tile, in units */
   int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
   int32_t unit;              /* KV items that are worked on as one: 64 on CUDA */
@@ -89,8 +91,9 @@ typedef struct fm_tiling {
   int32_t partial_bytes, partial_facts;
 } fm_tiling;
 
-/* The schedule buffer: `fm_cut cut[num_parts + 1]`; of batch-invariant work `int32_t first_slot[num_parts + 1]` and
- * `int32_t level`; padding to 16 bytes; `int64_t cost_before[batch + 1]` (scratch of the scheduler).
+/* The schedule buffer: `fm_cut cut[num_parts + 1]`; of work apart those of the launches; of work in quanta `int32_t
+ * first_slot[num_parts + 1]` and `int32_t level`; padding to 16 bytes; `int64_t cost_before[batch + 1]` (scratch of the
+ * scheduler).
  *
  * Part w works from cut[w] up to cut[w + 1] in the order (tile, unit). For each tile in that range the piece is units
  * lo <= unit < hi: lo is the cut's unit in the first tile, else 0; hi is the cut's unit in the last tile, else the
@@ -131,6 +134,12 @@ typedef struct fm_tiling {
  *         at(t), but where an item of the tile begins: at the nearest of those begins and the tile's end q_i, the lower
  *         one where two are as near. unit = p * that, or (t + 1, 0) for q_i. Items are pieces at level 0, nodes at
  *         level 1, whole tiles at level 2 (fm_pieces); the level is the first whose slots fit: total <= slots, else 2.
+ *
+ *   apart (P = pieces_apart > 0): part w begins tile t = w / 2P at unit w % 2P, which says no more than which pieces
+ *         there are. Behind these cuts lie those of the launches of the first and of the second kind, of num_parts / 2
+ *         parts each, in units of their own kind: part w begins tile t = w / P at unit floor(w % P * max(n_i, P) / P),
+ *         its last one ends at (num_tiles, 0). Every piece has a slot, empty ones and whole tiles too: the launches' of
+ *         part w are 2 * w and 2 * w + 1, so that those of a tile lie together.
  *
  * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
  * make the fewest partial results. Always cut[0] = (0, 0) and cut[num_parts] = (num_tiles, 0). */
@@ -278,7 +287,12 @@ fm_items fm_last_items(const fm_tiling *tiling, fm_schedule schedule, int32_t pa
 /* check.c: whether a caller's host buffer still holds a schedule. Kernels on a device clamp what they read instead. */
 flashmla_status fm_check_schedule(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
 
-/* workspace.c */
+enum { FM_FIRST_KIND, FM_SECOND_KIND, FM_KINDS };
+/* workspace.c. Work apart: what the launch of a kind is told. */
+fm_tiling fm_tiling_of_kind(const fm_tiling *tiling);
+fm_cut *fm_cuts_of_kind(const fm_tiling *tiling, fm_schedule schedule, int32_t kind);
+fm_partials fm_partials_of_kind(const fm_tiling *tiling, int32_t d_v, fm_partials partials, int32_t kind);
+
 flashmla_status fm_lay_out(const fm_work *work, const fm_tiling *tiling, int32_t d_v, bool own_plan, fm_layout *layout);
 fm_schedule fm_schedule_in(void *buffer, const fm_tiling *tiling, const fm_layout *layout);
 fm_partials fm_partials_in(void *workspace, const fm_layout *layout);

@@ -77,6 +77,17 @@ int64_t fm_slots(const fm_tiling *tiling) {
   return fm_may_split(tiling) ? (int64_t)tiling->slots_per_part * tiling->num_parts : 0;
 }
 
+/* Pieces of a tile's items of each kind, where launches of their own attend them one after the other: as many as run at
+ * once. */
+static int32_t pieces_apart(const fm_work *work, fm_limits limits, int32_t num_tiles) {
+  if (!work->apart) return 0;
+  const int64_t units = fm_ceil_div(fm_max32(work->capacity, work->extra_capacity), limits.unit);
+  const bool whole = work->batch_invariant || units <= limits.whole_units;
+  const int64_t chosen = whole ? 1 : limits.workers / num_tiles;
+  const int64_t pieces = fm_min64(work->num_splits > 0 ? work->num_splits : chosen, units);
+  return (int32_t)fm_clamp64(pieces, 1, FM_MAX_SPLITS / FM_KINDS);
+}
+
 flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_tiling *tiling) {
   int32_t num_splits = work->num_splits;
   const int32_t group = work->h_q / work->h_kv;
@@ -97,9 +108,12 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
     return too_many_tiles(work, num_splits);
 
   const int64_t units = fm_most_units(work, limits.unit);
+  const int32_t apart = pieces_apart(work, limits, num_tiles);
   const bool in_pieces = work->batch_invariant && limits.piece_units > 0;
-  if (work->batch_invariant)
-    num_splits = in_pieces ? 0 : 1; /* whatever a given plan says: it may have been made for the other */
+  if (apart > 0)
+    num_splits = FM_KINDS * apart;
+  else if (work->batch_invariant)
+    num_splits = in_pieces ? 0 : fm_max32(num_splits, 1); /* a plan may be given that was made for the other */
   else if (num_splits == 0 && units <= limits.whole_units)
     num_splits = 1;
   *tiling = (fm_tiling){.block_rows = limits.block_rows,
@@ -115,6 +129,7 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
                         .request_major = work->varlen,
                         .num_splits = num_splits,
                         .slots_per_part = num_splits > 0 ? 1 : 2,
+                        .pieces_apart = apart,
                         .start_overhead = limits.start_overhead,
                         .split_overhead = limits.split_overhead,
                         .unit = limits.unit,

@@ -269,7 +269,7 @@ static void one_case(void) {
                             .start_overhead = draw(1, 8),
                             .split_overhead = draw(0, 20),
                             .unit = draw(1, 70),
-                            .piece_units = draw(1, 20),
+                            .piece_units = draw(0, 3) == 0 ? 0 : draw(1, 20),
                             .whole_units = draw(0, 5),
                             .carries = draw(0, 2),
                             .max_slots = draw(0, 1) ? 1 << 20 : draw(2, 300),
@@ -291,17 +291,19 @@ static void one_case(void) {
     extra[i] = draw(-5, 600);
   }
   fm_tiling t;
-  p.num_splits = draw(0, 2) == 0 && !p.batch_invariant ? draw(1, 9) : 0;
+  p.num_splits = draw(0, 2) == 0 ? draw(1, 9) : 0;
   CHECK_OK(fm_tile(&p, limits, 64, &t));
   if (t.num_tiles > MAX_TILES || t.num_parts > MAX_PARTS) return;
   CHECK(!p.own_items || t.block_tokens == fm_min32(p.s_q, 1));
   CHECK(t.request_major == p.varlen && t.slots_per_part == (t.num_splits > 0 ? 1 : 2));
-  const fm_schedule schedule = {cuts, p.batch_invariant ? first_slot : NULL, cost_before};
+  CHECK((t.piece_units > 0) == (p.batch_invariant && limits.piece_units > 0));
+  CHECK(!p.batch_invariant || t.num_splits == (t.piece_units > 0 ? 0 : p.num_splits > 0 ? p.num_splits : 1));
+  const fm_schedule schedule = {cuts, t.piece_units > 0 ? first_slot : NULL, cost_before};
   fm_schedule_on_host(&p, &t, schedule);
   list_tiles(&p, &t, &w);
   for (int32_t i = 0; i <= p.batch; ++i) CHECK(cost_before[i] == w.at[t.request_major ? i * t.tiles_per_request : i]);
   check_definition(&t, &w, schedule);
-  if (p.batch_invariant) check_stored(&t, &w, schedule);
+  if (t.piece_units > 0) check_stored(&t, &w, schedule);
   check_order(&t, &w, cuts);
   check_slots(&t, cuts);
   check_whole(&p, &t, cuts);

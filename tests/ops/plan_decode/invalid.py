@@ -23,9 +23,9 @@ def invariant_splits(call, draw, _legal):
 
 SPLITS = [  # of any plan
     Rule("num_splits", "VALUE", "num_splits", spoil.field("num_splits", -1, 1025, 2**31 - 1, -(2**31))),
-    Rule("splits and invariance", "VALUE", "num_splits", invariant_splits),
 ]
 OWN = [
+    Rule("splits and invariance", "VALUE", "num_splits", invariant_splits),
     Rule("reserved", "VALUE", "reserved", spoil.field("reserved", 1, 2**32 - 1)),
     Rule("reserved2", "VALUE", "reserved2", spoil.field("reserved2", 1, 2**32 - 1)),
 ]

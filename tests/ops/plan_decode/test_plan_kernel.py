@@ -17,6 +17,7 @@ import pytest
 import schedule
 from dsl_kernels.plan.config import VARIANTS
 from dsl_kernels.plan.params import PARAMS
+from ops.sparse_decode.launches import limits_of as sparse_limits
 
 
 def integer(bits: int, *, signed: bool = True):
@@ -60,6 +61,7 @@ def stand_ins() -> dict[str, ModuleType]:
     allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=scan))
     cutlass.memory = SimpleNamespace(SmemAllocator=lambda: allocator)
     cutlass.cute = cute
+    cute.Tensor = list
     cute.jit = cute.kernel = lambda function: function
     cute.make_layout = lambda _: None
     cute.make_tensor = lambda pointer, _: pointer
@@ -77,6 +79,7 @@ def plan():
     """The module, with one thread."""
     names = [
         "dsl_kernels.plan.kernel",
+        "dsl_kernels.plan.apart",
         *(f"dsl_kernels.core.{name}" for name in ("attended", "pieces", "schedule", "threads")),
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -93,7 +96,8 @@ def plan():
 
 def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> schedule.Schedule:
     """What the kernel writes."""
-    batch, cuts = given["batch"], Pointer([-1] * (2 * tiling.num_parts + 2))
+    cuts = Pointer([-1] * (schedule.places(tiling)[0] // 4))
+    batch = given["batch"]
     costs, first_slot = Pointer([-1] * (batch + 1)), Pointer([-1] * (tiling.num_parts + 2))
     values = vars(limits) | vars(tiling) | given
     values |= {
@@ -111,6 +115,41 @@ def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> sc
     kernel.kernel(tuple(values[p.name] for p in PARAMS))
     slots = np.array(first_slot) if tiling.piece_units else None
     return schedule.Schedule(np.array(cuts).reshape(-1, 2), np.array(costs), slots)
+
+
+@pytest.mark.parametrize("varlen", [False, True], ids=["fixed", "varlen"])
+def test_cuts_apart_are_those_of_the_definition(plan, varlen):
+    """Items of two kinds that launches of their own attend."""
+    draw = np.random.default_rng(varlen)
+    limits = sparse_limits(132)
+    for number in range(60):
+        batch, s_q, h_q = int(draw.integers(1, 80)), int(draw.choice([1, 2, 5])), int(draw.choice([1, 64, 65, 128]))
+        capacities = [int(draw.choice([1, 64, 100, 2048, 70_000])) for _ in range(2)]
+        spread = schedule.SPREADS[number % len(schedule.SPREADS)]
+        lengths = [schedule.draw_lengths(draw, spread, batch, most) for most in capacities]
+        offsets, total_q = Pointer(), 0
+        if varlen:
+            drawn, total_q = schedule.draw_offsets(draw, batch, s_q)
+            offsets = Pointer(map(int, drawn))
+        num_splits, invariant = int(draw.choice([0, 0, 1, 3, 32, 1024])), bool(draw.integers(2))
+        most = tuple(schedule.ceil(capacity, 64) for capacity in capacities)
+        tiling = schedule.tile(
+            limits, batch=batch, s_q=s_q, h_q=h_q, h_kv=1, max_blocks=sum(most), num_splits=num_splits, varlen=varlen,
+            total_q=total_q, batch_invariant=invariant, own_items=True, apart=most,
+        )  # fmt: skip
+        if tiling.num_parts > 20_000:
+            continue
+        given = [bool(draw.integers(3)) for _ in capacities]  # without lengths all are the capacity
+        found = run(
+            plan, limits, tiling, batch=batch, s_q=s_q, lengths=Pointer(map(int, lengths[0] if given[0] else ())),
+            capacity=capacities[0], extra_lengths=Pointer(map(int, lengths[1] if given[1] else ())),
+            extra_capacity=capacities[1], cu_seqlens_q=offsets, total_q=total_q, window=0,
+        )  # fmt: skip
+        units = tuple(
+            schedule.units(limits, lengths[kind] if given[kind] else [capacities[kind]] * batch, capacities[kind])
+            for kind in range(2)
+        )
+        np.testing.assert_array_equal(found.cuts, schedule.schedule_apart(tiling, units))
 
 
 @pytest.mark.parametrize("varlen", [False, True], ids=["fixed", "varlen"])

@@ -96,6 +96,16 @@ def test_what_a_plan_says():
     assert repr(unmade()) == f"<flashmla.Plan {shapes}, batch_invariant=False, num_splits=0>"
 
 
+def test_splits_of_batch_invariant_plans_do_not_show_on_the_cpu():
+    indices = np.random.default_rng(0).integers(-9, 192, (2, 2, 3000))
+    invariant = {"batch_invariant": True}
+    wanted = flashmla.sparse_decode(Q, KV_CACHE, indices, **invariant)
+    for num_splits in (0, 1, 7, 1024):
+        plan = flashmla.plan_sparse_decode(Q, indices, num_splits=num_splits, **invariant)
+        assert repr(plan).endswith(f"batch_invariant=True, num_splits={num_splits}>")
+        assert same(flashmla.sparse_decode(Q, KV_CACHE, indices, plan=plan, **invariant), wanted)
+
+
 def test_plans_are_of_their_operation():
     sparse = flashmla.plan_sparse_decode(Q, INDICES)
     table = np.zeros((2, 1), np.int32)

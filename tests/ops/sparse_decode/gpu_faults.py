@@ -33,6 +33,7 @@ GPU_FAULTS = [
         "sWork[work.QUERY, record] + schedule.first_token(a, tile)",
         "sWork[work.QUERY, record]",
     ),
+    fault("whole tiles of one of two formats", SELECTION, "if self.a.stores_all != 0", "if self.a.stores_all == 77"),
     # ---- which logits
     fault("rows that are not attended are not hidden", QK, "if (low & high) != -1:", "if (low & high) == 77:"),
     fault("sinks in base 2", SINKS, "element(a.sink, head) * LOG2_E", "element(a.sink, head)"),

@@ -19,7 +19,8 @@ QUANTISED = LONG.but(kv_format="v32", s_q=9, h_q=64, extra=Cache("v32", num_bloc
 
 def planned() -> list[tuple[SparseCase, int, int]]:
     """Cases, and about how many tiles and units their schedules number."""
-    cases = (STEP, TWOFOLD, MIXED, LONG, QUANTISED, QUANTISED.but(batch_invariant=True))
+    mixed = QUANTISED.but(extra=QUANTISED.extra.but(kv_format="bf16"))
+    cases = (STEP, TWOFOLD, MIXED, LONG, QUANTISED, QUANTISED.but(batch_invariant=True), mixed)
     return [(case, 2 * case.batch * case.s_q, case.main.topk // UNIT + 1) for case in cases]
 
 
@@ -33,7 +34,15 @@ def cache(kv_format: str, page_size: int, made: torch.Generator) -> torch.Tensor
 
 
 def step(
-    batch: int, s_q: int, h_q: int, *, varlen: bool, kv_format: str, twofold: bool, dtype: torch.dtype = torch.int32
+    batch: int,
+    s_q: int,
+    h_q: int,
+    *,
+    varlen: bool,
+    kv_format: str,
+    twofold: bool,
+    dtype: torch.dtype = torch.int32,
+    extra_format: str | None = None,
 ) -> Step:
     made = torch.Generator(device="cuda").manual_seed(batch * h_q + s_q)
     tokens = (batch * s_q,) if varlen else (batch, s_q)
@@ -51,7 +60,8 @@ def step(
         extra, extra_lengths = drawn((*tokens, EXTRA_TOPK), SLOTS - EXTRA_PAGE, dtype), drawn((batch,), EXTRA_TOPK + 1)
         victims |= {"extra indices": (extra.view(torch.int32), SLOTS), "extra lengths": (extra_lengths, EXTRA_TOPK + 1)}
         planned |= {"extra_indices": extra, "extra_topk_length": extra_lengths}
-        called["extra_kv_cache"] = cache(kv_format, EXTRA_PAGE, made)
+        called["extra_kv_format"] = extra_format or kv_format
+        called["extra_kv_cache"] = cache(called["extra_kv_format"], EXTRA_PAGE, made)
     if varlen:
         offsets = torch.arange(0, batch * s_q + 1, s_q, dtype=torch.int32, device="cuda")
         planned |= {"cu_seqlens_q": offsets, "max_seqlen_q": s_q}
@@ -71,3 +81,5 @@ def steps() -> Iterator[Step]:
             for varlen in (False, True):
                 yield step(batch, s_q, h_q, varlen=varlen, kv_format=kv_format, twofold=s_q > 1)
     yield step(4, 8, 64, varlen=True, kv_format="model1", twofold=True, dtype=torch.int64)
+    for batch, s_q, h_q in ((3, 8, 64), (6, 9, 128)):
+        yield step(batch, s_q, h_q, varlen=True, kv_format="v32", twofold=True, extra_format="bf16")

@@ -50,11 +50,6 @@ def without(*names: str, **fields: int):
     return spoil_
 
 
-def other_format(call, _draw, _legal):
-    """Of rows that have as many bytes."""
-    call.fields["extra_kv_format"] = calls.format_number("v32_nope")
-
-
 def more_tokens_than_an_int32(name: str):
     """The same page again and again."""
 
@@ -239,7 +234,4 @@ RULES = [
     *(rule.on("bytes", PACKED.base) for rule in OF_BYTES),
     *(rule.on(form.name, form.base) for rule in OF_ALL for form in (FIXED, PACKED)),
     *(rule.on("varlen", VARLEN.base) for rule in OF_OFFSETS),
-    Rule("formats differ", "UNSUPPORTED", "format", other_format, only="gpu").on(
-        "", {"with_lse": True, "kv_formats": ("v41",), "twofold": True}
-    ),
 ]

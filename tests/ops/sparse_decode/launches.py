@@ -6,6 +6,7 @@ from functools import partial
 
 import schedule
 from attention_launches import Call, log2_scale
+from dsl_kernels.core.schedule_params import CONSTANTS as FACTS
 from dsl_kernels.core.schedule_params import PARTIAL_BYTES, ROWS
 from ops.sparse_decode.case import Cache, SparseCase
 from ops.sparse_decode.shape_only import ADDRESSES, strides
@@ -13,10 +14,16 @@ from ops.sparse_decode.shape_only import ADDRESSES, strides
 UNIT = 64  # indices
 
 
-def kernel_of(case: SparseCase) -> str:
-    """The kernel that is chosen for a case."""
-    suffix = "" if case.main.kv_format == "bf16" else f"_{case.main.kv_format}"
+def kernel_of(case: SparseCase, prefix: str = "") -> str:
+    """The kernel that is chosen for a case, or for its extra cache."""
+    kv_format = case.caches[prefix].kv_format
+    suffix = "" if kv_format == "bf16" else f"_{kv_format}"
     return f"sparse_decode_bf16_{case.d_qk}{suffix}"
+
+
+def is_apart(case: SparseCase) -> bool:
+    """Whether a launch of its own attends each selection."""
+    return case.extra is not None and case.extra.topk > 0 and case.extra.kv_format != case.main.kv_format
 
 
 def limits_of(processors: int) -> schedule.Limits:
@@ -36,13 +43,15 @@ def limits_of(processors: int) -> schedule.Limits:
 def call_of(case: SparseCase, processors: int) -> Call:
     """With a plan where the case has one."""
     extra_topk = case.extra.topk if case.extra else 0
+    units = schedule.ceil(case.main.topk, UNIT), schedule.ceil(extra_topk, UNIT)
+    apart = is_apart(case)
     tiling = schedule.tile(
         limits_of(processors),
         batch=case.batch,
         s_q=case.most_queries,
         h_q=case.h_q,
         h_kv=1,
-        max_blocks=schedule.ceil(case.main.topk, UNIT) + schedule.ceil(extra_topk, UNIT),
+        max_blocks=sum(units),
         num_splits=case.num_splits,
         batch_invariant=case.batch_invariant,
         varlen=case.cu_seqlens_q is not None,
@@ -50,6 +59,7 @@ def call_of(case: SparseCase, processors: int) -> Call:
         d_v=case.d_v,
         own_items=True,
         full=not any("topk_length" in name for name in case.inputs),
+        apart=units if apart else None,
     )
     given = case.inputs
     lengths = {
@@ -58,17 +68,39 @@ def call_of(case: SparseCase, processors: int) -> Call:
         "extra_lengths": ADDRESSES["extra_topk_length"] if "extra_topk_length" in given else 0,
         "extra_capacity": extra_topk,
     }
-    return Call(case, tiling, limits_of(processors), ADDRESSES, partial(strides, case), lengths, case.plan == "none")
+    return Call(
+        case, tiling, limits_of(processors), ADDRESSES, partial(strides, case), lengths, case.plan == "none" or apart
+    )
 
 
-def decode_params(case: SparseCase, processors: int) -> dict:
-    """Those of sparse_decode without its tensor map."""
+def decode_params(case: SparseCase, processors: int, which: str | None = None) -> dict:
+    """Those of sparse_decode without its tensor map. `which`: the prefix of the one selection that it is told of."""
     call = call_of(case, processors)
     found = call.result_params() | call.lengths
-    found |= {"slots_per_part": call.tiling.slots_per_part, "scale_log2": log2_scale(case)}
+    found |= {"slots_per_part": call.tiling.slots_per_part, "scale_log2": log2_scale(case), "stores_all": 0}
+    if which is not None:
+        return found | params_apart(case, call, which)
     for prefix, cache in case.caches.items():
         found |= cache_params(case, prefix, cache)
     return found
+
+
+def params_apart(case: SparseCase, call: Call, which: str) -> dict:
+    """A selection as if it were the main one and alone; every second slot is its own."""
+    parts, behind, where = call.tiling.num_parts // 2, int(which == "extra_"), call.places()
+    found = {
+        "num_parts": parts,
+        "slots_per_part": 2,
+        "stores_all": 1,
+        "cuts": where["cuts"] + 8 * (2 * parts + 1 + behind * (parts + 1)),
+        "partial": where["partial"] + behind * ROWS * case.d_v * PARTIAL_BYTES,
+        "partial_facts": where["partial_facts"] + behind * ROWS * FACTS["PARTIAL_FACTS"] * 4,
+        "lengths": call.lengths[f"{which}lengths"],
+        "capacity": call.lengths[f"{which}capacity"],
+        **{f"extra_{name}": 0 for name in ("lengths", "capacity", "cache", "indices", "slots")},
+    }
+    own = cache_params(case, which, case.caches[which])
+    return found | {name.removeprefix(which): value for name, value in own.items()}
 
 
 def cache_params(case: SparseCase, prefix: str, cache: Cache) -> dict:

@@ -27,6 +27,11 @@ def kernels() -> dict[str, tuple[str, int]]:
     return found
 
 
+def another(kv_format: str, d_qk: int) -> str:
+    """A format of rows of as many columns."""
+    return "bf16" if kv_format != "bf16" else "v32" if d_qk == 576 else "v41"
+
+
 def decode_cases(kv_format: str, d_qk: int) -> list[tuple[SparseCase, bool]]:
     """Calls, and whether their query tokens are split."""
     quantised = kv_format in formats.FORMATS
@@ -43,6 +48,8 @@ def decode_cases(kv_format: str, d_qk: int) -> list[tuple[SparseCase, bool]]:
         # Offsets of the plan give requests query tokens that they have not.
         (base.but(plan="stale", batch=3, s_q=4, cu_seqlens_q=(0, 0, 3, 4), total_q=4, lengths=(300, 7, 65)), True),
         (base.but(plan="fresh", num_splits=3, h_q=64, lengths=(300, 71)), True),
+        (base.but(extra=extra.but(kv_format=another(kv_format, d_qk), cache_layout=Cache().cache_layout)), True),
+        (base.but(batch_invariant=True, plan="fresh"), False),
         (base.but(s_q=1, topk=64), False),
         (base.but(topk=0, sink="some"), False),
         (base.but(outside=1.0, topk=65), False),

@@ -125,8 +125,7 @@ def cases(
     d_qk = fixed.get("d_qk") or draw(st.sampled_from(GEOMETRIES[backend.name]))
     d_qk = fmt.of(d_qk, None).columns if fmt else d_qk
     twofold = (draw(st.integers(0, 2)) == 2 and not small) if twofold is None else twofold
-    same = backend.name == "gpu"  # a GPU has kernels for one format
-    second = [kv_format] if same else [one for one in formats_of(d_qk) if one in kv_formats]
+    second = [one for one in formats_of(d_qk) if one in kv_formats and one in formats_on(backend)]
     extra_format = draw(st.sampled_from(second)) if twofold else kv_format
     varlen = (draw(st.integers(0, 2)) == 2 and not small) if varlen is None else varlen
 
@@ -155,7 +154,7 @@ def cases(
         "sink": "some" if small else draw(st.sampled_from((None, None, "some", "wild"))),
         "softmax_scale": draw(SCALES),
         "plan": plan,
-        "num_splits": 0 if invariant or plan == "none" else draw(st.sampled_from((0, 0, 1, 2, 3, 7))),
+        "num_splits": 0 if plan == "none" else draw(st.sampled_from((0, 0, 1, 2, 3, 7))),
         "given": tuple(given) if adapter.writable else (),
         "num_threads": draw(st.sampled_from((0, 1, 2, 5))),
         "route": route,

@@ -12,7 +12,7 @@ from attention import Result
 from ops.sparse_decode import calls
 from ops.sparse_decode.case import Cache, SparseCase
 from ops.sparse_decode.data import make_data
-from ops.sparse_decode.relations import MIXED, STEP, TWOFOLD
+from ops.sparse_decode.relations import EXTRA, MIXED, STEP, TWOFOLD
 
 torch = pytest.importorskip("torch")
 
@@ -24,6 +24,8 @@ STEPS = {
     "v32": STEP.but(**BYTES),
     "two caches": TWOFOLD.but(route="torch", index_dtype="int64"),
     "packed": MIXED.but(route="torch"),
+    "two formats": TWOFOLD.but(**BYTES, extra=EXTRA.but(kv_format="bf16"), h_q=128),
+    "two formats packed": MIXED.but(route="torch", extra=MIXED.extra.but(kv_format="v32")),
 }
 
 

@@ -76,6 +76,7 @@ KINDS = {
     "bf16": (128, ("bf16",), False),
     "v32": (16, ("v32",), True),
     "model1 twice": (64, ("model1", "model1"), True),
+    "v32 and bf16": (128, ("v32", "bf16"), True),
 }
 
 
@@ -109,6 +110,21 @@ def test_by_a_plan_for_any_lengths(crowd):
     same(crowd.decode(plan=flashmla.plan_sparse_decode(*arguments, **options)), wanted)
     stale = options | {name: torch.flip(x, [0]) for name, x in options.items() if name.endswith("topk_length")}
     same(crowd.decode(plan=flashmla.plan_sparse_decode(*arguments, **stale)), wanted)
+
+
+@pytest.mark.parametrize("num_splits", [2, 5, 1024])
+def test_split_as_a_plan_says(crowd, num_splits):
+    """Alone as in a crowd, whose rows are merged by other threads."""
+
+    def decode(picks):
+        arguments, options = crowd.arguments(picks)
+        return crowd.decode(picks, plan=flashmla.plan_sparse_decode(*arguments, **options, num_splits=num_splits))
+
+    together = decode(list(range(BATCH)))
+    whole, _ = crowd.decode()
+    torch.testing.assert_close(together[0].float(), whole.float(), rtol=2e-2, atol=2e-3)
+    for picks in ([0], [3], [BATCH - 1], [5, 2, 40, 1]):
+        same(decode(picks), [tensor[picks] for tensor in together])
 
 
 def test_behind_any_padding(crowd):

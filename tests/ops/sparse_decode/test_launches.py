@@ -32,21 +32,28 @@ def in_format(case: SparseCase, kv_format: str) -> SparseCase:
 def check_call(case: SparseCase, launches: list[dict], maps: dict[int, dict], processors=PROCESSORS) -> None:
     """The launches of one call, or of its plan and of the call: as many, from one buffer or from another."""
     call = expected.call_of(case, processors)
-    split = is_split(call.tiling)
-    assert [family(launch["kernel"]) for launch in launches] == ["plan", "sparse_decode", *["combine"] * split]
-    plan, decode = launches[:2]
-    assert plan["grid"] == [1, 1, 1]
-    same(decoded(plan), call.plan_params())
-    assert decode["kernel"].startswith(f"flashmla_{expected.kernel_of(case)}_kernel_")
-    assert decode["grid"] == [min(processors, call.tiling.num_parts), 1, 1]
-    assert decode["attributes"][CLUSTER] == 1
-    found = decoded(decode)
-    same(found, expected.decode_params(case, processors))
-    same(maps[found["tma_q"]], call.q_map())
+    split, parts = is_split(call.tiling), call.tiling.num_parts
+    selections = ["", "extra_"] if expected.is_apart(case) else [None]
+    families = ["plan", *["sparse_decode"] * len(selections), *["combine"] * split]
+    assert [family(launch["kernel"]) for launch in launches] == families
+    assert launches[0]["grid"] == [1, 1, 1]
+    same(decoded(launches[0]), call.plan_params())
+    for which, decode in zip(selections, launches[1:], strict=False):
+        assert decode["kernel"].startswith(f"flashmla_{expected.kernel_of(case, which or '')}_kernel_")
+        assert decode["grid"] == [min(processors, parts // len(selections)), 1, 1]
+        assert decode["attributes"][CLUSTER] == 1
+        found = decoded(decode)
+        same(found, expected.decode_params(case, processors, which))
+        same(maps[found["tma_q"]], call.q_map())
     if split:
         assert launches[-1]["kernel"].startswith("flashmla_combine_bf16_512_")
         assert launches[-1]["grid"] == [processors, 1, 1]
         same(decoded(launches[-1]), call.join_params())
+
+
+def formats_fit(one: str, other: str) -> bool:
+    """Whether caches of both may be of one call."""
+    return "bf16" in (one, other) or formats.FORMATS[one].columns == formats.FORMATS[other].columns
 
 
 def draw_cache(draw: random.Random, kv_format: str, batch: int, axes: int) -> Cache:
@@ -67,18 +74,21 @@ def draw_cache(draw: random.Random, kv_format: str, batch: int, axes: int) -> Ca
 def random_case(draw: random.Random) -> SparseCase:
     """Shapes at the edges of blocks of heads and of units, extents of 1 among them; tensors that are not compact."""
     kv_format = draw.choice(FORMATS)
+    fitting = [name for name in FORMATS if formats_fit(name, kv_format)]
     batch, s_q = draw.choice((1, 2, 7, 150)), draw.choice((1, 2, 3, 70))
     varlen = draw.random() < 0.4
     axes = 1 if varlen else 2
-    columns = formats.FORMATS[kv_format].columns if kv_format in formats.FORMATS else draw.choice((576, 512))
+    extra_format = draw.choice([kv_format, *fitting])
+    scaled = [name for name in (kv_format, extra_format) if name != "bf16"]
+    columns = formats.FORMATS[scaled[0]].columns if scaled else draw.choice((576, 512))
     gaps = [tuple(draw.choice((0, 0, 1, 3)) for _ in range(axes + 1)) for _ in range(3)]
-    num_splits, batch_invariant = draw.choice(((0, False), (0, False), (0, True), (1, False), (2, False), (32, False)))
+    num_splits, batch_invariant = draw.choice((0, 0, 0, 1, 2, 32)), draw.random() < 0.3
     return SparseCase(
         plan="fresh" if num_splits else draw.choice(("none", "fresh")),
         num_splits=num_splits,
         batch_invariant=batch_invariant,
         main=draw_cache(draw, kv_format, batch, axes),
-        extra=draw_cache(draw, kv_format, batch, axes) if draw.random() < 0.4 else None,
+        extra=draw_cache(draw, extra_format, batch, axes) if draw.random() < 0.4 else None,
         d_qk=columns,
         batch=batch,
         s_q=s_q,
@@ -118,8 +128,9 @@ def test_every_drawn_call_launches_what_the_contract_says(drawn):
     maps = {call["map"]: call for call in ran.of("cuTensorMapEncodeTiled")}
     launches = iter(ran.launches())
     for case in cases:
-        split = is_split(expected.call_of(case, PROCESSORS).tiling)
-        check_call(case, [next(launches) for _ in range(2 + split)], maps)
+        more = is_split(expected.call_of(case, PROCESSORS).tiling) + expected.is_apart(case)
+        apart_with_plan = expected.is_apart(case) and case.plan != "none"  # which has a schedule that it does not use
+        check_call(case, [next(launches) for _ in range(2 + more + apart_with_plan)][apart_with_plan:], maps)
     assert next(launches, None) is None
 
 

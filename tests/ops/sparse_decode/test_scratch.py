@@ -34,11 +34,28 @@ def test_on_the_cpu(call):
 
 
 def test_on_a_gpu(cuda_12_0):
+    cases = [case.but(batch_invariant=invariant) for case in CALLS.values() for invariant in (False, True)]
     ran = cuda_12_0.run(
         "from ops.sparse_decode.shape_only import decode_call\n"
-        f"for case in {[*CALLS.values()]!r}:\n"
+        f"for case in {cases!r}:\n"
         "    tell(*decode_call(case).size(), decode_call(case.but(lengths=(5,) * case.batch)).size()[1])\n"
     )
     for status, size, with_lengths in ran.told:
         assert status == 0
         assert size <= with_lengths <= MOST
+
+
+def test_two_formats_on_a_gpu(cuda_12_0):
+    """Two slots of 64 rows for each query token, and four cuts."""
+    case = STEP.but(extra=EXTRA.but(kv_format="v32", page_size=8, lengths=None), batch=1, h_q=64)
+    prompts = [case.but(s_q=s_q) for s_q in (1000, 2000, 32_000)]
+    ran = cuda_12_0.run(
+        "from ops.sparse_decode.shape_only import decode_call\n"
+        f"for case in {prompts!r}:\n"
+        "    tell(*decode_call(case).size())\n"
+    )
+    assert [status for status, _ in ran.told] == [0] * 3
+    sizes = [size for _, size in ran.told]
+    assert [size // prompt.s_q for size, prompt in zip(sizes, prompts, strict=True)] == [
+        2 * 64 * (512 * 2 + 16) + 32
+    ] * 3

@@ -16,7 +16,7 @@ from ops.sparse_decode import calls
 from ops.sparse_decode.case import Cache, SparseCase, SparseLayouts
 from ops.sparse_decode.data import Data, Selected, make_data
 from ops.sparse_decode.relations import EXTRA, MIXED, STEP, TWOFOLD
-from ops.sparse_decode.strategies import skip_unless_read
+from ops.sparse_decode.strategies import formats_on, skip_unless_read
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -39,15 +39,18 @@ def test_every_format_in_every_page_size(backend, kv_format, page_size):
 
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_pairs_of_formats(backend, kv_format):
-    """On a GPU both caches are of one format."""
     skip_unless_read(backend, kv_format)
     d_qk = columns_of(kv_format)
-    others = [name for name in FORMATS if name == "bf16" or columns_of(name) == d_qk]
-    for other in others if backend.name == "cpu" else [kv_format]:
+    others = [name for name in formats_on(backend) if "bf16" in (name, kv_format) or columns_of(name) == d_qk]
+    for other in others:
         main = Cache(kv_format, num_blocks=4, topk=100, lengths=(100, 3))
         extra = Cache(other, num_blocks=90, page_size=2, topk=60, lengths=(0, 60))
-        case = SparseCase(main=main, extra=extra, d_qk=d_qk, batch=2, s_q=2, h_q=64, given=("lse",), sink="some")
+        columns = d_qk if other == "bf16" else columns_of(other)
+        case = SparseCase(main=main, extra=extra, d_qk=columns, batch=2, s_q=2, h_q=64, given=("lse",), sink="some")
         calls.check(case, backend)
+        calls.check(case.but(plan="fresh", num_splits=3, h_q=128, sink="wild", out_dtype="float32"), backend)
+        calls.check(case.but(plan="stale", lengths=(0, 100), extra=extra.but(lengths=(60, 1))), backend)
+        calls.check(case.but(h_q=5, topk=0, lengths=None, batch_invariant=True), backend)
 
 
 @pytest.mark.parametrize("h_q", [*range(1, 18), 31, 32, 33, 48, 63, 64, 65, 96, 127, 128])

@@ -228,7 +228,8 @@ static flashmla_status launch_all(const void *state) {
                                           .scales_step = pages->format->scales_step,
                                           .descale_k = pages->descale};
   FM_TRY(fm_launch_check(decode));
-  return fm_launch_attention(attention, &decode->kernels, &params, decode->stream);
+  const fm_attend attend = {&decode->kernels.attend, tiling->num_parts, &params};
+  return fm_launch_attention(attention, &decode->kernels, &attend, 1, decode->stream);
 }
 
 static flashmla_status launch(fm_call *call, void *state) {

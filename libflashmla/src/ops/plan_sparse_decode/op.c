@@ -8,7 +8,8 @@ static const fm_argument arguments[FM_SPARSE_STEP_ROWS] = {FM_SPARSE_STEP_ARGUME
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
   FM_TRY(fm_check_queries(params->cu_seqlens_q, params->max_seqlen_q, form));
-  return fm_check_splits(params->num_splits, params->flags);
+  /* What is split so is batch invariant. */
+  return fm_check_splits(params->num_splits, params->flags & ~(uint32_t)FLASHMLA_BATCH_INVARIANT);
 }
 
 static flashmla_status check_shapes(fm_call *call, void *state) {

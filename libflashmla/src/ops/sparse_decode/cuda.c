@@ -24,26 +24,32 @@ flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, fm_limits *lim
   return FLASHMLA_OK;
 }
 
+static fm_need need_of(const fm_sparse_decode *decode, int32_t which) {
+  const fm_attention *attention = &decode->attention;
+  const int8_t bf16 = FM_BF16;
+  return (fm_need){.family = FM_KERNEL_SPARSE_DECODE,
+                   .elements = {.q = bf16, .cache = bf16, .out = bf16},
+                   .kv_format = (int8_t)decode->selections[which].kv_format,
+                   .d_qk = attention->queries.d_qk,
+                   .d_v = attention->d_v,
+                   .cluster = attention->tiling.cluster,
+                   .may_be_forced = which == FM_MAIN,
+                   .extra = which == FM_EXTRA};
+}
+
 static flashmla_status prepare(fm_call *call, void *state) {
   fm_sparse_decode *decode = state;
   fm_attention *attention = &decode->attention;
-  const int8_t bf16 = FM_BF16;
-  const fm_need need = {.family = FM_KERNEL_SPARSE_DECODE,
-                        .elements = {.q = bf16, .cache = bf16, .out = bf16},
-                        .kv_format = (int8_t)decode->selections[FM_MAIN].kv_format,
-                        .d_qk = attention->queries.d_qk,
-                        .d_v = attention->d_v,
-                        .cluster = attention->tiling.cluster,
-                        .may_be_forced = true};
-  FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &decode->kernels.gpu));
+  fm_gpu *gpu = &decode->kernels.gpu;
+  FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, gpu));
   FM_TRY(fm_prepare_sparse_check(decode));
-  return fm_load_attention(need, attention, &decode->kernels);
+  if (attention->work.apart) FM_TRY(fm_load(*gpu, need_of(decode, FM_EXTRA), &decode->attend_extra));
+  return fm_load_attention(need_of(decode, FM_MAIN), attention, &decode->kernels);
 }
 
-static flashmla_status launch_all(const void *state) {
-  const fm_sparse_decode *decode = state;
-  const fm_attention *attention = &decode->attention;
-  const fm_selection *main = &decode->selections[FM_MAIN], *extra = &decode->selections[FM_EXTRA];
+/* Of a launch on one selection or on both. */
+static fm_sparse_decode_kernel_params params_of(const fm_sparse_decode *decode, const fm_attention *attention,
+                                                const fm_selection *main, const fm_selection *extra) {
 /* Fields of the params that tell about a selection; one that is not there has a page of one token, for by_page. */
 #define SELECTION_FIELDS(prefix, selection)                                                                        \
   FM_INDICES_PARAMS(prefix, selection),                                                                            \
@@ -52,19 +58,53 @@ static flashmla_status launch_all(const void *state) {
       .prefix##by_page = fm_divisor(fm_max32((selection)->pages.page_size, 1)),                                    \
       .prefix##page_size = (selection)->pages.page_size, .prefix##row_step = (int32_t)(selection)->pages.row_step, \
       .prefix##scales_step = (selection)->pages.format != NULL ? (selection)->pages.format->scales_step : 0
-  const fm_sparse_decode_kernel_params params = {FM_ATTENTION_FIELDS(attention),
-                                                 SELECTION_FIELDS(, main),
-                                                 SELECTION_FIELDS(extra_, extra),
-                                                 .tma_q = decode->kernels.q_map,
-                                                 .lengths = attention->work.lengths,
-                                                 .capacity = attention->work.capacity,
-                                                 .extra_lengths = attention->work.extra_lengths,
-                                                 .extra_capacity = attention->work.extra_capacity,
-                                                 .scale_log2 = attention->queries.scale_log2,
-                                                 .slots_per_part = attention->tiling.slots_per_part};
+  return (fm_sparse_decode_kernel_params){FM_ATTENTION_FIELDS(attention),
+                                          SELECTION_FIELDS(, main),
+                                          SELECTION_FIELDS(extra_, extra),
+                                          .tma_q = decode->kernels.q_map,
+                                          .lengths = attention->work.lengths,
+                                          .capacity = attention->work.capacity,
+                                          .extra_lengths = attention->work.extra_lengths,
+                                          .extra_capacity = attention->work.extra_capacity,
+                                          .scale_log2 = attention->queries.scale_log2,
+                                          .slots_per_part = attention->tiling.slots_per_part,
+                                          .stores_all = attention->work.apart};
 #undef SELECTION_FIELDS
+}
+
+/* What the launch on one selection of work apart is told: of nothing but that. */
+static fm_sparse_decode_kernel_params params_apart(const fm_sparse_decode *decode, int32_t which) {
+  const fm_attention *all = &decode->attention;
+  const fm_selection none = {0};
+  fm_attention own = *all;
+  if (which == FM_EXTRA) {
+    own.work.lengths = all->work.extra_lengths;
+    own.work.capacity = all->work.extra_capacity;
+  }
+  own.work.extra_lengths = NULL;
+  own.work.extra_capacity = 0;
+  own.tiling = fm_tiling_of_kind(&all->tiling);
+  own.schedule.cuts = fm_cuts_of_kind(&all->tiling, all->schedule, which);
+  own.partials = fm_partials_of_kind(&all->tiling, all->d_v, all->partials, which);
+  return params_of(decode, &own, &decode->selections[which], &none);
+}
+
+static flashmla_status launch_apart(const fm_sparse_decode *decode) {
+  const fm_sparse_decode_kernel_params main = params_apart(decode, FM_MAIN), extra = params_apart(decode, FM_EXTRA);
+  const fm_attend attends[] = {{&decode->kernels.attend, main.num_parts, &main},
+                               {&decode->attend_extra, extra.num_parts, &extra}};
+  return fm_launch_attention(&decode->attention, &decode->kernels, attends, FM_SELECTIONS, decode->stream);
+}
+
+static flashmla_status launch_all(const void *state) {
+  const fm_sparse_decode *decode = state;
+  const fm_attention *attention = &decode->attention;
   FM_TRY(fm_launch_sparse_check(decode));
-  return fm_launch_attention(attention, &decode->kernels, &params, decode->stream);
+  if (attention->work.apart) return launch_apart(decode);
+  const fm_sparse_decode_kernel_params params =
+      params_of(decode, attention, &decode->selections[FM_MAIN], &decode->selections[FM_EXTRA]);
+  const fm_attend attend = {&decode->kernels.attend, params.num_parts, &params};
+  return fm_launch_attention(attention, &decode->kernels, &attend, 1, decode->stream);
 }
 
 static flashmla_status launch(fm_call *call, void *state) {

@@ -58,14 +58,10 @@ static flashmla_status check_selection(const fm_call *call, int32_t row, int32_t
   return FLASHMLA_OK;
 }
 
-static flashmla_status check_cuda_support(const fm_call *call, const fm_sparse_decode *decode) {
-  const fm_pages *main = &decode->selections[FM_MAIN].pages, *extra = &decode->selections[FM_EXTRA].pages;
-  FM_TRY(fm_check_sparse_step_on_cuda(call, decode));
-  if (extra->format != NULL && extra->format != main->format)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
-                   "extra_kv_cache is in format \"%s\", kv_cache in \"%s\"; supported on CUDA are equal ones",
-                   extra->format->name, main->format->name);
-  return FLASHMLA_OK;
+/* A kernel reads one format. */
+static bool needs_two_kernels(const fm_selection *selections) {
+  const fm_selection *extra = &selections[FM_EXTRA];
+  return extra->topk > 0 && extra->kv_format != selections[FM_MAIN].kv_format;
 }
 
 static flashmla_status check_shapes(fm_call *call, void *state) {
@@ -80,7 +76,8 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
     FM_TRY(check_selection(call, EXTRA_KV_CACHE, params->extra_kv_format, queries, &selections[FM_EXTRA]));
   call->empty = fm_is_empty(&decode->attention.work);
   decode->attention.own_plan = params->plan == NULL;
-  return call->cuda ? check_cuda_support(call, decode) : FLASHMLA_OK;
+  decode->attention.work.apart = call->cuda && needs_two_kernels(selections);
+  return call->cuda ? fm_check_sparse_step_on_cuda(call, decode) : FLASHMLA_OK;
 }
 
 /* Kernels hold the distance of rows and the number of a slot in 32 bits. */

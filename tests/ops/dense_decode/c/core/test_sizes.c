@@ -227,6 +227,12 @@ static void too_much_work(void) {
   --whole.batch;
   CHECK_OK(fm_tile(&whole, limits, 512, &tiling));
   CHECK_OK(fm_lay_out(&whole, &tiling, 512, true, &layout));
+  fm_work apart = {.batch = 1 << 27, .s_q = 1, .h_q = 1, .h_kv = 1, .capacity = 1, .extra_capacity = 1, .apart = true};
+  CHECK_OK(fm_tile(&apart, limits, 512, &tiling));
+  CHECK_STATUS(fm_lay_out(&apart, &tiling, 512, true, &layout), FLASHMLA_ERROR_OVERFLOW, "fewer than 2^28");
+  --apart.batch;
+  CHECK_OK(fm_tile(&apart, limits, 512, &tiling));
+  CHECK_OK(fm_lay_out(&apart, &tiling, 512, true, &layout));
 }
 
 int main(void) {

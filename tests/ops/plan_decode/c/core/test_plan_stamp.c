@@ -164,6 +164,28 @@ static void other_tiles(void) {
   fixture_free(&f);
 }
 
+/* Batch-invariant work in quanta and that which is not split have plans of their own, even with as many tiles and
+ * parts: their schedules lie otherwise in the buffer. */
+static void with_and_without_quanta(void) {
+  const int32_t before = fake.limits.piece_units, workers = fake.limits.workers;
+  for (int32_t quanta = 0; quanta < 2; ++quanta) {
+    fixture f;
+    fixture_init(&f, SMALL);
+    f.decode.flags = FLASHMLA_BATCH_INVARIANT | FLASHMLA_DEFAULT_SCALE;
+    fake.limits.workers = 8; /* one for each tile */
+    fake.limits.piece_units = quanta > 0 ? before : 0;
+    fixture_use_plan(&f, 0);
+    CHECK_OK(flashmla_dense_decode(&f.decode));
+    fake.limits.piece_units = quanta > 0 ? 0 : before;
+    CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
+                 "plan was made for a kernel with 8 tiles of 1 row blocks in 8 parts, the call's has 8 of 1 in 8;");
+    fixture_free(&f);
+  }
+  fake.limits.piece_units = before;
+  fake.limits.workers = workers;
+  fake.cpu_decodes = 0;
+}
+
 /* A copy works while the buffer lives; the backend gets the plan's buffer and its splits. */
 static void copies(int32_t device_type) {
   fixture f;
@@ -191,6 +213,7 @@ int main(void) {
   plan_of_an_empty_call();
   other_number_of_parts();
   other_tiles();
+  with_and_without_quanta();
   copies(kDLCPU);
   copies(kDLCUDA);
   CHECK(fake.cuda_plans == 1 && fake.cuda_decodes == 1 && fake.cpu_decodes == 1);

@@ -89,9 +89,6 @@ static void rules_of_plans(void) {
   memset(&plan, 0x5a, sizeof plan);
   const flashmla_plan before = plan;
   CHECK_STATUS(flashmla_plan_sparse_decode(&params, &plan), FLASHMLA_ERROR_VALUE, "params.num_splits is 1025");
-  params = plan_params_of(&s, 1);
-  params.flags = FLASHMLA_BATCH_INVARIANT;
-  CHECK_STATUS(flashmla_plan_sparse_decode(&params, &plan), FLASHMLA_ERROR_VALUE, "params.num_splits is 1; with");
   params = plan_params_of(&s, 0);
   params.extra_indices = NULL;
   CHECK_STATUS(flashmla_plan_sparse_decode(&params, &plan), FLASHMLA_ERROR_VALUE,

@@ -73,9 +73,6 @@ static void rules_of_gpus(void) {
   REFUSED_ON_CUDA(FLASHMLA_KV_BF16, UNSUPPORTED, "q.shape[3] (d_qk) is 320; supported on CUDA are those with d_v 512",
                   SET(&s, Q, BF16, BATCH, S_Q, H_Q, 320), SET(&s, KV, BF16, 2, 3, 1, 320),
                   SET(&s, EXTRA_KV, BF16, 2, 2, 1, 320), SET(&s, OUT, BF16, BATCH, S_Q, H_Q, 256));
-  REFUSED_ON_CUDA(FLASHMLA_KV_BF16, UNSUPPORTED,
-                  "extra_kv_cache is in format \"v32\", kv_cache in \"bf16\"; supported on CUDA are equal ones",
-                  init(&s, FLASHMLA_KV_BF16, FLASHMLA_KV_V32));
   REFUSED_ON_CUDA(FLASHMLA_KV_BF16, OVERFLOW, "kv_cache.strides[1] is 1073741824; on CUDA it must be < 2^31 bytes",
                   s.strides[KV][1] = 1 << 30, s.strides[KV][0] = INT64_C(1) << 34);
   REFUSED_ON_CUDA(FLASHMLA_KV_V32, STRIDE, "q.strides[0] is 0; on CUDA it must be > 0", s.strides[Q][0] = 0);
