@@ -19,7 +19,6 @@ PAGE_SIZE = 16
 @pytest.fixture(scope="module")
 def served():
     """An attached model, prompts of which two begin alike, and what the eager model adds to each."""
-    torch.set_num_threads(1)
     model = tiny_models.make("deepseek_v3")
     alike = tiny_models.token_ids(model, 40, 5)
     prompts = [

@@ -27,15 +27,6 @@ def logits_of_step(model, paging, tokens, **options):
     return dict(zip(tokens, logits.split([len(given) for given in tokens.values()]), strict=True))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Products are small, and threads of several test workers fight for cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def greedy():
     """The model, prompts, and what it adds to each of them alone, eagerly."""
