@@ -11,7 +11,7 @@ from dsl_kernels.core.sinks import sink_of
 from dsl_kernels.core.threads import thread_now
 
 from . import work
-from .descale import scale_of, spoiled
+from .descale import scale_of, scale_of_q, spoiled
 
 
 @cute.jit
@@ -24,14 +24,14 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
     end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
     has_sink = schedule.given(a.sink)
     if const_expr(kernel.one_scale):
-        scale = scale_of(a)
+        scale, scale_q = scale_of(a), scale_of_q(a)
     for r in cutlass.range_constexpr(2):
         total, shift = quad_sum(row_sum[r]), row_max[r] * kernel.qk.factor(r)
         if (thread & 3) == 0:
             row = row_of(thread) + 8 * r
             empty = total == 0.0
             if const_expr(kernel.one_scale):
-                total = spoiled(total, scale)
+                total = spoiled(spoiled(total, scale), scale_q)
                 empty = empty if row_max[r] == -Float32.inf else total == 0.0
             lse2 = shift + cute.math.log2(total)
             if has_sink and (slot < 0):

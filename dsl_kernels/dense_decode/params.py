@@ -46,4 +46,7 @@ PARAMS = (
     Param("scales_at", "int64_t", "byte of a page at which the scales of its first token are"),
     Param("scales_step", "int32_t", "bytes between the scales of a page's tokens"),
     Param("descale_k", "const float*", "what all codes of a cache without scales are multiplied with, or null: 1"),
+    # Q as codes, of which the map sees two as an element
+    Param("q_coded", "int32_t", "1: Q is codes; 0"),
+    Param("descale_q", "const float*", "what all codes of Q are multiplied with, or null: 1"),
 )

@@ -1,6 +1,7 @@
 """QK on codes with one scale for all (unscaled.py), in float16: a row of Q is multiplied with a power of two, which
 brings it into that format's range, and with the sign of the scale. Both, and the scale's size, are in the factor of the
-row's logits. What an element of a row loses is less than 2^-38 of the largest one.
+row's logits. What an element of a row loses is less than 2^-38 of the largest one. Of a Q of codes, which float16 holds
+exactly, a row is multiplied with the sign alone.
 """
 
 import cutlass
@@ -11,10 +12,11 @@ from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import thread_now
 
 from .codes import load_words, store_words
-from .descale import bounded, scale_of
+from .descale import bounded, scale_of, scale_of_q, sign_of_codes
 from .gather_qk import GatherQK
 from .qk import QK
 from .queries import SLICE_BYTES
+from .unscaled import numbers
 
 TOP = 14  # log2 of a row's largest element, or a little more
 LEAST, MOST = 15, 254  # exponents, with bfloat16's bias, of that element which have a power: others take the next one
@@ -32,18 +34,29 @@ class UnscaledQK(GatherQK):
 
     @cute.jit
     def take_q(self, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):
-        self.make_halves(slot, thread_now())
+        self.make_rows(slot, thread_now())
         QK.take_q(self, slot, mma, rQ, tid)
 
     @cute.jit
-    def make_halves(self, slot, thread):
+    def make_rows(self, slot, thread):
         """Makes this warp's rows of Q float16 in their place, and takes the factors of the logits of this thread's."""
-        kernel, a, factors, lane = self.kernel, self.a, self.factors, thread & 31
-        slices: cutlass.Constexpr = kernel.d_qk // 64
-        place = self.smem.slice_start(slot, 0).toint() + (thread >> 5) * (STRIPE * 128) + lane * 16
-        scale = scale_of(a)
+        factors, lane = self.factors, thread & 31
+        place = self.smem.slice_start(slot, 0).toint() + (thread >> 5) * (STRIPE * 128)
+        scale = scale_of(self.a) * scale_of_q(self.a)
+        if self.a.q_coded != 0:
+            factor = bounded(self.a.scale_log2 * cute.arch.fmax(scale, -scale))
+            factors.fill(factor)
+            self.take_codes(place, lane, sign_of_codes(scale))
+        else:
+            self.take_numbers(place, lane, scale)
+
+    @cute.jit
+    def take_numbers(self, place, lane, scale):
+        """Of bfloat16."""
+        a, factors = self.a, self.factors
+        slices: cutlass.Constexpr = self.kernel.d_qk // 64
         for i in cutlass.range(STRIPE // ROWS_AT_ONCE, unroll=1):
-            chunks = [load_words(place + SLICE_BYTES * j) for j in range(slices)]
+            chunks = [load_words(place + lane * 16 + SLICE_BYTES * j) for j in range(slices)]
             top = chunks[0][0]
             for chunk in chunks:
                 for word in chunk:
@@ -54,11 +67,31 @@ class UnscaledQK(GatherQK):
             exponent = max(min(top >> 7, MOST), LEAST)
             to_halves, back = power(2 * 127 + TOP - exponent, scale), power(exponent - TOP, scale)
             for j in cutlass.range_constexpr(slices):
-                store_words(place + SLICE_BYTES * j, [half_pair(word, to_halves) for word in chunks[j]])
+                words = [half_pair(word, to_halves) for word in chunks[j]]
+                store_words(place + lane * 16 + SLICE_BYTES * j, words)
             # rows lane / 4 and 8 behind it are this thread's
             factor = cute.arch.shuffle_sync(bounded(a.scale_log2 * back * scale), 8 * ((lane >> 2) & 3))
             factors[0] = factor if (lane >> 4) == i else factors[0]
             factors[1] = factor if (lane >> 4) + 2 == i else factors[1]
+            place += ROWS_AT_ONCE * 128
+        cute.arch.sync_warp()
+
+    @cute.jit
+    def take_codes(self, place, lane, sign):
+        """128 columns of a row are in the place of 64: a lane has 16 codes of each slice, as many as two chunks."""
+        slices: cutlass.Constexpr = -(-self.kernel.d_qk // 128)
+        for i in cutlass.range(STRIPE // ROWS_AT_ONCE, unroll=1):
+            words = [load_words(place + lane * 16 + SLICE_BYTES * j) for j in range(slices)]
+            row = (4 * i + (lane >> 3)) & 7
+            chunk = (lane & 7) ^ row
+            to = place + (lane >> 3) * 128 + (((2 * chunk) & 7) ^ row) * 16 + SLICE_BYTES * (chunk >> 2)
+            cute.arch.sync_warp()  # numbers go there now
+            for j in cutlass.range_constexpr(slices):
+                if 128 * j + 16 * chunk < self.kernel.d_qk:
+                    for half in cutlass.range_constexpr(2):
+                        codes = [words[j][2 * half + k] ^ sign for k in (0, 1)]
+                        pairs = [pair for word in codes for pair in numbers(word)]
+                        store_words((to ^ (16 * half)) + 2 * SLICE_BYTES * j, pairs)
             place += ROWS_AT_ONCE * 128
         cute.arch.sync_warp()
 

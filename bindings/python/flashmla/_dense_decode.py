@@ -198,8 +198,8 @@ def dense_decode(
     attn_sink        (h_q,) float32: a logit of each head that takes part in the softmax and has no value: out is
                      multiplied by 1 / (1 + exp(attn_sink - lse)), lse is without it
     kv_format        of kv_cache: "bf16", that above; also "v32", "v32_nope", "model1", "v41" and "fp8" as `append_kv`
-                     writes them; with bfloat16 q: what is attended is what `dequantize_kv` gives. With "fp8" q may on
-                     the CPU be float8_e4m3fn, too (or uint8, its bytes), and out is bfloat16 unless given
+                     writes them; with bfloat16 q: what is attended is what `dequantize_kv` gives. With "fp8" q may be
+                     float8_e4m3fn, too (or uint8, its bytes), and out is bfloat16 unless given
     descale_q, descale_k
                      (1,) float32, with "fp8": what q, where it is codes, and kv_cache are multiplied with; None: 1.
                      Nothing is rounded: they are applied to sums

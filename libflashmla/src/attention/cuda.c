@@ -39,13 +39,15 @@ static fm_tensor_map query_map(const fm_attention *attention) {
   const fm_queries *q = &attention->queries;
   const int64_t *stride = q->stride;
   const int32_t columns = FM_SWIZZLE_BYTES / fm_dtype_bytes(q->dtype);
+  const int32_t together = q->coded ? fm_dtype_bytes(q->dtype) : 1; /* codes, as one element of that type */
   return (fm_tensor_map){
       .dtype = q->dtype,
       .rank = 5,
       .address = q->data,
-      .extents = {q->d_qk, tiling->group, work->varlen ? work->total_q : work->s_q, work->h_kv,
+      .extents = {q->d_qk / together, tiling->group, work->varlen ? work->total_q : work->s_q, work->h_kv,
                   work->varlen ? 1 : work->batch},
-      .strides = {1, stride[2], stride[1], stride[2] * tiling->group, stride[0]},
+      .strides = {1, stride[2] / together, stride[1] / together, stride[2] / together * tiling->group,
+                  stride[0] / together},
       .box = {(uint32_t)columns, (uint32_t)tiling->block_heads, (uint32_t)tiling->block_tokens, 1, 1}};
 }
 

@@ -284,6 +284,8 @@ typedef struct fm_dense_decode_kernel_params {
   int64_t scales_at; /* byte of a page at which the scales of its first token are */
   int32_t scales_step; /* bytes between the scales of a page's tokens */
   const float *descale_k; /* what all codes of a cache without scales are multiplied with, or null: 1 */
+  int32_t q_coded; /* 1: Q is codes; 0 */
+  const float *descale_q; /* what all codes of Q are multiplied with, or null: 1 */
 } fm_dense_decode_kernel_params;
 #define FM_DENSE_DECODE_PARAMS \
   { \
@@ -354,6 +356,8 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, scales_at), 8}, \
     {offsetof(fm_dense_decode_kernel_params, scales_step), 4}, \
     {offsetof(fm_dense_decode_kernel_params, descale_k), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, q_coded), 4}, \
+    {offsetof(fm_dense_decode_kernel_params, descale_q), 8}, \
   }
 
 typedef struct fm_fold_kernel_params {
@@ -1071,6 +1075,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xcb951c17
+#define FM_KERNEL_PARAMS_DIGEST 0x99ffb5f1
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ops.dense_decode.gpu_code_faults import CODE_FAULTS
 from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/dense_decode/"
@@ -20,6 +21,7 @@ def fault(name: str, file: str, before: str, after: str, *, always: bool = True)
 
 
 GPU_FAULTS = [
+    *CODE_FAULTS,
     # ---- order
     fault(
         "combine does not wait for the partial results",
@@ -240,7 +242,9 @@ GPU_FAULTS = [
         "                inverse *= scale\n",
         "                pass\n",
     ),
-    fault("an infinite scale of all codes", EPILOGUE, "total = spoiled(total, scale)\n", "pass\n"),
+    fault(
+        "an infinite scale of all codes", EPILOGUE, "spoiled(spoiled(total, scale), scale_q)", "spoiled(total, scale_q)"
+    ),
     fault("a row of Q has the factor of another", UNSCALED_QK, "(lane >> 4) + 2 == i", "(lane >> 4) == i"),
     fault("logits without the size of a scale", UNSCALED_QK, "* back * scale)", "* back)"),
     fault(

@@ -45,6 +45,8 @@ def decode_cases(processors: int) -> list[Case]:
             found.append(plain.but(h_q=5, h_kv=5, s_q=2, plan="stale"))
     columns = {(name, fmt.of(d_qk, None).columns) for name, fmt in formats.FORMATS.items() for d_qk in ON_GPUS}
     found += [case for name, d_qk in sorted(columns) for case in quantised(name, d_qk)]
+    codes = {"q_dtype": "uint8", "descale_q": 0.01}
+    found += [case.but(**codes) for case in found if case.kv_format == "fp8" and case.s_q > 1]
     return [case.but(seed=seed) for seed, case in enumerate(found)]
 
 

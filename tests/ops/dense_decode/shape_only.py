@@ -9,6 +9,7 @@ from ops.dense_decode.case import Case
 from shape_only import CUDA
 
 NAMES = ("q", "kv_cache", "block_table", "cache_seqlens", "out", "lse", "cu_seqlens_q", "global_seqlens", "attn_sink")
+NAMES += ("descale_q", "descale_k")
 ADDRESSES = shape_only.addresses(*NAMES) | shape_only.SCRATCH
 # Several tiles of two row blocks, more pages than processors.
 STEP = Case(s_q=2, h_q=64, num_blocks=100, max_blocks=40, lengths=(1,) * 8, given=("lse",))
@@ -26,7 +27,8 @@ def tensor(case: Case, name: str, device: tuple[int, int]) -> c_abi.CTensor:
 
 def plan_call(case: Case, device: tuple[int, int] = (CUDA, 0), **fields) -> c_abi.CCall:
     """plan_decode of the case, but for its buffer."""
-    tensors = {name: tensor(case, name, device) for name in case.inputs if name not in {"global_seqlens", "attn_sink"}}
+    not_of_plans = {"global_seqlens", "attn_sink", "descale_q", "descale_k"}
+    tensors = {name: tensor(case, name, device) for name in case.inputs if name not in not_of_plans}
     return c_abi.CCall("plan_decode", tensors, plan_fields(case) | fields)
 
 

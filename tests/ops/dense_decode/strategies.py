@@ -213,7 +213,7 @@ def cases(
     }
     if kv_format == "fp8":
         drawn["descale_k"] = draw(DESCALES)
-        coded = backend.name == "cpu" and not small
+        coded = not small
         drawn["q_dtype"] = draw(st.sampled_from((None, *bytes_of(adapter)))) if coded else None
         drawn["descale_q"] = draw(DESCALES) if drawn["q_dtype"] else None
     if varlen:

@@ -106,6 +106,20 @@ def test_rows_of_small_boxes_are_gathered(cuda_12_0, page_size, loads):
     assert [line[3].partition("_cluster")[2] for line in ran.told] == [f"{cluster}_{loads}", "2_pages_invariant"]
 
 
+def test_codes_of_q_are_two_an_element(cuda_12_0):
+    """Of a map, and so are the strides of its rows."""
+    case = STEP.but(kv_format="fp8", descale_k=2.0)
+    ran = cuda_12_0.run(f"decode({case!r}); decode({case.but(q_dtype='int8', descale_q=0.5)!r})")
+    numbers, codes = [call for call in ran.of("cuTensorMapEncodeTiled") if len(call["extents"]) == 5]
+    assert codes["extents"] == [288, *numbers["extents"][1:]]
+    strides = numbers["strides"]  # that of KV heads, of which there is one, is any
+    assert codes["strides"] == [strides[0] // 2, strides[1] // 2, strides[2], strides[3] // 2]
+    assert codes["box"] == numbers["box"]
+    told = [decoded(launch) for launch in ran.launches()[1::3]]
+    assert [one["q_coded"] for one in told] == [0, 1]
+    assert [one["descale_q"] != 0 for one in told] == [False, True]
+
+
 @pytest.mark.parametrize("s_q", [2, 3, 4])
 def test_blocks_are_not_in_step(cuda_12_0, s_q):
     """With queries of variable length, with given splits, or where the columns of all KV heads leave much over. Where

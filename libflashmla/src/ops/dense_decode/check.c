@@ -30,7 +30,7 @@ static flashmla_status check_extents(const fm_call *call) {
 }
 
 static flashmla_status check_cuda_support(const fm_call *call, const fm_queries *queries) {
-  if (queries->dtype == FM_FP32 || queries->coded)
+  if (queries->dtype == FM_FP32)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.dtype is %s; supported on CUDA are bfloat16 and float16",
                    fm_dtype_name((int32_t)fm_dtype_of(fm_tensor_at(&call->tensors, FM_Q, 0)->dtype)));
   return FLASHMLA_OK;
