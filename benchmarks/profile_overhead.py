@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What a profile costs a call: host_calls.py's tiny problem with a profile, with lengths copied, counted, and with none,
-in rounds that take turns. Best and median of the rounds in microseconds, and what each is more than without.
+"""What a profile costs a call: host_calls.py's tiny problem without one, with one, and with one that copies lengths, in
+rounds that take turns. Best and median of the rounds in microseconds, and what each is more than without.
 """
 
 from __future__ import annotations

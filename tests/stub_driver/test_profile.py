@@ -24,9 +24,9 @@ def read():
     state = ffi.new("flashmla_profile_state *", {"struct_size": ffi.sizeof("flashmla_profile_state")})
     assert lib.flashmla_profile_read(records, 100, state) == 0, last_error()
     for record in records[0 : state.count]:
-        text = lambda of: ffi.string(of).decode()
-        tell("record", {name: text(value) if name in ("operation", "kernel", "dtype") else int(ffi.cast("intptr_t", value))
-                        for name, _ in ffi.typeof("flashmla_call_record").fields for value in [getattr(record, name)]})
+        found = {name: getattr(record, name) for name, _ in ffi.typeof("flashmla_call_record").fields}
+        texts = {name: ffi.string(found[name]).decode() for name in ("operation", "kernel", "dtype")}
+        tell("record", {name: int(ffi.cast("intptr_t", value)) for name, value in found.items()} | texts)
     tell("state", state.count, state.calls, state.dropped, state.left)
 """
 
@@ -84,9 +84,8 @@ def test_what_is_pending_is_not_read_and_waits_for_nothing(cuda_12_0):
 
 
 def test_calls_beyond_the_events_have_no_device_time(cuda_12_0):
-    records, states, _ = profiled(
-        cuda_12_0, "import os\nstart(max_pending=2)\nfor _ in range(3): decode()\nos.unsetenv('STUB_BUSY'); read()", busy=1
-    )
+    code = "import os\nstart(max_pending=2)\nfor _ in range(3): decode()\nos.unsetenv('STUB_BUSY'); read()"
+    records, states, _ = profiled(cuda_12_0, code, busy=1)
     assert [record["device_time"] for record in records] == [KNOWN, KNOWN, LOST]
     assert states == [[3, 3, 0, 0]]
 
@@ -174,7 +173,7 @@ with tempfile.TemporaryFile() as log:
     tell("log", log.read().decode())
 """
     monkeypatch.setenv("FLASHMLA_LOG", "1")
-    lines = [line[1] for line in cuda_12_0.run(code).told if line[0] == "log"][0].splitlines()
+    lines = next(line[1] for line in cuda_12_0.run(code).told if line[0] == "log").splitlines()
     assert len(lines) == len(set(lines))
     (chosen,) = [line for line in lines if line.startswith("flashmla: dense_decode: kernel ") and "cluster 2" in line]
     assert "dense_decode_bf16_576_cluster2, the first of the table that does the call on sm_90" in chosen

@@ -28,7 +28,7 @@ BLANK: Record = {
     "begin_ns": 0,
     "host_ns": 6_000,
     "device_begin_ns": 0,
-    "device_ns": 400_000,
+    "device_ns": 250_000,
     "bytes": 600_000_000,
     "flop": 140_000_000_000,
     "workspace_bytes": 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashmla._cdef import ffi
@@ -30,7 +31,8 @@ class Failure(NamedTuple):
     """Makes the call on the CPU, with copies of its tensors, and returns its outputs where the caller has its own."""
 
 
-class Fallback(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Fallback:
     """Calls that `on_error` saved."""
 
     operation: str
@@ -68,7 +70,7 @@ def on_error(policy: Policy) -> Policy:
     >>> flashmla.on_error(before)
     'cpu'
     """
-    global _policy  # noqa: PLW0603 - a switch of the process
+    global _policy
     if policy not in (_RAISE, _CPU) and not callable(policy):
         raise TypeError(f'policy is {a(policy)}: "raise", "cpu" or a function is needed')
     before, _policy = _policy, policy
@@ -105,7 +107,9 @@ def recovered(
 
     found = on_cpu() if policy == _CPU else policy(Failure(operation.name, error, on_cpu))  # type: ignore[operator]
     if not isinstance(found, tuple) or len(found) != len(outputs):
-        raise TypeError(f"on_error's function returned {a(found)}: a tuple of {len(outputs)} outputs is needed") from error
+        raise TypeError(
+            f"on_error's function returned {a(found)}: a tuple of {len(outputs)} outputs is needed"
+        ) from error
     _count(operation.name, error)
     return found
 

@@ -238,7 +238,7 @@ class Operation:
         stream: Any = None,
         failed: FlashMLAError | None = None,
     ) -> tuple[Any, ...]:
-        """Makes a call, and returns its outputs. `plan`: a Plan. `failed`: the fast way that the call was tried is final."""
+        """Makes a call, and returns its outputs. `failed`: how the fast way failed for good."""
         try:
             if failed is not None:
                 raise failed

@@ -46,7 +46,7 @@ class Profile:
         self._made = 0
         self._entered = False
 
-    def __enter__(self) -> Profile:
+    def __enter__(self) -> Profile:  # noqa: PYI034 - Python 3.10 has no Self
         if self._entered:
             raise invalid("FLASHMLA_ERROR_VALUE", "a profile is entered once: flashmla.profile() makes another")
         for other in _running:

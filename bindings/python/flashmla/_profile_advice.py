@@ -49,8 +49,8 @@ def _batch(group: Group) -> str | None:
         return None
     enough = group.batch * _GOOD_SHARE / share
     return (
-        f"latency sets the time, {device:.1f} us at {share:.0%} of the limit: bandwidth or tensor cores do from a batch "
-        f"of about {enough:.0f} on (now {group.batch})"
+        f"latency sets the time, {device:.1f} us at {share:.0%} of the limit: bandwidth or tensor cores do from a "
+        f"batch of about {enough:.0f} on (now {group.batch})"
     )
 
 
@@ -87,8 +87,8 @@ def _cold(group: Group) -> str | None:
     if not cold:
         return None
     return (
-        f"{len(cold)} calls had to load kernels, the longest took {max(cold) / 1e3:,.0f} us of the host: prepare or make "
-        "a call of each kind before you serve"
+        f"{len(cold)} calls had to load kernels, the longest took {max(cold) / 1e3:,.0f} us of the host: prepare or "
+        "make a call of each kind before you serve"
     )
 
 

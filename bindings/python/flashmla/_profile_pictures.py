@@ -77,7 +77,8 @@ def _roofline(groups: Sequence[Group], colours: dict[str, str], top: float) -> l
     x, y = _Log(across, _LEFT, _WIDTH - _RIGHT), _Log(up, bottom, top)
     shapes = _axes(x, y, top, bottom)
     if limits is not None:
-        shapes.append(_roof(limits, x, y))
+        words = f"{limits.bytes_per_second / 1e9:,.0f} GB/s, {limits.flop_per_second / 1e12:,.0f} TFLOP/s"
+        shapes += [_roof(limits, x, y), _svg.text(_WIDTH - _RIGHT, top - 6, words, anchor="end", size=11)]
     longest = max(group.seconds or 0.0 for group, _ in shown)
     for group, rate in shown:
         radius = 4 + 8 * math.sqrt((group.seconds or 0.0) / longest)
@@ -91,8 +92,8 @@ def _spans(groups: Sequence[Group]) -> dict[str, list[tuple[int, int]]]:
     """Begin and end of the calls of each operation in nanoseconds: on the device where that is known."""
     found: dict[str, list[tuple[int, int]]] = {}
     for group in groups:
-        of, begin, took = ("timed", "device_begin_ns", "device_ns") if group.on_gpu else ("records", "begin_ns", "host_ns")
-        for record in getattr(group, of):
+        begin, took = ("device_begin_ns", "device_ns") if group.on_gpu else ("begin_ns", "host_ns")
+        for record in group.timed:
             found.setdefault(group.operation, []).append((record[begin], record[begin] + record[took]))
     return found
 
@@ -127,9 +128,7 @@ def _timeline(groups: Sequence[Group], colours: dict[str, str], top: float) -> l
         for column, share in enumerate(_busy(spans_of, first, step)):
             if share > 0:
                 at = _LEFT + column * width
-                shapes.append(
-                    _svg.rectangle(at, y + 14, width, _ROW - 16, colours[name], opacity=max(0.15, share))
-                )
+                shapes.append(_svg.rectangle(at, y + 14, width, _ROW - 16, colours[name], opacity=max(0.15, share)))
     bottom = top + len(rows) * _ROW + 4
     for i in range(5):
         at, ms = _LEFT + _INSIDE * i / 4, length * i / 4 / 1e6

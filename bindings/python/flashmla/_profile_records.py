@@ -128,13 +128,13 @@ class Group:
 
     def rate(self, name: str) -> float | None:
         """`bytes` or `flop` a second of the timed calls."""
-        total = sum(record[name] for record in self.timed)
+        total = float(sum(record[name] for record in self.timed))
         return total / self.seconds if self.seconds else None
 
     @property
     def intensity(self) -> float:
         """FLOP a byte."""
-        return sum(r["flop"] for r in self.records) / max(sum(r["bytes"] for r in self.records), 1)
+        return float(sum(r["flop"] for r in self.records) / max(sum(r["bytes"] for r in self.records), 1))
 
     @property
     def share(self) -> float | None:

@@ -31,9 +31,7 @@ def path(points: Sequence[tuple[float, float]], *, colour: str = INK, width: flo
     return f"<polyline points='{steps}' fill='none' stroke='{colour}' stroke-width='{width}'/>"
 
 
-def rectangle(
-    x: float, y: float, width: float, height: float, fill: str, *, opacity: float = 1, hint: str = ""
-) -> str:
+def rectangle(x: float, y: float, width: float, height: float, fill: str, *, opacity: float = 1, hint: str = "") -> str:
     box = f"x='{number(x)}' y='{number(y)}' width='{number(width)}' height='{number(height)}'"
     inside = f"<title>{escape(hint)}</title>" if hint else ""
     return f"<rect {box} fill='{fill}' fill-opacity='{opacity:.2f}' shape-rendering='crispEdges'>{inside}</rect>"
@@ -48,5 +46,7 @@ def circle(x: float, y: float, radius: float, fill: str, *, hint: str = "") -> s
 def document(width: float, height: float, label: str, shapes: Sequence[str]) -> str:
     """The whole file, on white: the page around it may be dark."""
     size = f"width='{number(width)}' height='{number(height)}' viewBox='0 0 {number(width)} {number(height)}'"
-    head = f"<svg xmlns='http://www.w3.org/2000/svg' {size} role='img' aria-label='{escape(label, quote=True)}' {_FONT}>"
+    head = (
+        f"<svg xmlns='http://www.w3.org/2000/svg' {size} role='img' aria-label='{escape(label, quote=True)}' {_FONT}>"
+    )
     return "\n".join([head, rectangle(0, 0, width, height, "#ffffff"), *shapes, "</svg>"]) + "\n"

@@ -184,7 +184,7 @@ typedef enum flashmla_status {
   FLASHMLA_ERROR_NO_KERNELS = 202,          /* the library was built without GPU kernels */
   FLASHMLA_ERROR_NO_DRIVER = 300,           /* no usable libcuda.so.1 */
   FLASHMLA_ERROR_DRIVER = 301,              /* a CUDA driver call failed */
-  FLASHMLA_ERROR_CONTEXT_LOST = 302,        /* likewise, and the CUDA context is dead: the process must start again */
+  FLASHMLA_ERROR_CONTEXT_LOST = 302,        /* it failed for good: the CUDA context is lost, start the process again */
   FLASHMLA_ERROR_OUT_OF_MEMORY = 310,       /* host memory ran out */
   FLASHMLA_ERROR_OUT_OF_BLOCKS = 400,       /* pool: too few blocks are free or cached */
   FLASHMLA_ERROR_OUT_OF_HOST_BLOCKS = 401,  /* pool: too few blocks of host_pool are free */

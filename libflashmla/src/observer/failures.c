@@ -16,8 +16,12 @@ flashmla_status fm_fail_on_request(const fm_call *call) {
   pthread_mutex_lock(&lock);
   if (next.operation == call->operation && next.after-- == 0) {
     status = next.status;
-    next.operation = NULL;
-    fm_observe(FM_FAILING, false);
+    if (fm_is_made_again(status)) {
+      next.after = 0; /* the call that is made again meets it too */
+    } else {
+      next.operation = NULL;
+      fm_observe(FM_FAILING, false);
+    }
   }
   pthread_mutex_unlock(&lock);
   return status == FLASHMLA_OK ? status
