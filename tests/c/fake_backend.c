@@ -108,17 +108,18 @@ flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream) {
 const char *flashmla_cpu_isa(void) { return "fake"; }
 
 /* No device has times. */
-void fm_time_launches(fm_observation *seen, const fm_call *call) {
+void fm_time_launches(fm_observation *seen, const fm_call *call, const void *state) {
   (void)call;
+  (void)state;
   seen->device_time = FLASHMLA_TIME_FAILED;
 }
 void fm_launches_timed(fm_observation *seen, const fm_call *call) {
   (void)seen;
   (void)call;
 }
-void fm_end_times(const fm_observation *seen, const fm_facts *facts, uint64_t number) {
+void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {
   (void)seen;
-  (void)facts;
+  (void)recorded;
   (void)number;
 }
 void fm_find_times(void) {}

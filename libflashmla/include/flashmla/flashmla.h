@@ -1026,14 +1026,14 @@ FLASHMLA_API const char *flashmla_cpu_isa(void);
 /* ---- Profiler, counters, failures on request ---- */
 
 /* A profile: a record of every call of every operation that succeeds, from all threads, while it runs. Off, a call pays
- * a load and a branch. On, it pays for two readings of the clock and on CUDA for two events around its launches, which
- * come from a pool that the first profiled call on a device makes; it allocates nothing and waits for nothing. Events
+ * a load and a branch. On, it pays for two readings of the clock and on CUDA for two events around its launches, half
+ * of the calls behind the first 256, which come from a pool that the first profiled call on a device makes; it allocates nothing and waits for nothing. Events
  * end the overlap of a call's first kernel with what is before it in the stream; on a stream that is idle, the time
  * between launches counts. Bytes are those that the call has to move, each once: caches as far as they are read, the
  * other tensors whole. FLOP are those of both products of attention, without masks. */
 
 typedef enum flashmla_profile_flags {
-  FLASHMLA_PROFILE_LENGTHS = 1 /* lengths on CUDA devices are copied to pinned host memory behind the call, and bytes
+  FLASHMLA_PROFILE_LENGTHS = 1 /* lengths on CUDA devices are copied to pinned host memory before the call, and bytes
                                   and FLOP count them; else the capacity of tables and selections */
 } flashmla_profile_flags;
 
@@ -1054,7 +1054,8 @@ typedef enum flashmla_device_time {
   FLASHMLA_TIME_PENDING = 2,  /* not done yet */
   FLASHMLA_TIME_CAPTURED = 3, /* the call was captured in a CUDA graph; its replays are not seen */
   FLASHMLA_TIME_LOST = 4,     /* more than max_pending calls were under way */
-  FLASHMLA_TIME_FAILED = 5    /* the driver refused an event: of another context than the first call's, say */
+  FLASHMLA_TIME_FAILED = 5,   /* the driver refused an event: of another context than the first call's, say */
+  FLASHMLA_TIME_SKIPPED = 6   /* beyond the first 256 calls of a profile half of them, at random, have no events */
 } flashmla_device_time;
 
 typedef enum flashmla_call_flags {

@@ -123,7 +123,7 @@ flashmla_status fm_launch_observed(fm_call *call, void *state, fm_observation *s
   const fm_backend *backend = fm_backend_of(call);
   if (seen->by == 0) return backend->launch(call, state);
   if (!call->again) fm_measure_tensors(call);
-  FM_TRY(fm_observe_launch(seen, call));
+  FM_TRY(fm_observe_launch(seen, call, state));
   const flashmla_status status = backend->launch(call, state);
   fm_observe_launched(seen, call);
   return status;

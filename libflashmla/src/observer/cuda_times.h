@@ -6,11 +6,10 @@
 #include "observer/facts.h"
 #include "observer/observer.h"
 
-void fm_time_launches(fm_observation *seen, const fm_call *call);
+void fm_time_launches(fm_observation *seen, const fm_call *call, const void *state);
 void fm_launches_timed(fm_observation *seen, const fm_call *call);
-/* Behind fm_time_launches, at the end of the call. `facts`: of call number `number` of the profile, whose lengths are
- * copied where the profile wants them; NULL: the call failed. */
-void fm_end_times(const fm_observation *seen, const fm_facts *facts, uint64_t number);
+/* Behind fm_time_launches, at the end of the call. `recorded`: it is call number `number` of the profile. */
+void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number);
 /* Hands what is known by now to fm_time_found. */
 void fm_find_times(void);
 
@@ -18,6 +17,7 @@ void fm_find_times(void);
 typedef struct fm_profile_wants {
   uint32_t profile; /* its number */
   int32_t pending, lengths; /* events of a device; lengths of a call that are copied, 0: none */
+  uint64_t calls;           /* that were recorded */
 } fm_profile_wants;
 void fm_lock_profile(fm_profile_wants *wants);
 void fm_unlock_profile(void);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/arith.h"
+#include "observer/observer.h"
 
 /* Axes that a record tells, by name. */
 static const struct shown {
@@ -14,11 +15,23 @@ static const struct shown {
     FM_SHOWN(batch), FM_SHOWN(s_q),       FM_SHOWN(total_q), FM_SHOWN(h_q),        FM_SHOWN(h_kv),      FM_SHOWN(d_qk),
     FM_SHOWN(d_v),   FM_SHOWN(page_size), FM_SHOWN(topk),    FM_SHOWN(num_tokens), FM_SHOWN(num_states)};
 
+/* Where the axes of each operation are shown; 0: nowhere. */
+static uint8_t places[FM_MOST_OPERATIONS][FM_MAX_AXES];
+_Static_assert(sizeof(flashmla_call_record) <= UINT8_MAX, "an offset in it is a byte");
+
+__attribute__((constructor)) static void find_places(void) {
+  for (int32_t number = 0; number < FM_MOST_OPERATIONS && fm_operation_at(number) != NULL; ++number)
+    for (int32_t axis = 0; axis < fm_operation_at(number)->num_axes; ++axis)
+      for (size_t i = 0; i < sizeof shown / sizeof shown[0]; ++i) {
+        const char *name = fm_operation_at(number)->axes[axis].name;
+        if (name != NULL && strcmp(name, shown[i].axis) == 0) places[number][axis] = (uint8_t)shown[i].offset;
+      }
+}
+
 static void show_extents(const fm_call *call, flashmla_call_record *record) {
+  const uint8_t *places_of = places[fm_number_of(call->operation)];
   for (int32_t axis = 0; axis < call->operation->num_axes; ++axis)
-    for (size_t i = 0; call->extents[axis] != 0 && i < sizeof shown / sizeof shown[0]; ++i)
-      if (strcmp(call->operation->axes[axis].name, shown[i].axis) == 0)
-        memcpy((char *)record + shown[i].offset, &call->extents[axis], sizeof call->extents[axis]);
+    if (places_of[axis] != 0) memcpy((char *)record + places_of[axis], &call->extents[axis], sizeof(int32_t));
 }
 
 void fm_measure_tensors(fm_call *call) {

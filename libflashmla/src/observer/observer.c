@@ -34,15 +34,15 @@ bool fm_is_made_again(flashmla_status status) {
 void fm_observation_begins(fm_observation *seen) {
   seen->pair = -1;
   seen->device = NULL;
-  seen->pushed = false;
+  seen->pushed = seen->has_lengths = false;
   seen->device_time = FLASHMLA_TIME_NONE;
   seen->loads = fm_loads();
   seen->begin_ns = fm_clock_ns();
 }
 
-flashmla_status fm_observe_launch(fm_observation *seen, const fm_call *call) {
+flashmla_status fm_observe_launch(fm_observation *seen, const fm_call *call, const void *state) {
   if ((seen->by & FM_FAILING) != 0) FM_TRY(fm_fail_on_request(call));
-  if ((seen->by & FM_PROFILING) != 0 && call->cuda) fm_time_launches(seen, call);
+  if ((seen->by & FM_PROFILING) != 0 && call->cuda) fm_time_launches(seen, call, state);
   return FLASHMLA_OK;
 }
 
@@ -56,7 +56,7 @@ void fm_observe_end(const fm_observation *seen, const fm_operation *operation, c
   if ((seen->by & FM_PROFILING) != 0 && done && !call->empty)
     fm_profile_call(seen, call, state);
   else if ((seen->by & FM_PROFILING) != 0)
-    fm_end_times(seen, NULL, 0);
+    fm_end_times(seen, false, 0);
   if ((seen->by & FM_COUNTING) != 0) fm_count_call(seen, operation, done && call->cuda, status);
 }
 

@@ -28,6 +28,7 @@ typedef struct fm_observation {
   int32_t device_time; /* flashmla_device_time */
   uint32_t profile;    /* number of the profile that the events were taken for */
   bool pushed;         /* the context */
+  bool has_lengths;    /* they are copied in front of the launches */
 } fm_observation;
 
 void fm_observation_begins(fm_observation *seen);
@@ -36,7 +37,7 @@ static inline void fm_observe_call(fm_observation *seen) {
   if (seen->by != 0) fm_observation_begins(seen);
 }
 /* In front of the launches of a call that is checked and bound. A failure is one on request: nothing is launched. */
-flashmla_status fm_observe_launch(fm_observation *seen, const fm_call *call);
+flashmla_status fm_observe_launch(fm_observation *seen, const fm_call *call, const void *state);
 /* The launches of a call that is bound and prepared, with whoever looks on (core/operation.c). */
 flashmla_status fm_launch_observed(fm_call *call, void *state, fm_observation *seen);
 /* Behind them, whatever became of them. */

@@ -22,6 +22,7 @@ static bool running;
 void fm_lock_profile(fm_profile_wants *wants) {
   pthread_mutex_lock(&lock);
   *wants = wanted;
+  wants->calls = next_call;
 }
 
 void fm_unlock_profile(void) { pthread_mutex_unlock(&lock); }
@@ -59,7 +60,9 @@ static flashmla_status start_locked(const options_type *options) {
   room = (uint64_t)options->max_records;
   next_read = next_call = dropped = 0;
   const bool lengths = (options->flags & FLASHMLA_PROFILE_LENGTHS) != 0;
-  wanted = (fm_profile_wants){wanted.profile + 1, options->max_pending, lengths ? options->max_lengths : 0};
+  wanted = (fm_profile_wants){.profile = wanted.profile + 1,
+                              .pending = options->max_pending,
+                              .lengths = lengths ? options->max_lengths : 0};
   running = true;
   fm_observe(FM_PROFILING, true);
   return FLASHMLA_OK;
@@ -130,7 +133,7 @@ void fm_profile_call(const fm_observation *seen, const fm_call *call, const void
   const bool same = running && (seen->pair < 0 || seen->profile == wanted.profile);
   const uint64_t number = same ? put_locked(&facts) : 0;
   pthread_mutex_unlock(&lock);
-  fm_end_times(seen, same ? &facts : NULL, number);
+  fm_end_times(seen, same, number);
 }
 
 static int32_t take_locked(flashmla_call_record *records, int32_t most, uint32_t size) {
