@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -48,12 +49,9 @@ def test_a_failed_call_is_made_on_the_cpu(way, given):
     outputs = {"out": np.full_like(expected[0], np.nan), "lse": np.full_like(expected[1], np.nan)} if given else {}
     flashmla.on_error("cpu")
     flashmla.fail_next("dense_decode", DRIVER)
-    with pytest.warns(RuntimeWarning, match="dense_decode failed and was saved by on_error: .* on request"):
-        if way == "long":
-            with long_way():
-                found = flashmla.dense_decode(*TENSORS, **outputs)
-        else:
-            found = flashmla.dense_decode(*TENSORS, **outputs)
+    warned = pytest.warns(RuntimeWarning, match="dense_decode failed and was saved by on_error: .* on request")
+    with warned, long_way() if way == "long" else contextlib.nullcontext():
+        found = flashmla.dense_decode(*TENSORS, **outputs)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     if given:
@@ -168,7 +166,7 @@ def test_a_function_decides():
 
 
 def test_what_a_function_returns_is_looked_at():
-    flashmla.on_error(lambda failure: None)
+    flashmla.on_error(lambda _failure: None)
     flashmla.fail_next("dense_decode", DRIVER)
     with pytest.raises(TypeError, match="a tuple of 2 outputs is needed"):
         flashmla.dense_decode(*TENSORS)
@@ -176,7 +174,7 @@ def test_what_a_function_returns_is_looked_at():
 
 def test_a_call_that_fails_on_the_cpu_too_raises_its_first_error(monkeypatch):
     flashmla.on_error("cpu")
-    monkeypatch.setattr(_on_error, "_to_host", lambda tensor: 1 / 0)
+    monkeypatch.setattr(_on_error, "_to_host", lambda _tensor: 1 / 0)
     flashmla.fail_next("dense_decode", LOST)
     with pytest.raises(flashmla.DeviceError, match="on request") as caught:
         flashmla.dense_decode(*TENSORS)

@@ -151,9 +151,15 @@ def test_one_profile_at_a_time():
 
 
 def test_an_exception_ends_the_profile():
-    with pytest.raises(ZeroDivisionError), flashmla.profile() as report:
-        decode()
-        _ = 1 / 0
+    report = flashmla.profile()
+
+    def fails():
+        with report:
+            decode()
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     decode()
     assert len(report.records) == 1
 

@@ -61,9 +61,9 @@
  *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates
  *     device memory, and may be captured in a CUDA graph once the kernels are loaded, by a first call on the device
  *     or by a prepared one. On CPU tensors it returns when the result is there.
- *   - It never prints (but with FLASHMLA_LOG=1), aborts or exits. Values that live on the device (page numbers, lengths) can be anything: they
- *     are clamped as documented and never cause an access outside the given tensors. Where they change while a call
- *     reads them its rows are unspecified, and it ends all the same.
+ *   - It never prints (but with FLASHMLA_LOG=1), aborts or exits. Values that live on the device (page numbers,
+ * lengths) can be anything: they are clamped as documented and never cause an access outside the given tensors. Where
+ * they change while a call reads them its rows are unspecified, and it ends all the same.
  *   - Every function may be called from any thread at any time, but for what is said at flashmla_read_environment,
  *     flashmla_prepared_free, flashmla_pool_destroy and flashmla_exchange_host. Two calls in flight must not share a
  *     workspace or outputs; plans, prepared calls and inputs may be shared. A pool's calls wait for one another.
@@ -1027,10 +1027,11 @@ FLASHMLA_API const char *flashmla_cpu_isa(void);
 
 /* A profile: a record of every call of every operation that succeeds, from all threads, while it runs. Off, a call pays
  * a load and a branch. On, it pays for two readings of the clock and on CUDA for two events around its launches, half
- * of the calls behind the first 256, which come from a pool that the first profiled call on a device makes; it allocates nothing and waits for nothing. Events
- * end the overlap of a call's first kernel with what is before it in the stream; on a stream that is idle, the time
- * between launches counts. Bytes are those that the call has to move, each once: caches as far as they are read, the
- * other tensors whole. FLOP are those of both products of attention, without masks. */
+ * of the calls behind the first 256, which come from a pool that the first profiled call on a device makes; it
+ * allocates nothing and waits for nothing. Events end the overlap of a call's first kernel with what is before it in
+ * the stream; on a stream that is idle, the time between launches counts. Bytes are those that the call has to move,
+ * each once: caches as far as they are read, the other tensors whole. FLOP are those of both products of attention,
+ * without masks. */
 
 typedef enum flashmla_profile_flags {
   FLASHMLA_PROFILE_LENGTHS = 1 /* lengths on CUDA devices are copied to pinned host memory before the call, and bytes
@@ -1041,8 +1042,8 @@ typedef struct flashmla_profile_options {
   uint32_t struct_size; /* sizeof(flashmla_profile_options) */
   uint32_t flags;       /* flashmla_profile_flags */
   int32_t max_records;  /* that are kept until they are read, up to 2^20; beyond them the oldest is dropped. 0: 16384 */
-  int32_t max_pending;  /* calls on a device whose time is not known yet, up to 65536; those beyond have none. 0: 2048 */
-  int32_t max_lengths;  /* of a call, up to 2^20; calls with more count the capacity. 0: 512 */
+  int32_t max_pending; /* calls on a device whose time is not known yet, up to 65536; those beyond have none. 0: 2048 */
+  int32_t max_lengths; /* of a call, up to 2^20; calls with more count the capacity. 0: 512 */
 } flashmla_profile_options;
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_PROFILE_OPTIONS_INIT {sizeof(flashmla_profile_options), 0, 0, 0, 0}
@@ -1059,36 +1060,36 @@ typedef enum flashmla_device_time {
 } flashmla_device_time;
 
 typedef enum flashmla_call_flags {
-  FLASHMLA_CALL_PREPARED = 1,       /* a run of a prepared call */
-  FLASHMLA_CALL_OWN_PLAN = 2,       /* the call made its own schedule */
-  FLASHMLA_CALL_LOADED = 4,         /* the call had to load kernels */
-  FLASHMLA_CALL_COUNTED = 8,        /* bytes and FLOP count lengths as they were; else the capacity */
+  FLASHMLA_CALL_PREPARED = 1, /* a run of a prepared call */
+  FLASHMLA_CALL_OWN_PLAN = 2, /* the call made its own schedule */
+  FLASHMLA_CALL_LOADED = 4,   /* the call had to load kernels */
+  FLASHMLA_CALL_COUNTED = 8,  /* bytes and FLOP count lengths as they were; else the capacity */
   FLASHMLA_CALL_BATCH_INVARIANT = 16
 } flashmla_call_flags;
 
 /* A call. Extents that it does not have are 0. Times are in nanoseconds, -1 where there is none. */
 typedef struct flashmla_call_record {
-  uint32_t struct_size;        /* sizeof(flashmla_call_record): set it in the first of an array before the call */
-  uint32_t flags;              /* flashmla_call_flags */
-  uint64_t number;             /* of the call in the profile, in the order of their ends */
-  const char *operation;       /* "dense_decode" */
-  const char *kernel;          /* as flashmla_last_kernel */
-  const char *dtype;           /* of the first tensor */
-  void *stream;                /* as given */
-  int64_t begin_ns;            /* when the call began, by CLOCK_MONOTONIC */
-  int64_t host_ns;             /* time in the call, the profiler's share of it too */
-  int64_t device_begin_ns;     /* when its launches began, from those of the profile's first call on the device on */
-  int64_t device_ns;           /* what they took */
-  uint64_t bytes, flop;        /* that the call has to move and to compute */
-  uint64_t workspace_bytes;    /* scratch that it needed */
-  int64_t tokens;              /* KV items that it attended, or rows of a cache that it wrote or read */
-  int32_t device_id;           /* of CUDA; -1: the CPU */
-  int32_t device_time;         /* flashmla_device_time */
+  uint32_t struct_size;     /* sizeof(flashmla_call_record): set it in the first of an array before the call */
+  uint32_t flags;           /* flashmla_call_flags */
+  uint64_t number;          /* of the call in the profile, in the order of their ends */
+  const char *operation;    /* "dense_decode" */
+  const char *kernel;       /* as flashmla_last_kernel */
+  const char *dtype;        /* of the first tensor */
+  void *stream;             /* as given */
+  int64_t begin_ns;         /* when the call began, by CLOCK_MONOTONIC */
+  int64_t host_ns;          /* time in the call, the profiler's share of it too */
+  int64_t device_begin_ns;  /* when its launches began, from those of the profile's first call on the device on */
+  int64_t device_ns;        /* what they took */
+  uint64_t bytes, flop;     /* that the call has to move and to compute */
+  uint64_t workspace_bytes; /* scratch that it needed */
+  int64_t tokens;           /* KV items that it attended, or rows of a cache that it wrote or read */
+  int32_t device_id;        /* of CUDA; -1: the CPU */
+  int32_t device_time;      /* flashmla_device_time */
   int32_t batch, s_q, total_q, h_q, h_kv, d_qk, d_v, page_size, topk, num_tokens, num_states;
-  int32_t kv_format;           /* flashmla_kv_format */
-  int32_t parts;               /* of the schedule */
-  int32_t cluster;             /* blocks of query rows that share the KV stream */
-  int32_t num_splits;          /* that were given with a plan; 0: chosen; 1: nothing is long enough to be split */
+  int32_t kv_format;  /* flashmla_kv_format */
+  int32_t parts;      /* of the schedule */
+  int32_t cluster;    /* blocks of query rows that share the KV stream */
+  int32_t num_splits; /* that were given with a plan; 0: chosen; 1: nothing is long enough to be split */
 } flashmla_call_record;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
@@ -1140,17 +1141,18 @@ typedef struct flashmla_device_limits {
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_device_limits_of(int32_t device_id,
                                                                       flashmla_device_limits *limits);
 
-/* Writes counters of calls, of the time in them and of failures as OpenMetrics text with its end, a NUL. They count from
- * the first call of this function on, whose time they tell: call it once when the process starts. What a binding tries
- * and then makes another way counts once. Writes *bytes, what the text needs, its end included; where that is more than
- * `size`, call again with more. Returns FLASHMLA_OK or FLASHMLA_ERROR_NULL_POINTER; `text` may be NULL where size is 0.
+/* Writes counters of calls, of the time in them and of failures as OpenMetrics text with its end, a NUL. They count
+ * from the first call of this function on, whose time they tell: call it once when the process starts. What a binding
+ * tries and then makes another way counts once. Writes *bytes, what the text needs, its end included; where that is
+ * more than `size`, call again with more. Returns FLASHMLA_OK or FLASHMLA_ERROR_NULL_POINTER; `text` may be NULL where
+ * size is 0.
  */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_metrics(char *text, uint64_t size, uint64_t *bytes);
 
-/* Makes a call fail as if the machine had refused it, for tests of what a host does then: of the operation of that name,
- * the one behind `after` others that get as far as their launch, from now on, on any device. It returns `status`, one
- * of 2xx or 3xx, and launches nothing. A later request takes the place of one that was not met. Returns FLASHMLA_OK;
- * FLASHMLA_ERROR_VALUE for an operation, status or number that cannot be; FLASHMLA_ERROR_NULL_POINTER. */
+/* Makes a call fail as if the machine had refused it, for tests of what a host does then: of the operation of that
+ * name, the one behind `after` others that get as far as their launch, from now on, on any device. It returns `status`,
+ * one of 2xx or 3xx, and launches nothing. A later request takes the place of one that was not met. Returns
+ * FLASHMLA_OK; FLASHMLA_ERROR_VALUE for an operation, status or number that cannot be; FLASHMLA_ERROR_NULL_POINTER. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_fail_next(const char *operation, flashmla_status status,
                                                                int32_t after);
 

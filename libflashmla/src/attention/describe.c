@@ -14,15 +14,15 @@ void fm_describe_attention(const fm_attention *attention, fm_facts *facts) {
 }
 
 fm_items_read fm_attended_items(const fm_attention *attention, const int32_t *lengths, int64_t capacity,
-                           int64_t row_bytes) {
+                                int64_t row_bytes) {
   enum { FLOP = 2 /* of a multiplication and its addition */ };
   const fm_work *work = &attention->work;
   const int64_t tokens = work->varlen ? fm_ceil_div(work->total_q, work->batch) : work->s_q;
   /* Query tokens with items of their own read as many each. */
   const int64_t reads = work->own_items ? tokens : 1;
   return (fm_items_read){.lengths = lengths,
-                    .requests = work->batch,
-                    .capacity = capacity,
-                    .bytes = row_bytes * reads,
-                    .flop = FLOP * ((int64_t)attention->queries.d_qk + attention->d_v) * work->h_q * tokens};
+                         .requests = work->batch,
+                         .capacity = capacity,
+                         .bytes = row_bytes * reads,
+                         .flop = FLOP * ((int64_t)attention->queries.d_qk + attention->d_v) * work->h_q * tokens};
 }

@@ -36,7 +36,7 @@ typedef struct fm_call {
   uint64_t scratch_bytes;          /* set by lay_out */
   uint64_t tensor_bytes;           /* of the tensors but for caches, and dtype of the first; set for who looks on */
   const char *main_dtype;
-  void *result;                    /* what the entry point is given beside params */
+  void *result; /* what the entry point is given beside params */
 } fm_call;
 
 typedef flashmla_status fm_hook(fm_call *call, void *state);
@@ -65,7 +65,8 @@ struct fm_operation {
   fm_hook *finish;              /* after success, of empty calls too: fills call->result; NULL: there is none */
   void (*release)(void *state); /* frees what the state owns; NULL: nothing */
   flashmla_status (*adopt)(void *state); /* makes a copied state own what it names; NULL: the copy is as good */
-  /* Tells who looks on what the tensors do not; NULL: there is nothing else. After success, of calls that are not empty. */
+  /* Tells who looks on what the tensors do not; NULL: there is nothing else. After success, of calls that are not
+   * empty. */
   void (*describe)(const fm_call *call, const void *state, fm_facts *facts);
   const fm_backend *cuda, *cpu;
   const flashmla_kernel_info *cpu_kernels; /* rows of the kernel table */

@@ -9,8 +9,8 @@
 #include "cuda/driver_types.h"
 
 /* The driver symbols this library looks up, as X(member, symbol, parameters): all of them are in CUDA 12.0, none
- * allocates device memory; pinned memory of the host is what the checking mode writes to (attention/cuda_findings.h), and
- * the profiler's copies of lengths (observer/cuda_times.c).
+ * allocates device memory; pinned memory of the host is what the checking mode writes to (attention/cuda_findings.h),
+ * and the profiler's copies of lengths (observer/cuda_times.c).
  */
 #define FM_DRIVER_SYMBOLS(X)                                                                                         \
   X(init, cuInit, (unsigned flags))                                                                                  \

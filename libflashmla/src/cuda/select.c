@@ -80,11 +80,12 @@ static void log_choice(const fm_need *need, const fm_kernel *chosen, bool is_for
   if (is_forced)
     fm_log_once("%s: kernel %s, which " FORCE_KERNEL " names", fm_kernel_family_name(need->family), chosen->name);
   else
-    fm_log_once("%s: kernel %s, the first of the table that does the call on sm_%d and driver %d (format %s, %s, cluster "
-                "%d%s); %d rows in front of it are for: %s",
-                fm_kernel_family_name(need->family), chosen->name, arch, driver, fm_format_at(need->kv_format)->name,
-                need->elements.q == FM_ANY_DTYPE ? "any q" : fm_dtype_name(need->elements.q), need->cluster,
-                need->batch_invariant ? ", batch invariant" : "", rows, rows > 0 ? passed.chars : "-");
+    fm_log_once(
+        "%s: kernel %s, the first of the table that does the call on sm_%d and driver %d (format %s, %s, cluster "
+        "%d%s); %d rows in front of it are for: %s",
+        fm_kernel_family_name(need->family), chosen->name, arch, driver, fm_format_at(need->kv_format)->name,
+        need->elements.q == FM_ANY_DTYPE ? "any q" : fm_dtype_name(need->elements.q), need->cluster,
+        need->batch_invariant ? ", batch invariant" : "", rows, rows > 0 ? passed.chars : "-");
 }
 
 /* Whether any row of the family does. */

@@ -34,5 +34,6 @@ void fm_describe_read(const fm_call *call, const void *state, fm_facts *facts) {
   const fm_read *read = state;
   (void)call;
   facts->record.kv_format = fm_format_number(read->pages.format);
-  facts->items[0] = (fm_items_read){.requests = 1, .capacity = read->num_tokens, .bytes = fm_token_bytes_of(&read->pages)};
+  facts->items[0] =
+      (fm_items_read){.requests = 1, .capacity = read->num_tokens, .bytes = fm_token_bytes_of(&read->pages)};
 }

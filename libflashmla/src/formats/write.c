@@ -71,5 +71,6 @@ void fm_describe_write(const fm_call *call, const void *state, fm_facts *facts) 
   const fm_write *write = state;
   (void)call;
   facts->record.kv_format = fm_format_number(write->pages.format);
-  facts->items[0] = (fm_items_read){.requests = 1, .capacity = write->num_tokens, .bytes = fm_token_bytes_of(&write->pages)};
+  facts->items[0] =
+      (fm_items_read){.requests = 1, .capacity = write->num_tokens, .bytes = fm_token_bytes_of(&write->pages)};
 }

@@ -75,8 +75,9 @@ static void put_errors(page *to) {
 static void put_all(page *to) {
   put(to, "# TYPE flashmla_calls counter\n# HELP flashmla_calls Calls of operations that succeeded.\n");
   put_by_side(to, "flashmla_calls", false);
-  put(to, "# TYPE flashmla_call_seconds counter\n# UNIT flashmla_call_seconds seconds\n"
-          "# HELP flashmla_call_seconds Time of the host in calls that succeeded.\n");
+  put(to,
+      "# TYPE flashmla_call_seconds counter\n# UNIT flashmla_call_seconds seconds\n"
+      "# HELP flashmla_call_seconds Time of the host in calls that succeeded.\n");
   put_by_side(to, "flashmla_call_seconds", true);
   put(to, "# TYPE flashmla_errors counter\n# HELP flashmla_errors Calls of operations that failed, by status.\n");
   put_errors(to);
@@ -93,8 +94,8 @@ static void begin_counting(void) {
 
 flashmla_status flashmla_metrics(char *text, uint64_t size, uint64_t *bytes) {
   if (bytes == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL; the length of the text goes there");
-  if (text == NULL && size > 0) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "text is NULL and size %llu",
-                                               (unsigned long long)size);
+  if (text == NULL && size > 0)
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "text is NULL and size %llu", (unsigned long long)size);
   begin_counting();
   page to = {text, size, 0};
   put_all(&to);

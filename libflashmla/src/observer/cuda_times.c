@@ -185,8 +185,7 @@ void fm_launches_timed(fm_observation *seen, const fm_call *call) {
   (void)call;
   if (seen->device_time != FLASHMLA_TIME_PENDING) return;
   const CUevent end = pools[seen->device->id].pairs[seen->pair].end;
-  if (fm_driver_open(&status)->event_record(end, (CUstream)seen->stream) != 0)
-    seen->device_time = FLASHMLA_TIME_FAILED;
+  if (fm_driver_open(&status)->event_record(end, (CUstream)seen->stream) != 0) seen->device_time = FLASHMLA_TIME_FAILED;
 }
 
 void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {

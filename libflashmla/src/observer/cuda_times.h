@@ -15,7 +15,7 @@ void fm_find_times(void);
 
 /* profile.c: what the profile wants, and the lock of both files, which is held where a device time is found. */
 typedef struct fm_profile_wants {
-  uint32_t profile; /* its number */
+  uint32_t profile;         /* its number */
   int32_t pending, lengths; /* events of a device; lengths of a call that are copied, 0: none */
   uint64_t calls;           /* that were recorded */
 } fm_profile_wants;

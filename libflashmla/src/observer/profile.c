@@ -49,8 +49,9 @@ static flashmla_status read_options(const options_type *given, options_type *opt
 
 static flashmla_status start_locked(const options_type *options) {
   if (running)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "a profile is running already; flashmla_profile_stop ends it, and a process "
-                                         "has one at a time");
+    return fm_fail(FLASHMLA_ERROR_VALUE,
+                   "a profile is running already; flashmla_profile_stop ends it, and a process "
+                   "has one at a time");
   fm_facts *made = malloc(sizeof *made * (size_t)options->max_records);
   if (made == NULL)
     return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for %d records could not be allocated",
@@ -60,9 +61,8 @@ static flashmla_status start_locked(const options_type *options) {
   room = (uint64_t)options->max_records;
   next_read = next_call = dropped = 0;
   const bool lengths = (options->flags & FLASHMLA_PROFILE_LENGTHS) != 0;
-  wanted = (fm_profile_wants){.profile = wanted.profile + 1,
-                              .pending = options->max_pending,
-                              .lengths = lengths ? options->max_lengths : 0};
+  wanted = (fm_profile_wants){
+      .profile = wanted.profile + 1, .pending = options->max_pending, .lengths = lengths ? options->max_lengths : 0};
   running = true;
   fm_observe(FM_PROFILING, true);
   return FLASHMLA_OK;

@@ -155,8 +155,8 @@ static void describe(const fm_call *call, const void *state, fm_facts *facts) {
   for (int32_t i = 0; i < FM_SELECTIONS; ++i) {
     const fm_selection *selection = &decode->selections[i];
     if (selection->topk > 0)
-      facts->items[i] = fm_attended_items(&decode->attention, lengths[i], selection->topk,
-                                          fm_token_bytes_of(&selection->pages));
+      facts->items[i] =
+          fm_attended_items(&decode->attention, lengths[i], selection->topk, fm_token_bytes_of(&selection->pages));
   }
 }
 
