@@ -71,6 +71,7 @@ class Operation:
     first_size: int
     flags: int
     num_threads: bool  # it has this field
+    stream_offset: int
     scratch: str
     scratch_offset: int
     scratch_size_offset: int

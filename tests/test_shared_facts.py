@@ -50,6 +50,7 @@ def test_a_table_is_that_of_the_header(operation):
     ends = [field.offset + ffi.sizeof(field.type) for field in in_order]
     assert list(operation.ends) == [end for end in ends if end >= operation.first_size]
     assert operation.num_threads == ("num_threads" in fields)
+    assert operation.stream_offset == fields["stream"].offset
     assert operation.scratch == (c_abi.scratch_field(operation.name) or "")
     if operation.scratch:
         assert operation.scratch_offset == fields[operation.scratch].offset

@@ -47,6 +47,7 @@ static void print_operation(const fm_operation *operation) {
          operation->name, operation->params.size, operation->params.ends[0], operation->flags | FLASHMLA_PYTHON_NAMES,
          operation->scratch != NULL ? operation->scratch : "");
   print_bool("num_threads", operation->threads_offset != 0);
+  printf(", \"stream_offset\": %u", operation->stream_offset);
   printf(", \"scratch_offset\": %u, \"scratch_size_offset\": %u,\n  \"may_be_empty\": [", operation->scratch_offset,
          operation->scratch_size_offset);
   int32_t printed = 0;

@@ -3,6 +3,7 @@
 
 #include "attention/cpu_run.h"
 #include "check.h"
+#include "observer/cuda_times.h"
 
 fake_backend fake = {.limits = {.block_rows = 64,
                                 .max_cluster = 2,
@@ -105,3 +106,20 @@ flashmla_status flashmla_stream_synchronize(int32_t device_id, void *stream) {
 }
 
 const char *flashmla_cpu_isa(void) { return "fake"; }
+
+/* No device has times. */
+void fm_time_launches(fm_observation *seen, const fm_call *call, const void *state) {
+  (void)call;
+  (void)state;
+  seen->device_time = FLASHMLA_TIME_FAILED;
+}
+void fm_launches_timed(fm_observation *seen, const fm_call *call) {
+  (void)seen;
+  (void)call;
+}
+void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {
+  (void)seen;
+  (void)recorded;
+  (void)number;
+}
+void fm_find_times(void) {}

@@ -2,8 +2,8 @@
  *
  * Built as libcuda.so.1 with the exports that the test names. Calls are appended to the file STUB_LOG, one JSON object
  * a line. The machine is described by STUB_VERSION (12000), STUB_DEVICES (1), STUB_ARCHITECTURE (90), STUB_PROCESSORS
- * (132), STUB_L2_BYTES (50 MiB) and STUB_CLUSTERS (of two that run at once; half the processors). Sources of the
- * rules: CUDA Driver API reference, and its cuda.h for names and numbers. */
+ * (132), STUB_L2_BYTES (50 MiB), STUB_CLUSTERS (of two that run at once; half the processors), and STUB_CAPTURING (0).
+ * Sources of the rules: CUDA Driver API reference, and its cuda.h for names and numbers. */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -122,6 +122,9 @@ int cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
            : attribute == CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE            ? setting("STUB_L2_BYTES", 50 << 20)
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? architecture / 10
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? architecture % 10
+           : attribute == CU_DEVICE_ATTRIBUTE_CLOCK_RATE               ? 1830000 /* kHz */
+           : attribute == CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE        ? 2619000
+           : attribute == CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH  ? 5120 /* bits */
                                                                        : -1;
   return plain_line("cuDeviceGetAttribute", *value < 0 ? INVALID_VALUE : 0);
 }

@@ -15,6 +15,7 @@ enum {
   NOT_FOUND = 500,
   NOT_READY = 600,
   OUT_OF_RESOURCES = 701,
+  CAPTURE_UNSUPPORTED = 900,
 };
 
 /* Begins a line, which close_line ends; other threads wait meanwhile. */

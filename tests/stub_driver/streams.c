@@ -2,7 +2,8 @@
  *
  * On streams of the kinds in STUB_LAZY (1: those that were created, 2: others, 3: both) work is done as late as it may
  * be: when an event behind it is waited for by work that is done, or when the stream is synchronised. So what lacks a
- * wait finds memory as it was before. Elsewhere it is done at once. */
+ * wait finds memory as it was before. Elsewhere it is done at once. With STUB_BUSY 1 no event is ever reached; between
+ * two events are 250 us. With STUB_COPIED copies bring that word, whatever is where they come from. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@ enum { CREATED = 1, GIVEN = 2 };
 struct CUevent_st {
   struct CUstream_st *stream; /* NULL: was not recorded */
   uint64_t behind;            /* so much work of it */
+  bool untimed;
 };
 
 typedef struct work {
@@ -32,6 +34,12 @@ struct CUstream_st {
   uint64_t queued, done, room;
   struct CUstream_st *next; /* the one before it */
 };
+
+static _Thread_local int capture_mode;
+/* What STUB_CAPTURING, of any thread, forbids to those in the mode that they begin with. */
+static int forbidden(void) {
+  return setting("STUB_CAPTURING", 0) && capture_mode != CU_STREAM_CAPTURE_MODE_RELAXED ? CAPTURE_UNSUPPORTED : 0;
+}
 
 static struct CUstream_st *last; /* of all that there were, since events may name them */
 
@@ -112,6 +120,7 @@ int cuEventCreate(CUevent *event, unsigned flags) {
   fprintf(log, ", \"flags\": %u", flags);
   int result = close_line(log, "cuEventCreate", has_context() ? 0 : INVALID_CONTEXT);
   if (result == 0) *event = calloc(1, sizeof **event);
+  if (result == 0) (*event)->untimed = (flags & CU_EVENT_DISABLE_TIMING) != 0;
   return result;
 }
 
@@ -125,12 +134,25 @@ int cuEventRecord(CUevent event, CUstream stream) {
   FILE *log = open_line("cuEventRecord");
   fprintf(log, ", \"stream\": %zu, \"event\": %zu", (size_t)stream, (size_t)event);
   int result = close_line(log, "cuEventRecord", has_context() ? 0 : INVALID_CONTEXT);
-  if (result == 0) *event = (struct CUevent_st){stream_of(stream), stream_of(stream)->queued};
+  if (result == 0) *event = (struct CUevent_st){stream_of(stream), stream_of(stream)->queued, event->untimed};
   return result;
 }
 
+int cuThreadExchangeStreamCaptureMode(int *mode) {
+  const int before = capture_mode;
+  capture_mode = *mode;
+  *mode = before;
+  return close_line(open_line("cuThreadExchangeStreamCaptureMode"), "cuThreadExchangeStreamCaptureMode", 0);
+}
+
+int cuEventElapsedTime(float *ms, CUevent begin, CUevent end) {
+  const bool good = begin->stream && end->stream && !begin->untimed && !end->untimed;
+  *ms = 0.25f;
+  return close_line(open_line("cuEventElapsedTime"), "cuEventElapsedTime", good ? forbidden() : INVALID_HANDLE);
+}
+
 int cuEventQuery(CUevent event) {
-  bool done = !event->stream || event->stream->done >= event->behind;
+  bool done = (!event->stream || event->stream->done >= event->behind) && !setting("STUB_BUSY", 0);
   return close_line(open_line("cuEventQuery"), "cuEventQuery", !has_context() ? INVALID_CONTEXT : done ? 0 : NOT_READY);
 }
 
@@ -142,7 +164,10 @@ int cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream strea
                           : bytes && to && from ? 0
                                                 : INVALID_VALUE);
   if (result == 0)
-    enqueue(stream, (work){.to = (char *)(uintptr_t)to, .from = (const char *)(uintptr_t)from, .bytes = bytes});
+    enqueue(stream, (work){.to = (char *)(uintptr_t)to,
+                           .from = setting("STUB_COPIED", 0) ? NULL : (const char *)(uintptr_t)from,
+                           .bytes = bytes,
+                           .value = (uint32_t)setting("STUB_COPIED", 0)});
   return result;
 }
 

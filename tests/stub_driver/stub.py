@@ -39,6 +39,8 @@ SINCE = {
     "cuEventQuery": "2.0",
     "cuMemcpyAsync": "4.0",
     "cuMemsetD32Async": "3.2",
+    "cuThreadExchangeStreamCaptureMode": "10.1",
+    "cuEventElapsedTime": "2.0",
     "cuLibraryLoadData": "12.0",
     "cuLibraryGetKernel": "12.0",
     "cuKernelSetAttribute": "12.0",

@@ -18,6 +18,7 @@ BY_DECODE = sorted(
     - {"cuStreamIsCapturing", "cuMemHostAlloc"}  # the checking mode's
     - {name for name in stub.SINCE if name.startswith(("cuEvent", "cuMemcpy", "cuMemset"))}  # pools'
     - {"cuStreamCreate", "cuStreamDestroy_v2", "cuStreamWaitEvent"}
+    - {"cuThreadExchangeStreamCaptureMode"}  # the profiler's, with events
 )
 
 
@@ -76,17 +77,17 @@ def test_synchronising_a_device_that_is_not_there(cuda_12_0, device):
 )
 def test_a_driver_call_that_fails_is_quoted_and_leaves_no_context(cuda_12_0, operation, symbol):
     """And the next call is right: nothing half done is kept."""
-    ran = cuda_12_0.run(f"fail('{symbol}', 719); {operation}(); decode(); decode()")
+    ran = cuda_12_0.run(f"fail('{symbol}', 999); {operation}(); decode(); decode()")
     status, sentence, depth, *_ = ran.told[0]
     assert status == DRIVER
     assert sentence.startswith("CUDA driver: ")
-    assert sentence.endswith(": the driver's words for 719 (719)")
+    assert sentence.endswith(": the driver's words for 999 (999)")
     assert depth == 0
     assert [line[:3] for line in ran.told[1:]] == [[0, "", 0]] * 2
     loads = [call["image"] for call in ran.of("cuLibraryLoadData") if call["result"] == 0]
     assert len(loads) == len(set(loads)) == 3
     if symbol != "cuLaunchKernelEx":
-        before = ran.names()[: [call["result"] for call in ran.calls].index(719)]
+        before = ran.names()[: [call["result"] for call in ran.calls].index(999)]
         assert "cuLaunchKernelEx" not in before
 
 
@@ -151,7 +152,7 @@ def test_a_library_without_kernels_says_so(compile_stub, cpu_only_library):
 def test_synchronising_quotes_the_driver(cuda_12_0):
     twice = "for _ in 1, 2: tell(lib.flashmla_stream_synchronize(0, ffi.NULL), last_error())"
     ran = cuda_12_0.run(f"fail('cuStreamSynchronize', 700)\n{twice}")
-    assert [line[0] for line in ran.told] == [DRIVER, 0]
+    assert [line[0] for line in ran.told] == [c_abi.constant("ERROR_CONTEXT_LOST"), 0]
     assert "the driver's words for 700" in ran.told[0][1]
 
 
@@ -159,3 +160,18 @@ def test_synchronising_quotes_the_driver(cuda_12_0):
 def test_the_driver_version_is_told(cuda_12_0, version):
     code = "found = ffi.new('int32_t *'); tell(lib.flashmla_driver_version(found), found[0])"
     assert cuda_12_0.run(code, version=version).told == [[0, version]]
+
+
+@pytest.mark.parametrize("code", [214, 700, 702, 710, 716, 719])
+def test_an_error_that_ends_the_context_is_told_as_that(cuda_12_0, code):
+    status, sentence, *_ = cuda_12_0.run(f"fail('cuLaunchKernelEx', {code}); decode()").told[0]
+    assert status == c_abi.constant("ERROR_CONTEXT_LOST")
+    assert f"the driver's words for {code} ({code}): the CUDA context is lost" in sentence
+    assert sentence.endswith("the process has to be started again"), "the longest sentence is not cut off"
+
+
+@pytest.mark.parametrize("code", [1, 2, 400, 701, 801, 999])
+def test_other_errors_of_the_driver_leave_the_context(cuda_12_0, code):
+    status, sentence, *_ = cuda_12_0.run(f"fail('cuLaunchKernelEx', {code}); decode()").told[0]
+    assert status == DRIVER
+    assert "context is lost" not in sentence

@@ -15,14 +15,17 @@ from flashmla._append_kv import append_kv
 from flashmla._dense_decode import dense_decode, dense_decode_workspace_size
 from flashmla._dequantize_kv import dequantize_kv
 from flashmla._gather_kv import gather_kv
-from flashmla._info import check_report, info, last_kernel, read_environment
+from flashmla._info import check_report, fail_next, info, last_kernel, read_environment
 from flashmla._library import VERSION as __version__  # noqa: N811 - the name that Python looks for
 from flashmla._merge_states import merge_states
+from flashmla._metrics import metrics
+from flashmla._on_error import Failure, Fallback, fallbacks, on_error
 from flashmla._paged_cache import PagedKVCache, PoolUsage
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._plan_sparse_decode import plan_sparse_decode, plan_sparse_decode_size
 from flashmla._prepared import Prepared, prepare
+from flashmla._profile import Profile, profile
 from flashmla._quantize_kv import quantize_kv
 from flashmla._sparse_decode import sparse_decode, sparse_decode_workspace_size
 from flashmla.errors import (
@@ -37,6 +40,8 @@ from flashmla.errors import (
 __all__ = [
     "ABIMismatchError",
     "DeviceError",
+    "Failure",
+    "Fallback",
     "FlashMLAError",
     "InvalidArgumentError",
     "PagedKVCache",
@@ -44,6 +49,7 @@ __all__ = [
     "PoolFullError",
     "PoolUsage",
     "Prepared",
+    "Profile",
     "UnsupportedError",
     "__version__",
     "append_kv",
@@ -51,15 +57,20 @@ __all__ = [
     "dense_decode",
     "dense_decode_workspace_size",
     "dequantize_kv",
+    "fail_next",
+    "fallbacks",
     "gather_kv",
     "info",
     "last_kernel",
     "merge_states",
+    "metrics",
+    "on_error",
     "plan_decode",
     "plan_decode_size",
     "plan_sparse_decode",
     "plan_sparse_decode_size",
     "prepare",
+    "profile",
     "quantize_kv",
     "read_environment",
     "sparse_decode",

@@ -17,8 +17,8 @@ from flashmla._operation import (
     Options,
     check_out_dtype,
     dtype_of_new,
+    enqueued,
     fresh,
-    raise_if_enqueued,
     wanted,
 )
 from flashmla._plan import Plan, check_plan, step_params
@@ -233,7 +233,7 @@ def dense_decode(
         check_plan(plan)
 
     outputs = (out, lse) if return_lse is True else wanted(out, lse, return_lse=return_lse)
-    fast = options.fast[type(q)] if stream is None else None
+    fast, failed = options.fast[type(q)] if stream is None else None, None
     if fast is not None:
         made = outputs if out is not None and lse is not None else fresh(fast, q, outputs)
         if made is not None:
@@ -248,14 +248,14 @@ def dense_decode(
                 status = UNUSUAL
             if status == 0:
                 return (own_out, own_lse) if return_lse else own_out
-            raise_if_enqueued(status)
+            failed = enqueued(status)
 
     optional = (cu_seqlens_q, global_seqlens, attn_sink, descale_q, descale_k)
     inputs = (q, kv_cache, block_table, cache_seqlens, *optional)
-    ready = _OPERATION.ready(options, inputs, outputs, scratch=workspace, plan=plan and plan.c, stream=stream)
-    ready.run(_OPERATION.run)
-    options.succeeded(type(q), ready)
-    return ready.outputs if return_lse else ready.outputs[0]
+    found = _OPERATION.the_long_way(
+        options, inputs, outputs, scratch=workspace, plan=plan, stream=stream, failed=failed
+    )
+    return found if return_lse else found[0]
 
 
 @eager

@@ -96,6 +96,22 @@ class Framework:
         del tensor
         return None
 
+    def to_host(self, tensor: Any) -> Any:
+        """A tensor with the same values in host memory; itself where it lies there."""
+        if tensor.__dlpack_device__()[0] == _tensor.CPU:
+            return tensor
+        raise TypeError(f"{a(tensor)} cannot be copied to the host: memory is made for torch, CuPy, JAX, NumPy")
+
+    def from_host(self, host: Any, like: Any) -> Any:
+        """A tensor with the values of one in host memory, on the device of `like`."""
+        del like
+        return host
+
+    def fill(self, tensor: Any, host: Any) -> Any:
+        """The tensor, with the values of one that `to_host` made of it."""
+        del host
+        return tensor
+
     def conditions(self) -> tuple[Condition, ...] | None:
         """What must hold where a tensor type's DLPack exchange table is used, and the table does not tell.
 

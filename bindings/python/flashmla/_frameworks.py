@@ -89,6 +89,17 @@ class CuPy(Framework):
         stream: int = sys.modules["cupy"].cuda.get_current_stream(tensor.device.id).ptr
         return stream
 
+    def to_host(self, tensor: Any) -> Any:
+        return sys.modules["cupy"].asnumpy(tensor)
+
+    def from_host(self, host: Any, like: Any) -> Any:
+        with like.device:
+            return sys.modules["cupy"].asarray(host)
+
+    def fill(self, tensor: Any, host: Any) -> Any:
+        tensor.set(host)
+        return tensor
+
     def compact(self, argument: str) -> str:
         return f"cupy.ascontiguousarray({argument})"
 

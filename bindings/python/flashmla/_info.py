@@ -8,7 +8,10 @@ from typing import Any
 from flashmla._cdef import ffi
 from flashmla._dynamo import eager
 from flashmla._library import ABI_VERSION, PATH, VERSION, lib
+from flashmla._scalars import INT32, integer
 from flashmla.errors import DeviceError, check
+
+_FAILURE: int = ffi.integer_const("FLASHMLA_ERROR_DRIVER")
 
 
 def _text(characters: Any) -> str:
@@ -79,6 +82,25 @@ def check_report() -> None:
     >>> flashmla.check_report()
     """
     check(lib, lib.flashmla_check_report())
+
+
+@eager
+def fail_next(operation: str, status: int = _FAILURE, *, after: int = 0) -> None:
+    """Makes a call fail as if the machine had, for tests of what a program does then: see `on_error`.
+
+    operation  its name: the call of it behind `after` others, from now on, on any device
+    status     a `flashmla_status` of 2xx or 3xx; FLASHMLA_ERROR_DRIVER if not given
+    after      calls that still go well
+
+    Raises InvalidArgumentError for what is no operation or no such status.
+
+    >>> flashmla.fail_next("dense_decode")
+    >>> flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
+    Traceback (most recent call last):
+    flashmla.errors.DeviceError: dense_decode fails on request (flashmla_fail_next)
+    """
+    name = str(operation).encode()
+    check(lib, lib.flashmla_fail_next(name, integer(status, "status", INT32), integer(after, "after", INT32)))
 
 
 @eager

@@ -38,6 +38,12 @@ class JAX(Framework):
         address: int = tensor.unsafe_buffer_pointer()
         return address
 
+    def to_host(self, tensor: Any) -> Any:
+        return sys.modules["numpy"].asarray(tensor)
+
+    def from_host(self, host: Any, like: Any) -> Any:
+        return sys.modules["jax"].device_put(host, like.device)
+
     def cast(self, argument: str, dtype: str) -> str:
         return f'{argument}.astype("{dtype}")'
 

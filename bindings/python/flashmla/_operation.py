@@ -11,15 +11,26 @@ from flashmla._cdef import ffi
 from flashmla._exchange import UNUSUAL, Argument, Fast, FastCalls, Form
 from flashmla._framework import Described
 from flashmla._library import lib
+from flashmla._on_error import recovered
 from flashmla._scalars import flag, remembered
 from flashmla._tensor import DTYPES, dtype_name, shape
-from flashmla.errors import check, invalid
+from flashmla.errors import DeviceError, FlashMLAError, UnsupportedError, check, invalid
 
 LIST = ffi.typeof("const DLTensor *[]")
 PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
 _DRIVER_ERRORS = 300
 _TENSOR_VALUE: int = ffi.integer_const("FLASHMLA_ERROR_TENSOR_VALUE")
 _MOST_SHAPES = 1024
+
+
+class _Made:
+    """Calls whose outputs were made for them, counted while a profile runs."""
+
+    on = False
+    calls = 0
+
+
+MADE = _Made
 
 
 class Ready(NamedTuple):
@@ -157,6 +168,8 @@ class Operation:
         if scratch is None and size:
             wanted.append(((size,), "uint8"))
         made = call.make(wanted) if wanted else []
+        if MADE.on and missing:
+            MADE.calls += 1
         for i, (tensor, address) in zip(missing, made, strict=False):
             found[i] = tensor
             getattr(params, self.outputs[i]).data = address
@@ -196,7 +209,7 @@ class Operation:
         options = self.options_of(scalars)
         if options.out_dtype is not None:
             check_out_dtype(outputs[0], options.out_dtype)
-        first = objects[0]
+        first, failed = objects[0], None
         fast = options.fast[type(first)] if stream is None else None
         if fast is not None:
             found = fresh(fast, first, outputs)
@@ -211,11 +224,30 @@ class Operation:
                     status = UNUSUAL
                 if status == 0:
                     return found
-                raise_if_enqueued(status)
+                failed = enqueued(status)
+        return self.the_long_way(options, inputs, outputs, scratch=scratch, plan=plan, stream=stream, failed=failed)
 
-        ready = self.ready(options, inputs, outputs, scratch=scratch, plan=plan and plan.c, stream=stream)
-        ready.run(self.run)
-        options.succeeded(type(first), ready)
+    def the_long_way(
+        self,
+        options: Options,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        *,
+        scratch: Any = None,
+        plan: Any = None,
+        stream: Any = None,
+        failed: FlashMLAError | None = None,
+    ) -> tuple[Any, ...]:
+        """Makes a call, and returns its outputs. `failed`: how the fast way failed for good."""
+        try:
+            if failed is not None:
+                raise failed
+            ready = self.ready(options, inputs, outputs, scratch=scratch, plan=plan and plan.c, stream=stream)
+            ready.run(self.run)
+        except (UnsupportedError, DeviceError) as error:
+            return recovered(error, self, options, inputs, outputs, stream)
+        first = inputs[0]
+        options.succeeded(type(first[0] if isinstance(first, (list, tuple)) else first), ready)
         return ready.outputs
 
     def scratch_size(self, options: Options, inputs: Sequence[Any], plan: Any = None) -> int:
@@ -280,6 +312,8 @@ def fresh(fast: Fast, like: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...] | 
         makers = fast.makers.get(like.shape)
         if makers is None:
             return None
+        if MADE.on:
+            MADE.calls += 1
         return tuple([make(like) if output is None else output for make, output in zip(makers, outputs, strict=False)])
     except Exception:  # noqa: BLE001 - no plain tensor, or no memory: the long way says which
         return None
@@ -291,6 +325,15 @@ def raise_if_enqueued(status: int) -> None:
     """
     if status >= _DRIVER_ERRORS or status == _TENSOR_VALUE:
         check(lib, status)
+
+
+def enqueued(status: int) -> FlashMLAError | None:
+    """What `raise_if_enqueued` raises, for `Operation.the_long_way`."""
+    try:
+        raise_if_enqueued(status)
+    except FlashMLAError as error:
+        return error
+    return None
 
 
 def dtype_of_new(out_dtype: Any) -> str | None:

@@ -7,10 +7,12 @@ from typing import Any
 
 from flashmla._cdef import ffi
 from flashmla._exchange import UNUSUAL
-from flashmla._operation import Operation, Ready, raise_if_enqueued
+from flashmla._on_error import recovered
+from flashmla._operation import Operation, Ready, enqueued
 from flashmla._scalars import INT32, flag, integer
 from flashmla._tensor import shape
 from flashmla._words import a
+from flashmla.errors import DeviceError, UnsupportedError
 
 _CAUSAL: int = ffi.integer_const("FLASHMLA_CAUSAL")
 _BATCH_INVARIANT: int = ffi.integer_const("FLASHMLA_BATCH_INVARIANT")
@@ -32,7 +34,8 @@ class Plan:
 
     __slots__ = ("_buffer", "_facts", "address", "c")
 
-    def __init__(self, c: Any, address: int, buffer: Any, facts: dict[str, Any]) -> None:
+    def __init__(self, c: Any, address: int | None, buffer: Any, facts: dict[str, Any]) -> None:
+        """`c` and `address` None: no plan could be made, and calls schedule themselves (on_error)."""
         self.c = c
         self.address = address
         self._buffer = buffer
@@ -80,7 +83,7 @@ def make_plan(
     options = operation.options_of(scalars)
     c = ffi.new(_PLAN)
     address = int(ffi.cast(_NUMBER, c))
-    fast = options.fast[type(inputs[0])] if stream is None else None
+    fast, failed = options.fast[type(inputs[0])] if stream is None else None, None
     if fast is not None:
         try:
             made = fast.call(*inputs, buffer, address)
@@ -90,9 +93,15 @@ def make_plan(
             kept = buffer if type(made) is int else made
             first, second, *_ = operation.inputs
             return Plan(c, address, kept, {first: inputs[0].shape, second: inputs[1].shape, **facts})
-        raise_if_enqueued(made)
-    ready = operation.ready(options, inputs, scratch=buffer, stream=stream)
-    ready.run(operation.run, c)
+        failed = enqueued(made)
+    try:
+        if failed is not None:
+            raise failed
+        ready = operation.ready(options, inputs, scratch=buffer, stream=stream)
+        ready.run(operation.run, c)
+    except (UnsupportedError, DeviceError) as error:
+        recovered(error, operation, options, inputs, (), stream)
+        return Plan(None, None, None, facts)
     return Plan(c, address, ready.scratch, _shapes(operation, ready) | facts)
 
 

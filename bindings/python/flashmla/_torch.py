@@ -132,6 +132,15 @@ class Torch(Framework):
             stream = torch.cuda.current_stream(tensor.device).cuda_stream
         return stream
 
+    def to_host(self, tensor: Any) -> Any:
+        return tensor.detach().cpu()
+
+    def from_host(self, host: Any, like: Any) -> Any:
+        return host.to(like.device)
+
+    def fill(self, tensor: Any, host: Any) -> Any:
+        return tensor.copy_(host) if tensor.is_cuda else tensor
+
     def conditions(self) -> tuple[Condition, ...]:
         # What _require_memory would refuse, as far as a plain torch.Tensor with memory can have it. Traces and levels
         # may be those of other threads; _require_memory asks for those of its own.

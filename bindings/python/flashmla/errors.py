@@ -17,6 +17,8 @@ class FlashMLAError(Exception):
         super().__init__(message)
         self.status = status
         """The `flashmla_status` number; its meaning is pinned in flashmla.h."""
+        self.of_library = False
+        """The C library refused the call; else the package did."""
 
     @property
     def status_name(self) -> str:
@@ -54,7 +56,9 @@ _CLASSES: dict[int, type[FlashMLAError]] = {
 
 def error_for(status: int, message: str) -> FlashMLAError:
     """The exception for a C status."""
-    return _CLASSES.get(status // 100, FlashMLAError)(message, status)
+    error = _CLASSES.get(status // 100, FlashMLAError)(message, status)
+    error.of_library = True
+    return error
 
 
 def invalid(name: str, message: str) -> InvalidArgumentError:

@@ -40,6 +40,7 @@ static const char *const status_texts[] = {
     [FLASHMLA_ERROR_NO_KERNELS] = "no kernels",
     [FLASHMLA_ERROR_NO_DRIVER] = "no driver",
     [FLASHMLA_ERROR_DRIVER] = "driver",
+    [FLASHMLA_ERROR_CONTEXT_LOST] = "context lost",
     [FLASHMLA_ERROR_OUT_OF_MEMORY] = "out of memory",
     [FLASHMLA_ERROR_OUT_OF_BLOCKS] = "out of blocks",
     [FLASHMLA_ERROR_OUT_OF_HOST_BLOCKS] = "out of host blocks",

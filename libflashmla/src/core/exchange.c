@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "observer/observer.h"
 
 /* Params may be those of a newer header: longer than this library knows them. */
 enum { FEW_TENSORS = 14 /* lie in the call itself */, MAX_RANK = 8, MAX_PARAMS_BYTES = 512, MAX_CONDITIONS = 32 };
@@ -238,7 +239,9 @@ static void ignore_error(void *context, const char *kind, const char *message) {
  * code that changes the tensors, so they are read again behind it. Capsules come without an allocator. */
 static int make_scratch(call *c, DLManagedTensorVersioned **made) {
   uint64_t bytes = 0;
+  fm_try_calls(true);
   int status = c->how->size(c->params, &bytes);
+  fm_try_calls(false);
   if (status || bytes == 0) return status;
   if (bytes > INT64_MAX) return UNUSUAL;
   if (!c->table) {
@@ -266,6 +269,7 @@ static int run(call *c) {
     if (c->table->current_work_stream(device.device_type, device.device_id, stream)) return RAISED;
   }
   void *const lock = host.unlock();
+  fm_try_calls(true);
   int status;
   if (how->run_prepared)
     status = how->run_prepared(how->prepared, c->params);
@@ -273,6 +277,7 @@ static int run(call *c) {
     status = how->run_prepared_into(how->prepared, c->params, c->result);
   else
     status = how->run_into ? how->run_into(c->params, c->result) : how->run(c->params);
+  fm_try_calls(false);
   host.lock(lock);
   return status;
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/calling_thread.h"
+#include "observer/observer.h"
 
 enum { SCRATCH_ALIGNMENT = 16 /* bytes */ };
 
@@ -104,7 +105,10 @@ flashmla_status fm_query_size(const fm_operation *operation, const void *params,
   const fm_calling_thread thread = fm_enter_call();
   fm_call call;
   const flashmla_status status = fm_check_call(operation, params, true, &call, state);
-  if (status == FLASHMLA_OK) *bytes = call.scratch_bytes;
+  if (status == FLASHMLA_OK)
+    *bytes = call.scratch_bytes;
+  else
+    fm_observe_failure(operation, status);
   release(operation, state);
   fm_leave_call(thread);
   return status;
@@ -115,21 +119,34 @@ flashmla_status fm_finish(fm_call *call, void *state) {
   return call->operation->finish != NULL ? call->operation->finish(call, state) : FLASHMLA_OK;
 }
 
-static flashmla_status launch(fm_call *call, void *state) {
+flashmla_status fm_launch_observed(fm_call *call, void *state, fm_observation *seen) {
+  const fm_backend *backend = fm_backend_of(call);
+  if (seen->by == 0) return backend->launch(call, state);
+  if (!call->again) fm_measure_tensors(call);
+  FM_TRY(fm_observe_launch(seen, call, state));
+  const flashmla_status status = backend->launch(call, state);
+  fm_observe_launched(seen, call);
+  return status;
+}
+
+static flashmla_status launch(fm_call *call, void *state, fm_observation *seen) {
   const fm_backend *backend = fm_backend_of(call);
   FM_TRY(call->operation->bind(call, state));
   if (backend->prepare != NULL) FM_TRY(backend->prepare(call, state));
-  return backend->launch(call, state);
+  return fm_launch_observed(call, state, seen);
 }
 
 flashmla_status fm_run(const fm_operation *operation, const void *params, void *state, void *result) {
   const fm_calling_thread thread = fm_enter_call();
+  fm_observation seen;
+  fm_observe_call(&seen);
   fm_call call;
   flashmla_status status = fm_check_call(operation, params, false, &call, state);
   call.result = result;
   if (status == FLASHMLA_OK) status = fm_check_scratch(&call);
-  if (status == FLASHMLA_OK && !call.empty) status = launch(&call, state);
+  if (status == FLASHMLA_OK && !call.empty) status = launch(&call, state, &seen);
   if (status == FLASHMLA_OK) status = fm_finish(&call, state);
+  if (seen.by != 0) fm_observe_end(&seen, operation, &call, state, status);
   release(operation, state);
   fm_leave_call(thread);
   return status;

@@ -18,6 +18,7 @@
 enum { FM_MAX_PARAMS_BYTES = 256 };
 
 typedef struct fm_operation fm_operation;
+typedef struct fm_facts fm_facts; /* observer/facts.h */
 
 /* One call on its way. What an operation makes of it lies beside it, in a state of the operation's own. */
 typedef struct fm_call {
@@ -33,7 +34,9 @@ typedef struct fm_call {
   bool again;                      /* run of a prepared call: all but addresses is known */
   fm_view views[FM_MAX_ARGUMENTS]; /* of the rows that are neither lists nor shapes only */
   uint64_t scratch_bytes;          /* set by lay_out */
-  void *result;                    /* what the entry point is given beside params */
+  uint64_t tensor_bytes;           /* of the tensors but for caches, and dtype of the first; set for who looks on */
+  const char *main_dtype;
+  void *result; /* what the entry point is given beside params */
 } fm_call;
 
 typedef flashmla_status fm_hook(fm_call *call, void *state);
@@ -49,6 +52,7 @@ struct fm_operation {
   fm_struct params;        /* the params struct */
   uint32_t flags;          /* known bits */
   uint32_t threads_offset; /* of the field num_threads; 0: there is none */
+  uint32_t stream_offset;  /* of the field stream */
   const fm_argument *arguments;
   int32_t num_arguments;
   const fm_axis *axes;
@@ -61,6 +65,9 @@ struct fm_operation {
   fm_hook *finish;              /* after success, of empty calls too: fills call->result; NULL: there is none */
   void (*release)(void *state); /* frees what the state owns; NULL: nothing */
   flashmla_status (*adopt)(void *state); /* makes a copied state own what it names; NULL: the copy is as good */
+  /* Tells who looks on what the tensors do not; NULL: there is nothing else. After success, of calls that are not
+   * empty. */
+  void (*describe)(const fm_call *call, const void *state, fm_facts *facts);
   const fm_backend *cuda, *cpu;
   const flashmla_kernel_info *cpu_kernels; /* rows of the kernel table */
   int32_t num_cpu_kernels;
@@ -89,6 +96,8 @@ flashmla_status fm_check_call(const fm_operation *operation, const void *params,
                               void *state);
 flashmla_status fm_check_scratch(const fm_call *call);
 flashmla_status fm_finish(fm_call *call, void *state);
+/* Reads tensor_bytes and main_dtype of a checked call (observer/facts.c). */
+void fm_measure_tensors(fm_call *call);
 static inline const fm_backend *fm_backend_of(const fm_call *call) {
   return call->cuda ? call->operation->cuda : call->operation->cpu;
 }

@@ -4,6 +4,7 @@
 
 #include "core/calling_thread.h"
 #include "core/operation.h"
+#include "observer/observer.h"
 
 enum { STATE_ALIGNMENT = 64 /* bytes: of tensor maps in it */ };
 
@@ -16,6 +17,7 @@ static flashmla_status prepare(const fm_operation *operation, const void *params
   fm_call *call = &made->call;
   FM_TRY(fm_check_call(operation, params, false, call, made->state));
   FM_TRY(fm_check_scratch(call));
+  fm_measure_tensors(call);
   if (call->empty) return FLASHMLA_OK;
   FM_TRY(operation->bind(call, made->state));
   const fm_backend *backend = fm_backend_of(call);
@@ -39,6 +41,7 @@ static flashmla_status make_prepared(const fm_operation *operation, const void *
 flashmla_status fm_prepare(const fm_operation *operation, const void *params, flashmla_prepared **prepared) {
   const fm_calling_thread thread = fm_enter_call();
   const flashmla_status status = make_prepared(operation, params, prepared);
+  if (status != FLASHMLA_OK) fm_observe_failure(operation, status);
   fm_leave_call(thread);
   return status;
 }
@@ -91,17 +94,20 @@ static void begin_again(const fm_call *before, void *result, fm_call *call) {
   call->empty = before->empty;
   call->again = true;
   call->scratch_bytes = before->scratch_bytes;
+  call->tensor_bytes = before->tensor_bytes;
+  call->main_dtype = before->main_dtype;
   call->result = result;
 }
 
-static flashmla_status run_again(const fm_call *before, const void *params, fm_call *call, void *state) {
+static flashmla_status run_again(const fm_call *before, const void *params, fm_call *call, void *state,
+                                 fm_observation *seen) {
   const fm_operation *operation = call->operation;
   FM_TRY(fm_read_params(params, &operation->params, call->params));
   FM_TRY(read_addresses(before, call));
   FM_TRY(fm_check_scratch(call));
   if (!call->empty) {
     FM_TRY(operation->bind(call, state));
-    FM_TRY(fm_backend_of(call)->launch(call, state));
+    FM_TRY(fm_launch_observed(call, state, seen));
   }
   return fm_finish(call, state);
 }
@@ -117,7 +123,10 @@ static flashmla_status run_prepared(const fm_operation *operation, const flashml
   if (operation->adopt != NULL) FM_TRY(operation->adopt(state));
   fm_call call;
   begin_again(&prepared->call, result, &call);
-  const flashmla_status status = run_again(&prepared->call, params, &call, state);
+  fm_observation seen;
+  fm_observe_call(&seen);
+  const flashmla_status status = run_again(&prepared->call, params, &call, state, &seen);
+  if (seen.by != 0) fm_observe_end(&seen, operation, &call, state, status);
   if (operation->release != NULL) operation->release(state);
   return status;
 }

@@ -52,9 +52,37 @@ const fm_driver *fm_driver_open(flashmla_status *status) {
   return *status == FLASHMLA_OK ? &table : NULL;
 }
 
+/* Errors that no call of the process outlives (CUDA Driver API reference, CUresult: "the process must be terminated and
+ * relaunched"). */
+static bool ends_context(CUresult result) {
+  static const CUresult all[] = {214 /* ECC_UNCORRECTABLE */,
+                                 220 /* NVLINK_UNCORRECTABLE */,
+                                 226 /* CONTAINED */,
+                                 700 /* ILLEGAL_ADDRESS */,
+                                 702 /* LAUNCH_TIMEOUT */,
+                                 709 /* CONTEXT_IS_DESTROYED */,
+                                 710 /* ASSERT */,
+                                 714 /* HARDWARE_STACK_ERROR */,
+                                 715 /* ILLEGAL_INSTRUCTION */,
+                                 716 /* MISALIGNED_ADDRESS */,
+                                 717 /* INVALID_ADDRESS_SPACE */,
+                                 718 /* INVALID_PC */,
+                                 719 /* LAUNCH_FAILED */,
+                                 721 /* TENSOR_MEMORY_LEAK */};
+  for (size_t i = 0; i < sizeof all / sizeof all[0]; ++i)
+    if (all[i] == result) return true;
+  return false;
+}
+
 flashmla_status fm_driver_fail(const fm_driver *driver, const char *what, CUresult result) {
   const char *text = NULL;
   driver->get_error_string(result, &text);
+  if (ends_context(result))
+    return fm_fail(
+        FLASHMLA_ERROR_CONTEXT_LOST,
+        "CUDA driver: %s: %s (%d): the CUDA context is lost: what lies in the device's memory is gone, every "
+        "later call on the device fails, and the process has to be started again",
+        what, text ? text : "unknown error", result);
   return fm_fail(FLASHMLA_ERROR_DRIVER, "CUDA driver: %s: %s (%d)", what, text ? text : "unknown error", result);
 }
 

@@ -9,7 +9,8 @@
 #include "cuda/driver_types.h"
 
 /* The driver symbols this library looks up, as X(member, symbol, parameters): all of them are in CUDA 12.0, none
- * allocates device memory; pinned memory of the host is what the checking mode writes to (attention/cuda_findings.h).
+ * allocates device memory; pinned memory of the host is what the checking mode writes to (attention/cuda_findings.h),
+ * and the profiler's copies of lengths (observer/cuda_times.c).
  */
 #define FM_DRIVER_SYMBOLS(X)                                                                                         \
   X(init, cuInit, (unsigned flags))                                                                                  \
@@ -35,6 +36,8 @@
   X(memcpy_async, cuMemcpyAsync, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))                  \
   X(memset_d32_async, cuMemsetD32Async, (CUdeviceptr to, unsigned value, size_t words, CUstream stream))             \
   X(stream_synchronize, cuStreamSynchronize, (CUstream stream))                                                      \
+  X(exchange_capture_mode, cuThreadExchangeStreamCaptureMode, (int *mode))                                           \
+  X(event_elapsed_time, cuEventElapsedTime, (float *ms, CUevent begin, CUevent end))                                 \
   X(library_load_data, cuLibraryLoadData,                                                                            \
     (CUlibrary * library, const void *image, void *jit_options, void *jit_values, unsigned jit_count, void *options, \
      void *values, unsigned count))                                                                                  \

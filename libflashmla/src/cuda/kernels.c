@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "core/arith.h"
+#include "observer/loads.h"
 
 #ifdef FLASHMLA_CPU_ONLY
 const fm_kernel fm_kernels[1];
@@ -35,6 +36,7 @@ static flashmla_status check_params(const fm_driver *driver, const fm_kernel *ke
 /* What a failure leaves loaded is used when the load is tried again. */
 static flashmla_status load_locked(const fm_driver *driver, const fm_kernel *kernel, size_t row) {
   if (!libraries[row]) {
+    fm_note_load();
     CUlibrary library;
     FM_DRIVER_TRY(driver, library_load_data, &library, kernel->image, NULL, NULL, 0, NULL, NULL, 0);
     libraries[row] = library;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/environment.h"
+#include "core/log.h"
 #include "cuda/kernels.h"
 #include "formats/formats.h"
 
@@ -64,6 +65,29 @@ flashmla_status fm_kernel_forced(fm_kernel_family family, const fm_kernel **kern
                  fm_kernel_family_name(family));
 }
 
+/* The choice with its reason: what the call is, and for what the rows of the family in front of it are. */
+static void log_choice(const fm_need *need, const fm_kernel *chosen, bool is_forced, int32_t arch, int32_t driver) {
+  fm_text passed = {""};
+  const char *before = NULL;
+  int32_t rows = 0;
+  for (const fm_kernel *kernel = fm_kernels; kernel < chosen && !is_forced; ++kernel) {
+    const char *why = kernel->family == chosen->family ? misfit(kernel, need, arch, driver) : NULL;
+    if (why == NULL) continue;
+    ++rows;
+    if (before == NULL || strcmp(before, why) != 0) fm_append(&passed, "%s%s", before != NULL ? "; " : "", why);
+    before = why;
+  }
+  if (is_forced)
+    fm_log_once("%s: kernel %s, which " FORCE_KERNEL " names", fm_kernel_family_name(need->family), chosen->name);
+  else
+    fm_log_once(
+        "%s: kernel %s, the first of the table that does the call on sm_%d and driver %d (format %s, %s, cluster "
+        "%d%s); %d rows in front of it are for: %s",
+        fm_kernel_family_name(need->family), chosen->name, arch, driver, fm_format_at(need->kv_format)->name,
+        need->elements.q == FM_ANY_DTYPE ? "any q" : fm_dtype_name(need->elements.q), need->cluster,
+        need->batch_invariant ? ", batch invariant" : "", rows, rows > 0 ? passed.chars : "-");
+}
+
 /* Whether any row of the family does. */
 static bool reads_format(const fm_need *need) {
   for (int32_t i = 0; i < fm_kernel_count; i++)
@@ -80,6 +104,7 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
       return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, FORCE_KERNEL " is \"%s\", which does not fit the call: it is for %s",
                      only->name, why);
     *kernel = only;
+    if (fm_logs()) log_choice(need, only, true, arch, driver_version);
     return FLASHMLA_OK;
   }
   fm_need wanted = *need;
@@ -87,6 +112,7 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
   for (int32_t i = 0; i < fm_kernel_count; i++) {
     if (misfit(&fm_kernels[i], &wanted, arch, driver_version)) continue;
     *kernel = &fm_kernels[i];
+    if (fm_logs()) log_choice(&wanted, *kernel, false, arch, driver_version);
     return FLASHMLA_OK;
   }
   if (!reads_format(need))

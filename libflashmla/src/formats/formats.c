@@ -51,6 +51,8 @@ enum { FORMATS = sizeof table / sizeof table[0] };
 
 const fm_format *fm_format_at(int32_t number) { return number >= 0 && number < FORMATS ? &table[number] : NULL; }
 
+int32_t fm_format_number(const fm_format *format) { return (int32_t)(format - table); }
+
 int32_t flashmla_kv_token_bytes(int32_t kv_format) {
   const fm_format *format = fm_format_at(kv_format);
   return format != NULL ? format->token_bytes : 0;

@@ -43,6 +43,8 @@ typedef struct fm_format {
 
 /* By its number in flashmla_kv_format; NULL: there is none. */
 const fm_format *fm_format_at(int32_t number);
+/* Its number. */
+int32_t fm_format_number(const fm_format *format);
 /* The format that a field of a call, `field`, names. */
 flashmla_status fm_find_format(const char *field, int32_t number, const fm_format **format);
 /* log2 of the groups of FM_LANE_COLUMNS columns that share a scale. */

@@ -46,6 +46,12 @@ static inline float fm_descale_of(const fm_pages *pages) { return pages->descale
 /* Strides and address, of a call that passed. */
 void fm_bind_pages(const fm_call *call, int32_t row, fm_pages *pages);
 
+/* Bytes of a token of one KV head, its scales among them. */
+static inline int64_t fm_token_bytes_of(const fm_pages *pages) {
+  if (!fm_quantizes(pages->format)) return (int64_t)pages->columns * fm_dtype_bytes(pages->dtype);
+  return pages->format->token_bytes > 0 ? pages->format->token_bytes : pages->columns;
+}
+
 static inline int64_t fm_slots_of(const fm_pages *pages) { return (int64_t)pages->num_blocks * pages->page_size; }
 
 /* Where a token lies. */

@@ -1,6 +1,8 @@
 /* read.c - the rules of calls that read rows from a cache, and what backends get of them. */
 #include "formats/read.h"
 
+#include "observer/facts.h"
+
 flashmla_status fm_check_read(fm_call *call, int32_t kv_format, int32_t num_threads, fm_read *read) {
   FM_TRY(fm_check_pages(call, FM_READ_PAGES, kv_format, false, &read->pages));
   const fm_format *format = read->pages.format;
@@ -26,4 +28,12 @@ void fm_bind_read(const fm_call *call, void *stream, fm_read *read) {
   read->out = out->data;
   if (!call->again) read->out_step = out->stride[0] * fm_dtype_bytes(read->dtype);
   read->stream = stream;
+}
+
+void fm_describe_read(const fm_call *call, const void *state, fm_facts *facts) {
+  const fm_read *read = state;
+  (void)call;
+  facts->record.kv_format = fm_format_number(read->pages.format);
+  facts->items[0] =
+      (fm_items_read){.requests = 1, .capacity = read->num_tokens, .bytes = fm_token_bytes_of(&read->pages)};
 }

@@ -38,6 +38,9 @@ typedef struct fm_read {
 flashmla_status fm_check_read(fm_call *call, int32_t kv_format, int32_t num_threads, fm_read *read);
 void fm_bind_read(const fm_call *call, void *stream, fm_read *read);
 
+/* For the profiler: as many rows of the cache as there are tokens. */
+void fm_describe_read(const fm_call *call, const void *state, fm_facts *facts);
+
 /* cuda_read.c, cpu_read.c */
 extern const fm_backend fm_gather_kv_cuda, fm_gather_kv_cpu, fm_dequantize_kv_cuda, fm_dequantize_kv_cpu;
 

@@ -1,6 +1,8 @@
 /* write.c - the rules of calls that write rows into a cache, and what backends get of them. */
 #include "formats/write.h"
 
+#include "observer/facts.h"
+
 flashmla_status fm_write_form(fm_write_scalars scalars, fm_form *form) {
   static const char *const scales[] = {[FM_SCALE_NONE] = "no scales",
                                        [FM_SCALE_E8M0] = "powers of two for scales",
@@ -63,4 +65,12 @@ void fm_bind_write(const fm_call *call, void *stream, fm_write *write) {
     write->rope_step = rope->stride[0] * fm_dtype_bytes(write->dtype);
   }
   write->stream = stream;
+}
+
+void fm_describe_write(const fm_call *call, const void *state, fm_facts *facts) {
+  const fm_write *write = state;
+  (void)call;
+  facts->record.kv_format = fm_format_number(write->pages.format);
+  facts->items[0] =
+      (fm_items_read){.requests = 1, .capacity = write->num_tokens, .bytes = fm_token_bytes_of(&write->pages)};
 }

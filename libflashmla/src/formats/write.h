@@ -55,6 +55,9 @@ flashmla_status fm_write_form(fm_write_scalars scalars, fm_form *form);
 flashmla_status fm_check_write(fm_call *call, fm_write_scalars scalars, fm_write *write);
 void fm_bind_write(const fm_call *call, void *stream, fm_write *write);
 
+/* For the profiler: as many rows of the cache as there are tokens. */
+void fm_describe_write(const fm_call *call, const void *state, fm_facts *facts);
+
 /* cuda_write.c, cpu_write.c */
 extern const fm_backend fm_append_kv_cuda, fm_append_kv_cpu, fm_quantize_kv_cuda, fm_quantize_kv_cpu;
 

@@ -1,4 +1,5 @@
 /* op.c - dense_decode: its descriptor, the rules that its plan does not have, and its entry points. */
+#include "attention/describe.h"
 #include "ops/dense_decode/dense_decode.h"
 
 typedef flashmla_dense_decode_params params_type;
@@ -111,6 +112,18 @@ static flashmla_status bind(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
+/* With a window the query tokens of a request attend window + s_q - 1 tokens between them. */
+static void describe(const fm_call *call, const void *state, fm_facts *facts) {
+  const fm_dense_decode *decode = state;
+  const fm_work *work = &decode->attention.work;
+  const int64_t seen = work->window > 0 ? (int64_t)work->window + work->s_q - 1 : work->capacity;
+  (void)call;
+  fm_describe_attention(&decode->attention, facts);
+  facts->record.kv_format = decode->paged.kv_format;
+  facts->items[0] = fm_attended_items(&decode->attention, work->lengths, fm_min64(seen, work->capacity),
+                                      fm_token_bytes_of(&decode->paged.pages) * work->h_kv);
+}
+
 static const flashmla_kernel_info cpu_kernels[] = {
     [FM_BF16] = {.name = "dense_decode_bf16_cpu", .operation = "dense_decode", .dtype = "bfloat16", .target = "cpu"},
     [FM_FP16] = {.name = "dense_decode_fp16_cpu", .operation = "dense_decode", .dtype = "float16", .target = "cpu"},
@@ -134,12 +147,14 @@ static const fm_operation dense_decode = {
     .scratch = "workspace",
     .scratch_offset = offsetof(params_type, workspace),
     .scratch_size_offset = offsetof(params_type, workspace_size),
+    .stream_offset = offsetof(params_type, stream),
     .state_size = sizeof(fm_dense_decode),
     .read_form = read_form,
     .check_shapes = check_shapes,
     .check_values = check_values,
     .lay_out = lay_out,
     .bind = bind,
+    .describe = describe,
     .cuda = &fm_dense_decode_cuda,
     .cpu = &fm_dense_decode_cpu,
     .cpu_kernels = cpu_kernels,

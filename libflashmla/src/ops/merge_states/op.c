@@ -183,6 +183,7 @@ static const fm_operation merge_states = {
     .num_arguments = ROWS,
     .axes = axes,
     .num_axes = AXES,
+    .stream_offset = offsetof(params_type, stream),
     .state_size = sizeof(fm_merge),
     .read_form = read_form,
     .check_shapes = check_shapes,

@@ -1,4 +1,5 @@
 /* op.c - plan_decode: the schedule of a decode step, which the calls of all its layers share. */
+#include "attention/describe.h"
 #include "ops/dense_decode/dense_decode.h"
 
 typedef flashmla_plan_decode_params params_type;
@@ -50,6 +51,11 @@ static flashmla_status stamp(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
+static void describe(const fm_call *call, const void *state, fm_facts *facts) {
+  (void)call;
+  fm_describe_attention(&((const fm_dense_decode *)state)->attention, facts);
+}
+
 static const uint16_t ends[] = {FM_END(params_type, stream),       FM_END(params_type, cu_seqlens_q),
                                 FM_END(params_type, max_seqlen_q), FM_END(params_type, reserved2),
                                 FM_END(params_type, kv_format),    FM_END(params_type, window)};
@@ -65,12 +71,14 @@ static const fm_operation plan_decode = {
     .scratch = "buffer",
     .scratch_offset = offsetof(params_type, buffer),
     .scratch_size_offset = offsetof(params_type, buffer_size),
+    .stream_offset = offsetof(params_type, stream),
     .state_size = sizeof(fm_dense_decode),
     .read_form = read_form,
     .check_shapes = check_shapes,
     .lay_out = lay_out,
     .bind = bind,
     .finish = stamp,
+    .describe = describe,
     .cuda = &fm_plan_decode_cuda,
     .cpu = &fm_plan_decode_cpu,
 };

@@ -1,4 +1,5 @@
 /* op.c - plan_sparse_decode: the schedule of a step of sparse decode, which the calls of all its layers share. */
+#include "attention/describe.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
 typedef flashmla_plan_sparse_decode_params params_type;
@@ -46,6 +47,11 @@ static flashmla_status stamp(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
+static void describe(const fm_call *call, const void *state, fm_facts *facts) {
+  (void)call;
+  fm_describe_attention(&((const fm_sparse_decode *)state)->attention, facts);
+}
+
 static const uint16_t ends[] = {FM_END(params_type, stream)};
 
 static const fm_operation plan_sparse_decode = {
@@ -59,12 +65,14 @@ static const fm_operation plan_sparse_decode = {
     .scratch = "buffer",
     .scratch_offset = offsetof(params_type, buffer),
     .scratch_size_offset = offsetof(params_type, buffer_size),
+    .stream_offset = offsetof(params_type, stream),
     .state_size = sizeof(fm_sparse_decode),
     .read_form = read_form,
     .check_shapes = check_shapes,
     .lay_out = lay_out,
     .bind = bind,
     .finish = stamp,
+    .describe = describe,
     .cuda = &fm_plan_sparse_decode_cuda,
     .cpu = &fm_plan_sparse_decode_cpu,
 };

@@ -1,4 +1,5 @@
 /* op.c - sparse_decode: its descriptor, rules between its fields, and its entry points. */
+#include "attention/describe.h"
 #include "attention/keys.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
@@ -144,6 +145,21 @@ static flashmla_status bind(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
+static void describe(const fm_call *call, const void *state, fm_facts *facts) {
+  const fm_sparse_decode *decode = state;
+  const fm_work *work = &decode->attention.work;
+  const int32_t *lengths[FM_SELECTIONS] = {work->lengths, work->extra_lengths};
+  (void)call;
+  fm_describe_attention(&decode->attention, facts);
+  facts->record.kv_format = decode->selections[FM_MAIN].kv_format;
+  for (int32_t i = 0; i < FM_SELECTIONS; ++i) {
+    const fm_selection *selection = &decode->selections[i];
+    if (selection->topk > 0)
+      facts->items[i] =
+          fm_attended_items(&decode->attention, lengths[i], selection->topk, fm_token_bytes_of(&selection->pages));
+  }
+}
+
 static const flashmla_kernel_info cpu_kernels[] = {
     [FM_BF16] = {.name = "sparse_decode_bf16_cpu", .operation = "sparse_decode", .dtype = "bfloat16", .target = "cpu"},
     [FM_FP16] = {.name = "sparse_decode_fp16_cpu", .operation = "sparse_decode", .dtype = "float16", .target = "cpu"},
@@ -164,12 +180,14 @@ static const fm_operation sparse_decode = {
     .scratch = "workspace",
     .scratch_offset = offsetof(params_type, workspace),
     .scratch_size_offset = offsetof(params_type, workspace_size),
+    .stream_offset = offsetof(params_type, stream),
     .state_size = sizeof(fm_sparse_decode),
     .read_form = read_form,
     .check_shapes = check_shapes,
     .check_values = check_values,
     .lay_out = lay_out,
     .bind = bind,
+    .describe = describe,
     .cuda = &fm_sparse_decode_cuda,
     .cpu = &fm_sparse_decode_cpu,
     .cpu_kernels = cpu_kernels,

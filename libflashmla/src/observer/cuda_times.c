@@ -1,0 +1,228 @@
+/* cuda_times.c - see cuda_times.h. Every device has its pool of events, made by the first profiled call there and kept:
+ * calls take them in turn, and take those of a call again whose time is read. */
+#include "observer/cuda_times.h"
+
+#include <stdlib.h>
+
+#include "cuda/device.h"
+
+typedef enum pair_state { IDLE, TAKEN, PENDING } pair_state;
+typedef struct pair {
+  CUevent begin, end;
+  pair_state state;
+  bool has_lengths;
+  uint64_t number; /* of the call */
+} pair;
+typedef struct pool {
+  pair *pairs;
+  int32_t count, next;
+  CUevent base; /* that begins are counted from */
+  bool based;
+  uint32_t profile;
+  int32_t *lengths; /* pinned: `room` of each pair */
+  int32_t room;
+} pool;
+static pool pools[FM_MAX_DEVICES];
+
+/* Queries are not forbidden in this thread while another one captures a graph, which they do not touch. */
+static int relax(const fm_driver *driver) {
+  int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+  driver->exchange_capture_mode(&mode);
+  return mode;
+}
+static void restore(const fm_driver *driver, int mode) { driver->exchange_capture_mode(&mode); }
+
+static bool make_pairs(const fm_driver *driver, pool *of, fm_profile_wants wants) {
+  pair *pairs = of->count < wants.pending ? realloc(of->pairs, sizeof(pair) * (size_t)wants.pending) : of->pairs;
+  if (pairs == NULL) return false;
+  of->pairs = pairs;
+  if (of->base == NULL && driver->event_create(&of->base, CU_EVENT_DEFAULT) != 0) return false;
+  for (; of->count < wants.pending; ++of->count) {
+    pair *made = &pairs[of->count];
+    if (driver->event_create(&made->begin, CU_EVENT_DEFAULT) != 0 ||
+        driver->event_create(&made->end, CU_EVENT_DEFAULT) != 0)
+      return false;
+    made->state = IDLE;
+  }
+  return true;
+}
+
+/* Pinned memory of an earlier profile stays: a copy may be on its way. */
+static void make_lengths(const fm_driver *driver, pool *of, fm_profile_wants wants) {
+  if (of->room >= wants.lengths) return;
+  void *memory;
+  const size_t bytes = sizeof(int32_t) * (size_t)of->count * (size_t)wants.lengths;
+  if (driver->mem_host_alloc(&memory, bytes, CU_MEMHOSTALLOC_PORTABLE) != 0) return;
+  of->lengths = memory;
+  of->room = wants.lengths;
+}
+
+/* The first call of a profile on the device. Events of an earlier one are forgotten. */
+static bool begin_pool(const fm_driver *driver, pool *of, fm_profile_wants wants) {
+  const int mode = relax(driver);
+  const bool made = make_pairs(driver, of, wants);
+  if (made) make_lengths(driver, of, wants);
+  restore(driver, mode);
+  for (int32_t i = 0; i < of->count; ++i) of->pairs[i].state = IDLE;
+  of->next = 0;
+  of->based = false;
+  of->profile = wants.profile;
+  return made && of->count > 0;
+}
+
+static int64_t ns_of(float ms) { return (int64_t)((double)ms * 1e6); }
+
+/* Whether the time of a pending pair is known now, which is then idle. */
+static bool found(const fm_driver *driver, pool *of, pair *it) {
+  float begin = 0, ms = 0;
+  CUresult result = driver->event_query(it->end);
+  if (result == CUDA_ERROR_NOT_READY) return false;
+  if (result == 0) result = driver->event_elapsed_time(&ms, it->begin, it->end);
+  if (result == 0) result = driver->event_elapsed_time(&begin, of->base, it->begin);
+  const int32_t *lengths = it->has_lengths ? of->lengths + (it - of->pairs) * of->room : NULL;
+  if (result == 0)
+    fm_time_found(it->number, FLASHMLA_TIME_KNOWN, ns_of(begin), ns_of(ms), lengths);
+  else
+    fm_time_found(it->number, FLASHMLA_TIME_FAILED, -1, -1, NULL);
+  it->state = IDLE;
+  return true;
+}
+
+/* The next pair, or -1. */
+static int32_t take(const fm_driver *driver, pool *of) {
+  pair *it = &of->pairs[of->next];
+  if (it->state == PENDING) {
+    const int mode = relax(driver);
+    found(driver, of, it);
+    restore(driver, mode);
+  }
+  if (it->state != IDLE) return -1;
+  it->state = TAKEN;
+  const int32_t taken = of->next;
+  of->next = taken + 1 < of->count ? taken + 1 : 0;
+  return taken;
+}
+
+static bool enter(const fm_driver **driver, int32_t device_id, fm_observation *seen) {
+  flashmla_status status;
+  const fm_device *device;
+  *driver = fm_driver_open(&status);
+  if (*driver == NULL || fm_device_get(*driver, "device_id", device_id, &device) != FLASHMLA_OK) return false;
+  if (fm_device_enter(*driver, device, &seen->pushed) != FLASHMLA_OK) return false;
+  seen->device = device;
+  return true;
+}
+
+static bool captured(const fm_driver *driver, fm_observation *seen) {
+  int status = CU_STREAM_CAPTURE_STATUS_NONE;
+  if (driver->stream_is_capturing((CUstream)seen->stream, &status) != 0) return false;
+  if (status != CU_STREAM_CAPTURE_STATUS_NONE) seen->device_time = FLASHMLA_TIME_CAPTURED;
+  return status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+/* Whether the lengths of the call are on their way to the host, in front of its launches. */
+static bool copy_lengths(const fm_driver *driver, const fm_observation *seen, const fm_facts *facts, pool *of) {
+  int32_t *into = of->lengths + (int64_t)seen->pair * of->room, *const end = into + of->room;
+  bool any = false;
+  for (int32_t kind = 0; kind < FM_KINDS_OF_ITEMS; ++kind) {
+    const fm_items_read *items = &facts->items[kind];
+    if (items->lengths == NULL) continue;
+    if (items->requests > end - into) return false;
+    const size_t bytes = sizeof(int32_t) * (size_t)items->requests;
+    const CUdeviceptr to = (CUdeviceptr)(uintptr_t)into, from = (CUdeviceptr)(uintptr_t)items->lengths;
+    if (driver->memcpy_async(to, from, bytes, (CUstream)seen->stream) != 0) return false;
+    into += items->requests;
+    any = true;
+  }
+  return any;
+}
+
+/* Each event takes the driver a microsecond: many calls are as well known by half of them, which are chosen so that no
+ * order of operations meets it. */
+static bool is_timed(const fm_profile_wants *wants) {
+  enum { ALL_OF_FIRST = 256 };
+  return wants->calls < ALL_OF_FIRST || (wants->calls * UINT64_C(0x9E3779B97F4A7C15)) >> 63 == 0;
+}
+
+/* The events of the call, taken with the lock held; NULL: there are none. */
+static pair *take_locked(const fm_driver *driver, fm_observation *seen, const fm_profile_wants *wants) {
+  pool *of = &pools[seen->device->id];
+  const int64_t begin_ns = fm_clock_ns();
+  const bool new = of->profile != wants->profile;
+  if (new && !begin_pool(driver, of, *wants)) return NULL;
+  if (new) seen->begin_ns += fm_clock_ns() - begin_ns; /* no part of a call */
+  if (!is_timed(wants)) seen->device_time = FLASHMLA_TIME_SKIPPED;
+  if (seen->device_time == FLASHMLA_TIME_SKIPPED) return NULL;
+  seen->profile = wants->profile;
+  seen->pair = take(driver, of);
+  if (seen->pair < 0) seen->device_time = FLASHMLA_TIME_LOST;
+  if (seen->pair >= 0 && !of->based) of->based = driver->event_record(of->base, (CUstream)seen->stream) == 0;
+  return seen->pair >= 0 && of->based ? &of->pairs[seen->pair] : NULL;
+}
+
+void fm_time_launches(fm_observation *seen, const fm_call *call, const void *state) {
+  const fm_driver *driver;
+  seen->device_time = FLASHMLA_TIME_FAILED;
+  memcpy(&seen->stream, call->params + call->operation->stream_offset, sizeof seen->stream);
+  if (!enter(&driver, call->device_id, seen) || captured(driver, seen)) return;
+  fm_profile_wants wants;
+  fm_lock_profile(&wants);
+  pair *it = take_locked(driver, seen, &wants);
+  pool *of = &pools[seen->device->id];
+  if (it != NULL && wants.lengths > 0 && of->room > 0) {
+    fm_facts facts;
+    fm_describe_call(call, state, &facts);
+    seen->has_lengths = copy_lengths(driver, seen, &facts, of);
+  }
+  const CUevent begin = it != NULL ? it->begin : NULL;
+  fm_unlock_profile();
+  if (begin != NULL && driver->event_record(begin, (CUstream)seen->stream) == 0)
+    seen->device_time = FLASHMLA_TIME_PENDING;
+}
+
+void fm_launches_timed(fm_observation *seen, const fm_call *call) {
+  flashmla_status status;
+  (void)call;
+  if (seen->device_time != FLASHMLA_TIME_PENDING) return;
+  const CUevent end = pools[seen->device->id].pairs[seen->pair].end;
+  if (fm_driver_open(&status)->event_record(end, (CUstream)seen->stream) != 0) seen->device_time = FLASHMLA_TIME_FAILED;
+}
+
+void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {
+  if (seen->device == NULL) return;
+  flashmla_status status;
+  const fm_driver *driver = fm_driver_open(&status);
+  if (seen->pair >= 0) {
+    fm_profile_wants wants;
+    fm_lock_profile(&wants);
+    pair *it = &pools[seen->device->id].pairs[seen->pair];
+    if (wants.profile == seen->profile) { /* else another profile has the events now */
+      const bool pending = recorded && seen->device_time == FLASHMLA_TIME_PENDING;
+      it->has_lengths = seen->has_lengths;
+      it->number = number;
+      it->state = pending ? PENDING : IDLE;
+    }
+    fm_unlock_profile();
+  }
+  fm_device_leave(driver, seen->pushed);
+}
+
+static void find_of(const fm_driver *driver, int32_t device_id, const fm_profile_wants *wants) {
+  fm_observation seen;
+  pool *of = &pools[device_id];
+  if (of->profile != wants->profile || !enter(&driver, device_id, &seen)) return;
+  const int mode = relax(driver);
+  for (int32_t i = 0; i < of->count; ++i)
+    if (of->pairs[i].state == PENDING) found(driver, of, &of->pairs[i]);
+  restore(driver, mode);
+  fm_device_leave(driver, seen.pushed);
+}
+
+void fm_find_times(void) {
+  fm_profile_wants wants;
+  fm_lock_profile(&wants);
+  flashmla_status status;
+  for (int32_t device_id = 0; device_id < FM_MAX_DEVICES; ++device_id)
+    if (pools[device_id].count > 0) find_of(fm_driver_open(&status), device_id, &wants);
+  fm_unlock_profile();
+}
