@@ -67,6 +67,7 @@ PROGRAMS = [
     (HERE / "core" / "test_error.c", [*CORE, *FAKES, STAND_INS], "thread"),
     *((path, WHOLE, sanitizer(path)) for path in programs("library")),
     *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("prepared", "threads", "workers")),
+    (HERE.parent / "pool" / "c" / "library" / "test_pool_threads.c", WHOLE, "thread"),
 ]
 
 

@@ -19,6 +19,9 @@ class NumPyMemory:
         del page_size
         flashmla.append_kv(layer, rows, None, slots)
 
+    def look_at(self, layer, pages: list[int], rows: np.ndarray) -> None:
+        """Work that reads the rows of a sequence may be compared with them."""
+
     def poison(self, layer, pages: list[int]) -> None:
         layer[pages] = np.nan
 
@@ -44,6 +47,10 @@ class TorchMemory:
     def write(self, layer, rows: np.ndarray, slots, page_size: int) -> None:
         page, place = (self.made(part) for part in np.divmod(slots, page_size))
         layer[page, place, 0] = self.made(rows)
+
+    def look_at(self, layer, pages: list[int], rows: np.ndarray) -> None:
+        found = layer[pages].reshape(-1, rows.shape[1])[: len(rows)]
+        assert self.torch.equal(found, self.made(rows)), "work read what was not there yet"
 
     def poison(self, layer, pages: list[int]) -> None:
         layer[pages] = float("nan")

@@ -18,10 +18,11 @@ def copied(to: int, from_: int, size: int, stream: int = STREAM) -> None:
 
 
 class StubMemory:
-    """`write` enqueues; `read` waits for all streams."""
+    """`write` and `look_at` enqueue; `read` waits for all streams."""
 
     def __init__(self) -> None:
         self.kept: list[np.ndarray] = []  # what copies read when they are done
+        self.seen: list[tuple[np.ndarray, np.ndarray]] = []  # rows that work on the stream reads, and should read
 
     def made(self, array: np.ndarray) -> DeviceArray:
         return DeviceArray(array)
@@ -35,10 +36,20 @@ class StubMemory:
             place = layer.array[slot // page_size, slot % page_size]
             copied(place.ctypes.data, row.ctypes.data, row.nbytes)
 
+    def look_at(self, layer: DeviceArray, pages: list[int], rows: np.ndarray) -> None:
+        """As attention does: reads the rows of a sequence."""
+        found = np.empty((len(pages), *layer.array.shape[1:]), "float32")
+        for page, place in zip(pages, found, strict=True):
+            copied(place.ctypes.data, layer.array[page].ctypes.data, place.nbytes)
+        self.seen.append((found, rows))
+
     def poison(self, layer: DeviceArray, pages: list[int]) -> None:
         driver.stub_finish()  # swaps may be reading what is free
         layer.array[pages] = np.nan
 
     def read(self, tensor) -> np.ndarray:
         driver.stub_finish()
+        for found, rows in self.seen:
+            assert (found.reshape(-1, rows.shape[1])[: len(rows)] == rows).all(), "work read what was not there yet"
+        self.seen.clear()
         return getattr(tensor, "array", tensor).copy()

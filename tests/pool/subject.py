@@ -95,6 +95,15 @@ class Subject:
         for i, layer in enumerate(self.layers):
             rows = np.repeat(self.value(tags, i)[:, None], ROW, 1)
             self.memory.write(layer, rows, np.asarray(self.slots, "int64"), self.model.page_size)
+        for name in names:
+            self.look_at(name)
+
+    def look_at(self, name: int) -> None:
+        """What a sequence has may be read after an append."""
+        sequence, pages = self.model.sequences[name], self.cache.blocks(name)
+        tags = sequence.tags[sequence.head * self.model.page_size :]
+        for i, layer in enumerate(self.layers):
+            self.memory.look_at(layer, pages, np.repeat(self.value(tags, i)[:, None], ROW, 1))
 
     def last_slots(self, name: int, count: int) -> list[int]:
         """Where the last tokens of a sequence belong."""

@@ -54,10 +54,10 @@ def _ids(tokens: Any) -> Any:
         raise TypeError(f"tokens is {a(tokens)}: integers are needed ({error})") from None
 
 
-def _numbers(kind: Any, numbers: Any, argument: str) -> Any:
-    """Integers as an array of C."""
+def _numbers(kind: Any, code: str, numbers: Any, argument: str) -> Any:
+    """Integers as an array of C; `code`: of its type in an array.array, which takes half the time of cffi's."""
     try:
-        return ffi.new(kind, numbers if isinstance(numbers, (list, tuple)) else [*numbers])
+        return ffi.from_buffer(kind, array.array(code, numbers))
     except OverflowError as error:
         raise invalid("FLASHMLA_ERROR_VALUE", f"{argument}: {error}") from None
     except TypeError as error:
@@ -219,8 +219,8 @@ class PagedKVCache:
         """
         number = self._memory.stream_number(stream)
         total = ffi.new("int64_t *")
-        names = _numbers(_SEQUENCES, seqs, "seqs")
-        given = ffi.NULL if counts is None else _numbers(_COUNTS, counts, "counts")
+        names = _numbers(_SEQUENCES, "Q", seqs, "seqs")
+        given = ffi.NULL if counts is None else _numbers(_COUNTS, "i", counts, "counts")
         if counts is not None and len(given) != len(names):
             words = f"counts has {len(given)} numbers, seqs {len(names)}; they must be as many"
             raise invalid("FLASHMLA_ERROR_SHAPE", words)

@@ -7,6 +7,7 @@ typedef struct fm_appending {
   const flashmla_sequence *names;
   const int32_t *counts;
   int32_t num;
+  bool tails; /* found while it is checked: some sequence writes into a block that is not just its own */
 } fm_appending;
 
 static int32_t count_of(const fm_appending *call, int32_t i) { return call->counts != NULL ? call->counts[i] : 1; }
@@ -17,14 +18,16 @@ static int32_t tail_of(const fm_books *books, const fm_sequence *sequence) {
 }
 
 /* Of sequences that have the same last block all but one get a copy, and that one too where others have it. */
-static int32_t copies_for(fm_books *books, const fm_sequence *sequence) {
+static int32_t copies_for(fm_books *books, const fm_sequence *sequence, fm_appending *call) {
   const int32_t tail = tail_of(books, sequence);
   if (tail == FM_NONE) return 0;
   fm_block *block = &books->blocks[fm_row_of(books, sequence)[tail]];
+  if (block->references == 1 && !block->published && block->busy == 0) return 0;
+  call->tails = true;
   return block->references > 1 && ++block->appenders < block->references ? 1 : 0;
 }
 
-static flashmla_status check_sequence(fm_books *books, const fm_appending *call, int32_t i, int64_t *tokens,
+static flashmla_status check_sequence(fm_books *books, fm_appending *call, int32_t i, int64_t *tokens,
                                       int64_t *blocks) {
   fm_sequence *sequence;
   const int32_t count = count_of(call, i);
@@ -42,7 +45,7 @@ static flashmla_status check_sequence(fm_books *books, const fm_appending *call,
   sequence->met = books->calls;
   *tokens += count;
   *blocks += fm_blocks_of(books, length) - fm_blocks_of(books, sequence->length);
-  if (count > 0) *blocks += copies_for(books, sequence);
+  if (count > 0) *blocks += copies_for(books, sequence, call);
   return FLASHMLA_OK;
 }
 
@@ -66,7 +69,7 @@ static flashmla_status check_blocks(const fm_books *books, int64_t tokens, int64
                  (long long)blocks, books->free.count, books->sizes.num_blocks, books->cached.count);
 }
 
-static flashmla_status check(fm_books *books, const fm_appending *call, int64_t *tokens) {
+static flashmla_status check(fm_books *books, fm_appending *call, int64_t *tokens) {
   int64_t blocks = 0;
   int32_t checked = 0;
   flashmla_status status = FLASHMLA_OK;
@@ -75,7 +78,7 @@ static flashmla_status check(fm_books *books, const fm_appending *call, int64_t 
     status = check_sequence(books, call, checked, tokens, &blocks);
     checked += status == FLASHMLA_OK ? 1 : 0;
   }
-  forget_appenders(books, call, checked);
+  if (call->tails) forget_appenders(books, call, checked);
   return status == FLASHMLA_OK ? check_blocks(books, *tokens, blocks) : status;
 }
 
@@ -141,12 +144,12 @@ static int32_t extend(flashmla_pool *pool, fm_sequence *sequence, int32_t count,
   return slot;
 }
 
-static flashmla_status append(flashmla_pool *pool, const fm_appending *call, void *stream, int64_t *total) {
+static flashmla_status append(flashmla_pool *pool, fm_appending *call, void *stream, int64_t *total) {
   fm_pool_arrays *arrays = &pool->arrays;
   int64_t tokens = 0;
   int32_t slot = 0;
   FM_TRY(check(&pool->books, call, &tokens));
-  FM_TRY(own_tails(pool, call, stream));
+  if (call->tails) FM_TRY(own_tails(pool, call, stream));
   for (int32_t i = 0; i < call->num; ++i) {
     fm_sequence *sequence;
     FM_TRY(fm_find_resident(&pool->books, call->names[i], &sequence)); /* never fails */
@@ -167,7 +170,7 @@ flashmla_status flashmla_pool_append(flashmla_pool *pool, const flashmla_sequenc
     status = fm_fail(FLASHMLA_ERROR_VALUE, "num_sequences is %d; it must be >= 0", num_sequences);
   if (status == FLASHMLA_OK && num_sequences > 0 && sequences == NULL)
     status = fm_fail(FLASHMLA_ERROR_NULL_POINTER, "sequences is NULL; there are %d", num_sequences);
-  const fm_appending call = {sequences, counts, num_sequences};
+  fm_appending call = {.names = sequences, .counts = counts, .num = num_sequences};
   if (status == FLASHMLA_OK) status = append(pool, &call, stream, total);
   return fm_leave_pool(pool, status);
 }

@@ -8,10 +8,11 @@ enum { BLOCKS = 6, PAGE = 4, ROWS = 3, COLUMNS = 4, SLOTS = 16, HOST_BLOCKS = 5,
 enum { BLOCK_BYTES = LAYERS * PAGE * ROW * 4 };
 
 typedef struct pools {
-  float cache[LAYERS][BLOCKS][PAGE][1][ROW];
+  _Alignas(16) float cache[LAYERS][BLOCKS][PAGE][1][ROW];
   int32_t table[ROWS][COLUMNS], lengths[ROWS];
   int64_t slots[SLOTS];
-  unsigned char host[HOST_BLOCKS][BLOCK_BYTES], staging[16384];
+  _Alignas(16) unsigned char host[HOST_BLOCKS][BLOCK_BYTES];
+  _Alignas(16) unsigned char staging[16384];
   int64_t cache_shape[5], table_shape[2], slots_shape[1], host_shape[2], staging_shape[1];
   DLTensor layer[LAYERS], stacked, block_table, cache_seqlens, slot_mapping, host_pool, staged;
   const DLTensor *layers[LAYERS];
