@@ -7,7 +7,7 @@ import pytest
 import build
 from planted_faults import edited_copies
 from pool.faults import FAULTS
-from pool.test_streams import walks
+from pool.test_pool_streams import walks
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
