@@ -66,7 +66,7 @@ PROGRAMS = [
     *((path, [*CORE, *FAKES, STAND_INS], "address") for path in programs("core")),
     (HERE / "core" / "test_error.c", [*CORE, *FAKES, STAND_INS], "thread"),
     *((path, WHOLE, sanitizer(path)) for path in programs("library")),
-    *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("prepared", "threads", "workers")),
+    *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("prepared", "profile", "threads", "workers")),
     (HERE.parent / "pool" / "c" / "library" / "test_pool_threads.c", WHOLE, "thread"),
 ]
 
