@@ -18,7 +18,7 @@ TEMPLATES = {
 
 def headers() -> dict[Path, str]:
     """Header -> its place."""
-    return {path: f"include/{path.relative_to(INCLUDE)}" for path in sorted(INCLUDE.rglob("*.h"))}
+    return {path: f"include/{path.relative_to(INCLUDE)}" for path in sorted(INCLUDE.rglob("*.h*"))}
 
 
 def described(*, libraries: str, texts: str, link: str) -> dict[str, str]:

@@ -12,12 +12,12 @@ COPIES = ROOT / "tests" / "abi" / "dlpack"  # of DLPack's own header
 
 
 def c_files() -> list[Path]:
-    """The C sources that are written by hand."""
+    """The C and C++ sources that are written by hand."""
     found = [
         path
         for folder in (ROOT / "libflashmla", ROOT / "tests", ROOT / "examples")
         for path in folder.rglob("*")
-        if path.suffix in {".c", ".h", ".inc"} and not {GENERATED, COPIES} & set(path.parents)
+        if path.suffix in {".c", ".h", ".inc", ".cpp", ".hpp"} and not {GENERATED, COPIES} & set(path.parents)
     ]
     return sorted(path for path in found if not path.read_text().startswith("/* Generated"))
 

@@ -1,8 +1,9 @@
 /* server.cpp - continuous batching over a pool of cache pages, on the CPU: requests arrive, begin with prefixes that
  * others computed, grow by a token a step, fork, and are swapped out and back while the pool is too small for all.
  * In the root of the source tree, after `python3 build.py lib`:
- *  g++ -std=c++17 -O2 examples/cpp/server.cpp -Ilibflashmla/include -Lbuild -lflashmla -Wl,-R,bindings/python/flashmla
- * -o build/server build/server
+ *  g++ -std=c++17 examples/cpp/server.cpp -Ilibflashmla/include -Lbuild -lflashmla \
+ *    -Wl,-R,bindings/python/flashmla -o build/server
+ *  build/server
  */
 #include <algorithm>
 #include <cmath>
@@ -17,6 +18,7 @@ namespace {
 
 using model::D_QK, model::D_V, model::HEADS, model::LAYERS, model::VOCABULARY;
 constexpr int BLOCKS = 20, PAGE = 8, MAX_SEQS = 8, MAX_BLOCKS = 8, MAX_SLOTS = 256, HOST_BLOCKS = 64;
+constexpr int MOST_STEPS = 200; /* a server that needs more goes no further */
 
 enum class state { waiting, running, swapped, finished };
 
@@ -241,7 +243,10 @@ int serve() {
   int steps = 0;
   const auto finished = [](const request &each) { return each.now == state::finished; };
   const std::deque<request> &requests = server.requests();
-  while (!std::all_of(requests.begin(), requests.end(), finished)) server.step(steps++);
+  while (!std::all_of(requests.begin(), requests.end(), finished)) {
+    if (steps == MOST_STEPS) return std::fprintf(stderr, "requests are not finished after %d steps\n", steps), 1;
+    server.step(steps++);
+  }
 
   std::printf("request  prompt  shared  generated  swaps  difference\n");
   int64_t shared = 0, forks = 0, swaps = 0;

@@ -1,4 +1,4 @@
-"""C programs find an installed library through pkg-config and through CMake, shared and static, with gcc and clang."""
+"""C and C++ programs find an installed library through pkg-config and through CMake, shared and static."""
 
 import os
 import re
@@ -10,8 +10,9 @@ import pytest
 
 import build
 
-EXAMPLE = build.ROOT / "examples" / "c" / "decode.c"
-COMPILERS = ["gcc", "clang"]
+EXAMPLES = {"C": build.ROOT / "examples" / "c" / "decode.c", "CXX": build.ROOT / "examples" / "cpp" / "server.cpp"}
+LANGUAGES = {"gcc": "C", "clang": "C", "g++": "CXX", "clang++": "CXX"}
+SIGNS = {"C": "worst difference from the plain loop", "CXX": "20 cached, 0 used"}
 # Names nothing of any operation, so that only the archive's own references can bring them in.
 COUNT = """#include <flashmla/flashmla.h>
 #include <stdio.h>
@@ -37,7 +38,7 @@ def prefix(tmp_path_factory):
     return (folder / "made").rename(folder / "moved")
 
 
-@pytest.fixture(params=[pytest.param(name, marks=needs(name)) for name in COMPILERS])
+@pytest.fixture(params=[pytest.param(name, marks=needs(name)) for name in LANGUAGES])
 def compiler(request):
     return request.param
 
@@ -46,8 +47,8 @@ def output_of(*program, **environment):
     return subprocess.run(program, check=True, capture_output=True, text=True, env=environment).stdout
 
 
-def check_example(program):
-    assert "worst difference from the plain loop" in output_of(program)
+def check_example(program, compiler):
+    assert SIGNS[LANGUAGES[compiler]] in output_of(program)
 
 
 def packaged(prefix, *asked):
@@ -58,7 +59,7 @@ def packaged(prefix, *asked):
 def test_an_installation_is_whole_and_names_no_place(prefix):
     files = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if not path.is_dir()}
     assert files == {
-        *(f"include/{path.relative_to(build.INCLUDE)}" for path in build.INCLUDE.rglob("*.h")),
+        *(f"include/{path.relative_to(build.INCLUDE)}" for path in build.INCLUDE.rglob("*.h*")),
         *("lib/libflashmla.a", "lib/libflashmla.so", f"lib/{build.SONAME}", f"lib/libflashmla.so.{build.version()}"),
         "lib/pkgconfig/flashmla.pc",
         *(f"lib/cmake/flashmla/flashmla-config{version}.cmake" for version in ("", "-version")),
@@ -84,9 +85,10 @@ def test_pkg_config(prefix, tmp_path, compiler, form):
         private = packaged(prefix, "--static", "--libs")
         assert private[: len(flags) - 1] == flags[1:]
         flags = [flags[0], *packaged(prefix, "--variable=archive"), *private[len(flags) - 1 :]]
-    program = tmp_path / "decode"
-    subprocess.run([compiler, EXAMPLE, *flags, "-lm", "-o", program], check=True)
-    check_example(program)
+    program, language = tmp_path / "example", LANGUAGES[compiler]
+    standard = ["-std=c++17"] if language == "CXX" else []
+    subprocess.run([compiler, *standard, EXAMPLES[language], *flags, "-lm", "-o", program], check=True)
+    check_example(program, compiler)
     needed = output_of("readelf", "-dW", program)
     assert (build.SONAME in needed) == (form == "shared")
 
@@ -126,7 +128,7 @@ def test_cmake_links(prefix, tmp_path, compiler, target):
     configured = configure(prefix, tmp_path, "", target, compiler)
     assert configured.returncode == 0, configured.stderr
     subprocess.run(["cmake", "--build", tmp_path / "build"], check=True, capture_output=True)
-    check_example(tmp_path / "build" / "decode")
+    check_example(tmp_path / "build" / "example", compiler)
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
@@ -140,15 +142,16 @@ def test_cmake_versions(prefix, tmp_path):
 
 
 def configure(prefix, folder, wanted, target, compiler):
+    language = LANGUAGES.get(compiler, "C")
     (folder / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.16)\n"
-        "project(example C)\n"
+        f"project(example {language})\nset(CMAKE_CXX_STANDARD 17)\n"
         f"find_package(flashmla {wanted} REQUIRED CONFIG)\n"
-        f"add_executable(decode {EXAMPLE})\n"
-        f"target_link_libraries(decode PRIVATE flashmla::{target} m)\n"
+        f"add_executable(example {EXAMPLES[language]})\n"
+        f"target_link_libraries(example PRIVATE flashmla::{target} m)\n"
     )
     shutil.rmtree(folder / "build", ignore_errors=True)
-    places = [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_C_COMPILER={compiler}"]
+    places = [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_{language}_COMPILER={compiler}"]
     return subprocess.run(
         ["cmake", "-S", folder, "-B", folder / "build", *places], capture_output=True, text=True, check=False
     )
