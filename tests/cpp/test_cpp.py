@@ -38,9 +38,9 @@ def links(compiler, *flags):
     return subprocess.run(line, input=ENTRY, text=True, capture_output=True, check=False).returncode == 0
 
 
-def compiled(compiler, sources, folder, *flags):
+def compiled(compiler, sources, folder, *flags, include=build.INCLUDE):
     made = folder / "program"
-    subprocess.run([compiler, *STRICT, *flags, *sources, *LIBRARY, "-o", made], check=True)
+    subprocess.run([compiler, f"-I{include}", *STRICT, *flags, *sources, *LIBRARY, "-o", made], check=True)
     return made
 
 
@@ -76,6 +76,53 @@ def test_program(compiler, name, form, sanitizer, tmp_path):
         pytest.skip(f"{compiler} has no sanitizers")
     sources = [HERE / f"{name}.cpp", *([HERE / "other_form.cpp"] if name == "test_calls" else [])]
     run(compiled(compiler, sources, tmp_path, *flags))
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        pytest.param("test_pools", "if (name_ != 0) static_cast", "if (false) static_cast", id="not freed"),
+        pytest.param("test_pools", "name_(std::exchange(other.name_, 0)) {}", "name_(other.name_) {}", id="two owners"),
+        pytest.param("test_pools", "if (done) release();", "", id="freed and still named"),
+        pytest.param(
+            "test_pools", "pool_.reset(made, flashmla_pool_destroy)", "pool_.reset(made, [](void *) {})", id="leak"
+        ),
+        pytest.param(
+            "test_pools", "if (done) child = sequence(pool_, made);", "child = sequence(pool_, made);", id="failed fork"
+        ),
+        pytest.param("test_calls", "view_.shape = shape_;", "(void)shape_;", id="shape of another tensor"),
+        pytest.param("test_calls", "view_.strides = strides_;\n    return", "return", id="strides of another tensor"),
+        pytest.param(
+            "test_calls",
+            "if (done) plan_ = made, memory_ = std::move(memory);",
+            "if (done) plan_ = made;",
+            id="plan without memory",
+        ),
+        pytest.param("test_calls", "if (done) plan_ = made, memory_", "plan_ = made, memory_", id="failed plan"),
+        pytest.param("test_calls", "flashmla_prepared_free(call);", "(void)call;", id="prepared and never freed"),
+        pytest.param(
+            "test_calls",
+            "#if FLASHMLA_EXCEPTIONS\ninline namespace throwing {",
+            "#if 1\ninline namespace throwing {",
+            id="forms in one namespace",
+        ),
+    ],
+)
+def test_the_programs_notice(name, right, wrong, tmp_path):
+    """With a fault in a copy of the header, in the form in which a failure does not leave the function."""
+    sanitized = [*SANITIZERS["sanitized"], "-O0", "-Wno-error", "-w"]
+    if not shutil.which("g++") or not links("g++", *sanitized):
+        pytest.skip("g++ and its sanitizers are not installed")
+    folder = shutil.copytree(build.INCLUDE, tmp_path / "include")
+    copy, text = folder / "flashmla" / HEADER.name, HEADER.read_text()
+    assert right in text
+    copy.write_text(text.replace(right, wrong))
+    other = tmp_path / "other_form.o"
+    line = ["g++", f"-I{folder}", *STRICT, *sanitized, "-c", HERE / "other_form.cpp", "-o", other]
+    subprocess.run(line, check=True)
+    sources = [HERE / f"{name}.cpp", *([other] if name == "test_calls" else [])]
+    program = compiled("g++", sources, tmp_path, *sanitized, *FORMS["returning"], include=folder)
+    assert subprocess.run([program], capture_output=True, check=False).returncode != 0
 
 
 @pytest.mark.parametrize(("first", "second"), [("throwing", "returning"), ("returning", "throwing")])

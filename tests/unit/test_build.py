@@ -76,6 +76,9 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
     assert len(commands) > count
 
 
+SUFFIXES = {".c", ".h", ".inc", ".cpp", ".hpp"}
+
+
 def test_every_c_file_and_shell_script_is_linted():
     """But for what is generated; asked of git, where the tree is a checkout."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=build.ROOT, capture_output=True, text=True, check=False)
@@ -85,6 +88,6 @@ def test_every_c_file_and_shell_script_is_linted():
     files = [path for path in files if path.exists()]
     texts = {path: path.read_bytes() for path in files}
     copies = build.ROOT / "tests" / "abi" / "dlpack"
-    c_files = {path for path in files if path.suffix in {".c", ".h", ".inc"} and copies not in path.parents}
+    c_files = {path for path in files if path.suffix in SUFFIXES and copies not in path.parents}
     assert set(build.c_files()) >= {path for path in c_files if not texts[path].startswith(b"/* Generated")}
     assert set(build.shell_scripts()) >= {path for path in files if re.match(rb"#!.*\b(ba)?sh\n", texts[path])}
