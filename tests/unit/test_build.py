@@ -39,6 +39,7 @@ def test_files_for_c_users_are_complete():
             "flashmla-config-version.cmake",
             "flashmla-config.cmake",
             "flashmla.h",
+            "flashmla.hpp",
             "flashmla.pc",
         ),
     ]
