@@ -26,7 +26,7 @@ def select(tmp_path_factory):
     made = tmp_path_factory.mktemp("select") / "select"
     flags = build.compile_flags(sanitize=True, debug=False, kernels=True)
     sources = [HERE / "select.c", build.SOURCE / "cuda" / "select.c", build.SOURCE / "core" / "environment.c"]
-    sources.append(build.SOURCE / "formats" / "formats.c")
+    sources += [build.SOURCE / path for path in ("core/dtype.c", "core/log.c", "formats/formats.c")]
     subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
 
     def run(
