@@ -50,4 +50,5 @@ void fm_books_free(fm_books *books) {
   free(books->next_row);
   free(books->host_next);
   free(books->host_hashes);
+  *books = (fm_books){0}; /* those that could not be made are freed with their pool, too */
 }

@@ -223,7 +223,23 @@ static void told(void) {
   flashmla_pool_destroy(NULL);
 }
 
+/* Sanitizers end a program that asks for too much, unless told not to. */
+__attribute__((visibility("default"))) const char *__asan_default_options(void);
+const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
+
+/* A table of 2^49 bytes, of which the books are a copy. */
+static void no_memory(void) {
+  pools p;
+  pools_init(&p);
+  p.table_shape[0] = 1 << 16;
+  p.table_shape[1] = INT32_MAX;
+  p.cache_seqlens.shape = p.table_shape;
+  CHECK_STATUS(flashmla_pool_create(&p.params, &p.pool), FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for the books");
+  CHECK(p.pool == NULL);
+}
+
 int main(void) {
+  no_memory();
   hash();
   rules();
   sizes();
