@@ -167,9 +167,13 @@ int cuStreamIsCapturing(CUstream stream, int *status) {
 
 int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags) {
   FILE *log = open_line("cuMemHostAlloc");
-  fprintf(log, ", \"bytes\": %zu, \"flags\": %u", bytes, flags);
+  void *made = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  fprintf(log, ", \"bytes\": %zu, \"flags\": %u, \"memory\": %zu", bytes, flags, (size_t)made);
   int result = close_line(log, "cuMemHostAlloc", depth ? 0 : INVALID_CONTEXT);
-  if (result == 0) *memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  if (result == 0)
+    *memory = made;
+  else
+    free(made);
   return result;
 }
 

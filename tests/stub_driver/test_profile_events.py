@@ -126,6 +126,26 @@ def test_lengths_are_copied_where_that_is_asked_for(cuda_12_0):
     assert a_token == 2 * 576 * record["h_kv"]
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_a_profile_with_more_events_has_room_for_their_lengths(cuda_12_0, again):
+    """Copies stay in pinned memory, whatever an earlier profile made of it; where no more can be had there are none."""
+    code = f"""
+start(1, max_pending=1); decode(); lib.flashmla_profile_stop()
+{"" if again else "fail('cuMemHostAlloc', 2)"}
+start(1, max_pending=3)
+for _ in range(3): decode()
+read()
+"""
+    records, _, ran = profiled(cuda_12_0, code, copied=100)
+    assert [record["device_time"] for record in records] == [KNOWN] * 3
+    assert [bool(record["flags"] & COUNTED) for record in records] == [again] * 3
+    copies = ran.of("cuMemcpyAsync")
+    assert len(copies) == (4 if again else 1)
+    made = [range(a["memory"], a["memory"] + a["bytes"]) for a in ran.of("cuMemHostAlloc") if a["result"] == 0]
+    for copy in copies:
+        assert any(copy["to"] in memory and copy["to"] + copy["bytes"] <= memory.stop for memory in made)
+
+
 def test_more_lengths_than_there_is_room_for_count_the_capacity(cuda_12_0):
     (record,), _, ran = profiled(cuda_12_0, "start(1, max_lengths=1); decode(); read()", copied=100)
     assert record["batch"] > 1

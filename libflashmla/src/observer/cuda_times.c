@@ -19,8 +19,8 @@ typedef struct pool {
   CUevent base; /* that begins are counted from */
   bool based;
   uint32_t profile;
-  int32_t *lengths; /* pinned: `room` of each pair */
-  int32_t room;
+  int32_t *lengths; /* pinned: `room` of each pair; NULL: there are none, and no room */
+  int32_t room, with_room; /* pairs that there is room for: all, or there is no room */
 } pool;
 static pool pools[FM_MAX_DEVICES];
 
@@ -49,12 +49,13 @@ static bool make_pairs(const fm_driver *driver, pool *of, fm_profile_wants wants
 
 /* Pinned memory of an earlier profile stays: a copy may be on its way. */
 static void make_lengths(const fm_driver *driver, pool *of, fm_profile_wants wants) {
-  if (of->room >= wants.lengths) return;
-  void *memory;
+  if (of->with_room >= of->count && of->room >= wants.lengths) return;
+  void *memory = NULL;
   const size_t bytes = sizeof(int32_t) * (size_t)of->count * (size_t)wants.lengths;
-  if (driver->mem_host_alloc(&memory, bytes, CU_MEMHOSTALLOC_PORTABLE) != 0) return;
-  of->lengths = memory;
-  of->room = wants.lengths;
+  const bool made = bytes > 0 && driver->mem_host_alloc(&memory, bytes, CU_MEMHOSTALLOC_PORTABLE) == 0;
+  of->lengths = made ? memory : NULL;
+  of->room = made ? wants.lengths : 0;
+  of->with_room = made ? of->count : 0;
 }
 
 /* The first call of a profile on the device. Events of an earlier one are forgotten. */
