@@ -186,6 +186,17 @@ def test_an_event_that_fails_leaves_the_call_alone(cuda_12_0, after):
     assert records[1]["device_time"] == KNOWN
 
 
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_events_that_cannot_be_made_leave_calls_alone(cuda_12_0, monkeypatch, after):
+    """The device's own, and those of its first pair. Later calls do not take what was not made."""
+    monkeypatch.setenv("MALLOC_PERTURB_", "255")  # memory is 0 before it is set, as if its pairs were idle
+    code = f"start(); fail('cuEventCreate', 2, {after}); decode(); decode(); read()"
+    records, _, ran = profiled(cuda_12_0, code)
+    assert [record["device_time"] for record in records] == [FAILED] * 2
+    assert len(ran.launches()) == 6
+    assert not ran.of("cuEventRecord")
+
+
 def test_a_call_that_fails_is_no_record_and_leaves_no_context(cuda_12_0):
     records, states, ran = profiled(cuda_12_0, "start(); fail('cuLaunchKernelEx', 2); decode(); decode(); read()")
     assert len(records) == 1

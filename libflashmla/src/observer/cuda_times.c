@@ -151,6 +151,7 @@ static pair *take_locked(const fm_driver *driver, fm_observation *seen, const fm
   const int64_t begin_ns = fm_clock_ns();
   const bool new = of->profile != wants->profile;
   if (new && !begin_pool(driver, of, *wants)) return NULL;
+  if (of->count == 0) return NULL; /* events could not be made */
   if (new) seen->begin_ns += fm_clock_ns() - begin_ns; /* no part of a call */
   if (!is_timed(wants)) seen->device_time = FLASHMLA_TIME_SKIPPED;
   if (seen->device_time == FLASHMLA_TIME_SKIPPED) return NULL;
