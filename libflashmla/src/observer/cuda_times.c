@@ -19,7 +19,7 @@ typedef struct pool {
   CUevent base; /* that begins are counted from */
   bool based;
   uint32_t profile;
-  int32_t *lengths; /* pinned: `room` of each pair; NULL: there are none, and no room */
+  int32_t *lengths;        /* pinned: `room` of each pair; NULL: there are none, and no room */
   int32_t room, with_room; /* pairs that there is room for: all, or there is no room */
 } pool;
 static pool pools[FM_MAX_DEVICES];
@@ -151,7 +151,7 @@ static pair *take_locked(const fm_driver *driver, fm_observation *seen, const fm
   const int64_t begin_ns = fm_clock_ns();
   const bool new = of->profile != wants->profile;
   if (new && !begin_pool(driver, of, *wants)) return NULL;
-  if (of->count == 0) return NULL; /* events could not be made */
+  if (of->count == 0) return NULL;                     /* events could not be made */
   if (new) seen->begin_ns += fm_clock_ns() - begin_ns; /* no part of a call */
   if (!is_timed(wants)) seen->device_time = FLASHMLA_TIME_SKIPPED;
   if (seen->device_time == FLASHMLA_TIME_SKIPPED) return NULL;
@@ -177,6 +177,7 @@ void fm_time_launches(fm_observation *seen, const fm_call *call, const void *sta
     seen->has_lengths = copy_lengths(driver, seen, &facts, of);
   }
   const CUevent begin = it != NULL ? it->begin : NULL;
+  seen->end = it != NULL ? it->end : NULL; /* pairs move where the next profile has more */
   fm_unlock_profile();
   if (begin != NULL && driver->event_record(begin, (CUstream)seen->stream) == 0)
     seen->device_time = FLASHMLA_TIME_PENDING;
@@ -186,8 +187,8 @@ void fm_launches_timed(fm_observation *seen, const fm_call *call) {
   flashmla_status status;
   (void)call;
   if (seen->device_time != FLASHMLA_TIME_PENDING) return;
-  const CUevent end = pools[seen->device->id].pairs[seen->pair].end;
-  if (fm_driver_open(&status)->event_record(end, (CUstream)seen->stream) != 0) seen->device_time = FLASHMLA_TIME_FAILED;
+  if (fm_driver_open(&status)->event_record((CUevent)seen->end, (CUstream)seen->stream) != 0)
+    seen->device_time = FLASHMLA_TIME_FAILED;
 }
 
 void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {

@@ -25,6 +25,7 @@ typedef struct fm_observation {
   const struct fm_device *device; /* whose context is current; NULL: none was asked for */
   void *stream;
   int32_t pair;        /* events around the launches; -1: none */
+  void *end;           /* that of them behind the launches */
   int32_t device_time; /* flashmla_device_time */
   uint32_t profile;    /* number of the profile that the events were taken for */
   bool pushed;         /* the context */
