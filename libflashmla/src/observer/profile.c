@@ -27,6 +27,13 @@ void fm_lock_profile(fm_profile_wants *wants) {
 
 void fm_unlock_profile(void) { pthread_mutex_unlock(&lock); }
 
+/* A child that is forked while another thread has the lock could not call otherwise. */
+static void before_fork(void) { pthread_mutex_lock(&lock); }
+static bool survives_forks;
+static void survive_forks(void) {
+  survives_forks = pthread_atfork(before_fork, fm_unlock_profile, fm_unlock_profile) == 0;
+}
+
 static const uint16_t option_ends[] = {FM_END(options_type, max_lengths)};
 static const fm_struct options_struct = FM_STRUCT("options", options_type, option_ends);
 
@@ -69,8 +76,11 @@ static flashmla_status start_locked(const options_type *options) {
 }
 
 flashmla_status flashmla_profile_start(const options_type *options) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
   options_type known;
   FM_TRY(read_options(options, &known));
+  pthread_once(&once, survive_forks);
+  if (!survives_forks) return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for a profile could not be allocated");
   pthread_mutex_lock(&lock);
   const flashmla_status status = start_locked(&known);
   pthread_mutex_unlock(&lock);

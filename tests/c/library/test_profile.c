@@ -2,19 +2,23 @@
  * lost, told twice or torn. And what callers of an older or newer header get. */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "fixture.h"
 
-enum { CALLERS = 3, CALLS = 300, AT_ONCE = 16 };
+enum { CALLERS = 3, CALLS = 300, AT_ONCE = 16, FORKS = 50, PATIENCE = 20 /* seconds */ };
 
 static fixture shared;
 static atomic_int callers_left = CALLERS;
+static atomic_bool any_recorded;
 
 static void *caller(void *unused) {
   uint64_t bytes;
   (void)unused;
-  for (int i = 0; i < CALLS; ++i) {
+  for (int i = 0; i < CALLS || !atomic_load(&any_recorded); ++i) {
     flashmla_plan plan;
     flashmla_plan_decode_params params = shared.plan_params;
     params.buffer = aligned_alloc(16, params.buffer_size);
@@ -56,9 +60,39 @@ static void begins_and_ends_beside_calls(void) {
     CHECK_OK(flashmla_metrics(text, sizeof text, &bytes));
     flashmla_profile_stop();
     seen += read_all(next);
+    if (seen > 0) atomic_store(&any_recorded, true);
   }
   for (int i = 0; i < CALLERS; ++i) CHECK(pthread_join(threads[i], NULL) == 0);
   CHECK(seen > 0);
+}
+
+static void *reader(void *ended) {
+  flashmla_profile_state state = FLASHMLA_PROFILE_STATE_INIT;
+  while (!atomic_load((atomic_bool *)ended)) CHECK_OK(flashmla_profile_read(NULL, 0, &state));
+  return NULL;
+}
+
+/* Whatever other threads do with a profile, a child may call. */
+static void goes_on_in_a_forked_child(void) {
+  const flashmla_profile_options options = FLASHMLA_PROFILE_OPTIONS_INIT;
+  atomic_bool ended = false;
+  pthread_t thread;
+  flashmla_plan plan;
+  CHECK_OK(flashmla_profile_start(&options));
+  CHECK(pthread_create(&thread, NULL, reader, &ended) == 0);
+  for (int i = 0; i < FORKS; ++i) {
+    int status;
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+      alarm(PATIENCE);
+      _exit(flashmla_plan_decode(&shared.plan_params, &plan));
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+  }
+  atomic_store(&ended, true);
+  CHECK(pthread_join(thread, NULL) == 0);
+  flashmla_profile_stop();
 }
 
 static void structs_of_other_headers(void) {
@@ -98,6 +132,7 @@ int main(void) {
   fixture_init(&shared, SMALL);
   structs_of_other_headers();
   begins_and_ends_beside_calls();
+  goes_on_in_a_forked_child();
   fixture_free(&shared);
   return 0;
 }
