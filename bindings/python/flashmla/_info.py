@@ -100,7 +100,8 @@ def fail_next(operation: str, status: int = _FAILURE, *, after: int = 0) -> None
     flashmla.errors.DeviceError: dense_decode fails on request (flashmla_fail_next)
     """
     name = str(operation).encode()
-    check(lib, lib.flashmla_fail_next(name, integer(status, "status", INT32), integer(after, "after", INT32)))
+    number = ffi.cast("flashmla_status", integer(status, "status", INT32))  # a negative one is the library's to refuse
+    check(lib, lib.flashmla_fail_next(name, number, integer(after, "after", INT32)))
 
 
 @eager
