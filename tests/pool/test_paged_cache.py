@@ -47,7 +47,7 @@ def test_what_it_tells():
 @pytest.mark.parametrize(
     "tokens",
     [range(6), (0, 1, 2, 3, 4, 5), array.array("q", range(6)), np.arange(6), np.arange(6, dtype="int32"),
-     np.arange(12)[::2] // 2, iter(range(6))],
+     np.arange(12)[::2] // 2, iter(range(6)), bytes(range(6)), bytearray(range(6))],
 )  # fmt: skip
 def test_ids_of_any_kind(tokens):
     cache = cache_of()

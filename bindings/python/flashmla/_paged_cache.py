@@ -36,6 +36,11 @@ def _params(kv_format: Any, hash_key: int = 0) -> Any:
     return params
 
 
+def _array(code: str, numbers: Any) -> array.array[int]:
+    """Of bytes each is a number, as for whoever iterates over them; an array.array would put several into one."""
+    return array.array(code, list(numbers) if isinstance(numbers, (bytes, bytearray)) else numbers)
+
+
 def _ids(tokens: Any) -> Any:
     """Token ids as something that holds 64-bit integers behind one another."""
     if tokens is None:
@@ -47,7 +52,7 @@ def _ids(tokens: Any) -> Any:
     if view is not None and view.ndim == 1 and view.c_contiguous and view.format in {"l", "q"} and view.itemsize == 8:
         return view
     try:
-        return array.array("q", tokens.tolist() if hasattr(tokens, "tolist") else tokens)
+        return _array("q", tokens.tolist() if hasattr(tokens, "tolist") else tokens)
     except OverflowError:
         raise invalid("FLASHMLA_ERROR_VALUE", "a token id is beyond 64 bits; it must be in [-2^63, 2^63)") from None
     except TypeError as error:
@@ -57,7 +62,7 @@ def _ids(tokens: Any) -> Any:
 def _numbers(kind: Any, code: str, numbers: Any, argument: str) -> Any:
     """Integers as an array of C; `code`: of its type in an array.array, which takes half the time of cffi's."""
     try:
-        return ffi.from_buffer(kind, array.array(code, numbers))
+        return ffi.from_buffer(kind, _array(code, numbers))
     except OverflowError as error:
         raise invalid("FLASHMLA_ERROR_VALUE", f"{argument}: {error}") from None
     except TypeError as error:
