@@ -7,7 +7,10 @@
 #include "core/error.h"
 #include "pool/hash.h"
 
-enum { FM_NONE = -1 /* in the place of a number of a block, a row, a sequence */ };
+enum {
+  FM_NONE = -1,           /* in the place of a number of a block, a row, a sequence */
+  FM_MOST_HOLDS = 1 << 30 /* of a block; sequences are far fewer, so that its references fit 31 bits */
+};
 
 /* How large a pool is. What is saved fits pools of the same sizes. */
 typedef struct fm_pool_sizes {

@@ -128,8 +128,8 @@ flashmla_status flashmla_pool_hold(flashmla_pool *pool, int32_t block) {
   FM_TRY(fm_enter_pool(pool));
   fm_books *books = &pool->books;
   flashmla_status status = find_used(books, block, false);
-  if (status == FLASHMLA_OK && books->blocks[block].references == INT32_MAX)
-    status = fm_fail(FLASHMLA_ERROR_OVERFLOW, "block %d has 2^31 - 1 references; there may be no more", block);
+  if (status == FLASHMLA_OK && books->blocks[block].holds == FM_MOST_HOLDS)
+    status = fm_fail(FLASHMLA_ERROR_OVERFLOW, "block %d has 2^30 holds; there may be no more", block);
   if (status == FLASHMLA_OK) {
     fm_refer(books, block);
     ++books->blocks[block].holds;

@@ -71,7 +71,8 @@ static flashmla_status get_blocks(fm_reader *reader, fm_books *books) {
     fm_saved_block saved = {0};
     fm_block *block = &books->blocks[i];
     FM_TRY(get(reader, &saved, sizeof saved));
-    if (saved.holds < 0 || saved.published < 0 || saved.published > 1) return torn("a block");
+    if (saved.holds < 0 || saved.holds > FM_MOST_HOLDS || saved.published < 0 || saved.published > 1)
+      return torn("a block");
     block->references = block->holds = saved.holds;
     block->hash = saved.hash;
     if (!saved.published) continue;

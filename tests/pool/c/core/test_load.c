@@ -123,6 +123,33 @@ static int few_holds(const unsigned char *state) {
   return 1;
 }
 
+/* As many holds as a state may have leave room for sequences. */
+static void many_holds(void) {
+  pools p;
+  uint64_t bytes;
+  flashmla_sequence child;
+  pools_make(&p);
+  const flashmla_sequence one = add(&p, 2);
+  int32_t block;
+  CHECK_OK(flashmla_pool_get_blocks(p.pool, one, &block, 1));
+  unsigned char *state = saved(&p, &bytes);
+  flashmla_pool_destroy(p.pool);
+  for (int32_t holds = INT32_MAX, loaded = 0; !loaded; holds = holds == INT32_MAX ? INT32_MAX - 1 : FM_MOST_HOLDS) {
+    memcpy(state + sizeof(fm_state_header) + (size_t)block * sizeof(fm_saved_block), &holds, sizeof holds);
+    seal(state, bytes);
+    pools_make(&p);
+    loaded = loads(&p, state, bytes);
+    CHECK(loaded == (holds == FM_MOST_HOLDS));
+    if (loaded) {
+      CHECK_STATUS(flashmla_pool_hold(p.pool, block), FLASHMLA_ERROR_OVERFLOW, "has 2^30 holds");
+      CHECK_OK(flashmla_pool_fork(p.pool, one, &child));
+      CHECK(usage_of(&p).shared_blocks == 1);
+    }
+    pools_free(&p);
+  }
+  free(state);
+}
+
 int main(void) {
   pools p;
   uint64_t bytes;
@@ -156,6 +183,7 @@ int main(void) {
   }
   printf("%d of %d hostile states were consistent\n", loaded, TRIALS);
   CHECK(loaded > TRIALS / 100);
+  many_holds();
   free(state);
   free(changed);
   flashmla_pool_destroy(first);
