@@ -67,7 +67,11 @@ def test_a_call_that_fails_leaves_no_context_and_may_be_made_again(driver, call,
 def test_a_captured_stream_is_refused(driver):
     code = "import os\nready(); os.putenv('STUB_CAPTURING', '1')\n"  # which the stub reads as C does
     calls = ["cache.append([other])", "cache.swap_out(one)", "cache.swap_in(out)", "cache.update()", "make()"]
-    ran = driver.run(BEGIN + code + "\n".join(f"tried(lambda: {call})" for call in calls))
+    code += "empty = cache.allocate()[0]\nbefore = cache.to_bytes()\n"
+    calls.append("cache.append([empty], [3])")  # which copies nothing
+    code += "\n".join(f"tried(lambda: {call})" for call in calls)
+    ran = driver.run(f"{BEGIN}{code}\ntell(cache.to_bytes() == before)")
+    assert ran.told.pop() == [True], "nothing has changed"
     for status, sentence, depth in ran.told:
         assert (status, depth) == (VALUE, 0)
         assert (

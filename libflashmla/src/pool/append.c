@@ -149,6 +149,7 @@ static flashmla_status append(flashmla_pool *pool, fm_appending *call, void *str
   int64_t tokens = 0;
   int32_t slot = 0;
   FM_TRY(check(&pool->books, call, &tokens));
+  FM_TRY(pool->backend->check_stream(pool, stream)); /* that the update which follows would refuse */
   if (call->tails) FM_TRY(own_tails(pool, call, stream));
   for (int32_t i = 0; i < call->num; ++i) {
     fm_sequence *sequence;

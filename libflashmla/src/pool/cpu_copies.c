@@ -60,6 +60,7 @@ static flashmla_status upload(flashmla_pool *pool, void *to, const void *from, i
 
 const fm_pool_backend fm_pool_cpu = {.open = open_pool,
                                      .close = close_pool,
+                                     .check_stream = nothing,
                                      .copy_blocks = copy_blocks,
                                      .swap = swap,
                                      .wait_for_swap = wait_for_swap,

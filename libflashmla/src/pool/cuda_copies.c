@@ -99,6 +99,11 @@ static void close_pool(flashmla_pool *pool) {
   free(gpu);
 }
 
+static flashmla_status check_stream(flashmla_pool *pool, void *stream) {
+  const fm_cuda_pool *gpu = pool->backend_state;
+  IN_CONTEXT(gpu, stream, FLASHMLA_OK);
+}
+
 static flashmla_status copy(const fm_cuda_pool *gpu, void *to, const void *from, int64_t bytes, CUstream stream) {
   FM_DRIVER_TRY(gpu->driver, memcpy_async, (CUdeviceptr)(uintptr_t)to, (CUdeviceptr)(uintptr_t)from, (size_t)bytes,
                 stream);
@@ -222,6 +227,7 @@ static flashmla_status end_upload(flashmla_pool *pool, void *stream) {
 
 const fm_pool_backend fm_pool_cuda = {.open = open_pool,
                                       .close = close_pool,
+                                      .check_stream = check_stream,
                                       .copy_blocks = copy_blocks,
                                       .swap = swap,
                                       .wait_for_swap = wait_for_swap,

@@ -59,6 +59,8 @@ typedef struct fm_pool_backend {
   /* What copies need; fills the arrays on `stream`. `close` undoes what was done of it. */
   flashmla_status (*open)(flashmla_pool *pool, void *stream);
   void (*close)(flashmla_pool *pool);
+  /* Fails where nothing may be enqueued on `stream`, before anything has changed. */
+  flashmla_status (*check_stream)(flashmla_pool *pool, void *stream);
   flashmla_status (*copy_blocks)(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream);
   /* Between blocks, `from` or `to` being numbers of rows of host_pool; the number that it gets is one more than that of
    * the last. */

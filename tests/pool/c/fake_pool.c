@@ -18,6 +18,10 @@ static flashmla_status on_stream(flashmla_pool *pool, void *stream) {
   return called(&nothing, 0);
 }
 static void close_pool(flashmla_pool *pool) { (void)pool; }
+static flashmla_status check_stream(flashmla_pool *pool, void *stream) {
+  (void)pool, (void)stream;
+  return FLASHMLA_OK;
+}
 static flashmla_status copy_blocks(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream) {
   (void)pool, (void)copies, (void)stream;
   return called(&fake_pool.copied, count);
@@ -38,6 +42,7 @@ static flashmla_status upload(flashmla_pool *pool, void *to, const void *from, i
 #define STAND_IN                   \
   {.open = on_stream,              \
    .close = close_pool,            \
+   .check_stream = check_stream,   \
    .copy_blocks = copy_blocks,     \
    .swap = swap,                   \
    .wait_for_swap = wait_for_swap, \
