@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 import threading
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import flashmla
 import small
+from at_once import at_once
 from flashmla._exchange import long_way
 
 Q, CACHE, TABLE, LENGTHS = small.inputs(lengths=(5, 100))
@@ -227,3 +229,37 @@ def test_given_outputs_are_not_advised():
             decode(out=out, lse=lse)
     assert report.to_dict()["outputs_made"] == 0
     assert {one.rule for one in report.advice()} == {"share a plan"}
+
+
+def test_any_thread_may_look_at_a_report():
+    """Records are whole and in order for each, and a new profile's stay its own."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    reports = [flashmla.profile()]
+    done = threading.Event()
+
+    def make() -> None:
+        for _ in range(300):
+            with flashmla.profile() as report:
+                reports.append(report)
+                for _ in range(20):
+                    decode(num_threads=1)
+            assert [record["number"] for record in report.records] == [*range(20)]
+
+    def look() -> None:
+        while not done.is_set():
+            _ = [report.records for report in reports[-2:]]
+
+    def work(makes: bool) -> None:
+        if not makes:
+            return look()
+        try:
+            make()
+        finally:
+            done.set()
+
+    try:
+        at_once(work, [True, False, False])
+    finally:
+        sys.setswitchinterval(before)
+    assert {len(report.records) for report in reports[1:]} == {20}

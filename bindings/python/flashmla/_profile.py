@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ _PYTHON_NAMES: int = ffi.integer_const("FLASHMLA_PYTHON_NAMES")
 _PATIENCE = 30.0  # seconds that a report waits for the device
 _running: list[Profile] = []
 """The profile whose records the library holds: none or one."""
+_lock = threading.Lock()
+"""Of `_running`, from what the library tells to where it belongs: any thread may look at a report."""
 
 
 class Profile:
@@ -49,11 +52,12 @@ class Profile:
     def __enter__(self) -> Profile:  # noqa: PYI034 - Python 3.10 has no Self
         if self._entered:
             raise invalid("FLASHMLA_ERROR_VALUE", "a profile is entered once: flashmla.profile() makes another")
-        for other in _running:
-            other._read()  # noqa: SLF001 - what the next profile would drop
-        check(lib, lib.flashmla_profile_start(self._options))
-        self._entered = True
-        _running[:] = [self]
+        with _lock:
+            for other in _running:
+                other._read_locked()  # noqa: SLF001 - what the next profile would drop
+            check(lib, lib.flashmla_profile_start(self._options))
+            self._entered = True
+            _running[:] = [self]
         MADE.on, MADE.calls = True, 0
         return self
 
@@ -63,8 +67,12 @@ class Profile:
         self._read()
 
     def _read(self) -> None:
-        """What is complete by now; another profile's records are not this one's."""
-        if self in _running:
+        """What is complete by now."""
+        with _lock:
+            self._read_locked()
+
+    def _read_locked(self) -> None:
+        if self in _running:  # another profile's records are not this one's
             found, state = read()
             self._records += found
             self._state = (state.calls, state.dropped, state.left)
