@@ -6,11 +6,13 @@ from __future__ import annotations
 import array
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
 
 import flashmla
+from at_once import at_once
 
 PAGE = 4
 
@@ -272,3 +274,29 @@ def test_a_window_frees_its_head():
             table = np.arange(64, dtype="int32")[None]
             wanted, _ = flashmla.dense_decode(q, whole.reshape(64, 16, 1, 576), table, cache.cache_seqlens, window=40)
             np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_what_changes_while_it_is_told():
+    """Sizes are asked for first, and another thread may change them before the rest is told."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    cache = cache_of()
+    other, _ = cache.allocate()
+    cache.append([other], [3])
+    sequence, _ = cache.allocate()
+    cache.append([sequence], [2])
+
+    def work(changes: bool) -> None:
+        for _ in range(2000):
+            if changes:
+                cache.append([sequence], [14])
+                cache.truncate(sequence, 2)
+            else:
+                blocks = cache.blocks(sequence)
+                assert len({*blocks}) == len(blocks) in (1, 4)
+                cache.to_bytes()
+
+    try:
+        at_once(work, [True, False, False])
+    finally:
+        sys.setswitchinterval(before)

@@ -20,6 +20,7 @@ from flashmla._words import a
 from flashmla.errors import check, invalid
 
 _STAGING_BUSY: int = ffi.integer_const("FLASHMLA_ERROR_STAGING_BUSY")
+_OTHER_SIZE: int = ffi.integer_const("FLASHMLA_ERROR_WORKSPACE_TOO_SMALL")
 _SEQUENCES = ffi.typeof("flashmla_sequence[]")
 _COUNTS = ffi.typeof("int32_t[]")
 _IDS = ffi.typeof("int64_t[]")
@@ -317,10 +318,14 @@ class PagedKVCache:
 
     def blocks(self, seq: int) -> list[int]:
         """The blocks that a sequence has, in order; swapped out, rows of `host_pool`."""
-        count = self._about(seq).num_blocks
-        blocks = ffi.new(_COUNTS, count)
-        check(lib, lib.flashmla_pool_get_blocks(self._pool, _name(seq), blocks, count))
-        return ffi.unpack(blocks, count) if count else []
+        while True:
+            count = self._about(seq).num_blocks
+            blocks = ffi.new(_COUNTS, [-1] * count)
+            status = lib.flashmla_pool_get_blocks(self._pool, _name(seq), blocks, count)
+            if status == 0 or self._about(seq).num_blocks <= count:  # else another thread has appended meanwhile
+                break
+        check(lib, status)
+        return [block for block in blocks if block >= 0]  # fewer, if another thread has cut it
 
     def _about(self, seq: int) -> Any:
         about = ffi.new("flashmla_pool_sequence *", {"struct_size": ffi.sizeof("flashmla_pool_sequence")})
@@ -330,9 +335,12 @@ class PagedKVCache:
     def to_bytes(self) -> bytes:
         """The books, without what is in the cache and in `host_pool`: for `load`, in another process too."""
         size = ffi.new("uint64_t *")
-        check(lib, lib.flashmla_pool_save_size(self._pool, size))
-        made = bytearray(size[0])
-        check(lib, lib.flashmla_pool_save(self._pool, ffi.from_buffer(made), len(made)))
+        status = _OTHER_SIZE
+        while status == _OTHER_SIZE:  # again, if another thread has changed it meanwhile
+            check(lib, lib.flashmla_pool_save_size(self._pool, size))
+            made = bytearray(size[0])
+            status = lib.flashmla_pool_save(self._pool, ffi.from_buffer(made), len(made))
+        check(lib, status)
         return bytes(made)
 
     def load(self, state: bytes, *, stream: Any = None) -> None:
