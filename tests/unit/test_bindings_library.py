@@ -12,6 +12,7 @@ import pytest
 import flashmla
 import isas
 import operations
+from environment import variable
 from flashmla import _library
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +102,11 @@ def test_info():
     assert set(cpu[0]) == {
         *("name", "operation", "dtype", "target", "min_driver", "registers", "shared_bytes", "threads"),
     }
+
+
+def test_info_of_a_variable_that_is_no_text():
+    with variable("FLASHMLA_LOG", "\udcff"):  # the byte 0xff
+        assert flashmla.info()["environment_error"] == 'FLASHMLA_LOG is "\ufffd"; it must be 0 or 1'
 
 
 def test_info_on_the_command_line():

@@ -15,7 +15,7 @@ _FAILURE: int = ffi.integer_const("FLASHMLA_ERROR_DRIVER")
 
 
 def _text(characters: Any) -> str:
-    return str(ffi.string(characters).decode())
+    return str(ffi.string(characters).decode(errors="replace"))
 
 
 def _dotted(version: int) -> str:

@@ -69,4 +69,4 @@ def invalid(name: str, message: str) -> InvalidArgumentError:
 def check(lib: Any, status: int) -> None:
     """Raises for a C status that is not FLASHMLA_OK, with the sentence of the C library."""
     if status:
-        raise error_for(status, ffi.string(lib.flashmla_last_error()).decode())
+        raise error_for(status, ffi.string(lib.flashmla_last_error()).decode(errors="replace"))
