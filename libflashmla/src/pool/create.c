@@ -12,6 +12,38 @@ static uint64_t next_tag(void) {
   return __atomic_fetch_add(&made, 1, __ATOMIC_RELAXED) % TAGS + 1;
 }
 
+/* All pools. A child that is forked while another thread has the lock of one could not use that one otherwise. */
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static flashmla_pool *all;
+
+static void before_fork(void) {
+  pthread_mutex_lock(&all_lock);
+  for (flashmla_pool *pool = all; pool != NULL; pool = pool->next) pthread_mutex_lock(&pool->lock);
+}
+
+static void after_fork(void) {
+  for (flashmla_pool *pool = all; pool != NULL; pool = pool->next) pthread_mutex_unlock(&pool->lock);
+  pthread_mutex_unlock(&all_lock);
+}
+
+static bool survives_forks;
+static void survive_forks(void) { survives_forks = pthread_atfork(before_fork, after_fork, after_fork) == 0; }
+
+static void list_pool(flashmla_pool *pool) {
+  pthread_mutex_lock(&all_lock);
+  pool->next = all;
+  if (all != NULL) all->previous = pool;
+  all = pool;
+  pthread_mutex_unlock(&all_lock);
+}
+
+static void unlist_pool(flashmla_pool *pool) {
+  pthread_mutex_lock(&all_lock);
+  if (pool->next != NULL) pool->next->previous = pool->previous;
+  *(pool->previous != NULL ? &pool->previous->next : &all) = pool->next;
+  pthread_mutex_unlock(&all_lock);
+}
+
 flashmla_status fm_check_result(const void *pointer, const char *name) {
   if (pointer != NULL) return FLASHMLA_OK;
   return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is NULL; the result goes there", name);
@@ -73,10 +105,13 @@ static flashmla_status make(const flashmla_pool_params *given, flashmla_pool *po
 }
 
 flashmla_status flashmla_pool_create(const flashmla_pool_params *params, flashmla_pool **pool) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
   FM_TRY(fm_check_result(pool, "pool"));
-  flashmla_pool *made = calloc(1, sizeof *made);
+  pthread_once(&once, survive_forks);
+  flashmla_pool *made = survives_forks ? calloc(1, sizeof *made) : NULL;
   if (made == NULL) return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "host memory for a pool could not be allocated");
   pthread_mutex_init(&made->lock, NULL);
+  list_pool(made);
   const flashmla_status status = make(params, made);
   if (status == FLASHMLA_OK)
     *pool = made;
@@ -87,6 +122,7 @@ flashmla_status flashmla_pool_create(const flashmla_pool_params *params, flashml
 
 void flashmla_pool_destroy(flashmla_pool *pool) {
   if (pool == NULL) return;
+  unlist_pool(pool);
   if (pool->backend != NULL) pool->backend->close(pool);
   fm_books_free(&pool->books);
   free(pool->memory.segments);

@@ -75,7 +75,8 @@ typedef struct fm_pool_backend {
 extern const fm_pool_backend fm_pool_cpu, fm_pool_cuda;
 
 struct flashmla_pool {
-  pthread_mutex_t lock; /* of every call */
+  pthread_mutex_t lock;           /* of every call */
+  flashmla_pool *next, *previous; /* of all pools, in any order */
   uint32_t flags;
   fm_books books;
   fm_pool_memory memory;

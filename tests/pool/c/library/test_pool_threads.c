@@ -1,9 +1,13 @@
 /* Calls of several threads on one pool wait for one another: nothing is lost, whatever their order. */
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "../pools.h"
 
-enum { THREADS = 4, ROUNDS = 3000 };
+enum { THREADS = 4, ROUNDS = 3000, FORKS = 40, PATIENCE = 20 /* seconds */ };
 
 static pools p;
 
@@ -29,6 +33,31 @@ static void *serve(void *argument) {
   return NULL;
 }
 
+static void *ask(void *ended) {
+  while (!atomic_load((atomic_bool *)ended)) usage_of(&p);
+  return NULL;
+}
+
+/* A child has the pool as it was between two calls. */
+static void fork_children(void) {
+  atomic_bool ended = false;
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, ask, &ended) == 0);
+  for (int i = 0; i < FORKS; ++i) {
+    int status;
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+      alarm(PATIENCE);
+      const flashmla_pool_usage usage = usage_of(&p);
+      _exit(usage.used_blocks + usage.free_blocks + usage.cached_blocks == BLOCKS ? 0 : 1);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+  }
+  atomic_store(&ended, true);
+  CHECK(pthread_join(thread, NULL) == 0);
+}
+
 int main(void) {
   pthread_t threads[THREADS];
   pools_make(&p);
@@ -38,6 +67,7 @@ int main(void) {
   CHECK(usage.used_blocks == 0 && usage.shared_blocks == 0 && usage.sequences == 0 && usage.swapped_sequences == 0);
   CHECK(usage.free_blocks + usage.cached_blocks == BLOCKS && usage.free_rows == ROWS);
   CHECK(usage.free_host_blocks == HOST_BLOCKS);
+  fork_children();
   pools_free(&p);
   return 0;
 }
