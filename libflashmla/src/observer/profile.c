@@ -179,6 +179,8 @@ flashmla_status flashmla_profile_read(flashmla_call_record *records, int32_t mos
   state->calls = next_call;
   state->dropped = dropped;
   state->left = next_call - next_read;
+  state->reserved = 0;
+  memset((char *)state + sizeof *state, 0, state_size - sizeof *state); /* what a newer header has */
   pthread_mutex_unlock(&lock);
   return FLASHMLA_OK;
 }

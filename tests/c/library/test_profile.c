@@ -115,6 +115,12 @@ static void structs_of_other_headers(void) {
   CHECK_OK(flashmla_profile_read(&newer[0].record, 2, &state));
   CHECK(state.count == 2 && state.left == 0 && state.running == 0);
   CHECK(newer[1].record.number == 1 && newer[1].record.struct_size == sizeof newer[0] && newer[1].tail == 0);
+  struct {
+    flashmla_profile_state state;
+    uint64_t tail;
+  } newer_state = {{.struct_size = sizeof newer_state, .reserved = 7}, 7};
+  CHECK_OK(flashmla_profile_read(NULL, 0, &newer_state.state));
+  CHECK(newer_state.tail == 0 && newer_state.state.reserved == 0 && newer_state.state.calls == 2);
   newer[0].record.struct_size = 12;
   CHECK_STATUS(flashmla_profile_read(&newer[0].record, 1, &state), FLASHMLA_ERROR_STRUCT_SIZE, "records[0]");
   CHECK_STATUS(flashmla_profile_read(NULL, 1, &state), FLASHMLA_ERROR_NULL_POINTER, "records");
