@@ -978,7 +978,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_save_size(flashmla_poo
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_save(flashmla_pool *pool, void *buffer, uint64_t bytes);
 
 /* Takes over what flashmla_pool_save wrote, of a pool with the same blocks, arrays and hash_key, into one that has no
- * sequences and holds. The caller sees to it that caches and host_pool hold what they held. The bytes are looked at
+ * sequences and holds. The caller sees to it that caches and host_pool hold what they held. Names of its sequences are
+ * those they had: a pool of this process that the caller made before may use the same ones. The bytes are looked at
  * before anything changes, and may be any. Returns FLASHMLA_OK; FLASHMLA_ERROR_STATE; FLASHMLA_ERROR_VALUE for a pool
  * that is in use; FLASHMLA_ERROR_OUT_OF_MEMORY. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_load(flashmla_pool *pool, const void *buffer, uint64_t bytes);
