@@ -219,7 +219,7 @@ class PagedKVCache:
 
     def append(self, seqs: Sequence[int], counts: Sequence[int] | None = None, *, stream: Any = None) -> int:
         """Makes room for new tokens: counts[i] of seqs[i], or one of each, of all of them or, if it raises, of none;
-        but a DeviceError of the upload leaves the tokens in the books, as `sequence` tells, and the arrays behind until
+        but a DeviceError of the upload leaves the tokens in the books, as `length` tells, and the arrays behind until
         a later call brings them up to date.
 
         Lengths and tables grow, and `slot_mapping` begins with the slots of the new tokens, of the first sequence
