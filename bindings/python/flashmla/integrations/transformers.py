@@ -125,6 +125,10 @@ def generate(
     eos_token_ids  end a sequence
     choose         tokens (batch,) of logits (batch, vocab_size); None: the greatest
     graph          of `decode_graph`, for steps in which all sequences decode
+
+    Raises InvalidArgumentError for a prompt without tokens, and PoolFullError where a prompt with what it gets is
+    longer than all of the cache, before anything runs. Whatever is raised, the cache has no sequences of this call any
+    more.
     """
     return continuous.generate(
         graph or partial(forward, model),
