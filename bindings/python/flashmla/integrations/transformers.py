@@ -89,9 +89,17 @@ def forward(model: PreTrainedModel, input_ids: torch.Tensor, step: PagedStep, **
 
     Returns the logits that follow each sequence's last token, (batch, vocab_size), or with `logits_to_keep=0` those of
     all tokens, (total_q, vocab_size). Other options go to the model.
+
+    Raises InvalidArgumentError for a model that is not attached, and for tokens that are not those of the step.
     """
     if model.config._attn_implementation != IMPLEMENTATION:  # noqa: SLF001 - it has no public name
         raise invalid("FLASHMLA_ERROR_VALUE", f"the model is not attached; call {__name__}.attach")
+    if input_ids.shape != step.position_ids.shape:
+        raise invalid(
+            "FLASHMLA_ERROR_SHAPE",
+            f"input_ids has the shape {tuple(input_ids.shape)}; it must be {tuple(step.position_ids.shape)}, the "
+            "tokens of the step behind one another",
+        )
     options = {"logits_to_keep": step.last_tokens, **options}
     outputs = model(
         input_ids=input_ids[None],
