@@ -208,6 +208,7 @@ def test_copies_come_and_go_with_the_framework():
         (b"dense_decod", DRIVER, 0, 'operation is "dense_decod"'),
         (b"dense_decode", 110, 0, "status is 110; it must be one of 2xx or 3xx"),
         (b"dense_decode", 399, 0, "status is 399"),
+        (b"dense_decode", 400, 0, "status is 400; it must be one of 2xx or 3xx"),
         (b"dense_decode", DRIVER, -1, "after is -1"),
     ],
 )
