@@ -177,6 +177,14 @@ def test_what_cannot_be_generated_is_refused(served, prompts, budget, sentence):
         integration.generate(served[0], prompts, cache_of(served[0], 8), max_new_tokens=1, max_step_tokens=budget)
 
 
+@pytest.mark.parametrize(
+    ("batch", "sentence"), [(0, "batch is 0; it must be at least 1"), (4, "not in PyTorch on a GPU")]
+)
+def test_graphs_are_of_caches_on_a_gpu(served, batch, sentence):
+    with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
+        integration.decode_graph(served[0], cache_of(served[0], 8), batch)
+
+
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("graphs", [False, True])
 def test_tokens_that_a_gpu_chooses_are_the_best_or_nearly_so(graphs, figure):

@@ -153,7 +153,13 @@ def decode_graph(model: PreTrainedModel, cache: flashmla.PagedKVCache, batch: in
     """`forward` of an attached model on a GPU, captured for steps in which up to `batch` sequences get a token each.
 
     Called as `forward` is, without the model: graph(input_ids, step).
+
+    Raises InvalidArgumentError for a cache that is not on a GPU, and for a batch below 1.
     """
+    if batch < 1:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"batch is {batch}; it must be at least 1")
+    if not getattr(cache.block_table, "is_cuda", False):
+        raise invalid("FLASHMLA_ERROR_DEVICE", "the cache is not in PyTorch on a GPU; only there are graphs captured")
     return DecodeGraph(partial(forward, model), cache, batch)
 
 
