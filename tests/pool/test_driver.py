@@ -46,10 +46,10 @@ CALLS = {
 
 @pytest.mark.parametrize("symbol", MAKES)
 def test_a_pool_that_cannot_be_made(driver, symbol):
-    ran = driver.run(f"{BEGIN}\nfail('{symbol}', 719); tried(make); tried(make)")
+    ran = driver.run(f"{BEGIN}\nfail('{symbol}', 999); tried(make); tried(make)")
     (status, sentence, depth), after = ran.told
     assert (status, depth) == (DRIVER, 0)
-    assert sentence.endswith(": the driver's words for 719 (719)")
+    assert sentence.endswith(": the driver's words for 999 (999)")
     assert after == [0, "", 0]
     for made, ended in [("cuEventCreate", "cuEventDestroy_v2"), ("cuStreamCreate", "cuStreamDestroy_v2")]:
         assert len([call for call in ran.of(made) if call["result"] == 0]) == len(ran.of(ended))
@@ -57,10 +57,10 @@ def test_a_pool_that_cannot_be_made(driver, symbol):
 
 @pytest.mark.parametrize(("call", "symbol"), [(call, symbol) for call, symbols in CALLS.items() for symbol in symbols])
 def test_a_call_that_fails_leaves_no_context_and_may_be_made_again(driver, call, symbol):
-    ran = driver.run(f"{BEGIN}\nready(); fail('{symbol}', 719); tried(lambda: {call}); tried(lambda: {call})")
+    ran = driver.run(f"{BEGIN}\nready(); fail('{symbol}', 999); tried(lambda: {call}); tried(lambda: {call})")
     (status, sentence, depth), after = ran.told
     assert (status, depth) == (DRIVER, 0)
-    assert sentence.endswith(": the driver's words for 719 (719)")
+    assert sentence.endswith(": the driver's words for 999 (999)")
     assert after == [0, "", 0]
 
 

@@ -120,10 +120,10 @@ def test_a_call_may_be_prepared_in_a_context_of_another_device(cuda_12_0):
 def test_what_fails_while_preparing_is_quoted_and_can_be_tried_again(cuda_12_0, symbol, after):
     alone = "STEP.but(s_q=1, h_q=16)"  # a kernel without clusters, which no size query loads
     ran = cuda_12_0.run(
-        f"fail('{symbol}', 719, {after}); prepare_decode({alone}); made = prepare_decode({alone}); run_decode(made)"
+        f"fail('{symbol}', 999, {after}); prepare_decode({alone}); made = prepare_decode({alone}); run_decode(made)"
     )
     assert [line[0] for line in ran.told] == [DRIVER, 0, 0]
-    assert ran.told[0][1].endswith(": the driver's words for 719 (719)")
+    assert ran.told[0][1].endswith(": the driver's words for 999 (999)")
     assert [line[2] for line in ran.told] == [0, 0, 0]
     loads = [call["image"] for call in ran.of("cuLibraryLoadData") if call["result"] == 0]
     assert len(loads) == len(set(loads)) == 3
@@ -132,7 +132,7 @@ def test_what_fails_while_preparing_is_quoted_and_can_be_tried_again(cuda_12_0, 
 @pytest.mark.parametrize(("symbol", "after"), [(REPLACE, 0), (REPLACE, 1), (LAUNCH, 0), ("cuCtxGetCurrent", 0)])
 def test_a_run_that_fails_leaves_the_prepared_call_as_it_was(cuda_12_0, symbol, after):
     ran = cuda_12_0.run(
-        f"made = prepare_decode(); fail('{symbol}', 719, {after}); run_decode(made, {BY}); run_decode(made, {BY}); "
+        f"made = prepare_decode(); fail('{symbol}', 999, {after}); run_decode(made, {BY}); run_decode(made, {BY}); "
         f"decode()"
     )
     assert [line[0] for line in ran.told] == [0, DRIVER, 0, 0]
