@@ -266,10 +266,8 @@ class PagedKVCache:
         self._update(self._memory.stream_number(stream))
 
     def _update(self, stream: Any) -> None:
-        status = lib.flashmla_pool_update(self._pool, stream)
-        if status == _STAGING_BUSY:
-            self._memory.wait(stream)
-            status = lib.flashmla_pool_update(self._pool, stream)
+        while (status := lib.flashmla_pool_update(self._pool, stream)) == _STAGING_BUSY:
+            self._memory.wait(stream)  # each time as much is uploaded as staging holds
         check(lib, status)
 
     def hold(self, block: int) -> None:
