@@ -330,7 +330,11 @@ class PagedKVCache:
 
     def load(self, state: bytes, *, stream: Any = None) -> None:
         """Takes over what `to_bytes` wrote, of a cache alike, into one without sequences. Their names stay."""
-        check(lib, lib.flashmla_pool_load(self._pool, ffi.from_buffer(state), len(state)))
+        try:
+            held = ffi.from_buffer(state)
+        except TypeError:
+            raise TypeError(f"state is {a(state)}: the bytes of to_bytes are needed") from None
+        check(lib, lib.flashmla_pool_load(self._pool, held, len(held)))
         self.update(stream=stream)
 
     @classmethod
