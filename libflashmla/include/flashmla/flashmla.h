@@ -59,11 +59,11 @@
  *     nothing was launched; when the driver refuses a launch (3xx), work that the call enqueued before it may run.
  *     Where a function has a result beside its status, that is written on success alone.
  *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates
- *     device memory, and may be captured in a CUDA graph once the kernels are loaded, by a first call on the device
- *     or by a prepared one. On CPU tensors it returns when the result is there.
+ *     device memory, and may be captured in a CUDA graph (but for those of pools) once the kernels are loaded, by a
+ *     first call on the device or by a prepared one. On CPU tensors it returns when the result is there.
  *   - It never prints (but with FLASHMLA_LOG=1), aborts or exits. Values that live on the device (page numbers,
- * lengths) can be anything: they are clamped as documented and never cause an access outside the given tensors. Where
- * they change while a call reads them its rows are unspecified, and it ends all the same.
+ *     lengths) can be anything: they are clamped as documented and never cause an access outside the given tensors.
+ *     Where they change while a call reads them its rows are unspecified, and it ends all the same.
  *   - Every function may be called from any thread at any time, but for what is said at flashmla_read_environment,
  *     flashmla_prepared_free, flashmla_pool_destroy and flashmla_exchange_host. Two calls in flight must not share a
  *     workspace or outputs; plans, prepared calls and inputs may be shared. A pool's calls wait for one another.

@@ -180,9 +180,8 @@ void fm_time_launches(fm_observation *seen, const fm_call *call, const void *sta
     seen->device_time = FLASHMLA_TIME_PENDING;
 }
 
-void fm_launches_timed(fm_observation *seen, const fm_call *call) {
+void fm_launches_timed(fm_observation *seen) {
   flashmla_status status;
-  (void)call;
   if (seen->device_time != FLASHMLA_TIME_PENDING) return;
   const CUevent end = pools[seen->device->id].pairs[seen->pair].end;
   if (fm_driver_open(&status)->event_record(end, (CUstream)seen->stream) != 0) seen->device_time = FLASHMLA_TIME_FAILED;
