@@ -113,10 +113,7 @@ void fm_time_launches(fm_observation *seen, const fm_call *call, const void *sta
   (void)state;
   seen->device_time = FLASHMLA_TIME_FAILED;
 }
-void fm_launches_timed(fm_observation *seen, const fm_call *call) {
-  (void)seen;
-  (void)call;
-}
+void fm_launches_timed(fm_observation *seen) { (void)seen; }
 void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {
   (void)seen;
   (void)recorded;

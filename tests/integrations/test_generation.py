@@ -112,10 +112,52 @@ def test_a_sequence_ends_with_a_token_that_ends_it(served):
     assert integration.generate(model, prompts[:2], cache_of(model, 40), max_new_tokens=0) == [[], []]
 
 
-def test_a_sequence_that_can_never_fit_is_an_error(served):
+@pytest.mark.parametrize(("num_blocks", "new"), [(3, NEW_TOKENS), (40, 70)], ids=["pages", "row"])
+def test_a_sequence_that_can_never_fit_is_refused_before_others_run(served, num_blocks, new):
     model, prompts, _ = served
-    with pytest.raises(flashmla.PoolFullError):
-        integration.generate(model, prompts, cache_of(model, 3), max_new_tokens=NEW_TOKENS)
+    room = min(num_blocks, 128 // PAGE_SIZE) * PAGE_SIZE
+    sentence = rf"prompts\[2\] has 60 tokens and gets {new}; the cache has room for {room} of a sequence"
+    with pytest.raises(flashmla.PoolFullError, match=sentence) as refused:
+        integration.generate(lambda: None, [[1], [2], prompts[2]], cache_of(model, num_blocks), max_new_tokens=new)
+    assert refused.value.status_name == "FLASHMLA_ERROR_CAPACITY"
+
+
+def test_a_sequence_that_just_fits(served):
+    """The last token of a sequence is not written."""
+    model, prompts, _ = served
+    added = integration.generate(model, [prompts[2]], cache_of(model, 8), max_new_tokens=128 - 60 + 1)
+    assert len(added[0]) == 128 - 60 + 1
+
+
+def test_prompts_longer_than_a_step_of_the_cache_come_in_pieces(served):
+    model, prompts, expected = served
+    shape = integration.kv_cache_shape(model, 40, PAGE_SIZE)
+    kv_caches = [torch.full(shape, torch.nan) for _ in range(integration.num_kv_caches(model))]
+    cache = flashmla.PagedKVCache(kv_caches, max_seqs=4, max_seq_len=128, max_slots=16)
+    assert integration.generate(model, prompts, cache, max_new_tokens=NEW_TOKENS) == expected
+
+
+def test_prompts_may_be_tensors(served):
+    model, prompts, expected = served
+    tensors = [torch.tensor(prompt) for prompt in prompts]
+    assert integration.generate(model, tensors, cache_of(model, 40), max_new_tokens=NEW_TOKENS) == expected
+
+
+def test_a_cache_is_free_again_whatever_is_raised(served):
+    model, prompts, expected = served
+    cache, steps = cache_of(model, 40), []
+
+    def choose(logits):
+        steps.append(len(logits))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return logits.argmax(-1)
+
+    with pytest.raises(KeyboardInterrupt):
+        integration.generate(model, prompts, cache, max_new_tokens=NEW_TOKENS, choose=choose)
+    usage = cache.usage()
+    assert (usage.sequences, usage.used, usage.free_rows) == (0, 0, 4)
+    assert integration.generate(model, prompts, cache, max_new_tokens=NEW_TOKENS) == expected
 
 
 def test_choices_are_those_of_the_caller(served):
@@ -133,6 +175,14 @@ def test_choices_are_those_of_the_caller(served):
 def test_what_cannot_be_generated_is_refused(served, prompts, budget, sentence):
     with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
         integration.generate(served[0], prompts, cache_of(served[0], 8), max_new_tokens=1, max_step_tokens=budget)
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"), [(0, "batch is 0; it must be at least 1"), (4, "not in PyTorch on a GPU")]
+)
+def test_graphs_are_of_caches_on_a_gpu(served, batch, sentence):
+    with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
+        integration.decode_graph(served[0], cache_of(served[0], 8), batch)
 
 
 @pytest.mark.usefixtures("gpu")

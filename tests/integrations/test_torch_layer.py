@@ -169,6 +169,11 @@ def test_layers_with_other_heads_share_a_step():
         ({"indexer.wk.weight": torch.zeros(1)}, 4, r"weights have the unknown indexer\.wk\.weight"),
         ({}, 3, r"num_heads is 3; the 704 columns of kv_b_proj\.weight must be a multiple"),
         ({}, 0, r"num_heads is 0"),
+        (
+            {"q_b_proj.weight": torch.zeros(4 * 112, 24), "kv_a_proj_with_mqa.weight": torch.zeros(528, 32)},
+            2,
+            r"q_b_proj\.weight has 448 rows; with num_heads 2, d_nope 192 and d_rope 16, .* it must have 416",
+        ),
     ],
 )
 def test_what_is_no_layer_is_refused(change, heads, sentence):

@@ -191,8 +191,25 @@ def test_projections_that_are_no_plain_weights_are_refused():
         integration.attach(model)
 
 
-def test_lengths_that_do_not_fit_the_table_are_refused():
+@pytest.mark.parametrize(
+    ("contexts", "counts", "sentence"),
+    [
+        ([0], [1, 2], r"context_lens has 1 lengths, query_lens 2,"),
+        ([0, -1], [1, 2], r"context_lens\[1\] is -1; it must be >= 0"),
+        ([9, 0], [-1, 2], r"query_lens\[0\] is -1; it must be >= 0"),
+        ([9, 8], [1, 9], r"context_lens\[1\] is 8, query_lens\[1\] 9; a row of block_table has room for 16 tokens"),
+    ],
+)
+def test_lengths_that_do_not_fit_the_table_are_refused(contexts, counts, sentence):
     model = tiny_models.make("deepseek_v3")
     table = torch.zeros(2, 1, dtype=torch.int32)
-    with pytest.raises(flashmla.InvalidArgumentError, match=r"context_lens has 1 lengths, query_lens 2,"):
-        integration.PagedStep.of_lengths(paging_of(model).kv_caches, table, [0], [1, 2])
+    with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
+        integration.PagedStep.of_lengths(paging_of(model).kv_caches, table, contexts, counts)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2,), (1,)])
+def test_tokens_that_are_not_those_of_the_step_are_refused(shape):
+    model = integration.attach(tiny_models.make("deepseek_v3"))
+    step = paging_of(model).step({"b": 3})
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"input_ids has the shape \(.*\); it must be \(3,\)"):
+        integration.forward(model, torch.zeros(shape, dtype=torch.int64), step)

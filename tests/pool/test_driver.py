@@ -110,6 +110,31 @@ tell(statuses, ffi.string(lib.flashmla_last_error()).decode())
     assert len(ran.of("cuStreamSynchronize")) >= 2
 
 
+def test_more_rows_than_all_of_staging_holds_are_uploaded(driver):
+    """Rows of many sequences at once, as a state has them; the stream is waited for as often as it takes."""
+    code = """
+def make():
+    pages = DeviceArray(numpy.zeros((1024, 4, 1, 8), "float32"))
+    return flashmla.PagedKVCache([pages], max_seqs=64, max_seq_len=256, max_slots=64)
+
+def rows(cache):
+    driver.stub_finish()
+    return [cache.block_table.array[cache.row(seq)].tolist() for seq in seqs]
+
+before = make()
+first = before.allocate()[0]
+for _ in range(4):
+    before.append([first], [64])
+seqs = [first, *(before.fork(first) for _ in range(63))]
+before.update()
+after = make()
+after.load(before.to_bytes())
+tell(rows(before) == rows(after) == [before.blocks(first)] * 64, len(before.blocks(first)))
+"""
+    ran = driver.run(BEGIN + code, lazy=2)
+    assert ran.told == [[True, 64]]
+
+
 def test_a_step_costs_a_copy_of_lengths_and_slots_and_one_for_each_new_page(driver):
     code = """
 ready()

@@ -159,6 +159,7 @@ def test_it_is_neither_pickled_nor_copied():
 
 def test_states_of_other_pools_are_refused():
     state = cache_of().to_bytes()
+    refused(lambda: cache_of().load("text"), "state is a str: the bytes of to_bytes are needed", kind=TypeError)
     refused(lambda: cache_of().load(b""), "the 0 bytes are no state of a pool")
     refused(lambda: cache_of().load(b"x" * 200), "the 200 bytes are no state of a pool")
     refused(lambda: cache_of().load(state[:-8]), "the state is torn: it has")

@@ -52,6 +52,16 @@ def test_a_call_has_an_event_on_its_stream_before_and_behind_its_launches(cuda_1
     assert all(call["result"] == 0 for call in ran.calls)
 
 
+def test_nobody_gave_the_pieces_of_two_formats(cuda_12_0):
+    """They are attended by launches of their own, whose pieces stand where given splits do."""
+    from ops.sparse_decode.test_launches import EXTRA, STEP, in_format
+
+    two = STEP.but(extra=in_format(STEP.but(extra=EXTRA), "v32").extra)
+    records, _, ran = profiled(cuda_12_0, f"start(); sparse_decode({two!r}); read()")
+    assert [line[:2] for line in ran.told if line[0] == 0] == [[0, ""]]
+    assert [record["num_splits"] for record in records] == [0]
+
+
 def test_the_second_call_of_a_device_makes_nothing(cuda_12_0):
     """No allocation, no event, no question to the driver but whether the stream is captured."""
     _, _, ran = profiled(cuda_12_0, "start(); decode(); tell('again'); driver.cuInit(9); decode(); read()")

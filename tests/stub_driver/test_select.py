@@ -25,8 +25,8 @@ UNSUPPORTED = c_abi.constant("ERROR_UNSUPPORTED")
 def select(tmp_path_factory):
     made = tmp_path_factory.mktemp("select") / "select"
     flags = build.compile_flags(sanitize=True, debug=False, kernels=True)
-    sources = [HERE / "select.c", build.SOURCE / "cuda" / "select.c", build.SOURCE / "core" / "environment.c"]
-    sources += [build.SOURCE / path for path in ("core/dtype.c", "core/log.c", "formats/formats.c")]
+    parts = ["cuda/select.c", "core/environment.c", "core/dtype.c", "core/log.c", "formats/formats.c"]
+    sources = [HERE / "select.c", *(build.SOURCE / part for part in parts)]
     subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
 
     def run(

@@ -36,6 +36,10 @@ def test_every_rule_has_a_case():
     assert list(CASES) == [rule.name for rule in RULES]
 
 
+def test_splits_that_bits_follow_from_get_no_advice():
+    assert advice([group(num_splits=4, flags=["batch_invariant", "counted"])], 0) == []
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_speaks_where_it_should(name):
     for_it, not_for_it = CASES[name]

@@ -140,7 +140,10 @@ def test_more_records_than_are_read_at_once():
 
 def test_one_profile_at_a_time():
     with flashmla.profile() as report:
-        with pytest.raises(flashmla.InvalidArgumentError, match="a profile is running already"), flashmla.profile():
+        with (
+            pytest.raises(flashmla.InvalidArgumentError, match="a profile is running already; it ends with its with"),
+            flashmla.profile(),
+        ):
             pass
         decode()
     assert len(report.records) == 1

@@ -117,6 +117,31 @@ def test_the_callback_of_the_usage_page_runs_in_jit():
             np.testing.assert_array_equal(np.asarray(one), other)
 
 
+def test_the_pool_of_the_usage_page_runs_on_the_cpu():
+    """With rows in another order than that of the sequences that run."""
+    torch = pytest.importorskip("torch")
+    import flashmla
+
+    (text,) = [snippet for snippet in snippets_of_usage("python") if "PagedKVCache(layers" in snippet]
+    first, last = text.replace('"cuda"', '"cpu"').split("cache.append(running)")
+    names = {"torch": torch, "flashmla": flashmla, "num_blocks": 9, "num_layers": 2}
+    names |= {"prompt": list(range(100)), "latent": torch.randn(100, 512).bfloat16()}
+    names["rope"] = torch.randn(100, 64).bfloat16()
+    exec(compile(first, "usage.md", "exec"), names)
+    cache, layer, seq = names["cache"], names["layer"], names["seq"]
+    names |= {"running": [cache.fork(seq), seq], "q": torch.randn(2, 1, 16, 576).bfloat16()}
+    cache.append(names["running"][:1], [3])
+    layer.normal_()
+    exec(compile(f"cache.append(running){last}", "usage.md", "exec"), names)
+    rows = [cache.row(sequence) for sequence in names["running"]]
+    assert rows == [1, 0]
+    assert cache.cache_seqlens[rows].tolist() == [104, 101]
+    for i, row in enumerate(rows):
+        alone = cache.block_table[row : row + 1], cache.cache_seqlens[row : row + 1]
+        expected, _ = flashmla.dense_decode(names["q"][i : i + 1], layer, *alone)
+        torch.testing.assert_close(names["out"][i : i + 1], expected, atol=2e-2, rtol=2e-2)
+
+
 @pytest.fixture
 def names_of_the_usage_page(monkeypatch):
     """What the page's snippets take for granted; the module that one of them registers is forgotten afterwards."""

@@ -274,10 +274,8 @@ class PagedKVCache:
         self._update(self._memory.stream_number(stream))
 
     def _update(self, stream: Any) -> None:
-        status = lib.flashmla_pool_update(self._pool, stream)
-        if status == _STAGING_BUSY:
-            self._memory.wait(stream)
-            status = lib.flashmla_pool_update(self._pool, stream)
+        while (status := lib.flashmla_pool_update(self._pool, stream)) == _STAGING_BUSY:
+            self._memory.wait(stream)  # each time as much is uploaded as staging holds
         check(lib, status)
 
     def hold(self, block: int) -> None:
@@ -347,7 +345,11 @@ class PagedKVCache:
 
     def load(self, state: bytes, *, stream: Any = None) -> None:
         """Takes over what `to_bytes` wrote, of a cache alike, into one without sequences. Their names stay."""
-        check(lib, lib.flashmla_pool_load(self._pool, ffi.from_buffer(state), len(state)))
+        try:
+            held = ffi.from_buffer(state)
+        except TypeError:
+            raise TypeError(f"state is {a(state)}: the bytes of to_bytes are needed") from None
+        check(lib, lib.flashmla_pool_load(self._pool, held, len(held)))
         self.update(stream=stream)
 
     @classmethod

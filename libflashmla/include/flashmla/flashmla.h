@@ -59,11 +59,11 @@
  *     nothing was launched; when the driver refuses a launch (3xx), work that the call enqueued before it may run.
  *     Where a function has a result beside its status, that is written on success alone.
  *   - On CUDA tensors it enqueues work on `stream` and returns at once: it never waits for the device, never allocates
- *     device memory, and may be captured in a CUDA graph once the kernels are loaded, by a first call on the device
- *     or by a prepared one. On CPU tensors it returns when the result is there.
+ *     device memory, and may be captured in a CUDA graph (but for those of pools) once the kernels are loaded, by a
+ *     first call on the device or by a prepared one. On CPU tensors it returns when the result is there.
  *   - It never prints (but with FLASHMLA_LOG=1), aborts or exits. Values that live on the device (page numbers,
- * lengths) can be anything: they are clamped as documented and never cause an access outside the given tensors. Where
- * they change while a call reads them its rows are unspecified, and it ends all the same.
+ *     lengths) can be anything: they are clamped as documented and never cause an access outside the given tensors.
+ *     Where they change while a call reads them its rows are unspecified, and it ends all the same.
  *   - Every function may be called from any thread at any time, but for what is said at flashmla_read_environment,
  *     flashmla_prepared_free, flashmla_pool_destroy and flashmla_exchange_host. Two calls in flight must not share a
  *     workspace or outputs; plans, prepared calls and inputs may be shared. A pool's calls wait for one another.
@@ -562,7 +562,8 @@ typedef struct flashmla_sparse_decode_params {
  * caches and the arrays has to be ordered as if on one stream. During the capture of a graph no such call may be made;
  * graphs that read the arrays see in each replay what was uploaded before it. On the CPU calls copy at once.
  *
- * A status of 1xx, 2xx or 4xx changed nothing. After 3xx the sequences are as they were, but cached blocks may be gone.
+ * A status of 1xx, 2xx or 4xx changed nothing, but that a flashmla_pool_update may have done a part. After 3xx the
+ * sequences are as they were, but cached blocks may be gone.
  */
 typedef struct flashmla_pool flashmla_pool;
 
@@ -946,7 +947,7 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_swap_in(flashmla_pool 
 
 /* Brings the arrays up to date: what has changed since the last time is written, on `stream`. Returns FLASHMLA_OK;
  * FLASHMLA_ERROR_STAGING_BUSY where so many uploads are under way that staging is full: wait for the stream and call
- * again; 3xx. What was not done is done by the next call. */
+ * again, until it is done; 3xx. What was not done is done by the next call. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_update(flashmla_pool *pool, void *stream);
 
 /* Keeps a block that is in use from being handed out, or counts one more hold of it: for others that read it. Its

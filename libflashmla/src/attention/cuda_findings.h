@@ -1,6 +1,6 @@
 /* cuda_findings.h - what the kernels of the checking mode have found on the CUDA devices (attention/findings.h). It
- * lies in pinned memory of the host, which is the only memory that the library asks the driver for, and which it keeps:
- * devices write it, also in replays of a captured graph, and the host reads it without waiting for them. */
+ * lies in pinned memory of the host, which the library asks the driver for and keeps: devices write it, also in replays
+ * of a captured graph, and the host reads it without waiting for them. */
 #ifndef FLASHMLA_ATTENTION_CUDA_FINDINGS_H_
 #define FLASHMLA_ATTENTION_CUDA_FINDINGS_H_
 

@@ -8,7 +8,8 @@ void fm_describe_attention(const fm_attention *attention, fm_facts *facts) {
   record->d_v = attention->d_v;
   record->parts = attention->tiling.num_parts;
   record->cluster = attention->tiling.cluster;
-  record->num_splits = attention->tiling.num_splits;
+  /* Pieces of work apart follow from its formats; nobody gave them. */
+  record->num_splits = attention->tiling.pieces_apart > 0 ? attention->work.num_splits : attention->tiling.num_splits;
   if (attention->own_plan) record->flags |= FLASHMLA_CALL_OWN_PLAN;
   if (attention->work.batch_invariant) record->flags |= FLASHMLA_CALL_BATCH_INVARIANT;
 }

@@ -183,9 +183,8 @@ void fm_time_launches(fm_observation *seen, const fm_call *call, const void *sta
     seen->device_time = FLASHMLA_TIME_PENDING;
 }
 
-void fm_launches_timed(fm_observation *seen, const fm_call *call) {
+void fm_launches_timed(fm_observation *seen) {
   flashmla_status status;
-  (void)call;
   if (seen->device_time != FLASHMLA_TIME_PENDING) return;
   if (fm_driver_open(&status)->event_record((CUevent)seen->end, (CUstream)seen->stream) != 0)
     seen->device_time = FLASHMLA_TIME_FAILED;

@@ -7,7 +7,7 @@
 #include "observer/observer.h"
 
 void fm_time_launches(fm_observation *seen, const fm_call *call, const void *state);
-void fm_launches_timed(fm_observation *seen, const fm_call *call);
+void fm_launches_timed(fm_observation *seen);
 /* Behind fm_time_launches, at the end of the call. `recorded`: it is call number `number` of the profile. */
 void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number);
 /* Hands what is known by now to fm_time_found. */

@@ -39,8 +39,8 @@ flashmla_status flashmla_fail_next(const char *operation, flashmla_status status
   if (operation == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "operation is NULL; the name is required");
   if (found == NULL)
     return fm_fail(FLASHMLA_ERROR_VALUE, "operation is \"%.64s\", which this library lacks", operation);
-  if (status < FLASHMLA_ERROR_UNSUPPORTED || status >= FLASHMLA_ERROR_OUT_OF_BLOCKS ||
-      strcmp(flashmla_status_string(status), "unknown status") == 0)
+  const bool machine = status >= FLASHMLA_ERROR_UNSUPPORTED && status < FLASHMLA_ERROR_OUT_OF_BLOCKS;
+  if (!machine || strcmp(flashmla_status_string(status), "unknown status") == 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "status is %d; it must be one of 2xx or 3xx", (int)status);
   if (after < 0) return fm_fail(FLASHMLA_ERROR_VALUE, "after is %d; it must be >= 0", after);
   pthread_mutex_lock(&lock);

@@ -47,7 +47,7 @@ flashmla_status fm_observe_launch(fm_observation *seen, const fm_call *call, con
 }
 
 void fm_observe_launched(fm_observation *seen, const fm_call *call) {
-  if ((seen->by & FM_PROFILING) != 0 && call->cuda) fm_launches_timed(seen, call);
+  if ((seen->by & FM_PROFILING) != 0 && call->cuda) fm_launches_timed(seen);
 }
 
 void fm_observe_end(const fm_observation *seen, const fm_operation *operation, const fm_call *call, const void *state,

@@ -9,7 +9,14 @@
 #include "observer/observer.h"
 
 typedef flashmla_profile_options options_type;
-enum { RECORDS = 16384, MOST_RECORDS = 1 << 20, PENDING = 2048, MOST_PENDING = 1 << 16, LENGTHS = 512, MOST = 1 << 20 };
+enum {
+  RECORDS = 16384,
+  MOST_RECORDS = 1 << 20,
+  PENDING = 2048,
+  MOST_PENDING = 1 << 16,
+  LENGTHS = 512,
+  MOST_LENGTHS = 1 << 20
+};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static fm_facts *ring;     /* of call i at i % room */
@@ -51,13 +58,13 @@ static flashmla_status read_options(const options_type *given, options_type *opt
                    FLASHMLA_PROFILE_LENGTHS | FLASHMLA_PYTHON_NAMES);
   FM_TRY(check_count("max_records", &options->max_records, MOST_RECORDS, RECORDS));
   FM_TRY(check_count("max_pending", &options->max_pending, MOST_PENDING, PENDING));
-  return check_count("max_lengths", &options->max_lengths, MOST, LENGTHS);
+  return check_count("max_lengths", &options->max_lengths, MOST_LENGTHS, LENGTHS);
 }
 
 static flashmla_status start_locked(const options_type *options) {
   if (running)
     return fm_fail(FLASHMLA_ERROR_VALUE,
-                   "a profile is running already; flashmla_profile_stop ends it, and a process "
+                   "a profile is running already; {flashmla_profile_stop ends it|it ends with its with}, and a process "
                    "has one at a time");
   fm_facts *made = malloc(sizeof *made * (size_t)options->max_records);
   if (made == NULL)
@@ -115,7 +122,7 @@ void fm_time_found(uint64_t number, int32_t device_time, int64_t begin_ns, int64
   fm_add_items(facts, of_kind);
 }
 
-/* Number of the call, or 0 where the profile ended meanwhile, which has no more records. */
+/* Number of the call, of a profile that runs; the oldest record makes room. */
 static uint64_t put_locked(const fm_facts *facts) {
   if (next_call - next_read == room) {
     ++next_read;

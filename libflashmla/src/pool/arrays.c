@@ -2,14 +2,10 @@
 #include "core/arith.h"
 #include "pool/pool.h"
 
-static int64_t aligned(int64_t bytes) {
-  return (bytes + FM_STAGING_ALIGNMENT - 1) / FM_STAGING_ALIGNMENT * FM_STAGING_ALIGNMENT;
-}
-
 int64_t fm_staging_buffer_bytes(const fm_pool_sizes *sizes) {
   const int64_t rows = sizes->rows, entry = sizeof(int32_t), slot = sizeof(int64_t);
-  const int64_t table = fm_max64(aligned(sizes->max_blocks * entry), rows * FM_STAGING_ALIGNMENT);
-  return aligned(rows * entry) + aligned(sizes->slots * slot) + table;
+  const int64_t table = fm_max64(fm_staged_bytes(sizes->max_blocks * entry), rows * FM_STAGING_ALIGNMENT);
+  return fm_staged_bytes(rows * entry) + fm_staged_bytes(sizes->slots * slot) + table;
 }
 
 void fm_mark_row(flashmla_pool *pool, int32_t row, int32_t first, int32_t end) {

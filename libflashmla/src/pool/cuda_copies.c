@@ -214,7 +214,7 @@ static flashmla_status upload(flashmla_pool *pool, void *to, const void *from, i
   }
   char *staged = pool->memory.staging + gpu->buffer * size + gpu->used_bytes;
   memcpy(staged, from, (size_t)bytes);
-  gpu->used_bytes += (bytes + FM_STAGING_ALIGNMENT - 1) / FM_STAGING_ALIGNMENT * FM_STAGING_ALIGNMENT;
+  gpu->used_bytes += fm_staged_bytes(bytes);
   return copy(gpu, to, staged, bytes, (CUstream)stream);
 }
 

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "core/arith.h"
 #include "pool/books.h"
 
 /* Pages of one layer, or of several whose pages lie behind one another. */
@@ -93,6 +94,10 @@ enum {
   FM_STAGING_BUFFERS = 4, /* uploads under way at once */
   FM_STAGING_ALIGNMENT = 16
 };
+/* What a piece of an array takes of a buffer. */
+static inline int64_t fm_staged_bytes(int64_t bytes) {
+  return fm_ceil_div(bytes, FM_STAGING_ALIGNMENT) * FM_STAGING_ALIGNMENT;
+}
 /* Bytes of one of them: all lengths, all slots, and an entry of every row or all of one. */
 int64_t fm_staging_buffer_bytes(const fm_pool_sizes *sizes);
 

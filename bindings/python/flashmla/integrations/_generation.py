@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from flashmla import PagedKVCache, PoolFullError
+from flashmla._cdef import ffi
 from flashmla.errors import invalid
 from flashmla.integrations._step import PagedStep
+
+_CAPACITY: int = ffi.integer_const("FLASHMLA_ERROR_CAPACITY")
 
 
 @dataclass(eq=False)
@@ -59,6 +62,12 @@ class Batch:
                 request.written += count
             return step, tokens, requests
 
+    def leave(self) -> None:
+        """Frees what requests have, those that are not done."""
+        for request in self._running:
+            self._cache.free(request.handle)
+        self._running.clear()
+
     def finish(self, request: _Request) -> None:
         """Frees what the request has; whole pages of it may serve requests that begin alike."""
         self._cache.commit(request.handle, request.tokens[: request.written])
@@ -104,15 +113,40 @@ def generate(
     choose: Callable[[torch.Tensor], torch.Tensor],
 ) -> list[list[int]]:
     """What is added to each prompt; `forward` says the logits behind each sequence's last token of a step."""
-    if not all(prompts):
-        raise invalid("FLASHMLA_ERROR_ZERO_EXTENT", f"prompts[{[*map(bool, prompts)].index(False)}] has no tokens")
     if max_step_tokens < 1:
         raise invalid("FLASHMLA_ERROR_VALUE", f"max_step_tokens is {max_step_tokens}; it must be at least 1")
-    batch = Batch(cache, max_step_tokens)
-    requests = [_Request(list(prompt), len(prompt) + max_new_tokens) for prompt in prompts]
+    requests = [_Request([*map(int, prompt)], len(prompt) + max_new_tokens) for prompt in prompts]
+    for number, request in enumerate(requests):
+        _check_request(request, f"prompts[{number}]", max_new_tokens, cache)
+    batch = Batch(cache, min(max_step_tokens, cache.slot_mapping.shape[0]))
     for request in requests:
         if len(request.tokens) < request.most:
             batch.add(request)
+    try:
+        _run(batch, forward, cache, eos_token_ids, choose)
+    finally:
+        batch.leave()
+    return [request.tokens[len(prompt) :] for request, prompt in zip(requests, prompts, strict=True)]
+
+
+def _check_request(request: _Request, name: str, max_new_tokens: int, cache: PagedKVCache) -> None:
+    """What has no tokens, or would not fit into the cache if it were alone there. The last token is not written."""
+    if not request.tokens:
+        raise invalid("FLASHMLA_ERROR_ZERO_EXTENT", f"{name} has no tokens")
+    room = min(cache.block_table.shape[1], cache.num_blocks) * cache.page_size
+    if len(request.tokens) < request.most and request.most - 1 > room:
+        words = f"{name} has {len(request.tokens)} tokens and gets {max_new_tokens}"
+        raise PoolFullError(f"{words}; the cache has room for {room} of a sequence, of all but its last", _CAPACITY)
+
+
+def _run(
+    batch: Batch,
+    forward: Callable[[torch.Tensor, PagedStep], torch.Tensor],
+    cache: PagedKVCache,
+    eos_token_ids: Collection[int],
+    choose: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Steps until every request has its tokens."""
     device = cache.block_table.device
     while batch:
         step, tokens, of_step = batch.step()
@@ -123,4 +157,3 @@ def generate(
             request.tokens.append(token)
             if len(request.tokens) == request.most or token in eos_token_ids:
                 batch.finish(request)
-    return [request.tokens[len(prompt) :] for request, prompt in zip(requests, prompts, strict=True)]

@@ -88,6 +88,9 @@ class PagedStep:
 
         block_table is on the device of the caches; slots follow from it unless they are given. `rows` are those of the
         sequences in it; None: one after the other.
+
+        Raises InvalidArgumentError for lengths that are below 0, beyond what a row of block_table has room for, or not
+        as many as the rows.
         """
         number = block_table.shape[0] if rows is None else len(rows)
         if not len(context_lens) == len(query_lens) == number:
@@ -97,6 +100,10 @@ class PagedStep:
                 "rows of block_table; they must be one number",
             )
         seq_lens = tuple(context + new for context, new in zip(context_lens, query_lens, strict=True))
+        page_size = kv_caches[0].shape[1]
+        room = block_table.shape[1] * page_size
+        if min((*context_lens, *query_lens), default=0) < 0 or max(seq_lens, default=0) > room:
+            raise _unfit_length(context_lens, query_lens, room)
         firsts = (0, *accumulate(query_lens))
         positions = [*chain.from_iterable(map(range, context_lens, seq_lens))]
         sequences = [] if slot_mapping is not None else chain.from_iterable(map(repeat, range(number), query_lens))
@@ -106,7 +113,6 @@ class PagedStep:
         if rows is not None:
             block_table = block_table[of_table]
         if slot_mapping is None:
-            page_size = kv_caches[0].shape[1]
             pages = block_table[of_tokens, position_ids // page_size].long()
             slot_mapping = pages * page_size + position_ids % page_size
         return cls(
@@ -193,6 +199,21 @@ class PagedStep:
             *call, softmax_scale=softmax_scale, plan=plan, return_lse=False, **options
         )
         return out.flatten(0, 1) if uniform else out
+
+
+def _unfit_length(context_lens: Sequence[int], query_lens: Sequence[int], room: int) -> Exception:
+    """The error of the first one; on a GPU a position beyond the table would end the context."""
+    for number, (context, new) in enumerate(zip(context_lens, query_lens, strict=True)):
+        for name, length in ("context_lens", context), ("query_lens", new):
+            if length < 0:
+                return invalid("FLASHMLA_ERROR_VALUE", f"{name}[{number}] is {length}; it must be >= 0")
+        if context + new > room:
+            break
+    return invalid(
+        "FLASHMLA_ERROR_VALUE",
+        f"context_lens[{number}] is {context}, query_lens[{number}] {new}; a row of block_table has room for {room} "
+        "tokens",
+    )
 
 
 def _uploaded(numbers: Sequence[Sequence[int]], device: torch.device) -> list[torch.Tensor]:

@@ -31,6 +31,8 @@ class FlashMLAAttention(nn.Module):
     softmax_scale  None: (d_nope + d_rope) ** -0.5, times what YaRN wants
     norm_eps       of both norms
 
+    Raises InvalidArgumentError where weights are missing or unknown, or their extents are not of so many heads.
+
     W_UK goes to the queries and W_UV to the results as views of kv_b_proj, so that weights may be loaded, moved and
     converted as those of any module.
     """
@@ -102,6 +104,16 @@ def _check(weights: Mapping[str, torch.Tensor], num_heads: int) -> None:
             raise invalid(
                 "FLASHMLA_ERROR_SHAPE", f"num_heads is {num_heads}; the {extent} columns of {name} must be a multiple"
             )
+    d_rope = weights["kv_a_proj_with_mqa.weight"].shape[0] - weights["kv_b_proj.weight"].shape[1]
+    d_nope = (weights["kv_b_proj.weight"].shape[0] - weights["o_proj.weight"].shape[1]) // num_heads
+    name = "q_proj.weight" if "q_proj.weight" in weights else "q_b_proj.weight"
+    extent, expected_rows = weights[name].shape[0], num_heads * (d_nope + d_rope)
+    if extent != expected_rows:
+        raise invalid(
+            "FLASHMLA_ERROR_SHAPE",
+            f"{name} has {extent} rows; with num_heads {num_heads}, d_nope {d_nope} and d_rope {d_rope}, as the other "
+            f"weights have them, it must have {expected_rows}",
+        )
 
 
 def _linear(weights: Mapping[str, torch.Tensor], name: str) -> nn.Linear:

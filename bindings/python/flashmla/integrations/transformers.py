@@ -89,9 +89,17 @@ def forward(model: PreTrainedModel, input_ids: torch.Tensor, step: PagedStep, **
 
     Returns the logits that follow each sequence's last token, (batch, vocab_size), or with `logits_to_keep=0` those of
     all tokens, (total_q, vocab_size). Other options go to the model.
+
+    Raises InvalidArgumentError for a model that is not attached, and for tokens that are not those of the step.
     """
     if model.config._attn_implementation != IMPLEMENTATION:  # noqa: SLF001 - it has no public name
         raise invalid("FLASHMLA_ERROR_VALUE", f"the model is not attached; call {__name__}.attach")
+    if input_ids.shape != step.position_ids.shape:
+        raise invalid(
+            "FLASHMLA_ERROR_SHAPE",
+            f"input_ids has the shape {tuple(input_ids.shape)}; it must be {tuple(step.position_ids.shape)}, the "
+            "tokens of the step behind one another",
+        )
     options = {"logits_to_keep": step.last_tokens, **options}
     outputs = model(
         input_ids=input_ids[None],
@@ -125,6 +133,10 @@ def generate(
     eos_token_ids  end a sequence
     choose         tokens (batch,) of logits (batch, vocab_size); None: the greatest
     graph          of `decode_graph`, for steps in which all sequences decode
+
+    Raises InvalidArgumentError for a prompt without tokens, and PoolFullError where a prompt with what it gets is
+    longer than all of the cache, before anything runs. Whatever is raised, the cache has no sequences of this call any
+    more.
     """
     return continuous.generate(
         graph or partial(forward, model),
@@ -141,7 +153,13 @@ def decode_graph(model: PreTrainedModel, cache: flashmla.PagedKVCache, batch: in
     """`forward` of an attached model on a GPU, captured for steps in which up to `batch` sequences get a token each.
 
     Called as `forward` is, without the model: graph(input_ids, step).
+
+    Raises InvalidArgumentError for a cache that is not on a GPU, and for a batch below 1.
     """
+    if batch < 1:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"batch is {batch}; it must be at least 1")
+    if not getattr(cache.block_table, "is_cuda", False):
+        raise invalid("FLASHMLA_ERROR_DEVICE", "the cache is not in PyTorch on a GPU; only there are graphs captured")
     return DecodeGraph(partial(forward, model), cache, batch)
 
 
