@@ -21,6 +21,7 @@ from flashmla.errors import check, invalid
 
 _STAGING_BUSY: int = ffi.integer_const("FLASHMLA_ERROR_STAGING_BUSY")
 _OTHER_SIZE: int = ffi.integer_const("FLASHMLA_ERROR_WORKSPACE_TOO_SMALL")
+_MORE_BLOCKS: int = ffi.integer_const("FLASHMLA_ERROR_VALUE")
 _SEQUENCES = ffi.typeof("flashmla_sequence[]")
 _COUNTS = ffi.typeof("int32_t[]")
 _IDS = ffi.typeof("int64_t[]")
@@ -318,12 +319,11 @@ class PagedKVCache:
 
     def blocks(self, seq: int) -> list[int]:
         """The blocks that a sequence has, in order; swapped out, rows of `host_pool`."""
-        while True:
+        status = _MORE_BLOCKS
+        while status == _MORE_BLOCKS:  # again, if another thread has appended meanwhile
             count = self._about(seq).num_blocks
             blocks = ffi.new(_COUNTS, [-1] * count)
             status = lib.flashmla_pool_get_blocks(self._pool, _name(seq), blocks, count)
-            if status == 0 or self._about(seq).num_blocks <= count:  # else another thread has appended meanwhile
-                break
         check(lib, status)
         return [block for block in blocks if block >= 0]  # fewer, if another thread has cut it
 
