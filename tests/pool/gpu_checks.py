@@ -55,7 +55,8 @@ def capture_is_refused() -> None:
         except flashmla.InvalidArgumentError as error:
             said = str(error)
     assert "captured" in said, said
-    one.cache.update()
+    assert one.cache.length(name) == 0
+    assert one.cache.append([name]) == 1
     assert one.cache.cache_seqlens.tolist()[one.cache.row(name)] == 1
 
 
