@@ -1,8 +1,8 @@
-"""Makes flashmla/_cdef.py, cffi's out-of-line ABI-mode description, from the one public C header.
+"""Makes flashmla/_cdef.py, cffi's out-of-line ABI-mode description, from the public C header.
 
-The preprocessor expands the header (FLASHMLA_CDEF leaves out what it does not need of DLPack; the attribute macros
-become nothing); integer `#define`s, which it would swallow, are added back as cffi constants. Needs cffi and a C
-compiler.
+The preprocessor expands the header and those that it includes (FLASHMLA_CDEF leaves out what it does not need of
+DLPack; the attribute macros become nothing); integer `#define`s, which it would swallow, are added back as cffi
+constants. Needs cffi and a C compiler.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-_CONSTANT = re.compile(r"^#define\s+(FLASHMLA_\w+)\s+(-?\d+|0x[0-9A-Fa-f]+)\s*(?:/\*.*)?$", re.MULTILINE)
+_CONSTANT = re.compile(r"^#define (FLASHMLA_\w+ (?:-?\d+|0x[0-9A-Fa-f]+))$", re.MULTILINE)
 
 
 def declarations(header: Path, include_dir: Path, compiler: str) -> str:
     """The header as cffi reads it: no directives, no attributes, integer constants kept."""
-    blanked = ["-DFLASHMLA_CDEF", "-DFLASHMLA_API=", "-DFLASHMLA_CHECK="]
-    command = [compiler, "-E", "-P", "-x", "c", *blanked, f"-I{include_dir}", str(header)]
-    expanded = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    preprocess = [compiler, "-E", "-x", "c", f"-I{include_dir}", str(header)]
+
+    def output_of(*options: str) -> str:
+        return subprocess.run([*preprocess, *options], check=True, capture_output=True, text=True).stdout
+
+    constants = "".join(f"#define {constant}\n" for constant in sorted(_CONSTANT.findall(output_of("-dM"))))
+    expanded = output_of("-P", "-DFLASHMLA_CDEF", "-DFLASHMLA_API=", "-DFLASHMLA_CHECK=")
     # System headers are expanded too; cffi knows their integer types, so ours begin at the first DLPack type.
     start = expanded.rindex("typedef enum", 0, expanded.index("kDLCPU"))
-    constants = "".join(f"#define {name} {value}\n" for name, value in _CONSTANT.findall(header.read_text()))
     return constants + expanded[start:]
 
 

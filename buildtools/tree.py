@@ -26,16 +26,27 @@ BUILD = ROOT / "build"
 CORES = len(os.sched_getaffinity(0))
 
 
+def headers() -> list[Path]:
+    """What declares the public interface: the header that users include, then those that it includes."""
+    included = re.findall(r'^#include "(.+)"$', HEADER.read_text(), re.MULTILINE)
+    return [HEADER, *(HEADER.with_name(name) for name in included)]
+
+
+def header_text() -> str:
+    """All of these as one text."""
+    return "".join(path.read_text() for path in headers())
+
+
 def header_number(name: str) -> int:
-    """An integer `#define` of the header, the only place that holds versions."""
-    found = re.search(rf"^#define FLASHMLA_{name} (\d+)$", HEADER.read_text(), re.MULTILINE)
+    """An integer `#define` of the headers, the only place that holds versions."""
+    found = re.search(rf"^#define FLASHMLA_{name} (\d+)$", header_text(), re.MULTILINE)
     if found is None:
-        raise SystemExit(f"{HEADER} does not define FLASHMLA_{name}")
+        raise SystemExit(f"{HEADER} and what it includes do not define FLASHMLA_{name}")
     return int(found[1])
 
 
 def version() -> str:
-    """Version of the header; pyproject.toml asks here."""
+    """Version of the headers; pyproject.toml asks here."""
     return ".".join(str(header_number(f"VERSION_{part}")) for part in ("MAJOR", "MINOR", "PATCH"))
 
 

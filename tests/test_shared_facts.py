@@ -27,7 +27,7 @@ from ops.plan_decode.test_plan_kernel import stand_ins
 
 TABLES = argument_tables.operations()
 FACTS = argument_tables.dump()
-HEADER = build.HEADER.read_text()
+HEADERS = build.header_text()
 
 
 def params_of(operation: str) -> dict:
@@ -36,7 +36,7 @@ def params_of(operation: str) -> dict:
 
 
 def test_operations_have_the_same_names_everywhere():
-    declared = set(re.findall(r"^typedef struct flashmla_(\w+)_params \{", HEADER, re.MULTILINE))
+    declared = set(re.findall(r"^typedef struct flashmla_(\w+)_params \{", HEADERS, re.MULTILINE))
     exported = {name for name in flashmla.__all__ if name in declared}
     assert set(TABLES) == declared - {"pool"} == exported == set(operations.NAMES)
 
@@ -63,7 +63,7 @@ def test_a_table_is_that_of_the_header(operation):
 
 @pytest.mark.parametrize("operation", TABLES.values(), ids=TABLES)
 def test_known_flags_are_flags_of_the_header(operation):
-    listed = HEADER.split("typedef enum flashmla_flags {")[1].split("} flashmla_flags;")[0]
+    listed = HEADERS.split("typedef enum flashmla_flags {")[1].split("} flashmla_flags;")[0]
     flags = set(re.findall(r"^  FLASHMLA_(\w+) = \d+,", listed, re.MULTILINE))
     assert operation.flags & ~c_abi.flags(**dict.fromkeys(flags, True)) == 0
 

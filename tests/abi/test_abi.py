@@ -11,7 +11,7 @@ import pytest
 import build
 
 HERE = Path(__file__).parent
-ABI = int(re.search(r"^#define FLASHMLA_ABI_VERSION (\d+)$", build.HEADER.read_text(), re.MULTILINE)[1])
+ABI = int(re.search(r"^#define FLASHMLA_ABI_VERSION (\d+)$", build.header_text(), re.MULTILINE)[1])
 RECORD = HERE / f"abi-{ABI}.txt"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 LANGUAGES = [["-x", "c", "-std=c99"], ["-x", "c", "-std=c11"], ["-x", "c++", "-std=c++17"]]

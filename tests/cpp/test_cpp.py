@@ -152,14 +152,14 @@ def test_what_compilers_refuse(compiler, statement, returning, throwing):
 
 
 def test_every_pool_function_and_operation_has_its_wrapper():
-    header, wrapped = build.HEADER.read_text(), HEADER.read_text()
-    functions = set(re.findall(r"\b(flashmla_pool_\w+)\(", header))
+    headers, wrapped = build.header_text(), HEADER.read_text()
+    functions = set(re.findall(r"\b(flashmla_pool_\w+)\(", headers))
     called = set(re.findall(r"\b(flashmla_pool_\w+)\b", wrapped))
     # What params are filled with before there is a pool.
     assert functions - called == {"flashmla_pool_block_bytes", "flashmla_pool_staging_size"}
-    operations = set(re.findall(r"\bflashmla_(\w+)_prepare\(", header)) - {"plan_decode", "plan_sparse_decode"}
+    operations = set(re.findall(r"\bflashmla_(\w+)_prepare\(", headers)) - {"plan_decode", "plan_sparse_decode"}
     assert operations == set(re.findall(r"^FLASHMLA_OPERATION\((\w+)\)$", wrapped, re.MULTILINE))
-    sized = set(re.findall(r"\bflashmla_(\w+_size)\(", header)) - {"pool_staging_size"}
+    sized = set(re.findall(r"\bflashmla_(\w+_size)\(", headers)) - {"pool_staging_size"}
     assert {f"flashmla_{name}" for name in sized} <= set(re.findall(r"\bflashmla_\w+", wrapped))
 
 

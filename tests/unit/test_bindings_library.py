@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import build
 import flashmla
 import isas
 import operations
@@ -17,8 +18,7 @@ from flashmla import _library
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(flashmla.__file__).parent
-INCLUDE = ROOT / "libflashmla" / "include" / "flashmla"
-HEADER = (INCLUDE / "flashmla.h").read_text()
+HEADERS = build.header_text()
 
 
 def python(code, **environment):
@@ -76,15 +76,14 @@ def test_a_system_library_is_found_by_its_soname(tmp_path):
     assert done.stdout.strip() == str((system / _library.SONAME).resolve()), done.stderr
 
 
-def test_versions_are_those_of_the_header():
-    numbers = [re.search(rf"#define FLASHMLA_VERSION_{part} (\d+)", HEADER)[1] for part in ("MAJOR", "MINOR", "PATCH")]
+def test_versions_are_those_of_the_headers():
+    numbers = [re.search(rf"#define FLASHMLA_VERSION_{part} (\d+)", HEADERS)[1] for part in ("MAJOR", "MINOR", "PATCH")]
     assert flashmla.__version__ == ".".join(numbers)
-    assert int(re.search(r"#define FLASHMLA_ABI_VERSION (\d+)", HEADER)[1]) == _library.ABI_VERSION
+    assert int(re.search(r"#define FLASHMLA_ABI_VERSION (\d+)", HEADERS)[1]) == _library.ABI_VERSION
 
 
-def test_every_function_of_the_header_is_bound():
-    both = HEADER + (INCLUDE / "exchange.h").read_text()
-    declared = re.findall(r"^FLASHMLA_API .*?(flashmla_\w+)\(", both, re.MULTILINE)
+def test_every_function_of_the_headers_is_bound():
+    declared = re.findall(r"^FLASHMLA_API .*?(flashmla_\w+)\(", HEADERS, re.MULTILINE)
     assert len(declared) > 10
     assert [name for name in declared if not hasattr(_library.lib, name)] == []
 

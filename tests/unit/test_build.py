@@ -34,6 +34,8 @@ def test_files_for_c_users_are_complete():
     files = wheel.files_for_c_users()
     assert sorted(Path(place).name for place in files.values()) == [
         *(
+            "attention.h",
+            "core.h",
             "dlpack.h",
             "exchange.h",
             "flashmla-config-version.cmake",
@@ -41,6 +43,10 @@ def test_files_for_c_users_are_complete():
             "flashmla.h",
             "flashmla.hpp",
             "flashmla.pc",
+            "kv_cache.h",
+            "plan.h",
+            "pool.h",
+            "profile.h",
         ),
     ]
     for source, place in files.items():

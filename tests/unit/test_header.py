@@ -1,4 +1,4 @@
-"""flashmla.h compiles in C and C++ as it says, and tells of limits, variables and functions what the sources do."""
+"""The public headers compile in C and C++, and tell of limits, variables and functions what the sources do."""
 
 import re
 import shutil
@@ -9,12 +9,11 @@ import pytest
 import build
 from dsl_kernels.merge_states.params import MAX_STATES
 
-HEADER = build.HEADER.read_text()
-COMMENT = HEADER[: HEADER.index("*/")]
+HEADERS = {path.name: path.read_text() for path in build.headers()}
+COMMENT = HEADERS["flashmla.h"].split("*/")[0]
 LIBRARY = build.PACKAGE / build.SONAME
 STRICT = ["-Wall", "-Wextra", "-Wmissing-field-initializers", "-Wconversion", "-pedantic", "-Werror"]
 LANGUAGES = [("c", "c99"), ("c", "c11"), ("c++", "c++11"), ("c++", "c++17")]
-STRUCTS = [name.lower() for name in re.findall(r"#define (FLASHMLA_\w+)_INIT\b", HEADER)]
 DRIVERS = {("gcc", "c"): "gcc", ("gcc", "c++"): "g++", ("clang", "c"): "clang", ("clang", "c++"): "clang++"}
 
 
@@ -42,9 +41,18 @@ def compile_and_run(text, folder, brand, language, standard):
     return subprocess.run([program], check=True, capture_output=True, text=True).stdout
 
 
-def test_every_params_struct_has_an_initialiser():
-    sized = re.findall(r"^typedef struct (\w+) \{\n  uint32_t struct_size;", HEADER, re.MULTILINE)
-    assert sorted(STRUCTS) == sorted(sized)
+def structs(text):
+    """Those that have an initialiser."""
+    return [name.lower() for name in re.findall(r"#define (FLASHMLA_\w+)_INIT\b", text)]
+
+
+STRUCTS = structs(build.header_text())
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_every_params_struct_has_an_initialiser(name):
+    sized = re.findall(r"^typedef struct (\w+) \{\n  uint32_t struct_size;", HEADERS[name], re.MULTILINE)
+    assert sorted(structs(HEADERS[name])) == sorted(sized)
 
 
 @pytest.mark.parametrize(("language", "standard"), LANGUAGES)
@@ -98,20 +106,31 @@ def test_the_example_compiles_and_runs(tmp_path, brand, language, standard):
 
 def test_the_contents_are_the_sections():
     contents = COMMENT[COMMENT.index(" * Contents\n") : COMMENT.index(" * Example:")].splitlines()
-    of_comment = re.search(r"in this comment: (.*?)\n \*   [A-Z]", "\n".join(contents), re.DOTALL)[1]
+    of_comment = re.search(r"in this comment: (.*?)\n \*   in the headers", "\n".join(contents), re.DOTALL)[1]
     titles = [title.lower().replace("\n *   ", " ") for title in re.split(r"; ", of_comment.replace("\n *   ", " "))]
     heads = re.findall(r"^ \* ([A-Z][^-:\n]*?)(?::.*)?$", COMMENT[COMMENT.index(" * Example:") :], re.MULTILINE)
     assert [title.removeprefix("an ") for title in titles] == [head.lower() for head in heads]
-    sections = re.findall(r"^/\* ---- (.*) ---- \*/$", HEADER, re.MULTILINE)
-    assert [line[len(" *   ") :] for line in contents if re.match(r" \*   [A-Z]", line)] == sections
+    parts = re.findall(r"^ \*   (\w+\.h) +(.*(?:\n \* {10,}.*)*)", "\n".join(contents), re.MULTILINE)
+    listed = {name: re.sub(r"\n \* +", " ", sections).split("; ") for name, sections in parts}
+    found = {name: re.findall(r"^/\* ---- (.*) ---- \*/$", text, re.MULTILINE) for name, text in HEADERS.items()}
+    assert found.pop("flashmla.h") == []
+    assert list(listed.items()) == [
+        (name, [f"{section[0].lower()}{section[1:]}" for section in sections]) for name, sections in found.items()
+    ]
 
 
-@pytest.mark.parametrize("name", ["flashmla.h", "exchange.h"])
+def test_every_header_is_included():
+    assert {path.name for path in build.HEADER.parent.glob("*.h")} == {*HEADERS, "dlpack.h"}
+
+
+def functions(text):
+    return [line for line in text.splitlines() if line.startswith("FLASHMLA_API ")]
+
+
+@pytest.mark.parametrize("name", [name for name, text in HEADERS.items() if functions(text)])
 def test_each_function_has_a_paragraph_that_says_what_it_returns(name):
-    text = (build.HEADER.parent / name).read_text()
-    lines = [line for line in text.splitlines() if line.startswith("FLASHMLA_API ")]
-    assert lines
-    for line in lines:
+    text = HEADERS[name]
+    for line in functions(text):
         before = text[: text.index(line)]
         assert before.endswith("*/\n"), line
         assert line.startswith("FLASHMLA_API void flashmla_") or re.search("Returns", before.rpartition("/*")[2]), line
@@ -152,12 +171,17 @@ def test_limits_are_those_of_the_sources():
     assert sequence_bits == number("pool/sequences.c", r"RECORD_BITS = (\d+)")
     assert f"A pool has at most {layers} layers and {2**sequence_bits - 1} sequences" in limits
     listed = number("ops/merge_states/merge_states.h", r"FM_MAX_CPU_STATES = (\d+)")
-    assert f"At\n   * most {listed} separate tensors, on CUDA {MAX_STATES} unless" in HEADER
+    assert f"At\n   * most {listed} separate tensors, on CUDA {MAX_STATES} unless" in HEADERS["attention.h"]
 
 
-@pytest.mark.parametrize("first", ["exchange.h", "flashmla.h"])
-def test_the_headers_come_in_any_order(first, brand, tmp_path):
-    text = f"#include <flashmla/{first}>\n#include <flashmla/exchange.h>\n#include <flashmla/flashmla.h>\n"
-    text += "int main(void) { return FLASHMLA_EXCHANGE_UNUSUAL == 0 || sizeof(flashmla_plan) == 0; }\n"
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_may_come_alone_and_before_the_others(name, brand, tmp_path):
+    lines = [f"#include <flashmla/{name}>", f"#include <flashmla/{name}>"]
+    lines += [f"static {struct} a_{struct} = {struct.upper()}_INIT;" for struct in structs(HEADERS[name])]
+    lines += ["static flashmla_status status = FLASHMLA_OK;"]
+    lines += [f"#include <flashmla/{other}>" for other in reversed(HEADERS)]
+    lines += ["int main(void) {", "  if (sizeof(flashmla_plan) == 0 || FLASHMLA_EXCHANGE_UNUSUAL == 0) return 1;"]
+    lines += [f"  if (a_{struct}.struct_size == 0) return 1;" for struct in structs(HEADERS[name])]
+    lines += ["  return status != FLASHMLA_OK;", "}", ""]
     for language, standard in LANGUAGES:
-        compile_and_run(text, tmp_path, brand, language, standard)
+        compile_and_run("\n".join(lines), tmp_path, brand, language, standard)

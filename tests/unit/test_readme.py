@@ -12,10 +12,10 @@ import sys
 import numpy as np
 import pytest
 
+import build
 from ops.dense_decode import oracle
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-HEADER = ROOT / "libflashmla" / "include" / "flashmla" / "flashmla.h"
 README = (ROOT / "README.md").read_text()
 USAGE = (ROOT / "docs" / "usage.md").read_text()
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -173,7 +173,7 @@ def test_the_c_snippet_of_the_usage_page_compiles():
     (text,) = snippets_of_usage("c")
     given = "const DLTensor q, kv, table, lengths; int layers; flashmla_dense_decode_params call[2];"
     program = f"#include <flashmla/flashmla.h>\n{given}\nvoid step_of(void) {{\n{text}}}\n"
-    compiler = [os.environ.get("CC", "gcc"), "-Wno-unused-result", "-fsyntax-only", f"-I{HEADER.parents[1]}"]
+    compiler = [os.environ.get("CC", "gcc"), "-Wno-unused-result", "-fsyntax-only", f"-I{build.INCLUDE}"]
     subprocess.run([*compiler, "-x", "c", "-"], input=program, text=True, check=True)
 
 
@@ -215,7 +215,7 @@ def test_the_support_matrix_is_that_of_the_kernel_tables(operation):
 
 def test_the_error_table_is_that_of_the_header():
     enumerator = re.compile(r"^  (FLASHMLA_(?:OK|ERROR_\w+)) = (\d+),?(?: +/\* (.*) \*/)?$", re.MULTILINE)
-    enumerators = enumerator.findall(HEADER.read_text())
+    enumerators = enumerator.findall(build.header_text())
     assert len(enumerators) > 15
     expected = [
         f"| {number} | `{name}` | {meaning or 'success'} | {PYTHON_CLASSES.get(number[0], '')} |"

@@ -23,7 +23,7 @@ Described = tuple[tuple[int, ...], "str | None"]
 
 
 class Condition(NamedTuple):
-    """What must hold for a call, as flashmla.h describes it. `value` is compared by identity."""
+    """What must hold for a call, as exchange.h describes it. `value` is compared by identity."""
 
     value: object
     of_tensors: bool = False

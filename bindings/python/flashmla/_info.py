@@ -34,7 +34,7 @@ def _driver() -> tuple[str | None, str | None]:
 
 
 def kernels() -> list[dict[str, Any]]:
-    """The kernel table; the fields are those of `flashmla_kernel_info` in flashmla.h."""
+    """The kernel table; the fields are those of `flashmla_kernel_info` in core.h."""
     row = ffi.new("flashmla_kernel_info *")
     row.struct_size = ffi.sizeof("flashmla_kernel_info")
     fields = [name for name, _ in ffi.typeof("flashmla_kernel_info").fields if name != "struct_size"]

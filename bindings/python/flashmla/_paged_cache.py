@@ -76,7 +76,7 @@ def _name(seq: Any) -> int:
 
 
 class PoolUsage(NamedTuple):
-    """What the blocks of a pool are used for; the names are those of `flashmla_pool_usage` in flashmla.h."""
+    """What the blocks of a pool are used for; the names are those of `flashmla_pool_usage` in pool.h."""
 
     num_blocks: int
     free: int

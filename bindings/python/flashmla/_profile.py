@@ -87,7 +87,7 @@ class Profile:
 
     @property
     def records(self) -> list[Record]:
-        """The calls in the order of their ends: fields of flashmla_call_record in flashmla.h."""
+        """The calls in the order of their ends: fields of flashmla_call_record in profile.h."""
         self._wait()
         return self._records
 

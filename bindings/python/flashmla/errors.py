@@ -16,7 +16,7 @@ class FlashMLAError(Exception):
     def __init__(self, message: str, status: int = _NUMBERS["FLASHMLA_ERROR_UNSUPPORTED"]) -> None:
         super().__init__(message)
         self.status = status
-        """The `flashmla_status` number; its meaning is pinned in flashmla.h."""
+        """The `flashmla_status` number; its meaning is pinned in core.h."""
         self.of_library = False
         """The C library refused the call; else the package did."""
 

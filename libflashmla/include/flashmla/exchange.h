@@ -1,4 +1,4 @@
-/* exchange.h - calls on tensor objects, for bindings; flashmla.h includes it.
+/* exchange.h - calls on tensor objects, for bindings; rules that hold for every function: flashmla.h.
  *
  * For bindings of a language whose frameworks speak DLPack (in Python a PyObject *): through the exchange table of the
  * tensors' type (DLPack 1.3, the capsule `__dlpack_c_exchange_api__`), or on capsules of tensors that were exported one
@@ -7,11 +7,13 @@
 #ifndef FLASHMLA_EXCHANGE_H_
 #define FLASHMLA_EXCHANGE_H_
 
-#include "flashmla.h"
+#include "core.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* ---- Calls on tensor objects, for bindings ---- */
 
 /* What such a call needs of the language's runtime; behind each, the function of Python's C API. */
 typedef struct flashmla_host {
@@ -92,6 +94,7 @@ typedef enum flashmla_exchange_status {
 /* Sets the runtime's functions, before the first call of any thread, and not again with others; they are copied.
  * Returns FLASHMLA_OK, or FLASHMLA_ERROR_STRUCT_SIZE: the library was made for others, and no call may be made. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_exchange_host(const flashmla_host *functions);
+
 /* Makes a call. `self` is an integer object with the address of a flashmla_exchange. Returns a new reference: an
  * integer object (a flashmla_status, FLASHMLA_EXCHANGE_UNUSUAL, or without a table FLASHMLA_EXCHANGE_UNUSUAL - n where
  * n bytes of scratch are needed and none was passed) or the scratch that was made and kept; NULL with an exception set

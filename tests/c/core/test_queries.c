@@ -1,4 +1,4 @@
-/* Query ranges and attended tokens against their definitions in flashmla.h, counted token by token. */
+/* Query ranges and attended tokens against their definitions in attention.h, counted token by token. */
 #include <math.h>
 
 #include "attention/attention.h"

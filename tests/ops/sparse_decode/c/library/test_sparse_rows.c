@@ -1,4 +1,4 @@
-/* Calls on host memory against the definition in flashmla.h, in float64, over every pair of formats: under sanitizers,
+/* Calls on host memory against the definition in attention.h, in float64, over every pair of formats: under sanitizers,
  * which see a read of what is not selected. */
 #include <math.h>
 #include <stdbool.h>
