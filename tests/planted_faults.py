@@ -67,32 +67,38 @@ def faulty_library(fault: Fault) -> Path:
     return build.build_library(cpu_only=True, debug=True, out=folder, edited=edited_copies(fault.edits, folder))
 
 
-# Enough of the kernel table for any bfloat16 call of 576 / 512 of dense_decode; of sparse_decode with three formats.
-KERNELS = (
-    "dense_decode_bf16_576_cluster1",
-    "dense_decode_bf16_576_cluster2",
-    "dense_decode_bf16_576_cluster1_pages",
-    "dense_decode_bf16_576_cluster2_pages",
-    "dense_decode_bf16_576_cluster1_invariant",
-    "dense_decode_bf16_576_cluster2_invariant",
-    "dense_decode_bf16_576_cluster1_pages_invariant",
-    "dense_decode_bf16_576_cluster2_pages_invariant",
-    "dense_decode_bf16_576_cluster1_gather",
-    "dense_decode_bf16_576_cluster1_gather_v32",
-    "dense_decode_bf16_576_cluster1_v32",
-    "combine_bf16_512",
-    "fold_bf16_512",
-    "plan",
-)
-
-
-SPARSE_KERNELS = (
-    "sparse_decode_bf16_576",
-    "sparse_decode_bf16_576_v32",
-    "sparse_decode_bf16_512_model1",
-    "combine_bf16_512",
-    "plan",
-)
+# The kinds of calls that gpu/run_faults.py makes, all of bfloat16 with 576 columns where the format has them, and what
+# each needs of the kernel table.
+_COMBINES = ("combine_bf16_512", "plan")
+KERNELS_OF_CALLS = {
+    "dense_decode": (
+        "dense_decode_bf16_576_cluster1",
+        "dense_decode_bf16_576_cluster2",
+        "dense_decode_bf16_576_cluster1_pages",
+        "dense_decode_bf16_576_cluster2_pages",
+        "dense_decode_bf16_576_cluster1_invariant",
+        "dense_decode_bf16_576_cluster2_invariant",
+        "dense_decode_bf16_576_cluster1_pages_invariant",
+        "dense_decode_bf16_576_cluster2_pages_invariant",
+        "dense_decode_bf16_576_cluster1_gather",
+        "fold_bf16_512",
+        *_COMBINES,
+    ),
+    "dense_decode of codes": (
+        "dense_decode_bf16_576_cluster1_v32",
+        "dense_decode_bf16_576_cluster1_fp8",
+        "dense_decode_bf16_576_cluster1_gather_v32",
+        "dense_decode_bf16_576_cluster1_gather_fp8",
+        *_COMBINES,
+    ),
+    "sparse_decode": (
+        "sparse_decode_bf16_576",
+        "sparse_decode_bf16_512",
+        "sparse_decode_bf16_576_v32",
+        "sparse_decode_bf16_512_model1",
+        *_COMBINES,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,13 @@ class KernelFault:
 
     name: str
     edits: tuple[Edit, ...]
-    kernels: tuple[str, ...] = KERNELS  # that are compiled
     always: bool = True  # False: an order that the hardware may keep by chance, so that missing it is no failure
-    operations: tuple[str, ...] = ("dense_decode",)  # whose calls should find it
+    calls: tuple[str, ...] = ("dense_decode",)  # the kinds that should find it
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """That are compiled."""
+        return tuple(dict.fromkeys(name for kind in self.calls for name in KERNELS_OF_CALLS[kind]))
 
 
 def faulty_tree(fault: KernelFault, folder: Path) -> None:

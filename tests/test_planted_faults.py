@@ -85,11 +85,11 @@ def test_a_fault_of_a_kernel_can_be_planted(fault, tmp_path):
     assert set(fault.kernels) <= {variant.name for variant in VARIANTS}
 
 
-@pytest.mark.parametrize("operation", run_faults.CASES)
-def test_the_calls_that_find_faults_of_kernels_are_legal_and_right(backend, operation):
+@pytest.mark.parametrize("kind", run_faults.CASES)
+def test_the_calls_that_find_faults_of_kernels_are_legal_and_right(backend, kind):
     if backend.name != "cpu":
         pytest.skip("gpu/run_faults.py runs them, in processes of their own")
-    run_faults.check_all(backend, operation)
+    run_faults.check_all(backend, kind)
 
 
 def test_names_are_of_one_fault_each():

@@ -18,12 +18,10 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import build  # noqa: E402 - found through the line above
 import operations  # noqa: E402
-from planted_faults import KERNELS, SPARSE_KERNELS, KernelFault, faulty_tree  # noqa: E402
+from planted_faults import KERNELS_OF_CALLS, KernelFault, faulty_tree  # noqa: E402
 
 LIBRARIES = build.BUILD / "faulty-gpu"
-UNMUTATED = KernelFault(
-    "unmutated", (), tuple({*KERNELS, *SPARSE_KERNELS}), operations=("dense_decode", "sparse_decode")
-)
+UNMUTATED = KernelFault("unmutated", (), calls=tuple(KERNELS_OF_CALLS))
 
 
 def faults() -> dict[str, KernelFault]:

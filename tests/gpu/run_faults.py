@@ -32,7 +32,7 @@ def dense_cases() -> list:
     draw = random.Random(0)
     found = []
     for seed in range(CALLS):
-        page = draw.choice((64, 64, 64, 16, 1, 128))
+        page = draw.choice((64, 64, 64, 16, 1, 128, 48))
         pages = draw.choice((200, 300, 640, 1300)) // page + 1
         capacity = page * pages
         edges = (0, 1, page + 1, 63, 65, capacity - 1, capacity, capacity + page, -1)
@@ -65,6 +65,51 @@ def dense_cases() -> list:
     found = [case.but(batch_invariant=case.batch_invariant and case.num_splits == 0) for case in found]
     windows = (0, 0, 0, 1, 70, 150, 1000)
     return [case.but(window=draw.choice(windows)) for case in found]
+
+
+def code_cases() -> list:
+    """Calls of dense_decode on caches of codes, in pages that TMA brings and in others; queries are numbers or codes,
+    scales of any kind.
+    """
+    from buffers import PAGES
+    from ops.dense_decode.case import Case, Layouts
+
+    draw = random.Random(2)
+    found = []
+    for seed in range(CALLS):
+        page = draw.choice((64, 64, 128, 16, 7, 1))
+        pages = draw.choice((200, 640)) // page + 1
+        capacity = page * pages
+        edges = (0, 1, page + 1, 63, 65, capacity - 1, capacity, capacity + page, -1)
+        lengths = [draw.randint(capacity // 2, capacity), *draw.choices(edges, k=draw.choice((1, 2, 5)))]
+        kv_format = draw.choice(("v32", "fp8", "fp8"))
+        coded = kv_format == "fp8" and draw.random() < 0.5
+        scales = (None, 1.0, 0.013, -0.3, float("inf"))
+        case = Case(
+            s_q=draw.choice((1, 2, 3)),
+            h_q=draw.choice((16, 64, 128)),
+            page_size=page,
+            num_blocks=pages * len(lengths) + 2,
+            max_blocks=pages,
+            lengths=tuple(lengths),
+            causal=draw.random() < 0.6,
+            bad_pages=draw.random() < 0.5,
+            plan=(plan := draw.choice(("none", "fresh"))),
+            num_splits=0 if plan == "none" else draw.choice((0, 1, 3)),
+            given=("out", "lse"),
+            layouts=Layouts(kv_cache=PAGES),
+            route="torch",
+            seed=seed,
+            out_dtype=draw.choice((None, "float32")),
+            softmax_scale=draw.choice((None, None, 0.7)),
+            window=draw.choice((0, 0, 70)),
+            kv_format=kv_format,
+            descale_k=draw.choice(scales) if kv_format == "fp8" else None,
+            q_dtype="float8_e4m3fn" if coded else None,
+            descale_q=draw.choice(scales) if coded else None,
+        )
+        found.append(case)
+    return found
 
 
 def sparse_cases() -> list:
@@ -115,18 +160,18 @@ def sparse_cases() -> list:
     return [*found, SparseCase(main=many, batch=150, s_q=2, h_q=128, given=("out", "lse"), route="torch", sink="some")]
 
 
-CASES = {"dense_decode": dense_cases, "sparse_decode": sparse_cases}
+CASES = {"dense_decode": dense_cases, "dense_decode of codes": code_cases, "sparse_decode": sparse_cases}
 
 
-def check_all(backend, operation: str) -> None:
-    """Every call of an operation against the oracle, by the library that FLASHMLA_LIBRARY names."""
-    calls = importlib.import_module(f"ops.{operation}.calls")
-    for case in CASES[operation]():
+def check_all(backend, kind: str) -> None:
+    """Every call of a kind against the oracle, by the library that FLASHMLA_LIBRARY names."""
+    calls = importlib.import_module(f"ops.{kind.split(maxsplit=1)[0]}.calls")
+    for case in CASES[kind]():
         try:
             calls.check(case, backend)
         except AssertionError as error:
             sys.exit(f"{str(error).splitlines()[0]}: {case.but(layouts=None)}")
-    if backend.name != "cpu" and operation == "dense_decode":
+    if backend.name != "cpu" and kind == "dense_decode":
         check_bits()
     print("right")
 
@@ -142,21 +187,21 @@ def check_bits() -> None:
             sys.exit(f"{check.__name__}: {str(error).splitlines()[0]}")
 
 
-def verdict(library: Path, operations: tuple[str, ...], seconds: float) -> tuple[bool, str]:
-    """Whether the calls of these operations found fault with the library, and how."""
-    for operation in operations:
-        failed, how = verdict_of_one(library, operation, seconds)
+def verdict(library: Path, kinds: tuple[str, ...], seconds: float) -> tuple[bool, str]:
+    """Whether the calls of these kinds found fault with the library, and how."""
+    for kind in kinds:
+        failed, how = verdict_of_one(library, kind, seconds)
         if failed:
             break
     return failed, how
 
 
-def verdict_of_one(library: Path, operation: str, seconds: float) -> tuple[bool, str]:
-    """Whether the calls of an operation found fault with the library, and how."""
+def verdict_of_one(library: Path, kind: str, seconds: float) -> tuple[bool, str]:
+    """Whether the calls of a kind found fault with the library, and how."""
     environment = os.environ | {"FLASHMLA_LIBRARY": str(library)}
     try:
         done = subprocess.run(
-            [sys.executable, __file__, "--check", operation],
+            [sys.executable, __file__, "--check", kind],
             env=environment,
             capture_output=True,
             text=True,
@@ -176,7 +221,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="faults; all that were built, if none is named")
     parser.add_argument("--seconds", type=float, default=45, help="after which a process hangs")
-    parser.add_argument("--check", metavar="OPERATION", help="run the calls of an operation in this process")
+    parser.add_argument("--check", metavar="KIND", help="run the calls of a kind in this process")
     options = parser.parse_args()
     if options.check:
         sys.modules["jax"] = sys.modules["cupy"] = None  # which would only take time
@@ -192,7 +237,7 @@ def main() -> int:
     missing = [name for name in ["unmutated", *wanted] if name not in known or not built[name].exists()]
     if missing:
         sys.exit(f"not built (tests/gpu/build_faults.py): {', '.join(missing)}")
-    failed, how = verdict(built["unmutated"], known["unmutated"].operations, options.seconds)
+    failed, how = verdict(built["unmutated"], known["unmutated"].calls, options.seconds)
     print(f"{'unmutated':48} {'FAILS' if failed else 'passes':8} {how}", flush=True)
     if failed:
         return 1
@@ -200,7 +245,7 @@ def main() -> int:
     for name in wanted:
         if name == "unmutated":
             continue
-        caught, how = verdict(built[name], known[name].operations, options.seconds)
+        caught, how = verdict(built[name], known[name].calls, options.seconds)
         allowed = not known[name].always
         missed += not caught and not allowed
         word = "caught" if caught else "missed (the hardware may hide it)" if allowed else "MISSED"

@@ -1,4 +1,4 @@
-"""Faults of dense_decode's kernels on queries that are codes, which the GPU suite must find."""
+"""Faults of dense_decode's kernels on caches and queries that are codes, which the GPU suite must find."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ FOLDER = "dsl_kernels/dense_decode/"
 EPILOGUE, UNSCALED_QK = FOLDER + "epilogue.py", FOLDER + "unscaled_qk.py"
 
 
+CODES = ("dense_decode of codes",)
+
+
 def fault(name: str, file: str, before: str, after: str, *, always: bool = True) -> KernelFault:
-    return KernelFault(name, (Edit(file, before, after),), always=always)
+    return KernelFault(name, (Edit(file, before, after),), always, CODES)
 
 
 CODE_FAULTS = [

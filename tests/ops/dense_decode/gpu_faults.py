@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.dense_decode.gpu_code_faults import CODE_FAULTS
+from ops.dense_decode.gpu_code_faults import CODE_FAULTS, CODES
 from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/dense_decode/"
@@ -16,8 +16,11 @@ SCHEDULE, ATTENDED = "dsl_kernels/core/schedule.py", "dsl_kernels/core/attended.
 COMBINE = "dsl_kernels/combine/kernel.py"
 
 
-def fault(name: str, file: str, before: str, after: str, *, always: bool = True) -> KernelFault:
-    return KernelFault(name, (Edit(file, before, after),), always=always)
+NUMBERS = ("dense_decode",)
+
+
+def fault(name: str, file: str, before: str, after: str, *, always: bool = True, calls=NUMBERS) -> KernelFault:
+    return KernelFault(name, (Edit(file, before, after),), always, calls)
 
 
 GPU_FAULTS = [
@@ -209,7 +212,7 @@ GPU_FAULTS = [
         "        valid = Uint32(token) < Uint32(sWork[work.LENGTH, record])\n"
         "        page = page if valid and (Uint32(page) < Uint32(a.num_blocks)) else Int32(0)\n",
     ),
-    fault("the first row of a page", PAGES, "token - column * a.page_size", "token * 0"),
+    fault("the first row of a page", PAGES, "token - column * a.page_size", "token * 0", calls=CODES),
     fault(
         "a page of the unit before",
         GATHER,
@@ -221,12 +224,14 @@ GPU_FAULTS = [
         GATHER_PV,
         "work.UNITS, record] - n",
         "work.UNITS, record] - n - 1",
+        calls=CODES,
     ),
     fault(
         "scales of a row's other half",
         FOLDER + "codes.py",
         "8 * half + 4 * part)\n        elif",
         "8 - 8 * half + 4 * part)\n        elif",
+        calls=CODES,
     ),
     fault(
         "rows that copies bring are not shown to the tensor cores",
@@ -234,27 +239,40 @@ GPU_FAULTS = [
         '        cute.arch.fence_proxy("async.shared", space="cta")\n',
         "        pass\n",
         always=False,
+        calls=CODES,
     ),
-    fault("codes of the other half", BOXES, "rows.parts * half + part", "rows.parts * (1 - half) + part"),
+    fault("codes of the other half", BOXES, "rows.parts * half + part", "rows.parts * (1 - half) + part", calls=CODES),
     fault(
         "results without the scale of all codes",
         EPILOGUE,
         "                inverse *= scale\n",
         "                pass\n",
+        calls=CODES,
     ),
     fault(
-        "an infinite scale of all codes", EPILOGUE, "spoiled(spoiled(total, scale), scale_q)", "spoiled(total, scale_q)"
+        "an infinite scale of all codes",
+        EPILOGUE,
+        "spoiled(spoiled(total, scale), scale_q)",
+        "spoiled(total, scale_q)",
+        calls=CODES,
     ),
-    fault("a row of Q has the factor of another", UNSCALED_QK, "(lane >> 4) + 2 == i", "(lane >> 4) == i"),
-    fault("logits without the size of a scale", UNSCALED_QK, "* back * scale)", "* back)"),
+    fault("a row of Q has the factor of another", UNSCALED_QK, "(lane >> 4) + 2 == i", "(lane >> 4) == i", calls=CODES),
+    fault("logits without the size of a scale", UNSCALED_QK, "* back * scale)", "* back)", calls=CODES),
     fault(
         "the RoPE part's codes are made over",
         FOLDER + "unscaled.py",
         "                cute.arch.sync_warp()  # numbers go there now\n",
         "",
         always=False,
+        calls=CODES,
     ),
-    fault("codes are not waited for", BOXES, "        cute.arch.mbarrier_wait(self.bars.raw(slot, half), phase)\n", ""),
+    fault(
+        "codes are not waited for",
+        BOXES,
+        "        cute.arch.mbarrier_wait(self.bars.raw(slot, half), phase)\n",
+        "",
+        calls=CODES,
+    ),
     # ---- batch invariant
     fault(
         "the carry of another source",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planted_faults import SPARSE_KERNELS, Edit, KernelFault
+from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/sparse_decode/"
 SELECTION, GATHER, QK = FOLDER + "selection.py", "dsl_kernels/dense_decode/gather.py", FOLDER + "qk.py"
@@ -10,7 +10,7 @@ SINKS = "dsl_kernels/core/sinks.py"
 
 
 def fault(name: str, file: str, before: str, after: str, *, always: bool = True) -> KernelFault:
-    return KernelFault(name, (Edit(file, before, after),), SPARSE_KERNELS, always, ("sparse_decode",))
+    return KernelFault(name, (Edit(file, before, after),), always, ("sparse_decode",))
 
 
 GPU_FAULTS = [
