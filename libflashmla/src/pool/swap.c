@@ -6,9 +6,9 @@ static flashmla_status check_host(const flashmla_pool *pool) {
   return fm_fail(FLASHMLA_ERROR_VALUE, "the pool has no host_pool; sequences are swapped out to one");
 }
 
-static flashmla_status swap(flashmla_pool *pool, int32_t copies, bool out, void *stream) {
+static flashmla_status swap(flashmla_pool *pool, int32_t copies, fm_route route, void *stream) {
   if (copies == 0) return FLASHMLA_OK;
-  FM_TRY(pool->backend->swap(pool, pool->copies, copies, out, stream));
+  FM_TRY(pool->backend->swap(pool, pool->copies, copies, route, stream));
   ++pool->swaps;
   return FLASHMLA_OK;
 }
@@ -27,7 +27,7 @@ static flashmla_status swap_out(flashmla_pool *pool, flashmla_sequence name, voi
     pool->copies[i - head] = (fm_block_copy){row[i], host};
     if (i < sequence->committed) books->host_hashes[host] = books->blocks[row[i]].hash;
   }
-  const flashmla_status status = swap(pool, end - head, true, stream);
+  const flashmla_status status = swap(pool, end - head, FM_TO_HOST, stream);
   if (status != FLASHMLA_OK) {
     fm_give_host_blocks(books, first, end - head);
     return status;
@@ -109,7 +109,7 @@ static flashmla_status swap_in(flashmla_pool *pool, flashmla_sequence name, void
   FM_TRY(check_blocks(books, sequence, end));
   fm_take_row(books, sequence);
   const int32_t copies = take_blocks(pool, sequence, end);
-  const flashmla_status status = swap(pool, copies, false, stream);
+  const flashmla_status status = swap(pool, copies, FM_FROM_HOST, stream);
   if (status != FLASHMLA_OK) {
     fm_drop_blocks(books, sequence, head, end);
     fm_give_row(books, sequence);
