@@ -37,7 +37,7 @@ FAULTS = [
               "if (at->references == 0) uncache_block(books, block);", ""),
     PoolFault("a cut prefix keeps the hash of the whole", "lifecycle.c",
               "sequence->chain = chain_at(books, sequence, full);", ""),
-    PoolFault("a head is forgotten by swaps", "swap.c", "if (i < sequence->committed) books->host_hashes[host]",
+    PoolFault("a head is forgotten by swaps", "swap.c", "if (i < sequence->committed_blocks) books->host_hashes[host]",
               "if (i < sequence->head) books->host_hashes[host]"),
     PoolFault("slots of a longer step stay", "append.c",
               "for (int32_t i = slot; i < arrays->num_slots || i < arrays->shown_slots; ++i) arrays->slots[i] = -1;",

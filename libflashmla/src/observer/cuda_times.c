@@ -125,7 +125,7 @@ static bool captured(const fm_driver *driver, fm_observation *seen) {
 static bool copy_lengths(const fm_driver *driver, const fm_observation *seen, const fm_facts *facts, pool *of) {
   int32_t *into = of->lengths + (int64_t)seen->pair * of->room, *const end = into + of->room;
   bool any = false;
-  for (int32_t kind = 0; kind < FM_KINDS_OF_ITEMS; ++kind) {
+  for (int32_t kind = 0; kind < FM_ITEM_KINDS; ++kind) {
     const fm_items_read *items = &facts->items[kind];
     if (items->lengths == NULL) continue;
     if (items->requests > end - into) return false;

@@ -25,7 +25,7 @@ static flashmla_status swap_out(flashmla_pool *pool, flashmla_sequence name, voi
   const int32_t first = fm_take_host_blocks(books, end - head);
   for (int32_t i = head, host = first; i < end; ++i, host = books->host_next[host]) {
     pool->copies[i - head] = (fm_block_copy){row[i], host};
-    if (i < sequence->committed) books->host_hashes[host] = books->blocks[row[i]].hash;
+    if (i < sequence->committed_blocks) books->host_hashes[host] = books->blocks[row[i]].hash;
   }
   const flashmla_status status = swap(pool, end - head, FM_TO_HOST, stream);
   if (status != FLASHMLA_OK) {
@@ -49,7 +49,7 @@ flashmla_status flashmla_pool_swap_out(flashmla_pool *pool, flashmla_sequence se
 
 /* The block on the device that still has what block `i` of the sequence had; FM_NONE: it has to be copied. */
 static int32_t still_there(const fm_books *books, const fm_sequence *sequence, int32_t i, int32_t host) {
-  return i < sequence->committed ? fm_find_published(books, books->host_hashes[host]) : FM_NONE;
+  return i < sequence->committed_blocks ? fm_find_published(books, books->host_hashes[host]) : FM_NONE;
 }
 
 static flashmla_status check_blocks(const fm_books *books, const fm_sequence *sequence, int32_t end) {
@@ -93,7 +93,7 @@ static void publish_again(flashmla_pool *pool, const fm_sequence *sequence, int3
   for (int32_t i = sequence->head; i < end; ++i, host = books->host_next[host]) {
     fm_block *block = &books->blocks[row[i]];
     if (!block->published) block->busy = sequence->arrival;
-    if (i < sequence->committed && !block->published) fm_publish(books, row[i], books->host_hashes[host]);
+    if (i < sequence->committed_blocks && !block->published) fm_publish(books, row[i], books->host_hashes[host]);
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "core/arith.h"
 #include "core/error.h"
+#include "core/item_kinds.h"
 
 /* Query rows, and for each request a number of KV items that they attend to: each query token to the same ones, or with
  * own_items to as many of its own. With variable-length queries s_q is the
@@ -287,7 +288,6 @@ fm_items fm_last_items(const fm_tiling *tiling, fm_schedule schedule, int32_t pa
 /* check.c: whether a caller's host buffer still holds a schedule. Kernels on a device clamp what they read instead. */
 flashmla_status fm_check_schedule(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
 
-enum { FM_FIRST_KIND, FM_SECOND_KIND, FM_KINDS };
 /* workspace.c. Work apart: what the launch of a kind is told. */
 fm_tiling fm_tiling_of_kind(const fm_tiling *tiling);
 fm_cut *fm_cuts_of_kind(const fm_tiling *tiling, fm_schedule schedule, int32_t kind);
