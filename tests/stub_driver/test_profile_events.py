@@ -164,6 +164,77 @@ def test_more_lengths_than_there_is_room_for_count_the_capacity(cuda_12_0):
     assert not ran.of("cuMemcpyAsync")
 
 
+def events_of(ran, stream):
+    """Those that calls recorded; the profile's own is the first on the stream of its first call."""
+    return [call["event"] for call in ran.of("cuEventRecord") if call["stream"] == stream][1:]
+
+
+def test_a_call_that_is_late_keeps_its_events(cuda_12_0):
+    """It began under a profile, and launches while another one runs: it may not mark an event of that one's calls, which
+    do without its pair. Then that is free.
+    """
+    code = """
+import os, threading
+def late():
+    driver.stub_hold(b"cuLaunchKernelEx")
+    decode(stream=7)
+start(max_pending=2)
+thread = threading.Thread(target=late)
+thread.start()
+driver.stub_wait_until_held()
+lib.flashmla_profile_stop()
+start(max_pending=2)
+decode(stream=9); decode(stream=9)
+driver.stub_go()
+thread.join()
+read()
+os.putenv("STUB_BUSY", "1")
+decode(); decode()
+os.unsetenv("STUB_BUSY")
+read()
+"""
+    records, states, ran = profiled(cuda_12_0, code)
+    assert [record["stream"] for record in records] == [9, 9, 0, 0]
+    assert {record["device_time"] for record in records} == {KNOWN}
+    assert states == [[2, 2, 0, 0], [2, 4, 0, 0]]
+    late, others = events_of(ran, 7), events_of(ran, 9)
+    assert (len(late), len(others)) == (2, 4)
+    assert not set(late) & set(others)
+
+
+def test_lengths_that_are_on_their_way_stay_where_they_go(cuda_12_0):
+    """Of an earlier profile: a copy still writes to the memory of its pair."""
+    code = """
+start(1, max_pending=2)
+decode(stream=7)
+lib.flashmla_profile_stop()
+start(1, max_pending=2)
+decode(stream=9); decode(stream=9)
+driver.stub_finish()
+decode(stream=9)
+driver.stub_finish()
+read()
+"""
+    records, _, ran = profiled(cuda_12_0, code, lazy=2, copied=100)
+    assert [record["device_time"] for record in records] == [KNOWN, LOST, KNOWN]
+    assert [record["tokens"] == 100 * record["batch"] for record in records] == [True, False, True]
+    earlier, first, _ = ran.of("cuMemcpyAsync")
+    assert (earlier["stream"], first["stream"]) == (7, 9)
+    assert earlier["to"] != first["to"]
+
+
+def test_other_events_of_an_earlier_profile_are_free(cuda_12_0):
+    code = """
+import os
+start(max_pending=1); decode(); lib.flashmla_profile_stop()
+start(max_pending=1); decode()
+os.unsetenv("STUB_BUSY")
+read()
+"""
+    records, _, _ = profiled(cuda_12_0, code, busy=1)
+    assert [record["device_time"] for record in records] == [KNOWN]
+
+
 def test_beyond_the_first_calls_half_of_them_are_timed(cuda_12_0):
     """Whatever the order of operations is: here two take turns."""
     code = """
@@ -212,6 +283,13 @@ def test_a_call_that_fails_is_no_record_and_leaves_no_context(cuda_12_0):
     assert len(records) == 1
     assert [line[2] for line in ran.told if line[0] in (0, 301)] == [0, 0]
     assert states == [[1, 1, 0, 0]]
+
+
+def test_what_a_call_that_fails_has_copied_is_told_of_no_call(cuda_12_0):
+    code = "start(1); fail('cuLaunchKernelEx', 2); decode(); decode(); read()"
+    (record,), _, ran = profiled(cuda_12_0, code, copied=100)
+    assert len(ran.of("cuMemcpyAsync")) == 2
+    assert record["tokens"] == 100 * record["batch"]
 
 
 def test_a_prepared_call_is_a_record_too(cuda_12_0):
