@@ -170,8 +170,8 @@ def events_of(ran, stream):
 
 
 def test_a_call_that_is_late_keeps_its_events(cuda_12_0):
-    """It began under a profile, and launches while another one runs: it may not mark an event of that one's calls, which
-    do without its pair. Then that is free.
+    """It began under a profile, and launches while another one runs: it may not mark an event of that one's calls. They
+    do without its pair; then that is free.
     """
     code = """
 import os, threading
