@@ -1,5 +1,5 @@
 /* tiling.c - how the query rows of a call become blocks and tiles, and into how many parts the work is cut. */
-#include "schedule/schedule.h"
+#include "schedule/items.h"
 
 static flashmla_status too_many_tiles(const fm_work *work, int32_t num_splits) {
   return fm_fail(
