@@ -5,37 +5,7 @@ from __future__ import annotations
 import pytest
 
 import c_abi
-
-KNOWN, PENDING, CAPTURED, LOST, FAILED = (
-    c_abi.constant(f"TIME_{name}") for name in ("KNOWN", "PENDING", "CAPTURED", "LOST", "FAILED")
-)
-COUNTED, OWN_PLAN, LOADED, PREPARED = (
-    c_abi.constant(f"CALL_{name}") for name in ("COUNTED", "OWN_PLAN", "LOADED", "PREPARED")
-)
-HELPERS = """
-def start(flags=0, **numbers):
-    options = ffi.new("flashmla_profile_options *", {"struct_size": ffi.sizeof("flashmla_profile_options"), **numbers})
-    options.flags = flags
-    assert lib.flashmla_profile_start(options) == 0, last_error()
-
-def read():
-    records = ffi.new("flashmla_call_record[100]")
-    records[0].struct_size = ffi.sizeof("flashmla_call_record")
-    state = ffi.new("flashmla_profile_state *", {"struct_size": ffi.sizeof("flashmla_profile_state")})
-    assert lib.flashmla_profile_read(records, 100, state) == 0, last_error()
-    for record in records[0 : state.count]:
-        found = {name: getattr(record, name) for name, _ in ffi.typeof("flashmla_call_record").fields}
-        texts = {name: ffi.string(found[name]).decode() for name in ("operation", "kernel", "dtype")}
-        tell("record", {name: int(ffi.cast("intptr_t", value)) for name, value in found.items()} | texts)
-    tell("state", state.count, state.calls, state.dropped, state.left)
-"""
-
-
-def profiled(driver, code: str, **settings):
-    """Records, states and the process."""
-    ran = driver.run(HELPERS + code, **settings)
-    records = [line[1] for line in ran.told if line[0] == "record"]
-    return records, [line[1:] for line in ran.told if line[0] == "state"], ran
+from stub_driver.profiles import CAPTURED, COUNTED, FAILED, KNOWN, LOADED, LOST, OWN_PLAN, PREPARED, profiled
 
 
 def test_a_call_has_an_event_on_its_stream_before_and_behind_its_launches(cuda_12_0):
@@ -136,103 +106,12 @@ def test_lengths_are_copied_where_that_is_asked_for(cuda_12_0):
     assert a_token == 2 * 576 * record["h_kv"]
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_a_profile_with_more_events_has_room_for_their_lengths(cuda_12_0, again):
-    """Copies stay in pinned memory, whatever an earlier profile made of it; where no more can be had there are none."""
-    code = f"""
-start(1, max_pending=1); decode(); lib.flashmla_profile_stop()
-{"" if again else "fail('cuMemHostAlloc', 2)"}
-start(1, max_pending=3)
-for _ in range(3): decode()
-read()
-"""
-    records, _, ran = profiled(cuda_12_0, code, copied=100)
-    assert [record["device_time"] for record in records] == [KNOWN] * 3
-    assert [bool(record["flags"] & COUNTED) for record in records] == [again] * 3
-    copies = ran.of("cuMemcpyAsync")
-    assert len(copies) == (4 if again else 1)
-    made = [range(a["memory"], a["memory"] + a["bytes"]) for a in ran.of("cuMemHostAlloc") if a["result"] == 0]
-    for copy in copies:
-        assert any(copy["to"] in memory and copy["to"] + copy["bytes"] <= memory.stop for memory in made)
-
-
 def test_more_lengths_than_there_is_room_for_count_the_capacity(cuda_12_0):
     (record,), _, ran = profiled(cuda_12_0, "start(1, max_lengths=1); decode(); read()", copied=100)
     assert record["batch"] > 1
     assert not record["flags"] & COUNTED
     assert record["device_time"] == KNOWN
     assert not ran.of("cuMemcpyAsync")
-
-
-def events_of(ran, stream):
-    """Those that calls recorded; the profile's own is the first on the stream of its first call."""
-    return [call["event"] for call in ran.of("cuEventRecord") if call["stream"] == stream][1:]
-
-
-def test_a_call_that_is_late_keeps_its_events(cuda_12_0):
-    """It began under a profile, and launches while another one runs: it may not mark an event of that one's calls. They
-    do without its pair; then that is free.
-    """
-    code = """
-import os, threading
-def late():
-    driver.stub_hold(b"cuLaunchKernelEx")
-    decode(stream=7)
-start(max_pending=2)
-thread = threading.Thread(target=late)
-thread.start()
-driver.stub_wait_until_held()
-lib.flashmla_profile_stop()
-start(max_pending=2)
-decode(stream=9); decode(stream=9)
-driver.stub_go()
-thread.join()
-read()
-os.putenv("STUB_BUSY", "1")
-decode(); decode()
-os.unsetenv("STUB_BUSY")
-read()
-"""
-    records, states, ran = profiled(cuda_12_0, code)
-    assert [record["stream"] for record in records] == [9, 9, 0, 0]
-    assert {record["device_time"] for record in records} == {KNOWN}
-    assert states == [[2, 2, 0, 0], [2, 4, 0, 0]]
-    late, others = events_of(ran, 7), events_of(ran, 9)
-    assert (len(late), len(others)) == (2, 4)
-    assert not set(late) & set(others)
-
-
-def test_lengths_that_are_on_their_way_stay_where_they_go(cuda_12_0):
-    """Of an earlier profile: a copy still writes to the memory of its pair."""
-    code = """
-start(1, max_pending=2)
-decode(stream=7)
-lib.flashmla_profile_stop()
-start(1, max_pending=2)
-decode(stream=9); decode(stream=9)
-driver.stub_finish()
-decode(stream=9)
-driver.stub_finish()
-read()
-"""
-    records, _, ran = profiled(cuda_12_0, code, lazy=2, copied=100)
-    assert [record["device_time"] for record in records] == [KNOWN, LOST, KNOWN]
-    assert [record["tokens"] == 100 * record["batch"] for record in records] == [True, False, True]
-    earlier, first, _ = ran.of("cuMemcpyAsync")
-    assert (earlier["stream"], first["stream"]) == (7, 9)
-    assert earlier["to"] != first["to"]
-
-
-def test_other_events_of_an_earlier_profile_are_free(cuda_12_0):
-    code = """
-import os
-start(max_pending=1); decode(); lib.flashmla_profile_stop()
-start(max_pending=1); decode()
-os.unsetenv("STUB_BUSY")
-read()
-"""
-    records, _, _ = profiled(cuda_12_0, code, busy=1)
-    assert [record["device_time"] for record in records] == [KNOWN]
 
 
 def test_beyond_the_first_calls_half_of_them_are_timed(cuda_12_0):
