@@ -7,7 +7,7 @@
 #include "attention/check.h"
 #include "core/operation.h"
 #include "cuda/kernel_params.h"
-#include "schedule/schedule.h"
+#include "schedule/items.h"
 
 static const char *comma(int32_t i) { return i > 0 ? ", " : ""; }
 

@@ -37,7 +37,7 @@ FAULTS = [
               "if (at->references == 0) uncache_block(books, block);", ""),
     PoolFault("a cut prefix keeps the hash of the whole", "lifecycle.c",
               "sequence->chain = chain_at(books, sequence, full);", ""),
-    PoolFault("a head is forgotten by swaps", "swap.c", "if (i < sequence->committed) books->host_hashes[host]",
+    PoolFault("a head is forgotten by swaps", "swap.c", "if (i < sequence->committed_blocks) books->host_hashes[host]",
               "if (i < sequence->head) books->host_hashes[host]"),
     PoolFault("slots of a longer step stay", "append.c",
               "for (int32_t i = slot; i < arrays->num_slots || i < arrays->shown_slots; ++i) arrays->slots[i] = -1;",
@@ -50,5 +50,6 @@ FAULTS = [
               "fm_wait_for(&pool->books, sequence->arrival);", "", SWAPS_LATE),
     PoolFault("a swap does not wait for writers", "cuda_copies.c",
               "FM_DRIVER_TRY(driver, stream_wait_event, gpu->stream, gpu->used, 0);", "", WORK_LATE),
+    PoolFault("layers lie over one another in a row of host_pool", "pieces.c", "in_row += in->bytes;", ""),
     PoolFault("staging in use is written", "cuda_copies.c", "gpu->uploading[gpu->buffer] = true;", "", WORK_LATE),
 ]  # fmt: skip

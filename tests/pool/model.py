@@ -27,7 +27,7 @@ class Sequence:
     tags: list[int] = field(default_factory=list)  # what the row of each holds
     head: int = 0  # blocks given up
     blocks: list[Block] | None = field(default_factory=list)  # behind the head; None: swapped out
-    committed: int = 0  # blocks
+    committed_blocks: int = 0
     shown: bool = True
 
     @property
@@ -128,7 +128,7 @@ class Model:
             self.refer(block)
             made.tags += self.contents[block]
         made.ids = ids[: len(made.tags)]
-        made.committed = len(made.blocks)
+        made.committed_blocks = len(made.blocks)
         return made
 
     def tail(self, sequence: Sequence) -> Block | None:
@@ -183,8 +183,8 @@ class Model:
         if tokens > sequence.length:
             raise Refused("VALUE")
         sequence.shown = True
-        for i in range(sequence.committed, tokens // self.page_size):
-            sequence.committed = i + 1
+        for i in range(sequence.committed_blocks, tokens // self.page_size):
+            sequence.committed_blocks = i + 1
             key = tuple(sequence.ids[: (i + 1) * self.page_size])
             if i < sequence.head or sequence.blocks[i - sequence.head].key is not None or key in self.index:
                 continue
@@ -197,7 +197,7 @@ class Model:
         parent.shown = True
         for block in parent.blocks:
             self.refer(block)
-        return Sequence([*parent.ids], [*parent.tags], parent.head, [*parent.blocks], parent.committed)
+        return Sequence([*parent.ids], [*parent.tags], parent.head, [*parent.blocks], parent.committed_blocks)
 
     def drop(self, blocks: list[Block]) -> None:
         for block in reversed(blocks):
@@ -210,7 +210,7 @@ class Model:
         kept = self.count(length) - sequence.head
         self.drop(sequence.blocks[kept:])
         del sequence.blocks[kept:], sequence.ids[length:], sequence.tags[length:]
-        sequence.committed = min(sequence.committed, length // self.page_size)
+        sequence.committed_blocks = min(sequence.committed_blocks, length // self.page_size)
         sequence.shown = True
 
     def free_head(self, name: int, first: int) -> None:
@@ -243,7 +243,7 @@ class Model:
         if len(self.resident) == self.rows:
             raise Refused("TABLE_FULL")
         numbers = range(sequence.head, self.count(sequence.length))
-        keys = {i: tuple(sequence.ids[: (i + 1) * self.page_size]) for i in numbers if i < sequence.committed}
+        keys = {i: tuple(sequence.ids[: (i + 1) * self.page_size]) for i in numbers if i < sequence.committed_blocks}
         there = {i: self.index[key] for i, key in keys.items() if key in self.index}
         available = self.free_blocks + len(self.cached) - sum(not block.references for block in there.values())
         if len(numbers) - len(there) > available:

@@ -190,7 +190,7 @@ class Subject:
         for name, sequence in self.model.sequences.items():
             row = self.cache.row(name)
             assert self.cache.length(name) == sequence.length
-            assert self.cache.committed(name) == sequence.committed * self.model.page_size
+            assert self.cache.committed(name) == sequence.committed_blocks * self.model.page_size
             assert (row == -1) == (sequence.blocks is None)
             if sequence.blocks is not None:
                 assert lengths[row] == 0

@@ -1,9 +1,9 @@
 /* libcuda.c - a CUDA driver that does nothing but keep the rules: what is called, with what, and whether it was legal.
  *
- * Built as libcuda.so.1 with the exports that the test names. Calls are appended to the file STUB_LOG, one JSON object
- * a line. The machine is described by STUB_VERSION (12000), STUB_DEVICES (1), STUB_ARCHITECTURE (90), STUB_PROCESSORS
- * (132), STUB_L2_BYTES (50 MiB), STUB_CLUSTERS (of two that run at once; half the processors), and STUB_CAPTURING (0).
- * Sources of the rules: CUDA Driver API reference, and its cuda.h for names and numbers. */
+ * Built as libcuda.so.1 with the exports that the test names. The machine is described by STUB_VERSION (12000),
+ * STUB_DEVICES (1), STUB_ARCHITECTURE (90), STUB_PROCESSORS (132), STUB_L2_BYTES (50 MiB), STUB_CLUSTERS (of two that
+ * run at once; half the processors), and STUB_CAPTURING (0). Sources of the rules: CUDA Driver API reference, and its
+ * cuda.h for names and numbers. */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -38,36 +38,15 @@ struct CUkern_st {
 static struct CUctx_st contexts[MAX_DEVICES];
 static struct CUkern_st kernels[MAX_KERNELS];
 static int kernel_count, map_count;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t kernels_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local CUcontext stack[MAX_DEPTH];
 static _Thread_local int depth;
-static _Thread_local char fail_name[64]; /* a call of this function on this thread fails ... */
-static _Thread_local int fail_code;      /* ... with this error ... */
-static _Thread_local int fail_after;     /* ... after so many that do not */
-
-int setting(const char *name, int otherwise) {
-  const char *text = getenv(name);
-  return text ? atoi(text) : otherwise;
-}
-
-/* For the test: makes a call of a function fail on this thread; and how many contexts this thread has pushed. */
-void stub_fail(const char *name, int code, int after) {
-  snprintf(fail_name, sizeof fail_name, "%s", name);
-  fail_code = code;
-  fail_after = after;
-}
+/* For the test: how many contexts this thread has pushed. */
 int stub_depth(void) { return depth; }
 
 bool has_context(void) { return depth > 0; }
+int current_device(void) { return depth ? stack[depth - 1]->device : -1; }
 
-FILE *open_line(const char *call) {
-  pthread_mutex_lock(&lock);
-  FILE *log = fopen(getenv("STUB_LOG"), "a");
-  if (!log) abort();
-  fprintf(log, "{\"call\": \"%s\", \"thread\": %lu, \"device\": %d", call, (unsigned long)pthread_self(),
-          depth ? stack[depth - 1]->device : -1);
-  return log;
-}
 static void list(FILE *log, const char *name, const void *values, int count, int bytes) {
   fprintf(log, ", \"%s\": [", name);
   for (int i = 0; i < count; i++)
@@ -75,16 +54,6 @@ static void list(FILE *log, const char *name, const void *values, int count, int
             bytes == 8 ? (unsigned long long)((const uint64_t *)values)[i]
                        : (unsigned long long)((const uint32_t *)values)[i]);
   fprintf(log, "]");
-}
-int close_line(FILE *log, const char *call, int result) {
-  if (strcmp(fail_name, call) == 0 && fail_after-- == 0) {
-    result = fail_code;
-    fail_name[0] = 0;
-  }
-  fprintf(log, ", \"result\": %d}\n", result);
-  fclose(log);
-  pthread_mutex_unlock(&lock);
-  return result;
 }
 static int plain_line(const char *call, int result) { return close_line(open_line(call), call, result); }
 
@@ -200,11 +169,11 @@ int cuLibraryGetKernel(CUkernel *kernel, CUlibrary library, const char *name) {
   fprintf(log, ", \"image\": %zu, \"kernel\": \"%s\"", (size_t)library->image, name);
   int result = close_line(log, "cuLibraryGetKernel", kernel_count < MAX_KERNELS ? 0 : NOT_FOUND);
   if (result == 0) {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&kernels_lock);
     *kernel = &kernels[kernel_count++];
     (*kernel)->library = *library;
     snprintf((*kernel)->name, sizeof(*kernel)->name, "%s", name);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&kernels_lock);
   }
   return result;
 }

@@ -21,8 +21,9 @@ enum {
 /* Begins a line, which close_line ends; other threads wait meanwhile. */
 FILE *open_line(const char *call);
 int close_line(FILE *log, const char *call, int result);
-/* Whether this thread has a context. */
+/* Whether this thread has a context, and of which device; -1: none. */
 bool has_context(void);
+int current_device(void);
 int setting(const char *name, int otherwise);
 
 #endif /* LOG_H_ */

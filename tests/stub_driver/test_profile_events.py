@@ -5,37 +5,7 @@ from __future__ import annotations
 import pytest
 
 import c_abi
-
-KNOWN, PENDING, CAPTURED, LOST, FAILED = (
-    c_abi.constant(f"TIME_{name}") for name in ("KNOWN", "PENDING", "CAPTURED", "LOST", "FAILED")
-)
-COUNTED, OWN_PLAN, LOADED, PREPARED = (
-    c_abi.constant(f"CALL_{name}") for name in ("COUNTED", "OWN_PLAN", "LOADED", "PREPARED")
-)
-HELPERS = """
-def start(flags=0, **numbers):
-    options = ffi.new("flashmla_profile_options *", {"struct_size": ffi.sizeof("flashmla_profile_options"), **numbers})
-    options.flags = flags
-    assert lib.flashmla_profile_start(options) == 0, last_error()
-
-def read():
-    records = ffi.new("flashmla_call_record[100]")
-    records[0].struct_size = ffi.sizeof("flashmla_call_record")
-    state = ffi.new("flashmla_profile_state *", {"struct_size": ffi.sizeof("flashmla_profile_state")})
-    assert lib.flashmla_profile_read(records, 100, state) == 0, last_error()
-    for record in records[0 : state.count]:
-        found = {name: getattr(record, name) for name, _ in ffi.typeof("flashmla_call_record").fields}
-        texts = {name: ffi.string(found[name]).decode() for name in ("operation", "kernel", "dtype")}
-        tell("record", {name: int(ffi.cast("intptr_t", value)) for name, value in found.items()} | texts)
-    tell("state", state.count, state.calls, state.dropped, state.left)
-"""
-
-
-def profiled(driver, code: str, **settings):
-    """Records, states and the process."""
-    ran = driver.run(HELPERS + code, **settings)
-    records = [line[1] for line in ran.told if line[0] == "record"]
-    return records, [line[1:] for line in ran.told if line[0] == "state"], ran
+from stub_driver.profiles import CAPTURED, COUNTED, FAILED, KNOWN, LOADED, LOST, OWN_PLAN, PREPARED, profiled
 
 
 def test_a_call_has_an_event_on_its_stream_before_and_behind_its_launches(cuda_12_0):
@@ -136,26 +106,6 @@ def test_lengths_are_copied_where_that_is_asked_for(cuda_12_0):
     assert a_token == 2 * 576 * record["h_kv"]
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_a_profile_with_more_events_has_room_for_their_lengths(cuda_12_0, again):
-    """Copies stay in pinned memory, whatever an earlier profile made of it; where no more can be had there are none."""
-    code = f"""
-start(1, max_pending=1); decode(); lib.flashmla_profile_stop()
-{"" if again else "fail('cuMemHostAlloc', 2)"}
-start(1, max_pending=3)
-for _ in range(3): decode()
-read()
-"""
-    records, _, ran = profiled(cuda_12_0, code, copied=100)
-    assert [record["device_time"] for record in records] == [KNOWN] * 3
-    assert [bool(record["flags"] & COUNTED) for record in records] == [again] * 3
-    copies = ran.of("cuMemcpyAsync")
-    assert len(copies) == (4 if again else 1)
-    made = [range(a["memory"], a["memory"] + a["bytes"]) for a in ran.of("cuMemHostAlloc") if a["result"] == 0]
-    for copy in copies:
-        assert any(copy["to"] in memory and copy["to"] + copy["bytes"] <= memory.stop for memory in made)
-
-
 def test_more_lengths_than_there_is_room_for_count_the_capacity(cuda_12_0):
     (record,), _, ran = profiled(cuda_12_0, "start(1, max_lengths=1); decode(); read()", copied=100)
     assert record["batch"] > 1
@@ -212,6 +162,13 @@ def test_a_call_that_fails_is_no_record_and_leaves_no_context(cuda_12_0):
     assert len(records) == 1
     assert [line[2] for line in ran.told if line[0] in (0, 301)] == [0, 0]
     assert states == [[1, 1, 0, 0]]
+
+
+def test_what_a_call_that_fails_has_copied_is_told_of_no_call(cuda_12_0):
+    code = "start(1); fail('cuLaunchKernelEx', 2); decode(); decode(); read()"
+    (record,), _, ran = profiled(cuda_12_0, code, copied=100)
+    assert len(ran.of("cuMemcpyAsync")) == 2
+    assert record["tokens"] == 100 * record["batch"]
 
 
 def test_a_prepared_call_is_a_record_too(cuda_12_0):

@@ -20,10 +20,11 @@ from flashmla._library import VERSION as __version__  # noqa: N811 - the name th
 from flashmla._merge_states import merge_states
 from flashmla._metrics import metrics
 from flashmla._on_error import Failure, Fallback, fallbacks, on_error
-from flashmla._paged_cache import PagedKVCache, PoolUsage
+from flashmla._paged_cache import PagedKVCache
 from flashmla._plan import Plan
 from flashmla._plan_decode import plan_decode, plan_decode_size
 from flashmla._plan_sparse_decode import plan_sparse_decode, plan_sparse_decode_size
+from flashmla._pool_usage import PoolUsage
 from flashmla._prepared import Prepared, prepare
 from flashmla._profile import Profile, profile
 from flashmla._quantize_kv import quantize_kv

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from flashmla._cdef import ffi
 from flashmla._dynamo import eager
 from flashmla._formats import KvFormat, kv_format_number
-from flashmla._operation import Operation, Options
+from flashmla._operation import Operation
+from flashmla._options import Options
 from flashmla._prepared import preparable
 from flashmla._scalars import INT32, flag, integer
 from flashmla._tensor import SupportsDLPack

@@ -8,7 +8,7 @@ from typing import Any
 
 from flashmla._cdef import ffi
 from flashmla._framework import Described
-from flashmla._operation import Options
+from flashmla._options import Options
 from flashmla._scalars import flag, real, single
 from flashmla.errors import invalid
 

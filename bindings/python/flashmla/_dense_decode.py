@@ -12,15 +12,8 @@ from flashmla._attention import described, lse_flags, set_scale
 from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL
 from flashmla._formats import KvFormat, dtype_made, kv_format_number
-from flashmla._operation import (
-    Operation,
-    Options,
-    check_out_dtype,
-    dtype_of_new,
-    enqueued,
-    fresh,
-    wanted,
-)
+from flashmla._operation import Operation, enqueued
+from flashmla._options import Options, check_out_dtype, dtype_of_new, fresh, wanted
 from flashmla._plan import Plan, check_plan, step_params
 from flashmla._prepared import by_name, preparable
 from flashmla._scalars import INT32, integer, remembered

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from flashmla._cdef import ffi
 from flashmla._library import lib
-from flashmla._operation import Options
+from flashmla._options import Options
 from flashmla.errors import invalid
 
 KvFormat = Literal["bf16", "v32", "v32_nope", "model1", "v41", "fp8"]

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from flashmla._dynamo import eager
 from flashmla._formats import KvFormat, kv_format_number, row_made
 from flashmla._framework import Described
-from flashmla._operation import Operation, Options, dtype_of_new
+from flashmla._operation import Operation
+from flashmla._options import Options, dtype_of_new
 from flashmla._prepared import by_name, preparable
 from flashmla._scalars import EXTENT, INT32, integer
 from flashmla._tensor import OutDType, SupportsDLPack

@@ -13,7 +13,8 @@ from flashmla._attention import lse_flags, lse_shape
 from flashmla._call import Call
 from flashmla._dynamo import eager
 from flashmla._framework import Described
-from flashmla._operation import Operation, Options, dtype_of_new, wanted
+from flashmla._operation import Operation
+from flashmla._options import Options, dtype_of_new, wanted
 from flashmla._prepared import preparable
 from flashmla._scalars import INT32, flag, integer
 from flashmla._tensor import OutDType, SupportsDLPack

@@ -17,7 +17,8 @@ from flashmla._words import a
 from flashmla.errors import FlashMLAError, check
 
 if TYPE_CHECKING:
-    from flashmla._operation import Operation, Options
+    from flashmla._operation import Operation
+    from flashmla._options import Options
 
 _RAISE, _CPU = "raise", "cpu"
 

@@ -5,90 +5,23 @@ The books, their rules and their sentences are the C library's (flashmla_pool_*)
 
 from __future__ import annotations
 
-import array
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from flashmla._cdef import ffi
-from flashmla._formats import KvFormat, kv_format_number
+from flashmla._formats import KvFormat
 from flashmla._library import lib
-from flashmla._operation import PYTHON_NAMES
 from flashmla._plan import no_copy
+from flashmla._pool_arguments import counts_of, name_of, names_of, pool_params, token_ids
 from flashmla._pool_memory import PoolMemory, make_memory
-from flashmla._scalars import INT32, INT64, UINT64, UINT128, integer
+from flashmla._pool_usage import PoolUsage, usage_of
+from flashmla._scalars import INT32, INT64, UINT128, integer
 from flashmla._words import a
 from flashmla.errors import check, invalid
 
 _STAGING_BUSY: int = ffi.integer_const("FLASHMLA_ERROR_STAGING_BUSY")
 _OTHER_SIZE: int = ffi.integer_const("FLASHMLA_ERROR_WORKSPACE_TOO_SMALL")
 _MORE_BLOCKS: int = ffi.integer_const("FLASHMLA_ERROR_VALUE")
-_SEQUENCES = ffi.typeof("flashmla_sequence[]")
-_COUNTS = ffi.typeof("int32_t[]")
-_IDS = ffi.typeof("int64_t[]")
-_NO_TOKENS = array.array("q")
-
-
-def _params(kv_format: Any, hash_key: int = 0) -> Any:
-    """A `flashmla_pool_params *` without its tensors."""
-    params = ffi.new("flashmla_pool_params *")
-    params.struct_size = ffi.sizeof("flashmla_pool_params")
-    params.flags = PYTHON_NAMES
-    params.kv_format = kv_format_number(kv_format)
-    params.hash_key = [hash_key % 2**64, hash_key >> 64]
-    return params
-
-
-def _array(code: str, numbers: Any) -> array.array[int]:
-    """Of bytes each is a number, as for whoever iterates over them; an array.array would put several into one."""
-    return array.array(code, list(numbers) if isinstance(numbers, (bytes, bytearray)) else numbers)
-
-
-def _ids(tokens: Any) -> Any:
-    """Token ids as something that holds 64-bit integers behind one another."""
-    if tokens is None:
-        return _NO_TOKENS
-    try:
-        view = memoryview(tokens)
-    except TypeError:
-        view = None
-    if view is not None and view.ndim == 1 and view.c_contiguous and view.format in {"l", "q"} and view.itemsize == 8:
-        return view
-    try:
-        return _array("q", tokens.tolist() if hasattr(tokens, "tolist") else tokens)
-    except OverflowError:
-        raise invalid("FLASHMLA_ERROR_VALUE", "a token id is beyond 64 bits; it must be in [-2^63, 2^63)") from None
-    except TypeError as error:
-        raise TypeError(f"tokens is {a(tokens)}: integers are needed ({error})") from None
-
-
-def _numbers(kind: Any, code: str, numbers: Any, argument: str) -> Any:
-    """Integers as an array of C; `code`: of its type in an array.array, which takes half the time of cffi's."""
-    try:
-        return ffi.from_buffer(kind, _array(code, numbers))
-    except OverflowError as error:
-        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument}: {error}") from None
-    except TypeError as error:
-        raise TypeError(f"{argument} is {a(numbers)}: integers are needed ({error})") from None
-
-
-def _name(seq: Any) -> int:
-    return integer(seq, "seq", UINT64)
-
-
-class PoolUsage(NamedTuple):
-    """What the blocks of a pool are used for; the names are those of `flashmla_pool_usage` in pool.h."""
-
-    num_blocks: int
-    free: int
-    cached: int
-    used: int
-    shared: int
-    num_host_blocks: int
-    host_free: int
-    max_seqs: int
-    free_rows: int
-    sequences: int
-    swapped: int
 
 
 class PagedKVCache:
@@ -147,7 +80,7 @@ class PagedKVCache:
         stream: Any = None,
     ) -> None:
         key = integer(hash_key, "hash_key", UINT128)
-        params = _params(kv_format, hash_key=key)
+        params = pool_params(kv_format, hash_key=key)
         params.max_sequences = 0 if max_sequences is None else integer(max_sequences, "max_sequences", INT32)
         self._memory: PoolMemory = make_memory(
             params, kv_cache, host_pool, max_seqs=max_seqs, max_seq_len=max_seq_len, max_slots=max_slots, stream=stream
@@ -160,7 +93,7 @@ class PagedKVCache:
     @staticmethod
     def bytes_of_block(kv_cache: Any, *, kv_format: KvFormat = "bf16") -> int:
         """Bytes of a block in all layers: of a row of host_pool."""
-        return make_memory(_params(kv_format), kv_cache, None).block_bytes
+        return make_memory(pool_params(kv_format), kv_cache, None).block_bytes
 
     @property
     def kv_cache(self) -> Any:
@@ -207,15 +140,15 @@ class PagedKVCache:
 
         Those are whole blocks, and one token less than all at most. The others are to be appended.
         """
-        ids = _ids(tokens)
+        ids = token_ids(tokens)
         sequence, cached = ffi.new("flashmla_sequence *"), ffi.new("int64_t *")
-        check(lib, lib.flashmla_pool_allocate(self._pool, ffi.from_buffer(_IDS, ids), len(ids), sequence, cached))
+        check(lib, lib.flashmla_pool_allocate(self._pool, ids, len(ids), sequence, cached))
         return int(sequence[0]), int(cached[0])
 
     def match(self, tokens: Iterable[int]) -> int:
         """How many of `tokens` `allocate` would share now."""
-        ids, cached = _ids(tokens), ffi.new("int64_t *")
-        check(lib, lib.flashmla_pool_match(self._pool, ffi.from_buffer(_IDS, ids), len(ids), cached))
+        ids, cached = token_ids(tokens), ffi.new("int64_t *")
+        check(lib, lib.flashmla_pool_match(self._pool, ids, len(ids), cached))
         return int(cached[0])
 
     def append(self, seqs: Sequence[int], counts: Sequence[int] | None = None, *, stream: Any = None) -> int:
@@ -228,8 +161,8 @@ class PagedKVCache:
         """
         number = self._memory.stream_number(stream)
         total = ffi.new("int64_t *")
-        names = _numbers(_SEQUENCES, "Q", seqs, "seqs")
-        given = ffi.NULL if counts is None else _numbers(_COUNTS, "i", counts, "counts")
+        names = names_of(seqs)
+        given = ffi.NULL if counts is None else counts_of(counts)
         if counts is not None and len(given) != len(names):
             words = f"counts has {len(given)} numbers, seqs {len(names)}; they must be as many"
             raise invalid("FLASHMLA_ERROR_SHAPE", words)
@@ -239,36 +172,36 @@ class PagedKVCache:
 
     def commit(self, seq: int, tokens: Iterable[int]) -> None:
         """Lets sequences to come share the full blocks of `tokens`, the first ones of the sequence, written before."""
-        ids = _ids(tokens)
-        check(lib, lib.flashmla_pool_commit(self._pool, _name(seq), ffi.from_buffer(_IDS, ids), len(ids)))
+        ids = token_ids(tokens)
+        check(lib, lib.flashmla_pool_commit(self._pool, name_of(seq), ids, len(ids)))
 
     def fork(self, seq: int) -> int:
         """Makes a sequence with the same tokens, in the same blocks."""
         child = ffi.new("flashmla_sequence *")
-        check(lib, lib.flashmla_pool_fork(self._pool, _name(seq), child))
+        check(lib, lib.flashmla_pool_fork(self._pool, name_of(seq), child))
         return int(child[0])
 
     def truncate(self, seq: int, length: int) -> None:
         """Cuts a sequence to `length` tokens."""
-        check(lib, lib.flashmla_pool_truncate(self._pool, _name(seq), integer(length, "length", INT64)))
+        check(lib, lib.flashmla_pool_truncate(self._pool, name_of(seq), integer(length, "length", INT64)))
 
     def free_head(self, seq: int, first: int) -> None:
         """Gives up the blocks before token `first`, as a sliding window does."""
-        check(lib, lib.flashmla_pool_free_head(self._pool, _name(seq), integer(first, "first", INT64)))
+        check(lib, lib.flashmla_pool_free_head(self._pool, name_of(seq), integer(first, "first", INT64)))
 
     def free(self, seq: int) -> None:
         """Ends a sequence."""
-        check(lib, lib.flashmla_pool_free(self._pool, _name(seq)))
+        check(lib, lib.flashmla_pool_free(self._pool, name_of(seq)))
 
     def swap_out(self, seq: int, *, stream: Any = None) -> None:
         """Copies a sequence to `host_pool` and gives up its blocks and its row; the copies overlap with other work."""
-        check(lib, lib.flashmla_pool_swap_out(self._pool, _name(seq), self._memory.stream_number(stream)))
+        check(lib, lib.flashmla_pool_swap_out(self._pool, name_of(seq), self._memory.stream_number(stream)))
 
     def swap_in(self, seq: int, *, stream: Any = None) -> None:
         """Brings a sequence back. Its length is shown, and its copies are waited for, from the next `append` of it on,
         which may be of no tokens.
         """
-        check(lib, lib.flashmla_pool_swap_in(self._pool, _name(seq), self._memory.stream_number(stream)))
+        check(lib, lib.flashmla_pool_swap_in(self._pool, name_of(seq), self._memory.stream_number(stream)))
 
     def update(self, *, stream: Any = None) -> None:
         """Uploads what has changed of the tensors, as `append` does."""
@@ -289,9 +222,7 @@ class PagedKVCache:
 
     def usage(self) -> PoolUsage:
         """What the blocks are used for: `num_blocks == free + cached + used`."""
-        usage = ffi.new("flashmla_pool_usage *", {"struct_size": ffi.sizeof("flashmla_pool_usage")})
-        check(lib, lib.flashmla_pool_get_usage(self._pool, usage))
-        return PoolUsage(*(getattr(usage, name) for name, _ in ffi.typeof(usage).item.fields[1:]))
+        return usage_of(self._pool)
 
     def length(self, seq: int) -> int:
         """Tokens of a sequence."""
@@ -308,7 +239,7 @@ class PagedKVCache:
         about = ffi.new("flashmla_pool_sequence *", {"struct_size": ffi.sizeof("flashmla_pool_sequence")})
         get, pool, rows, lengths = lib.flashmla_pool_get_sequence, self._pool, [], []
         for seq in seqs:
-            check(lib, get(pool, _name(seq), about))
+            check(lib, get(pool, name_of(seq), about))
             rows.append(about.row)
             lengths.append(about.length)
         return rows, lengths
@@ -322,14 +253,14 @@ class PagedKVCache:
         status = _MORE_BLOCKS
         while status == _MORE_BLOCKS:  # again, if another thread has appended meanwhile
             count = self._about(seq).num_blocks
-            blocks = ffi.new(_COUNTS, [-1] * count)
-            status = lib.flashmla_pool_get_blocks(self._pool, _name(seq), blocks, count)
+            blocks = ffi.new("int32_t[]", [-1] * count)
+            status = lib.flashmla_pool_get_blocks(self._pool, name_of(seq), blocks, count)
         check(lib, status)
         return [block for block in blocks if block >= 0]  # fewer, if another thread has cut it
 
     def _about(self, seq: int) -> Any:
         about = ffi.new("flashmla_pool_sequence *", {"struct_size": ffi.sizeof("flashmla_pool_sequence")})
-        check(lib, lib.flashmla_pool_get_sequence(self._pool, _name(seq), about))
+        check(lib, lib.flashmla_pool_get_sequence(self._pool, name_of(seq), about))
         return about
 
     def to_bytes(self) -> bytes:

@@ -6,7 +6,8 @@ from typing import Any
 
 from flashmla._dynamo import eager
 from flashmla._formats import KvFormat, kv_format_number
-from flashmla._operation import Operation, Options, Ready
+from flashmla._operation import Operation, Ready
+from flashmla._options import Options
 from flashmla._plan import Plan, make_plan, step_params, unmade_plan
 from flashmla._prepared import preparable
 from flashmla._scalars import INT32, integer

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from flashmla._dynamo import eager
-from flashmla._operation import Operation, Options, Ready
+from flashmla._operation import Operation, Ready
+from flashmla._options import Options
 from flashmla._plan import Plan, make_plan, step_params, unmade_plan
 from flashmla._prepared import preparable
 from flashmla._scalars import INT32, integer

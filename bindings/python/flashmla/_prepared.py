@@ -12,7 +12,8 @@ from flashmla._cdef import ffi
 from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL, Fast, fast_call
 from flashmla._library import function, lib
-from flashmla._operation import LIST, Operation, Options, Ready, raise_if_enqueued, wanted
+from flashmla._operation import LIST, Operation, Ready, raise_if_enqueued
+from flashmla._options import Options, wanted
 from flashmla._plan import check_plan, no_copy
 from flashmla._scalars import flag
 from flashmla._tensor import difference

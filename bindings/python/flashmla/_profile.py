@@ -13,7 +13,7 @@ from flashmla._cdef import ffi
 from flashmla._dynamo import eager
 from flashmla._info import table
 from flashmla._library import lib
-from flashmla._operation import MADE
+from flashmla._options import MADE
 from flashmla._profile_advice import Advice, advice
 from flashmla._profile_pictures import picture
 from flashmla._profile_records import Group, Record, grouped, read

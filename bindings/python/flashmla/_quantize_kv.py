@@ -12,7 +12,8 @@ from flashmla._dynamo import eager
 from flashmla._formats import KvFormat, kv_format_number
 from flashmla._framework import Described
 from flashmla._library import lib
-from flashmla._operation import Operation, Options
+from flashmla._operation import Operation
+from flashmla._options import Options
 from flashmla._prepared import by_name, preparable
 from flashmla._scalars import EXTENT, INT32, flag, integer
 from flashmla._tensor import SupportsDLPack

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar, overload
 from flashmla._attention import described, lse_flags, set_scale
 from flashmla._dynamo import eager
 from flashmla._formats import KvFormat, kv_format_number
-from flashmla._operation import Operation, Options, dtype_of_new, wanted
+from flashmla._operation import Operation
+from flashmla._options import Options, dtype_of_new, wanted
 from flashmla._plan import Plan, check_plan, step_params
 from flashmla._prepared import by_name, preparable
 from flashmla._scalars import INT32, integer

@@ -1,9 +1,10 @@
-/* cpu_fold.c - joins pieces of batch-invariant work, in the one order that schedule.h gives them. Log-sum-exps are
+/* cpu_fold.c - joins pieces of batch-invariant work, in the one order that items.h gives them. Log-sum-exps are
  * float64 here: a long request has hundreds of pieces, and each fold would round them. */
 #include <math.h>
 #include <string.h>
 
 #include "attention/cpu.h"
+#include "schedule/items.h"
 
 void fm_fold_row(const fm_cpu_elements *elements, float *values, double *lse, const float *x, double x_lse,
                  int32_t d_v) {

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "attention/cpu_piece.h"
+#include "schedule/items.h"
 
 /* What the rows of a tile are folded to. */
 typedef struct folded {

@@ -50,7 +50,7 @@ static bool is_ready(const fm_finding *finding) {
 /* How many were found since the last report; 0 where another thread has told them. The count is read behind the new
  * number of reports, which a kernel reads behind its counting: what is not in this report is claimed for the next. It
  * may be in both, and then there is nothing left to count for what was claimed. */
-static uint64_t take_locked(fm_finding *finding, fm_finding *copy) {
+static uint64_t take_report_locked(fm_finding *finding, fm_finding *copy) {
   if (!is_ready(finding)) return 0;
   const uint64_t so_far = __atomic_load_n(&finding->found, __ATOMIC_ACQUIRE);
   if (so_far == finding->told) return 0;
@@ -65,7 +65,7 @@ static flashmla_status tell(fm_value value, fm_finding *finding, int32_t device_
   fm_finding copy;
   if (!is_ready(finding)) return FLASHMLA_OK;
   pthread_mutex_lock(&lock);
-  const uint64_t count = take_locked(finding, &copy);
+  const uint64_t count = take_report_locked(finding, &copy);
   pthread_mutex_unlock(&lock);
   if (count == 0) return FLASHMLA_OK;
   fm_text where = {""};

@@ -1,6 +1,6 @@
 /* workers.c - the threads that share the work of a call.
  *
- * Workers are kept between calls. An idle one is in the pool's list, asleep; a call takes those it needs out of the
+ * Workers are kept between calls. An idle one is in a list, asleep; a call takes those it needs out of the
  * list, or starts new ones, has them to itself, and puts them back. So calls from several threads, or calls from within
  * a call, neither wait for each other's workers nor know of each other. A worker that nobody needed for IDLE_SECONDS
  * ends. The library must stay mapped while there are workers: it is linked with -z nodelete. */
@@ -46,22 +46,22 @@ typedef struct call {
   bool spins;     /* there are as many CPUs as threads */
 } call;
 
-/* A worker belongs to the pool or to one call, whose threads alone change `state` then. It sleeps on `state`, and so
+/* A worker is idle or belongs to one call, whose threads alone change `state` then. It sleeps on `state`, and so
  * does a caller that waits for it. */
 enum { IDLE, SLEEPING /* idle too, but needs to be woken */, ASKED, RUNNING, AWAITED /* running; the caller sleeps */ };
 struct worker {
   atomic_uint state;
   int32_t thread; /* this and the next: what was asked */
   const call *call;
-  worker *next;   /* in the pool's list */
+  worker *next;   /* idle one */
   cpu_set_t cpus; /* known to the worker alone: where it may run */
 };
 
 static struct {
   pthread_mutex_t lock;
-  worker *idle; /* the one that ran last comes first */
+  worker *first; /* the one that ran last */
   bool usable;
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} idle = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static inline void relax(void) {
 #if defined(__x86_64__)
@@ -119,13 +119,13 @@ static void ask_workers(const call *call, int32_t thread) {
 }
 
 /* Takes an idle worker out of the list; false: some call has it. */
-static bool leave_pool(const worker *self) {
-  pthread_mutex_lock(&pool.lock);
-  worker **at = &pool.idle;
+static bool leave_idle(const worker *self) {
+  pthread_mutex_lock(&idle.lock);
+  worker **at = &idle.first;
   while (*at != NULL && *at != self) at = &(*at)->next;
   const bool found = *at != NULL;
   if (found) *at = self->next;
-  pthread_mutex_unlock(&pool.lock);
+  pthread_mutex_unlock(&idle.lock);
   return found;
 }
 
@@ -136,7 +136,7 @@ static bool wait_for_call(worker *self) {
     unsigned state = ASKED;
     if (atomic_compare_exchange_strong(&self->state, &state, RUNNING)) return true;
     if (state == IDLE && !atomic_compare_exchange_strong(&self->state, &state, SLEEPING)) continue;
-    if (!sleep_on(&self->state, SLEEPING, &timeout) && leave_pool(self)) return false;
+    if (!sleep_on(&self->state, SLEEPING, &timeout) && leave_idle(self)) return false;
   }
 }
 
@@ -159,22 +159,22 @@ static void *run_worker(void *argument) {
   return NULL;
 }
 
-/* ---- the pool ---- */
+/* ---- idle workers ---- */
 
-static void before_fork(void) { pthread_mutex_lock(&pool.lock); }
+static void before_fork(void) { pthread_mutex_lock(&idle.lock); }
 
-static void after_fork(void) { pthread_mutex_unlock(&pool.lock); }
+static void after_fork(void) { pthread_mutex_unlock(&idle.lock); }
 
 static void in_child(void) { /* where no worker is */
-  while (pool.idle != NULL) {
-    worker *gone = pool.idle;
-    pool.idle = gone->next;
+  while (idle.first != NULL) {
+    worker *gone = idle.first;
+    idle.first = gone->next;
     free(gone);
   }
   after_fork();
 }
 
-static void prepare_pool(void) { pool.usable = pthread_atfork(before_fork, after_fork, in_child) == 0; }
+static void prepare_idle(void) { idle.usable = pthread_atfork(before_fork, after_fork, in_child) == 0; }
 
 /* Of the caller's attributes a new thread has the signal mask and the CPUs. */
 static worker *start_worker(const call *call) {
@@ -199,8 +199,8 @@ static worker *start_worker(const call *call) {
 static void start_workers(call *call, int32_t wanted) {
   static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGPROF};
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, prepare_pool);
-  if (!pool.usable) return;
+  pthread_once(&once, prepare_idle);
+  if (!idle.usable) return;
   sigset_t mask, before;
   sigfillset(&mask);
   for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) sigdelset(&mask, own[i]);
@@ -214,23 +214,23 @@ static void start_workers(call *call, int32_t wanted) {
 }
 
 static void take_workers(call *call, int32_t wanted) {
-  pthread_mutex_lock(&pool.lock);
-  while (call->num_workers < wanted && pool.idle != NULL) {
-    call->workers[call->num_workers++] = pool.idle;
-    pool.idle = pool.idle->next;
+  pthread_mutex_lock(&idle.lock);
+  while (call->num_workers < wanted && idle.first != NULL) {
+    call->workers[call->num_workers++] = idle.first;
+    idle.first = idle.first->next;
   }
-  pthread_mutex_unlock(&pool.lock);
+  pthread_mutex_unlock(&idle.lock);
   if (call->num_workers < wanted) start_workers(call, wanted);
 }
 
 /* The last one first, so that the next call finds each worker at the index it had. */
 static void put_workers_back(const call *call) {
-  pthread_mutex_lock(&pool.lock);
+  pthread_mutex_lock(&idle.lock);
   for (int32_t i = call->num_workers - 1; i >= 0; i--) {
-    call->workers[i]->next = pool.idle;
-    pool.idle = call->workers[i];
+    call->workers[i]->next = idle.first;
+    idle.first = call->workers[i];
   }
-  pthread_mutex_unlock(&pool.lock);
+  pthread_mutex_unlock(&idle.lock);
 }
 
 /* Returns when the worker is idle. One that has not begun need not: there is nothing left to do. Nor is it asked later,

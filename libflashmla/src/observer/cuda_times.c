@@ -1,9 +1,11 @@
-/* cuda_times.c - see cuda_times.h. Every device has its pool of events, made by the first profiled call there and kept:
- * calls take them in turn, and take those of a call again whose time is read. */
+/* cuda_times.c - see cuda_times.h. Every device has a ring of pairs of events, made by the first profiled call there
+ * and kept: calls take them in turn, and take those of a call again whose time is read. A pair belongs to the call that
+ * took it until that ends, and to what it enqueued with it until that is done, whatever profiles begin meanwhile. */
 #include "observer/cuda_times.h"
 
 #include <stdlib.h>
 
+#include "core/arith.h"
 #include "cuda/device.h"
 
 typedef enum pair_state { IDLE, TAKEN, PENDING } pair_state;
@@ -11,9 +13,10 @@ typedef struct pair {
   CUevent begin, end;
   pair_state state;
   bool has_lengths;
-  uint64_t number; /* of the call */
+  uint32_t profile; /* that its time is told to; none has number 0 */
+  uint64_t number;  /* of the call in that */
 } pair;
-typedef struct pool {
+typedef struct device_events {
   pair *pairs;
   int32_t count, next;
   CUevent base; /* that begins are counted from */
@@ -21,8 +24,8 @@ typedef struct pool {
   uint32_t profile;
   int32_t *lengths;        /* pinned: `room` of each pair; NULL: there are none, and no room */
   int32_t room, with_room; /* pairs that there is room for: all, or there is no room */
-} pool;
-static pool pools[FM_MAX_DEVICES];
+} device_events;
+static device_events all[FM_MAX_DEVICES];
 
 /* Queries are not forbidden in this thread while another one captures a graph, which they do not touch. */
 static int relax(const fm_driver *driver) {
@@ -32,7 +35,7 @@ static int relax(const fm_driver *driver) {
 }
 static void restore(const fm_driver *driver, int mode) { driver->exchange_capture_mode(&mode); }
 
-static bool make_pairs(const fm_driver *driver, pool *of, fm_profile_wants wants) {
+static bool make_pairs(const fm_driver *driver, device_events *of, fm_profile_wants wants) {
   pair *pairs = of->count < wants.pending ? realloc(of->pairs, sizeof(pair) * (size_t)wants.pending) : of->pairs;
   if (pairs == NULL) return false;
   of->pairs = pairs;
@@ -48,7 +51,7 @@ static bool make_pairs(const fm_driver *driver, pool *of, fm_profile_wants wants
 }
 
 /* Pinned memory of an earlier profile stays: a copy may be on its way. */
-static void make_lengths(const fm_driver *driver, pool *of, fm_profile_wants wants) {
+static void make_lengths(const fm_driver *driver, device_events *of, fm_profile_wants wants) {
   if (of->with_room >= of->count && of->room >= wants.lengths) return;
   void *memory = NULL;
   const size_t bytes = sizeof(int32_t) * (size_t)of->count * (size_t)wants.lengths;
@@ -58,14 +61,15 @@ static void make_lengths(const fm_driver *driver, pool *of, fm_profile_wants wan
   of->with_room = made ? of->count : 0;
 }
 
-/* The first call of a profile on the device. Events of an earlier one are forgotten. */
-static bool begin_pool(const fm_driver *driver, pool *of, fm_profile_wants wants) {
+/* The first call of a profile on the device. What is pending of an earlier one is forgotten, but where lengths are on
+ * their way. */
+static bool begin_profile(const fm_driver *driver, device_events *of, fm_profile_wants wants) {
   const int mode = relax(driver);
   const bool made = make_pairs(driver, of, wants);
   if (made) make_lengths(driver, of, wants);
   restore(driver, mode);
-  for (int32_t i = 0; i < of->count; ++i) of->pairs[i].state = IDLE;
-  of->next = 0;
+  for (int32_t i = 0; i < of->count; ++i)
+    if (of->pairs[i].state == PENDING && !of->pairs[i].has_lengths) of->pairs[i].state = IDLE;
   of->based = false;
   of->profile = wants.profile;
   return made && of->count > 0;
@@ -73,11 +77,8 @@ static bool begin_pool(const fm_driver *driver, pool *of, fm_profile_wants wants
 
 static int64_t ns_of(float ms) { return (int64_t)((double)ms * 1e6); }
 
-/* Whether the time of a pending pair is known now, which is then idle. */
-static bool found(const fm_driver *driver, pool *of, pair *it) {
+static void tell_time(const fm_driver *driver, const device_events *of, const pair *it, CUresult result) {
   float begin = 0, ms = 0;
-  CUresult result = driver->event_query(it->end);
-  if (result == CUDA_ERROR_NOT_READY) return false;
   if (result == 0) result = driver->event_elapsed_time(&ms, it->begin, it->end);
   if (result == 0) result = driver->event_elapsed_time(&begin, of->base, it->begin);
   const int32_t *lengths = it->has_lengths ? of->lengths + (it - of->pairs) * of->room : NULL;
@@ -85,23 +86,40 @@ static bool found(const fm_driver *driver, pool *of, pair *it) {
     fm_time_found(it->number, FLASHMLA_TIME_KNOWN, ns_of(begin), ns_of(ms), lengths);
   else
     fm_time_found(it->number, FLASHMLA_TIME_FAILED, -1, -1, NULL);
+}
+
+/* Whether a pending pair is done, which is then idle. */
+static bool found(const fm_driver *driver, const device_events *of, pair *it) {
+  const CUresult result = driver->event_query(it->end);
+  if (result == CUDA_ERROR_NOT_READY) return false;
+  if (it->profile == of->profile) tell_time(driver, of, it, result);
   it->state = IDLE;
   return true;
 }
 
-/* The next pair, or -1. */
-static int32_t take(const fm_driver *driver, pool *of) {
-  pair *it = &of->pairs[of->next];
+static bool is_free(const fm_driver *driver, const device_events *of, pair *it) {
   if (it->state == PENDING) {
     const int mode = relax(driver);
     found(driver, of, it);
     restore(driver, mode);
   }
-  if (it->state != IDLE) return -1;
-  it->state = TAKEN;
-  const int32_t taken = of->next;
-  of->next = taken + 1 < of->count ? taken + 1 : 0;
-  return taken;
+  return it->state == IDLE;
+}
+
+/* The next pair, or -1. Where a call is late with its pair, the next ones are looked at, too. */
+static int32_t take(const fm_driver *driver, device_events *of) {
+  enum { MOST = 4 };
+  int32_t at = of->next;
+  for (int32_t i = 0; i < fm_min32(MOST, of->count); ++i) {
+    const int32_t behind = at + 1 < of->count ? at + 1 : 0;
+    if (is_free(driver, of, &of->pairs[at])) {
+      of->pairs[at].state = TAKEN;
+      of->next = behind;
+      return at;
+    }
+    at = behind;
+  }
+  return -1;
 }
 
 static bool enter(const fm_driver **driver, int32_t device_id, fm_observation *seen) {
@@ -122,10 +140,11 @@ static bool captured(const fm_driver *driver, fm_observation *seen) {
 }
 
 /* Whether the lengths of the call are on their way to the host, in front of its launches. */
-static bool copy_lengths(const fm_driver *driver, const fm_observation *seen, const fm_facts *facts, pool *of) {
+static bool copy_lengths(const fm_driver *driver, const fm_observation *seen, const fm_facts *facts,
+                         device_events *of) {
   int32_t *into = of->lengths + (int64_t)seen->pair * of->room, *const end = into + of->room;
   bool any = false;
-  for (int32_t kind = 0; kind < FM_KINDS_OF_ITEMS; ++kind) {
+  for (int32_t kind = 0; kind < FM_ITEM_KINDS; ++kind) {
     const fm_items_read *items = &facts->items[kind];
     if (items->lengths == NULL) continue;
     if (items->requests > end - into) return false;
@@ -146,11 +165,11 @@ static bool is_timed(const fm_profile_wants *wants) {
 }
 
 /* The events of the call, taken with the lock held; NULL: there are none. */
-static pair *take_locked(const fm_driver *driver, fm_observation *seen, const fm_profile_wants *wants) {
-  pool *of = &pools[seen->device->id];
+static pair *take_pair_locked(const fm_driver *driver, fm_observation *seen, const fm_profile_wants *wants) {
+  device_events *of = &all[seen->device->id];
   const int64_t begin_ns = fm_clock_ns();
   const bool new = of->profile != wants->profile;
-  if (new && !begin_pool(driver, of, *wants)) return NULL;
+  if (new && !begin_profile(driver, of, *wants)) return NULL;
   if (of->count == 0) return NULL;                     /* events could not be made */
   if (new) seen->begin_ns += fm_clock_ns() - begin_ns; /* no part of a call */
   if (!is_timed(wants)) seen->device_time = FLASHMLA_TIME_SKIPPED;
@@ -169,8 +188,8 @@ void fm_time_launches(fm_observation *seen, const fm_call *call, const void *sta
   if (!enter(&driver, call->device_id, seen) || captured(driver, seen)) return;
   fm_profile_wants wants;
   fm_lock_profile(&wants);
-  pair *it = take_locked(driver, seen, &wants);
-  pool *of = &pools[seen->device->id];
+  pair *it = take_pair_locked(driver, seen, &wants);
+  device_events *of = &all[seen->device->id];
   if (it != NULL && wants.lengths > 0 && of->room > 0) {
     fm_facts facts;
     fm_describe_call(call, state, &facts);
@@ -197,13 +216,12 @@ void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {
   if (seen->pair >= 0) {
     fm_profile_wants wants;
     fm_lock_profile(&wants);
-    pair *it = &pools[seen->device->id].pairs[seen->pair];
-    if (wants.profile == seen->profile) { /* else another profile has the events now */
-      const bool pending = recorded && seen->device_time == FLASHMLA_TIME_PENDING;
-      it->has_lengths = seen->has_lengths;
-      it->number = number;
-      it->state = pending ? PENDING : IDLE;
-    }
+    pair *it = &all[seen->device->id].pairs[seen->pair];
+    const bool pending = seen->device_time == FLASHMLA_TIME_PENDING && (recorded || seen->has_lengths);
+    it->has_lengths = seen->has_lengths;
+    it->profile = recorded ? seen->profile : 0;
+    it->number = number;
+    it->state = pending ? PENDING : IDLE;
     fm_unlock_profile();
   }
   fm_device_leave(driver, seen->pushed);
@@ -211,7 +229,7 @@ void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {
 
 static void find_of(const fm_driver *driver, int32_t device_id, const fm_profile_wants *wants) {
   fm_observation seen;
-  pool *of = &pools[device_id];
+  device_events *of = &all[device_id];
   if (of->profile != wants->profile || !enter(&driver, device_id, &seen)) return;
   const int mode = relax(driver);
   for (int32_t i = 0; i < of->count; ++i)
@@ -225,6 +243,6 @@ void fm_find_times(void) {
   fm_lock_profile(&wants);
   flashmla_status status;
   for (int32_t device_id = 0; device_id < FM_MAX_DEVICES; ++device_id)
-    if (pools[device_id].count > 0) find_of(fm_driver_open(&status), device_id, &wants);
+    if (all[device_id].count > 0) find_of(fm_driver_open(&status), device_id, &wants);
   fm_unlock_profile();
 }

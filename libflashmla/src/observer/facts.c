@@ -69,10 +69,10 @@ static int64_t counted(const fm_items_read *items, const int32_t *lengths) {
   return sum;
 }
 
-void fm_add_items(fm_facts *facts, const int32_t *const lengths[FM_KINDS_OF_ITEMS]) {
+void fm_add_items(fm_facts *facts, const int32_t *const lengths[FM_ITEM_KINDS]) {
   flashmla_call_record *record = &facts->record;
   bool exact = true;
-  for (int32_t kind = 0; kind < FM_KINDS_OF_ITEMS; ++kind) {
+  for (int32_t kind = 0; kind < FM_ITEM_KINDS; ++kind) {
     const fm_items_read *items = &facts->items[kind];
     const int64_t count = counted(items, lengths[kind]);
     exact = exact && (items->lengths == NULL || lengths[kind] != NULL);

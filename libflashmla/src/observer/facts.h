@@ -3,6 +3,7 @@
 #ifndef FLASHMLA_OBSERVER_FACTS_H_
 #define FLASHMLA_OBSERVER_FACTS_H_
 
+#include "core/item_kinds.h"
 #include "core/operation.h"
 
 /* KV items that a call reads: for each request as many as its length, at least 0 and at most `capacity`. */
@@ -13,15 +14,14 @@ typedef struct fm_items_read {
   int64_t bytes, flop; /* of an item */
 } fm_items_read;
 
-enum { FM_KINDS_OF_ITEMS = 2 };
 struct fm_facts {
   flashmla_call_record record;
-  fm_items_read items[FM_KINDS_OF_ITEMS]; /* requests 0: there are none */
+  fm_items_read items[FM_ITEM_KINDS]; /* requests 0: there are none */
 };
 
 /* Of a call that succeeded; bytes and FLOP still without items. */
 void fm_describe_call(const fm_call *call, const void *state, fm_facts *facts);
 /* Adds the items: with lengths in host memory at `lengths`, one array behind the other; NULL: by capacity. */
-void fm_add_items(fm_facts *facts, const int32_t *const lengths[FM_KINDS_OF_ITEMS]);
+void fm_add_items(fm_facts *facts, const int32_t *const lengths[FM_ITEM_KINDS]);
 
 #endif /* FLASHMLA_OBSERVER_FACTS_H_ */

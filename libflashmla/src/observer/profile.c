@@ -113,8 +113,8 @@ void fm_time_found(uint64_t number, int32_t device_time, int64_t begin_ns, int64
   record->device_time = device_time;
   record->device_begin_ns = begin_ns;
   record->device_ns = ns;
-  const int32_t *of_kind[FM_KINDS_OF_ITEMS] = {NULL};
-  for (int32_t kind = 0; lengths != NULL && kind < FM_KINDS_OF_ITEMS; ++kind)
+  const int32_t *of_kind[FM_ITEM_KINDS] = {NULL};
+  for (int32_t kind = 0; lengths != NULL && kind < FM_ITEM_KINDS; ++kind)
     if (facts->items[kind].lengths != NULL) {
       of_kind[kind] = lengths;
       lengths += facts->items[kind].requests;
@@ -141,8 +141,8 @@ void fm_profile_call(const fm_observation *seen, const fm_call *call, const void
   record->device_time = seen->device_time;
   record->device_begin_ns = record->device_ns = -1;
   if (fm_loads() != seen->loads) record->flags |= FLASHMLA_CALL_LOADED;
-  const int32_t *lengths[FM_KINDS_OF_ITEMS] = {NULL};
-  for (int32_t kind = 0; !call->cuda && kind < FM_KINDS_OF_ITEMS; ++kind) lengths[kind] = facts.items[kind].lengths;
+  const int32_t *lengths[FM_ITEM_KINDS] = {NULL};
+  for (int32_t kind = 0; !call->cuda && kind < FM_ITEM_KINDS; ++kind) lengths[kind] = facts.items[kind].lengths;
   /* Of a call whose time is pending the items are added when the time is there, and perhaps the lengths. */
   if (seen->device_time != FLASHMLA_TIME_PENDING) fm_add_items(&facts, lengths);
   record->host_ns = fm_clock_ns() - seen->begin_ns;
@@ -153,7 +153,7 @@ void fm_profile_call(const fm_observation *seen, const fm_call *call, const void
   fm_end_times(seen, same, number);
 }
 
-static int32_t take_locked(flashmla_call_record *records, int32_t most, uint32_t size) {
+static int32_t take_records_locked(flashmla_call_record *records, int32_t most, uint32_t size) {
   int32_t count = 0;
   for (; count < most && next_read < next_call; ++count, ++next_read) {
     const flashmla_call_record *from = &ring[next_read % room].record;
@@ -181,7 +181,7 @@ flashmla_status flashmla_profile_read(flashmla_call_record *records, int32_t mos
   if (most > 0) FM_TRY(fm_read_struct_size(records, &record_struct, &size));
   fm_find_times();
   pthread_mutex_lock(&lock);
-  state->count = take_locked(records, most, size);
+  state->count = take_records_locked(records, most, size);
   state->running = running;
   state->calls = next_call;
   state->dropped = dropped;

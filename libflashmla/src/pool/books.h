@@ -50,15 +50,15 @@ typedef struct fm_sequence {
   uint32_t generation; /* of the record's use, from 1 */
   fm_place place;
   int32_t row;
-  int32_t length;    /* tokens */
-  int32_t head;      /* blocks given up */
-  int32_t committed; /* blocks */
+  int32_t length; /* tokens */
+  int32_t head;   /* blocks given up */
+  int32_t committed_blocks;
   int32_t host_first;
   int32_t next;       /* free record */
   uint64_t arrival;   /* the swap that brought it */
   uint64_t met;       /* the last call with a list of sequences in which it was */
-  fm_hash chain;      /* of block committed - 1 */
-  fm_hash head_chain; /* of block head - 1, where head <= committed */
+  fm_hash chain;      /* of block committed_blocks - 1 */
+  fm_hash head_chain; /* of block head - 1, where head <= committed_blocks */
 } fm_sequence;
 
 typedef struct fm_books {

@@ -16,30 +16,21 @@ static flashmla_status open_pool(flashmla_pool *pool, void *stream) {
 
 static void close_pool(flashmla_pool *pool) { (void)pool; }
 
-static flashmla_status copy_blocks(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream) {
-  (void)stream;
-  for (int32_t i = 0; i < count; ++i)
-    for (int32_t j = 0; j < pool->memory.num_segments; ++j) {
-      const fm_segment *segment = &pool->memory.segments[j];
-      memcpy(segment->data + copies[i].to * segment->step, segment->data + copies[i].from * segment->step,
-             (size_t)segment->bytes);
-    }
+static flashmla_status copy(const void *with, void *to, const void *from, int64_t bytes) {
+  (void)with;
+  memcpy(to, from, (size_t)bytes);
   return FLASHMLA_OK;
 }
 
-static flashmla_status swap(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out, void *stream) {
+static flashmla_status copy_blocks(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream) {
   (void)stream;
-  for (int32_t i = 0; i < count; ++i) {
-    const int32_t block = out ? copies[i].from : copies[i].to, host_block = out ? copies[i].to : copies[i].from;
-    char *host = pool->memory.host + host_block * pool->books.sizes.block_bytes;
-    for (int32_t j = 0; j < pool->memory.num_segments; ++j) {
-      const fm_segment *segment = &pool->memory.segments[j];
-      char *page = segment->data + block * segment->step;
-      memcpy(out ? host : page, out ? page : host, (size_t)segment->bytes);
-      host += segment->bytes;
-    }
-  }
-  return FLASHMLA_OK;
+  return fm_copy_pieces(pool, copies, count, FM_WITHIN_CACHES, copy, NULL);
+}
+
+static flashmla_status swap(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, fm_route route,
+                            void *stream) {
+  (void)stream;
+  return fm_copy_pieces(pool, copies, count, route, copy, NULL);
 }
 
 static flashmla_status wait_for_swap(flashmla_pool *pool, uint64_t number, void *stream) {

@@ -104,58 +104,41 @@ static flashmla_status check_stream(flashmla_pool *pool, void *stream) {
   IN_CONTEXT(gpu, stream, FLASHMLA_OK);
 }
 
-static flashmla_status copy(const fm_cuda_pool *gpu, void *to, const void *from, int64_t bytes, CUstream stream) {
-  FM_DRIVER_TRY(gpu->driver, memcpy_async, (CUdeviceptr)(uintptr_t)to, (CUdeviceptr)(uintptr_t)from, (size_t)bytes,
-                stream);
-  return FLASHMLA_OK;
-}
+typedef struct copying {
+  const fm_driver *driver;
+  CUstream stream;
+} copying;
 
-static flashmla_status copy_all(const flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream) {
-  const fm_cuda_pool *gpu = pool->backend_state;
-  for (int32_t i = 0; i < count; ++i)
-    for (int32_t j = 0; j < pool->memory.num_segments; ++j) {
-      const fm_segment *segment = &pool->memory.segments[j];
-      FM_TRY(copy(gpu, segment->data + copies[i].to * segment->step, segment->data + copies[i].from * segment->step,
-                  segment->bytes, (CUstream)stream));
-    }
+static flashmla_status copy(const void *with, void *to, const void *from, int64_t bytes) {
+  const copying *by = with;
+  FM_DRIVER_TRY(by->driver, memcpy_async, (CUdeviceptr)(uintptr_t)to, (CUdeviceptr)(uintptr_t)from, (size_t)bytes,
+                by->stream);
   return FLASHMLA_OK;
 }
 
 static flashmla_status copy_blocks(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream) {
   const fm_cuda_pool *gpu = pool->backend_state;
-  IN_CONTEXT(gpu, stream, copy_all(pool, copies, count, stream));
-}
-
-static flashmla_status swap_blocks(const flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out) {
-  const fm_cuda_pool *gpu = pool->backend_state;
-  for (int32_t i = 0; i < count; ++i) {
-    const int32_t block = out ? copies[i].from : copies[i].to, host_block = out ? copies[i].to : copies[i].from;
-    char *host = pool->memory.host + host_block * pool->books.sizes.block_bytes;
-    for (int32_t j = 0; j < pool->memory.num_segments; ++j) {
-      const fm_segment *segment = &pool->memory.segments[j];
-      char *page = segment->data + block * segment->step;
-      FM_TRY(copy(gpu, out ? host : page, out ? page : host, segment->bytes, gpu->stream));
-      host += segment->bytes;
-    }
-  }
-  return FLASHMLA_OK;
+  const copying by = {gpu->driver, (CUstream)stream};
+  IN_CONTEXT(gpu, stream, fm_copy_pieces(pool, copies, count, FM_WITHIN_CACHES, copy, &by));
 }
 
 /* Behind all that the caller's stream does now, which may be writing what is copied, or reading what is overwritten. */
-static flashmla_status swap_behind(const flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out,
-                                   void *stream) {
+static flashmla_status swap_behind(const flashmla_pool *pool, const fm_block_copy *copies, int32_t count,
+                                   fm_route route, void *stream) {
   const fm_cuda_pool *gpu = pool->backend_state;
   const fm_driver *driver = gpu->driver;
+  const copying by = {driver, gpu->stream};
   FM_DRIVER_TRY(driver, event_record, gpu->used, (CUstream)stream);
   FM_DRIVER_TRY(driver, stream_wait_event, gpu->stream, gpu->used, 0);
-  FM_TRY(swap_blocks(pool, copies, count, out));
+  FM_TRY(fm_copy_pieces(pool, copies, count, route, copy, &by));
   FM_DRIVER_TRY(driver, event_record, gpu->swapped[(pool->swaps + 1) % SWAP_EVENTS], gpu->stream);
   return FLASHMLA_OK;
 }
 
-static flashmla_status swap(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out, void *stream) {
+static flashmla_status swap(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, fm_route route,
+                            void *stream) {
   const fm_cuda_pool *gpu = pool->backend_state;
-  IN_CONTEXT(gpu, stream, swap_behind(pool, copies, count, out, stream));
+  IN_CONTEXT(gpu, stream, swap_behind(pool, copies, count, route, stream));
 }
 
 static flashmla_status wait_on(const fm_cuda_pool *gpu, CUevent event, void *stream) {
@@ -215,7 +198,8 @@ static flashmla_status upload(flashmla_pool *pool, void *to, const void *from, i
   char *staged = pool->memory.staging + gpu->buffer * size + gpu->used_bytes;
   memcpy(staged, from, (size_t)bytes);
   gpu->used_bytes += fm_staged_bytes(bytes);
-  return copy(gpu, to, staged, bytes, (CUstream)stream);
+  const copying by = {gpu->driver, (CUstream)stream};
+  return copy(&by, to, staged, bytes);
 }
 
 static flashmla_status end_upload(flashmla_pool *pool, void *stream) {

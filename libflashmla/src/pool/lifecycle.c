@@ -18,7 +18,7 @@ static flashmla_status fork_sequence(flashmla_pool *pool, flashmla_sequence name
   int32_t *to = fm_row_of(books, made);
   made->length = parent->length;
   made->head = parent->head;
-  made->committed = parent->committed;
+  made->committed_blocks = parent->committed_blocks;
   made->chain = parent->chain;
   made->head_chain = parent->head_chain;
   for (int32_t i = 0; i < end; ++i) {
@@ -37,7 +37,7 @@ flashmla_status flashmla_pool_fork(flashmla_pool *pool, flashmla_sequence sequen
 
 /* The hash of all tokens before block `end`, which was committed. */
 static fm_hash chain_at(const fm_books *books, const fm_sequence *sequence, int32_t end) {
-  if (end == sequence->committed) return sequence->chain;
+  if (end == sequence->committed_blocks) return sequence->chain;
   if (end == 0) return (fm_hash){{0, 0}};
   return end == sequence->head ? sequence->head_chain : books->blocks[fm_row_of(books, sequence)[end - 1]].hash;
 }
@@ -52,9 +52,9 @@ static flashmla_status truncate_sequence(flashmla_pool *pool, flashmla_sequence 
                    (unsigned long long)name, (long long)least, sequence->length);
   fm_drop_blocks(books, sequence, fm_blocks_of(books, length), end_of(books, sequence));
   const int32_t full = (int32_t)(length / books->sizes.page_size);
-  if (full < sequence->committed) {
+  if (full < sequence->committed_blocks) {
     sequence->chain = chain_at(books, sequence, full);
-    sequence->committed = full;
+    sequence->committed_blocks = full;
   }
   sequence->length = (int32_t)length;
   fm_settle(pool, sequence);
@@ -77,7 +77,7 @@ static flashmla_status free_head(flashmla_pool *pool, flashmla_sequence name, in
   const int32_t head = (int32_t)(first / books->sizes.page_size);
   fm_settle(pool, sequence);
   if (head <= sequence->head) return FLASHMLA_OK;
-  if (head <= sequence->committed) sequence->head_chain = chain_at(books, sequence, head);
+  if (head <= sequence->committed_blocks) sequence->head_chain = chain_at(books, sequence, head);
   fm_drop_blocks(books, sequence, sequence->head, head);
   for (int32_t i = sequence->head; i < head; ++i) fm_row_of(books, sequence)[i] = FM_NONE;
   fm_show_sequence(pool, sequence, sequence->head, head);

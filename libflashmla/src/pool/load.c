@@ -93,15 +93,15 @@ static flashmla_status get_record(fm_reader *reader, const fm_books *books, fm_s
   const int64_t most = (int64_t)sizes->max_blocks * sizes->page_size;
   const bool fits = saved.length >= 0 && saved.length <= most;
   const int32_t full = fits ? saved.length / sizes->page_size : 0;
-  if (!fits || saved.generation == 0 || saved.head < 0 || saved.head > full || saved.committed < 0 ||
-      saved.committed > full)
+  if (!fits || saved.generation == 0 || saved.head < 0 || saved.head > full || saved.committed_blocks < 0 ||
+      saved.committed_blocks > full)
     return torn("the length of a sequence");
   if (saved.place == FM_RESIDENT && (saved.row < 0 || saved.row >= sizes->rows)) return torn("the row of a sequence");
   sequence->place = (fm_place)saved.place;
   sequence->row = saved.place == FM_RESIDENT ? saved.row : FM_NONE;
   sequence->length = saved.length;
   sequence->head = saved.head;
-  sequence->committed = saved.committed;
+  sequence->committed_blocks = saved.committed_blocks;
   sequence->chain = saved.chain;
   sequence->head_chain = saved.head_chain;
   return FLASHMLA_OK;

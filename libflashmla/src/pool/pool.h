@@ -47,6 +47,9 @@ typedef struct fm_block_copy {
   int32_t from, to;
 } fm_block_copy;
 
+/* Between which memory. Blocks of host_pool are its rows. */
+typedef enum fm_route { FM_WITHIN_CACHES, FM_TO_HOST, FM_FROM_HOST } fm_route;
+
 /* One that becomes another's entry of the table. */
 typedef struct fm_replaced {
   fm_sequence *sequence;
@@ -63,9 +66,9 @@ typedef struct fm_pool_backend {
   /* Fails where nothing may be enqueued on `stream`, before anything has changed. */
   flashmla_status (*check_stream)(flashmla_pool *pool, void *stream);
   flashmla_status (*copy_blocks)(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, void *stream);
-  /* Between blocks, `from` or `to` being numbers of rows of host_pool; the number that it gets is one more than that of
-   * the last. */
-  flashmla_status (*swap)(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out, void *stream);
+  /* To host_pool or from it; the number that it gets is one more than that of the last. */
+  flashmla_status (*swap)(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, fm_route route,
+                          void *stream);
   /* Makes `stream` wait for a swap. */
   flashmla_status (*wait_for_swap)(flashmla_pool *pool, uint64_t swap, void *stream);
   /* Pieces of arrays, between a begin and an end. */
@@ -89,6 +92,11 @@ struct flashmla_pool {
   fm_block_copy *copies; /* of the call in progress: one a sequence, or one a block of a sequence */
   fm_replaced *replaced;
 };
+
+/* pieces.c: copies every piece of these blocks, in order, until one fails. */
+typedef flashmla_status fm_copy_piece(const void *with, void *to, const void *from, int64_t bytes);
+flashmla_status fm_copy_pieces(const flashmla_pool *pool, const fm_block_copy *copies, int32_t count, fm_route route,
+                               fm_copy_piece *copy, const void *with);
 
 enum {
   FM_STAGING_BUFFERS = 4, /* uploads under way at once */

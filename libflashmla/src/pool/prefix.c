@@ -48,9 +48,9 @@ static flashmla_status allocate(flashmla_pool *pool, const int64_t *tokens, int6
   FM_TRY(check_tokens(tokens, num_tokens));
   FM_TRY(fm_check_room(books));
   fm_sequence *sequence = fm_add_sequence(books);
-  sequence->committed = match(books, tokens, num_tokens, sequence);
-  sequence->length = sequence->committed * books->sizes.page_size;
-  fm_show_sequence(pool, sequence, 0, sequence->committed);
+  sequence->committed_blocks = match(books, tokens, num_tokens, sequence);
+  sequence->length = sequence->committed_blocks * books->sizes.page_size;
+  fm_show_sequence(pool, sequence, 0, sequence->committed_blocks);
   *name = fm_name_of(books, sequence);
   *cached = sequence->length;
   return FLASHMLA_OK;
@@ -81,9 +81,9 @@ static flashmla_status commit(flashmla_pool *pool, flashmla_sequence name, const
                    (long long)num_tokens, (unsigned long long)name, sequence->length);
   const int32_t *row = fm_row_of(books, sequence), end = (int32_t)(num_tokens / books->sizes.page_size);
   fm_settle(pool, sequence);
-  for (int32_t i = sequence->committed; i < end; ++i) {
+  for (int32_t i = sequence->committed_blocks; i < end; ++i) {
     sequence->chain = chained(books, sequence->chain, tokens + (int64_t)i * books->sizes.page_size);
-    sequence->committed = i + 1;
+    sequence->committed_blocks = i + 1;
     if (i + 1 == sequence->head) sequence->head_chain = sequence->chain;
     if (i < sequence->head || books->blocks[row[i]].published) continue;
     if (fm_find_published(books, sequence->chain) == FM_NONE)

@@ -51,7 +51,7 @@ static flashmla_status tell_sequence(fm_books *books, flashmla_sequence name, fl
                                        .length = sequence->length,
                                        .num_blocks = blocks_of(books, sequence),
                                        .head_blocks = sequence->head,
-                                       .committed = sequence->committed * books->sizes.page_size};
+                                       .committed = sequence->committed_blocks * books->sizes.page_size};
   return tell(about, &known, &told);
 }
 

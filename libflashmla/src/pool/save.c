@@ -32,7 +32,7 @@ static void put_records(fm_writer *writer, const fm_books *books) {
     if (of->place != FM_NOWHERE)
       saved = (fm_saved_sequence){of->generation, of->place == FM_SWAPPED ? FM_SWAPPED : FM_RESIDENT,
                                   of->row,        of->length,
-                                  of->head,       of->committed,
+                                  of->head,       of->committed_blocks,
                                   of->chain,      of->head_chain};
     put(writer, &saved, sizeof saved);
   }

@@ -6,9 +6,9 @@ static flashmla_status check_host(const flashmla_pool *pool) {
   return fm_fail(FLASHMLA_ERROR_VALUE, "the pool has no host_pool; sequences are swapped out to one");
 }
 
-static flashmla_status swap(flashmla_pool *pool, int32_t copies, bool out, void *stream) {
+static flashmla_status swap(flashmla_pool *pool, int32_t copies, fm_route route, void *stream) {
   if (copies == 0) return FLASHMLA_OK;
-  FM_TRY(pool->backend->swap(pool, pool->copies, copies, out, stream));
+  FM_TRY(pool->backend->swap(pool, pool->copies, copies, route, stream));
   ++pool->swaps;
   return FLASHMLA_OK;
 }
@@ -25,9 +25,9 @@ static flashmla_status swap_out(flashmla_pool *pool, flashmla_sequence name, voi
   const int32_t first = fm_take_host_blocks(books, end - head);
   for (int32_t i = head, host = first; i < end; ++i, host = books->host_next[host]) {
     pool->copies[i - head] = (fm_block_copy){row[i], host};
-    if (i < sequence->committed) books->host_hashes[host] = books->blocks[row[i]].hash;
+    if (i < sequence->committed_blocks) books->host_hashes[host] = books->blocks[row[i]].hash;
   }
-  const flashmla_status status = swap(pool, end - head, true, stream);
+  const flashmla_status status = swap(pool, end - head, FM_TO_HOST, stream);
   if (status != FLASHMLA_OK) {
     fm_give_host_blocks(books, first, end - head);
     return status;
@@ -49,7 +49,7 @@ flashmla_status flashmla_pool_swap_out(flashmla_pool *pool, flashmla_sequence se
 
 /* The block on the device that still has what block `i` of the sequence had; FM_NONE: it has to be copied. */
 static int32_t still_there(const fm_books *books, const fm_sequence *sequence, int32_t i, int32_t host) {
-  return i < sequence->committed ? fm_find_published(books, books->host_hashes[host]) : FM_NONE;
+  return i < sequence->committed_blocks ? fm_find_published(books, books->host_hashes[host]) : FM_NONE;
 }
 
 static flashmla_status check_blocks(const fm_books *books, const fm_sequence *sequence, int32_t end) {
@@ -93,7 +93,7 @@ static void publish_again(flashmla_pool *pool, const fm_sequence *sequence, int3
   for (int32_t i = sequence->head; i < end; ++i, host = books->host_next[host]) {
     fm_block *block = &books->blocks[row[i]];
     if (!block->published) block->busy = sequence->arrival;
-    if (i < sequence->committed && !block->published) fm_publish(books, row[i], books->host_hashes[host]);
+    if (i < sequence->committed_blocks && !block->published) fm_publish(books, row[i], books->host_hashes[host]);
   }
 }
 
@@ -109,7 +109,7 @@ static flashmla_status swap_in(flashmla_pool *pool, flashmla_sequence name, void
   FM_TRY(check_blocks(books, sequence, end));
   fm_take_row(books, sequence);
   const int32_t copies = take_blocks(pool, sequence, end);
-  const flashmla_status status = swap(pool, copies, false, stream);
+  const flashmla_status status = swap(pool, copies, FM_FROM_HOST, stream);
   if (status != FLASHMLA_OK) {
     fm_drop_blocks(books, sequence, head, end);
     fm_give_row(books, sequence);

@@ -1,6 +1,6 @@
 /* check.c - whether a schedule in a caller's host memory, which may have been overwritten, is one that can be followed:
  * nothing in it leads outside the tiles and the partial slots. */
-#include "schedule/schedule.h"
+#include "schedule/items.h"
 
 /* `what`: the first that is wrong. */
 static flashmla_status fail_overwritten(fm_text what) {

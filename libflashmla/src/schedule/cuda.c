@@ -1,6 +1,8 @@
 /* cuda.c - the scheduler on a GPU. */
 #include "schedule/cuda.h"
 
+#include "schedule/items.h"
+
 _Static_assert(FM_KERNEL_SMALL_PIECES == FM_SMALL_PIECES && FM_KERNEL_NODE_PIECES == FM_NODE_PIECES,
                "the device's pieces are the host's");
 

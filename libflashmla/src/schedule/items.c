@@ -1,5 +1,5 @@
 /* items.c - what cut tiles of batch-invariant work store: pieces or nodes, and the slots of each part. */
-#include "schedule/schedule.h"
+#include "schedule/items.h"
 
 /* log2 of the pieces of an item, by level; a whole tile is one item at the last. */
 static const int32_t item_shift[FM_LEVELS] = {0, 3, 30};

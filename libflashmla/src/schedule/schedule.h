@@ -11,6 +11,7 @@
 
 #include "core/arith.h"
 #include "core/error.h"
+#include "core/item_kinds.h"
 
 /* Query rows, and for each request a number of KV items that they attend to: each query token to the same ones, or with
  * own_items to as many of its own. With variable-length queries s_q is the
@@ -102,7 +103,7 @@ typedef struct fm_tiling {
  * two such tiles, the one it ends (slot 2 * w) and the one it begins (slot 2 * w + 1); with forced splits a part has
  * one piece at most, slots_per_part is 1 and the slot w. Combine merges the slots of such a tile in the order of its
  * parts. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the current end, rows
- * are right with lengths that changed after planning. For batch-invariant work see fm_pieces below.
+ * are right with lengths that changed after planning. For batch-invariant work see items.h.
  *
  * Scheduling, in exact integers (scheduler.c on the host, dsl_kernels/plan on the device, equal bit for bit):
  *
@@ -133,7 +134,7 @@ typedef struct fm_tiling {
  *         costs, instead of n_i + start_overhead. Parts as `even`: cut[w] is position x in tile t at quantum o = x -
  *         at(t), but where an item of the tile begins: at the nearest of those begins and the tile's end q_i, the lower
  *         one where two are as near. unit = p * that, or (t + 1, 0) for q_i. Items are pieces at level 0, nodes at
- *         level 1, whole tiles at level 2 (fm_pieces); the level is the first whose slots fit: total <= slots, else 2.
+ *         level 1, whole tiles at level 2 (items.h); the level is the first whose slots fit: total <= slots, else 2.
  *
  *   apart (P = pieces_apart > 0): part w begins tile t = w / 2P at unit w % 2P, which says no more than which pieces
  *         there are. Behind these cuts lie those of the launches of the first and of the second kind, of num_parts / 2
@@ -147,47 +148,6 @@ enum { FM_MAX_SPLITS = 1024 /* that a plan can be forced to */ };
 typedef struct fm_cut {
   int32_t tile, unit;
 } fm_cut;
-
-/* fm_pieces: batch-invariant work. The sums that make a query row are those over the pieces of its request, joined in
- * one order, and neither depends on anything but the request's own tokens: the row has the same bits beside other
- * requests, beside other query tokens of its own request, and behind other tokens of the cache.
- *
- * Pieces lie at fixed positions: piece j begins at quantum  b(j) = j + max(0, j - FM_SMALL_PIECES). So the first are of
- * one quantum and the others of two, and the last one ends with the request. A node is FM_NODE_PIECES pieces in turn,
- * and begins at quantum 0, 8, 24, 40, ... A piece gives each row x, normalised and in float32, and its base-2
- * log-sum-exp l, -inf for a row that attends to nothing in it. A node is the left fold of its pieces, a row the left
- * fold of the nodes:
- *
- *     fold((c, lc), (x, lx)):  m = max(lc, lx);  wc = 2^(lc - m);  wx = 2^(lx - m);  l = m + log2(wc + wx);
- *                              row = c * wc / (wc + wx) + x * wx / (wc + wx)
- *
- * and where one side is empty, exactly the other side. One backend does this with the same instructions wherever it
- * does it, and rounds only when the row goes to out. Pieces behind the last token that a row attends are empty, so
- * longer requests change nothing.
- *
- * A tile with a cut inside is a cut tile: of each item (piece or node) a slot is stored, and afterwards folded. Other
- * tiles are folded by their part on the way, with `carries` slots of each part (2: of the node and of the tile) in
- * front of all others, whether used or not: those of part w are carries * w and carries * w + 1. The items of a cut
- * tile lie in contiguous slots:
- *
- *     first_slot[0] = carries * num_parts;   first_slot[w + 1] = first_slot[w] + items of part w;   total =
- *     first_slot[num_parts]
- *     items of part w: those of its run of the cut tile that it begins inside (cut[w].unit > 0), up to cut[w + 1] or to
- *         the tile's end; then those of its run of the cut tile that it begins and ends inside (cut[w + 1].unit > 0, in
- *         another tile or with cut[w].unit = 0)
- *
- * With lengths that changed after planning a whole tile has the pieces of the current length; a run of a cut tile has
- * exactly the items that the plan has slots for, the last one of the tile runs to the current end, and items behind
- * that are empty. So rows are right, and their bits are those promised while the number of pieces is the plan's. */
-enum { FM_SMALL_PIECES = 8, FM_NODE_PIECES = 8, FM_LEVELS = 3 };
-/* Quantum at which piece j begins; the piece that a quantum is of; how many pieces so many quanta have. */
-static inline int64_t fm_piece_begin(int64_t j) { return j + fm_max64(0, j - FM_SMALL_PIECES); }
-static inline int64_t fm_piece_at(int64_t quantum) {
-  return quantum < FM_SMALL_PIECES ? quantum : (quantum + FM_SMALL_PIECES) / 2;
-}
-static inline int64_t fm_pieces_of(int64_t quanta) {
-  return quanta <= FM_SMALL_PIECES ? quanta : (quanta + FM_SMALL_PIECES + 1) / 2;
-}
 
 /* What kernels divide tile numbers by, as they want it: fm_divisor in cuda.h. */
 typedef struct fm_divisors {
@@ -266,28 +226,9 @@ int64_t fm_first_item(const fm_work *work, int32_t unit, int32_t request);
 bool fm_takes_whole_tiles(const fm_tiling *tiling, int64_t units);
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
 
-/* items.c: of batch-invariant work. Items from the quantum `begin`, where one begins, to the quantum `end`. */
-int64_t fm_items_between(int64_t begin, int64_t end, int32_t level);
-/* The quantum where an item begins that is nearest to a quantum of a tile of so many, or the tile's end. */
-int64_t fm_nearest_item(int64_t quantum, int64_t quanta, int32_t level);
-/* First piece of an item. */
-int64_t fm_first_piece(int64_t item, int32_t level);
-int32_t fm_level(const fm_tiling *tiling, fm_schedule schedule);
-/* What a part stores of a cut tile. */
-typedef struct fm_items {
-  int32_t tile;
-  int32_t first, count; /* of the tile's items; count 0: there are none */
-  int32_t slot;         /* of the first item */
-  bool ends;            /* the last item runs to the current end of the request */
-} fm_items;
-/* Of the tile that a part begins inside, and of the tile that it begins and does not end. */
-fm_items fm_first_items(const fm_tiling *tiling, fm_schedule schedule, int32_t part);
-fm_items fm_last_items(const fm_tiling *tiling, fm_schedule schedule, int32_t part);
-
 /* check.c: whether a caller's host buffer still holds a schedule. Kernels on a device clamp what they read instead. */
 flashmla_status fm_check_schedule(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
 
-enum { FM_FIRST_KIND, FM_SECOND_KIND, FM_KINDS };
 /* workspace.c. Work apart: what the launch of a kind is told. */
 fm_tiling fm_tiling_of_kind(const fm_tiling *tiling);
 fm_cut *fm_cuts_of_kind(const fm_tiling *tiling, fm_schedule schedule, int32_t kind);

@@ -1,5 +1,5 @@
 /* scheduler.c - the host scheduler: cuts the list of (tile, unit) into parts, as schedule.h defines it. */
-#include "schedule/schedule.h"
+#include "schedule/items.h"
 
 /* What the scheduler is given: the call and how it is tiled. */
 typedef struct scheduler {
@@ -221,9 +221,11 @@ void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedu
     const int64_t tiles = tiling->request_major ? work->h_kv * live_tiles(&s, i) : 1;
     cost_before[i + 1] = cost_before[i] + tiles * tile_cost(&s, i);
   }
-  if (tiling->piece_units > 0)
+  if (tiling->piece_units > 0) {
     cut_between_items(&s, schedule);
-  else if (tiling->num_splits > 0)
+    return;
+  }
+  if (tiling->num_splits > 0)
     cut_forced(&s, cuts);
   else
     cut_for_balance(&s, cuts);

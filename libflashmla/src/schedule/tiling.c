@@ -1,5 +1,5 @@
 /* tiling.c - how the query rows of a call become blocks and tiles, and into how many parts the work is cut. */
-#include "schedule/schedule.h"
+#include "schedule/items.h"
 
 static flashmla_status too_many_tiles(const fm_work *work, int32_t num_splits) {
   return fm_fail(
@@ -85,7 +85,7 @@ static int32_t pieces_apart(const fm_work *work, fm_limits limits, int32_t num_t
   const bool whole = work->batch_invariant || units <= limits.whole_units;
   const int64_t chosen = whole ? 1 : limits.workers / num_tiles;
   const int64_t pieces = fm_min64(work->num_splits > 0 ? work->num_splits : chosen, units);
-  return (int32_t)fm_clamp64(pieces, 1, FM_MAX_SPLITS / FM_KINDS);
+  return (int32_t)fm_clamp64(pieces, 1, FM_MAX_SPLITS / FM_ITEM_KINDS);
 }
 
 flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_tiling *tiling) {
@@ -111,7 +111,7 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
   const int32_t apart = pieces_apart(work, limits, num_tiles);
   const bool in_pieces = work->batch_invariant && limits.piece_units > 0;
   if (apart > 0)
-    num_splits = FM_KINDS * apart;
+    num_splits = FM_ITEM_KINDS * apart;
   else if (work->batch_invariant)
     num_splits = in_pieces ? 0 : fm_max32(num_splits, 1); /* a plan may be given that was made for the other */
   else if (num_splits == 0 && units <= limits.whole_units)

@@ -14,7 +14,7 @@ flashmla_status fm_lay_out(const fm_work *work, const fm_tiling *tiling, int32_t
                    "num_splits is %d, the work is cut into %d parts; there must be fewer than 2^%d", tiling->num_splits,
                    tiling->num_parts, log_parts);
   const uint64_t parts = (uint64_t)tiling->num_parts;
-  const uint64_t of_kinds = tiling->pieces_apart > 0 ? parts + FM_KINDS : 0;
+  const uint64_t of_kinds = tiling->pieces_apart > 0 ? parts + FM_ITEM_KINDS : 0;
   layout->plan_slots_offset = (parts + 1 + of_kinds) * sizeof(fm_cut);
   const uint64_t slots_bytes = tiling->piece_units > 0 ? (parts + 2) * sizeof(int32_t) : 0;
   layout->plan_cost_offset = round_up_16(layout->plan_slots_offset + slots_bytes);
@@ -41,13 +41,13 @@ fm_partials fm_partials_in(void *workspace, const fm_layout *layout) {
 
 fm_tiling fm_tiling_of_kind(const fm_tiling *tiling) {
   fm_tiling own = *tiling;
-  own.num_parts /= FM_KINDS;
-  own.slots_per_part = FM_KINDS;
+  own.num_parts /= FM_ITEM_KINDS;
+  own.slots_per_part = FM_ITEM_KINDS;
   return own;
 }
 
 fm_cut *fm_cuts_of_kind(const fm_tiling *tiling, fm_schedule schedule, int32_t kind) {
-  return schedule.cuts + tiling->num_parts + 1 + (int64_t)kind * (tiling->num_parts / FM_KINDS + 1);
+  return schedule.cuts + tiling->num_parts + 1 + (int64_t)kind * (tiling->num_parts / FM_ITEM_KINDS + 1);
 }
 
 fm_partials fm_partials_of_kind(const fm_tiling *tiling, int32_t d_v, fm_partials partials, int32_t kind) {

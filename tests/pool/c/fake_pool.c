@@ -26,8 +26,9 @@ static flashmla_status copy_blocks(flashmla_pool *pool, const fm_block_copy *cop
   (void)pool, (void)copies, (void)stream;
   return called(&fake_pool.copied, count);
 }
-static flashmla_status swap(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, bool out, void *stream) {
-  (void)pool, (void)copies, (void)out, (void)stream;
+static flashmla_status swap(flashmla_pool *pool, const fm_block_copy *copies, int32_t count, fm_route route,
+                            void *stream) {
+  (void)pool, (void)copies, (void)route, (void)stream;
   return called(&fake_pool.swapped, count);
 }
 static flashmla_status wait_for_swap(flashmla_pool *pool, uint64_t number, void *stream) {

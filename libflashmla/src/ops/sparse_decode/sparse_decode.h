@@ -87,7 +87,7 @@ static inline int64_t fm_index_at(const fm_selection *selection, int64_t number)
   .prefix##indices_stride_s = (selection)->stride[1], .prefix##slots = fm_slots_of(&(selection)->pages), \
   .prefix##wide_indices = (selection)->wide
 
-enum { FM_MAIN = FM_FIRST_KIND, FM_EXTRA = FM_SECOND_KIND, FM_SELECTIONS };
+enum { FM_MAIN = FM_FIRST_KIND, FM_EXTRA = FM_SECOND_KIND, FM_SELECTIONS = FM_ITEM_KINDS };
 
 /* The KV items of a query token are its indices: so many as work.lengths says of the main selection, and as
  * work.extra_lengths of the extra one. */
