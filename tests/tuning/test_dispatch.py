@@ -208,7 +208,7 @@ def test_a_file_is_for_its_gpu_and_driver(ran):
         found = ran("load(file); decode()", **settings)
         status, sentence = found.told[0]
         assert status == "FLASHMLA_ERROR_STATE"
-        assert "tuned\" is for NVIDIA Stub (sm_90, 132 processors, driver 12.0); device 0 is " in sentence
+        assert 'tuned" is for NVIDIA Stub (sm_90, 132 processors, driver 12.0); device 0 is ' in sentence
         assert sentence.endswith(words)
         assert kernels(found.told) == [TWO]
 
@@ -223,19 +223,20 @@ def test_the_variable_is_read_and_a_foreign_file_is_told_not_failed(ran, monkeyp
     assert found.told[1][0]["count"] == 1
     found = ran("decode(); tell(tuning.tell(0)['problem']); tell(tuning.tell()['problem'])", version=12020)
     assert kernels(found.told[:1]) == [TWO]
-    assert found.told[1:] == [
-        ["is for NVIDIA Stub (sm_90, 132 processors, driver 12.0); device 0 is NVIDIA Stub (sm_90, 132 processors, "
-         "driver 12.2)"],
-        [None],
-    ]  # fmt: skip
+    here, of_the_file = found.told[1:]
+    assert here[0].startswith("is for NVIDIA Stub (sm_90, 132 processors, driver 12.0); device 0 is NVIDIA Stub (")
+    assert here[0].endswith("driver 12.2)")
+    assert of_the_file == [None]
 
 
-def test_the_log_tells_what_a_file_chose_and_why_it_is_not_used(ran, monkeypatch, tmp_path, capfd):
+def test_the_log_tells_what_a_file_chose_and_why_it_is_not_used(ran, monkeypatch, tmp_path):
     ran(f"save(file, dense(STEP, kernel={ONE!r}))")
     monkeypatch.setenv("FLASHMLA_TUNING", str(tmp_path / "tuned"))
     monkeypatch.setenv("FLASHMLA_LOG", "1")
     log = tmp_path / "log"
-    redirect = f"import os; os.dup2(os.open({str(log)!r}, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2); decode(); decode()"
+    redirect = (
+        f"import os; os.dup2(os.open({str(log)!r}, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)\ndecode(); decode()"
+    )
     ran(redirect)
     assert f"kernel {ONE}, which the tuning file names" in log.read_text()
     ran(redirect, version=12020)
