@@ -97,7 +97,7 @@ class Search:
         tiles = shape.batch * shape.h_kv * tokens * -(-rows // tokens // _ROWS)
         units = -(-shape.capacity // _UNIT) + -(-shape.extra_topk // _UNIT)
         low, high = (share * self._processors / tiles for share in (_LEAST_PARTS, _MOST_PARTS))
-        return [(*base, ("num_splits", n)) for n in _SPLITS if n <= units and (low <= n <= high or n == 1 >= low)]
+        return [(*base, ("num_splits", n)) for n in _SPLITS if n <= units and low <= n <= max(high, 1)]
 
     def _candidates(self) -> list[Choice]:
         """The best one stage after the other, the last one first, and those that it came from."""

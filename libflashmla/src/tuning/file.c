@@ -63,9 +63,10 @@ static bool next(reader *in, const char *begin, const char **line, const char **
 
 static bool next_text(reader *in, const char *begin, char *text, size_t size) {
   const char *line, *stop;
+  const int32_t number = in->line + 1;
   if (!next(in, begin, &line, &stop) || (size_t)(stop - line) >= size || stop == line ||
       memchr(line, '\0', (size_t)(stop - line)) != NULL)
-    return refuse(in->table, "has no %sin line %d", begin, in->line + 1);
+    return refuse(in->table, "has no %sin line %d", begin, number);
   memcpy(text, line, (size_t)(stop - line));
   text[stop - line] = '\0';
   return true;
