@@ -12,7 +12,7 @@ from flashmla._library import lib
 from flashmla.errors import check
 
 Entry = dict[str, Any]
-"""Fields of flashmla_tuning_entry in flashmla.h; texts as such."""
+"""Fields of flashmla_tuning_entry in tuning.h; texts as such."""
 _FIELDS = {name: field.type for name, field in ffi.typeof("flashmla_tuning_entry").fields if name != "struct_size"}
 
 
@@ -26,7 +26,9 @@ def _path(path: str | os.PathLike[str] | None) -> Any:
 
 @eager
 def load_tuning(path: str | os.PathLike[str] | None) -> None:
-    """Takes a tuning file, which `python -m flashmla tune` writes, instead of what is loaded; None forgets that.
+    """Takes a tuning file, which `python -m flashmla tune` writes, instead of what is loaded.
+
+    path  its name; None: forgets what is loaded
 
     FLASHMLA_TUNING names the file that is loaded with the library. Calls in other threads have the one or the other;
     prepared calls stay as they were prepared. `info()["tuning"]` tells what is loaded.
