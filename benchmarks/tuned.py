@@ -6,16 +6,18 @@
 The shapes are those of dense_decode.py and sparse_decode.py: problems are theirs, not those that the tuner measured. A
 plan is made beforehand. A record is one JSON object a line:
   op case      as in the records of those programs
-  us rule_us   median of a call with the file and without; rounds_us: every round of both
-  entry        what the file says of the shape, None where it says nothing
+  us rule_us   median of a call with the file and without; rounds_us: every round of both, behind WARM of them
+  ratio        median of the ratios of the same rounds: power and clocks drift, so only neighbours compare
+  tuned        whether the file has an entry for the shape
+  kernels parts num_splits   of the call, with the file and without
   rel_err      with the file, as theirs
-  parts        of the schedule, with the file and without
-A shape keeps its time if it takes at most 1.02 of what it takes without.
+A shape gains or loses where the ratio differs from 1 by more than what counts as equal (records.EQUAL).
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 
@@ -34,7 +36,7 @@ from sparse_problem import CONTEXT, Cache, Sparse, ours  # noqa: E402
 import flashmla  # noqa: E402
 
 REPLAY_US = 6000.0
-CHOSEN = ("kernel", "num_splits", "l2_policy")
+WARM = 20  # rounds, in which the GPU gets as warm as it stays
 
 
 def calls_of(make, path: Path | None):
@@ -54,11 +56,14 @@ def measure(make, error, path: Path, rounds: int) -> dict:
     calls[0]()
     found = error(out)
     graphs = {name: timing.Replays(calls, REPLAY_US) for name, (calls, _, _) in made.items()}
+    timing.alternate(graphs, WARM)
     times = timing.alternate(graphs, rounds)
+    ratios = [tuned / rule for tuned, rule in zip(times["tuned"], times["rule"], strict=True)]
     median = timing.medians(times)
     return {
         "us": round(median["tuned"], 2),
         "rule_us": round(median["rule"], 2),
+        "ratio": round(statistics.median(ratios), 4),
         "rounds_us": {name: [round(us, 2) for us in values] for name, values in times.items()},
         "rel_err": float(f"{found:.3g}"),
         "tuned": "tuned" in record["flags"],
@@ -88,7 +93,7 @@ def sparse(case: tuple, caches: dict[str, Cache], path: Path, rounds: int) -> di
 
 
 def line(record: dict) -> str:
-    ratio = record["us"] / record["rule_us"]
+    ratio = record["ratio"]
     verdict = "loses" if ratio > records.EQUAL else "gains" if ratio < 1 / records.EQUAL else "keeps"
     choice = f"{record['kernels']['tuned']}, splits {record['num_splits']['tuned']}" if record["tuned"] else "no entry"
     case = ", ".join(map(str, record["case"]))
@@ -125,7 +130,7 @@ def main() -> int:
             torch.cuda.empty_cache()
             caches[case[0]] = Cache(case[0], 128 * CONTEXT)
         add("sparse_decode", case, sparse(case, caches, args.file, args.rounds))
-    ratios = [record["us"] / record["rule_us"] for record in made]
+    ratios = [record["ratio"] for record in made]
     lost = sum(ratio > records.EQUAL for ratio in ratios)
     gained = sum(ratio < 1 / records.EQUAL for ratio in ratios)
     print(f"{len(made)} shapes: {gained} gain, {lost} lose, the others keep; best {min(ratios):.3f}, "

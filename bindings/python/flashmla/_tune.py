@@ -12,7 +12,7 @@ from flashmla._tune_cases import DEFAULT, Case, by_shape, of_profile, parsed
 from flashmla._tune_device import torch_for
 from flashmla._tune_problem import Pools
 from flashmla._tune_ranges import entries
-from flashmla._tune_search import Found, Search
+from flashmla._tune_search import Choice, Found, Search
 from flashmla.errors import FlashMLAError, InvalidArgumentError
 
 _BAR = 30  # letters
@@ -60,10 +60,14 @@ class _Progress:
 def described(found: Found) -> str:
     """A shape and what was found, for people."""
     words = f"{found.shape.words}: {found.rule_us:.1f} us"
-    if not found.choice:
-        return f"{words}, kept ({found.tried} tried)"
-    choice = ", ".join(f"{name} {value}" for name, value in found.choice)
-    return f"{words} -> {found.us:.1f} us ({1 - found.us / found.rule_us:.1%} less) with {choice}"
+    if found.choice:
+        return f"{words} -> {found.us:.1f} us ({1 - found.us / found.rule_us:.1%} less) with {_named(found.choice)}"
+    choice, share = found.nearest
+    return f"{words}, kept; {found.tried} tried, nearest {share:.3f}: {_named(choice)}"
+
+
+def _named(choice: Choice) -> str:
+    return ", ".join(f"{name} {value}" for name, value in choice) or "none"
 
 
 def tune(cases: list[Case], device_id: int) -> list[Found]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +76,3 @@ def alternate(contenders: Mapping[Any, Any], rounds: int) -> Times:
         for key in order if i % 2 == 0 else reversed(order):
             times[key].append(contenders[key].time())
     return times
-
-
-def medians(times: Times) -> dict[Any, float]:
-    return {key: statistics.median(values) for key, values in times.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from flashmla._cdef import ffi
 from flashmla._info import kernels
 from flashmla._tune_cases import SPARSE, Shape
-from flashmla._tune_device import Replays, Times, alternate, medians
+from flashmla._tune_device import Replays, Times, alternate
 from flashmla._tune_problem import Lengths, Pools, Problem
 
 Choice = tuple[tuple[str, Any], ...]
@@ -20,8 +21,9 @@ _POLICIES = [ffi.integer_const("FLASHMLA_L2_EVICT_NORMAL"), ffi.integer_const("F
 _SPLITS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 22, 32, 44, 66, 132)
 _ROWS, _UNIT = 64, 64  # of a tile, tokens
 _LEAST_PARTS, _MOST_PARTS = 0.25, 6.0  # of a processor, that are worth a try
-_SEARCH_US, _SEARCH_ROUNDS = 2000.0, 3
-_SURE_US, _SURE_ROUNDS = 4000.0, 9
+_WARM_SECONDS = 0.25  # clocks are those of a GPU that has been at work for a while
+_SEARCH_US, _SEARCH_ROUNDS = 4000.0, 5
+_SURE_US, _SURE_ROUNDS = 12_000.0, 9
 _STEP = 0.99  # of the best so far, that another choice must be below to be looked at further
 GAIN, LOSS = 0.015, 0.005
 """A choice is taken if it is faster by more than GAIN, and slower on no other lengths by more than LOSS."""
@@ -29,13 +31,18 @@ GAIN, LOSS = 0.015, 0.005
 
 @dataclass(frozen=True)
 class Found:
-    """What was found for a shape: the choice, and microseconds of a call with it and by rule."""
+    """What was found for a shape: the choice, and microseconds of a call with it and by rule.
+
+    nearest: of all choices that were tried the fastest, with its time as a share of the rule's or of the best one's
+    before it. It may not be taken.
+    """
 
     shape: Shape
     choice: Choice
     us: float
     rule_us: float
     tried: int
+    nearest: tuple[Choice, float] = (BY_RULE, 1.0)
 
 
 def is_better(candidate: Sequence[float], rule: Sequence[float], *, by: float) -> bool:
@@ -47,9 +54,14 @@ def is_better(candidate: Sequence[float], rule: Sequence[float], *, by: float) -
     return middle < 1 - max(by, high - low)
 
 
+def ratio(candidate: Sequence[float], rule: Sequence[float]) -> float:
+    """The median of the ratios of the same rounds: power and clocks drift, so only neighbours compare."""
+    return statistics.median(a / b for a, b in zip(candidate, rule, strict=True))
+
+
 def is_no_worse(candidate: Sequence[float], rule: Sequence[float], *, by: float) -> bool:
     """Whether the median of the ratios of the same rounds is above 1 by less than a share."""
-    return statistics.median(a / b for a, b in zip(candidate, rule, strict=True)) < 1 + by
+    return ratio(candidate, rule) < 1 + by
 
 
 class Search:
@@ -60,7 +72,7 @@ class Search:
         self._torch, self._shape = pools.torch, shape
         self._lengths = [Lengths(count, ragged) for count in tokens for ragged in (False, True)]
         self._processors = self._torch.cuda.get_device_properties(device_id).multi_processor_count
-        self._tried = 0
+        self._tried: dict[Choice, float] = {}
 
     def _replays(self, choice: Choice, lengths: Lengths, target_us: float) -> Replays | None:
         """None where the choice names a kernel that does not do the call."""
@@ -68,7 +80,6 @@ class Search:
         calls, kernel = self._problem.calls(entry, lengths)
         if dict(choice).get("kernel", kernel) != kernel:
             return None
-        self._tried += 1
         return Replays(self._torch, calls, target_us)
 
     def _timed(self, choices: Iterable[Choice], lengths: Lengths, target_us: float, rounds: int) -> Times:
@@ -77,9 +88,11 @@ class Search:
 
     def _best(self, so_far: Choice, more: Sequence[Choice]) -> Choice:
         """Of some choices beside the best one so far."""
-        found = medians(self._timed([so_far, *more], self._lengths[0], _SEARCH_US, _SEARCH_ROUNDS))
-        best = min(found, key=lambda choice: found[choice])
-        return best if found[best] < _STEP * found[so_far] else so_far
+        times = self._timed([so_far, *more], self._lengths[0], _SEARCH_US, _SEARCH_ROUNDS)
+        shares = {choice: ratio(times[choice], times[so_far]) for choice in times if choice != so_far}
+        self._tried |= shares
+        best = min(shares, key=lambda choice: shares[choice], default=so_far)
+        return best if shares.get(best, 1.0) < _STEP else so_far
 
     def _kernels(self) -> list[Choice]:
         """Of the operation, but for the one that is taken by rule; many do not do the call."""
@@ -111,14 +124,23 @@ class Search:
 
     def run(self) -> Found:
         """The first candidate that is better for sure, in rounds that it was not chosen by."""
+        self._warm()
         candidates = self._candidates()
+        nearest = min(self._tried.items(), key=lambda one: one[1], default=(BY_RULE, 1.0))
         choices = [BY_RULE, *candidates]
         first = self._timed(choices, self._lengths[0], _SURE_US, _SURE_ROUNDS)
         rule_us = statistics.median(first[BY_RULE])
         for choice in candidates:
             if is_better(first[choice], first[BY_RULE], by=GAIN) and self._loses_nowhere(choice):
-                return Found(self._shape, choice, statistics.median(first[choice]), rule_us, self._tried)
-        return Found(self._shape, BY_RULE, rule_us, rule_us, self._tried)
+                us = rule_us * ratio(first[choice], first[BY_RULE])
+                return Found(self._shape, choice, us, rule_us, len(self._tried), nearest)
+        return Found(self._shape, BY_RULE, rule_us, rule_us, len(self._tried), nearest)
+
+    def _warm(self) -> None:
+        replays = self._replays(BY_RULE, self._lengths[0], _SURE_US)
+        end = time.monotonic() + _WARM_SECONDS
+        while replays is not None and time.monotonic() < end:
+            replays.time()
 
     def _loses_nowhere(self, choice: Choice) -> bool:
         for lengths in self._lengths[1:]:
