@@ -77,7 +77,9 @@ def entries(draw) -> dict:
     for name in draw(st.lists(st.sampled_from(text.ORDER), max_size=6)):
         if name in text.NUMBERS:
             least, most = text.NUMBERS[name]
-            found[name] = draw(st.integers(least - 1, most + 1) | st.sampled_from([least, most]))
+            found[name] = draw(
+                st.sampled_from([least - 1, least, most, most + 1, 2**32 + 1]) | st.integers(least, most)
+            )
         elif name == "kernel":
             found[name] = draw(st.sampled_from(["-", *sorted(GPU_KERNELS), "dense_decode"]))
         else:
@@ -107,7 +109,16 @@ def test_any_signed_text_is_read_or_refused_as_described(tmp_path, content):
         assert sorted(map(rendered, _tuning.loaded())) == sorted(lines)
 
 
-@hypothesis.given(content=st.binary(max_size=200) | contents())
+@st.composite
+def changed(draw) -> bytes:
+    """A file of which a byte is another one."""
+    content = bytearray(text.signed((text.head(DIGEST) + text.line(text.STEP)).encode()))
+    at = draw(st.integers(0, len(content) - 1))
+    content[at] ^= draw(st.integers(1, 255))
+    return bytes(content)
+
+
+@hypothesis.given(content=st.binary(max_size=200) | contents() | changed())
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_text_that_is_not_signed_is_refused(tmp_path, content):
     assert load(tmp_path, content)
