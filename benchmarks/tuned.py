@@ -5,7 +5,7 @@
 
 The shapes are those of dense_decode.py and sparse_decode.py: problems are theirs, not those that the tuner measured. A
 plan is made beforehand. A record is one JSON object a line:
-  op case      as in the records of those programs
+  operation    dense_decode or sparse_decode; case: as in the records of those programs
   us rule_us   median of a call with the file and without; rounds_us: every round of both, behind WARM of them
   ratio        median of the ratios of the same rounds: power and clocks drift, so only neighbours compare
   tuned        whether the file has an entry for the shape
@@ -97,10 +97,8 @@ def line(record: dict) -> str:
     verdict = "loses" if ratio > records.EQUAL else "gains" if ratio < 1 / records.EQUAL else "keeps"
     choice = f"{record['kernels']['tuned']}, splits {record['num_splits']['tuned']}" if record["tuned"] else "no entry"
     case = ", ".join(map(str, record["case"]))
-    return (
-        f"{record['op']:13} {case:32} {record['rule_us']:8.1f} -> {record['us']:8.1f} us  {ratio:.3f} {verdict}  "
-        f"error {record['rel_err']:.1e}  {choice}"
-    )
+    times = f"{record['rule_us']:8.1f} -> {record['us']:8.1f} us"
+    return f"{record['operation']:13} {case:32} {times}  {ratio:.3f} {verdict}  error {record['rel_err']:.1e}  {choice}"
 
 
 def main() -> int:
@@ -114,8 +112,8 @@ def main() -> int:
     print(facts, flush=True)
     made = []
 
-    def add(op: str, case: tuple, found: dict) -> None:
-        made.append({**facts, "op": op, "case": list(case), **found})
+    def add(operation: str, case: tuple, found: dict) -> None:
+        made.append({**facts, "operation": operation, "case": list(case), **found})
         print(line(made[-1]), flush=True)
         records.append(args.record, made[-1])
 

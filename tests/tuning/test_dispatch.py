@@ -232,6 +232,13 @@ def test_the_variable_is_read_and_a_foreign_file_is_told_not_failed(ran, monkeyp
     assert of_the_file == [None]
 
 
+def test_a_gpu_that_cannot_be_named_now_is_asked_again(ran, monkeypatch, tmp_path):
+    ran(f"save(file, dense(STEP, kernel={ONE!r}))")
+    monkeypatch.setenv("FLASHMLA_TUNING", str(tmp_path / "tuned"))
+    found = ran("fail('cuDeviceGetName'); decode(); decode()")
+    assert kernels(found.told) == [TWO, ONE]
+
+
 def test_the_log_tells_what_a_file_chose_and_why_it_is_not_used(ran, monkeypatch, tmp_path):
     ran(f"save(file, dense(STEP, kernel={ONE!r}))")
     monkeypatch.setenv("FLASHMLA_TUNING", str(tmp_path / "tuned"))
