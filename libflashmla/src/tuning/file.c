@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/environment.h"
 #include "cuda/kernels.h"
 #include "tuning/tuning.h"
 
@@ -143,13 +142,10 @@ static size_t lines_of(const char *text, size_t bytes) {
 }
 
 fm_tuning *fm_read_tuning(const char *path, const char *text, size_t bytes) {
-  const char *kept = fm_keep_text(path);
-  fm_tuning *table = calloc(1, sizeof *table + lines_of(text, bytes) * sizeof table->entries[0]);
-  if (table == NULL || kept == NULL) {
-    free(table);
-    return NULL;
-  }
-  table->path = kept;
+  const size_t room = sizeof(fm_tuning) + lines_of(text, bytes) * sizeof(fm_tuning_entry), name = strlen(path) + 1;
+  fm_tuning *table = calloc(1, room + name);
+  if (table == NULL) return NULL;
+  table->path = memcpy((char *)table + room, path, name);
   reader in = {.at = text, .end = text + bytes, .table = table};
   if (!read_title(&in, bytes) || !check_end(&in, text, bytes) || !read_keys(&in) || !read_entries(&in))
     table->count = 0;

@@ -26,7 +26,7 @@ typedef struct fm_tuning_place {
  * content has the same table. */
 typedef struct fm_tuning {
   struct fm_tuning *next;
-  const char *path;
+  const char *path;                      /* behind the entries */
   char problem[FM_TUNING_PROBLEM_BYTES]; /* "is ...", behind the file's name; "": none */
   fm_tuning_place place;
   _Atomic(int8_t) fits[FM_TUNING_DEVICES]; /* of the devices: 0 not looked at, 1 it was measured there, -1 elsewhere */
