@@ -3,8 +3,8 @@
 
     python benchmarks/tuned.py FILE [--record FILE] [--commit HASH] [--rounds N]
 
-The shapes are those of dense_decode.py and sparse_decode.py: problems are theirs, not those that the tuner measured. A
-plan is made beforehand. A record is one JSON object a line:
+The shapes are those of dense_decode.py and sparse_decode.py and a few MORE: problems are theirs, not those that the
+tuner measured. A plan is made beforehand. A record is one JSON object a line:
   operation    dense_decode or sparse_decode; case: as in the records of those programs
   us rule_us   median of a call with the file and without; rounds_us: every round of both, behind WARM of them
   ratio        median of the ratios of the same rounds: power and clocks drift, so only neighbours compare
@@ -36,6 +36,7 @@ from sparse_problem import CONTEXT, Cache, Sparse, ours  # noqa: E402
 import flashmla  # noqa: E402
 
 REPLAY_US = 6000.0
+MORE = ((1, 1, 128, 2048), (2, 1, 128, 2048), (4, 1, 128, 2048), (256, 1, 16, 1024))
 WARM = 20  # rounds, in which the GPU gets as warm as it stays
 
 
@@ -118,7 +119,7 @@ def main() -> int:
         records.append(args.record, made[-1])
 
     pool = Pool(max(TABLE_PAGES, *map(dense_decode.pages_of, dense_decode.CASES)))
-    for case in dense_decode.CASES:
+    for case in (*dense_decode.CASES, *MORE):
         add("dense_decode", case, dense(case, pool, args.file, args.rounds))
     del pool
     caches: dict[str, Cache] = {}

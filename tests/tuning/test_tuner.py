@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import json
 import random
+import re
 import sys
 from dataclasses import replace
 
@@ -65,6 +67,9 @@ def test_the_default_set_has_the_shapes_of_the_benchmarks(monkeypatch):
     for goal in goals.GOALS:
         if len(goal.case) == 4:
             assert parsed(",".join(map(str, goal.case))).shape in shapes
+    of_tuned = (build.ROOT / "benchmarks" / "tuned.py").read_text()
+    more = ast.literal_eval(re.search(r"^MORE = (.*)$", of_tuned, re.MULTILINE)[1])
+    assert all(parsed(",".join(map(str, case))).shape in shapes for case in more)
 
 
 def test_cases_of_a_shape_come_together_and_the_largest_first():
@@ -170,6 +175,16 @@ def test_the_best_of_all_stages_is_taken(timed):
     assert dict(found.choice) == {"kernel": kernel, "num_splits": 8, "l2_policy": 1}
     assert (found.us, found.rule_us) == (pytest.approx(81), 100)
     assert found.nearest[1] == pytest.approx(0.9)
+
+
+@pytest.mark.usefixtures("gpu_kernels")
+def test_splits_are_tried_with_kernels_that_are_about_as_fast(timed):
+    def us(choice, _):
+        slow = "kernel" in choice
+        return 100 + 3 * slow - 20 * (slow and choice.get("num_splits") == 8)
+
+    found = timed("4,1,128,4096", us, does=lambda name: name == "dense_decode_bf16_576_cluster1")
+    assert dict(found.choice) == {"kernel": "dense_decode_bf16_576_cluster1", "num_splits": 8}
 
 
 def test_what_is_no_better_is_kept(timed):

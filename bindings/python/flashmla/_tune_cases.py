@@ -15,11 +15,11 @@ from flashmla.errors import invalid
 
 PAGE_SIZE = 64
 DENSE, SPARSE = "dense_decode", "sparse_decode"
-# The cases of benchmarks/goals.py and benchmarks/sparse_decode.py.
+# The cases of benchmarks/goals.py, tuned.py and sparse_decode.py.
 DEFAULT = (
     *("128,1,128,4096", "128,2,128,4096", "128,1,128,8192", "64,1,128,16384", "128,1,64,4096", "128,1,32,4096"),
     *("128,1,16,4096", "64,2,16,4096", "1,1,128,8192", "1,1,128,65536", "1,1,16,131072", "16,1,128,4096"),
-    *("32,1,128,4096", "4,1,128,32768"),
+    *("32,1,128,4096", "4,1,128,32768", "1,1,128,2048", "2,1,128,2048", "4,1,128,2048", "256,1,16,1024"),
     *(f"{case},32768,topk=2048" for case in ("128,1,128", "128,1,64", "128,1,16", "64,1,64", "8,1,64", "1,1,16")),
     *(
         f"{case},32768,topk=2048,format=v32"

@@ -25,6 +25,7 @@ _WARM_SECONDS = 0.25  # clocks are those of a GPU that has been at work for a wh
 _SEARCH_US, _SEARCH_ROUNDS = 4000.0, 5
 _SURE_US, _SURE_ROUNDS = 12_000.0, 9
 _STEP = 0.99  # of the best so far, that another choice must be below to be looked at further
+_NEAR, _MOST_NEAR = 1.05, 2  # kernels that are about as fast may be faster with other splits
 GAIN, LOSS = 0.015, 0.005
 """A choice is taken if it is faster by more than GAIN, and slower on no other lengths by more than LOSS."""
 
@@ -86,13 +87,18 @@ class Search:
         found = {choice: self._replays(choice, lengths, target_us) for choice in choices}
         return alternate({choice: replays for choice, replays in found.items() if replays is not None}, rounds)
 
-    def _best(self, so_far: Choice, more: Sequence[Choice]) -> Choice:
-        """Of some choices beside the best one so far."""
+    def _shares(self, so_far: Choice, more: Sequence[Choice]) -> dict[Choice, float]:
+        """Times of some choices as shares of that of the best one so far, the fastest first."""
         times = self._timed([so_far, *more], self._lengths[0], _SEARCH_US, _SEARCH_ROUNDS)
         shares = {choice: ratio(times[choice], times[so_far]) for choice in times if choice != so_far}
         self._tried |= shares
-        best = min(shares, key=lambda choice: shares[choice], default=so_far)
-        return best if shares.get(best, 1.0) < _STEP else so_far
+        return dict(sorted(shares.items(), key=lambda one: one[1]))
+
+    def _best(self, so_far: Choice, more: Sequence[Choice]) -> Choice:
+        """Of some choices beside the best one so far."""
+        for choice, share in self._shares(so_far, more).items():
+            return choice if share < _STEP else so_far
+        return so_far
 
     def _kernels(self) -> list[Choice]:
         """Of the operation, but for the one that is taken by rule; many do not do the call."""
@@ -114,10 +120,13 @@ class Search:
 
     def _candidates(self) -> list[Choice]:
         """The best one stage after the other, the last one first, and those that it came from."""
-        found = [BY_RULE]
+        found, bases = [BY_RULE], [BY_RULE]
         if self._shape.operation != SPARSE:
-            found.append(self._best(found[-1], self._kernels()))
-        found.append(self._best(found[-1], self._splits(found[-1])))
+            shares = self._shares(BY_RULE, self._kernels())
+            near = [choice for choice, share in shares.items() if share < _NEAR][:_MOST_NEAR]
+            found += [choice for choice in near[:1] if shares[choice] < _STEP]
+            bases += near
+        found.append(self._best(found[-1], [choice for base in bases for choice in self._splits(base)]))
         if self._shape.operation != SPARSE:
             found.append(self._best(found[-1], [(*found[-1], ("l2_policy", policy)) for policy in _POLICIES]))
         return [choice for choice in dict.fromkeys(reversed(found)) if choice != BY_RULE]
