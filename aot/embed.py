@@ -72,7 +72,10 @@ def table(kernels: list[dict[str, Any]]) -> str:
             f'     .entry = "{k["entry"]}", .image = fm_cubin_{k["name"]}}},'
         )
     room = f'_Static_assert({len(kernels)} <= FM_MOST_KERNELS, "kernels.c has room for every row");'
-    facts = [f"const int32_t fm_kernel_count = {len(kernels)};", f'const char fm_kernels_digest[] = "{digest(kernels)}";']
+    facts = [
+        f"const int32_t fm_kernel_count = {len(kernels)};",
+        f'const char fm_kernels_digest[] = "{digest(kernels)}";',
+    ]
     return "\n".join([*lines, "};", *facts, room, ""])
 
 

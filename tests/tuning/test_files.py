@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import backends
 import flashmla
+from benchmarks import digest
 from flashmla import _tuning
 from tuning import text
 
@@ -64,6 +65,11 @@ def test_what_is_described_is_read(tmp_path):
     }
     flashmla.load_tuning(None)
     assert flashmla.info()["tuning"] == dict.fromkeys(("path", "problem", "gpu")) | {"kernels": DIGEST, "count": 0}
+
+
+@pytest.mark.usefixtures("gpu_kernels")
+def test_kernels_are_told_as_in_records():
+    assert digest.current() == DIGEST
 
 
 words = st.sampled_from([*text.ORDER, *text.FORMATS, *text.POLICIES, "entry", "end", "\n", " ", "=", "0", "2147483647"])
