@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import build
 import flashmla
-from flashmla import _tune, _tune_problem, _tune_search, _tuning
+from flashmla import _tune, _tune_cases, _tune_problem, _tune_search, _tuning
 from flashmla._tune_cases import DEFAULT, SPARSE, by_shape, of_profile, parsed
 from flashmla._tune_ranges import entries
 from flashmla._tune_search import BY_RULE, Found, is_better, is_no_worse
@@ -130,6 +130,15 @@ def test_faster_by_more_than_noise_is_better():
     assert is_better([0.96 * us for us in drifting], drifting, by=0.015)
     assert is_no_worse([1.004 * us for us in drifting], drifting, by=0.005)
     assert not is_no_worse([1.006 * us for us in drifting], drifting, by=0.005)
+
+
+def test_the_rule_is_that_of_the_document():
+    text = (build.ROOT / "docs" / "tuning.md").read_text()
+    assert f"by more than {100 * _tune_search.GAIN:g} %" in text
+    assert f"more than {100 * _tune_search.LOSS:g} %" in text
+    named = set(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
+    words = {word.strip("`").partition("=")[0] for cell in named for word in cell.split(", ")}
+    assert words == set(_tune_cases._WORDS)
 
 
 @pytest.fixture
