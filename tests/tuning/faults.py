@@ -39,7 +39,7 @@ FAULTS = [
                 "if (attention->own_plan && work->num_splits > 0) return;", "",
                 DISPATCH + "splits_of_the_caller_count_and_nothing_of_the_entry"),
     TuningFault("a size is that of the file alone", "attention/tuned.c",
-                "if (call->scratch_bytes < plain_bytes) call->scratch_bytes = plain_bytes;", "",
+                "if (call->scratch_bytes < plain_bytes) call->scratch_bytes = plain_bytes;", "if (plain_bytes == UINT64_MAX) call->scratch_bytes = plain_bytes;",
                 DISPATCH + "a_size_is_enough_with_any_file"),
     TuningFault("a small workspace fails", "attention/tuned.c", "if (call->sizes_only || fm_has_room(call))", "if (1)",
                 DISPATCH + "a_size_is_enough_with_any_file"),
