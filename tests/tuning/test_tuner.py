@@ -240,6 +240,44 @@ def test_neighbours_with_one_choice_are_one_range():
     assert [entry[name] for name in ("batch_from", "batch_to", "capacity_from", "capacity_to")] == [1, 9, 128, 320]
 
 
+def test_what_was_found_is_written(monkeypatch, capsys, tmp_path):
+    """Of the shapes that could be measured, and before an interruption."""
+    saved = []
+
+    class Search:
+        def __init__(self, *facts) -> None:
+            _, _, self.shape, _ = facts
+
+        def run(self) -> Found:
+            if self.shape.batch == 3:
+                raise flashmla.UnsupportedError("no kernel of this library fits the call")
+            if self.shape.batch == 1:
+                raise KeyboardInterrupt
+            choice = (("num_splits", 2),) if self.shape.batch == 4 else BY_RULE
+            return Found(self.shape, choice, 9.0, 10.0, 3, ((("num_splits", 7),), 0.99))
+
+    monkeypatch.setattr(_tune, "torch_for", lambda _: TorchOnCpu())
+    monkeypatch.setattr(_tune, "Search", Search)
+    monkeypatch.setattr(_tuning, "save", lambda path, device, made: saved.append((path, device, made)))
+    monkeypatch.setattr(_tuning, "load_tuning", lambda _: None)
+    parser = argparse.ArgumentParser()
+    _tune.add_arguments(parser)
+    texts = ["4,1,16,64", "3,1,16,64", "2,1,16,64", "1,1,16,64"]
+    given = [word for text in texts for word in ("--case", text)]
+    assert _tune.main(parser.parse_args([*given, "--output", str(tmp_path / "tuned")])) == 0
+    ((path, device, made),) = saved
+    assert (path, device) == (tmp_path / "tuned", 0)
+    assert sorted((e["batch_from"], e.get("num_splits", 0), e["default_ns"]) for e in made) == [
+        (2, 0, 10_000), (4, 2, 10_000),
+    ]  # fmt: skip
+    first, second, third, fourth, *rest = capsys.readouterr().out.splitlines()
+    assert first.endswith("10.0 us -> 9.0 us (10.0% less) with num_splits 2")
+    assert second.endswith("left out, no kernel of this library fits the call")
+    assert third.endswith("10.0 us, kept; 3 tried, nearest 0.990: num_splits 7")
+    assert fourth.startswith("interrupted: ")
+    assert rest[0].startswith("1 of 2 shapes are faster, the others stay as they are; ")
+
+
 def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(capsys, monkeypatch):
     for live in (False, True):
         monkeypatch.setattr(sys.stdout, "isatty", lambda live=live: live)

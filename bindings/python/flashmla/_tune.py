@@ -79,6 +79,9 @@ def tune(cases: list[Case], device_id: int) -> list[Found]:
         progress.show(shape.words)
         try:
             made.append(Search(pools, device_id, shape, tokens).run())
+        except KeyboardInterrupt:
+            progress.tell("interrupted: what was found so far is written")
+            break
         except (FlashMLAError, torch.cuda.OutOfMemoryError) as error:
             progress.tell(f"{shape.words}: left out, {error}")
         else:
