@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,16 @@ def table(kernels: list[dict[str, Any]]) -> str:
             f'     .entry = "{k["entry"]}", .image = fm_cubin_{k["name"]}}},'
         )
     room = f'_Static_assert({len(kernels)} <= FM_MOST_KERNELS, "kernels.c has room for every row");'
-    return "\n".join([*lines, "};", f"const int32_t fm_kernel_count = {len(kernels)};", room, ""])
+    facts = [
+        f"const int32_t fm_kernel_count = {len(kernels)};",
+        f'const char fm_kernels_digest[] = "{digest(kernels)}";',
+    ]
+    return "\n".join([*lines, "};", *facts, room, ""])
+
+
+def digest(kernels: list[dict[str, Any]]) -> str:
+    """Which kernels these are: a hash over those of the cubins, in table order."""
+    return hashlib.sha256("".join(k["sha256"] for k in kernels).encode()).hexdigest()[:16]
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@
 #   sparse-grid  sparse_decode over a grid of shapes       -> OUT/sparse_grid.jsonl
 #   sparse-plans what plans of sparse_decode cost       -> OUT/sparse_plans.jsonl
 #   writers      writers and readers of the KV cache       -> OUT/writers.jsonl
+#   tuned        a tuning file is made, and calls with it and without -> OUT/flashmla.tuning, OUT/tuned.jsonl
 #   models       models of transformers: tests, decode speed, forms of prefill -> OUT/gpu-tests.txt, OUT/transformers_decode.jsonl, OUT/prefill_forms.jsonl
 #   host         host time of calls                        -> OUT/host.jsonl
 #   peers-tests  FlashMLA's own tests of decode            -> OUT/peers-tests.txt
@@ -22,7 +23,7 @@
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [sparse] [sparse-grid] [sparse-plans] [writers] [models] [host] [peers-tests]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [sparse] [sparse-grid] [sparse-plans] [writers] [tuned] [models] [host] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -80,6 +81,10 @@ run_models() {
   suite tests-models tests/integrations -m gpu
   timed "${MODELS_LIMIT:-120}" transformers_decode
   timed "${MODELS_LIMIT:-120}" prefill_forms
+}
+run_tuned() {
+  timeout -k 5 "${TUNE_LIMIT:-120}" python3 -m flashmla tune --output "$out/flashmla.tuning" || status=1
+  timed "${TUNED_LIMIT:-200}" tuned "$out/flashmla.tuning"
 }
 run_writers() { timed "${WRITERS_LIMIT:-300}" writers; }
 

@@ -29,7 +29,7 @@ NAMES = {
 def files_of(key: str) -> list[Path]:
     """The files behind a key that names sources."""
     folders = {
-        "selection": ("schedule", "attention", "formats", "cuda", "ops"),
+        "selection": ("schedule", "attention", "formats", "cuda", "ops", "tuning"),
         "cpu_sources": ("schedule", "attention", "formats", "cpu", "ops"),
         "host_sources": ("core", "ops"),
     }[key]

@@ -49,6 +49,7 @@ def test_everything_is_recorded():
         ("size flashmla_plan 256", "size flashmla_plan 264", False),
         ("size flashmla_dense_decode_params 160", "size flashmla_dense_decode_params 152", False),
         ("size flashmla_dense_decode_params 160", "size flashmla_dense_decode_params 168", True),
+        ("size flashmla_call_record 192", "size flashmla_call_record 200", True),
         ("value FLASHMLA_OK 0", "value FLASHMLA_OK 0\nvalue FLASHMLA_ERROR_NEW 119", True),
     ],
 )

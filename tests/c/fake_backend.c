@@ -5,7 +5,8 @@
 #include "check.h"
 #include "observer/cuda_times.h"
 
-fake_backend fake = {.limits = {.block_rows = 64,
+fake_backend fake = {.driver = 12040,
+                     .limits = {.block_rows = 64,
                                 .max_cluster = 2,
                                 .workers = 132,
                                 .start_overhead = 3,
@@ -90,10 +91,33 @@ static flashmla_status plan(fm_call *call, void *state) {
 const fm_backend fm_dense_decode_cuda = {prepare_decode, decode}, fm_dense_decode_cpu = {.launch = decode};
 const fm_backend fm_plan_decode_cuda = {prepare_plan, plan}, fm_plan_decode_cpu = {.launch = plan};
 
+const char *fm_cuda_kernels_digest(void) { return "0123456789abcdef"; }
+
 int32_t fm_cuda_kernel_count(void) { return 2; }
 
 void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info) {
   *info = (flashmla_kernel_info){.name = index == 0 ? "fake_plan" : "fake_cuda", .target = "sm_90a"};
+}
+
+/* Devices 0 to 7 are alike. */
+flashmla_status fm_tuning_place_of(const char *argument, int32_t device_id, fm_tuning_place *place) {
+  if (device_id < 0 || device_id > 7) return fm_fail(FLASHMLA_ERROR_DEVICE, "%s is %d", argument, device_id);
+  memset(place, 0, sizeof *place);
+  snprintf(place->gpu, sizeof place->gpu, "Fake GPU");
+  place->arch = 90;
+  place->processors = 132;
+  place->driver = fake.driver;
+  return FLASHMLA_OK;
+}
+
+bool fm_tuning_fits(const fm_tuning *table, int32_t device_id) {
+  fm_tuning_place here;
+  return fm_tuning_place_of("device_id", device_id, &here) == FLASHMLA_OK &&
+         memcmp(&here, &table->place, sizeof here) == 0;
+}
+
+void fm_describe_tuning_place(const fm_tuning_place *place, char *text, size_t size) {
+  snprintf(text, size, "%s with driver %d", place->gpu, place->driver);
 }
 
 flashmla_status flashmla_driver_version(int32_t *version) {

@@ -7,6 +7,7 @@
 
 typedef struct fake_backend {
   fm_limits limits;                /* of both backends */
+  int32_t driver;                  /* its version */
   flashmla_status answer;          /* of prepare, on CUDA devices */
   int prepares;                    /* on CUDA devices; the other counts are of launches */
   int cuda_launches, cpu_launches; /* of all operations */

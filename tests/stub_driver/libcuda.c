@@ -1,9 +1,9 @@
 /* libcuda.c - a CUDA driver that does nothing but keep the rules: what is called, with what, and whether it was legal.
  *
  * Built as libcuda.so.1 with the exports that the test names. The machine is described by STUB_VERSION (12000),
- * STUB_DEVICES (1), STUB_ARCHITECTURE (90), STUB_PROCESSORS (132), STUB_L2_BYTES (50 MiB), STUB_CLUSTERS (of two that
- * run at once; half the processors), and STUB_CAPTURING (0). Sources of the rules: CUDA Driver API reference, and its
- * cuda.h for names and numbers. */
+ * STUB_DEVICES (1), STUB_ARCHITECTURE (90), STUB_PROCESSORS (132), STUB_NAME, STUB_L2_BYTES (50 MiB), STUB_CLUSTERS (of
+ * two that run at once; half the processors), and STUB_CAPTURING (0). Sources of the rules: CUDA Driver API reference,
+ * and its cuda.h for names and numbers. */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -96,6 +96,13 @@ int cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
            : attribute == CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH  ? 5120 /* bits */
                                                                        : -1;
   return plain_line("cuDeviceGetAttribute", *value < 0 ? INVALID_VALUE : 0);
+}
+
+int cuDeviceGetName(char *name, int size, CUdevice device) {
+  const char *text = getenv("STUB_NAME");
+  (void)device;
+  snprintf(name, (size_t)size, "%s", text ? text : "NVIDIA Stub");
+  return plain_line("cuDeviceGetName", 0);
 }
 
 int cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {

@@ -22,6 +22,7 @@ SINCE = {
     "cuDeviceGetCount": "2.0",
     "cuDeviceGet": "2.0",
     "cuDeviceGetAttribute": "2.0",
+    "cuDeviceGetName": "2.0",
     "cuDevicePrimaryCtxRetain": "7.0",
     "cuCtxGetCurrent": "4.0",
     "cuCtxGetDevice": "2.0",

@@ -19,6 +19,7 @@ BY_DECODE = sorted(
     - {name for name in stub.SINCE if name.startswith(("cuEvent", "cuMemcpy", "cuMemset"))}  # pools'
     - {"cuStreamCreate", "cuStreamDestroy_v2", "cuStreamWaitEvent"}
     - {"cuThreadExchangeStreamCaptureMode"}  # the profiler's, with events
+    - {"cuDeviceGetName"}  # that of calls with a tuning file
 )
 
 

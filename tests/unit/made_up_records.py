@@ -37,6 +37,9 @@ BLANK: Record = {
     "parts": 132,
     "cluster": 1,
     "num_splits": 0,
+    "capacity": 4096,
+    "extra_topk": 0,
+    "window": 0,
 }
 
 

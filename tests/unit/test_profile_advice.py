@@ -38,6 +38,7 @@ def test_every_rule_has_a_case():
 
 def test_splits_that_bits_follow_from_get_no_advice():
     assert advice([group(num_splits=4, flags=["batch_invariant", "counted"])], 0) == []
+    assert advice([group(num_splits=4, flags=["tuned", "counted"])], 0) == []
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -218,7 +218,9 @@ def test_the_report_in_all_its_forms(tmp_path):
     assert {one["rule"] for one in facts["advice"]} == {"share a plan", "give outputs"}
     report.save(tmp_path / "picture.svg")
     assert (tmp_path / "picture.svg").read_text().startswith("<svg ")
-    with pytest.raises(flashmla.InvalidArgumentError, match=r"must end with .svg or .png"):
+    report.save(tmp_path / "figures.json")
+    assert json.loads((tmp_path / "figures.json").read_text()) == facts
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"must end with .svg, .png or .json"):
         report.save(tmp_path / "picture.pdf")
     if importlib.util.find_spec("cairosvg") is None:
         with pytest.raises(ImportError, match="needs the package cairosvg"):

@@ -29,6 +29,7 @@ from flashmla._prepared import Prepared, prepare
 from flashmla._profile import Profile, profile
 from flashmla._quantize_kv import quantize_kv
 from flashmla._sparse_decode import sparse_decode, sparse_decode_workspace_size
+from flashmla._tuning import load_tuning
 from flashmla.errors import (
     ABIMismatchError,
     DeviceError,
@@ -63,6 +64,7 @@ __all__ = [
     "gather_kv",
     "info",
     "last_kernel",
+    "load_tuning",
     "merge_states",
     "metrics",
     "on_error",

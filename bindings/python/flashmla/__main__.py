@@ -1,21 +1,28 @@
-"""`python -m flashmla info`: versions, ABI, driver or why not, and the kernel table."""
+"""`python -m flashmla info`: versions, ABI, driver or why not, and the kernel table; `tune`: a tuning file."""
 
 from __future__ import annotations
 
 import argparse
 import signal
+import sys
 
+from flashmla import _tune
 from flashmla._info import report
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flashmla", description="Multi-head Latent Attention kernels.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    commands.add_parser("info", help="versions, library, driver or why there is none, kernel table")
-    parser.parse_args()
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
+    commands.add_parser("info", help="versions, library, driver or why there is none, tuning file, kernel table")
+    words = "measures which kernels and cuts are fastest on this machine, and writes a tuning file"
+    _tune.add_arguments(commands.add_parser("tune", help=words, description=words))
+    arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of `info | head` has seen enough: no traceback
+    if arguments.command == "tune":
+        return _tune.main(arguments)
     print(report())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from flashmla._cdef import ffi
 from flashmla._dynamo import eager
 from flashmla._library import ABI_VERSION, PATH, VERSION, lib
 from flashmla._scalars import INT32, integer
+from flashmla._tuning import tell
 from flashmla.errors import DeviceError, check
 
 _FAILURE: int = ffi.integer_const("FLASHMLA_ERROR_DRIVER")
@@ -113,7 +114,9 @@ def info() -> dict[str, Any]:
     >>> facts["package_version"] == flashmla.__version__
     True
 
-    `environment_error` says what is wrong with the values of environment variables, or is None.
+    `environment_error` says what is wrong with the values of environment variables, or is None. `tuning` tells of the
+    tuning file that is loaded: its path, the GPU that it is for, a problem that keeps it from being used on device 0,
+    how many entries it has, and what it is compared with: a digest of the kernels.
     """
     driver, driver_error = _driver()
     return {
@@ -126,6 +129,7 @@ def info() -> dict[str, Any]:
         "cpu_isa": _text(lib.flashmla_cpu_isa()),
         "driver_version": driver,
         "driver_error": driver_error,
+        "tuning": tell(-1 if driver is None else 0),
         "kernels": kernels(),
     }
 
@@ -139,6 +143,12 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
+def _tuning_words(tuning: dict[str, Any]) -> str:
+    if tuning["problem"] is not None:
+        return f"{tuning['path']} is not used: it {tuning['problem']}"
+    return f"{tuning['path']}, {tuning['count']} entries for {tuning['gpu']}"
+
+
 def report() -> str:
     """`info()` for people."""
     facts = info()
@@ -149,6 +159,7 @@ def report() -> str:
             f"library   {facts['library_version']}, {facts['library_bytes']:,} bytes, {facts['library_path']}",
             f"cpu       {facts['cpu_isa']}",
             f"driver    {driver}",
+            *([f"tuning    {_tuning_words(facts['tuning'])}"] if facts["tuning"]["path"] else []),
             *(f"warning   {error}" for error in [facts["environment_error"]] if error),
             f"kernels   {len(facts['kernels'])}",
             *(f"  {line}" for line in table(facts["kernels"])),

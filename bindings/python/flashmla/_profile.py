@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import threading
 import time
 from pathlib import Path
@@ -33,8 +34,8 @@ class Profile:
     """What `profile` gives: calls are recorded within its `with`, by all threads; afterwards it is the report.
 
     `str(report)` is a table of operations and shapes with advice, `to_dict()` the figures, `records` the calls one by
-    one, `save(path)` a picture. A report waits until the device is done with the calls, half a minute at most; it
-    raises nothing where a device fails, whose calls have no time then.
+    one, `save(path)` a picture or a file of figures. A report waits until the device is done with the calls, half a
+    minute at most; it raises nothing where a device fails, whose calls have no time then.
 
     >>> with flashmla.profile() as report:
     ...     out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
@@ -135,11 +136,15 @@ class Profile:
 
     def save(self, path: str | Path) -> None:
         """Draws a roofline with the calls on it, and a timeline of operations: an .svg file, or a .png file where the
-        package cairosvg is installed. Raises InvalidArgumentError for another name, ImportError without that package.
+        package cairosvg is installed. A .json file has the figures of `to_dict`, which `python -m flashmla tune` reads.
+        Raises InvalidArgumentError for another name, ImportError without that package.
         """
         target = Path(path)
-        if target.suffix not in {".svg", ".png"}:
-            raise invalid("FLASHMLA_ERROR_VALUE", f"path is {str(path)!r}; it must end with .svg or .png")
+        if target.suffix not in {".svg", ".png", ".json"}:
+            raise invalid("FLASHMLA_ERROR_VALUE", f"path is {str(path)!r}; it must end with .svg, .png or .json")
+        if target.suffix == ".json":
+            target.write_text(json.dumps(self.to_dict(), indent=1))
+            return
         drawn = picture(self._groups(), "Calls of flashmla")
         if target.suffix == ".svg":
             target.write_text(drawn)

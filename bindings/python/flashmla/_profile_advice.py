@@ -77,7 +77,8 @@ def _page_size(group: Group) -> str | None:
 
 def _splits(group: Group) -> str | None:
     forced = max(record["num_splits"] for record in group.records)
-    if forced < 2 or group.count("batch_invariant"):  # whose bits follow from the number
+    # Bits of batch-invariant calls follow from the number; tuned ones were measured.
+    if forced < 2 or group.count("batch_invariant") or group.count("tuned"):
         return None
     return f"num_splits is forced to {forced}: 0 lets the schedule balance requests of different lengths"
 

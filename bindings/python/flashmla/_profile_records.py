@@ -29,7 +29,7 @@ FORMATS: dict[int, str] = {
 # What tells groups apart.
 _KEY = (
     *("operation", "kernel", "dtype", "kv_format", "device_id", "batch", "s_q", "total_q", "h_q", "h_kv", "d_qk"),
-    *("d_v", "page_size", "topk", "num_tokens", "num_states"),
+    *("d_v", "page_size", "window", "topk", "extra_topk", "num_tokens", "num_states"),
 )
 
 
@@ -144,6 +144,21 @@ class Group:
         return sum(self.limits.seconds(r["bytes"], r["flop"]) for r in self.timed) / self.seconds
 
     @property
+    def tables(self) -> list[dict[str, Any]]:
+        """Calls by the room of their tables or selections, with the mean of the tokens of a request."""
+        rooms: dict[int, list[Record]] = {}
+        for record in self.records:
+            rooms.setdefault(record["capacity"], []).append(record)
+        return [
+            {
+                "capacity": room,
+                "calls": len(records),
+                "tokens": statistics.mean(r["tokens"] / max(r["batch"], 1) for r in records),
+            }
+            for room, records in sorted(rooms.items())
+        ]
+
+    @property
     def shape(self) -> str:
         """In words, for people."""
         words = [
@@ -153,7 +168,9 @@ class Group:
             f"h {self.h_q}/{self.h_kv}" if self.h_q and self.h_kv else f"h {self.h_q}" if self.h_q else "",
             f"d {self.d_qk}/{self.d_v}" if self.d_qk and self.d_v else "",
             f"page {self.page_size}" if self.page_size else "",
+            f"window {self.window}" if self.window else "",
             f"topk {self.topk}" if self.topk else "",
+            f"extra {self.extra_topk}" if self.extra_topk else "",
             f"tokens {self.num_tokens}" if self.num_tokens else "",
             f"states {self.num_states}" if self.num_states else "",
             self.dtype,
@@ -175,6 +192,7 @@ class Group:
             "flop_per_second": self.rate("flop"),
             "limit_share": self.share,
             "workspace_bytes": max(r["workspace_bytes"] for r in self.records),
+            "tables": self.tables,
             "parts": max(r["parts"] for r in self.records),
             **{f"calls_{name}": self.count(name) for name in _FLAGS},
         }

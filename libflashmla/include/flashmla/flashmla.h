@@ -16,6 +16,7 @@
  *   attention.h  dense decode; sparse decode; merges
  *   pool.h       pools; sequences; holds of blocks; usage; saved states
  *   profile.h    profiles; limits of devices; counters; failures on request
+ *   tuning.h     tuning files
  *   exchange.h   calls on tensor objects, for bindings
  *
  * Example: a decode step on tensors in host memory, in C99 and C++11
@@ -106,6 +107,8 @@
  *     both that it does not fit fail with FLASHMLA_ERROR_UNSUPPORTED: all of them, if there is no such kernel.
  *   - FLASHMLA_LOG: 1: each kernel that is chosen on CUDA devices is told on stderr with the reason, every such line
  *     once; 0 is nothing. Anything else is ignored.
+ *   - FLASHMLA_TUNING: name of a tuning file for calls on CUDA devices, see tuning.h. One that is refused is ignored:
+ *     calls are as without it.
  *   - FLASHMLA_CHECK: 1 is the checking mode, see flashmla_check_report; 0 or anything else is not.
  */
 #ifndef FLASHMLA_H_
@@ -117,6 +120,7 @@
 #include "attention.h"
 #include "pool.h"
 #include "profile.h"
+#include "tuning.h"
 #include "exchange.h"
 
 #endif /* FLASHMLA_H_ */

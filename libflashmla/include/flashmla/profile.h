@@ -48,7 +48,8 @@ typedef enum flashmla_call_flags {
   FLASHMLA_CALL_OWN_PLAN = 2, /* the call made its own schedule */
   FLASHMLA_CALL_LOADED = 4,   /* the call had to load kernels */
   FLASHMLA_CALL_COUNTED = 8,  /* bytes and FLOP count lengths as they were; else the capacity */
-  FLASHMLA_CALL_BATCH_INVARIANT = 16
+  FLASHMLA_CALL_BATCH_INVARIANT = 16,
+  FLASHMLA_CALL_TUNED = 32 /* a tuning file has an entry for the call, and it was followed */
 } flashmla_call_flags;
 
 /* A call. Extents that it does not have are 0. Times are in nanoseconds, -1 where there is none. */
@@ -73,13 +74,15 @@ typedef struct flashmla_call_record {
   int32_t kv_format;  /* flashmla_kv_format */
   int32_t parts;      /* of the schedule */
   int32_t cluster;    /* blocks of query rows that share the KV stream */
-  int32_t num_splits; /* that were given with a plan; 0: chosen; 1: nothing is long enough to be split */
+  int32_t num_splits; /* that were given with a plan, or tuned; 0: chosen; 1: nothing is long enough to be split */
+  int32_t capacity; /* KV items that there is room for: of a request in its table, of a query token in its selection */
+  int32_t extra_topk, window;
 } flashmla_call_record;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_CALL_RECORD_INIT                                                                                   \
   {sizeof(flashmla_call_record), 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-   0, 0, 0, 0, 0, 0, 0}
+   0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 /* clang-format on */
 
 /* How the profile stands. */

@@ -6,6 +6,7 @@
 #include "core/argument.h"
 #include "schedule/schedule.h"
 #include "schedule/stamp.h"
+#include "tuning/tuning.h"
 
 /* Which of a request's tokens a query token attends: FLASHMLA_CAUSAL, a sliding window, and the shard of context
  * parallelism. */
@@ -67,6 +68,7 @@ typedef struct fm_attention {
   int32_t d_v;
   bool own_plan;       /* the call is given no plan: it makes its own, or is to make one */
   fm_plan_stamp stamp; /* of the plan that it is given */
+  fm_tuned tuned;      /* what a tuning file says of the call */
   fm_tiling tiling;
   fm_divisors divisors; /* of the tiling; GPU */
   fm_layout layout;

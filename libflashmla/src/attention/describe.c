@@ -6,11 +6,15 @@ void fm_describe_attention(const fm_attention *attention, fm_facts *facts) {
   record->s_q = attention->work.s_q;
   record->h_kv = attention->work.h_kv;
   record->d_v = attention->d_v;
+  record->capacity = attention->work.capacity;
+  record->extra_topk = attention->work.extra_capacity;
+  record->window = attention->work.window;
   record->parts = attention->tiling.num_parts;
   record->cluster = attention->tiling.cluster;
   /* Pieces of work apart follow from its formats; nobody gave them. */
   record->num_splits = attention->tiling.pieces_apart > 0 ? attention->work.num_splits : attention->tiling.num_splits;
   if (attention->own_plan) record->flags |= FLASHMLA_CALL_OWN_PLAN;
+  if (attention->tuned.found) record->flags |= FLASHMLA_CALL_TUNED;
   if (attention->work.batch_invariant) record->flags |= FLASHMLA_CALL_BATCH_INVARIANT;
 }
 

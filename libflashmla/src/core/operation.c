@@ -45,6 +45,7 @@ flashmla_status fm_check_call(const fm_operation *operation, const void *params,
   call->operation = operation;
   call->form = (fm_form){0};
   call->empty = call->again = false;
+  call->sizes_only = sizes_only;
   call->scratch_bytes = 0;
   memset(state, 0, operation->state_size);
   FM_TRY(fm_read_params(params, &operation->params, call->params));
@@ -94,6 +95,12 @@ flashmla_status fm_check_scratch(const fm_call *call) {
                    "{params.|}%s{_size is| has} %llu{| bytes}; it must {be|have} at least %llu", name,
                    (unsigned long long)size, (unsigned long long)needed);
   return FLASHMLA_OK;
+}
+
+bool fm_has_room(const fm_call *call) {
+  uint64_t size;
+  memcpy(&size, call->params + call->operation->scratch_size_offset, sizeof size);
+  return size >= call->scratch_bytes;
 }
 
 static void release(const fm_operation *operation, void *state) {

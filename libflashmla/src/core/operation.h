@@ -32,6 +32,7 @@ typedef struct fm_call {
   int32_t device_id;
   bool empty;                      /* set by check_shapes: there is nothing to do, and no memory is looked at */
   bool again;                      /* run of a prepared call: all but addresses is known */
+  bool sizes_only;                 /* a size query */
   fm_view views[FM_MAX_ARGUMENTS]; /* of the rows that are neither lists nor shapes only */
   uint64_t scratch_bytes;          /* set by lay_out */
   uint64_t tensor_bytes;           /* of the tensors but for caches, and dtype of the first; set for who looks on */
@@ -95,6 +96,8 @@ flashmla_status fm_run_prepared(const fm_operation *operation, const flashmla_pr
 flashmla_status fm_check_call(const fm_operation *operation, const void *params, bool sizes_only, fm_call *call,
                               void *state);
 flashmla_status fm_check_scratch(const fm_call *call);
+/* Whether the caller's scratch buffer has the bytes that lay_out asks for. */
+bool fm_has_room(const fm_call *call);
 flashmla_status fm_finish(fm_call *call, void *state);
 /* Reads tensor_bytes and main_dtype of a checked call (observer/facts.c). */
 void fm_measure_tensors(fm_call *call);

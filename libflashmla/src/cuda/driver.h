@@ -19,6 +19,7 @@
   X(device_get_count, cuDeviceGetCount, (int *count))                                                                \
   X(device_get, cuDeviceGet, (CUdevice * device, int ordinal))                                                       \
   X(device_get_attribute, cuDeviceGetAttribute, (int *value, int attribute, CUdevice device))                        \
+  X(device_get_name, cuDeviceGetName, (char *name, int size, CUdevice device))                                       \
   X(primary_context_retain, cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device))                        \
   X(context_get_current, cuCtxGetCurrent, (CUcontext * context))                                                     \
   X(context_get_device, cuCtxGetDevice, (CUdevice * device))                                                         \

@@ -9,6 +9,7 @@
 #ifdef FLASHMLA_CPU_ONLY
 const fm_kernel fm_kernels[1];
 const int32_t fm_kernel_count = 0;
+const char fm_kernels_digest[] = "none";
 #endif
 
 static CUlibrary libraries[FM_MOST_KERNELS];
@@ -113,6 +114,8 @@ flashmla_status fm_kernel_load(const fm_driver *driver, const fm_kernel *kernel,
   *clusters = clusters_at_once[row][device->id];
   return FLASHMLA_OK;
 }
+
+const char *fm_cuda_kernels_digest(void) { return fm_kernels_digest; }
 
 int32_t fm_cuda_kernel_count(void) { return fm_kernel_count; }
 

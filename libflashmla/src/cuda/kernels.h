@@ -35,6 +35,7 @@ typedef struct fm_kernel {
 enum { FM_MOST_KERNELS = 256 /* rows: kernels.c has room for what was loaded of each */ };
 extern const fm_kernel fm_kernels[];
 extern const int32_t fm_kernel_count;
+extern const char fm_kernels_digest[]; /* over the images, in hexadecimal; "none" without kernels */
 
 /* select.c: what a call needs of a kernel. */
 typedef struct fm_need {
@@ -48,7 +49,9 @@ typedef struct fm_need {
   bool batch_invariant;
   int32_t cluster;    /* 0: any */
   bool may_be_forced; /* by FLASHMLA_FORCE_KERNEL */
-  bool extra;         /* its cache is the call's extra one */
+  const fm_kernel
+      *tuned; /* the row that a tuning file names, taken where it does the call and none is forced; or NULL */
+  bool extra; /* its cache is the call's extra one */
 } fm_need;
 
 /* The row for a call: the forced one, or the first that does it and that device and driver load. */
@@ -60,7 +63,11 @@ const char *fm_kernel_family_name(fm_kernel_family family);
 fm_text fm_kernel_targets(void);
 bool fm_kernel_for_arch(int32_t arch);
 
-/* kernels.c: rows for flashmla_kernel_at. */
+/* Whether a row does a call. */
+bool fm_kernel_does(const fm_kernel *kernel, const fm_need *need, int32_t arch, int32_t driver_version);
+
+/* kernels.c: rows for flashmla_kernel_at, and which kernels they are. */
+const char *fm_cuda_kernels_digest(void);
 int32_t fm_cuda_kernel_count(void);
 void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info);
 /* A row's handle on the device, loaded on first use; and how many of its clusters, or of its blocks where it has none,

@@ -2,7 +2,8 @@
  *
  * The table lists the special before the general, so the first row that does a call is the fastest: kernels for pages
  * of 64 tokens before those for any page, and of two flavours of a kernel the one for newer drivers.
- * FLASHMLA_FORCE_KERNEL names the row that must be taken instead where a call may be forced.
+ * FLASHMLA_FORCE_KERNEL names the row that must be taken instead where a call may be forced, and a tuning file one that
+ * is taken where it does the call.
  */
 #include <stdatomic.h>
 #include <string.h>
@@ -40,6 +41,10 @@ static const char *misfit(const fm_kernel *kernel, const fm_need *need, int32_t 
   return NULL;
 }
 
+bool fm_kernel_does(const fm_kernel *kernel, const fm_need *need, int32_t arch, int32_t driver_version) {
+  return misfit(kernel, need, arch, driver_version) == NULL;
+}
+
 static _Atomic(const char *) forced; /* name; NULL: none */
 
 static void take_name(const char *value, fm_text *problem) {
@@ -66,19 +71,20 @@ flashmla_status fm_kernel_forced(fm_kernel_family family, const fm_kernel **kern
 }
 
 /* The choice with its reason: what the call is, and for what the rows of the family in front of it are. */
-static void log_choice(const fm_need *need, const fm_kernel *chosen, bool is_forced, int32_t arch, int32_t driver) {
+static void log_choice(const fm_need *need, const fm_kernel *chosen, const char *named_by, int32_t arch,
+                       int32_t driver) {
   fm_text passed = {""};
   const char *before = NULL;
   int32_t rows = 0;
-  for (const fm_kernel *kernel = fm_kernels; kernel < chosen && !is_forced; ++kernel) {
+  for (const fm_kernel *kernel = fm_kernels; kernel < chosen && named_by == NULL; ++kernel) {
     const char *why = kernel->family == chosen->family ? misfit(kernel, need, arch, driver) : NULL;
     if (why == NULL) continue;
     ++rows;
     if (before == NULL || strcmp(before, why) != 0) fm_append(&passed, "%s%s", before != NULL ? "; " : "", why);
     before = why;
   }
-  if (is_forced)
-    fm_log_once("%s: kernel %s, which " FORCE_KERNEL " names", fm_kernel_family_name(need->family), chosen->name);
+  if (named_by != NULL)
+    fm_log_once("%s: kernel %s, which %s names", fm_kernel_family_name(need->family), chosen->name, named_by);
   else
     fm_log_once(
         "%s: kernel %s, the first of the table that does the call on sm_%d and driver %d (format %s, %s, cluster "
@@ -104,7 +110,12 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
       return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, FORCE_KERNEL " is \"%s\", which does not fit the call: it is for %s",
                      only->name, why);
     *kernel = only;
-    if (fm_logs()) log_choice(need, only, true, arch, driver_version);
+    if (fm_logs()) log_choice(need, only, FORCE_KERNEL, arch, driver_version);
+    return FLASHMLA_OK;
+  }
+  if (need->tuned != NULL && fm_kernel_does(need->tuned, need, arch, driver_version)) {
+    *kernel = need->tuned;
+    if (fm_logs()) log_choice(need, *kernel, "the tuning file", arch, driver_version);
     return FLASHMLA_OK;
   }
   fm_need wanted = *need;
@@ -112,7 +123,7 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
   for (int32_t i = 0; i < fm_kernel_count; i++) {
     if (misfit(&fm_kernels[i], &wanted, arch, driver_version)) continue;
     *kernel = &fm_kernels[i];
-    if (fm_logs()) log_choice(&wanted, *kernel, false, arch, driver_version);
+    if (fm_logs()) log_choice(&wanted, *kernel, NULL, arch, driver_version);
     return FLASHMLA_OK;
   }
   if (!reads_format(need))

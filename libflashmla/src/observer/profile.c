@@ -167,7 +167,8 @@ static int32_t take_records_locked(flashmla_call_record *records, int32_t most, 
   return count;
 }
 
-static const uint16_t record_ends[] = {FM_END(flashmla_call_record, num_splits)};
+static const uint16_t record_ends[] = {FM_END(flashmla_call_record, num_splits), FM_END(flashmla_call_record, capacity),
+                                       FM_END(flashmla_call_record, extra_topk), FM_END(flashmla_call_record, window)};
 static const fm_struct record_struct = FM_STRUCT("records[0]", flashmla_call_record, record_ends);
 static const uint16_t state_ends[] = {FM_END(flashmla_profile_state, left)};
 static const fm_struct state_struct = FM_STRUCT("state", flashmla_profile_state, state_ends);

@@ -1,6 +1,7 @@
 /* check.c - the rules on a decode step that its table does not say: those of dense decode and of its plan. */
 #include "attention/cpu_run.h"
 #include "attention/keys.h"
+#include "attention/tuned.h"
 #include "ops/dense_decode/dense_decode.h"
 
 const fm_axis fm_decode_axes[FM_DECODE_AXES] = {
@@ -63,6 +64,13 @@ flashmla_status fm_check_step(const fm_call *call, fm_step_scalars scalars, fm_d
 void fm_bind_lengths(const fm_call *call, fm_dense_decode *decode) {
   decode->attention.work.lengths = call->views[FM_CACHE_SEQLENS].data;
   decode->attention.work.cu_seqlens_q = call->views[FM_CU_SEQLENS_Q].data;
+}
+
+void fm_look_up_step(const fm_call *call, fm_dense_decode *decode) {
+  const fm_paged *paged = &decode->paged;
+  const fm_tuned_call facts = {
+      .operation = "dense_decode", .q = FM_Q, .page_size = paged->pages.page_size, .kv_format = paged->kv_format};
+  fm_look_up_tuned(call, &facts, &decode->attention);
 }
 
 flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode) {

@@ -40,21 +40,6 @@ static bool gathers(const fm_dense_decode *decode) {
   return pages->page_size % BOX_ROWS != 0 && !folds(decode);
 }
 
-/* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
- * in step and are better alone: none is joined by an idle one, and none waits for another. Rows that are gathered
- * and codes are not shared. */
-static flashmla_status choose_cluster(const fm_dense_decode *decode, int64_t blocks, bool balanced, int32_t processors,
-                                      int32_t *cluster) {
-  const fm_work *work = &decode->attention.work;
-  const fm_kernel *forced;
-  FM_TRY(fm_kernel_forced(FM_KERNEL_DENSE_DECODE, &forced));
-  const bool alike = balanced && fm_cut_alike(work, processors, work->h_kv * blocks);
-  const bool in_step = alike && blocks > LARGEST_CLUSTER, alone = gathers(decode) || quantizes(&decode->paged);
-  const bool joined = forced && !quantizes(&decode->paged) ? forced->cluster > 1 : !in_step && !alone;
-  *cluster = blocks > 1 && joined ? LARGEST_CLUSTER : 1;
-  return FLASHMLA_OK;
-}
-
 static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
   const fm_paged *paged = &decode->paged;
   const int32_t page_size = paged->pages.page_size;
@@ -67,10 +52,39 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
                    .d_v = decode->attention.d_v,
                    .features = whole ? 0 : FM_DENSE_DECODE_ANY_PAGE,
                    .lacking = "pages of 64 tokens",
-                   .preferred = gathers(decode) ? FM_DENSE_DECODE_GATHERS : 0,
+                   .preferred = gathers(decode) && cluster == 1 ? FM_DENSE_DECODE_GATHERS : 0,
                    .batch_invariant = folds(decode),
                    .cluster = cluster,
                    .may_be_forced = true};
+}
+
+/* The row that a tuning file names, if it does the call; NULL: none. */
+static const fm_kernel *tuned_kernel(const fm_dense_decode *decode, fm_gpu gpu, int64_t blocks) {
+  const int32_t row = decode->attention.tuned.found ? decode->attention.tuned.kernel : 0;
+  if (row == 0) return NULL;
+  const fm_kernel *kernel = &fm_kernels[row - 1];
+  const fm_need need = need_of(decode, kernel->cluster);
+  const bool fits = kernel->cluster <= blocks && fm_kernel_does(kernel, &need, gpu.device->arch, gpu.driver->version);
+  return fits ? kernel : NULL;
+}
+
+/* Two blocks of query rows share what they read: half the traffic from L2. More of them, if they are cut alike, read it
+ * in step and are better alone: none is joined by an idle one, and none waits for another. Rows that are gathered
+ * and codes are not shared. A call with a plan has the tiles of that. */
+static flashmla_status choose_cluster(const fm_dense_decode *decode, fm_gpu gpu, int64_t blocks, bool balanced,
+                                      int32_t *cluster) {
+  const fm_attention *attention = &decode->attention;
+  const fm_work *work = &attention->work;
+  const fm_kernel *named;
+  FM_TRY(fm_kernel_forced(FM_KERNEL_DENSE_DECODE, &named));
+  if (named == NULL && attention->own_plan) named = tuned_kernel(decode, gpu, blocks);
+  const bool alike = balanced && fm_cut_alike(work, gpu.device->processors, work->h_kv * blocks);
+  const bool in_step = alike && blocks > LARGEST_CLUSTER;
+  const bool joined = named != NULL          ? named->cluster > 1
+                      : !attention->own_plan ? attention->stamp.cluster > 1
+                                             : !in_step && !gathers(decode);
+  *cluster = blocks > 1 && joined && !quantizes(&decode->paged) ? LARGEST_CLUSTER : 1;
+  return FLASHMLA_OK;
 }
 
 /* The clusters that run at once become the workers; a device that runs none gets blocks. */
@@ -110,7 +124,7 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
    * batch-invariant calls. */
   const bool balanced =
       work->num_splits == 0 || work->batch_invariant || fm_most_units(work, FM_KERNEL_UNIT) <= WHOLE_UNITS;
-  FM_TRY(choose_cluster(decode, blocks, balanced, gpu.device->processors, &limits->max_cluster));
+  FM_TRY(choose_cluster(decode, gpu, blocks, balanced, &limits->max_cluster));
   return limits->max_cluster > 1 && blocks > 1 ? count_clusters(gpu, decode, limits) : FLASHMLA_OK;
 }
 
@@ -142,6 +156,9 @@ static fm_tensor_map cache_map(const fm_dense_decode *decode) {
 
 /* Where q and out fit into L2 the stream of KV shall not push them out: q was just written, out is read soon. */
 static int64_t kv_policy(const fm_dense_decode *decode) {
+  const fm_tuned *tuned = &decode->attention.tuned;
+  if (tuned->found && tuned->l2_policy != FLASHMLA_L2_RULE)
+    return tuned->l2_policy == FLASHMLA_L2_EVICT_FIRST ? EVICT_FIRST : EVICT_NORMAL;
   const int64_t kept_bytes = (int64_t)decode->kernels.gpu.device->l2_bytes / 5 * KEPT_FIFTHS;
   const fm_work *work = &decode->attention.work;
   const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
@@ -174,7 +191,9 @@ static flashmla_status prepare(fm_call *call, void *state) {
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, gpu));
   decode->kv_policy = kv_policy(decode);
   FM_TRY(fm_prepare_check(decode));
-  FM_TRY(fm_load_attention(need_of(decode, attention->tiling.cluster), attention, &decode->kernels));
+  fm_need need = need_of(decode, attention->tiling.cluster);
+  need.tuned = tuned_kernel(decode, *gpu, attention->tiling.blocks);
+  FM_TRY(fm_load_attention(need, attention, &decode->kernels));
   if (!maps_cache(&decode->kernels)) return FLASHMLA_OK;
   const fm_tensor_map cache = cache_map(decode);
   return fm_encode(gpu->driver, &cache, &decode->cache_map);

@@ -99,6 +99,8 @@ flashmla_status fm_read_step(const DLTensor *cu_seqlens_q, fm_step_scalars scala
 flashmla_status fm_check_step(const fm_call *call, fm_step_scalars scalars, fm_dense_decode *decode);
 /* Addresses of the lengths. */
 void fm_bind_lengths(const fm_call *call, fm_dense_decode *decode);
+/* Asks the tuning file. */
+void fm_look_up_step(const fm_call *call, fm_dense_decode *decode);
 /* Tiles the call on its backend. */
 flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode);
 

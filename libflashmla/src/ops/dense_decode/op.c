@@ -1,5 +1,6 @@
 /* op.c - dense_decode: its descriptor, the rules that its plan does not have, and its entry points. */
 #include "attention/describe.h"
+#include "attention/tuned.h"
 #include "ops/dense_decode/dense_decode.h"
 
 typedef flashmla_dense_decode_params params_type;
@@ -85,13 +86,19 @@ static fm_given_plan given_plan(const fm_call *call, const fm_dense_decode *deco
   return fm_decode_plan(decode, ((const params_type *)(const void *)call->params)->plan);
 }
 
+static flashmla_status lay_out_step(fm_call *call, void *state) {
+  fm_dense_decode *decode = state;
+  FM_TRY(fm_tile_step(call, decode));
+  return fm_lay_out_attention(call, &decode->attention);
+}
+
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   const fm_given_plan given = given_plan(call, decode);
   FM_TRY(fm_use_plan(&given, call, &decode->attention));
   if (call->empty) return FLASHMLA_OK;
-  FM_TRY(fm_tile_step(call, decode));
-  return fm_lay_out_attention(call, &decode->attention);
+  fm_look_up_step(call, decode);
+  return fm_lay_out_tuned(call, decode, &decode->attention, lay_out_step);
 }
 
 static flashmla_status bind(fm_call *call, void *state) {

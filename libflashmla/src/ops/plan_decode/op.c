@@ -1,5 +1,6 @@
 /* op.c - plan_decode: the schedule of a decode step, which the calls of all its layers share. */
 #include "attention/describe.h"
+#include "attention/tuned.h"
 #include "ops/dense_decode/dense_decode.h"
 
 typedef flashmla_plan_decode_params params_type;
@@ -27,11 +28,17 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   return FLASHMLA_OK;
 }
 
+static flashmla_status lay_out_step(fm_call *call, void *state) {
+  fm_dense_decode *decode = state;
+  FM_TRY(fm_tile_step(call, decode));
+  return fm_lay_out_plan(call, &decode->attention);
+}
+
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   if (call->empty) return FLASHMLA_OK;
-  FM_TRY(fm_tile_step(call, decode));
-  return fm_lay_out_plan(call, &decode->attention);
+  fm_look_up_step(call, decode);
+  return fm_lay_out_tuned(call, decode, &decode->attention, lay_out_step);
 }
 
 static flashmla_status bind(fm_call *call, void *state) {

@@ -1,5 +1,6 @@
 /* op.c - plan_sparse_decode: the schedule of a step of sparse decode, which the calls of all its layers share. */
 #include "attention/describe.h"
+#include "attention/tuned.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
 typedef flashmla_plan_sparse_decode_params params_type;
@@ -23,11 +24,17 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   return call->cuda ? fm_check_sparse_step_on_cuda(call, decode) : FLASHMLA_OK;
 }
 
+static flashmla_status lay_out_step(fm_call *call, void *state) {
+  fm_sparse_decode *decode = state;
+  FM_TRY(fm_tile_sparse_step(call, decode));
+  return fm_lay_out_plan(call, &decode->attention);
+}
+
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_sparse_decode *decode = state;
   if (call->empty) return FLASHMLA_OK;
-  FM_TRY(fm_tile_sparse_step(call, decode));
-  return fm_lay_out_plan(call, &decode->attention);
+  fm_look_up_sparse_step(call, -1, decode);
+  return fm_lay_out_tuned(call, decode, &decode->attention, lay_out_step);
 }
 
 static flashmla_status bind(fm_call *call, void *state) {

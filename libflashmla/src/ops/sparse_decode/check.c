@@ -1,6 +1,7 @@
 /* check.c - the rules on a step of sparse decode that its table does not say: those of sparse_decode and of its plan.
  */
 #include "attention/cpu_run.h"
+#include "attention/tuned.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
 const fm_axis fm_sparse_axes[FM_SPARSE_AXES] = {
@@ -73,6 +74,11 @@ void fm_bind_sparse_lengths(const fm_call *call, fm_sparse_decode *decode) {
   work->lengths = call->views[FM_TOPK_LENGTH].data;
   work->extra_lengths = call->views[FM_EXTRA_TOPK_LENGTH].data;
   work->cu_seqlens_q = call->views[FM_SPARSE_CU_SEQLENS_Q].data;
+}
+
+void fm_look_up_sparse_step(const fm_call *call, int32_t kv_format, fm_sparse_decode *decode) {
+  const fm_tuned_call facts = {.operation = "sparse_decode", .q = FM_SPARSE_Q, .kv_format = kv_format};
+  fm_look_up_tuned(call, &facts, &decode->attention);
 }
 
 flashmla_status fm_tile_sparse_step(const fm_call *call, fm_sparse_decode *decode) {

@@ -1,5 +1,6 @@
 /* op.c - sparse_decode: its descriptor, rules between its fields, and its entry points. */
 #include "attention/describe.h"
+#include "attention/tuned.h"
 #include "attention/keys.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
@@ -116,13 +117,19 @@ static fm_given_plan given_plan(const fm_call *call, const fm_sparse_decode *dec
   return fm_sparse_plan(decode, ((const params_type *)(const void *)call->params)->plan);
 }
 
+static flashmla_status lay_out_step(fm_call *call, void *state) {
+  fm_sparse_decode *decode = state;
+  FM_TRY(fm_tile_sparse_step(call, decode));
+  return fm_lay_out_attention(call, &decode->attention);
+}
+
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_sparse_decode *decode = state;
   const fm_given_plan given = given_plan(call, decode);
   FM_TRY(fm_use_plan(&given, call, &decode->attention));
   if (call->empty) return FLASHMLA_OK;
-  FM_TRY(fm_tile_sparse_step(call, decode));
-  return fm_lay_out_attention(call, &decode->attention);
+  fm_look_up_sparse_step(call, decode->selections[FM_MAIN].kv_format, decode);
+  return fm_lay_out_tuned(call, decode, &decode->attention, lay_out_step);
 }
 
 static flashmla_status bind(fm_call *call, void *state) {

@@ -108,6 +108,8 @@ flashmla_status fm_check_sparse_step(const fm_call *call, uint32_t flags, int32_
 flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_sparse_decode *decode);
 /* Addresses of lengths and offsets. */
 void fm_bind_sparse_lengths(const fm_call *call, fm_sparse_decode *decode);
+/* Asks the tuning file; kv_format of the main cache, -1 of a plan. */
+void fm_look_up_sparse_step(const fm_call *call, int32_t kv_format, fm_sparse_decode *decode);
 /* Tiles the call on its backend. */
 flashmla_status fm_tile_sparse_step(const fm_call *call, fm_sparse_decode *decode);
 /* A plan of such calls with what they must agree on, which is given (or NULL) or to be made. */

@@ -1,0 +1,108 @@
+"""`python -m flashmla tune`: measures what is fastest on this machine, and writes a tuning file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from flashmla import _tuning
+from flashmla._tune_cases import DEFAULT, Case, by_shape, of_profile, parsed
+from flashmla._tune_device import torch_for
+from flashmla._tune_problem import Pools
+from flashmla._tune_ranges import entries
+from flashmla._tune_search import Choice, Found, Search
+from flashmla.errors import FlashMLAError, InvalidArgumentError
+
+_BAR = 30  # letters
+NOTHING = 2  # exit status: there is nothing to tune, or not as asked
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--case", action="append", default=[], metavar="B,S_Q,H_Q,TOKENS[,NAME=VALUE]",
+        help="a shape: dense_decode, or with topk=N sparse_decode; also format, page, capacity, window, extra, d_qk, "
+        "h_kv, dtype, varlen. Given several times, several shapes",
+    )  # fmt: skip
+    parser.add_argument("--profile", metavar="FILE", help="the shapes of a profile: report.save('FILE.json')")
+    parser.add_argument("--output", default="flashmla.tuning", metavar="FILE", help="is written; flashmla.tuning")
+    parser.add_argument("--device", type=int, default=0, help="number of the GPU; 0")
+
+
+def _cases(arguments: argparse.Namespace) -> list[Case]:
+    given = [parsed(text) for text in arguments.case]
+    if arguments.profile is not None:
+        given += of_profile(arguments.profile)
+    elif not given:
+        given = [parsed(text) for text in DEFAULT]
+    return given
+
+
+class _Progress:
+    """A bar in a terminal; elsewhere a line for each shape is all."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._begin = total, 0, time.monotonic()
+        self._live = sys.stdout.isatty()
+
+    def show(self, words: str) -> None:
+        if self._live:
+            full = _BAR * self._done // self._total
+            bar = "#" * full + "." * (_BAR - full)
+            print(f"\r\033[K[{bar}] {self._done}/{self._total} {words}", end="", flush=True)
+
+    def tell(self, line: str) -> None:
+        print(f"\r\033[K{line}" if self._live else line, flush=True)
+        self._done += 1
+
+
+def described(found: Found) -> str:
+    """A shape and what was found, for people."""
+    words = f"{found.shape.words}: {found.rule_us:.1f} us"
+    if found.choice:
+        return f"{words} -> {found.us:.1f} us ({1 - found.us / found.rule_us:.1%} less) with {_named(found.choice)}"
+    choice, share = found.nearest
+    return f"{words}, kept; {found.tried} tried, nearest {share:.3f}: {_named(choice)}"
+
+
+def _named(choice: Choice) -> str:
+    return ", ".join(f"{name} {value}" for name, value in choice) or "none"
+
+
+def tune(cases: list[Case], device_id: int) -> list[Found]:
+    """What is fastest for each shape; tells it."""
+    torch = torch_for(device_id)
+    pools, shapes = Pools(torch), by_shape(cases)
+    progress, made = _Progress(len(shapes)), []
+    for shape, tokens in shapes.items():
+        progress.show(shape.words)
+        try:
+            made.append(Search(pools, device_id, shape, tokens).run())
+        except KeyboardInterrupt:
+            progress.tell("interrupted: what was found so far is written")
+            break
+        except (FlashMLAError, torch.cuda.OutOfMemoryError) as error:
+            progress.tell(f"{shape.words}: left out, {error}")
+        else:
+            progress.tell(described(made[-1]))
+    return made
+
+
+def main(arguments: argparse.Namespace) -> int:
+    try:
+        cases = _cases(arguments)
+        if not cases:
+            print("the profile has no calls of dense_decode or sparse_decode on a GPU that could be tuned")
+            return NOTHING
+        begin = time.monotonic()
+        made = tune(cases, arguments.device)
+        _tuning.save(Path(arguments.output), arguments.device, entries(made))
+        _tuning.load_tuning(arguments.output)
+    except (FlashMLAError, InvalidArgumentError) as error:
+        print(error, file=sys.stderr)
+        return NOTHING
+    faster = sum(found.choice != () for found in made)
+    print(f"{faster} of {len(made)} shapes are faster, the others stay as they are; {time.monotonic() - begin:.0f} s")
+    print(f"FLASHMLA_TUNING={arguments.output} makes programs on this machine use it")
+    return 0
