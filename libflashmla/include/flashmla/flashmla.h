@@ -106,6 +106,9 @@
  *     both that it does not fit fail with FLASHMLA_ERROR_UNSUPPORTED: all of them, if there is no such kernel.
  *   - FLASHMLA_LOG: 1: each kernel that is chosen on CUDA devices is told on stderr with the reason, every such line
  *     once; 0 is nothing. Anything else is ignored.
+ *   - FLASHMLA_NVTX: 1: the launches of each call are an NVTX range of the domain "flashmla", named by operation and
+ *     shape, where the process runs under a tool that wants some (NVTX_INJECTION64_PATH, which tools set); 0 is nothing.
+ *     Anything else is ignored.
  *   - FLASHMLA_CHECK: 1 is the checking mode, see flashmla_check_report; 0 or anything else is not.
  */
 #ifndef FLASHMLA_H_
