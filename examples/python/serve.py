@@ -47,7 +47,7 @@ class Scale:
     step_tokens: int  # of prompts in a step, at most
 
 
-GPU_SCALE = Scale(heads=128, layers=4, max_batch=128, requests=1000, load=4, shorten=1, step_tokens=4096)
+GPU_SCALE = Scale(heads=128, layers=4, max_batch=128, requests=300, load=4, shorten=1, step_tokens=4096)
 CPU_SCALE = Scale(heads=16, layers=2, max_batch=24, requests=80, load=1, shorten=4, step_tokens=512)
 MOST_RECORDS = 1 << 17  # of calls, in the profile
 

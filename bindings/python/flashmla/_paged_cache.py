@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from flashmla._cdef import ffi
@@ -73,6 +74,12 @@ def _numbers(kind: Any, code: str, numbers: Any, argument: str) -> Any:
 
 def _name(seq: Any) -> int:
     return integer(seq, "seq", UINT64)
+
+
+def _destroy(memory: PoolMemory, pool: Any) -> None:
+    """Ends a pool, and keeps its tensors until it has: copies may be under way."""
+    lib.flashmla_pool_destroy(pool)
+    del memory
 
 
 class PoolUsage(NamedTuple):
@@ -154,7 +161,7 @@ class PagedKVCache:
         )
         made = ffi.new("flashmla_pool **")
         check(lib, lib.flashmla_pool_create(params, made))
-        self._pool = ffi.gc(made[0], lib.flashmla_pool_destroy)
+        self._pool = ffi.gc(made[0], partial(_destroy, self._memory))
         self.kv_format = kv_format
 
     @staticmethod
