@@ -183,7 +183,7 @@ tell(seen)
     assert ran.told == [[[[[6, 6], 2 * host_pool]] * 2]]
 
 
-def test_a_cache_is_collected_while_another_thread_captures(driver, monkeypatch):
+def test_a_cache_is_collected_while_another_thread_captures(driver):
     ran = driver.run(f"{BEGIN}\nready(); import os; os.environ['STUB_CAPTURING'] = '1'; del cache", lazy=3)
     assert {call["result"] for call in ran.calls} <= {0}
     assert len(ran.of("cuStreamSynchronize")) == 1
