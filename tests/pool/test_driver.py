@@ -187,6 +187,7 @@ def test_a_cache_is_collected_while_another_thread_captures(driver):
     ran = driver.run(f"{BEGIN}\nready(); import os; os.environ['STUB_CAPTURING'] = '1'; del cache", lazy=3)
     assert {call["result"] for call in ran.calls} <= {0}
     assert len(ran.of("cuStreamSynchronize")) == 1
+    assert len(ran.of("cuThreadExchangeStreamCaptureMode")) == 2
 
 
 def test_without_a_host_pool_there_is_no_stream(driver):

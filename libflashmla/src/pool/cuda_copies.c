@@ -86,26 +86,27 @@ static void destroy_event(const fm_cuda_pool *gpu, CUevent event) {
   if (event != NULL) gpu->driver->event_destroy(event);
 }
 
-/* Until nothing copies from or to the memory of the pool any more; a device that fails copies nothing. In a thread's
- * relaxed mode another thread's capture, which has no part in it, neither forbids that nor is ended by it. */
+/* Until nothing copies from or to the memory of the pool any more; a device that fails copies nothing. */
 static void finish_copies(fm_cuda_pool *gpu) {
-  int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-  gpu->driver->exchange_capture_mode(&mode);
   for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i)
     if (gpu->uploading[i]) gpu->driver->event_synchronize(gpu->uploaded[i]);
   if (gpu->stream != NULL) gpu->driver->stream_synchronize(gpu->stream);
-  gpu->driver->exchange_capture_mode(&mode);
 }
 
+/* In the thread's relaxed mode: a capture that is under way, of this thread or another, has no part in the pool, and
+ * neither forbids anything here nor is ended by it. */
 static void close_pool(flashmla_pool *pool) {
   fm_cuda_pool *gpu = pool->backend_state;
   bool pushed;
   if (gpu != NULL && gpu->device != NULL && fm_device_enter(gpu->driver, gpu->device, &pushed) == FLASHMLA_OK) {
+    int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    gpu->driver->exchange_capture_mode(&mode);
     finish_copies(gpu);
     for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i) destroy_event(gpu, gpu->uploaded[i]);
     for (int32_t i = 0; i < SWAP_EVENTS; ++i) destroy_event(gpu, gpu->swapped[i]);
     destroy_event(gpu, gpu->used);
     if (gpu->stream != NULL) gpu->driver->stream_destroy(gpu->stream);
+    gpu->driver->exchange_capture_mode(&mode);
     fm_device_leave(gpu->driver, pushed);
   }
   free(gpu);
