@@ -99,7 +99,7 @@ def draw(samples: Sequence[Sample], out: TextIO | None = None) -> None:
         print(f"  {chart.title[: width + LABEL]}", file=out)
         for number, line in enumerate(bars(values, top, ramp)):
             label = f"{top:,.0f}" if number == 0 else ""
-            painted = f"\x1b[{chart.colour}m{line}\x1b[0m" if colours else line
+            painted = f"\x1b[{chart.colour}m{line}\x1b[0m" if colours else line.rstrip()
             print(f"{label:>{LABEL}} {side}{painted}", file=out)
         print(f"{'0':>{LABEL}} {corner}{floor * width}", file=out)
     last = f"{samples[-1].end:.1f} s in steps"

@@ -154,12 +154,6 @@ int cuEventQuery(CUevent event) {
   return close_line(open_line("cuEventQuery"), "cuEventQuery", !has_context() ? INVALID_CONTEXT : done ? 0 : NOT_READY);
 }
 
-int cuEventSynchronize(CUevent event) {
-  FILE *log = open_line("cuEventSynchronize");
-  if (event->stream) finish(event->stream, event->behind);
-  return close_line(log, "cuEventSynchronize", !has_context() ? INVALID_CONTEXT : forbidden());
-}
-
 int cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
   FILE *log = open_line("cuMemcpyAsync");
   fprintf(log, ", \"to\": %llu, \"from\": %llu, \"bytes\": %zu, \"stream\": %zu", to, from, bytes, (size_t)stream);

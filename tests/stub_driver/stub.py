@@ -37,7 +37,6 @@ SINCE = {
     "cuEventDestroy_v2": "4.0",
     "cuEventRecord": "2.0",
     "cuEventQuery": "2.0",
-    "cuEventSynchronize": "2.0",
     "cuMemcpyAsync": "4.0",
     "cuMemsetD32Async": "3.2",
     "cuThreadExchangeStreamCaptureMode": "10.1",

@@ -33,7 +33,6 @@
   X(event_destroy, cuEventDestroy_v2, (CUevent event))                                                               \
   X(event_record, cuEventRecord, (CUevent event, CUstream stream))                                                   \
   X(event_query, cuEventQuery, (CUevent event))                                                                      \
-  X(event_synchronize, cuEventSynchronize, (CUevent event))                                                          \
   X(memcpy_async, cuMemcpyAsync, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))                  \
   X(memset_d32_async, cuMemsetD32Async, (CUdeviceptr to, unsigned value, size_t words, CUstream stream))             \
   X(stream_synchronize, cuStreamSynchronize, (CUstream stream))                                                      \

@@ -11,7 +11,7 @@ enum { SWAP_EVENTS = 16 /* of the last swaps; an older one shares that of a late
 typedef struct fm_cuda_pool {
   const fm_driver *driver;
   const fm_device *device;
-  CUstream stream;                      /* of swaps; NULL: there is no host_pool */
+  CUstream stream;                      /* of swaps; NULL: there is no host_pool, until the pool ends */
   CUevent used;                         /* what is on the caller's stream when a swap begins */
   CUevent swapped[SWAP_EVENTS];         /* a swap is done, by its number */
   CUevent uploaded[FM_STAGING_BUFFERS]; /* a buffer is free again */
@@ -89,7 +89,10 @@ static void destroy_event(const fm_cuda_pool *gpu, CUevent event) {
 /* Until nothing copies from or to the memory of the pool any more; a device that fails copies nothing. */
 static void finish_copies(fm_cuda_pool *gpu) {
   for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i)
-    if (gpu->uploading[i]) gpu->driver->event_synchronize(gpu->uploaded[i]);
+    if (gpu->uploading[i]) {
+      if (gpu->stream == NULL && gpu->driver->stream_create(&gpu->stream, CU_STREAM_NON_BLOCKING) != 0) return;
+      gpu->driver->stream_wait_event(gpu->stream, gpu->uploaded[i], 0);
+    }
   if (gpu->stream != NULL) gpu->driver->stream_synchronize(gpu->stream);
 }
 
