@@ -107,8 +107,8 @@
  *   - FLASHMLA_LOG: 1: each kernel that is chosen on CUDA devices is told on stderr with the reason, every such line
  *     once; 0 is nothing. Anything else is ignored.
  *   - FLASHMLA_NVTX: 1: the launches of each call are an NVTX range of the domain "flashmla", named by operation and
- *     shape, where the process runs under a tool that wants some (NVTX_INJECTION64_PATH, which tools set); 0 is nothing.
- *     Anything else is ignored.
+ *     shape, where the process runs under a tool that wants some (NVTX_INJECTION64_PATH, which tools set); 0 is
+ *     nothing. Anything else is ignored.
  *   - FLASHMLA_CHECK: 1 is the checking mode, see flashmla_check_report; 0 or anything else is not.
  */
 #ifndef FLASHMLA_H_
