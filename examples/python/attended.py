@@ -10,7 +10,7 @@ import flashmla
 import reference
 from arrays import Array
 
-INDEX_COLUMNS = 32  # of a latent, which the toy indexer takes for its key
+INDEX_COLUMNS = slice(496, 528)  # of a row, which the toy indexer takes for its key: some turn with the position
 TOKENS_AT_ONCE = 64  # of a prompt: their keys are gathered side by side
 
 
@@ -84,14 +84,14 @@ class SparseAttention:
 
     def __call__(self, q: Array, kv_cache: Array, softmax_scale: float) -> tuple[Array, Array]:
         """(tokens, heads, d_v) of q (tokens, heads, d_qk), and the slots that were selected."""
-        chosen = self._select(self._arrays.float32(q[:, :, :INDEX_COLUMNS]).sum(1), kv_cache)
+        chosen = self._select(self._arrays.float32(q[:, :, INDEX_COLUMNS]).sum(1), kv_cache)
         query, indices = q[:, None], chosen[:, None]
         self._plan = self._plan or flashmla.plan_sparse_decode(query, indices)
         options = {"softmax_scale": softmax_scale, "plan": self._plan, "return_lse": False}
         return flashmla.sparse_decode(query, kv_cache, indices, **options)[:, 0], chosen
 
     def _select(self, query: Array, kv_cache: Array) -> Array:
-        keys, found = kv_cache[:, :, 0, :INDEX_COLUMNS], []
+        keys, found = kv_cache[:, :, 0, INDEX_COLUMNS], []
         count = min(self._topk, self._slots.shape[1])
         for first in range(0, len(query), TOKENS_AT_ONCE):
             part = slice(first, first + TOKENS_AT_ONCE)

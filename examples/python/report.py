@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import shutil
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -113,7 +114,8 @@ def operations(groups: list[dict[str, Any]]) -> list[tuple[str, str]]:
         for fact, unit, scale in (("bytes_per_second", "GB/s", 1e9), ("flop_per_second", "TFLOP/s", 1e12)):
             done = sum(group[fact] * group["seconds"] for group in timed if group[fact])
             if done:
-                words.append(f"{done / seconds / scale:.3g} {unit}")
+                rate = done / seconds / scale
+                words.append(f"{rate:,.0f} {unit}" if rate >= 100 else f"{rate:.3g} {unit}")
         shares = [(group["limit_share"], group["seconds"]) for group in timed if group["limit_share"] is not None]
         if shares:
             words.append(f"{sum(share * s for share, s in shares) / sum(s for _, s in shares):.0%} of the limit")
@@ -148,8 +150,10 @@ def conclude(totals: Totals, scheduler: Scheduler, checker: Checker, profile: fl
     )
     told = profile.to_dict()
     print_table(operations(told["groups"]))
-    for one in {one["rule"]: one for one in reversed(told["advice"])}.values():
-        print(f"  * {one['about']}: {one['sentence']}")
+    width = min(shutil.get_terminal_size().columns, 120)
+    for one in {one["rule"]: one for one in reversed(told["advice"])}.values():  # the first of each rule
+        words = f"* {one['about']}: {one['sentence']}"
+        print(textwrap.fill(words, width, initial_indent="  ", subsequent_indent="    "))
     faults = [checker.complaint]
     if usage.used or usage.sequences:
         faults.append(f"{usage.used} pages of {usage.sequences} sequences are still in use")

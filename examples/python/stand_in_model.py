@@ -1,8 +1,8 @@
 """The models of the serving demo: layers of Multi-head Latent Attention with residuals and norms, and nothing else.
 
 Their weights are random, so what they say means nothing. But each token follows from the attention before it, so a
-wrong result changes every token after it, as in a trained model. The extents of a head are DeepSeek's: a latent of 512,
-64 columns with RoPE.
+wrong result changes every token after it, as in a trained model. For that the outputs of layers have a norm, too: the
+mean of many random values is small. The extents of a head are DeepSeek's: a latent of 512, 64 columns with RoPE.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ ROW = 576  # of the cache
 EXTENTS = {"hidden": HIDDEN, "rank": 512, "d_nope": 128, "d_rope": 64, "d_v": 128, "q_rank": 256}
 
 
-def weights_of(layers: int, heads: int, seed: int) -> tuple[np.ndarray, list[dict[str, np.ndarray]]]:
-    """The embedding and the weights of each layer."""
+def weights_of(layers: int, heads: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[dict[str, np.ndarray]]]:
+    """The embedding, what logits are made with, and the weights of each layer."""
     rng = np.random.default_rng(seed)
-    embedding = rng.standard_normal((VOCABULARY, HIDDEN), np.float32)
-    return embedding, [random_weights(rng, heads=heads, **EXTENTS) for _ in range(layers)]
+    embedding, head = rng.standard_normal((2, VOCABULARY, HIDDEN), np.float32)
+    return embedding, head, [random_weights(rng, heads=heads, **EXTENTS) for _ in range(layers)]
 
 
 def make_model(arrays: Any, *, layers: int, heads: int, seed: int, topk: int | None = None) -> "ArrayModel":
@@ -61,12 +61,11 @@ class ArrayModel:
 
     def __init__(self, arrays: Any, layers: int, heads: int, seed: int, topk: int | None) -> None:
         self.arrays, self.topk, self.num_layers = arrays, topk, layers
-        embedding, weights = weights_of(layers, heads, seed)
-        self._load(embedding, weights, heads)
+        self._load(*weights_of(layers, heads, seed), heads)
 
-    def _load(self, embedding: np.ndarray, weights: list[dict[str, np.ndarray]], heads: int) -> None:
+    def _load(self, embedding: np.ndarray, head: np.ndarray, weights: list[dict[str, np.ndarray]], heads: int) -> None:
         place = self.arrays.from_host
-        self._embedding = place(embedding)
+        self._embedding, self._head = place(embedding), place(head)
         self._layers = [Layer({name: place(array) for name, array in of.items()}, heads) for of in weights]
 
     def make_cache(
@@ -96,6 +95,6 @@ class ArrayModel:
         """The token that follows each sequence."""
         hidden = self._embedding[self.arrays.from_host(np.array(tokens))]
         for layer, kv_cache in zip(self._layers, cache.kv_cache, strict=True):
-            hidden = hidden + layer(norm(hidden), kv_cache, step)
+            hidden = hidden + norm(layer(norm(hidden), kv_cache, step))
         last = norm(hidden[step.cu_seqlens_q[1:] - 1])
-        return self.arrays.to_host((last @ self._embedding.T).argmax(1)).tolist()
+        return self.arrays.to_host((last @ self._head.T).argmax(1)).tolist()

@@ -96,7 +96,9 @@ def draw(samples: Sequence[Sample], out: TextIO | None = None) -> None:
     for chart in CHARTS:
         values = [chart.of(span) for span in spans]
         top = max(values)
-        print(f"  {chart.title[: width + LABEL]}", file=out)
+        print(f"  {chart.title[: width + LABEL]}" + ("" if top else ": none"), file=out)
+        if not top:
+            continue
         for number, line in enumerate(bars(values, top, ramp)):
             label = f"{top:,.0f}" if number == 0 else ""
             painted = f"\x1b[{chart.colour}m{line}\x1b[0m" if colours else line.rstrip()

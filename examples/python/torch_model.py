@@ -18,6 +18,10 @@ from stand_in_model import HIDDEN, ArrayModel
 NEVER = 2**31 - 1  # no prompt is so long
 
 
+def norm(x: torch.Tensor) -> torch.Tensor:
+    return functional.rms_norm(x, (HIDDEN,), eps=1e-6)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ServedStep(PagedStep):
     """A step whose attention may be sparse, and whose calls are kept for a check."""
@@ -46,11 +50,11 @@ class ServedStep(PagedStep):
 class TorchModel(ArrayModel):
     """On a GPU or on the host, in bfloat16."""
 
-    def _load(self, embedding: np.ndarray, weights: list[dict[str, np.ndarray]], heads: int) -> None:
+    def _load(self, embedding: np.ndarray, head: np.ndarray, weights: list[dict[str, np.ndarray]], heads: int) -> None:
         def place(array: np.ndarray) -> torch.Tensor:
             return self.arrays.from_host(array).to(self.arrays.dtype)
 
-        self._embedding = place(embedding)
+        self._embedding, self._head = place(embedding), place(head)
         self._layers = [
             FlashMLAAttention(
                 {name: place(array) for name, array in of.items()}, num_heads=heads, layer=number, rope=Rope()
@@ -68,7 +72,7 @@ class TorchModel(ArrayModel):
     def run(self, _cache: flashmla.PagedKVCache, step: ServedStep, tokens: Sequence[int]) -> list[int]:
         hidden = self._embedding[torch.tensor(tokens, device=self.arrays.device)]
         for layer in self._layers:
-            hidden = hidden + layer(functional.rms_norm(hidden, (HIDDEN,)), step)
-        last = functional.rms_norm(hidden[step.last_tokens], (HIDDEN,))
-        chosen: list[int] = (last @ self._embedding.T).argmax(1).tolist()
+            hidden = hidden + norm(layer(norm(hidden), step))
+        last = norm(hidden[step.last_tokens])
+        chosen: list[int] = (last @ self._head.T).argmax(1).tolist()
         return chosen

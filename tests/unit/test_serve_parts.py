@@ -15,7 +15,7 @@ import flashmla
 import timeline
 import traffic
 from arrays import NumPyArrays
-from attended import Attended, SparseAttention, places
+from attended import INDEX_COLUMNS, Attended, SparseAttention, places
 from attention_numpy import Layer, Step, random_weights
 from scheduler import Scheduler, pages_for
 from stand_in_model import EXTENTS, make_model
@@ -56,6 +56,21 @@ def served(num_blocks, num_host_blocks, seed, topk=None, max_batch=4, step_token
     assert (cache.usage().used, cache.usage().sequences) == (0, 0)
     assert [len(tokens[r.number]) for r in requests(9, seed)] == [r.tokens for r in requests(9, seed)]
     return tokens, scheduler.counts, most
+
+
+def test_what_a_model_says_follows_from_all_that_it_attends():
+    model = make_model(Float32Arrays(), layers=2, heads=2, seed=1)
+    prompt, said = np.random.default_rng(0).integers(512, size=150).tolist(), []
+    for first in (prompt[0], (prompt[0] + 1) % 512):
+        cache = model.make_cache(8, 64, 1, max_seqs=1, max_seq_len=256)
+        sequence, _ = cache.allocate()
+        tokens = [first, *prompt[1:]]
+        for new in [tokens, *([None] * 40)]:
+            step = model.begin(cache, [sequence], [len(new or [0])], None)
+            tokens += model.run(cache, step, new or tokens[-1:])
+        said.append(tokens[150:])
+    assert len(set(said[0])) > 10
+    assert said[0] != said[1]
 
 
 @pytest.mark.parametrize("topk", [None, 40])
@@ -128,7 +143,7 @@ def test_sparse_attention_selects_the_most_like_of_those_before():
         position = np.arange(length)
         own = table[sequence, position // page_size] * page_size + position % page_size
         rows = kv_cache.reshape(-1, 576)[own]
-        best = own[np.argsort(rows[:, :32] @ q[token, :, :32].sum(0))[::-1][:topk]]
+        best = own[np.argsort(rows[:, INDEX_COLUMNS] @ q[token, :, INDEX_COLUMNS].sum(0))[::-1][:topk]]
         assert sorted(slots[token]) == sorted(best)
         call = Attended(q, out, kv_cache, table, np.arange(4), 0.1, slots)
         expected, _, _ = call.expected(arrays, token, sequence, length)
