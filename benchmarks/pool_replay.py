@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Replays a request trace through a PagedKVCache of half the blocks that it takes at its peak, on the CPU.
 
-usage: pool_replay.py CSV...
-
 The trace has the columns of trace_replay.py, and the replay is continuous batching, too: requests enter in order, as
 soon as there is a slot; every step gives each request of the batch one token more. Prompts begin with one of a few
 system prompts, whose pages are shared. Where blocks run out the request that entered last is swapped out to host
@@ -12,6 +10,7 @@ that of the same rows in a cache of their own. At the end every page must be acc
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -191,11 +190,14 @@ def replayed(requests: Sequence[trace_replay.Request], concurrent: int) -> Repla
 
 
 def main() -> int:
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    for path in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("csv", nargs="+", type=Path, help="a trace")
+    for path in parser.parse_args().csv:
         start = time.monotonic()
-        requests = trace_replay.read(path)
+        try:
+            requests = trace_replay.read(path)
+        except (OSError, KeyError, ValueError) as error:
+            parser.error(f"{path} is no trace: {error}")
         done = replayed(requests, 256)
         print(
             f"{path.name}: {len(requests)} requests in {done.steps} steps over {done.blocks} blocks, "

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
-"""Replays request traces through a full batch and keeps snapshots of the lengths in it. Needs no GPU.
-
-usage: trace_replay.py NAME=CSV...     writes data/trace_lengths.json
+"""Replays request traces through a full batch and keeps snapshots of the lengths in it, in
+data/trace_lengths.json. Needs no GPU.
 
 A trace is a CSV file with the columns ContextTokens and GeneratedTokens, as the Azure LLM inference traces have them.
 The replay is continuous batching at saturation: requests enter in the order of their arrival, each as soon as a slot
@@ -12,6 +11,7 @@ is the cache lengths of the batch, context and tokens generated so far, in the o
 
 from __future__ import annotations
 
+import argparse
 import csv
 import heapq
 import json
@@ -64,11 +64,20 @@ def snapshots_of(traces: dict[str, Path]) -> list[dict]:
     ]
 
 
+def named(argument: str) -> tuple[str, Path]:
+    name, separator, path = argument.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=CSV")
+    return name, Path(path)
+
+
 def main() -> int:
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    traces = {name: Path(path) for name, path in (argument.split("=", 1) for argument in sys.argv[1:])}
-    found = snapshots_of(traces)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("traces", nargs="+", type=named, metavar="NAME=CSV", help="a trace and what it is called")
+    try:
+        found = snapshots_of(dict(parser.parse_args().traces))
+    except (OSError, KeyError, ValueError) as error:
+        parser.error(f"no trace: {error}")
     SNAPSHOTS_FILE.parent.mkdir(exist_ok=True)
     SNAPSHOTS_FILE.write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
     print(f"{SNAPSHOTS_FILE}: {len(found)} snapshots")

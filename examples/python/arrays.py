@@ -1,10 +1,12 @@
 """The few array operations of the serving demo, the same over NumPy, PyTorch and CuPy.
 
 The library takes each framework's arrays as they are; these classes only keep the demo from caring which one is there.
+JAX is missing: its arrays never change, and a pool's pages are written in place.
 """
 
 import importlib
-from collections.abc import Callable
+import importlib.util
+import math
 from typing import Any
 
 import numpy as np
@@ -43,11 +45,11 @@ class NumPyArrays:
 
     def full(self, shape: tuple[int, ...], value: float) -> Array:
         """A new array of the compute dtype."""
-        return np.full(shape, value, self.dtype)
+        return self.xp.full(shape, value, self.dtype)
 
-    def cast(self, array: Array) -> Array:
-        """To the compute dtype."""
-        return array.astype(self.dtype)
+    def host_memory(self, shape: tuple[int, ...]) -> Array:
+        """Bytes on the host, where a GPU can copy from and to them by itself."""
+        return np.empty(shape, np.uint8)
 
     def float32(self, array: Array) -> Array:
         return array.astype(np.float32)
@@ -81,30 +83,12 @@ class CuPyArrays(NumPyArrays):
     def to_host(self, array: Array) -> np.ndarray:
         return super().to_host(self.xp.asnumpy(array))
 
-    def full(self, shape: tuple[int, ...], value: float) -> Array:
-        return self.xp.full(shape, value, self.dtype)
+    def host_memory(self, shape: tuple[int, ...]) -> Array:
+        memory = self.xp.cuda.alloc_pinned_memory(math.prod(shape))
+        return np.frombuffer(memory, np.uint8, math.prod(shape)).reshape(shape)
 
     def synchronize(self) -> None:
         self.xp.cuda.Device().synchronize()
-
-    def seconds(self, work: Callable[[], object], repeats: int) -> float:
-        """Device seconds of one `work`, from `repeats` of them back to back."""
-        start, end = self.xp.cuda.Event(), self.xp.cuda.Event()
-        start.record()
-        for _ in range(repeats):
-            work()
-        end.record()
-        end.synchronize()
-        return self.xp.cuda.get_elapsed_time(start, end) / 1e3 / repeats
-
-    def captured(self, work: Callable[[], object]) -> Callable[[], object]:
-        """A CUDA graph of `work`, as a function that replays it."""
-        stream = self.xp.cuda.Stream(non_blocking=True)
-        with stream:
-            stream.begin_capture()
-            work()
-            graph = stream.end_capture()
-        return lambda: graph.launch(self.xp.cuda.get_current_stream())
 
 
 class TorchArrays:
@@ -135,9 +119,8 @@ class TorchArrays:
         """A new array of the compute dtype."""
         return self.xp.full(shape, value, dtype=self.dtype, device=self.device)
 
-    def cast(self, array: Array) -> Array:
-        """To the compute dtype."""
-        return array.to(self.dtype)
+    def host_memory(self, shape: tuple[int, ...]) -> Array:
+        return self.xp.empty(shape, dtype=self.xp.uint8, pin_memory=self.device == "cuda")
 
     def float32(self, array: Array) -> Array:
         return array.float()
@@ -150,31 +133,15 @@ class TorchArrays:
         if self.device == "cuda":
             self.xp.cuda.synchronize()
 
-    def seconds(self, work: Callable[[], object], repeats: int) -> float:
-        """Device seconds of one `work`, from `repeats` of them back to back."""
-        start, end = (self.xp.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(repeats):
-            work()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3 / repeats
-
-    def captured(self, work: Callable[[], object]) -> Callable[[], object]:
-        """A CUDA graph of `work`, as a function that replays it."""
-        graph = self.xp.cuda.CUDAGraph()
-        with self.xp.cuda.graph(graph):
-            work()
-        return graph.replay
-
 
 def choose(framework: str | None, device: str | None) -> tuple[NumPyArrays | TorchArrays, str]:
     """The arrays to serve from, and why not from a GPU ('' if they are on one or none was wanted).
 
-    Without a wish: PyTorch or CuPy, whichever imports, if the library and it see a Hopper GPU; else NumPy.
+    Without a wish: PyTorch or CuPy, whichever imports, if the library and it see a Hopper GPU; else PyTorch, if it is
+    installed, or NumPy on the CPU.
     """
     if device == "cpu" or framework == "numpy":
-        return (TorchArrays("cpu") if framework == "torch" else NumPyArrays()), ""
+        return cpu_arrays(framework), ""
     facts = flashmla.info()
     why_not = facts["driver_error"] or ""
     if not any(kernel["target"] != "cpu" for kernel in facts["kernels"]):
@@ -185,7 +152,12 @@ def choose(framework: str | None, device: str | None) -> tuple[NumPyArrays | Tor
             return arrays, ""
     if device == "cuda" or framework == "cupy":
         raise SystemExit(f"no GPU to serve from: {why_not}")
-    return (TorchArrays("cpu") if framework == "torch" else NumPyArrays()), why_not
+    return cpu_arrays(framework), why_not
+
+
+def cpu_arrays(framework: str | None) -> NumPyArrays | TorchArrays:
+    installed = importlib.util.find_spec("torch") is not None
+    return TorchArrays("cpu") if framework == "torch" or (framework is None and installed) else NumPyArrays()
 
 
 def gpu_arrays(framework: str | None) -> tuple[TorchArrays | CuPyArrays | None, str]:

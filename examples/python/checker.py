@@ -1,43 +1,48 @@
-"""Compares decode calls of sampled steps with the float64 reference, within the bounds of the test suite."""
+"""Compares attention in sampled steps with the float64 reference, within the bounds of the test suite."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from attention_calls import DenseCall, SparseCall
+from attended import Attended, places
 from reference import compare
 
-ROWS = 2  # requests that a sampled step compares, in every layer
+TOKENS = 2  # that a sampled step compares, in every layer
 
 
 class Checker:
     """Judges calls; remembers the worst errors and the first complaint."""
 
-    def __init__(self, arrays: object, seed: int) -> None:
-        self._arrays = arrays
+    def __init__(self, arrays: Any, seed: int, operation: str) -> None:
+        self._arrays, self._operation = arrays, operation
         self._rng = np.random.default_rng(seed)
-        self.tolerance = compare.tolerance("dense_decode", arrays.dtype_name)
-        self.worst_error = 0.0  # ||out - reference|| / ||reference|| over the compared requests of a call
-        self.worst_lse_error = 0.0
-        self.compared = 0  # outputs of one request in one layer
+        self.worst_error = 0.0  # ||out - reference|| / ||reference|| of a token
+        self.worst_share = 0.0  # of its bound
+        self.compared = 0  # tokens in one layer
         self.complaint = ""
 
-    def check(self, calls: list[DenseCall] | list[SparseCall]) -> None:
-        """`calls`: those of the layers of one step."""
-        batch = calls[0].query.shape[0]
-        rows = self._rng.choice(batch, min(ROWS, batch), replace=False)
-        for layer, call in enumerate(calls):
-            if (complaint := self._complaint(rows, call)) and not self.complaint:
-                self.complaint = f"layer {layer}, rows {rows.tolist()} of the batch: {complaint}"
+    def check(self, seen: Sequence[Attended], counts: Sequence[int], lengths: Sequence[int]) -> None:
+        """`seen`: the calls of a step, in which counts[i] tokens made sequence i lengths[i] long."""
+        sequences, ends = places(counts, lengths)
+        for layer, call in enumerate(seen):
+            for row in self._rng.choice(len(call.tokens), min(TOKENS, len(call.tokens)), replace=False):
+                token = call.tokens[row]
+                complaint = self._complaint(call, int(row), int(sequences[token]), int(ends[token]))
+                self.complaint = self.complaint or (complaint and f"layer {layer}, token {token}: {complaint}")
 
-    def _complaint(self, rows: np.ndarray, call: DenseCall | SparseCall) -> str:
-        reference, reference_lse = call.expected(self._arrays, rows)
-        host, taken = self._arrays.to_host, self._arrays.from_host(rows)
-        result, result_lse = host(call.out[taken]), host(call.lse[taken])
-        self.compared += len(rows)
-        self.worst_error = max(self.worst_error, compare.relative_error(result, reference))
-        self.worst_lse_error = max(self.worst_lse_error, float(np.abs(result_lse - reference_lse).max()))
+    def _complaint(self, call: Attended, row: int, sequence: int, length: int) -> str:
+        expected, query, keys = call.expected(self._arrays, row, sequence, length)
+        norms = (float(np.linalg.norm(of, axis=-1).max()) for of in (query, keys))
+        magnitude = compare.logit_magnitude(call.softmax_scale, query.shape[-1], *norms)
+        bound = compare.tolerance(self._operation, self._arrays.dtype_name).at(magnitude)
+        result = self._arrays.to_host(call.out[row])
+        error = compare.relative_error(result, expected)
+        self.compared += 1
+        self.worst_error = max(self.worst_error, error)
+        self.worst_share = max(self.worst_share, error / bound.norm)
         try:
-            compare.check_out(result, reference, self.tolerance)
-            compare.check_lse(result_lse, reference_lse, self.tolerance)
-        except AssertionError as error:
-            return str(error)
+            compare.check_out(result, expected, bound)
+        except AssertionError as failure:
+            return str(failure)
         return ""

@@ -1,36 +1,48 @@
-"""What the serving demo says: an introduction, a line of progress, the table at the end."""
+"""What the serving demo says: an introduction, a line of progress, the tables at the end."""
 
 import argparse
 import dataclasses
+import hashlib
 import shutil
 import sys
+import textwrap
 import time
+from typing import Any
 
-from batcher import PAGE_SIZE, Batcher
+import flashmla
 from checker import Checker
-from gpu_limits import LimitMeter
+from scheduler import PAGE_SIZE, Scheduler
+from timeline import Sample
 from traffic import Request
 
 
 @dataclasses.dataclass
 class Totals:
-    steps: int = 0
-    tokens: int = 0
-    attended: int = 0  # tokens that attention read, summed over steps, of one layer
-    decode_seconds: float = 0.0
-    prefill_seconds: float = 0.0
-    clock: float = 0.0  # trace time at the end
-    digest: str = ""
+    """Of a run."""
 
-    def add_step(self, batch: int, attended: int, prefill_seconds: float, decode_seconds: float) -> None:
-        self.steps += 1
-        self.tokens += batch
-        self.attended += attended
-        self.prefill_seconds += prefill_seconds
-        self.decode_seconds += decode_seconds
+    samples: list[Sample] = dataclasses.field(default_factory=list)
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    seconds: float = 0.0
+    clock: float = 0.0  # trace time
+    most_used: int = 0
+    most_shared: int = 0
+    most_swapped: int = 0
+    digest: Any = dataclasses.field(default_factory=hashlib.sha256)
+
+    def add_step(self, seconds: float, prompt_tokens: int, new_tokens: int, usage: flashmla.PoolUsage) -> None:
+        """`usage` of the pool behind the step."""
+        self.seconds += seconds
+        self.prompt_tokens += prompt_tokens
+        self.new_tokens += new_tokens
+        swapped = usage.num_host_blocks - usage.host_free
+        self.most_used = max(self.most_used, usage.used)
+        self.most_shared = max(self.most_shared, usage.shared)
+        self.most_swapped = max(self.most_swapped, swapped)
+        self.samples.append(Sample(self.seconds, seconds, prompt_tokens, new_tokens, usage.used, usage.cached, swapped))
 
 
-def introduce(arrays: str, why_not_gpu: str, options: argparse.Namespace, scale: object) -> None:
+def introduce(arrays: str, why_not_gpu: str, options: argparse.Namespace, scale: Any) -> None:
     if why_not_gpu:
         print(f"No GPU is used: {why_not_gpu}.")
     print(f"Serving with {arrays}: {scale.heads} query heads, {scale.layers} layers")
@@ -40,7 +52,7 @@ def introduce(arrays: str, why_not_gpu: str, options: argparse.Namespace, scale:
     print(f"A step counts as {options.step_ms:g} ms of trace time; every {options.check_every}th step is checked.")
 
 
-def describe_traffic(requests: list[Request], options: argparse.Namespace, scale: object) -> None:
+def describe_traffic(requests: list[Request], options: argparse.Namespace, scale: Any) -> None:
     source = options.trace or f"quantiles of the Azure LLM inference trace 2023, {options.service}"
     context, generated = (
         sum(getattr(request, name) for request in requests) / len(requests) for name in ("context", "generated")
@@ -48,7 +60,10 @@ def describe_traffic(requests: list[Request], options: argparse.Namespace, scale
     print(f"Traffic: {source} (Azure/AzurePublicDataset, CC-BY 4.0; Patel et al., ISCA 2024).")
     print(f"  {len(requests)} requests in {requests[-1].arrival:.0f} s of trace time, arrival rate x {scale.load:g};")
     shortened = f", after division by {scale.shorten} to suit this machine" if scale.shorten > 1 else ""
-    print(f"  mean context {context:.0f}, generated {generated:.0f} tokens{shortened}.")
+    print(f"  mean context {context:.0f}, generated {generated:.0f} tokens{shortened};")
+    print(
+        f"  every other prompt begins with one of {options.prefixes} system prompts of {options.prefix_tokens} tokens."
+    )
 
 
 class Progress:
@@ -60,14 +75,15 @@ class Progress:
         self._pause = 0.1 if self._terminal else 2.0  # seconds between lines
         self._next = 0.0
 
-    def show(self, totals: Totals, batcher: Batcher, checker: Checker) -> None:
+    def show(self, totals: Totals, scheduler: Scheduler, checker: Checker) -> None:
         if (now := time.perf_counter()) < self._next:
             return
         self._next = now + self._pause
-        pages = f"{batcher.allocator.in_use}/{batcher.allocator.num_pages}"
+        usage = scheduler.cache.usage()
         line = (
-            f"finished {batcher.finished}/{self._requests}  running {len(batcher)}  waiting {len(batcher.waiting)}  "
-            f"pages {pages}  step {totals.steps}  tokens {totals.tokens}  worst error {checker.worst_error:.1e}"
+            f"finished {scheduler.counts.finished}/{self._requests}  running {len(scheduler.running)}  "
+            f"waiting {len(scheduler.waiting)}  swapped {len(scheduler.swapped)}  "
+            f"pages {usage.used}/{usage.num_blocks}  tokens {totals.new_tokens}  worst error {checker.worst_error:.1e}"
         )
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1  # a longer line would wrap and could not be rewritten
@@ -80,42 +96,67 @@ class Progress:
             print()
 
 
-def conclude(totals: Totals, batcher: Batcher, checker: Checker, meter: LimitMeter | None) -> int:
-    """Prints the table; returns the exit status."""
-    allocator = batcher.allocator
-    refused = f", {batcher.refused} refused (longer than the pool)" if batcher.refused else ""
-    steps = max(totals.steps, 1)
-    bound = checker.tolerance
-    rows = [
-        ("requests finished", f"{batcher.finished}{refused}"),
-        ("steps", f"{totals.steps} in {totals.clock:.0f} s of trace time"),
-        (
-            "mean step",
-            f"{totals.tokens / steps:.1f} requests, {totals.attended / steps:.0f} tokens attended a layer",
-        ),
-        ("tokens generated", f"{totals.tokens}"),
-        ("tokens/s", f"{totals.tokens / max(totals.decode_seconds, 1e-9):.0f} (steps alone: no prefill, no checks)"),
-        ("time", f"{totals.decode_seconds:.1f} s in steps, {totals.prefill_seconds:.1f} s filling prompts"),
-        ("pages used", f"{allocator.peak} at most, of {allocator.num_pages} of {PAGE_SIZE} tokens"),
-        ("worst error", f"{checker.worst_error:.2e} relative to float64, bound {bound.norm:.0e}"),
-        (
-            "worst lse error",
-            f"{checker.worst_lse_error:.1e}, bound {bound.lse_absolute:.0e}, or {bound.lse_relative:.0e} of lse",
-        ),
-        ("compared", f"{checker.compared} outputs of one request in one layer"),
-        ("digest of the tokens", totals.digest),
-    ]
-    if meter:
-        rows += [
-            ("read bandwidth", f"{meter.bytes_per_second / 1e9:.0f} GB/s, measured in this run"),
-            ("bf16 or fp16 product", f"{meter.flop_per_second / 1e12:.0f} TFLOP/s, measured in this run"),
-            ("share of the limit", f"{meter.share:.0%} (least time for the bytes and FLOP / device time of the calls)"),
-        ]
+def print_table(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     print()
     for name, value in rows:
         print(f"  {name:<{width}}  {value}")
-    faults = [checker.complaint, f"page allocator: {leaks}" if (leaks := allocator.leaks()) else ""]
+
+
+def operations(groups: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """A row for each operation of a profile: all its shapes together."""
+    rows = []
+    for name in dict.fromkeys(group["operation"] for group in groups):
+        of = [group for group in groups if group["operation"] == name]
+        timed = [group for group in of if group["seconds"]]
+        seconds = sum(group["seconds"] for group in timed)
+        words = [f"{sum(group['calls'] for group in of):,} calls", f"{seconds:.2f} s"]
+        for fact, unit, scale in (("bytes_per_second", "GB/s", 1e9), ("flop_per_second", "TFLOP/s", 1e12)):
+            done = sum(group[fact] * group["seconds"] for group in timed if group[fact])
+            if done:
+                rate = done / seconds / scale
+                words.append(f"{rate:,.0f} {unit}" if rate >= 100 else f"{rate:.3g} {unit}")
+        shares = [(group["limit_share"], group["seconds"]) for group in timed if group["limit_share"] is not None]
+        if shares:
+            words.append(f"{sum(share * s for share, s in shares) / sum(s for _, s in shares):.0%} of the limit")
+        rows.append((name, ", ".join(words)))
+    return rows
+
+
+def conclude(totals: Totals, scheduler: Scheduler, checker: Checker, profile: flashmla.Profile) -> int:
+    """Prints the tables; returns the exit status."""
+    counts, usage = scheduler.counts, scheduler.cache.usage()
+    refused = f", {counts.refused} refused (longer than the pool)" if counts.refused else ""
+    restarted = f", {counts.restarted} begun anew" if counts.restarted else ""
+    rate = totals.new_tokens / max(totals.seconds, 1e-9)
+    pages = f"{totals.most_used} at most, of {usage.num_blocks} of {PAGE_SIZE} tokens"
+    found = f"{counts.found_tokens} of {counts.prompt_tokens} prompt tokens found"
+    print_table(
+        [
+            ("requests finished", f"{counts.finished}{refused}"),
+            ("steps", f"{len(totals.samples)} in {totals.clock:.0f} s of trace time"),
+            ("tokens generated", f"{totals.new_tokens}, beside {totals.prompt_tokens} of prompts"),
+            ("tokens/s", f"{rate:.0f} generated, in {totals.seconds:.1f} s of steps, prompts among them"),
+            ("pages used", f"{pages}; {usage.used} at the end"),
+            (
+                "swapped out",
+                f"{counts.swapped_out} times, {totals.most_swapped} pages in host memory at most{restarted}",
+            ),
+            ("shared pages", f"{totals.most_shared} at most; {found}"),
+            ("worst error", f"{checker.worst_error:.2e}, {checker.worst_share:.0%} of its bound"),
+            ("compared", f"{checker.compared} outputs of one token in one layer"),
+            ("digest of the tokens", totals.digest.hexdigest()[:16]),
+        ]
+    )
+    told = profile.to_dict()
+    print_table(operations(told["groups"]))
+    width = min(shutil.get_terminal_size().columns, 120)
+    for one in {one["rule"]: one for one in reversed(told["advice"])}.values():  # the first of each rule
+        words = f"* {one['about']}: {one['sentence']}"
+        print(textwrap.fill(words, width, initial_indent="  ", subsequent_indent="    "))
+    faults = [checker.complaint]
+    if usage.used or usage.sequences:
+        faults.append(f"{usage.used} pages of {usage.sequences} sequences are still in use")
     for fault in filter(None, faults):
         print(f"FAILED: {fault}")
     return 1 if any(faults) else 0

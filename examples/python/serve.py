@@ -1,35 +1,37 @@
-"""Serving demo: continuous batching of production traffic over a paged MLA cache, one plan a step for all layers.
+"""Serving demo: continuous batching of production traffic over a `PagedKVCache`, profiled and checked.
 
     python examples/python/serve.py                     lengths and arrival rate of the Azure LLM inference trace 2023
     python examples/python/serve.py --trace FILE.csv    replays the published file itself
     python examples/python/serve.py --sparse 512        each token attends at most 512, chosen by a toy indexer
 
-Real: the traffic, the batching, the page pool and table, the cache, every attention call, the checks. Stand-ins: the
-model around the attention (stand_in_model.py), and time: a step counts as --step-ms of the trace's clock, however long
-it took.
-Ends with exit status 1 when a result missed the error bound or a page was lost.
+Real: the traffic, the batching, the pool of pages and its swaps, the attention layers, the checks. Stand-ins: the rest
+of the model, its weights and the words of prompts (stand_in_model.py, traffic.py), and time: a step counts as --step-ms
+of the trace's clock, however long it took.
+Ends with tables, a picture of throughput and pages over time, and exit status 1 when a result missed its bound or a
+page was lost.
 """
 
 import argparse
 import collections
 import dataclasses
 import functools
-import hashlib
 import pathlib
 import sys
 import time
+from typing import Any
 
-import numpy as np
-
+import blas_threads  # noqa: F401 - the first of all, by what it does
+import flashmla
 import report
+import timeline
 import traffic
 from arrays import choose
-from attention_calls import Dense, DenseCall, Sparse, SparseCall
-from batcher import PAGE_SIZE, Batcher, pages_for
+from attended import Attended
 from checker import Checker
-from gpu_limits import LimitMeter
-from page_allocator import PageAllocator
-from stand_in_model import D_QK, VOCABULARY, StandInModel
+from scheduler import PAGE_SIZE, Scheduler, pages_for
+from stand_in_model import VOCABULARY, ArrayModel, make_model
+
+PICTURE = pathlib.Path(__file__).resolve().parents[2] / "build" / "demo.svg"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +44,17 @@ class Scale:
     requests: int
     load: float  # times the published arrival rate
     shorten: int  # lengths are divided by this
+    step_tokens: int  # of prompts in a step, at most
 
 
-GPU_SCALE = Scale(heads=128, layers=4, max_batch=128, requests=1000, load=4, shorten=1)
-CPU_SCALE = Scale(heads=16, layers=2, max_batch=24, requests=80, load=1, shorten=1)
+GPU_SCALE = Scale(heads=128, layers=4, max_batch=128, requests=300, load=4, shorten=1, step_tokens=4096)
+CPU_SCALE = Scale(heads=16, layers=2, max_batch=24, requests=80, load=1, shorten=4, step_tokens=512)
+MOST_RECORDS = 1 << 17  # of calls, in the profile
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Continuous batching of production traffic over a paged MLA cache.",
+        description="Continuous batching of production traffic over a pool of pages, profiled and checked.",
         epilog="Defaults marked * depend on the device; what they are is said at the start.",
     )
 
@@ -70,10 +74,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--layers", type=positive, help="attention layers, each with its own cache (*)")
     add("--sparse", type=positive, metavar="TOPK", help="attend at most so many, chosen by a toy indexer (all)")
     add("--max-batch", type=positive, help="requests that run at once (*)")
-    add("--pages", type=positive, help="pages of 64 tokens in the pool (enough for 3/4 of a full batch)")
+    add("--step-tokens", type=positive, help="tokens of prompts in a step, at most (*)")
+    add("--pages", type=positive, help="pages of 64 tokens in the pool (enough for a third of a full batch)")
+    add("--host-pages", type=positive, help="pages in host memory, for what is swapped out (as many)")
+    add("--prefixes", type=positive, default=4, help="system prompts that prompts begin with (%(default)s)")
+    add("--prefix-tokens", type=positive, default=192, help="their lengths (%(default)s)")
     add("--step-ms", type=float, default=30.0, help="trace time of one step (%(default)s)")
     add("--device", choices=("cpu", "cuda"), help="where to serve (a Hopper GPU if there is one)")
     add("--framework", choices=("numpy", "torch", "cupy"), help="whose arrays to use (the first that fits)")
+    add("--picture", type=pathlib.Path, metavar="FILE", default=PICTURE, help="the SVG (build/demo.svg)")
     add("--check-every", type=positive, default=25, help="steps between checks (%(default)s)")
     add("--seed", type=int, default=0, help="of traffic and numbers (%(default)s)")
     options = parser.parse_args(arguments)
@@ -81,54 +90,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if (value := getattr(options, name)) is not None and value <= 0:
             parser.error(f"--{name.replace('_', '-')} {value:g} is not positive")
     return options
-
-
-class Server:
-    """Runs steps until nothing waits and nothing runs."""
-
-    def __init__(
-        self, arrays: object, batcher: Batcher, *, layers: int, heads: int, seed: int, topk: int | None = None
-    ) -> None:
-        self.arrays, self.batcher, self.heads = arrays, batcher, heads
-        self.attention = Dense(arrays) if topk is None else Sparse(arrays, topk)
-        self.model = StandInModel(arrays, layers, heads, seed)
-        # Slots that no token was written to hold NaN: one that gets into a result shows.
-        shape = (batcher.allocator.num_pages, PAGE_SIZE, 1, D_QK)
-        self.caches = [arrays.full(shape, float("nan")) for _ in range(layers)]
-        self.tokens = np.zeros(0, np.int64)  # the newest of each running request
-
-    def prefill(self) -> None:
-        """Admits what fits and leaves in the cache what a prefill would."""
-        for row in self.batcher.admit():
-            sequence = self.batcher.running[row]
-            at = np.arange(sequence.request.context)
-            pages = self.arrays.from_host(np.array(sequence.pages)[at // PAGE_SIZE])
-            slots = self.arrays.from_host(at % PAGE_SIZE)
-            for layer, cache in enumerate(self.caches):
-                cache[pages, slots, 0] = self.model.prompt_latents(layer, sequence.request.number, len(at))
-            self.tokens = np.append(self.tokens, sequence.request.number % VOCABULARY)
-
-    def step(self) -> list[DenseCall] | list[SparseCall]:
-        """One token for every running request. Returns the call of each layer."""
-        arrays = self.arrays
-        pages, slots = map(arrays.from_host, self.batcher.grow())
-        self.attention.begin(self.batcher)
-        hidden = self.model.embed(arrays.from_host(self.tokens))
-        calls = []
-        for layer, cache in enumerate(self.caches):
-            cache[pages, slots, 0] = self.model.latent(layer, hidden)
-            calls.append(self.attention.attend(self.model.query(layer, hidden), cache, hidden))
-            hidden = self.model.after_attention(layer, hidden, calls[-1].out)
-        self.tokens = arrays.to_host(self.model.next_token(hidden))
-        return calls
-
-    def retire(self) -> None:
-        self.tokens = self.tokens[self.batcher.retire()]
-
-
-def decode_again(calls: list[DenseCall] | list[SparseCall]) -> None:
-    for call in calls:
-        call.again()
 
 
 def read_requests(options: argparse.Namespace, scale: Scale) -> list[traffic.Request]:
@@ -147,45 +108,48 @@ def read_requests(options: argparse.Namespace, scale: Scale) -> list[traffic.Req
 
 
 def serve(
-    server: Server,
+    model: ArrayModel,
+    scheduler: Scheduler,
     requests: list[traffic.Request],
     checker: Checker,
-    meter: LimitMeter | None,
     options: argparse.Namespace,
 ) -> report.Totals:
-    """Serves all requests; every so many steps the calls are checked and, on a GPU, timed again."""
-    batcher = server.batcher
-    progress, totals, digest = report.Progress(len(requests)), report.Totals(), hashlib.sha256()
+    """Serves all requests; every so many steps what attention did is checked."""
+    prompts = traffic.Prompts(options.prefixes, options.prefix_tokens, VOCABULARY, options.seed)
+    progress, totals, cache = report.Progress(len(requests)), report.Totals(), scheduler.cache
     arriving = collections.deque(requests)
-    clock = 0.0
-    while arriving or batcher.waiting or batcher.running:
-        if not batcher.waiting and not batcher.running:
-            clock = max(clock, arriving[0].arrival)  # nothing to do until the next request comes
-        while arriving and arriving[0].arrival <= clock:
-            batcher.submit(arriving.popleft())
-
-        begin = time.perf_counter()
-        server.prefill()
-        if not batcher.running:  # all that waited was refused
+    while arriving or scheduler:
+        if not scheduler:
+            totals.clock = max(totals.clock, arriving[0].arrival)  # nothing to do until the next request comes
+        while arriving and arriving[0].arrival <= totals.clock:
+            scheduler.submit(arriving[0], prompts.of(arriving.popleft()))
+        if not scheduler:  # it was refused
             continue
-        server.arrays.synchronize()
-        decode_begin = time.perf_counter()
-        calls = server.step()
-        decode_end = time.perf_counter()
-
-        attended = server.attention.tokens(batcher)
-        totals.add_step(len(batcher), attended, decode_begin - begin, decode_end - decode_begin)
-        digest.update(server.tokens.tobytes())
-        if (totals.steps - 1) % options.check_every == 0:
-            checker.check(calls)
-            if meter:
-                meter.measure(functools.partial(decode_again, calls), len(calls), server.heads, attended)
-        server.retire()
-        clock += options.step_ms / 1e3
-        progress.show(totals, batcher, checker)
+        seen: list[Attended] | None = None if len(totals.samples) % options.check_every else []
+        began = time.perf_counter()
+        step, tokens, pieces = scheduler.next_step(functools.partial(model.begin, cache, seen=seen))
+        follow = model.run(cache, step, tokens)
+        seconds = time.perf_counter() - began
+        if seen is not None:
+            lengths = [cache.length(served.sequence) for served in pieces]
+            checker.check(seen, list(pieces.values()), lengths)
+        new = scheduler.take(pieces, follow)
+        totals.add_step(seconds, len(tokens) - new, new, cache.usage())
+        totals.digest.update(repr(follow).encode())
+        totals.clock += options.step_ms / 1e3
+        progress.show(totals, scheduler, checker)
     progress.end()
-    totals.clock, totals.digest = clock, digest.hexdigest()[:16]
     return totals
+
+
+def pool_for(model: ArrayModel, requests: list[traffic.Request], scale: Scale, options: argparse.Namespace) -> Any:
+    """A pool too small for a full batch, so that sequences are swapped out, and host memory of its size."""
+    longest = max(pages_for(r.tokens) for r in requests)
+    mean_pages = sum(pages_for(r.tokens) for r in requests) / len(requests)
+    pages = options.pages or max(longest, int(scale.max_batch * mean_pages / 3))
+    shape = {"num_blocks": pages, "page_size": PAGE_SIZE, "num_host_blocks": options.host_pages or pages}
+    slots = scale.max_batch + scale.step_tokens
+    return model.make_cache(**shape, max_seqs=scale.max_batch, max_seq_len=longest * PAGE_SIZE, max_slots=slots)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -203,18 +167,23 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"serve.py: {error}", file=sys.stderr)
         return 2
 
-    longest = max(pages_for(r.tokens) for r in requests)
-    mean_pages = sum(pages_for(r.tokens) for r in requests) / len(requests)
-    allocator = PageAllocator(options.pages or max(longest, int(scale.max_batch * mean_pages * 3 / 4)))
-    batcher = Batcher(allocator, scale.max_batch, longest)
-    facts = {"layers": scale.layers, "heads": scale.heads, "seed": options.seed}
-    server = Server(arrays, batcher, **facts, topk=options.sparse)
-    checker = Checker(arrays, options.seed)
-    meter = LimitMeter(arrays) if arrays.device == "cuda" else None
+    model = make_model(arrays, layers=scale.layers, heads=scale.heads, seed=options.seed, topk=options.sparse)
+    cache = pool_for(model, requests, scale, options)
+    scheduler = Scheduler(cache, scale.max_batch, scale.max_batch + scale.step_tokens)
+    checker = Checker(arrays, options.seed, "sparse_decode" if options.sparse else "dense_decode")
     report.introduce(arrays.describe(), why_not_gpu, options, scale)
     report.describe_traffic(requests, options, scale)
-    totals = serve(server, requests, checker, meter, options)
-    return report.conclude(totals, batcher, checker, meter)
+    with flashmla.profile(lengths=True, max_records=MOST_RECORDS) as profile:
+        totals = serve(model, scheduler, requests, checker, options)
+    status = report.conclude(totals, scheduler, checker, profile)
+    if totals.samples:
+        print()
+        timeline.draw(totals.samples)
+        title = f"{len(requests)} requests with {arrays.describe()}"
+        options.picture.parent.mkdir(parents=True, exist_ok=True)
+        options.picture.write_text(timeline.picture(totals.samples, title, cache.num_blocks))
+        print(f"\n  as a picture: {options.picture}")
+    return status
 
 
 if __name__ == "__main__":

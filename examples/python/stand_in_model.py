@@ -1,64 +1,100 @@
-"""What stands between two attention calls of the demo.
+"""The models of the serving demo: layers of Multi-head Latent Attention with residuals and norms, and nothing else.
 
-Not a language model: fixed random vectors instead of trained matrices. But each token's query and cached latent follow
-from the attention before it, so a wrong result changes every token after it, as in a model. The MLA shapes are
-DeepSeek's: a latent of 512 + 64 numbers (NoPE and RoPE part), whose first 512 are also the value.
+Their weights are random, so what they say means nothing. But each token follows from the attention before it, so a
+wrong result changes every token after it, as in a trained model. For that the outputs of layers have a norm, too: the
+mean of many random values is small. The extents of a head are DeepSeek's: a latent of 512, 64 columns with RoPE.
 """
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+import flashmla
 from arrays import Array
+from attended import Attended, SparseAttention
+from attention_numpy import Layer, Step, norm, random_weights
 
-D_QK = 576
-D_V = 512
-VOCABULARY = 512
-BANK_TOKENS = 8192  # prompts are stretches of one bank of random latents a layer
+HIDDEN, VOCABULARY = 512, 512
+ROW = 576  # of the cache
+EXTENTS = {"hidden": HIDDEN, "rank": 512, "d_nope": 128, "d_rope": 64, "d_v": 128, "q_rank": 256}
 
 
-class StandInModel:
-    def __init__(self, arrays: object, layers: int, heads: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        self._arrays, self._xp = arrays, arrays.xp
+def weights_of(layers: int, heads: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[dict[str, np.ndarray]]]:
+    """The embedding, what logits are made with, and the weights of each layer."""
+    rng = np.random.default_rng(seed)
+    embedding, head = rng.standard_normal((2, VOCABULARY, HIDDEN), np.float32)
+    return embedding, head, [random_weights(rng, heads=heads, **EXTENTS) for _ in range(layers)]
 
-        def normal(*shape: int) -> Array:
-            return arrays.from_host(rng.standard_normal(shape, np.float32))
 
-        def signs(*shape: int) -> Array:
-            return arrays.from_host(rng.choice(np.array([-1, 1], np.float32), shape))
+def make_model(arrays: Any, *, layers: int, heads: int, seed: int, topk: int | None = None) -> "ArrayModel":
+    """Of the layer for PyTorch, or of that for NumPy and CuPy."""
+    if arrays.xp.__name__ == "torch":
+        from torch_model import TorchModel  # noqa: PLC0415 - PyTorch may be missing
 
-        self._embedding = normal(VOCABULARY, D_QK)
-        # Signs, so that queries and latents keep the unit variance of the hidden state: error bounds are for that.
-        self._latent_weight = [signs(D_QK) for _ in range(layers)]
-        self._query_weight = [signs(heads, D_QK) for _ in range(layers)]
-        self._head_weight = [normal(heads, 1) for _ in range(layers)]
-        self._prompt_bank = [arrays.cast(normal(BANK_TOKENS, D_QK)) for _ in range(layers)]
+        return TorchModel(arrays, layers, heads, seed, topk)
+    return ArrayModel(arrays, layers, heads, seed, topk)
 
-    def prompt_latents(self, layer: int, request: int, tokens: int) -> Array:
-        """(tokens, D_QK): what a prefill of this request would have left in the cache."""
-        at = (np.arange(tokens) + 7919 * request) % BANK_TOKENS  # 7919: a prime, so that requests start apart
-        return self._prompt_bank[layer][self._arrays.from_host(at)]
 
-    def embed(self, tokens: Array) -> Array:
-        """(batch, D_QK) hidden states of one new token a request."""
-        return self._embedding[tokens]
+@dataclasses.dataclass
+class ServedStep(Step):
+    """A step whose attention may be sparse, and whose calls are kept for a check."""
 
-    def latent(self, layer: int, hidden: Array) -> Array:
-        """(batch, D_QK), to be written to the cache."""
-        return self._arrays.cast(hidden * self._latent_weight[layer])
+    sparse: SparseAttention | None = None
+    seen: list[Attended] | None = None
 
-    def query(self, layer: int, hidden: Array) -> Array:
-        """(batch, 1, heads, D_QK)."""
-        return self._arrays.cast(hidden[:, None, None, :] * self._query_weight[layer])
+    def attend(self, q: Array, kv_cache: Array, softmax_scale: float) -> Array:
+        slots = None
+        if self.sparse:
+            out, slots = self.sparse(q, kv_cache, softmax_scale)
+        else:
+            out = super().attend(q, kv_cache, softmax_scale)
+        if self.seen is not None:
+            tokens = np.arange(len(q))
+            self.seen.append(Attended(q, out, kv_cache, self.block_table, tokens, softmax_scale, slots))
+        return out
 
-    def after_attention(self, layer: int, hidden: Array, out: Array) -> Array:
-        """Adds the heads' outputs (batch, 1, heads, D_V) to the hidden state and brings it back to unit size."""
-        mixed = (self._arrays.float32(out)[:, 0] * self._head_weight[layer]).sum(1)
-        hidden = hidden + self._xp.concatenate((mixed, mixed[:, : D_QK - D_V]), 1)
-        return hidden / (hidden * hidden).mean(1)[:, None] ** 0.5
 
-    def next_token(self, hidden: Array) -> Array:
-        """(batch,) token numbers: the largest component.
+class ArrayModel:
+    """A model over a `PagedKVCache`, in NumPy or CuPy."""
 
-        No matrix product: with NumPy its BLAS threads would go on spinning and take the cores from the next attention.
+    def __init__(self, arrays: Any, layers: int, heads: int, seed: int, topk: int | None) -> None:
+        self.arrays, self.topk, self.num_layers = arrays, topk, layers
+        self._load(*weights_of(layers, heads, seed), heads)
+
+    def _load(self, embedding: np.ndarray, head: np.ndarray, weights: list[dict[str, np.ndarray]], heads: int) -> None:
+        place = self.arrays.from_host
+        self._embedding, self._head = place(embedding), place(head)
+        self._layers = [Layer({name: place(array) for name, array in of.items()}, heads) for of in weights]
+
+    def make_cache(
+        self, num_blocks: int, page_size: int, num_host_blocks: int, **options: int
+    ) -> flashmla.PagedKVCache:
+        """Slots that no token was written to hold NaN: one that gets into a result shows."""
+        shape = (num_blocks, page_size, 1, ROW)
+        kv_caches = [self.arrays.full(shape, float("nan")) for _ in range(self.num_layers)]
+        block_bytes = flashmla.PagedKVCache.bytes_of_block(kv_caches)
+        host_pool = self.arrays.host_memory((num_host_blocks, block_bytes))
+        return flashmla.PagedKVCache(kv_caches, host_pool=host_pool, **options)
+
+    def begin(
+        self, cache: flashmla.PagedKVCache, seqs: Sequence[int], counts: Sequence[int], seen: list[Attended] | None
+    ) -> Any:
+        """A step that appends counts[i] tokens to seqs[i]; `seen` will get what attention did.
+
+        Raises PoolFullError where there is no room for the tokens.
         """
-        return hidden[:, :VOCABULARY].argmax(1)
+        step = ServedStep.of_cache(cache, seqs, counts, seen=seen)
+        if self.topk:
+            _, lengths = cache.rows_and_lengths(seqs)
+            step.sparse = SparseAttention(self.arrays, self.topk, step.block_table, counts, lengths, cache.page_size)
+        return step
+
+    def run(self, cache: flashmla.PagedKVCache, step: Any, tokens: Sequence[int]) -> list[int]:
+        """The token that follows each sequence."""
+        hidden = self._embedding[self.arrays.from_host(np.array(tokens))]
+        for layer, kv_cache in zip(self._layers, cache.kv_cache, strict=True):
+            hidden = hidden + norm(layer(norm(hidden), kv_cache, step))
+        last = norm(hidden[step.cu_seqlens_q[1:] - 1])
+        return self.arrays.to_host((last @ self._head.T).argmax(1)).tolist()

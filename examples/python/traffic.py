@@ -49,6 +49,20 @@ class Service:
         return math.ceil(mean + 6 * math.sqrt(mean)) + 1
 
 
+class Prompts:
+    """The tokens of prompts, which the trace does not tell. Every other one begins with one of a few system prompts."""
+
+    def __init__(self, systems: int, tokens: int, vocabulary: int, seed: int) -> None:
+        self._vocabulary, self._seed = vocabulary, seed
+        self._systems = np.random.default_rng(seed).integers(vocabulary, size=(systems, tokens)).tolist()
+
+    def of(self, request: Request) -> list[int]:
+        turn, own = divmod(request.number, 2)
+        shared = [] if own or not self._systems else self._systems[turn % len(self._systems)][: request.context]
+        rng = np.random.default_rng((self._seed, request.number))
+        return shared + rng.integers(self._vocabulary, size=request.context - len(shared)).tolist()
+
+
 TRACE_SECONDS = 3600.0
 LEVELS = (0, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1)
 SERVICES = {

@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 import flashmla  # noqa: E402 - behind what may be missing
 from flashmla.integrations import transformers as integration  # noqa: E402
 from flashmla.integrations._generation import Batch  # noqa: E402
+from flashmla.integrations.torch import PagedStep  # noqa: E402
 from integrations import tiny_models  # noqa: E402
 
 NEW_TOKENS = 20
@@ -170,7 +171,10 @@ def test_choices_are_those_of_the_caller(served):
 
 @pytest.mark.parametrize(
     ("prompts", "budget", "sentence"),
-    [([[1], []], 8, r"prompts\[1\] has no tokens"), ([[1]], 0, "max_step_tokens is 0; it must be at least 1")],
+    [
+        ([[1], []], 8, r"prompts\[1\] has no tokens"),
+        ([[1]], 0, "max_step_tokens is 0; it must be at least 1"),
+    ],
 )
 def test_what_cannot_be_generated_is_refused(served, prompts, budget, sentence):
     with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
@@ -206,3 +210,59 @@ def test_tokens_that_a_gpu_chooses_are_the_best_or_nearly_so(graphs, figure):
     most = float(torch.cat(lost).max())
     figure(f"most that a token chosen on a GPU is below the best, graphs {graphs}", f"{most:.3f}")
     assert most < 0.2, "logits have a standard deviation of 1.2"
+
+
+@pytest.mark.parametrize("form", ["an int", "a list", "a tensor", "NumPy's", "none"])
+def test_a_token_that_ends_may_be_one_or_several(served, form):
+    model, prompts, expected = served
+    end = expected[0][5]
+    ids = {"an int": end, "a list": [end], "a tensor": torch.tensor([end, end]), "none": None}
+    ids["NumPy's"] = pytest.importorskip("numpy").int64(end)
+    added = integration.generate(
+        model, prompts[:1], cache_of(model, 40), max_new_tokens=NEW_TOKENS, eos_token_ids=ids[form]
+    )
+    assert added == [expected[0] if form == "none" else expected[0][: expected[0].index(end) + 1]]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        ({"eos_token_ids": "2"}, TypeError, "eos_token_ids is a str: an integer, or several, are needed"),
+        ({"eos_token_ids": 2.0}, TypeError, "eos_token_ids is a float: an integer, or several, are needed"),
+        ({"eos_token_ids": [[2]]}, TypeError, "eos_token_ids is a list: an integer, or several, are needed"),
+        ({"max_new_tokens": 2.5}, TypeError, r"max_new_tokens is 2\.5, a float: an integer is needed"),
+        ({"max_new_tokens": -1}, flashmla.InvalidArgumentError, "max_new_tokens is -1"),
+        ({"max_step_tokens": 1.0}, TypeError, r"max_step_tokens is 1\.0, a float: an integer is needed"),
+        ({"prompts": [1, 2]}, TypeError, r"prompts\[0\] is an int: its token ids are needed"),
+        ({"prompts": ["text"]}, TypeError, r"prompts\[0\] is a str: its token ids are needed"),
+    ],
+)
+def test_arguments_that_are_nothing_of_the_kind(served, given, error, sentence):
+    arguments = {"prompts": [[1]], "max_new_tokens": 1} | given
+    prompts = arguments.pop("prompts")
+    with pytest.raises(error, match=sentence):
+        integration.generate(served[0], prompts, cache_of(served[0], 8), **arguments)
+
+
+def test_a_cache_of_other_layers_is_refused(served):
+    model, prompts, _ = served
+    shape = integration.kv_cache_shape(model, 8, PAGE_SIZE)
+    cache = flashmla.PagedKVCache([torch.zeros(shape)], max_seqs=4, max_seq_len=128)
+    with pytest.raises(flashmla.InvalidArgumentError, match="layer is 1; kv_caches has 1 of them"):
+        integration.generate(model, prompts[:1], cache, max_new_tokens=1)
+    assert cache.usage().sequences == 0
+
+
+def test_rows_of_sequences_with_tokens_are_theirs_beside_others_without(served):
+    model, prompts, _ = served
+    shape = integration.kv_cache_shape(model, 12, PAGE_SIZE)
+    kv_caches = [torch.zeros(shape) for _ in range(integration.num_kv_caches(model))]
+    table = torch.arange(12, dtype=torch.int32).view(3, 4)
+    ids = torch.tensor(prompts[0])
+    step = PagedStep.of_lengths(kv_caches, table, [0, 0, 7], [0, len(ids), 0])
+    logits = integration.forward(model, ids, step)
+    alone = PagedStep.of_lengths(kv_caches, table[:1], [0], [len(ids)])
+    torch.testing.assert_close(logits[1], integration.forward(model, ids, alone)[0])
+    nothing = PagedStep.of_lengths(kv_caches, table, [0, 0, 7], [0, 0, 0])
+    with pytest.raises(flashmla.InvalidArgumentError, match="the step has no tokens"):
+        integration.forward(model, ids[:0], nothing)

@@ -122,6 +122,44 @@ def many_steps_without_waiting() -> None:
     one.check()
 
 
+def swapping(sleep: int = 0) -> tuple:
+    """A cache two blocks of which are being swapped out behind work that takes so many cycles, and its host pool."""
+    import torch
+
+    pages = torch.ones(8, 4, 1, 8, device="cuda")
+    host = torch.zeros(8, 4 * 8 * 4, dtype=torch.uint8).pin_memory()
+    cache = flashmla.PagedKVCache([pages], max_seqs=2, max_seq_len=32, host_pool=host)
+    sequence, _ = cache.allocate()
+    cache.append([sequence], [6])
+    torch.cuda.synchronize()
+    if sleep:
+        torch.cuda._sleep(sleep)
+    cache.swap_out(sequence)
+    return cache, host
+
+
+def a_cache_that_is_collected_waits_for_its_copies() -> None:
+    cache, host = swapping(sleep=10**8)
+    assert not host.any(), "the swap is to be under way"
+    del cache
+    assert int(host.any(dim=1).sum()) == 2
+
+
+def a_cache_is_collected_during_a_capture() -> None:
+    import torch
+
+    caches, x = [swapping()[0]], torch.zeros(4, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        x.add_(1)
+        caches.clear()
+        x.add_(1)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert x.tolist() == [2] * 4
+
+
 CHECKS = [
     graph_sees_what_was_uploaded,
     capture_is_refused,
@@ -129,6 +167,8 @@ CHECKS = [
     other_streams,
     cupy_arrays,
     many_steps_without_waiting,
+    a_cache_that_is_collected_waits_for_its_copies,
+    a_cache_is_collected_during_a_capture,
 ]
 
 

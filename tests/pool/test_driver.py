@@ -156,6 +156,40 @@ def test_what_was_made_is_destroyed(driver):
     assert ran.names()[-1] == "cuCtxPopCurrent_v2"
 
 
+@pytest.mark.parametrize("host_pool", [True, False], ids=["swaps", "uploads"])
+@pytest.mark.parametrize("lazy", [0, 1, 2, 3], ids=["at once", "swaps late", "work late", "all late"])
+def test_what_copies_use_lives_until_they_are_done(driver, lazy, host_pool):
+    """A cache that is collected takes its tensors along, whose memory may be another's from then on."""
+    code = f"""
+import gc, weakref
+pages = DeviceArray(numpy.ones((8, 4, 1, 8), "float32"))
+host = numpy.zeros((8, 4 * 8 * 4), "uint8")
+more = {{"host_pool": host}} if {host_pool} else {{}}
+cache = flashmla.PagedKVCache([pages], max_seqs=4, max_seq_len=16, **more)
+one, other = cache.allocate()[0], cache.allocate()[0]
+cache.append([one, other], [6, 6])
+if {host_pool}:
+    cache.swap_out(other)
+lengths, seen = cache.cache_seqlens.array, []
+def look():
+    seen.append([lengths.tolist()[:2], int(host.any(axis=1).sum())])
+weakref.finalize(pages, look)
+weakref.finalize(cache._memory.staging, look)
+del pages, cache
+gc.collect()
+tell(seen)
+"""
+    ran = driver.run(BEGIN + code, lazy=lazy)
+    assert ran.told == [[[[[6, 6], 2 * host_pool]] * 2]]
+
+
+def test_a_cache_is_collected_while_another_thread_captures(driver):
+    ran = driver.run(f"{BEGIN}\nready(); import os; os.environ['STUB_CAPTURING'] = '1'; del cache", lazy=3)
+    assert {call["result"] for call in ran.calls} <= {0}
+    assert len(ran.of("cuStreamSynchronize")) == 1
+    assert len(ran.of("cuThreadExchangeStreamCaptureMode")) == 2
+
+
 def test_without_a_host_pool_there_is_no_stream(driver):
     ran = driver.run(f"{BEGIN}\nmake(host_pool=None)")
     assert not ran.of("cuStreamCreate")

@@ -46,3 +46,25 @@ def test_a_row_that_was_lost_is_noticed(trace, monkeypatch):
     monkeypatch.setattr(pool_replay.flashmla.PagedKVCache, "swap_in", losing)
     with pytest.raises(AssertionError, match="attends other rows than it wrote"):
         pool_replay.replayed(trace_replay.read(trace), 12)
+
+
+@pytest.mark.parametrize("program", [pool_replay, trace_replay], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "continuous batching"),
+        ([], 2, "are required"),
+        (["a=/none/such.csv"], 2, "no trace: "),
+        (["a=WRONG"], 2, "no trace: 'ContextTokens'"),
+    ],
+)
+def test_the_programs_tell_what_they_want(program, arguments, status, said, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a=WRONG").write_text("one,two\n1,2\n")
+    (tmp_path / "WRONG").write_text("one,two\n1,2\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["program", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == status
+    told = capsys.readouterr()
+    assert said in told.out + told.err

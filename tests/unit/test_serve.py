@@ -1,8 +1,8 @@
-"""The serving demo of examples/python: its traffic, its page pool, its batching, and one small run from end to end."""
+"""The serving demo of examples/python: its traffic, and small runs from end to end."""
 
 import pathlib
 import sys
-import types
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -12,10 +12,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "examples" 
 import flashmla
 import serve
 import traffic
-from arrays import NumPyArrays
-from batcher import PAGE_SIZE, Batcher, pages_for
-from gpu_limits import LimitMeter
-from page_allocator import PageAllocator
 
 CSV = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:17:03.9799600,130,3
@@ -85,122 +81,113 @@ def test_shortened_keeps_a_token():
     assert traffic.Request(0, 1.0, 9, 1).shortened(4) == traffic.Request(0, 1.0, 3, 1)
 
 
-def test_the_allocator_keeps_its_promises():
-    pool = PageAllocator(4)
-    assert pool.promise(3)
-    assert not pool.promise(2)
-    pages = [pool.allocate() for _ in range(3)]
-    assert len(set(pages)) == pool.in_use == pool.peak == 3
-    with pytest.raises(RuntimeError, match="never promised"):
-        pool.allocate()
-    assert "3 pages still in use" in pool.leaks()
-    pool.release(pages)
-    assert not pool.leaks()
-    assert pool.promise(4)
-    assert "4 still promised" in pool.leaks()
-    with pytest.raises(RuntimeError, match="not in use"):
-        pool.release([0])
+def test_prompts_begin_with_one_of_a_few_and_go_on_by_themselves():
+    prompts = traffic.Prompts(2, 50, vocabulary=512, seed=3)
+    found = [prompts.of(traffic.Request(number, 0.0, 80, 1)) for number in range(8)]
+    assert found == [prompts.of(traffic.Request(number, 0.0, 80, 1)) for number in range(8)]
+    assert {len(prompt) for prompt in found} == {80}
+    assert found[0][:50] == found[4][:50] != found[2][:50]
+    assert found[2][:50] == found[6][:50]
+    assert len({tuple(prompt[50:]) for prompt in found}) == 8
+    assert len({tuple(found[number][:50]) for number in (1, 3, 5, 7)}) == 4
+    assert prompts.of(traffic.Request(0, 0.0, 30, 1)) == found[0][:30]
 
 
-def test_batching_never_shares_a_page_and_returns_all():
-    pool = PageAllocator(12)
-    batcher = Batcher(pool, max_batch=4, max_blocks=6)
-    rng = np.random.default_rng(3)
-    for number in range(60):
-        batcher.submit(traffic.Request(number, 0.0, int(rng.integers(1, 200)), int(rng.integers(1, 120))))
-    batcher.submit(traffic.Request(60, 0.0, 6 * PAGE_SIZE, 1))
-    assert batcher.refused == 1
-    steps = 0
-    while batcher.waiting or batcher.running:
-        for row in batcher.admit():
-            assert batcher.cache_seqlens[row] == batcher.running[row].request.context
-        assert 0 < len(batcher) <= 4
-        pages, slots = batcher.grow()
-        taken = [page for sequence in batcher.running for page in sequence.pages]
-        assert len(taken) == len(set(taken)) == pool.in_use <= 12
-        for row, sequence in enumerate(batcher.running):
-            length = sequence.request.context + sequence.generated
-            assert batcher.cache_seqlens[row] == length
-            assert list(batcher.block_table[row, : pages_for(length)]) == sequence.pages
-            assert np.all(batcher.block_table[row, pages_for(length) :] == -1)
-            assert (pages[row], slots[row]) == (sequence.pages[-1], (length - 1) % PAGE_SIZE)
-        before = list(batcher.running)
-        came_from = batcher.retire()
-        assert [before[row] for row in came_from] == batcher.running
-        steps += 1
-        assert steps < 10_000
-    assert batcher.finished == 60
-    assert pool.peak <= 12
-    assert not pool.leaks()
+@pytest.fixture
+def small(tmp_path):
+    """Options of a small run, and where its picture goes."""
+    picture = tmp_path / "here" / "demo.svg"
+    sizes = ["--requests=6", "--heads=3", "--layers=2", "--shorten=16", "--max-batch=3", "--prefix-tokens=70"]
+    return ["--device=cpu", *sizes, "--check-every=3", f"--picture={picture}"], picture
 
 
-SMALL = ["--device=cpu", "--requests=6", "--heads=3", "--layers=2", "--shorten=16", "--max-batch=3", "--check-every=3"]
+def row(said, name):
+    return next(line.split(name, 1)[1].strip() for line in said.splitlines() if line.strip().startswith(name))
 
 
 @pytest.mark.parametrize("sparse", [[], ["--sparse=20"], ["--sparse=100000"]], ids=["dense", "sparse", "all"])
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
-def test_a_small_run(framework, sparse, capsys):
+def test_a_small_run(framework, sparse, small, capsys):
     if framework != "numpy":
         pytest.importorskip(framework)
-    assert serve.main([*SMALL, *sparse, f"--framework={framework}"]) == 0
+    options, picture = small
+    assert serve.main([*options, *sparse, f"--framework={framework}"]) == 0
     said = capsys.readouterr().out
-    assert "requests finished     6\n" in said
+    assert row(said, "requests finished") == "6"
     assert "FAILED" not in said
+    assert row(said, "pages used").endswith("; 0 at the end")
+    operation = "sparse_decode" if sparse else "dense_decode"
+    assert "calls" in row(said, operation)
+    assert int(row(said, "compared").split()[0]) > 0
+    assert ET.fromstring(picture.read_text()).tag.endswith("svg")
+    assert "pages used" in said[said.index("tokens/s generated") :], "the picture in the terminal comes last"
 
 
-@pytest.mark.parametrize("topk", [None, 50])
-def test_a_step_decoded_again_gives_the_same_bits(topk):
-    batcher = Batcher(PageAllocator(8), max_batch=2, max_blocks=4)
-    for number, context in enumerate((70, 200)):
-        batcher.submit(traffic.Request(number, 0.0, context, 5))
-    server = serve.Server(NumPyArrays(), batcher, layers=2, heads=3, seed=0, topk=topk)
-    server.prefill()
-    calls = server.step()
-    before = [array.tobytes() for call in calls for array in (call.out, call.lse)]
-    serve.decode_again(calls)
-    assert [array.tobytes() for call in calls for array in (call.out, call.lse)] == before
+def test_a_small_pool_swaps_and_a_small_host_pool_begins_anew(small, capsys):
+    options, _ = small
+    sizes = ["--requests=12", "--shorten=8", "--max-batch=6", "--pages=9", "--heads=1", "--layers=1"]
+    tight = [*options, *sizes, "--step-ms=1", "--load=100"]
+    assert serve.main([*tight, "--framework=numpy"]) == 0
+    swapped = row(capsys.readouterr().out, "swapped out")
+    assert int(swapped.split()[0]) > 0
+    assert "anew" not in swapped
+    assert serve.main([*tight, "--framework=numpy", "--host-pages=1"]) == 0
+    assert " begun anew" in row(capsys.readouterr().out, "swapped out")
 
 
-# Two layers, 1,152 bytes and heads * 2 * (576 + 512) FLOP a token; few heads are limited by bytes, many by FLOP.
-@pytest.mark.parametrize(("heads", "least_seconds"), [(1, 2 * 1152e6 / 1e12), (128, 2 * 128 * 2 * 1088e6 / 1e14)])
-def test_the_share_of_the_limit(monkeypatch, heads, least_seconds):
-    monkeypatch.setattr(LimitMeter, "_read_bandwidth", lambda _: 1e12)
-    monkeypatch.setattr(LimitMeter, "_matmul_rate", lambda _: 1e14)
-    arrays = types.SimpleNamespace(captured=lambda work: work, seconds=lambda _work, _repeats: 0.01)
-    meter = LimitMeter(arrays)
-    meter.measure(lambda: None, layers=2, heads=heads, tokens=1_000_000)
-    assert meter.share == pytest.approx(least_seconds / 0.01)
+def test_prompts_that_begin_alike_share_pages(small, capsys):
+    options, _ = small
+    assert serve.main([*options, "--framework=numpy", "--prefixes=1", "--requests=10", "--shorten=4"]) == 0
+    shared = row(capsys.readouterr().out, "shared pages")
+    assert int(shared.split("; ")[1].split()[0]) >= 64
 
 
-def test_a_small_replay_is_repeatable(tmp_path, capsys):
+def test_a_small_replay_is_repeatable(small, tmp_path, capsys):
     path = tmp_path / "trace.csv"
     path.write_text(CSV)
+    options, _ = small
+    options = [*options, "--framework=numpy", "--heads=2", "--shorten=1", "--check-every=1", "--trace", str(path)]
     said = []
     for _ in range(2):
-        assert serve.main(["--device=cpu", "--heads=2", "--layers=1", "--check-every=1", "--trace", str(path)]) == 0
-        said.append(next(line for line in capsys.readouterr().out.splitlines() if "digest" in line))
+        assert serve.main(options) == 0
+        said.append(row(capsys.readouterr().out, "digest of the tokens"))
     assert said[0] == said[1]
 
 
 @pytest.mark.parametrize(("operation", "more"), [("dense_decode", []), ("sparse_decode", ["--sparse=30"])])
-def test_a_wrong_result_ends_in_failure(monkeypatch, capsys, operation, more):
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_a_wrong_result_ends_in_failure(monkeypatch, small, capsys, framework, operation, more):
+    if framework != "numpy":
+        pytest.importorskip(framework)
     right = getattr(flashmla, operation)
 
     def wrong(*arguments, **options):
-        out, lse = right(*arguments, **options)
+        out = right(*arguments, **options)
         out[..., 7] *= 1.5
-        return out, lse
+        return out
 
     monkeypatch.setattr(flashmla, operation, wrong)
-    assert serve.main([*SMALL, *more]) == 1
+    assert serve.main([*small[0], *more, f"--framework={framework}"]) == 1
     assert "FAILED" in capsys.readouterr().out
 
 
-def test_a_lost_page_ends_in_failure(monkeypatch, capsys):
-    release = PageAllocator.release
-    monkeypatch.setattr(PageAllocator, "release", lambda self, pages, rest=0: release(self, pages[1:], rest))
-    assert serve.main([*SMALL, "--pages=200"]) == 1
-    assert "still in use" in capsys.readouterr().out
+def test_a_lost_page_ends_in_failure(monkeypatch, small, capsys):
+    free = flashmla.PagedKVCache.free
+    freed = []
+
+    def lose_the_last(self, seq):
+        freed.append(seq)
+        if len(freed) < 6:
+            free(self, seq)
+
+    monkeypatch.setattr(flashmla.PagedKVCache, "free", lose_the_last)
+    assert serve.main([*small[0], "--framework=numpy", "--pages=200"]) == 1
+    assert "of 1 sequences are still in use" in capsys.readouterr().out
+
+
+def test_a_request_that_is_longer_than_the_pool_is_refused(small, capsys):
+    assert serve.main([*small[0], "--framework=numpy", "--pages=1", "--shorten=4"]) == 0
+    assert "refused (longer than the pool)" in row(capsys.readouterr().out, "requests finished")
 
 
 def test_a_missing_trace_is_said(capsys):

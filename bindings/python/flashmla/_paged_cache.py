@@ -6,6 +6,7 @@ The books, their rules and their sentences are the C library's (flashmla_pool_*)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from flashmla._cdef import ffi
@@ -22,6 +23,12 @@ from flashmla.errors import check, invalid
 _STAGING_BUSY: int = ffi.integer_const("FLASHMLA_ERROR_STAGING_BUSY")
 _OTHER_SIZE: int = ffi.integer_const("FLASHMLA_ERROR_WORKSPACE_TOO_SMALL")
 _MORE_BLOCKS: int = ffi.integer_const("FLASHMLA_ERROR_VALUE")
+
+
+def _destroy(memory: PoolMemory, pool: Any) -> None:
+    """Ends a pool, and keeps its tensors until it has: copies may be under way."""
+    lib.flashmla_pool_destroy(pool)
+    del memory
 
 
 class PagedKVCache:
@@ -87,7 +94,7 @@ class PagedKVCache:
         )
         made = ffi.new("flashmla_pool **")
         check(lib, lib.flashmla_pool_create(params, made))
-        self._pool = ffi.gc(made[0], lib.flashmla_pool_destroy)
+        self._pool = ffi.gc(made[0], partial(_destroy, self._memory))
         self.kv_format = kv_format
 
     @staticmethod

@@ -109,6 +109,9 @@
  *     once; 0 is nothing. Anything else is ignored.
  *   - FLASHMLA_TUNING: name of a tuning file for calls on CUDA devices, see tuning.h. One that is refused is ignored:
  *     calls are as without it.
+ *   - FLASHMLA_NVTX: 1: the launches of each call are an NVTX range of the domain "flashmla", named by operation and
+ *     shape, where the process runs under a tool that wants some (NVTX_INJECTION64_PATH, which tools set); 0 is
+ *     nothing. Anything else is ignored.
  *   - FLASHMLA_CHECK: 1 is the checking mode, see flashmla_check_report; 0 or anything else is not.
  */
 #ifndef FLASHMLA_H_

@@ -86,7 +86,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_staging_size(const fla
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_pool_create(const flashmla_pool_params *params,
                                                                  flashmla_pool **pool);
 
-/* Frees a pool; NULL is allowed. No call with it may be in progress, and its swaps have to be done. */
+/* Frees a pool; NULL is allowed. No call with it may be in progress. Waits for swaps and uploads that are under way, so
+ * that the memory of its tensors may be freed then as far as the pool is concerned. */
 FLASHMLA_API void flashmla_pool_destroy(flashmla_pool *pool);
 
 /* ---- Sequences ---- */

@@ -1,6 +1,7 @@
 /* facts.c - see facts.h. */
 #include "observer/facts.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "core/arith.h"
@@ -60,6 +61,16 @@ void fm_describe_call(const fm_call *call, const void *state, fm_facts *facts) {
   memcpy(&record->stream, call->params + call->operation->stream_offset, sizeof record->stream);
   show_extents(call, record);
   if (call->operation->describe != NULL) call->operation->describe(call, state, facts);
+}
+
+void fm_name_call(const fm_call *call, char *name, size_t size) {
+  int used = snprintf(name, size, "%s", call->operation->name);
+  const uint8_t *places_of = places[fm_number_of(call->operation)];
+  for (int32_t axis = 0; axis < call->operation->num_axes; ++axis)
+    if (places_of[axis] != 0 && call->extents[axis] != 0 && (size_t)used < size)
+      used += snprintf(name + used, size - (size_t)used, " %s=%lld", call->operation->axes[axis].name,
+                       (long long)call->extents[axis]);
+  if ((size_t)used < size) snprintf(name + used, size - (size_t)used, " %s", call->main_dtype);
 }
 
 static int64_t counted(const fm_items_read *items, const int32_t *lengths) {

@@ -19,6 +19,8 @@ struct fm_facts {
   fm_items_read items[FM_ITEM_KINDS]; /* requests 0: there are none */
 };
 
+/* Operation, shape and dtype as text: "dense_decode batch=2 s_q=1 ...". It is cut off where there is no more room. */
+void fm_name_call(const fm_call *call, char *name, size_t size);
 /* Of a call that succeeded; bytes and FLOP still without items. */
 void fm_describe_call(const fm_call *call, const void *state, fm_facts *facts);
 /* Adds the items: with lengths in host memory at `lengths`, one array behind the other; NULL: by capacity. */

@@ -34,7 +34,7 @@ bool fm_is_made_again(flashmla_status status) {
 void fm_observation_begins(fm_observation *seen) {
   seen->pair = -1;
   seen->device = NULL;
-  seen->pushed = seen->has_lengths = false;
+  seen->pushed = seen->has_lengths = seen->ranged = false;
   seen->device_time = FLASHMLA_TIME_NONE;
   seen->loads = fm_loads();
   seen->begin_ns = fm_clock_ns();
@@ -42,12 +42,14 @@ void fm_observation_begins(fm_observation *seen) {
 
 flashmla_status fm_observe_launch(fm_observation *seen, const fm_call *call, const void *state) {
   if ((seen->by & FM_FAILING) != 0) FM_TRY(fm_fail_on_request(call));
+  if ((seen->by & FM_RANGING) != 0) fm_begin_range(seen, call);
   if ((seen->by & FM_PROFILING) != 0 && call->cuda) fm_time_launches(seen, call, state);
   return FLASHMLA_OK;
 }
 
 void fm_observe_launched(fm_observation *seen, const fm_call *call) {
   if ((seen->by & FM_PROFILING) != 0 && call->cuda) fm_launches_timed(seen);
+  if ((seen->by & FM_RANGING) != 0) fm_end_range(seen);
 }
 
 void fm_observe_end(const fm_observation *seen, const fm_operation *operation, const fm_call *call, const void *state,

@@ -1,5 +1,5 @@
-/* observer.h - who looks on while calls are made: the profiler, the counters of flashmla_metrics, failures on request.
- * Where nobody does a call pays a load and a branch. */
+/* observer.h - who looks on while calls are made: the profiler, the counters of flashmla_metrics, failures on request,
+ * NVTX ranges. Where nobody does a call pays a load and a branch. */
 #ifndef FLASHMLA_OBSERVER_OBSERVER_H_
 #define FLASHMLA_OBSERVER_OBSERVER_H_
 
@@ -7,7 +7,7 @@
 
 #include "core/operation.h"
 
-enum { FM_PROFILING = 1, FM_COUNTING = 2, FM_FAILING = 4 };
+enum { FM_PROFILING = 1, FM_COUNTING = 2, FM_FAILING = 4, FM_RANGING = 8 };
 extern _Atomic(uint32_t) fm_observers;
 static inline void fm_observe(uint32_t who, bool on) {
   if (on)
@@ -21,6 +21,7 @@ typedef struct fm_observation {
   uint32_t by;
   uint32_t loads; /* kernels that this thread had loaded */
   int64_t begin_ns;
+  bool ranged; /* an NVTX range is open */
   /* cuda_times.h */
   const struct fm_device *device; /* whose context is current; NULL: none was asked for */
   void *stream;
@@ -62,9 +63,11 @@ int64_t fm_clock_ns(void);
 int32_t fm_number_of(const fm_operation *operation);
 enum { FM_MOST_OPERATIONS = 32 };
 
-/* profile.c, counters.c, failures.c */
+/* profile.c, counters.c, failures.c, ranges.c */
 void fm_profile_call(const fm_observation *seen, const fm_call *call, const void *state);
 void fm_count_call(const fm_observation *seen, const fm_operation *operation, bool cuda, flashmla_status status);
 flashmla_status fm_fail_on_request(const fm_call *call);
+void fm_begin_range(fm_observation *seen, const fm_call *call);
+void fm_end_range(fm_observation *seen);
 
 #endif /* FLASHMLA_OBSERVER_OBSERVER_H_ */

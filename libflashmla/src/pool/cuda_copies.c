@@ -11,7 +11,7 @@ enum { SWAP_EVENTS = 16 /* of the last swaps; an older one shares that of a late
 typedef struct fm_cuda_pool {
   const fm_driver *driver;
   const fm_device *device;
-  CUstream stream;                      /* of swaps; NULL: there is no host_pool */
+  CUstream stream;                      /* of swaps; NULL: there is no host_pool, until the pool ends */
   CUevent used;                         /* what is on the caller's stream when a swap begins */
   CUevent swapped[SWAP_EVENTS];         /* a swap is done, by its number */
   CUevent uploaded[FM_STAGING_BUFFERS]; /* a buffer is free again */
@@ -86,14 +86,30 @@ static void destroy_event(const fm_cuda_pool *gpu, CUevent event) {
   if (event != NULL) gpu->driver->event_destroy(event);
 }
 
+/* Until nothing copies from or to the memory of the pool any more; a device that fails copies nothing. */
+static void finish_copies(fm_cuda_pool *gpu) {
+  for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i)
+    if (gpu->uploading[i]) {
+      if (gpu->stream == NULL && gpu->driver->stream_create(&gpu->stream, CU_STREAM_NON_BLOCKING) != 0) return;
+      gpu->driver->stream_wait_event(gpu->stream, gpu->uploaded[i], 0);
+    }
+  if (gpu->stream != NULL) gpu->driver->stream_synchronize(gpu->stream);
+}
+
+/* In the thread's relaxed mode: a capture that is under way, of this thread or another, has no part in the pool, and
+ * neither forbids anything here nor is ended by it. */
 static void close_pool(flashmla_pool *pool) {
   fm_cuda_pool *gpu = pool->backend_state;
   bool pushed;
   if (gpu != NULL && gpu->device != NULL && fm_device_enter(gpu->driver, gpu->device, &pushed) == FLASHMLA_OK) {
+    int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    gpu->driver->exchange_capture_mode(&mode);
+    finish_copies(gpu);
     for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i) destroy_event(gpu, gpu->uploaded[i]);
     for (int32_t i = 0; i < SWAP_EVENTS; ++i) destroy_event(gpu, gpu->swapped[i]);
     destroy_event(gpu, gpu->used);
     if (gpu->stream != NULL) gpu->driver->stream_destroy(gpu->stream);
+    gpu->driver->exchange_capture_mode(&mode);
     fm_device_leave(gpu->driver, pushed);
   }
   free(gpu);

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from flashmla import PagedKVCache, PoolFullError
 from flashmla._cdef import ffi
+from flashmla._scalars import EXTENT, integer
+from flashmla._words import a
 from flashmla.errors import invalid
 from flashmla.integrations._step import PagedStep
 
@@ -108,25 +112,49 @@ def generate(
     cache: PagedKVCache,
     *,
     max_new_tokens: int,
-    eos_token_ids: Collection[int],
+    eos_token_ids: int | Collection[int] | None,
     max_step_tokens: int,
     choose: Callable[[torch.Tensor], torch.Tensor],
 ) -> list[list[int]]:
     """What is added to each prompt; `forward` says the logits behind each sequence's last token of a step."""
-    if max_step_tokens < 1:
+    if integer(max_step_tokens, "max_step_tokens", EXTENT) < 1:
         raise invalid("FLASHMLA_ERROR_VALUE", f"max_step_tokens is {max_step_tokens}; it must be at least 1")
-    requests = [_Request([*map(int, prompt)], len(prompt) + max_new_tokens) for prompt in prompts]
-    for number, request in enumerate(requests):
-        _check_request(request, f"prompts[{number}]", max_new_tokens, cache)
+    ends, more = _ends(eos_token_ids), integer(max_new_tokens, "max_new_tokens", EXTENT)
+    requests = []
+    for number, prompt in enumerate(prompts):
+        tokens = _token_ids(prompt, f"prompts[{number}]")
+        requests.append(_Request(tokens, len(tokens) + more))
+        _check_request(requests[-1], f"prompts[{number}]", more, cache)
     batch = Batch(cache, min(max_step_tokens, cache.slot_mapping.shape[0]))
     for request in requests:
         if len(request.tokens) < request.most:
             batch.add(request)
     try:
-        _run(batch, forward, cache, eos_token_ids, choose)
+        _run(batch, forward, cache, ends, choose)
     finally:
         batch.leave()
     return [request.tokens[len(prompt) :] for request, prompt in zip(requests, prompts, strict=True)]
+
+
+def _ends(eos_token_ids: Any) -> frozenset[int]:
+    """Token ids, as configurations have them: several, one, or none."""
+    if eos_token_ids is None:
+        return frozenset()
+    try:
+        return frozenset([operator.index(eos_token_ids)])
+    except TypeError:
+        pass  # it is not one
+    try:
+        return frozenset(map(operator.index, eos_token_ids))
+    except TypeError:
+        raise TypeError(f"eos_token_ids is {a(eos_token_ids)}: an integer, or several, are needed") from None
+
+
+def _token_ids(prompt: Any, name: str) -> list[int]:
+    try:
+        return [*map(operator.index, prompt)]
+    except TypeError:
+        raise TypeError(f"{name} is {a(prompt)}: its token ids are needed") from None
 
 
 def _check_request(request: _Request, name: str, max_new_tokens: int, cache: PagedKVCache) -> None:
@@ -143,7 +171,7 @@ def _run(
     batch: Batch,
     forward: Callable[[torch.Tensor, PagedStep], torch.Tensor],
     cache: PagedKVCache,
-    eos_token_ids: Collection[int],
+    ends: frozenset[int],
     choose: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     """Steps until every request has its tokens."""
@@ -155,5 +183,5 @@ def _run(
             if request.written < len(request.tokens):
                 continue  # the rest of its prompt comes first
             request.tokens.append(token)
-            if len(request.tokens) == request.most or token in eos_token_ids:
+            if len(request.tokens) == request.most or token in ends:
                 batch.finish(request)

@@ -22,6 +22,9 @@ class DecodeGraph:
 
     Steps of another kind or cache, or of more sequences, go to `forward` itself. The result is overwritten by the next
     replay.
+
+    Raises what `forward` does, and RuntimeError where it does what may not be captured. `decode_graph` of
+    flashmla.integrations.transformers makes one of a model.
     """
 
     def __init__(self, forward: Forward, cache: flashmla.PagedKVCache, batch: int) -> None:

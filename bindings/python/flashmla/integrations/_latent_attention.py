@@ -66,7 +66,7 @@ def attend(
     rope     (total_q, d_rope), RoPE applied; d_rope may be 0
     """
     columns = rope if rope.shape[-1] else None
-    flashmla.append_kv(step.kv_caches[layer], latent, columns, step.slot_mapping, kv_format=step.kv_format)
+    flashmla.append_kv(step.cache_of(layer), latent, columns, step.slot_mapping, kv_format=step.kv_format)
     split = step.split(up.pays_from)
     if not split.chunks:
         return _absorbed(q, up, split, step, layer, softmax_scale)

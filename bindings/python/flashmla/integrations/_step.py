@@ -12,6 +12,7 @@ import torch
 
 import flashmla
 from flashmla._formats import KvFormat
+from flashmla._words import a
 from flashmla.errors import invalid
 
 T = TypeVar("T")
@@ -43,7 +44,8 @@ class PagedStep:
 
     The tokens of a step lie behind one another, sequence by sequence: a prompt, a piece of one, drafts, or one token.
 
-    kv_caches      of each attention layer (num_blocks, page_size, 1, row), as `append_kv` takes it
+    kv_caches      of each attention layer (num_blocks, page_size, 1, row), as `append_kv` takes it, in a list, or in
+                   one tensor with the layers' axis in front
     block_table    (batch, max_blocks) int32
     cache_seqlens  (batch,) int32: tokens of each sequence, with those of this step
     slot_mapping   (total_q,) int64: where the step's tokens are written; -1: nowhere
@@ -57,6 +59,14 @@ class PagedStep:
     up_project_from
                    a sequence that begins in this step with so many tokens attends keys that are projected up; None:
                    where that takes fewer operations (`KvUpProjection.pays_from`)
+
+    Raises InvalidArgumentError for kv_caches that are not one of each layer.
+
+    >>> kv_caches = [torch.zeros(8, 64, 1, 576) for layer in range(2)]
+    >>> block_table = torch.tensor([[5, 2], [1, 0]], dtype=torch.int32)
+    >>> step = PagedStep.of_lengths(kv_caches, block_table, context_lens=[100, 0], query_lens=[1, 40])
+    >>> step.slot_mapping[:2].tolist(), step.cache_seqlens.tolist()
+    ([164, 64], [101, 40])
     """
 
     kv_caches: Sequence[Any]
@@ -71,6 +81,9 @@ class PagedStep:
     kv_format: KvFormat = "bf16"
     up_project_from: int | None = None
     _shared: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        _page_size(self.kv_caches)
 
     @classmethod
     def of_lengths(
@@ -90,7 +103,7 @@ class PagedStep:
         sequences in it; None: one after the other.
 
         Raises InvalidArgumentError for lengths that are below 0, beyond what a row of block_table has room for, or not
-        as many as the rows.
+        as many as the rows, and for kv_caches that are not one of each layer.
         """
         number = block_table.shape[0] if rows is None else len(rows)
         if not len(context_lens) == len(query_lens) == number:
@@ -100,7 +113,7 @@ class PagedStep:
                 "rows of block_table; they must be one number",
             )
         seq_lens = tuple(context + new for context, new in zip(context_lens, query_lens, strict=True))
-        page_size = kv_caches[0].shape[1]
+        page_size = _page_size(kv_caches)
         room = block_table.shape[1] * page_size
         if min((*context_lens, *query_lens), default=0) < 0 or max(seq_lens, default=0) > room:
             raise _unfit_length(context_lens, query_lens, room)
@@ -132,7 +145,15 @@ class PagedStep:
     def of_cache(
         cls, cache: flashmla.PagedKVCache, seqs: Sequence[int], counts: Sequence[int] | None = None, **options: Any
     ) -> PagedStep:
-        """A step of sequences of a `PagedKVCache`, to which it appends counts[i] tokens each, or one."""
+        """A step of sequences of a `PagedKVCache`, to which it appends counts[i] tokens each, or one.
+
+        Raises what `PagedKVCache.append` does: PoolFullError where there is no room, and then nothing has changed.
+
+        >>> cache = flashmla.PagedKVCache([torch.zeros(8, 64, 1, 576)], max_seqs=2, max_seq_len=128)
+        >>> sequence, _ = cache.allocate()
+        >>> PagedStep.of_cache(cache, [sequence], [3]).position_ids
+        tensor([0, 1, 2])
+        """
         counts = [1] * len(seqs) if counts is None else counts
         total = cache.append(seqs, counts)
         rows, lengths = cache.rows_and_lengths(seqs)
@@ -142,8 +163,14 @@ class PagedStep:
 
     @cached_property
     def last_tokens(self) -> torch.Tensor:
-        """The number of each sequence's last token in this step, (batch,) int64."""
+        """The number of each sequence's last token in this step, (batch,) int64; where one has none, any number."""
         return self.cu_seqlens_q[1:].long() - 1
+
+    def cache_of(self, layer: int) -> Any:
+        """The cache of a layer. Raises InvalidArgumentError where there is none."""
+        if layer < len(self.kv_caches):
+            return self.kv_caches[layer]
+        raise invalid("FLASHMLA_ERROR_SHAPE", f"layer is {layer}; kv_caches has {len(self.kv_caches)} of them")
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
         """What the first layer makes for all."""
@@ -193,12 +220,26 @@ class PagedStep:
             q = q.view(batch, longest, *q.shape[1:])
         else:
             options |= {"cu_seqlens_q": split.cu_seqlens_q, "max_seqlen_q": longest}
-        call = q, self.kv_caches[layer], self.block_table, self.cache_seqlens
+        call = q, self.cache_of(layer), self.block_table, self.cache_seqlens
         plan = self.shared((q.shape, q.dtype), lambda: flashmla.plan_decode(*call, **options))
         out: torch.Tensor = flashmla.dense_decode(
             *call, softmax_scale=softmax_scale, plan=plan, return_lse=False, **options
         )
         return out.flatten(0, 1) if uniform else out
+
+
+def _page_size(kv_caches: Any) -> int:
+    """Of caches that are one of each layer."""
+    needed = "a list of caches (num_blocks, page_size, 1, row), one of each layer, or a tensor with the layers in front"
+    if not hasattr(kv_caches, "__getitem__") or not hasattr(kv_caches, "__len__"):
+        raise TypeError(f"kv_caches is {a(kv_caches)}: a list of caches, one of each layer, is needed")
+    if not len(kv_caches):
+        raise invalid("FLASHMLA_ERROR_SHAPE", f"kv_caches is empty; it must be {needed}")
+    shape = kv_caches[0].shape
+    if len(shape) != 4:
+        raise invalid("FLASHMLA_ERROR_SHAPE", f"kv_caches[0] has {len(shape)} axes; kv_caches must be {needed}")
+    page_size: int = shape[1]
+    return page_size
 
 
 def _unfit_length(context_lens: Sequence[int], query_lens: Sequence[int], room: int) -> Exception:

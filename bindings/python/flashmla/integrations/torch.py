@@ -35,6 +35,16 @@ class FlashMLAAttention(nn.Module):
 
     W_UK goes to the queries and W_UV to the results as views of kv_b_proj, so that weights may be loaded, moved and
     converted as those of any module.
+
+    >>> rows = {"q_proj": 4 * 192, "kv_a_proj_with_mqa": 576, "o_proj": 64}
+    >>> columns = {"q_proj": 64, "kv_a_proj_with_mqa": 64, "o_proj": 4 * 128}
+    >>> weights = {f"{name}.weight": torch.randn(rows[name], columns[name]) for name in rows}
+    >>> weights |= {"kv_a_layernorm.weight": torch.ones(512), "kv_b_proj.weight": torch.randn(4 * 256, 512)}
+    >>> layer = FlashMLAAttention(weights, num_heads=4, rope=Rope())
+    >>> block_table = torch.tensor([[5, 2]], dtype=torch.int32)
+    >>> step = PagedStep.of_lengths([torch.zeros(8, 64, 1, 576)], block_table, context_lens=[0], query_lens=[70])
+    >>> layer(torch.randn(70, 64), step).shape
+    torch.Size([70, 64])
     """
 
     def __init__(
@@ -73,7 +83,11 @@ class FlashMLAAttention(nn.Module):
 
     @torch.no_grad()
     def forward(self, hidden_states: torch.Tensor, step: PagedStep) -> torch.Tensor:
-        """The layer's output for the tokens of a step, (total_q, hidden_size) as its input."""
+        """The layer's output for the tokens of a step, (total_q, hidden_size) as its input.
+
+        Raises InvalidArgumentError where the step has no cache for the layer, and what `append_kv` and `dense_decode`
+        do.
+        """
         if hasattr(self, "q_proj"):
             q = self.q_proj(hidden_states)
         else:

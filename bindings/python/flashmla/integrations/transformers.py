@@ -56,6 +56,11 @@ def attach(model: PreTrainedModel) -> PreTrainedModel:
     """Makes the model's attention layers, in place, attend paged caches in steps of `forward`. Returns the model.
 
     Weights stay where they are: what is absorbed are views of `kv_b_proj`. `detach` undoes it.
+
+    Raises UnsupportedError for a model that has no such layers, or others too.
+
+    >>> attach(model) is model
+    True
     """
     layers = list(_layers(model))
     for layer in layers:
@@ -65,7 +70,13 @@ def attach(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def detach(model: PreTrainedModel, attn_implementation: str = "sdpa") -> PreTrainedModel:
-    """Undoes `attach`, in favour of another attention implementation. Returns the model."""
+    """Undoes `attach`, in favour of another attention implementation. Returns the model.
+
+    Raises UnsupportedError for a model that `attach` refuses.
+
+    >>> detach(attach(model)) is model
+    True
+    """
     for layer in _layers(model):
         vars(layer).pop("expand_kv", None)
     model.set_attn_implementation(attn_implementation)
@@ -73,12 +84,24 @@ def detach(model: PreTrainedModel, attn_implementation: str = "sdpa") -> PreTrai
 
 
 def num_kv_caches(model: PreTrainedModel) -> int:
-    """How many caches a step of the model needs: one for each attention layer."""
+    """How many caches a step of the model needs: one for each attention layer.
+
+    Raises UnsupportedError for a model that `attach` refuses.
+
+    >>> num_kv_caches(model)
+    2
+    """
     return len(list(_layers(model)))
 
 
 def kv_cache_shape(model: PreTrainedModel, num_blocks: int, page_size: int) -> tuple[int, int, int, int]:
-    """The shape of a layer's cache in the format "bf16", whose dtype is that of the model."""
+    """The shape of a layer's cache in the format "bf16", whose dtype is that of the model.
+
+    Raises UnsupportedError for a model that `attach` refuses.
+
+    >>> kv_cache_shape(model, num_blocks=32, page_size=64)
+    (32, 64, 1, 576)
+    """
     config = next(_layers(model)).config
     return num_blocks, page_size, 1, config.kv_lora_rank + config.qk_rope_head_dim
 
@@ -88,9 +111,16 @@ def forward(model: PreTrainedModel, input_ids: torch.Tensor, step: PagedStep, **
     """Runs an attached model on the tokens of a step, which lie behind one another: (total_q,).
 
     Returns the logits that follow each sequence's last token, (batch, vocab_size), or with `logits_to_keep=0` those of
-    all tokens, (total_q, vocab_size). Other options go to the model.
+    all tokens, (total_q, vocab_size). A row of a sequence without tokens in this step means nothing. Other options go
+    to the model.
 
-    Raises InvalidArgumentError for a model that is not attached, and for tokens that are not those of the step.
+    Raises InvalidArgumentError for a model that is not attached, for tokens that are not those of the step, and for a
+    step without any.
+
+    >>> sequence, _ = cache.allocate()
+    >>> logits = forward(model, torch.tensor([1, 2, 3]), PagedStep.of_cache(cache, [sequence], [3]))
+    >>> logits.shape
+    torch.Size([1, 1000])
     """
     if model.config._attn_implementation != IMPLEMENTATION:  # noqa: SLF001 - it has no public name
         raise invalid("FLASHMLA_ERROR_VALUE", f"the model is not attached; call {__name__}.attach")
@@ -100,6 +130,8 @@ def forward(model: PreTrainedModel, input_ids: torch.Tensor, step: PagedStep, **
             f"input_ids has the shape {tuple(input_ids.shape)}; it must be {tuple(step.position_ids.shape)}, the "
             "tokens of the step behind one another",
         )
+    if not input_ids.shape[0]:
+        raise invalid("FLASHMLA_ERROR_ZERO_EXTENT", "the step has no tokens; leave it out")
     options = {"logits_to_keep": step.last_tokens, **options}
     outputs = model(
         input_ids=input_ids[None],
@@ -119,7 +151,7 @@ def generate(
     cache: flashmla.PagedKVCache,
     *,
     max_new_tokens: int,
-    eos_token_ids: Collection[int] = (),
+    eos_token_ids: int | Collection[int] | None = (),
     max_step_tokens: int = 2048,
     choose: Callable[[torch.Tensor], torch.Tensor] | None = None,
     graph: DecodeGraph | None = None,
@@ -130,13 +162,16 @@ def generate(
     as many as there is room for. Prompts share the pages in which they begin alike. Where pages run out, the sequence
     that came last gives its own back, and begins anew when there are some.
 
-    eos_token_ids  end a sequence
+    eos_token_ids  end a sequence: one, several or none, as configurations have them
     choose         tokens (batch,) of logits (batch, vocab_size); None: the greatest
     graph          of `decode_graph`, for steps in which all sequences decode
 
     Raises InvalidArgumentError for a prompt without tokens, and PoolFullError where a prompt with what it gets is
     longer than all of the cache, before anything runs. Whatever is raised, the cache has no sequences of this call any
     more.
+
+    >>> [len(added) for added in generate(model, [[1, 2, 3], [4]], cache, max_new_tokens=5)]
+    [5, 5]
     """
     return continuous.generate(
         graph or partial(forward, model),
@@ -155,6 +190,9 @@ def decode_graph(model: PreTrainedModel, cache: flashmla.PagedKVCache, batch: in
     Called as `forward` is, without the model: graph(input_ids, step).
 
     Raises InvalidArgumentError for a cache that is not on a GPU, and for a batch below 1.
+
+    >>> if cache.block_table.is_cuda:
+    ...     added = generate(model, [[1, 2, 3]], cache, max_new_tokens=5, graph=decode_graph(model, cache, batch=1))
     """
     if batch < 1:
         raise invalid("FLASHMLA_ERROR_VALUE", f"batch is {batch}; it must be at least 1")
