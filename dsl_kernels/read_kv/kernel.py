@@ -1,6 +1,6 @@
 """Tokens from the pages of a KV cache to rows, as they are or dequantised: a warp a token, bound by memory.
 
-Where the tokens of up to 32 rows of the warp lie is looked up at once, a lane a row, since that takes longer than
+Where the tokens of several rows of the warp lie is looked up at once, a lane a row, since that takes longer than
 reading a row. A lane has 16 columns: it reads 16 codes at once, with the scale of their tile, and writes the products,
 rounded to float32 and then to the element type of the rows. Of the 64 columns of RoPE lanes 0 to 7 have 8 each; where
 there is one scale for all, rows have any number of columns, of which each lane has 8 behind the first 512.
@@ -24,6 +24,7 @@ from .places import place_of
 HALF = 8  # 16 bytes of a 2-byte type
 WARP_COLUMNS = 32 * COLUMNS
 VECTORS = 4  # of a lane at once, of a row that is copied
+AT_ONCE = 8  # rows of a warp whose tokens are looked up
 BF16 = list(DTYPES).index("bfloat16")
 
 
@@ -59,13 +60,13 @@ class ReadKv:
         a, lane = self.a, self.lane
         while first < Uint32(a.num_tokens):
             row = first + Uint32(lane) * step
-            there = row < Uint32(a.num_tokens)
-            last = first + (min(Uint32(31), (Uint32(a.num_tokens) - 1 - first) // step)) * step
+            there = lane < AT_ONCE and row < Uint32(a.num_tokens)
+            last = first + (min(Uint32(AT_ONCE - 1), (Uint32(a.num_tokens) - 1 - first) // step)) * step
             wanted, found, block, place = place_of(a, Int32(row), there, Int32(last), lane)
             source = address(a.pages) + Int64(block) * a.block_step + Int64(place) * a.row_step
             rows, tokens = cute.arch.vote_ballot_sync(wanted), cute.arch.vote_ballot_sync(found)
             i = Int32(0)
-            while i < 32 and first < Uint32(a.num_tokens):
+            while i < AT_ONCE and first < Uint32(a.num_tokens):
                 if rows >> i & 1 != 0:
                     where, place_there = cute.arch.shuffle_sync(source, i), cute.arch.shuffle_sync(place, i)
                     to = address(a.out) + Int64(first) * a.out_step

@@ -4,6 +4,7 @@ A lane has 16 columns: it reads them with 16-byte loads, finds with its neighbou
 and writes 16 codes at once. Of columns 512 to 575 lanes 0 to 7 have 8 each, but where one scale is given for all: there
 rows have any number of columns. Where rows lie is looked up of up to 32 tokens of the warp at once, a lane each, since
 that takes as long as reading a row. What is read of the first one does not depend on it, so it is asked for before.
+A warp has every n-th token, so that all of them read one neighbourhood at a time.
 """
 
 import cuda.bindings.driver as cuda
@@ -24,6 +25,7 @@ HALF = 8  # 16 bytes of a 2-byte type
 WARP_COLUMNS = 32 * COLUMNS
 VECTOR = 16  # bytes
 VECTORS = 3  # of a lane at once, of a row
+AT_ONCE = 32  # tokens of a warp whose slots are looked up
 COPIED, ENCODED, QUANTIZED = range(3)
 
 
@@ -70,7 +72,7 @@ class WriteKv:
         scale = given_scale(a) if kind == ENCODED else None
         while first < Uint32(a.num_tokens):
             token = first + Uint32(lane) * step
-            there = token < Uint32(a.num_tokens)
+            there = lane < AT_ONCE and token < Uint32(a.num_tokens)
             slot = Int64(-1)
             if there:
                 slot = slot_of(a, Int32(token))
@@ -83,7 +85,7 @@ class WriteKv:
             mine = writes(a, Int32(token), slot, there, row, lane)
             written = cute.arch.vote_ballot_sync(mine)
             i = Int32(0)
-            while i < 32 and first < Uint32(a.num_tokens):
+            while i < AT_ONCE and first < Uint32(a.num_tokens):
                 if written >> i & 1 != 0:
                     to, place_to = cute.arch.shuffle_sync(row, i), cute.arch.shuffle_sync(Int32(place), i)
                     if cutlass.const_expr(kind == COPIED):
@@ -94,7 +96,7 @@ class WriteKv:
                         self.quantize_row(given, to, place_to)
                 i += 1
                 first += step
-                if i < 32 and written >> i & 1 != 0:
+                if i < AT_ONCE and written >> i & 1 != 0:
                     self.load_row(given, Int32(first), kind)
 
     @cute.jit
