@@ -1,29 +1,31 @@
 """Tokens from the pages of a KV cache to rows, as they are or dequantised: a warp a token, bound by memory.
 
-The warp finds the request of a row by counting those that begin at it or before it. A lane has 16 columns: it reads 16
-codes at once, with the scale of their tile, and writes the products, rounded to float32 and then to the element type of
-the rows. Of columns 512 to 575 lanes 0 to 7 have 8 each, but where there is one scale for all: there rows have any
-number of columns.
+Where the tokens of several rows of the warp lie is looked up at once, a lane a row, since that takes longer than
+reading a row. A lane has 16 columns: it reads 16 codes at once, with the scale of their tile, and writes the products,
+rounded to float32 and then to the element type of the rows. Of the 64 columns of RoPE lanes 0 to 7 have 8 each; where
+there is one scale for all, rows have any number of columns, of which each lane has 8 behind the first 512.
 """
 
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import BFloat16, Float16, Float32, Int32, Int64, Uint8, Uint32
+from cutlass import BFloat16, Float32, Int32, Int64, Uint32, min
 
 from dsl_kernels.core.dtypes import DTYPES
+from dsl_kernels.core.memory import memory, number_at
 from dsl_kernels.core.params import Named
 from dsl_kernels.core.schedule import address
 
+from .codes import COLUMNS, decode, scale_bits, scale_of
 from .config import Variant
 from .params import BLOCKS, PARAMS
+from .places import place_of
 
-COLUMNS = 16  # of a lane
 HALF = 8  # 16 bytes of a 2-byte type
 WARP_COLUMNS = 32 * COLUMNS
 VECTORS = 4  # of a lane at once, of a row that is copied
-SMALLEST_SCALE = 0x00400000  # 2^-127, whose code is 0
-NAN = 0x7FC00000
+AT_ONCE = 8  # rows of a warp whose tokens are looked up
+BF16 = list(DTYPES).index("bfloat16")
 
 
 class ReadKv:
@@ -43,81 +45,45 @@ class ReadKv:
         tid, _, _ = cute.arch.thread_idx()
         bid, _, _ = cute.arch.block_idx()
         grid, _, _ = cute.arch.grid_dim()
-        lane = tid % 32
         cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()
-        row = Uint32(bid + tid // 32 * grid)  # without sign: the next one may be beyond 2^31
-        while row < Uint32(a.num_tokens):
-            self.read_row(Int32(row), lane)
-            row += Uint32(self.threads // 32 * grid)
+        scale = Float32(1.0)
+        if address(a.descale) != 0:
+            scale = number_at(Float32, address(a.descale))
+        self.lane, self.scale = tid % 32, scale
+        # Without sign: the next row may be beyond 2^31.
+        self.read_rows(Uint32(bid + tid // 32 * grid), Uint32(self.threads // 32 * grid))
 
     @cute.jit
-    def read_row(self, row, lane):
-        a = self.a
-        wanted, there, block, place = self.place_of(row, lane)
-        if wanted:
-            to = address(a.out) + Int64(row) * a.out_step
-            page = address(a.pages) + Int64(block) * a.block_step
-            source = page + Int64(place) * a.row_step
-            if a.copied != 0 or not there:
-                for first in cutlass.range(16 * lane, a.row_bytes, 16 * 32 * VECTORS, unroll=1):
-                    self.copy_vectors(source, to, first, there)
-            elif a.encoded != 0:
-                self.decode_row(source, to, lane)
-            else:
-                scales = page + a.scales_at + Int64(place) * Int64(a.scales_step)
-                self.dequantize_row(source, scales, to, lane)
+    def read_rows(self, first, step):
+        """The rows `first`, `first + step` and so on."""
+        a, lane = self.a, self.lane
+        while first < Uint32(a.num_tokens):
+            row = first + Uint32(lane) * step
+            there = lane < AT_ONCE and row < Uint32(a.num_tokens)
+            last = first + (min(Uint32(AT_ONCE - 1), (Uint32(a.num_tokens) - 1 - first) // step)) * step
+            wanted, found, block, place = place_of(a, Int32(row), there, Int32(last), lane)
+            source = address(a.pages) + Int64(block) * a.block_step + Int64(place) * a.row_step
+            rows, tokens = cute.arch.vote_ballot_sync(wanted), cute.arch.vote_ballot_sync(found)
+            i = Int32(0)
+            while i < AT_ONCE and first < Uint32(a.num_tokens):
+                if rows >> i & 1 != 0:
+                    where, place_there = cute.arch.shuffle_sync(source, i), cute.arch.shuffle_sync(place, i)
+                    to = address(a.out) + Int64(first) * a.out_step
+                    self.read_row(where, place_there, tokens >> i & 1 != 0, to)
+                i += 1
+                first += step
 
     @cute.jit
-    def place_of(self, row, lane):
-        """(The row is of a request, its token is in the cache, page, row in it)."""
-        a = self.a
-        wanted, token, request = row >= 0, Int64(row), Int32(0)
-        if a.gathers != 0:
-            request = self.request_of(row, lane)
-            begin, end = Int32(0), Int32(0)
-            if request >= 0:
-                begin, end = self.offset(request), self.offset(request + 1)
-            wanted = row >= begin and row < end
-            token = Int64(row) - Int64(begin)
-            if wanted and address(a.seq_starts) != 0:
-                token += Int64(number_at(Int32, address(a.seq_starts) + 4 * Int64(request) * a.seq_starts_stride))
-        capacity = Int64(a.page_size) * Int64(a.max_blocks if a.gathers != 0 else a.num_blocks)
-        there = wanted and token >= 0 and token < capacity
-        block, place = Int32(0), Int32(0)
-        if there:
-            block, place = self.page_of(token)
-            if a.gathers != 0:
-                entry = Int64(request) * a.block_table_stride + Int64(block)
-                block = number_at(Int32, address(a.block_table) + 4 * entry)
-        there = there and block >= 0 and block < a.num_blocks
-        return wanted, there, block, place
-
-    @cute.jit
-    def page_of(self, token):
-        """(Number of the page, row in it) of a token or slot. It is below 2^32."""
-        block = Uint32(token) // Uint32(self.a.page_size)
-        return Int32(block), Int32(Uint32(token) - block * Uint32(self.a.page_size))
-
-    @cute.jit
-    def offset(self, request):
-        a = self.a
-        return number_at(Int32, address(a.cu_seqlens) + 4 * Int64(request) * a.cu_seqlens_stride)
-
-    @cute.jit
-    def request_of(self, row, lane):
-        """The last request that begins at the row or before it, -1 if there is none. Of offsets that are out of order,
-        any.
-        """
-        found = Int32(-1)
-        first = Uint32(0)
-        while first < Uint32(self.a.batch):
-            before = False
-            if first + Uint32(lane) < Uint32(self.a.batch):
-                before = self.offset(Int32(first) + lane) <= row
-            found += cute.arch.popc(cute.arch.vote_ballot_sync(before))
-            first += Uint32(32)
-        return found
+    def read_row(self, source, place, there, to):
+        a, lane = self.a, self.lane
+        if a.copied != 0 or not there:
+            for first in cutlass.range(16 * lane, a.row_bytes, 16 * 32 * VECTORS, unroll=1):
+                self.copy_vectors(source, to, first, there)
+        elif a.encoded != 0:
+            self.decode_row(source, to)
+        else:
+            self.dequantize_row(source, source + a.scales_at + Int64(place) * (Int64(a.scales_step) - a.row_step), to)
 
     @cute.jit
     def copy_vectors(self, source, to, first, there):
@@ -134,31 +100,26 @@ class ReadKv:
                 cute.autovec_copy(values[None, i], memory(Int32, to + Int64(at), 4))
 
     @cute.jit
-    def dequantize_row(self, source, scales, to, lane):
-        a = self.a
-        column, column_behind = COLUMNS * lane, WARP_COLUMNS + HALF * lane
-        rope = source + Int64(a.rope_at)
+    def dequantize_row(self, source, scales, to):
+        """Columns of RoPE are asked for before the others are used."""
+        a, lane = self.a, self.lane
+        column, column_behind = COLUMNS * lane, a.quantized + HALF * lane
+        codes, bits = cute.make_rmem_tensor((4,), Int32), Int32(0)
         behind = cute.make_rmem_tensor((HALF // 2,), Int32)
-        if column_behind < a.columns:
-            cute.autovec_copy(memory(Int32, rope + 2 * Int64(column_behind - a.quantized), HALF // 2), behind)
         if column < a.quantized:
-            codes = cute.make_rmem_tensor((4,), Int32)
             cute.autovec_copy(memory(Int32, source + Int64(column), 4), codes)
-            self.decode(codes, self.scale_of(scales, lane), to, column)
-        else:
-            given = cute.make_rmem_tensor((COLUMNS // 2,), Int32)
-            cute.autovec_copy(memory(Int32, rope + 2 * Int64(column - a.quantized), COLUMNS // 2), given)
-            self.store_rope(given, to, column)
+            bits = scale_bits(a, scales, lane)
+        if column_behind < a.columns:
+            cute.autovec_copy(memory(Int32, source + Int64(a.rope_at) + 16 * Int64(lane), HALF // 2), behind)
+        if column < a.quantized:
+            self.store_decoded(codes, scale_of(a, bits), to, column)
         if column_behind < a.columns:
             self.store_rope(behind, to, column_behind)
 
     @cute.jit
-    def decode_row(self, source, to, lane):
+    def decode_row(self, source, to):
         """A row of codes with one scale."""
-        a = self.a
-        scale = Float32(1.0)
-        if address(a.descale) != 0:
-            scale = number_at(Float32, address(a.descale))
+        a, lane, scale = self.a, self.lane, self.scale
         column, column_behind = COLUMNS * lane, WARP_COLUMNS + HALF * lane
         codes = cute.make_rmem_tensor((COLUMNS // 4,), Int32)
         behind = cute.make_rmem_tensor((HALF // 4,), Int32)
@@ -167,35 +128,18 @@ class ReadKv:
         if column_behind < a.columns:
             cute.autovec_copy(memory(Int32, source + Int64(column_behind), HALF // 4, HALF), behind)
         if column < a.columns:
-            self.decode(codes, scale, to, column)
+            self.store_decoded(codes, scale, to, column)
         if column_behind < a.columns:
-            self.decode(behind, scale, to, column_behind)
+            self.store_decoded(behind, scale, to, column_behind)
         for more in cutlass.range(column_behind + 32 * HALF, a.columns, 32 * HALF, unroll=1):
             cute.autovec_copy(memory(Int32, source + Int64(more), HALF // 4, HALF), behind)
-            self.decode(behind, scale, to, more)
+            self.store_decoded(behind, scale, to, more)
 
     @cute.jit
-    def decode(self, codes: cute.Tensor, scale, to, column):
-        """The lane's columns of their codes."""
-        words = cute.size(codes)
-        halves = cute.make_rmem_tensor((2 * words,), Int32)
-        for i in cutlass.range_constexpr(words):
-            halves[2 * i], halves[2 * i + 1] = four_halves(codes[i])
-        columns = cute.make_rmem_tensor((4 * words,), Float32)
-        columns.store(cute.recast_tensor(halves, Float16).load().to(Float32) * scale)
+    def store_decoded(self, codes: cute.Tensor, scale, to, column):
+        columns = cute.make_rmem_tensor((4 * cute.size(codes),), Float32)
+        decode(codes, scale, columns)
         self.store(columns, to, column)
-
-    @cute.jit
-    def scale_of(self, scales, lane):
-        tile = Int64(lane >> self.a.tile_shift)
-        bits = Int32(0)
-        if self.a.byte_scales != 0:
-            code = Int32(number_at(Uint8, scales + tile)) & 0xFF  # the compiler loads it with a sign
-            bits = code << 23 if code != 0 else Int32(SMALLEST_SCALE)
-            bits = bits if code != 255 else Int32(NAN)
-        else:
-            bits = number_at(Int32, scales + 4 * tile)
-        return float_of(bits)
 
     @cute.jit
     def store(self, columns: cute.Tensor, to, column):
@@ -216,31 +160,3 @@ class ReadKv:
             columns = cute.make_rmem_tensor((2 * cute.size(given),), Float32)
             columns.store(cute.recast_tensor(given, BFloat16).load().to(Float32))
             self.store(columns, to, column)
-
-
-BF16 = list(DTYPES).index("bfloat16")
-
-
-def memory(dtype, where, count, align=16):
-    """Neighbours in memory, at an address."""
-    return cute.make_tensor(cute.make_ptr(dtype, where, cute.AddressSpace.gmem, assumed_align=align), count)
-
-
-def number_at(dtype, where):
-    return memory(dtype, where, 1, dtype.width // 8)[0]
-
-
-@cute.jit
-def float_of(bits):
-    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[Int32(bits)])
-
-
-@cute.jit
-def four_halves(codes):
-    """Four codes of float8_e4m3fn as float16, two in a word: exact."""
-    return cute.arch.inline_ptx(
-        "{ .reg .b16 low, high; mov.b32 {low, high}, {$r0};"
-        " cvt.rn.f16x2.e4m3x2 {$w0}, low; cvt.rn.f16x2.e4m3x2 {$w1}, high; }",
-        write_only_types=[Int32, Int32],
-        read_only_args=[Int32(codes)],
-    )

@@ -37,6 +37,14 @@ def test_many_requests(backend, batch):
     calls.check(ReadCase("model1", lengths=tuple(i % 3 for i in range(batch)), before=2, behind=3), backend)
 
 
+@pytest.mark.parametrize("kv_format", ["bf16", "v32", "model1"])
+def test_more_rows_than_warps(backend, kv_format):
+    """A warp of a GPU has rows of several requests then."""
+    lengths = (*(90 + i % 3 for i in range(95)), 0, 1, 0)
+    case = ReadCase(kv_format, num_blocks=20, page_size=53, max_blocks=2, lengths=lengths, before=2, behind=3)
+    calls.check(case.but(num_threads=4), backend)
+
+
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_nothing_to_gather(backend, kv_format):
     base = ReadCase(kv_format)

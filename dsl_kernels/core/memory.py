@@ -1,0 +1,27 @@
+"""Numbers in global memory at addresses, and their bits."""
+
+import cutlass.cute as cute
+from cutlass import Float32, Int32
+
+
+def memory(dtype, where, count, align=16):
+    """Neighbours in memory, at an address."""
+    return cute.make_tensor(cute.make_ptr(dtype, where, cute.AddressSpace.gmem, assumed_align=align), count)
+
+
+def number_at(dtype, where):
+    return memory(dtype, where, 1, dtype.width // 8)[0]
+
+
+def put(dtype, where, value):
+    memory(dtype, where, 1, dtype.width // 8)[0] = value
+
+
+@cute.jit
+def bits_of(x):
+    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Int32], read_only_args=[Float32(x)])
+
+
+@cute.jit
+def float_of(bits):
+    return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[Int32(bits)])
