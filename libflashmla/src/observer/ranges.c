@@ -2,7 +2,6 @@
  * that the process runs under. Nothing is linked: a tool is found as NVTX finds it. */
 #include <dlfcn.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/environment.h"
@@ -22,18 +21,21 @@ static fm_nvtx_range_push push;
 static fm_nvtx_range_pop pop;
 static void *domain;
 
-/* A tool is loaded in the first call, not where the library is: it may call into CUDA. */
 static void take_nvtx(const char *value, fm_text *problem) {
   const bool on = value != NULL && strcmp(value, "1") == 0;
   if (value != NULL && !on && strcmp(value, "0") != 0) fm_append(problem, "; it must be 0 or 1");
-  const char *path = on ? getenv("NVTX_INJECTION64_PATH") : NULL;
-  if (path != NULL) path = fm_keep_text(path);
-  if (path != NULL) atomic_store(&path_of_tool, path);
-  fm_observe(FM_RANGING, path != NULL);
+  fm_observe(FM_RANGING, on);
+}
+
+static void take_path(const char *value, fm_text *problem) {
+  (void)problem;
+  atomic_store(&path_of_tool, value != NULL ? fm_keep_text(value) : NULL);
 }
 
 static const fm_variable nvtx_variable = {"FLASHMLA_NVTX", take_nvtx};
 FM_VARIABLE(nvtx_variable);
+static const fm_variable path_variable = {"NVTX_INJECTION64_PATH", take_path};
+FM_VARIABLE(path_variable);
 
 static int functions_of(int32_t module, fm_nvtx_function ***table, unsigned int *size) {
   static const uint8_t places[FM_NVTX_MODULES] = {
@@ -72,8 +74,11 @@ static const char *start_tool(const char *path) {
   return NULL;
 }
 
+/* In the first call, not where the library is loaded: a tool may call into CUDA. */
 static void find_tool(void) {
-  const char *path = atomic_load(&path_of_tool), *problem = start_tool(path);
+  const char *path = atomic_load(&path_of_tool);
+  if (path == NULL) return;
+  const char *problem = start_tool(path);
   if (problem != NULL && fm_logs()) fm_log_once("no NVTX ranges: %s (NVTX_INJECTION64_PATH is \"%s\")", problem, path);
 }
 
