@@ -1,7 +1,8 @@
 """Numbers in global memory at addresses, and their bits."""
 
+import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, Int64
 
 
 def memory(dtype, where, count, align=16):
@@ -15,6 +16,26 @@ def number_at(dtype, where):
 
 def put(dtype, where, value):
     memory(dtype, where, 1, dtype.width // 8)[0] = value
+
+
+@cute.jit
+def fresh_number_at(dtype: cutlass.Constexpr, where):
+    """As it is in L2, whatever L1 has."""
+    return cute.arch.inline_ptx(
+        f"ld.relaxed.gpu.global.b{dtype.width} {{$w0}}, [{{$r0}}];",
+        write_only_types=[dtype],
+        read_only_args=[Int64(where)],
+    )
+
+
+@cute.jit
+def load_fresh(where, words: cute.Tensor):
+    """16 bytes as they are in L2."""
+    words[0], words[1], words[2], words[3] = cute.arch.inline_ptx(
+        "ld.relaxed.gpu.global.v4.b32 { {$w0}, {$w1}, {$w2}, {$w3} }, [{$r0}];",
+        write_only_types=[Int32] * 4,
+        read_only_args=[Int64(where)],
+    )
 
 
 @cute.jit

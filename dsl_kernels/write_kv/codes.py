@@ -4,7 +4,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import BFloat16, Float16, Float32, Int32, max
 
-from dsl_kernels.core.memory import bits_of, float_of, number_at
+from dsl_kernels.core.memory import bits_of, float_of, fresh_number_at
 from dsl_kernels.core.schedule import address
 
 COLUMNS = 16  # of a lane
@@ -57,7 +57,7 @@ def given_scale(a):
     """
     scale = Float32(1.0)
     if address(a.descale) != 0:
-        scale = number_at(Float32, address(a.descale))
+        scale = fresh_number_at(Float32, address(a.descale))
     size = float_of(bits_of(scale) & 0x7FFFFFFF)
     factor = Float32(1.0)
     if size < 2.0**-60:

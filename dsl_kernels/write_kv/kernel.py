@@ -12,7 +12,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import BFloat16, Float16, Float32, Int32, Int64, Uint8, Uint32
 
-from dsl_kernels.core.memory import memory, put
+from dsl_kernels.core.memory import fresh_number_at, load_fresh, memory, put
 from dsl_kernels.core.params import Named
 from dsl_kernels.core.schedule import address
 
@@ -48,7 +48,8 @@ class WriteKv:
         grid, _, _ = cute.arch.grid_dim()
         self.lane = tid % 32
         if a.manner == MARK:
-            # The launch behind this one reads tokens and slots while marks are written: they must have been.
+            # The launch behind this one, which starts from here on, reads tokens and slots before its own wait. What
+            # is before this one in the stream is done; its results are in L2, where they are read.
             cute.arch.griddepcontrol_wait()
             cute.arch.griddepcontrol_launch_dependents()
             mark_tokens(a, Uint32(bid * self.threads + tid), Uint32(self.threads * grid))
@@ -75,9 +76,9 @@ class WriteKv:
             there = lane < AT_ONCE and token < Uint32(a.num_tokens)
             slot = Int64(-1)
             if there:
-                slot = slot_of(a, Int32(token))
+                slot = slot_of(a, Int32(token), fresh_number_at)
             given = cute.make_rmem_tensor((4, VECTORS), Int32)
-            self.load_row(given, Int32(first), kind)
+            self.load_row(given, Int32(first), kind, fresh=True)
             block, place = place_of(a, slot)
             row = address(a.pages) + block * a.block_step + place * a.row_step
             if a.manner == MARKED:
@@ -100,7 +101,7 @@ class WriteKv:
                     self.load_row(given, Int32(first), kind)
 
     @cute.jit
-    def load_row(self, given: cute.Tensor, token, kind: cutlass.Constexpr):
+    def load_row(self, given: cute.Tensor, token, kind: cutlass.Constexpr, fresh: cutlass.Constexpr = False):
         """What a lane has of the first columns of a token. Of those that become codes they are 16 neighbours, and eight
         behind the first 512.
         """
@@ -108,17 +109,20 @@ class WriteKv:
             at = VECTOR * (self.lane + 32 * j)
             if cutlass.const_expr(kind != COPIED and j < 2):
                 at = VECTOR * (2 * self.lane + j)
-            self.load(given[None, j], token, at)
+            self.load(given[None, j], token, at, fresh)
 
     @cute.jit
-    def load(self, given: cute.Tensor, token, at):
+    def load(self, given: cute.Tensor, token, at, fresh: cutlass.Constexpr = False):
         """Columns at byte `at` of a token. The border of latent and rope is at a multiple of 32 bytes."""
         a = self.a
         source = address(a.latent) + Int64(token) * a.latent_step
         if at >= a.latent_bytes:
             source = address(a.rope) + Int64(token) * a.rope_step - Int64(a.latent_bytes)
         if at < a.given_bytes:
-            cute.autovec_copy(memory(Int32, source + Int64(at), 4), given)
+            if cutlass.const_expr(fresh):
+                load_fresh(source + Int64(at), given)
+            else:
+                cute.autovec_copy(memory(Int32, source + Int64(at), 4), given)
 
     @cute.jit
     def copy_row(self, given: cute.Tensor, token, row):

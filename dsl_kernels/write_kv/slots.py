@@ -13,7 +13,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, Int64, Uint32
 
-from dsl_kernels.core.memory import memory, number_at, put
+from dsl_kernels.core.memory import fresh_number_at, memory, number_at, put
 from dsl_kernels.core.schedule import address
 
 from .params import MARKED, SEARCH
@@ -24,14 +24,14 @@ SHORT = 48  # columns, of one byte or more: from here on a row has a whole secto
 
 
 @cute.jit
-def slot_of(a, token):
+def slot_of(a, token, read: cutlass.Constexpr = number_at):
     slot = Int64(token)
     if address(a.slots) != 0:
         where = address(a.slots) + Int64(token) * a.slots_step
         if a.wide_slots != 0:
-            slot = number_at(Int64, where)
+            slot = read(Int64, where)
         else:
-            slot = Int64(number_at(Int32, where))
+            slot = Int64(read(Int32, where))
     return slot
 
 
@@ -75,7 +75,7 @@ def writes(a, token, slot, there, row, lane):
     """Whether the lane's token, if there is one, and no other token writes its slot, which is at address `row`."""
     mine = there and slot >= 0 and slot < a.num_slots
     if mine and a.manner == MARKED:
-        mine = fresh_number_at(mark_place(a, row)) == mark_of(token)
+        mine = fresh_number_at(Int64, mark_place(a, row)) == mark_of(token)
     if a.manner == SEARCH:
         asking = cute.arch.vote_ballot_sync(mine)
         while asking != 0:
@@ -104,11 +104,3 @@ def is_last(a, token, slot, lane):
 def mark_of(token):
     """The number of a token beside four bytes of 0xff."""
     return Int64(token) - Int64(1 << 32)
-
-
-@cute.jit
-def fresh_number_at(where):
-    """What other warps may be writing."""
-    return cute.arch.inline_ptx(
-        "ld.relaxed.gpu.global.b64 {$w0}, [{$r0}];", write_only_types=[Int64], read_only_args=[Int64(where)]
-    )

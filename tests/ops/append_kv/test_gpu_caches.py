@@ -65,6 +65,31 @@ def test_a_captured_write_takes_new_tokens_and_slots(kv_format, count):
         assert set(torch.nonzero(~same).flatten().tolist()) <= {shared}
 
 
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("kv_format", ["bf16", "v32", "fp8"])
+@pytest.mark.parametrize("count", [600, 20_000])
+def test_what_the_kernels_before_have_written_is_seen(kv_format, count):
+    """Tokens, slots and the scale change right before each call; a call's second launch reads them before it waits."""
+    draw = torch.Generator("cuda").manual_seed(count)
+    columns, turns = columns_of(kv_format), range(5)
+    tokens = [torch.randn(count, columns, device="cuda", generator=draw).bfloat16() for _ in turns]
+    places = [torch.randperm(count, device="cuda", generator=draw) for _ in turns]
+    caches = [make_cache(kv_format, count // 4, 4) for _ in turns]
+    scales = [torch.tensor([2.0**-turn], device="cuda") for turn in turns]
+    latent, slots, scale = tokens[0].clone(), places[0].clone(), scales[0].clone()
+    options = {"kv_format": kv_format} | ({"descale_k": scale} if kv_format == "fp8" else {})
+    torch.cuda.synchronize()
+    for turn in turns:
+        latent.copy_(tokens[turn])
+        slots.copy_(places[turn])
+        scale.copy_(scales[turn])
+        flashmla.append_kv(caches[turn], latent, None, slots, **options)
+    for turn in turns:
+        scale.copy_(scales[turn])
+        rows = tokens[turn] if kv_format == "bf16" else flashmla.quantize_kv(tokens[turn], page_size=4, **options)
+        assert torch.equal(caches[turn].view(count, -1)[places[turn]], rows.view(count, -1))
+
+
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_caches_of_more_than_2_to_the_31_bytes(room, kv_format):
     """Slots on both sides of 2^31 and 2^32 bytes, and at the end, come back as they were written."""
