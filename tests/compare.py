@@ -24,6 +24,7 @@ class Tolerance:
     element_absolute: float  # ... this: the dtype's spacing at zero
     lse_absolute: float = 1e-5
     lse_relative: float = 1e-6
+    logit: float = 1e-5  # error of a logit by its magnitude: float32 arithmetic
 
     def widened(self, factor: float) -> Tolerance:
         """Bounds for a problem that carries `factor` times the rounding error."""
@@ -31,7 +32,7 @@ class Tolerance:
 
     def at(self, magnitude: float) -> Tolerance:
         """The bounds for logits of a magnitude: their own float32 rounding errors grow with it."""
-        more = LOGIT_ERROR * (magnitude - 1)
+        more = self.logit * (magnitude - 1)
         factor = self.element_of_row / self.norm
         return replace(
             self,
@@ -50,7 +51,6 @@ class Tolerance:
 
 
 SUBNORMAL_SHARE = 2.0**-126 * 2**20  # of sums over 2^14 tokens, whose latents are below 2^6
-LOGIT_ERROR = 1e-5  # of float32 arithmetic, by a logit's magnitude
 # Tensor cores do not round the sums of float32 products, they cut them off, so errors add up instead of cancelling: in
 # each of the d_qk / 16 steps of a logit up to 2^-23 of the sum so far. Where query and key resemble each other that
 # grows evenly to the logit, so up to d_qk / 32 * 2^-23 of it, 2.1e-6 for d_qk 576; half of that on average, which was

@@ -87,6 +87,7 @@ KERNELS_OF_CALLS = {
     "dense_decode of codes": (
         "dense_decode_bf16_576_cluster1_v32",
         "dense_decode_bf16_576_cluster1_fp8",
+        "dense_decode_bf16_576_cluster1_fp8_qgmma",
         "dense_decode_bf16_576_cluster1_gather_v32",
         "dense_decode_bf16_576_cluster1_gather_fp8",
         *_COMBINES,

@@ -12,7 +12,7 @@ from .targets import Target
 
 SHORT_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-INSPECTED = ("HGMMA", "UTMALDG", "WARPGROUP.DEPBAR", "LDL", "STL")  # instructions that are counted in a cubin
+INSPECTED = ("HGMMA", "QGMMA", "UTMALDG", "WARPGROUP.DEPBAR", "LDL", "STL")  # instructions that are counted in a cubin
 
 
 @dataclass(frozen=True)

@@ -63,15 +63,18 @@ GATHERERS = 256  # threads of PV, of which each says that what it fetched of an 
 RAW = Barrier(
     "raw", "half", 1,
     arrive="the first PV warp of the half, with the bytes",
-    wait="the PV warpgroup of the half; of a Q, who arrives",
+    wait="the PV warpgroup of the half, QK where it multiplies codes; of a Q, who arrives",
 )  # fmt: skip
 
 
-def gathering(boxed: bool = False) -> tuple[Barrier, ...]:
-    """The same where PV's warps are all loaders. boxed: of codes that come by TMA."""
+def gathering(boxed: bool = False, fp8_products: bool = False) -> tuple[Barrier, ...]:
+    """The same where PV's warps are all loaders. boxed: of codes that come by TMA. fp8_products: whose PV starts when P
+    is there.
+    """
     arrive = "every thread of PV, of its copies or with what it has made of them"
     full = replace(BARRIERS[0], arrivals=GATHERERS, arrive=arrive)
-    return (full, *BARRIERS[1:], *([RAW] if boxed else []))
+    others = [barrier for barrier in BARRIERS[1:] if not (fp8_products and barrier.name == "qk_done")]
+    return (full, *others, *([RAW] if boxed else []))
 
 
 def first(name: str, slots: int, table: tuple[Barrier, ...]) -> int:

@@ -57,7 +57,9 @@ Where rows are gathered (gather.py) every warp of PV is a loader. An item has co
 arrived, or its copies for it; a loader waits for the record of a piece before it fetches its Q, so that nothing is
 loaded without work. It is ahead of the products by the items of the ring, as above. Codes that TMA brings (boxes.py)
 come with `raw`, a barrier for each half of a slot, for which those wait who make them into numbers. Its phase is the
-item's, so a Q ends one too.
+item's, so a Q ends one too. For 8-bit products QK takes units from there, and `full` says that V has been turned round
+(code_pv.py); the copy that a warp turns into was the last but one unit's, for whose end, `empty`, it has waited before.
+PV starts when P is there, so nobody says qk_done.
 
 Else items 0 and 1, the first Q and its first unit, are loaded by every loader before it knows of a record, from what it
 reads of the schedule for itself: that hides the time that a record takes. Where there is no work at all they are some

@@ -31,10 +31,11 @@ WGMMA_WAITS = 3
 
 @dataclass(frozen=True)
 class Variant(Base):
-    FEATURES = ("any_page", "gathers")
+    FEATURES = ("any_page", "gathers", "fp8_products")
 
     any_page: bool = False  # pages of any size; else of 64 tokens
     gathers: bool = False  # fetches row by row; else TMA brings boxes of rows of a page
+    fp8_products: bool = False  # of a cache of codes; else exact ones
     kv_format: str = "bf16"
     batch_invariant: bool = False
     slots: int = 3  # units of 64 tokens in flight in shared memory
@@ -48,7 +49,8 @@ class Variant(Base):
         parts = [self.family, self.elements.short, str(self.d_qk), f"cluster{self.cluster}"]
         loads = ["gather"] * self.gathers or ["pages"] * self.any_page
         formats = [self.kv_format] * (self.kv_format != "bf16")
-        return "_".join(parts + loads + formats + ["invariant"] * self.batch_invariant)
+        products = ["qgmma"] * self.fp8_products
+        return "_".join(parts + loads + formats + products + ["invariant"] * self.batch_invariant)
 
     @property
     def boxed(self) -> bool:
@@ -62,7 +64,7 @@ class Variant(Base):
     @property
     def slot_slices(self) -> int:
         """Slices of a slot: the latent part, and one for P, which is the RoPE part's own where there is one."""
-        return self.d_v // SLICE + 1
+        return self.d_v // (2 * SLICE if self.fp8_products else SLICE) + 1
 
     @property
     def rope_slices(self) -> int:
@@ -76,13 +78,15 @@ class Variant(Base):
     @property
     def shared_bytes(self) -> int:
         """Barriers, work records, cursors and scales, the KV slots, and the part of Q that is not in registers."""
-        table = barrier_table.gathering(boxed=True) if self.boxed else barrier_table.BARRIERS
+        table = barrier_table.gathering(True, self.fp8_products) if self.boxed else barrier_table.BARRIERS
         barriers = barrier_table.BYTES * barrier_table.total(self.slots, table)
         cursors = 0 if self.boxed else 2 * CURSOR
         words = RECORD * barrier_table.records(self.slots) + cursors + ROWS * self.slots
         header = barriers + 4 * words
         kv = ELEMENT_BYTES[self.elements.cache] * UNIT * SLICE * self.slot_slices * self.slots
         q = ELEMENT_BYTES[self.elements.q] * ROWS * (SLICE * self.rope_slices + 16 * self.q_tail_steps)
+        q *= not self.fp8_products
+        q += 2 * UNIT * self.d_v * self.fp8_products  # copies of two units' V (turned.py)
         return -(-header // 1024) * 1024 + kv + q
 
     @property
@@ -90,7 +94,8 @@ class Variant(Base):
         # setmaxnreg moves registers from warpgroup to warpgroup, it cannot make any
         registers = self.qk_registers + (WARPGROUPS - 1) * self.pv_registers
         accumulator_s, accumulator_o = ROWS * UNIT // 128, ROWS * self.d_v // 2 // 128  # registers of a thread
-        q = 4 * self.q_steps_in_registers  # a k-step of 64 x 16 two-byte values over 128 threads
+        # a k-step of 64 x 16 two-byte values, or of twice as many codes, over 128 threads
+        q = self.d_qk // 8 if self.fp8_products else 4 * self.q_steps_in_registers
         rules = {
             "elements of one type": self.elements in (BF16, FP16),
             "more registers than an SM has": registers <= WARPGROUPS * self.target.registers_at_entry(self.threads),
@@ -107,6 +112,8 @@ class Variant(Base):
             or CODES[self.kv_format].scales_at is not None
             or CODES[self.kv_format].one_scale,
             "rows with scales are made in slots of 512 columns": self.kv_format in ("bf16", "fp8") or self.d_v == 512,
+            "8-bit products are of codes without scales of their own": not self.fp8_products
+            or (self.kv_format == "fp8" and self.boxed and self.q_tail_steps == 0),
             "who gathers is in no cluster": not (self.gathers or self.boxed) or self.cluster == 1,
             "who gathers folds no pieces": not (self.gathers or self.boxed) or not self.batch_invariant,
             # of loaders that gather
@@ -117,11 +124,13 @@ class Variant(Base):
 
     @property
     def instructions(self) -> dict[str, range]:
-        products = self.d_qk // 16 + PV_STEPS
+        products, kind, waits = self.d_qk // 16 + PV_STEPS, "HGMMA", WGMMA_WAITS
+        if self.fp8_products:  # a k-step is of twice as many codes, and QK has one group
+            products, kind, waits = products // 2, "QGMMA", WGMMA_WAITS - 1
         return super().instructions | {
-            "HGMMA": range(products, products + 1),
+            kind: range(products, products + 1),
             "UTMALDG": range(1, 1000),
-            "WARPGROUP.DEPBAR": range(WGMMA_WAITS, WGMMA_WAITS + 1),
+            "WARPGROUP.DEPBAR": range(waits, waits + 1),
         }
 
 
@@ -161,6 +170,15 @@ VARIANTS += (
     Variant(HOPPER, BF16, 320, 256, kv_format="fp8", slots=5, q_steps_in_registers=16),
 )
 
+# 8-bit products, of the same pages. QK has less in registers than PV, which turns V round (turned.py).
+FP8_PRODUCTS = tuple(
+    replace(
+        variant, fp8_products=True, q_steps_in_registers=variant.d_v // 16, slots=4, qk_registers=136, pv_registers=184
+    )
+    for variant in VARIANTS
+    if variant.kv_format == "fp8"
+)
+
 # Rows that are gathered: small pages, codes
 VARIANTS += tuple(
     replace(variant, gathers=True)
@@ -178,3 +196,5 @@ VARIANTS += (
     replace(FP8_512, any_page=True, gathers=True, q_steps_in_registers=27, qk_registers=168, pv_registers=168),
     Variant(HOPPER, BF16, 320, 256, any_page=True, gathers=True, kv_format="fp8", slots=5, q_steps_in_registers=16),
 )
+
+VARIANTS += FP8_PRODUCTS

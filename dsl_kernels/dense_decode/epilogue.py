@@ -26,7 +26,7 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
     if const_expr(kernel.one_scale):
         scale, scale_q = scale_of(a), scale_of_q(a)
     for r in cutlass.range_constexpr(2):
-        total, shift = quad_sum(row_sum[r]), row_max[r] * kernel.qk.factor(r)
+        total, shift = quad_sum(row_sum[r]), kernel.qk.shift(r, row_max[r])
         if (thread & 3) == 0:
             row = row_of(thread) + 8 * r
             empty = total == 0.0

@@ -21,6 +21,9 @@ Order on the tensor cores: PV of a unit starts when S of the next one is nearly 
 the tensor cores to itself; when the next unit is late, PV starts at once. The barriers that make this order, and all
 others, are described in barriers.py.
 
+Calls that permit products of 8-bit codes have kernels of their own: code_qk.py, code_pv.py, turned.py. There the slots
+are of raw codes, and of V there are two copies beside them.
+
 Batch-invariant calls have kernels of their own, which do a tile piece by piece: invariant.py says which pieces there
 are, invariant_loader.py and invariant_pv.py what the roles do otherwise, carries.py what becomes of the rows.
 """
@@ -39,6 +42,8 @@ from dsl_kernels.core.threads import lane_now, opaque
 from .barrier_table import gathering
 from .barriers import Barriers
 from .boxes import Boxes
+from .code_pv import CodePV
+from .code_qk import CodeQK
 from .codes import CodedRows
 from .config import Variant
 from .gather import Gather
@@ -54,6 +59,7 @@ from .pv import PV
 from .qk import QK
 from .rows import PlainRows
 from .shared_memory import SharedMemory
+from .turned import TurnedRows
 from .unscaled import UnscaledRows
 from .unscaled_qk import UnscaledQK
 
@@ -66,6 +72,7 @@ class DenseDecode:
         self.out_dtype = DTYPES[variant.elements.out]
         # threads and registers
         self.threads = variant.threads
+        self.regs_at_entry = variant.target.registers_at_entry(variant.threads)
         self.regs_qk, self.regs_pv = variant.qk_registers, variant.pv_registers
         # geometry
         self.d_qk, self.d_v = variant.d_qk, variant.d_v
@@ -74,6 +81,7 @@ class DenseDecode:
         self.slices = variant.slot_slices
         self.last = self.slices - 1  # the slice of RoPE and P
         self.rope = variant.rope_slices > 0
+        self.fp8_products = variant.fp8_products
         self.constants = {"window": 0} if variant.batch_invariant else {}  # parameters that such kernels do not know
         self.any_page, self.invariant = variant.any_page, variant.batch_invariant
         # number of the lane: in a register from the start, or where there is none read again when x is known; and such
@@ -93,8 +101,9 @@ class DenseDecode:
             if codes is None:
                 self.rows = PlainRows(self)
             else:
-                self.rows = (UnscaledRows if self.one_scale else CodedRows)(self, codes, self.boxed)
-            self.bars = Barriers(self.slots, self.cluster, gathering(self.boxed))
+                rows = TurnedRows if self.fp8_products else UnscaledRows if self.one_scale else CodedRows
+                self.rows = rows(self, codes, self.boxed)
+            self.bars = Barriers(self.slots, self.cluster, gathering(self.boxed, self.fp8_products))
 
     @cute.jit
     def __call__(self, q: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream):
@@ -133,7 +142,8 @@ class DenseDecode:
         gather_qk = UnscaledQK if self.one_scale else GatherQK
         if const_expr(self.boxed):
             loader = Boxes(self, tma_q, mQ, GatherReader(self), Pages(self), tma_kv, mKV)
-            self.qk, self.pv = gather_qk(self), GatherPV(self, loader)
+            self.qk = (CodeQK if self.fp8_products else gather_qk)(self)
+            self.pv = (CodePV if self.fp8_products else GatherPV)(self, loader)
             self.run_roles(tma_q, tma_kv)
         elif const_expr(self.gathers):
             loader = Gather(self, tma_q, mQ, GatherReader(self), Pages(self))
@@ -150,6 +160,10 @@ class DenseDecode:
         gdim, _, _ = cute.arch.grid_dim()
         self.rank, self.first_part, self.step = bidx % self.cluster, bidx // self.cluster, gdim // self.cluster
         self.bars.lie_at(self.smem.allocate())
+
+    def take_registers(self, number):
+        more = number > self.regs_at_entry
+        (cute.arch.setmaxregister_increase if more else cute.arch.setmaxregister_decrease)(number)
 
     @cute.jit
     def run_roles(self, *maps):
@@ -170,10 +184,10 @@ class DenseDecode:
         cute.arch.griddepcontrol_launch_dependents()  # only now: combine looks at the schedule before its own wait
 
         if role == 0:
-            cute.arch.setmaxregister_increase(self.regs_qk)
+            self.take_registers(self.regs_qk)
             self.qk.run(warp)
         else:
-            cute.arch.setmaxregister_decrease(self.regs_pv)
+            self.take_registers(self.regs_pv)
             self.pv.run(role - 1, warp)
         if const_expr(self.cluster > 1):  # nobody leaves while its peer may still signal it
             cute.arch.cluster_arrive()

@@ -122,15 +122,18 @@ class PV:
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
         return self.smem.sScale[row, slot], self.smem.sScale[row + 8, slot]
 
+    def stage(self, half, slot):
+        """Room for 64 rows of this half."""
+        return self.smem.slice_start(slot, self.kernel.half_slices * half)
+
     @cute.jit
     def store_output(self, half, it, record, factors: tuple):
-        """The rows, times `factors`, to memory. This half of the last unit's slot serves to turn them round, once every
-        warp's product is done, and only then is given back.
+        """The rows, times `factors`, to memory. They are turned round in this half of the last unit's slot, once every
+        warp's product is done, and only then is it given back.
         """
         kernel = self.kernel
         self.bars.sync_half(half)
         slot, _ = self.bars.slot_phase(it + (kernel.slots - 1))
-        stage = self.smem.slice_start(slot, kernel.half_slices * half)
-        store_rows(kernel, record, half, accumulator_rows(self.rO), factors, stage)
+        store_rows(kernel, record, half, accumulator_rows(self.rO), factors, self.stage(half, slot))
         cute.arch.fence_proxy("async.shared", space="cta")
         self.bars.release(slot, half)

@@ -143,6 +143,10 @@ class QK:
         """Of the logits in base 2 of the first or second row of this thread."""
         return self.a.scale_log2
 
+    def shift(self, row, row_max):
+        """Logit, in base 2, whose weight is 1 before a row's weights are made to sum up to 1."""
+        return row_max * self.factor(row)
+
     def see_rows(self):
         """What TMA brought the tensor cores see."""
 

@@ -15,8 +15,9 @@ class Queries:
 
     def __init__(self, kernel, tma_q, mQ):
         self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
-        self.half_slices, self.rope = kernel.half_slices, kernel.rope
-        self.latent = 2 * kernel.half_slices  # slices of the latent part; the RoPE slice comes behind them
+        # of codes two columns are an element
+        self.half_slices, self.rope = kernel.half_slices // (2 if kernel.fp8_products else 1), kernel.rope
+        self.latent = 2 * self.half_slices  # slices of the latent part; the RoPE slice comes behind them
         self.tma_q = tma_q
         slices = cute.group_modes(self.smem.sS, 0, 2)
         gQ = cute.group_modes(cute.local_tile(mQ, (64, 64), (None, None, None, None, None)), 0, 2)

@@ -2,7 +2,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64, const_expr
+from cutlass import Float8E4M3FN, Float32, Int32, Int64, const_expr
 from cutlass.cute.nvgpu import warpgroup
 
 from dsl_kernels.core.schedule_params import UNIT
@@ -16,7 +16,8 @@ class SharedMemory:
 
     def __init__(self, kernel):
         self.dtype, self.slices, self.slots = kernel.dtype, kernel.slices, kernel.slots
-        self.rope, self.q_tail = kernel.rope, kernel.q_tail
+        self.rope, self.q_tail, self.half = kernel.rope and not kernel.fp8_products, kernel.q_tail, kernel.half
+        self.codes, self.copy_bytes = kernel.fp8_products, 64 * kernel.half
         self.cursors = not kernel.boxed
         records = barrier_table.records(kernel.slots)
 
@@ -27,7 +28,8 @@ class SharedMemory:
             cursors: cute.struct.MemRange[Int32, 2 * CURSOR * self.cursors]
             scale: cute.struct.MemRange[Float32, 64 * kernel.slots]
             kv: cute.struct.Align[cute.struct.MemRange[kernel.dtype, UNIT * 64 * kernel.slices * kernel.slots], 1024]
-            q_rope: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 64 * 64 * kernel.rope], 1024]
+            copies: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 2 * self.copy_bytes * self.codes], 1024]
+            q_rope: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 64 * 64 * self.rope], 1024]
             q_tail: cute.struct.Align[cute.struct.MemRange[kernel.dtype, 64 * 16 * kernel.q_tail], 1024]
 
         self.storage = Storage
@@ -51,6 +53,9 @@ class SharedMemory:
         # the same bytes, unswizzled: a row of a slice is 8 chunks of 16 bytes
         chunks = cute.make_layout((4, 8, 64, self.slices * self.slots), stride=(1, 4, 32, 2048))
         self.sWords = cute.make_tensor(cute.recast_ptr(st.kv.data_ptr(), dtype=Int32), chunks)
+        if const_expr(self.codes):
+            self.copies = st.copies.data_ptr()
+            self.see_codes(st.kv, st.copies)
         if const_expr(self.rope):
             self.sQrope = st.q_rope.get_tensor(rope.outer, swizzle=rope.inner)
         if const_expr(self.q_tail > 0):
@@ -58,6 +63,24 @@ class SharedMemory:
             tail = cute.tile_to_shape(atom, (64, 16 * self.q_tail), order=(0, 1))
             self.sQtail = st.q_tail.get_tensor(tail.outer, swizzle=tail.inner)
         return st.barriers.data_ptr()
+
+    def see_codes(self, kv, copies):
+        """The slots as 8-bit products take them: slices of 64 rows of 128 codes, and the copies of halves of V."""
+        swizzle, dtype = warpgroup.SmemLayoutAtomKind, Float8E4M3FN
+        atom, number = warpgroup.make_smem_layout_atom(swizzle.K_SW128, dtype), self.slices * self.slots
+        codes = cute.tile_to_shape(atom, (64, 128, number), order=(0, 1, 2))
+        self.sCodes = kv.get_tensor(codes.outer, swizzle=codes.inner, dtype=dtype)
+        atom = warpgroup.make_smem_layout_atom(swizzle.K_SW64, dtype)
+        turned = cute.tile_to_shape(atom, (self.half, UNIT, 4), order=(0, 1, 2))
+        self.sTurned = copies.get_tensor(turned.outer, swizzle=turned.inner, dtype=dtype)
+
+    def copy_of(self, half, item):
+        """Number of the copy of half of a unit's V."""
+        return 2 * half + item % 2
+
+    def copy_start(self, half, item):
+        """Its address."""
+        return self.copies + cute.assume(self.copy_bytes // 2 * self.copy_of(half, item), divby=2048)
 
     def slice_start(self, slot, which):
         """Address of a slice: 64 rows of 128 bytes."""

@@ -107,6 +107,7 @@ def code_cases() -> list:
             descale_k=draw.choice(scales) if kv_format == "fp8" else None,
             q_dtype="float8_e4m3fn" if coded else None,
             descale_q=draw.choice(scales) if coded else None,
+            compute=draw.choice(("default", "fp8")) if coded else "default",
         )
         found.append(case)
     return found

@@ -301,13 +301,22 @@ def test_a_cubin_tells_of_its_kernel():
 
 
 def test_instructions_are_counted_in_the_disassembly(tmp_path):
-    code = "HGMMA.64x64 R1 ;\n@P0 HGMMA ;\nUTMALDG.5D ;\nLDL R1, [R2] ;\nWARPGROUP.DEPBAR.LE gsb0, 0x0 ;\nLDLX ;\n"
+    code = "HGMMA.64x64 R1 ;\n@P0 HGMMA ;\nQGMMA.64x32 R1 ;\nUTMALDG.5D ;\nLDL R1, [R2] ;\n"
+    code += "WARPGROUP.DEPBAR.LE gsb0, 0x0 ;\nLDLX ;\n"
     code += "ATOMG.E.ADD.64.STRONG.GPU PT, RZ ;\nREDG.E.ADD.STRONG.SYS desc ;\nLDG.E.64.STRONG.SYS R1 ;\n"
     tool = tmp_path / "nvdisasm"
     (tmp_path / "code.txt").write_text(code)
     tool.write_text(f"#!/bin/sh\ncat {tmp_path}/code.txt\n")
     tool.chmod(0o755)
-    expected = {"HGMMA": 2, "UTMALDG": 1, "WARPGROUP.DEPBAR": 1, "LDL": 1, "STL": 0, cubin.SYSTEM_ATOMICS: 1}
+    expected = {
+        "HGMMA": 2,
+        "QGMMA": 1,
+        "UTMALDG": 1,
+        "WARPGROUP.DEPBAR": 1,
+        "LDL": 1,
+        "STL": 0,
+        cubin.SYSTEM_ATOMICS: 1,
+    }
     assert cubin.count_instructions(b"", str(tool)) == expected
 
 

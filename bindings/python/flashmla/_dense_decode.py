@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 from flashmla._attention import described, lse_flags, set_scale
 from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL
-from flashmla._formats import KvFormat, dtype_made, kv_format_number
+from flashmla._formats import Compute, KvFormat, compute_number, dtype_made, kv_format_number
 from flashmla._operation import Operation, enqueued
 from flashmla._options import Options, check_out_dtype, dtype_of_new, fresh, wanted
 from flashmla._plan import Plan, check_plan, step_params
@@ -46,6 +46,7 @@ def _options(
     cp_interleave: Any,
     kv_format: Any,
     window: Any,
+    compute: Any,
 ) -> Options:
     """The scalars of dense_decode."""
     params = step_params(_OPERATION, causal, batch_invariant, max_seqlen_q)
@@ -57,6 +58,7 @@ def _options(
     params.cp_interleave = integer(cp_interleave, "cp_interleave", INT32)
     params.kv_format = kv_format_number(kv_format)
     params.window = integer(window, "window", INT32)
+    params.compute = compute_number(compute)
     made = dtype_of_new(out_dtype) or dtype_made(params.kv_format)
     return Options(_OPERATION, params, out_dtype=made)
 
@@ -94,6 +96,7 @@ def dense_decode(
     window: int = ...,
     descale_q: SupportsDLPack | None = ...,
     descale_k: SupportsDLPack | None = ...,
+    compute: Compute = ...,
     return_lse: Literal[True] = ...,
 ) -> tuple[TensorT, Any]: ...
 @overload
@@ -126,6 +129,7 @@ def dense_decode(
     window: int = ...,
     descale_q: SupportsDLPack | None = ...,
     descale_k: SupportsDLPack | None = ...,
+    compute: Compute = ...,
     return_lse: Literal[False],
 ) -> TensorT: ...
 @eager
@@ -159,6 +163,7 @@ def dense_decode(
     window: int = 0,
     descale_q: SupportsDLPack | None = None,
     descale_k: SupportsDLPack | None = None,
+    compute: Compute = "default",
     return_lse: bool = True,
 ) -> Any:
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
@@ -196,6 +201,9 @@ def dense_decode(
     descale_q, descale_k
                      (1,) float32, with "fp8": what q, where it is codes, and kv_cache are multiplied with; None: 1.
                      Nothing is rounded: they are applied to sums
+    compute          "fp8", with kv_format "fp8", permits products of 8-bit codes on tensor cores, which round weights
+                     to 4 significant bits and sums to about 14. Done on a GPU where q is codes, in pages of a multiple
+                     of 64 tokens; else as by default
     window           each query token attends the last `window` tokens of those that it sees; 0: all
 
     GPU work is enqueued on `stream` and not waited for, except with JAX, whose arrays must hold their result when seen.
@@ -214,7 +222,7 @@ def dense_decode(
         check_out_dtype(out, dtype)
     values = (
         *(causal, batch_invariant, max_seqlen_q, softmax_scale, num_threads, dtype, lse_base2, empty_lse),
-        *(cp_rank, cp_world, cp_interleave, kv_format, window),
+        *(cp_rank, cp_world, cp_interleave, kv_format, window, compute),
     )
     try:
         options = _remembered(*values)
@@ -275,7 +283,7 @@ def dense_decode_workspace_size(
     >>> out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, workspace=workspace)
     """
     options = _options(
-        causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0, kv_format, window
+        causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0, kv_format, window, "default"
     )
     inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None, None, None, None)
     if plan is not None:

@@ -10,21 +10,34 @@ from flashmla._options import Options
 from flashmla.errors import invalid
 
 KvFormat = Literal["bf16", "v32", "v32_nope", "model1", "v41", "fp8"]
+Compute = Literal["default", "fp8"]
 
-_PREFIX = "FLASHMLA_KV_"
+
+def _numbers(enum: str, prefix: str) -> dict[Any, int]:
+    values = sorted(ffi.typeof(enum).elements.items())
+    return {name.removeprefix(prefix).lower(): number for number, name in values}
+
+
 _AS_IT_IS: int = ffi.integer_const("FLASHMLA_KV_BF16")
-_NUMBERS: dict[Any, int] = {
-    name.removeprefix(_PREFIX).lower(): number
-    for number, name in sorted(ffi.typeof("flashmla_kv_format").elements.items())
-}
+_FORMATS = _numbers("flashmla_kv_format", "FLASHMLA_KV_")
+_COMPUTES = _numbers("flashmla_compute", "FLASHMLA_COMPUTE_")
+
+
+def _number(numbers: dict[Any, int], name: Any, argument: str) -> int:
+    try:
+        return numbers[name]
+    except (KeyError, TypeError):  # TypeError: it has no hash
+        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is {name!r}; it must be one of {[*numbers]}") from None
 
 
 def kv_format_number(name: Any, argument: str = "kv_format") -> int:
     """The flashmla_kv_format of that name."""
-    try:
-        return _NUMBERS[name]
-    except (KeyError, TypeError):  # TypeError: it has no hash
-        raise invalid("FLASHMLA_ERROR_VALUE", f"{argument} is {name!r}; it must be one of {[*_NUMBERS]}") from None
+    return _number(_FORMATS, name, argument)
+
+
+def compute_number(name: Any) -> int:
+    """The flashmla_compute of that name."""
+    return _number(_COMPUTES, name, "compute")
 
 
 def row_made(kv_cache: tuple[int, ...], options: Options) -> tuple[int, str | None]:

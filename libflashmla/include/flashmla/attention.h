@@ -13,6 +13,13 @@ extern "C" {
 
 /* ---- Dense decode ---- */
 
+/* What products may round. FP8 permits, and never asks for, products of 8-bit codes (float8_e4m3fn) on tensor cores.
+ * Softmax weights become such codes, of 4 significant bits and fewer from 2^-14 of a row's largest one on. Sums keep
+ * about 14 bits of their largest member, so logits are off by up to 2^-13 of the largest product of a code of q and one
+ * of a key, and of values that have one sign in thousands of tokens a part is lost: docs/usage.md has the errors. It is
+ * done on CUDA where q is codes, in pages of a multiple of 64 tokens; other calls compute as by default. */
+typedef enum flashmla_compute { FLASHMLA_COMPUTE_DEFAULT = 0, FLASHMLA_COMPUTE_FP8 = 1 } flashmla_compute;
+
 /* Paged dense MLA decode. For query token s of request i and query head h, over the attended tokens t of its KV head
  * h / (h_q / h_kv), with k_t = kv_cache[block_table[i, t / page_size], t % page_size]:
  *     x_t = softmax_scale * <q, k_t>;   lse = ln(sum_t exp(x_t));   out = sum_t exp(x_t - lse) * k_t[0 : d_v]
@@ -25,7 +32,7 @@ extern "C" {
  *
  * A cache that is quantised is attended as flashmla_dequantize_kv reads it to bfloat16. With FLASHMLA_KV_FP8 the scales
  * are applied to sums, so that nothing is rounded: k_t is code * descale_k, and q, where it is codes, code * descale_q.
- * A scale that is not finite makes rows NaN.
+ * A scale that is not finite makes rows NaN. See flashmla_compute for products that round.
  *
  * Variable-length queries: with cu_seqlens_q the query tokens of all requests lie behind one another, q is (total_q,
  * h_q, d_qk), out (total_q, h_q, d_v), lse (h_q, total_q). Request i has the tokens from b = cu_seqlens_q[i], clamped
@@ -78,12 +85,13 @@ typedef struct flashmla_dense_decode_params {
   /* (1) float32, with FLASHMLA_KV_FP8: what q, where it is codes, and kv_cache are multiplied with; NULL: 1 */
   const DLTensor *descale_q;
   const DLTensor *descale_k;
+  int32_t compute; /* flashmla_compute; other than the default with FLASHMLA_KV_FP8 alone */
 } flashmla_dense_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_DENSE_DECODE_PARAMS_INIT                                                                              \
   {sizeof(flashmla_dense_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0, \
-   0, 0, NULL, NULL, 0, 0, NULL, NULL}
+   0, 0, NULL, NULL, 0, 0, NULL, NULL, 0}
 /* clang-format on */
 
 /* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from

@@ -215,7 +215,7 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, rows_of_blocks), 4}, \
   }
 
-enum { FM_DENSE_DECODE_ANY_PAGE = 1 << 0, FM_DENSE_DECODE_GATHERS = 1 << 1 };
+enum { FM_DENSE_DECODE_ANY_PAGE = 1 << 0, FM_DENSE_DECODE_GATHERS = 1 << 1, FM_DENSE_DECODE_FP8_PRODUCTS = 1 << 2 };
 typedef struct fm_dense_decode_kernel_params {
   CUtensorMap tma_q; /* q as (d, head in group, token, KV head, request); box of one row block */
   CUtensorMap tma_kv; /* kv_cache as (d, row, head, block); box of box_rows rows */
@@ -1075,6 +1075,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x99ffb5f1
+#define FM_KERNEL_PARAMS_DIGEST 0xdedaec1d
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

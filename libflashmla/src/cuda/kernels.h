@@ -45,6 +45,7 @@ typedef struct fm_need {
   int32_t d_qk, d_v;
   uint32_t features;   /* that it must have */
   const char *lacking; /* what a kernel without them is for */
+  uint32_t without;    /* that it must not have */
   uint32_t preferred;  /* that it must have too, unless it is forced */
   bool batch_invariant;
   int32_t cluster;    /* 0: any */

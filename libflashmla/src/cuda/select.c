@@ -32,6 +32,7 @@ static const char *misfit(const fm_kernel *kernel, const fm_need *need, int32_t 
   if ((kernel->d_qk != 0 && kernel->d_qk != need->d_qk) || (kernel->d_v != 0 && kernel->d_v != need->d_v))
     return "other head dimensions";
   if ((need->features & ~kernel->features) != 0) return need->lacking;
+  if ((kernel->features & need->without) != 0) return "calls that permit what it rounds";
   if (kernel->batch_invariant != need->batch_invariant)
     return kernel->batch_invariant ? "batch-invariant calls" : "calls that are not batch invariant";
   if (need->cluster != 0 && kernel->cluster != need->cluster)

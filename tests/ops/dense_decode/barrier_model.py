@@ -59,13 +59,15 @@ class Block:
 
     def __init__(self, barriers: tuple[Barrier, ...], slots: int, cluster: int, records: int) -> None:
         self.made = {b.name: [Mbarrier(b.count(cluster)) for _ in range(b.number(slots))] for b in barriers}
-        self.full, self.p_full, self.qk_done = (self.made[name] for name in ("full", "p_full", "qk_done"))
+        self.full, self.p_full, self.qk_done = (self.made.get(name, []) for name in ("full", "p_full", "qk_done"))
         self.empty = [self.made["empty"][2 * slot : 2 * slot + 2] for slot in range(slots)]
         (self.sum_empty,), self.work_full = self.made["sum_empty"], self.made["work_full"]
         self.holds = [[-1, -1] for _ in range(slots)]  # the item whose half has come
         self.boxes: dict[tuple[int, int], int] = {}  # (item, half): boxes that have come
         self.users: list[list[set]] = [[set(), set()] for _ in range(slots)]  # warps that read half a slot
         self.p: list[list] = [[None] * QK_WARPS for _ in range(slots)]  # the unit of which a warp's rows of P lie there
+        # of V, where it is turned round: the unit of which a warp's tokens lie there, and who reads them
+        self.copies = [[([None] * PV_WARPS, set()) for _ in range(2)] for _ in range(2)]
         self.scales: list[list] = [[None] * QK_WARPS for _ in range(slots)]
         self.records: list[tuple[int, int]] = [(-1, -1)] * records  # (piece, its units)
         self.readers: list[set] = [set() for _ in range(records)]  # who has not done with a record yet
@@ -239,7 +241,8 @@ class Model:
                     if begun:
                         self.hand_over(block, it - 1)
                         self.go(block, warp, it - 1)
-                    yield block.full[slot], phase
+                    for barrier in self.that_unit_came(block, it):
+                        yield barrier, phase
                 self.use(block, it, me, (0, 1))
                 yield None
                 if here:
@@ -254,12 +257,17 @@ class Model:
                 block.p[slot][warp], block.scales[slot][warp] = it, it
                 it, n, begun = it + 1, n - 1, True
                 slot, phase = self.slot_phase(it)
-                here = block.full[slot].over(phase)
+                here = all(barrier.over(phase) for barrier in self.that_unit_came(block, it))
                 yield None
+            self.hand_over_last(block, warp, it - 1, piece)
             yield from self.finish(block, warp, it, piece)
+            yield from self.go_past_q(block, warp, it)
             piece += 1
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
+
+    def that_unit_came(self, block: Block, item: int) -> list[Mbarrier]:
+        return [block.full[item % self.slots]]
 
     def await_unused(self, block: Block) -> Role:
         yield block.full[0], 0
@@ -275,13 +283,15 @@ class Model:
             self.release(block, me, slot, 0)
             self.release(block, me, slot, 1)
 
-    def finish(self, block: Block, warp: int, it: int, piece: int) -> Role:
-        """The last unit of a piece is handed over, and then 1 / row sum; `it`: the next Q."""
-        me, (slot, phase) = ("QK", warp), self.slot_phase(it)
+    def hand_over_last(self, block: Block, warp: int, item: int, piece: int) -> None:
         if self.invariant:
-            self.done_with(block, piece, me)
-        self.hand_over(block, it - 1)
-        self.go(block, warp, it - 1)
+            self.done_with(block, piece, ("QK", warp))
+        self.hand_over(block, item)
+        self.go(block, warp, item)
+
+    def finish(self, block: Block, warp: int, it: int, piece: int) -> Role:
+        """Behind the last unit of a piece 1 / row sum is handed over; `it`: the next Q."""
+        me, (slot, phase) = ("QK", warp), self.slot_phase(it)
         yield block.sum_empty, (piece + 1) & 1
         yield block.empty[slot][0], phase ^ 1
         yield block.empty[slot][1], phase ^ 1
@@ -293,7 +303,6 @@ class Model:
         self.done_with(block, piece, me)
         block.scales[slot][warp] = ("sum", piece)
         self.hand_over(block, it)
-        yield from self.go_past_q(block, warp, it)
 
     # ---- PV
 

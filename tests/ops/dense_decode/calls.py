@@ -42,6 +42,7 @@ def decode_fields(case) -> dict[str, object]:
         "num_threads": case.num_threads,
         "kv_format": format_number(case.kv_format),
         "window": case.window,
+        "compute": c_abi.constant(f"COMPUTE_{case.compute.upper()}"),
     }
     if case.softmax_scale is not None:
         fields["softmax_scale"] = case.softmax_scale
@@ -106,6 +107,7 @@ class Tensors:
             "num_threads": case.num_threads,
             "lse_base2": case.lse_base2,
             "empty_lse": -np.inf if case.empty_lse_minus else np.inf,
+            "compute": case.compute,
         }
         if case.shard is not None:
             options |= {f"cp_{name}": value for name, value in case.shard._asdict().items()}
@@ -256,7 +258,8 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bound_of(case: Case) -> compare.Tolerance:
-    return sunk(case, compare.tolerance("dense_decode", case.dtype, case.softmax_scale, case.d_qk))
+    kind = "fp8 products" if case.compute == "fp8" and case.q_dtype else case.dtype
+    return sunk(case, compare.tolerance("dense_decode", kind, case.softmax_scale, case.d_qk))
 
 
 def sunk(case: Case, bound: compare.Tolerance) -> compare.Tolerance:

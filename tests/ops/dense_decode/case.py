@@ -76,6 +76,7 @@ class Case(QueryTokens):
     q_dtype: str | None = None  # of codes, with "fp8"; None: q is in dtype
     descale_q: float | None = None  # with codes
     descale_k: float | None = None  # with "fp8"
+    compute: str = "default"
     window: int = 0  # tokens that a query token attends at most; 0: any
 
     @property

@@ -1,6 +1,6 @@
 """The model of dense_decode's roles where rows are gathered: every warp of PV fetches its rows of a unit.
 
-They follow dsl_kernels/dense_decode/{gather_pv,gather,boxes}.py step by step and must be changed with them.
+They follow dsl_kernels/dense_decode/{gather_pv,gather,boxes,code_qk}.py step by step and must be changed with them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class GatherModel(Model):
         if cursor.fetched is None:
             yield from self.begin_piece(block, half, warp, item, cursor)
             return
-        assert not block.users[slot][half], "a slot is overwritten that somebody reads"
+        if self.loads(warp):
+            assert not block.users[slot][half], "a slot is overwritten that somebody reads"
         yield None
         self.say_attended(block, half, slot)
         self.start_rows(block, half, warp, item, cursor)
@@ -68,6 +69,10 @@ class GatherModel(Model):
         if cursor.fetched >= cursor.units:
             self.done_with(block, cursor.piece, ("loader", *me))
             cursor.piece, cursor.fetched = cursor.piece + 1, None
+
+    def loads(self, _warp: int) -> bool:
+        """Whether it begins to fill the slot."""
+        return True
 
     def start_rows(self, block: Block, half: int, _warp: int, item: int, cursor: RowCursor) -> None:
         self.later(functools.partial(self.come_rows, block, half, item, cursor))
@@ -157,8 +162,11 @@ class Boxed(GatherModel):
     def raw(self, block: Block, half: int, item: int) -> Mbarrier:
         return block.made["raw"][2 * (item % self.slots) + half]
 
+    def loads(self, warp: int) -> bool:
+        return warp == 0
+
     def start_rows(self, block: Block, half: int, warp: int, item: int, _cursor: RowCursor) -> None:
-        if warp == 0:
+        if self.loads(warp):
             self.raw(block, half, item).arrive(ONE_LANE, HALF)
             self.later(functools.partial(self.come_box, block, half, item))
 
@@ -174,3 +182,111 @@ class Boxed(GatherModel):
         for item in cursor.pending:
             yield self.raw(block, half, item), self.slot_phase(item)[1]
             assert block.holds[item % self.slots][half] == item, "codes of another item"
+
+
+class CodeProducts(Boxed):
+    """Whose codes QK takes as they come (dsl_kernels/dense_decode/code_qk.py), and PV turns round, a unit ahead, into
+    one of two copies (code_pv.py).
+    """
+
+    barriers = gathering(boxed=True, fp8_products=True)
+
+    def qk(self, block: Block, warp: int) -> Role:
+        me = ("QK", warp)
+        it = piece = 0
+        self.hand_over(block, it)
+        yield self.wait_for_work(block, piece)
+        yield block.p_full[0], 0
+        n = self.read(block, piece, me)
+        while n > 0:
+            yield from self.take_q(block, warp, it, piece)
+            it += 1
+            while n > 0:
+                slot, phase = self.slot_phase(it)
+                for barrier in self.that_unit_came(block, it):
+                    yield barrier, phase
+                yield block.sum_empty, (piece + 1) & 1
+                self.use(block, it, me, (0, 1))
+                yield None
+                block.users[slot][0].discard(me)
+                block.users[slot][1].discard(me)
+                yield None
+                block.p[slot][warp], block.scales[slot][warp] = it, it
+                self.hand_over(block, it)
+                it, n = it + 1, n - 1
+            yield from self.finish(block, warp, it, piece)
+            piece += 1
+            yield self.wait_for_work(block, piece)
+            n = self.read(block, piece, me)
+
+    def that_unit_came(self, block: Block, item: int) -> list[Mbarrier]:
+        return [self.raw(block, half, item) for half in range(2)]
+
+    def await_other_warps(self, block: Block, half: int, item: int) -> Role:
+        slot, phase = self.slot_phase(item)
+        yield block.empty[slot][half], phase
+
+    def turn(self, block: Block, half: int, warp: int, item: int) -> Role:
+        slot, phase = self.slot_phase(item)
+        yield self.raw(block, half, item), phase
+        assert block.holds[slot][half] == item, "codes of another item"
+        copy, users = block.copies[half][item % 2]
+        assert not users, "a copy is overwritten that somebody reads"
+        copy[warp] = item
+        yield None
+        block.full[slot].arrive(EVERY_LANE)
+
+    def pv(self, block: Block, half: int, warp: int) -> Role:
+        me, cursor = ("PV", half, warp), RowCursor()
+        if warp == 1 and self.reads(block, half):
+            yield None
+            self.publish(0)
+        it = piece = 0
+        while True:
+            if it > 0:
+                yield from self.await_other_warps(block, half, it - 1)
+            for item in range(0 if it == 0 else it + self.slots - 1, it + self.slots + 1):
+                yield from self.fetch_rows(block, half, warp, item, cursor)
+            yield self.wait_for_work(block, piece)
+            n = self.read(block, piece, me)
+            if n == 0:
+                return
+            it += 1
+            yield from self.turn(block, half, warp, it)
+            follows = False
+            while n > 0:
+                yield from self.start_product(block, me, it)
+                if follows:
+                    yield from self.await_other_warps(block, half, it - 1)
+                    yield from self.fetch_rows(block, half, warp, it - 1 + self.slots, cursor)
+                if n > 1:
+                    yield from self.turn(block, half, warp, it + 1)
+                yield None
+                block.copies[half][it % 2][1].discard(warp)
+                n, follows = n - 1, True
+                if n > 0:
+                    self.release(block, me, it % self.slots, half)
+                it += 1
+            yield from self.store_rows(block, half, warp)
+            yield from self.end_piece(block, half, me, it, piece)
+            piece += 1
+
+    def store_rows(self, block: Block, half: int, warp: int) -> Role:
+        """They lie in the copies."""
+        for _, users in block.copies[half]:
+            users.add(("rows", warp))
+        yield None
+        for _, users in block.copies[half]:
+            users.discard(("rows", warp))
+
+    def start_product(self, block: Block, me: tuple, it: int) -> Role:
+        _, half, warp = me
+        slot, phase = self.slot_phase(it)
+        yield block.p_full[slot], phase
+        yield block.full[slot], phase
+        self.use(block, it, me, (half,))
+        copy, users = block.copies[half][it % 2]
+        assert copy == [it] * PV_WARPS, "a copy of another unit"
+        users.add(warp)
+        yield None
+        assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"

@@ -205,6 +205,7 @@ def own_rules() -> list[Rule]:
         Rule("scale", "VALUE", "softmax_scale", bad_scale),
         Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 256)),
         Rule("d_v of another geometry", "UNSUPPORTED", "d_v", spoil.extents({"q": -1, "kv_cache": -1}, 320)),
+        Rule("compute", "VALUE", r"\bcompute", spoil.field("compute", -1, 1, 2, 2**31 - 1)),
         Rule("scale of no codes", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "q")),
         Rule("scale of no coded q", "VALUE", "^descale_q is given", spoil.scalar("descale_q", "q")),
         Rule("cp_rank without cp_world", "VALUE", "cp_rank", spoil.field("cp_rank", 1, -1)),
@@ -221,6 +222,12 @@ def own_rules() -> list[Rule]:
     return [
         *(rule.on("", FIXED.base) for rule in fixed),
         *(rule.on("shard", SHARD.base) for rule in shard),
+        Rule("compute of codes", "VALUE", r"\bcompute", spoil.field("compute", -1, 2, 2**31 - 1, -(2**31))).on(
+            "codes", CODED.base
+        ),
+        Rule("fp8 products of another format", "VALUE", r"\bcompute", spoil.field("compute", 1), "cpu").on(
+            "bytes", PACKED.base
+        ),
         Rule("scale of another format", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "q"), "cpu").on(
             "bytes", PACKED.base
         ),

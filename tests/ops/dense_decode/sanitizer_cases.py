@@ -46,7 +46,9 @@ def decode_cases(processors: int) -> list[Case]:
     columns = {(name, fmt.of(d_qk, None).columns) for name, fmt in formats.FORMATS.items() for d_qk in ON_GPUS}
     found += [case for name, d_qk in sorted(columns) for case in quantised(name, d_qk)]
     codes = {"q_dtype": "uint8", "descale_q": 0.01}
-    found += [case.but(**codes) for case in found if case.kv_format == "fp8" and case.s_q > 1]
+    numbers = [case for case in found if case.kv_format == "fp8"]
+    found += [case.but(**codes) for case in numbers if case.s_q > 1]
+    found += [case.but(compute="fp8", **codes) for case in numbers if case.page_size % 64 == 0]
     return [case.but(seed=seed) for seed, case in enumerate(found)]
 
 
@@ -85,9 +87,13 @@ def fields_of(row: dict) -> dict:
     """Fields of the cases that a kernel could do, so far as its name says."""
     shape, _, marks = row["name"].partition("_cluster")
     marks = marks.split("_")[1:]
-    kv_format = "_".join(mark for mark in marks if mark not in {"gather", "pages", "invariant"}) or "bf16"
+    kv_format = "_".join(mark for mark in marks if mark not in {"gather", "pages", "invariant", "qgmma"}) or "bf16"
     d_qk = int(shape.rpartition("_")[2])
-    return {"dtype": row["dtype"], "d_qk": d_qk, "kv_format": kv_format, "batch_invariant": "invariant" in marks}
+    compute = "fp8" if "qgmma" in marks else "default"
+    return {
+        "dtype": row["dtype"], "d_qk": d_qk, "kv_format": kv_format, "batch_invariant": "invariant" in marks,
+        "compute": compute,
+    }  # fmt: skip
 
 
 def may_fit(row: dict, case: Case) -> bool:

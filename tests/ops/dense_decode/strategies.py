@@ -216,6 +216,7 @@ def cases(
         coded = not small
         drawn["q_dtype"] = draw(st.sampled_from((None, *bytes_of(adapter)))) if coded else None
         drawn["descale_q"] = draw(DESCALES) if drawn["q_dtype"] else None
+        drawn["compute"] = draw(st.sampled_from(("default", "fp8")))
     if varlen:
         equal = st.just((tuple(2 * i for i in range(batch + 1)), 2 * batch))
         offsets = equal if small else query_offsets(batch, s_q, wild=wild)

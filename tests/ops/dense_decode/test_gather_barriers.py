@@ -9,10 +9,10 @@ import random
 
 import pytest
 
-from ops.dense_decode.gather_model import Boxed, CopiesArrive, GatherModel
+from ops.dense_decode.gather_model import Boxed, CodeProducts, CopiesArrive, GatherModel
 
 LENGTHS = [1, 1, 1, 1, 2, 2, 3, 4, 5, 7]
-MODELS = pytest.mark.parametrize("model", [GatherModel, CopiesArrive, Boxed])
+MODELS = pytest.mark.parametrize("model", [GatherModel, CopiesArrive, Boxed, CodeProducts])
 
 
 def run_in_any_order(model: type[GatherModel], slots: int) -> None:
@@ -33,7 +33,7 @@ def miscounted(model: type[GatherModel], name: str, change: int) -> type[GatherM
 
 
 @MODELS
-@pytest.mark.parametrize("slots", [3, 5])
+@pytest.mark.parametrize("slots", [3, 4, 5])
 def test_no_deadlock_and_the_right_items(model, slots):
     run_in_any_order(model, slots)
 
@@ -52,6 +52,25 @@ def fails(model: type[GatherModel], runs: int = 20) -> bool:
 @pytest.mark.parametrize("change", [-32, 1, 32])  # a warp, or a thread
 def test_a_wrong_count_of_loaders_is_noticed(model, change):
     assert fails(miscounted(model, "full", change))
+
+
+@pytest.mark.parametrize("pieces", [[7], [2, 1]])
+def test_copies_that_are_not_waited_for_are_noticed(pieces):
+    """By the warps of a half, of each other: at the end of the work, where no fetch waits for them."""
+
+    class Hasty(CodeProducts):
+        def await_other_warps(self, *_):
+            yield from ()
+
+    def outcomes(model):
+        for seed in range(60):
+            try:
+                model(pieces, 4, 1, seed).run()
+            except AssertionError as failure:
+                yield str(failure)
+
+    assert "a copy is overwritten that somebody reads" in set(outcomes(Hasty))
+    assert not set(outcomes(CodeProducts))
 
 
 def test_a_wrong_count_of_boxes_is_noticed():

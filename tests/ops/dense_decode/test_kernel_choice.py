@@ -19,6 +19,8 @@ FITTING = [
     ("dense_decode_bf16_576_cluster1_pages_invariant", {"batch_invariant": True}),
     ("dense_decode_bf16_576_cluster1_pages", {"page_size": 1}),
     ("dense_decode_bf16_576_cluster1_gather", {"page_size": 64}),
+    ("dense_decode_bf16_576_cluster1_fp8", {"kv_format": "fp8", "compute": "fp8"}),
+    ("dense_decode_bf16_576_cluster1_fp8_qgmma", {"kv_format": "fp8", "compute": "fp8", "q_dtype": "uint8"}),
     ("dense_decode_fp16_320_cluster1_gather", {"dtype": "float16", "d_qk": 320, "page_size": 3}),
 ]
 
@@ -42,6 +44,11 @@ def test_a_forced_kernel_runs_with_tiles_of_its_own(cuda_12_0, name, changes):
         ("dense_decode_bf16_576_cluster2", {"d_qk": 512}, "it is for other head dimensions"),
         ("dense_decode_bf16_576_cluster2", {"h_q": 1}, "it is for more than 64 query rows a KV head"),
         ("dense_decode_bf16_576_cluster2_invariant", {}, "it is for batch-invariant calls"),
+        (
+            "dense_decode_bf16_576_cluster1_fp8_qgmma",
+            {"kv_format": "fp8"},
+            "it is for calls that permit what it rounds",
+        ),
         (
             "dense_decode_bf16_576_cluster2",
             {"batch_invariant": True},
@@ -104,6 +111,29 @@ def test_rows_of_small_boxes_are_gathered(cuda_12_0, page_size, loads):
     ran = cuda_12_0.run(f"for case in {[case, case.but(batch_invariant=True)]!r}: decode(case)")
     cluster = 1 if loads == "gather" else 2
     assert [line[3].partition("_cluster")[2] for line in ran.told] == [f"{cluster}_{loads}", "2_pages_invariant"]
+
+
+COMPUTED = [  # page size, compute, q: how the kernel's name ends
+    (64, "fp8", "uint8", "_cluster1_fp8_qgmma"),
+    (256, "fp8", "int8", "_cluster1_fp8_qgmma"),
+    (64, "fp8", None, "_cluster1_fp8"),
+    (64, "default", "uint8", "_cluster1_fp8"),
+    (32, "fp8", "uint8", "_cluster1_gather_fp8"),
+    (96, "fp8", "uint8", "_cluster1_gather_fp8"),
+]
+
+
+@pytest.mark.parametrize("d_qk", [576, 512, 320])
+def test_products_of_codes_are_taken_where_they_are_permitted(cuda_12_0, d_qk):
+    """Of codes of q, in pages of whole units."""
+    cases = [
+        STEP.but(d_qk=d_qk, kv_format="fp8", page_size=page_size, compute=compute, q_dtype=q_dtype)
+        for page_size, compute, q_dtype, _ in COMPUTED
+    ]
+    ran = cuda_12_0.run(f"for case in {cases!r}: decode(case)")
+    assert {line[0] for line in ran.told} == {0}
+    ends = [line[3].partition(f"_{d_qk}")[2] for line in ran.told]
+    assert ends == [end for *_, end in COMPUTED]
 
 
 def test_codes_of_q_are_two_an_element(cuda_12_0):

@@ -44,6 +44,7 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
   const fm_paged *paged = &decode->paged;
   const int32_t page_size = paged->pages.page_size;
   const bool whole = quantizes(paged) ? page_size % FM_KERNEL_UNIT == 0 : page_size == FM_KERNEL_UNIT;
+  const bool fp8 = decode->fp8_products && decode->attention.queries.coded;
   const int8_t q = (int8_t)decode->attention.queries.dtype; /* and of results, where they are not float32 */
   return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
                    .elements = {.q = q, .cache = q, .out = q},
@@ -52,7 +53,10 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
                    .d_v = decode->attention.d_v,
                    .features = whole ? 0 : FM_DENSE_DECODE_ANY_PAGE,
                    .lacking = "pages of 64 tokens",
-                   .preferred = gathers(decode) && cluster == 1 ? FM_DENSE_DECODE_GATHERS : 0,
+                   .preferred = gathers(decode) && cluster == 1 ? FM_DENSE_DECODE_GATHERS
+                                : fp8                           ? FM_DENSE_DECODE_FP8_PRODUCTS
+                                                                : 0,
+                   .without = fp8 ? 0 : FM_DENSE_DECODE_FP8_PRODUCTS,
                    .batch_invariant = folds(decode),
                    .cluster = cluster,
                    .may_be_forced = true};

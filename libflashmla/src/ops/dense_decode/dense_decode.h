@@ -77,6 +77,7 @@ typedef struct fm_paging {
 typedef struct fm_dense_decode {
   fm_attention attention;
   fm_paged paged;
+  bool fp8_products;   /* are permitted */
   int32_t num_threads; /* CPU only; 0: not given */
   void *stream;
   /* GPU: the kernels of the call, what they are told beside, and the tensor map of the cache. */

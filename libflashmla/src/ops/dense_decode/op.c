@@ -35,11 +35,24 @@ static flashmla_status check_descales(const fm_call *call, const fm_dense_decode
   return fm_check_descale(call, DESCALE_K, decode->paged.pages.format);
 }
 
+static flashmla_status check_compute(int32_t compute, const fm_format *format, bool *fp8) {
+  if (compute != FLASHMLA_COMPUTE_DEFAULT && compute != FLASHMLA_COMPUTE_FP8)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}compute is %d; it must be a flashmla_compute", compute);
+  *fp8 = compute == FLASHMLA_COMPUTE_FP8;
+  if (*fp8 && format->scale != FM_SCALE_CALL)
+    return fm_fail(FLASHMLA_ERROR_VALUE,
+                   "{params.|}compute is \"fp8\"; with kv_cache in format \"%s\" it must be "
+                   "\"default\"",
+                   format->name);
+  return FLASHMLA_OK;
+}
+
 static flashmla_status check_shapes(fm_call *call, void *state) {
   const params_type *params = (const void *)call->params;
   fm_dense_decode *decode = state;
   FM_TRY(fm_check_step(call, scalars_of(params), decode));
   FM_TRY(check_descales(call, decode));
+  FM_TRY(check_compute(params->compute, decode->paged.pages.format, &decode->fp8_products));
   call->empty = fm_is_empty(&decode->attention.work);
   decode->attention.own_plan = params->plan == NULL;
   return FLASHMLA_OK;
@@ -140,7 +153,8 @@ static const uint16_t ends[] = {
     FM_END(params_type, stream),         FM_END(params_type, cu_seqlens_q), FM_END(params_type, max_seqlen_q),
     FM_END(params_type, cp_rank),        FM_END(params_type, cp_world),     FM_END(params_type, cp_interleave),
     FM_END(params_type, global_seqlens), FM_END(params_type, attn_sink),    FM_END(params_type, kv_format),
-    FM_END(params_type, window),         FM_END(params_type, descale_q),    FM_END(params_type, descale_k)};
+    FM_END(params_type, window),         FM_END(params_type, descale_q),    FM_END(params_type, descale_k),
+    FM_END(params_type, compute)};
 
 static const fm_operation dense_decode = {
     .name = "dense_decode",
