@@ -17,26 +17,26 @@ typedef struct kept {
   struct kept *next;
   char chars[];
 } kept;
-static kept *texts;
-static pthread_mutex_t texts_lock = PTHREAD_MUTEX_INITIALIZER, reading = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic(kept *) texts;
+static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic(const char *) problems = "";
 
-static const char *keep_locked(const char *text) {
-  for (const kept *known = texts; known != NULL; known = known->next)
-    if (strcmp(known->chars, text) == 0) return known->chars;
-  kept *made = malloc(sizeof *made + strlen(text) + 1);
-  if (made == NULL) return NULL;
-  strcpy(made->chars, text);
-  made->next = texts;
-  texts = made;
-  return made->chars;
-}
-
+/* Without a lock, which a child that is forked meanwhile would find taken. */
 const char *fm_keep_text(const char *text) {
-  pthread_mutex_lock(&texts_lock);
-  const char *found = keep_locked(text);
-  pthread_mutex_unlock(&texts_lock);
-  return found;
+  kept *first = atomic_load(&texts), *made = NULL;
+  const kept *looked_at = NULL; /* with those behind it */
+  do {
+    for (const kept *known = first; known != looked_at; known = known->next)
+      if (strcmp(known->chars, text) == 0) {
+        free(made);
+        return known->chars;
+      }
+    if (made == NULL && (made = malloc(sizeof *made + strlen(text) + 1)) == NULL) return NULL;
+    strcpy(made->chars, text);
+    made->next = first;
+    looked_at = first;
+  } while (!atomic_compare_exchange_weak(&texts, &first, made));
+  return made->chars;
 }
 
 static void read_locked(void) {
@@ -54,7 +54,14 @@ static void read_locked(void) {
   atomic_store(&problems, text != NULL ? text : "");
 }
 
+/* A child that is forked while another thread reads could not read otherwise. */
+static void before_fork(void) { pthread_mutex_lock(&reading); }
+static void after_fork(void) { pthread_mutex_unlock(&reading); }
+static void survive_forks(void) { pthread_atfork(before_fork, after_fork, after_fork); }
+
 __attribute__((constructor)) void flashmla_read_environment(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, survive_forks);
   pthread_mutex_lock(&reading);
   read_locked();
   pthread_mutex_unlock(&reading);
