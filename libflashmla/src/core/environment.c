@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "core/texts.h"
 #include "flashmla/flashmla.h"
 
 enum { MOST_BYTES = 512 /* of all that is wrong; more is cut off */ };
@@ -13,30 +14,13 @@ enum { MOST_BYTES = 512 /* of all that is wrong; more is cut off */ };
 extern const fm_variable *const __start_fm_variables[] FM_SECTION_EDGE __attribute__((weak));
 extern const fm_variable *const __stop_fm_variables[] FM_SECTION_EDGE __attribute__((weak));
 
-typedef struct kept {
-  struct kept *next;
-  char chars[];
-} kept;
-static _Atomic(kept *) texts;
+static fm_texts texts;
 static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic(const char *) problems = "";
 
-/* Without a lock, which a child that is forked meanwhile would find taken. */
 const char *fm_keep_text(const char *text) {
-  kept *first = atomic_load(&texts), *made = NULL;
-  const kept *looked_at = NULL; /* with those behind it */
-  do {
-    for (const kept *known = first; known != looked_at; known = known->next)
-      if (strcmp(known->chars, text) == 0) {
-        free(made);
-        return known->chars;
-      }
-    if (made == NULL && (made = malloc(sizeof *made + strlen(text) + 1)) == NULL) return NULL;
-    strcpy(made->chars, text);
-    made->next = first;
-    looked_at = first;
-  } while (!atomic_compare_exchange_weak(&texts, &first, made));
-  return made->chars;
+  bool is_new;
+  return fm_keep_in(&texts, text, &is_new);
 }
 
 static void read_locked(void) {

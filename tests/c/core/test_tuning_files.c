@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "core/environment.h"
+#include "core/log.h"
 #include "fixture.h"
 
 static char folder[] = "/tmp/flashmla-tuning-XXXXXX";
@@ -128,6 +129,7 @@ static void *ask(void *unused) {
     CHECK_OK(flashmla_tuning_tell(0, &state));
     CHECK(strcmp(state.problem, "is no tuning file") == 0);
     flashmla_read_environment();
+    fm_log_once("a line");
   }
   return NULL;
 }
@@ -145,6 +147,7 @@ static void children_ask_too(void) {
       flashmla_tuning_state state = FLASHMLA_TUNING_STATE_INIT;
       alarm(20); /* which ends a child that waits for a lock that nobody has */
       flashmla_read_environment();
+      fm_log_once("a line");
       _exit(flashmla_tuning_tell(0, &state) == FLASHMLA_OK ? 0 : 1);
     }
     int status;
