@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -165,3 +166,45 @@ def test_without_a_gpu_tune_says_so(cpu_only_library):
         assert ran.stderr.startswith("no GPU: ")
         assert ran.stderr.count("\n") == 1
         assert "on the CPU there is nothing to tune: " in ran.stderr
+
+
+def test_a_name_is_the_whole_name(tmp_path):
+    """C would take what is before a null character: another file."""
+    assert load(tmp_path, text.signed(text.head(DIGEST).encode())) == ""
+    for use in (flashmla.load_tuning, lambda path: _tuning.save(path, 0, [])):
+        with pytest.raises(flashmla.InvalidArgumentError, match="null character"):
+            use(f"{tmp_path / 'tuned'}\0.old")
+    assert flashmla.info()["tuning"]["path"] == str(tmp_path / "tuned")
+
+
+def test_names_and_texts_that_are_no_utf8_are_told(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff\xfe" + 200 * b"\xc3\xa4"[:1]
+    content = text.signed(text.head(DIGEST, gpu="\xff\xfe").encode("latin-1"))
+    file = pathlib.Path(os.fsdecode(path))
+    file.write_bytes(content)
+    flashmla.load_tuning(path)
+    assert flashmla.info()["tuning"]["gpu"] == "\ufffd\ufffd"
+    file.write_bytes(content[:-1])
+    with pytest.raises(flashmla.InvalidArgumentError, match="is cut off"):
+        flashmla.load_tuning(path)
+
+
+LIMITED = """
+import resource, sys
+import flashmla
+bytes_now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (bytes_now + (64 << 20),) * 2)
+try:
+    flashmla.load_tuning(sys.argv[1])
+except flashmla.FlashMLAError as error:
+    print(error.status_name)
+"""
+
+
+@pytest.mark.parametrize("line", [b"\n", b"entry \n"], ids=repr)
+def test_memory_follows_from_what_may_be_entries(tmp_path, line):
+    """Millions of lines that are none take no gigabyte."""
+    path = tmp_path / "lines"
+    path.write_bytes((text.head(DIGEST).encode() + line * ((16 << 20) // len(line)))[: 16 << 20])
+    ran = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True)
+    assert ran.stdout == "FLASHMLA_ERROR_STATE\n", ran.stdout + ran.stderr

@@ -1,5 +1,6 @@
 /* A tool of NVTX 3, as a test writes one: it tells into the file $TOOL_LOG what it is called with, a line a call, which
- * begins with the number of the thread. $TOOL_REFUSES: it does not start. $TOOL_WANTS_NOTHING: it takes no calls. */
+ * begins with the number of the thread. $TOOL_REFUSES: it does not start. $TOOL_WANTS_NOTHING: it takes no calls. Where
+ * `tool_calls` is set before it starts, the tool calls that wherever it is called. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,8 +39,15 @@ static void tell(const char *what, const char *domain, const char *name) {
   pthread_mutex_unlock(&lock);
 }
 
+/* What a tool calls may be the library itself. */
+void (*tool_calls)(void);
+static void call_back(void) {
+  if (tool_calls != NULL) tool_calls();
+}
+
 static void *create(const char *name) {
   tell("create", name, "-");
+  call_back();
   char *copy = malloc(64);
   snprintf(copy, 64, "%s", name);
   return copy;
@@ -48,11 +56,13 @@ static void *create(const char *name) {
 static int push(void *domain, const event *given) {
   if (given->version != 3 || given->size != sizeof *given || given->message_type != 1) abort();
   tell("push", domain, given->message);
+  call_back();
   return depth++;
 }
 
 static int pop(void *domain) {
   --depth;
+  call_back();
   tell("pop", domain, "-");
   return depth;
 }
@@ -83,6 +93,7 @@ int InitializeInjectionNvtx2(const void *(*tables)(uint32_t)) {
       if (table[place] == NULL) abort();
   }
   tell("start", "-", "-");
+  call_back();
   if (getenv("TOOL_REFUSES")) return 0;
   if (getenv("TOOL_WANTS_NOTHING")) return 1;
   found->functions_of(5, &table, &size);

@@ -168,6 +168,25 @@ def test_a_tool_that_does_not_work_is_left_alone_and_told_in_the_log(run, variab
     assert "NVTX" not in said
 
 
+def test_a_tool_may_call_the_library(run):
+    """While it starts, and in a range: such calls have no range, and wait for nothing."""
+    code = """
+import ctypes, faulthandler, os
+faulthandler.dump_traceback_later(60, exit=True)
+tool = ctypes.CDLL(os.environ["NVTX_INJECTION64_PATH"])
+calls = []
+@ctypes.CFUNCTYPE(None)
+def call():
+    calls.append(decode())
+ctypes.c_void_p.in_dll(tool, "tool_calls").value = ctypes.cast(call, ctypes.c_void_p).value
+decode()
+assert len(calls) == 6, calls
+"""
+    told, _ = run(code)
+    names = [line[1] for line in told]
+    assert names == ["start", "create", "push", "pop", "push", "pop"]
+
+
 def test_ranges_come_and_go_with_the_variable(run):
     code = """
 import os

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from flashmla import _tuning
 from flashmla._tune_cases import DEFAULT, Case, by_shape, of_profile, parsed
@@ -70,9 +71,8 @@ def _named(choice: Choice) -> str:
     return ", ".join(f"{name} {value}" for name, value in choice) or "none"
 
 
-def tune(cases: list[Case], device_id: int) -> list[Found]:
+def tune(torch: Any, cases: list[Case], device_id: int) -> list[Found]:
     """What is fastest for each shape; tells it."""
-    torch = torch_for(device_id)
     pools, shapes = Pools(torch), by_shape(cases)
     progress, made = _Progress(len(shapes)), []
     for shape, tokens in shapes.items():
@@ -82,22 +82,37 @@ def tune(cases: list[Case], device_id: int) -> list[Found]:
         except KeyboardInterrupt:
             progress.tell("interrupted: what was found so far is written")
             break
-        except (FlashMLAError, torch.cuda.OutOfMemoryError) as error:
+        except (FlashMLAError, RuntimeError) as error:  # PyTorch's, too: what was found before is not lost
             progress.tell(f"{shape.words}: left out, {error}")
         else:
             progress.tell(described(made[-1]))
     return made
 
 
+def _try_output(output: Path, device_id: int, cases: list[Case]) -> None:
+    """Writes a file with the shapes there and removes it, so that what is wrong with one of them or with the place is
+    told before anything is measured. A file that is there stays as it is.
+    """
+    trial = output.with_name(f"{output.name}.trial") if output.is_file() else output
+    _tuning.save(trial, device_id, [shape.entry() for shape in by_shape(cases)])
+    trial.unlink(missing_ok=True)
+
+
 def main(arguments: argparse.Namespace) -> int:
+    output = Path(arguments.output)
     try:
         cases = _cases(arguments)
         if not cases:
             print("the profile has no calls of dense_decode or sparse_decode on a GPU that could be tuned")
             return NOTHING
         begin = time.monotonic()
-        made = tune(cases, arguments.device)
-        _tuning.save(Path(arguments.output), arguments.device, entries(made))
+        torch = torch_for(arguments.device)
+        _try_output(output, arguments.device, cases)
+        made = tune(torch, cases, arguments.device)
+        if not made:
+            print(f"nothing was measured, and {output} is not written")
+            return NOTHING
+        _tuning.save(output, arguments.device, entries(made))
         _tuning.load_tuning(arguments.output)
     except (FlashMLAError, InvalidArgumentError) as error:
         print(error, file=sys.stderr)

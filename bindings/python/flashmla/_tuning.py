@@ -9,7 +9,8 @@ from typing import Any
 from flashmla._cdef import ffi
 from flashmla._dynamo import eager
 from flashmla._library import lib
-from flashmla.errors import check
+from flashmla._scalars import INT32, integer
+from flashmla.errors import check, invalid
 
 Entry = dict[str, Any]
 """Fields of flashmla_tuning_entry in tuning.h; texts as such."""
@@ -21,7 +22,10 @@ def _text(characters: Any) -> str:
 
 
 def _path(path: str | os.PathLike[str] | None) -> Any:
-    return ffi.NULL if path is None else ffi.new("char[]", os.fsencode(path))
+    name = b"" if path is None else os.fsencode(path)
+    if b"\0" in name:  # C would see what is before it: the name of another file
+        raise invalid("FLASHMLA_ERROR_VALUE", f"path is {path!r}; no file's name has a null character")
+    return ffi.NULL if path is None else ffi.new("char[]", name)
 
 
 @eager
@@ -74,5 +78,5 @@ def save(path: str | os.PathLike[str], device_id: int, entries: Sequence[Mapping
         for name, value in entry.items():
             if isinstance(value, str):
                 kept.append(ffi.new("char[]", value.encode()))
-            setattr(into, name, kept[-1] if isinstance(value, str) else value)
+            setattr(into, name, kept[-1] if isinstance(value, str) else integer(value, name, INT32))
     check(lib, lib.flashmla_tuning_save(_path(path), device_id, made, len(entries)))

@@ -78,11 +78,11 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_tuning_tell(int32_t device_
  * out of range; FLASHMLA_ERROR_NULL_POINTER; FLASHMLA_ERROR_STRUCT_SIZE. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_tuning_at(int32_t index, flashmla_tuning_entry *entry);
 
-/* Writes a tuning file for a device and the kernels of this library, whole or not at all. Entries of a shape should not
- * have ranges that overlap: the one counts that begins first. Returns FLASHMLA_OK; FLASHMLA_ERROR_VALUE for a field
- * that is out of range, more than 16384 entries, or a path that cannot be written; FLASHMLA_ERROR_NO_DRIVER;
- * FLASHMLA_ERROR_DEVICE; FLASHMLA_ERROR_DRIVER; FLASHMLA_ERROR_NULL_POINTER; FLASHMLA_ERROR_STRUCT_SIZE;
- * FLASHMLA_ERROR_OUT_OF_MEMORY. */
+/* Writes a tuning file for a device and the kernels of this library, whole or not at all, also where other threads and
+ * processes write it; of a link the file that it leads to. Entries of a shape should not have ranges that overlap: the
+ * one counts that begins first. Returns FLASHMLA_OK; FLASHMLA_ERROR_VALUE for a field that is out of range, more than
+ * 16384 entries, or a path that cannot be written; FLASHMLA_ERROR_NO_DRIVER; FLASHMLA_ERROR_DEVICE;
+ * FLASHMLA_ERROR_DRIVER; FLASHMLA_ERROR_NULL_POINTER; FLASHMLA_ERROR_STRUCT_SIZE; FLASHMLA_ERROR_OUT_OF_MEMORY. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_tuning_save(const char *path, int32_t device_id,
                                                                  const flashmla_tuning_entry *entries, int32_t count);
 

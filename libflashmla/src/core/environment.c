@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "core/texts.h"
 #include "flashmla/flashmla.h"
 
 enum { MOST_BYTES = 512 /* of all that is wrong; more is cut off */ };
@@ -13,30 +14,13 @@ enum { MOST_BYTES = 512 /* of all that is wrong; more is cut off */ };
 extern const fm_variable *const __start_fm_variables[] FM_SECTION_EDGE __attribute__((weak));
 extern const fm_variable *const __stop_fm_variables[] FM_SECTION_EDGE __attribute__((weak));
 
-typedef struct kept {
-  struct kept *next;
-  char chars[];
-} kept;
-static kept *texts;
-static pthread_mutex_t texts_lock = PTHREAD_MUTEX_INITIALIZER, reading = PTHREAD_MUTEX_INITIALIZER;
+static fm_texts texts;
+static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic(const char *) problems = "";
 
-static const char *keep_locked(const char *text) {
-  for (const kept *known = texts; known != NULL; known = known->next)
-    if (strcmp(known->chars, text) == 0) return known->chars;
-  kept *made = malloc(sizeof *made + strlen(text) + 1);
-  if (made == NULL) return NULL;
-  strcpy(made->chars, text);
-  made->next = texts;
-  texts = made;
-  return made->chars;
-}
-
 const char *fm_keep_text(const char *text) {
-  pthread_mutex_lock(&texts_lock);
-  const char *found = keep_locked(text);
-  pthread_mutex_unlock(&texts_lock);
-  return found;
+  bool is_new;
+  return fm_keep_in(&texts, text, &is_new);
 }
 
 static void read_locked(void) {
@@ -54,7 +38,14 @@ static void read_locked(void) {
   atomic_store(&problems, text != NULL ? text : "");
 }
 
+/* A child that is forked while another thread reads could not read otherwise. */
+static void before_fork(void) { pthread_mutex_lock(&reading); }
+static void after_fork(void) { pthread_mutex_unlock(&reading); }
+static void survive_forks(void) { pthread_atfork(before_fork, after_fork, after_fork); }
+
 __attribute__((constructor)) void flashmla_read_environment(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, survive_forks);
   pthread_mutex_lock(&reading);
   read_locked();
   pthread_mutex_unlock(&reading);

@@ -1,12 +1,11 @@
 /* log.c - see log.h. */
 #include "core/log.h"
 
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 
 #include "core/environment.h"
+#include "core/texts.h"
 
 enum { LINE_BYTES = 512 /* longer lines are cut off */ };
 
@@ -23,24 +22,7 @@ FM_VARIABLE(log_variable);
 
 bool fm_logs(void) { return atomic_load_explicit(&wanted, memory_order_relaxed); }
 
-typedef struct line {
-  struct line *next;
-  char chars[];
-} line;
-static line *lines;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-/* False where it was there; true too where there is no memory to remember it. */
-static bool is_new_locked(const char *text) {
-  for (const line *known = lines; known != NULL; known = known->next)
-    if (strcmp(known->chars, text) == 0) return false;
-  line *made = malloc(sizeof *made + strlen(text) + 1);
-  if (made == NULL) return true;
-  strcpy(made->chars, text);
-  made->next = lines;
-  lines = made;
-  return true;
-}
+static fm_texts lines;
 
 void fm_log_once(const char *format, ...) {
   char text[LINE_BYTES];
@@ -48,7 +30,7 @@ void fm_log_once(const char *format, ...) {
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
-  pthread_mutex_lock(&lock);
-  if (is_new_locked(text)) fprintf(stderr, "flashmla: %s\n", text);
-  pthread_mutex_unlock(&lock);
+  bool is_new;
+  fm_keep_in(&lines, text, &is_new);
+  if (is_new) fprintf(stderr, "flashmla: %s\n", text);
 }

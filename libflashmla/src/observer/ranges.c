@@ -20,6 +20,7 @@ static fm_nvtx_function
 static fm_nvtx_range_push push;
 static fm_nvtx_range_pop pop;
 static void *domain;
+static _Thread_local bool in_tool; /* which may call this library: such calls have no range */
 
 static void take_nvtx(const char *value, fm_text *problem) {
   const bool on = value != NULL && strcmp(value, "1") == 0;
@@ -83,7 +84,10 @@ static void find_tool(void) {
 }
 
 void fm_begin_range(fm_observation *seen, const fm_call *call) {
+  if (in_tool) return;
+  in_tool = true;
   pthread_once(&once, find_tool);
+  in_tool = false;
   if (pop == NULL) {
     fm_observe(FM_RANGING, false);
     return;
@@ -96,11 +100,16 @@ void fm_begin_range(fm_observation *seen, const fm_call *call) {
                                .color = COLOR,
                                .message_type = FM_NVTX_MESSAGE_ASCII,
                                .message = name};
+  in_tool = true;
   push(domain, &event);
+  in_tool = false;
   seen->ranged = true;
 }
 
 void fm_end_range(fm_observation *seen) {
-  if (seen->ranged) pop(domain);
+  if (!seen->ranged) return;
+  in_tool = true;
+  pop(domain);
+  in_tool = false;
   seen->ranged = false;
 }

@@ -1,7 +1,6 @@
 /* fields.c - see fields.h. */
 #include "tuning/fields.h"
 
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -106,6 +105,12 @@ static bool read_value(int32_t field, const char *text, size_t length, int32_t *
   const int64_t number = number_of(text, length);
   *value = (int32_t)number;
   return is_in_range(field, number);
+}
+
+size_t fm_least_tuning_line(void) {
+  size_t bytes = 0;
+  for (int32_t field = 0; field < FM_TUNING_FIELDS; ++field) bytes += strlen(fields[field].name) + strlen("=0");
+  return bytes;
 }
 
 /* The field whose range is the wrong way round, or -1. */

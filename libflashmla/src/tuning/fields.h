@@ -4,6 +4,7 @@
 #define FLASHMLA_TUNING_FIELDS_H_
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "core/error.h"
@@ -46,6 +47,8 @@ int32_t fm_tuning_word(int32_t field, const char *word);
 /* Reads "name=value name=value ...", all fields in their order and nothing else. The first field that is wrong, or
  * FM_TUNING_FIELDS for what is behind the last; -1: none is. */
 int32_t fm_read_tuning_line(const char *line, const char *end, fm_tuning_entry *entry);
+/* Bytes of a line at least. */
+size_t fm_least_tuning_line(void);
 const char *fm_tuning_field_name(int32_t field);
 /* Writes it, at most FM_TUNING_LINE_BYTES with the NUL, and returns its length. */
 enum { FM_TUNING_LINE_BYTES = 1024 };

@@ -120,10 +120,11 @@ static bool read_keys(reader *in) {
 static bool read_entries(reader *in) {
   const char *line, *stop;
   while (in->at < in->end) {
+    fm_tuning_entry entry; /* there is room for those that are right */
     if (!next(in, ENTRY, &line, &stop)) return refuse(in->table, "has no entry in line %d", in->line + 1);
-    const int32_t wrong = fm_read_tuning_line(line, stop, &in->table->entries[in->table->count]);
+    const int32_t wrong = fm_read_tuning_line(line, stop, &entry);
     if (wrong >= 0) return refuse(in->table, "has in line %d a wrong %s", in->line, fm_tuning_field_name(wrong));
-    ++in->table->count;
+    in->table->entries[in->table->count++] = entry;
   }
   return true;
 }
@@ -135,21 +136,19 @@ static int by_values(const void *a, const void *b) {
   return 0;
 }
 
-static size_t lines_of(const char *text, size_t bytes) {
-  size_t lines = 0;
-  for (size_t i = 0; i < bytes; ++i) lines += text[i] == '\n';
-  return lines;
-}
-
 fm_tuning *fm_read_tuning(const char *path, const char *text, size_t bytes) {
-  const size_t room = sizeof(fm_tuning) + lines_of(text, bytes) * sizeof(fm_tuning_entry), name = strlen(path) + 1;
-  fm_tuning *table = calloc(1, room + name);
+  const size_t most = bytes / fm_least_tuning_line(), name = strlen(path) + 1;
+  fm_tuning *table = calloc(1, sizeof(fm_tuning) + most * sizeof(fm_tuning_entry) + name);
   if (table == NULL) return NULL;
-  table->path = memcpy((char *)table + room, path, name);
   reader in = {.at = text, .end = text + bytes, .table = table};
   if (!read_title(&in, bytes) || !check_end(&in, text, bytes) || !read_keys(&in) || !read_entries(&in))
     table->count = 0;
   qsort(table->entries, (size_t)table->count, sizeof table->entries[0], by_values);
+  /* It stays: what is not needed of it does not. */
+  const size_t used = sizeof(fm_tuning) + (size_t)table->count * sizeof(fm_tuning_entry);
+  fm_tuning *shrunk = realloc(table, used + name);
+  if (shrunk != NULL) table = shrunk;
+  table->path = memcpy((char *)table + used, path, name);
   return table;
 }
 

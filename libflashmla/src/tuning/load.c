@@ -23,20 +23,23 @@ static bool is_same(const fm_tuning *a, const fm_tuning *b) {
 /* The same table where it was there before; else this one, which stays. */
 static fm_tuning *keep(fm_tuning *made) {
   fm_tuning *first = atomic_load(&all);
-  for (fm_tuning *known = first; known != NULL; known = known->next)
-    if (is_same(known, made)) {
-      free(made);
-      return known;
-    }
-  do made->next = first;
-  while (!atomic_compare_exchange_weak(&all, &first, made));
+  const fm_tuning *looked_at = NULL; /* with those behind it */
+  do {
+    for (fm_tuning *known = first; known != looked_at; known = known->next)
+      if (is_same(known, made)) {
+        free(made);
+        return known;
+      }
+    made->next = first;
+    looked_at = first;
+  } while (!atomic_compare_exchange_weak(&all, &first, made));
   return made;
 }
 
 /* The content of a file, and a NUL; NULL with the reason. */
 static char *content_of(const char *path, size_t *bytes, char *problem, size_t size) {
   struct stat facts;
-  const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe that nobody writes does not block */
+  const int file = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* no pipe blocks */
   const char *why = NULL;
   char *text = NULL;
   *bytes = 0;

@@ -1,8 +1,11 @@
 /* tell.c - entry points that tell what is loaded, and the one that writes a file. */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/environment.h"
@@ -62,21 +65,44 @@ flashmla_status flashmla_tuning_at(int32_t index, flashmla_tuning_entry *entry) 
   return FLASHMLA_OK;
 }
 
+static flashmla_status not_written(const char *path, const char *why) {
+  return fm_fail(FLASHMLA_ERROR_VALUE, "path is \"%.120s\", which cannot be written: %.120s", path, why);
+}
+
+/* A new file, which no other thread or process has, and no link leads elsewhere; NULL with errno. */
+static FILE *make_beside(const char *name, char *beside, size_t size) {
+  static _Atomic(uint32_t) made;
+  enum { TRIES = 100 }; /* names that a process left behind which is gone */
+  int file = -1;
+  for (int32_t i = 0; i < TRIES && file < 0 && (i == 0 || errno == EEXIST); ++i) {
+    snprintf(beside, size, "%s.%ld.%u", name, (long)getpid(), atomic_fetch_add(&made, 1));
+    file = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  }
+  FILE *stream = file >= 0 ? fdopen(file, "wb") : NULL;
+  if (file >= 0 && stream == NULL) {
+    close(file);
+    remove(beside);
+  }
+  return stream;
+}
+
 /* In a file of its own first: who reads finds all of the old text or all of the new one. */
 static flashmla_status write_file(const char *path, const char *text, size_t bytes) {
-  const size_t size = strlen(path) + 32;
+  struct stat facts;
+  if (stat(path, &facts) == 0 && !S_ISREG(facts.st_mode)) return not_written(path, "it is no regular file");
+  char *target = realpath(path, NULL); /* a link stays one */
+  const char *name = target != NULL ? target : path;
+  const size_t size = strlen(name) + 64;
   char *beside = malloc(size);
-  if (beside == NULL) return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "no memory for the tuning file");
-  snprintf(beside, size, "%s.%ld", path, (long)getpid());
-  FILE *file = fopen(beside, "wb");
+  FILE *file = beside != NULL ? make_beside(name, beside, size) : NULL;
   bool written = file != NULL && fwrite(text, 1, bytes, file) == bytes;
   if (file != NULL) written = fclose(file) == 0 && written;
-  written = written && rename(beside, path) == 0;
+  written = written && rename(beside, name) == 0;
   const int why = errno;
   if (!written && file != NULL) remove(beside);
   free(beside);
-  if (written) return FLASHMLA_OK;
-  return fm_fail(FLASHMLA_ERROR_VALUE, "path is \"%.120s\", which cannot be written: %.120s", path, strerror(why));
+  free(target);
+  return written ? FLASHMLA_OK : not_written(path, strerror(why));
 }
 
 static flashmla_status take_entries(const flashmla_tuning_entry *entries, int32_t count, fm_tuning_entry *taken) {
