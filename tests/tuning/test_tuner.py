@@ -51,8 +51,19 @@ def test_cases_in_words():
     )  # fmt: skip
 
 
+def test_the_room_of_tables_is_that_of_whole_pages_and_of_all_tokens():
+    """A call tells the columns of its table times the page size: another figure would be the shape of no call."""
+    rooms = {text: parsed(f"1,1,16,{text}").shape.capacity for text in ("100,capacity=200", "100,capacity=20", "100")}
+    assert rooms == {"100,capacity=200": 256, "100,capacity=20": 128, "100": 128}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "1,2,3", "1,1,16,x", "0,1,16,64", "1,1,16,64,pages=3", "1,1,16,64,page", "1,1,16,64,format=fp9"]
+    "text",
+    [
+        *("", "1,2,3", "1,1,16,x", "0,1,16,64", "1,1,16,64,pages=3", "1,1,16,64,page", "1,1,16,64,format=fp9"),
+        *("1,1,16,64,page=0", "1,1,16,64,h_kv=0", "1,1,16,64,topk=-4", "1,1,16,64,extra=64"),
+        *(f"1,1,16,64,topk=64,{word}=64" for word in ("capacity", "page", "window")),
+    ],
 )
 def test_a_case_that_is_none_is_named(text):
     with pytest.raises(flashmla.InvalidArgumentError, match=r"case is|format is"):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from flashmla import _tuning
-from flashmla._tune_cases import DEFAULT, Case, by_shape, of_profile, parsed
+from flashmla._tune_cases import DEFAULT, USAGE, Case, by_shape, of_profile, parsed
 from flashmla._tune_device import torch_for
 from flashmla._tune_problem import Pools
 from flashmla._tune_ranges import entries
@@ -22,8 +22,7 @@ NOTHING = 2  # exit status: there is nothing to tune, or not as asked
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--case", action="append", default=[], metavar="B,S_Q,H_Q,TOKENS[,NAME=VALUE]",
-        help="a shape: dense_decode, or with topk=N sparse_decode; also format, page, capacity, window, extra, d_qk, "
-        "h_kv, dtype, varlen. Given several times, several shapes",
+        help=f"a shape: {USAGE}; with topk of sparse_decode, else of dense_decode. May be given several times",
     )  # fmt: skip
     parser.add_argument("--profile", metavar="FILE", help="the shapes of a profile: report.save('FILE.json')")
     parser.add_argument("--output", default="flashmla.tuning", metavar="FILE", help="is written; flashmla.tuning")
