@@ -1,14 +1,9 @@
-"""Which shapes are tuned, which choice is taken, and for which ranges; times are made up."""
+"""Which choice is taken, and for which ranges; times are made up."""
 
 from __future__ import annotations
 
-import argparse
-import ast
-import importlib
-import json
 import random
 import re
-import sys
 from dataclasses import replace
 
 import hypothesis
@@ -17,113 +12,13 @@ from hypothesis import strategies as st
 
 import build
 import flashmla
-from flashmla import _tune, _tune_cases, _tune_problem, _tune_search, _tuning
-from flashmla._tune_cases import DEFAULT, SPARSE, by_shape, of_profile, parsed
+from flashmla import _tune_cases, _tune_problem, _tune_search, _tuning
+from flashmla._tune_cases import parsed
 from flashmla._tune_ranges import entries
 from flashmla._tune_search import BY_RULE, Found, is_better, is_no_worse
 from tuning.on_cpu import TorchOnCpu
 
 SHAPE = parsed("4,1,128,4096").shape
-
-
-def test_cases_in_words():
-    case = parsed("128,2,64,1000")
-    shape = case.shape
-    assert (shape.operation, shape.batch, shape.s_q, shape.h_q, shape.capacity, case.tokens) == (
-        "dense_decode", 128, 2, 64, 1024, 1000,
-    )  # fmt: skip
-    assert parsed("1,1,16,100,page=16,capacity=320,window=64,h_kv=2,d_qk=320,dtype=float16,varlen=1").shape == replace(
-        shape,
-        batch=1,
-        s_q=1,
-        h_q=16,
-        page_size=16,
-        capacity=320,
-        window=64,
-        h_kv=2,
-        d_qk=320,
-        dtype="float16",
-        varlen=1,
-    )
-    sparse = parsed("2,1,64,32768,topk=512,extra=128,format=model1").shape
-    assert (sparse.operation, sparse.capacity, sparse.extra_topk, sparse.kv_format, sparse.d_qk, sparse.page_size) == (
-        SPARSE, 512, 128, "model1", 512, 0,
-    )  # fmt: skip
-
-
-def test_the_room_of_tables_is_that_of_whole_pages_and_of_all_tokens():
-    """A call tells the columns of its table times the page size: another figure would be the shape of no call."""
-    rooms = {text: parsed(f"1,1,16,{text}").shape.capacity for text in ("100,capacity=200", "100,capacity=20", "100")}
-    assert rooms == {"100,capacity=200": 256, "100,capacity=20": 128, "100": 128}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "1,2,3", "1,1,16,x", "0,1,16,64", "1,1,16,64,pages=3", "1,1,16,64,page", "1,1,16,64,format=fp9"),
-        *("1,1,16,64,page=0", "1,1,16,64,h_kv=0", "1,1,16,64,topk=-4", "1,1,16,64,extra=64"),
-        *(f"1,1,16,64,topk=64,{word}=64" for word in ("capacity", "page", "window")),
-    ],
-)
-def test_a_case_that_is_none_is_named(text):
-    with pytest.raises(flashmla.InvalidArgumentError, match=r"case is|format is"):
-        parsed(text)
-
-
-def test_the_default_set_has_the_shapes_of_the_benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(build.ROOT / "benchmarks"))
-    goals = importlib.import_module("goals")
-    shapes = {case.shape for case in map(parsed, DEFAULT)}
-    assert len(shapes) == len(DEFAULT)
-    for goal in goals.GOALS:
-        if len(goal.case) == 4:
-            assert parsed(",".join(map(str, goal.case))).shape in shapes
-    of_tuned = (build.ROOT / "benchmarks" / "tuned.py").read_text()
-    more = ast.literal_eval(re.search(r"^MORE = (.*)$", of_tuned, re.MULTILINE)[1])
-    assert all(parsed(",".join(map(str, case))).shape in shapes for case in more)
-
-
-def test_cases_of_a_shape_come_together_and_the_largest_first():
-    texts = ["1,1,16,64,format=v32", "2,1,16,640,capacity=1024", "8,1,16,640", "2,1,16,64,capacity=1024", "8,1,16,640"]
-    found = by_shape(map(parsed, texts))
-    assert [(shape.batch, shape.kv_format, tokens) for shape, tokens in found.items()] == [
-        (8, "bf16", [640]), (2, "bf16", [640, 64]), (1, "v32", [64]),
-    ]  # fmt: skip
-
-
-def test_a_profile_names_the_shapes(cuda_12_0, tmp_path):
-    path = tmp_path / "profile.json"
-    cuda_12_0.run(
-        "import flashmla\n"
-        "from ops.sparse_decode.shape_only import STEP as SELECT\n"
-        "with flashmla.profile() as report:\n"
-        "    decode(); decode(STEP.but(max_blocks=80)); decode(STEP.but(batch_invariant=True)); sparse_decode(SELECT)\n"
-        f"report.save({str(path)!r})"
-    )
-    cases = of_profile(path)
-    assert {(case.shape.operation, case.shape.capacity, case.tokens) for case in cases} == {
-        ("dense_decode", 2560, 2560), ("dense_decode", 5120, 5120), ("sparse_decode", 2048, 2048),
-    }  # fmt: skip
-    dense = next(case.shape for case in cases if case.shape.capacity == 2560)
-    assert (dense.batch, dense.s_q, dense.h_q, dense.d_qk, dense.page_size, dense.varlen) == (8, 2, 64, 576, 64, 0)
-
-
-@pytest.mark.parametrize("content", [None, "", "[]", '{"groups": [{}]}', '{"groups": 3}'])
-def test_what_is_no_profile_is_named(tmp_path, content):
-    path = tmp_path / "profile.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(flashmla.InvalidArgumentError, match=r"profile '.*profile.json' cannot be read"):
-        of_profile(path)
-
-
-def test_a_profile_of_the_cpu_has_nothing_to_tune(tmp_path, capsys):
-    path = tmp_path / "profile.json"
-    path.write_text(json.dumps({"groups": []}))
-    parser = argparse.ArgumentParser()
-    _tune.add_arguments(parser)
-    assert _tune.main(parser.parse_args(["--profile", str(path)])) == _tune.NOTHING
-    assert "no calls" in capsys.readouterr().out
 
 
 def noisy(us: float, noise: float, count: int = 9, seed: int = 0) -> list[float]:
@@ -249,55 +144,3 @@ def test_neighbours_with_one_choice_are_one_range():
     found = [Found(replace(SHAPE, batch=b, capacity=64 * c), choice, 1.0, 2.0, 1) for b in (1, 4, 9) for c in (2, 5)]
     (entry,) = entries(found)
     assert [entry[name] for name in ("batch_from", "batch_to", "capacity_from", "capacity_to")] == [1, 9, 128, 320]
-
-
-def test_what_was_found_is_written(monkeypatch, capsys, tmp_path):
-    """Of the shapes that could be measured, and before an interruption."""
-    saved = []
-
-    class Search:
-        def __init__(self, *facts) -> None:
-            _, _, self.shape, _ = facts
-
-        def run(self) -> Found:
-            if self.shape.batch == 3:
-                raise flashmla.UnsupportedError("no kernel of this library fits the call")
-            if self.shape.batch == 1:
-                raise KeyboardInterrupt
-            choice = (("num_splits", 2),) if self.shape.batch == 4 else BY_RULE
-            return Found(self.shape, choice, 9.0, 10.0, 3, ((("num_splits", 7),), 0.99))
-
-    monkeypatch.setattr(_tune, "torch_for", lambda _: TorchOnCpu())
-    monkeypatch.setattr(_tune, "Search", Search)
-    monkeypatch.setattr(_tuning, "save", lambda path, device, made: saved.append((path, device, made)))
-    monkeypatch.setattr(_tuning, "load_tuning", lambda _: None)
-    parser = argparse.ArgumentParser()
-    _tune.add_arguments(parser)
-    texts = ["4,1,16,64", "3,1,16,64", "2,1,16,64", "1,1,16,64"]
-    given = [word for text in texts for word in ("--case", text)]
-    assert _tune.main(parser.parse_args([*given, "--output", str(tmp_path / "tuned")])) == 0
-    ((path, device, made),) = saved
-    assert (path, device) == (tmp_path / "tuned", 0)
-    assert sorted((e["batch_from"], e.get("num_splits", 0), e["default_ns"]) for e in made) == [
-        (2, 0, 10_000), (4, 2, 10_000),
-    ]  # fmt: skip
-    first, second, third, fourth, *rest = capsys.readouterr().out.splitlines()
-    assert first.endswith("10.0 us -> 9.0 us (10.0% less) with num_splits 2")
-    assert second.endswith("left out, no kernel of this library fits the call")
-    assert third.endswith("10.0 us, kept; 3 tried, nearest 0.990: num_splits 7")
-    assert fourth.startswith("interrupted: ")
-    assert rest[0].startswith("1 of 2 shapes are faster, the others stay as they are; ")
-
-
-def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(capsys, monkeypatch):
-    for live in (False, True):
-        monkeypatch.setattr(sys.stdout, "isatty", lambda live=live: live)
-        progress = _tune._Progress(2)
-        for words in ("one", "two"):
-            progress.show(words)
-            progress.tell(f"{words} done")
-        told = capsys.readouterr().out
-        assert ("#" in told) == live
-        assert told.replace("\r\033[K", "").splitlines()[-1].endswith("two done")
-    progress.show("end")
-    assert f"[{'#' * 30}] 2/2 end" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from flashmla._tune_device import torch_for
 from flashmla._tune_problem import Pools
 from flashmla._tune_ranges import entries
 from flashmla._tune_search import Choice, Found, Search
-from flashmla.errors import FlashMLAError, InvalidArgumentError
+from flashmla.errors import FlashMLAError, UnsupportedError, invalid
 
 _BAR = 30  # letters
 NOTHING = 2  # exit status: there is nothing to tune, or not as asked
@@ -79,7 +80,7 @@ def tune(cases: list[Case], device_id: int) -> list[Found]:
         try:
             made.append(Search(pools, device_id, shape, tokens).run())
         except KeyboardInterrupt:
-            progress.tell("interrupted: what was found so far is written")
+            progress.tell("interrupted: only what was found so far counts")
             break
         except (FlashMLAError, torch.cuda.OutOfMemoryError) as error:
             progress.tell(f"{shape.words}: left out, {error}")
@@ -88,20 +89,28 @@ def tune(cases: list[Case], device_id: int) -> list[Found]:
     return made
 
 
+def _check_output(path: Path) -> None:
+    """Before a minute of measuring, not behind it."""
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise invalid("FLASHMLA_ERROR_VALUE", f"output is '{path}', which cannot be written")
+
+
 def main(arguments: argparse.Namespace) -> int:
+    path, begin = Path(arguments.output), time.monotonic()
     try:
         cases = _cases(arguments)
         if not cases:
-            print("the profile has no calls of dense_decode or sparse_decode on a GPU that could be tuned")
-            return NOTHING
-        begin = time.monotonic()
+            raise UnsupportedError("the profile has no calls of dense_decode or sparse_decode on a GPU to tune")
+        _check_output(path)
         made = tune(cases, arguments.device)
-        _tuning.save(Path(arguments.output), arguments.device, entries(made))
-        _tuning.load_tuning(arguments.output)
-    except (FlashMLAError, InvalidArgumentError) as error:
+        if not made:
+            raise UnsupportedError("no shape was measured, and nothing is written")
+        _tuning.save(path, arguments.device, entries(made))
+        _tuning.load_tuning(path)
+    except FlashMLAError as error:
         print(error, file=sys.stderr)
         return NOTHING
     faster = sum(found.choice != () for found in made)
     print(f"{faster} of {len(made)} shapes are faster, the others stay as they are; {time.monotonic() - begin:.0f} s")
-    print(f"FLASHMLA_TUNING={arguments.output} makes programs on this machine use it")
+    print(f"FLASHMLA_TUNING={path} makes programs on this machine use it")
     return 0

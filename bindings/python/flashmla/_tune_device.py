@@ -28,7 +28,7 @@ def torch_for(device_id: int) -> Any:
         torch = importlib.import_module("torch")
     except ImportError:
         raise UnsupportedError("tuning makes tensors and CUDA graphs with PyTorch, which is not installed") from None
-    if not torch.cuda.is_available() or device_id >= torch.cuda.device_count():
+    if not torch.cuda.is_available() or not 0 <= device_id < torch.cuda.device_count():
         raise UnsupportedError(f"PyTorch sees no CUDA device {device_id}")
     torch.cuda.set_device(device_id)
     return torch
