@@ -57,7 +57,7 @@ def timed(monkeypatch):
 
     def run(text: str, us, does=lambda _: False) -> Found:
         shape = parsed(text).shape
-        search = _tune_search.Search(_tune_problem.Pools(TorchOnCpu()), 0, shape, [parsed(text).tokens])
+        search = _tune_search.Search(_tune_problem.Caches(TorchOnCpu()), 0, shape, [parsed(text).tokens])
 
         class Replays:
             def __init__(self, choice, lengths):

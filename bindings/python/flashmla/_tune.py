@@ -11,7 +11,7 @@ from pathlib import Path
 from flashmla import _tuning
 from flashmla._tune_cases import DEFAULT, USAGE, Case, by_shape, of_profile, parsed
 from flashmla._tune_device import torch_for
-from flashmla._tune_problem import Pools
+from flashmla._tune_problem import Caches
 from flashmla._tune_ranges import entries
 from flashmla._tune_search import Choice, Found, Search
 from flashmla.errors import FlashMLAError, UnsupportedError, invalid
@@ -73,12 +73,12 @@ def _named(choice: Choice) -> str:
 def tune(cases: list[Case], device_id: int) -> list[Found]:
     """What is fastest for each shape; tells it."""
     torch = torch_for(device_id)
-    pools, shapes = Pools(torch), by_shape(cases)
+    caches, shapes = Caches(torch), by_shape(cases)
     progress, made = _Progress(len(shapes)), []
     for shape, tokens in shapes.items():
         progress.show(shape.words)
         try:
-            made.append(Search(pools, device_id, shape, tokens).run())
+            made.append(Search(caches, device_id, shape, tokens).run())
         except KeyboardInterrupt:
             progress.tell("interrupted: only what was found so far counts")
             break
