@@ -103,3 +103,8 @@ def test_what_is_no_profile_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(flashmla.InvalidArgumentError, match=r"profile '.*profile.json' cannot be read"):
         of_profile(path)
+
+
+def test_the_cases_of_the_document_are_cases():
+    texts = re.findall(r"--case (\S+)", (build.ROOT / "docs" / "tuning.md").read_text())
+    assert [parsed(text).shape.operation for text in texts] == ["dense_decode", SPARSE]

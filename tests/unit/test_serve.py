@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 import sys
 import xml.etree.ElementTree as ET
 
@@ -223,3 +224,9 @@ def test_a_framework_that_cannot_serve_is_named(monkeypatch, small, framework, r
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SystemExit, match=reason):
         serve.main([*small[0], f"--framework={framework}"])
+
+
+def test_the_commands_of_the_readme_are_those_of_the_demo():
+    text = (pathlib.Path(serve.__file__).parents[2] / "README.md").read_text()
+    commands = [line.partition("#")[0].split() for line in re.findall(r"build\.py demo +(-.*)", text)]
+    assert [serve.parse(command).sparse for command in commands] == [None, None, 512]

@@ -10,7 +10,7 @@ from flashmla.errors import check
 
 
 class PoolUsage(NamedTuple):
-    """What the blocks of a pool are used for; what each field counts is at `flashmla_pool_usage` in pool.h, in this order."""
+    """What the blocks of a pool are used for: what `flashmla_pool_usage` in pool.h counts, in its order."""
 
     num_blocks: int
     free: int

@@ -12,7 +12,7 @@ from flashmla._cdef import ffi
 from flashmla._info import kernels
 from flashmla._tune_cases import SPARSE, Shape
 from flashmla._tune_device import Replays, Times, alternate
-from flashmla._tune_problem import Lengths, Caches, Problem
+from flashmla._tune_problem import Caches, Lengths, Problem
 
 Choice = tuple[tuple[str, Any], ...]
 """Fields of an entry that say what is chosen; empty: by rule."""
