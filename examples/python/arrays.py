@@ -156,8 +156,12 @@ def choose(framework: str | None, device: str | None) -> tuple[NumPyArrays | Tor
 
 
 def cpu_arrays(framework: str | None) -> NumPyArrays | TorchArrays:
+    if framework == "cupy":
+        raise SystemExit("CuPy has no arrays on the CPU")
     installed = importlib.util.find_spec("torch") is not None
-    return TorchArrays("cpu") if framework == "torch" or (framework is None and installed) else NumPyArrays()
+    if framework == "torch" and not installed:
+        raise SystemExit("PyTorch is not installed")
+    return TorchArrays("cpu") if framework != "numpy" and installed else NumPyArrays()
 
 
 def gpu_arrays(framework: str | None) -> tuple[TorchArrays | CuPyArrays | None, str]:

@@ -149,12 +149,15 @@ def conclude(totals: Totals, scheduler: Scheduler, checker: Checker, profile: fl
         ]
     )
     told = profile.to_dict()
-    print_table(operations(told["groups"]))
+    if told["groups"]:
+        print_table(operations(told["groups"]))
     width = min(shutil.get_terminal_size().columns, 120)
     for one in {one["rule"]: one for one in reversed(told["advice"])}.values():  # the first of each rule
         words = f"* {one['about']}: {one['sentence']}"
         print(textwrap.fill(words, width, initial_indent="  ", subsequent_indent="    "))
     faults = [checker.complaint]
+    if not checker.compared:
+        faults.append("nothing was compared, as no request was served")
     if usage.used or usage.sequences:
         faults.append(f"{usage.used} pages of {usage.sequences} sequences are still in use")
     for fault in filter(None, faults):

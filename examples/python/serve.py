@@ -15,6 +15,7 @@ import argparse
 import collections
 import dataclasses
 import functools
+import math
 import pathlib
 import sys
 import time
@@ -63,12 +64,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"{value} is not positive")
         return value
 
+    def amount(text: str) -> float:
+        if not 0 < (value := float(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not positive and finite")
+        return value
+
     add = parser.add_argument
     add("--service", choices=sorted(traffic.SERVICES), default="conv", help="whose lengths to draw (%(default)s)")
     add("--trace", type=pathlib.Path, metavar="FILE", help="replay a published CSV file of the Azure trace instead")
     add("--requests", type=positive, help="how many (*)")
-    add("--seconds", type=float, help="of trace time: only requests that arrive within them")
-    add("--load", type=float, help="times the published arrival rate (*)")
+    add("--seconds", type=amount, help="of trace time: only requests that arrive within them")
+    add("--load", type=amount, help="times the published arrival rate (*)")
     add("--shorten", type=positive, help="divide all lengths by this (*)")
     add("--heads", type=positive, help="query heads (*)")
     add("--layers", type=positive, help="attention layers, each with its own cache (*)")
@@ -79,17 +85,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--host-pages", type=positive, help="pages in host memory, for what is swapped out (as many)")
     add("--prefixes", type=positive, default=4, help="system prompts that prompts begin with (%(default)s)")
     add("--prefix-tokens", type=positive, default=192, help="their lengths (%(default)s)")
-    add("--step-ms", type=float, default=30.0, help="trace time of one step (%(default)s)")
+    add("--step-ms", type=amount, default=30.0, help="trace time of one step (%(default)s)")
     add("--device", choices=("cpu", "cuda"), help="where to serve (a Hopper GPU if there is one)")
     add("--framework", choices=("numpy", "torch", "cupy"), help="whose arrays to use (the first that fits)")
     add("--picture", type=pathlib.Path, metavar="FILE", default=PICTURE, help="the SVG (build/demo.svg)")
     add("--check-every", type=positive, default=25, help="steps between checks (%(default)s)")
     add("--seed", type=int, default=0, help="of traffic and numbers (%(default)s)")
-    options = parser.parse_args(arguments)
-    for name in ("step_ms", "load", "seconds"):
-        if (value := getattr(options, name)) is not None and value <= 0:
-            parser.error(f"--{name.replace('_', '-')} {value:g} is not positive")
-    return options
+    return parser.parse_args(arguments)
 
 
 def read_requests(options: argparse.Namespace, scale: Scale) -> list[traffic.Request]:
@@ -163,6 +165,8 @@ def main(arguments: list[str] | None = None) -> int:
     scale = dataclasses.replace(scale, **{name: value for name, value in given.items() if value is not None})
     try:
         requests = read_requests(options, scale)
+        options.picture.parent.mkdir(parents=True, exist_ok=True)
+        options.picture.touch()  # before the run, not behind it, it turns out whether it can be written
     except (OSError, ValueError) as error:
         print(f"serve.py: {error}", file=sys.stderr)
         return 2
@@ -180,7 +184,6 @@ def main(arguments: list[str] | None = None) -> int:
         print()
         timeline.draw(totals.samples)
         title = f"{len(requests)} requests with {arrays.describe()}"
-        options.picture.parent.mkdir(parents=True, exist_ok=True)
         options.picture.write_text(timeline.picture(totals.samples, title, cache.num_blocks))
         print(f"\n  as a picture: {options.picture}")
     return status

@@ -132,7 +132,7 @@ def panel(top: float, title: str, most_of: float | None, series: Sequence[Series
     for part in range(5):
         y = bottom - HEIGHT * part / 4
         shapes.append(_svg.path([(LEFT, y), (WIDTH - RIGHT, y)], colour=_svg.FAINT))
-        shapes.append(_svg.text(LEFT - 6, y + 4, f"{scale_top * part / 4:,.0f}", anchor="end", size=11))
+        shapes.append(_svg.text(LEFT - 6, y + 4, f"{scale_top * part / 4:,.12g}", anchor="end", size=11))
     step, base = (WIDTH - LEFT - RIGHT) / len(spans), [0.0] * len(spans)
     for (_, colour, _), values in zip(series, stacked, strict=True):
         for i, value in enumerate(values):

@@ -64,7 +64,7 @@ def sanitizer(path: Path) -> str:
 FAKES = sorted(path for folder in FOLDERS for path in folder.glob("fake_*.c"))
 PROGRAMS = [
     *((path, [*CORE, *FAKES, STAND_INS], "address") for path in programs("core")),
-    *((HERE / "core" / f"test_{name}.c", [*CORE, *FAKES, STAND_INS], "thread") for name in ("error", "tuning")),
+    *((HERE / "core" / f"test_{name}.c", [*CORE, *FAKES, STAND_INS], "thread") for name in ("error", "tuned_calls")),
     *((path, WHOLE, sanitizer(path)) for path in programs("library")),
     *((HERE / "library" / f"test_{name}.c", WHOLE, "thread") for name in ("prepared", "profile", "threads", "workers")),
     (HERE.parent / "pool" / "c" / "library" / "test_pool_threads.c", WHOLE, "thread"),

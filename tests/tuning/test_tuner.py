@@ -1,16 +1,10 @@
-"""Which shapes are tuned, which choice is taken, and for which ranges; times are made up."""
+"""Which choice is taken, and for which ranges; times are made up."""
 
 from __future__ import annotations
 
-import argparse
-import ast
-import importlib
-import json
 import random
 import re
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -18,102 +12,13 @@ from hypothesis import strategies as st
 
 import build
 import flashmla
-from flashmla import _tune, _tune_cases, _tune_device, _tune_problem, _tune_search, _tuning
-from flashmla._tune_cases import DEFAULT, SPARSE, by_shape, of_profile, parsed
+from flashmla import _tune_cases, _tune_problem, _tune_search, _tuning
+from flashmla._tune_cases import parsed
 from flashmla._tune_ranges import entries
 from flashmla._tune_search import BY_RULE, Found, is_better, is_no_worse
 from tuning.on_cpu import TorchOnCpu
 
 SHAPE = parsed("4,1,128,4096").shape
-
-
-def test_cases_in_words():
-    case = parsed("128,2,64,1000")
-    shape = case.shape
-    assert (shape.operation, shape.batch, shape.s_q, shape.h_q, shape.capacity, case.tokens) == (
-        "dense_decode", 128, 2, 64, 1024, 1000,
-    )  # fmt: skip
-    assert parsed("1,1,16,100,page=16,capacity=320,window=64,h_kv=2,d_qk=320,dtype=float16,varlen=1").shape == replace(
-        shape,
-        batch=1,
-        s_q=1,
-        h_q=16,
-        page_size=16,
-        capacity=320,
-        window=64,
-        h_kv=2,
-        d_qk=320,
-        dtype="float16",
-        varlen=1,
-    )
-    sparse = parsed("2,1,64,32768,topk=512,extra=128,format=model1").shape
-    assert (sparse.operation, sparse.capacity, sparse.extra_topk, sparse.kv_format, sparse.d_qk, sparse.page_size) == (
-        SPARSE, 512, 128, "model1", 512, 0,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1,2,3", "1,1,16,x", "0,1,16,64", "1,1,16,64,pages=3", "1,1,16,64,page", "1,1,16,64,format=fp9"]
-)
-def test_a_case_that_is_none_is_named(text):
-    with pytest.raises(flashmla.InvalidArgumentError, match=r"case is|format is"):
-        parsed(text)
-
-
-def test_the_default_set_has_the_shapes_of_the_benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(build.ROOT / "benchmarks"))
-    goals = importlib.import_module("goals")
-    shapes = {case.shape for case in map(parsed, DEFAULT)}
-    assert len(shapes) == len(DEFAULT)
-    for goal in goals.GOALS:
-        if len(goal.case) == 4:
-            assert parsed(",".join(map(str, goal.case))).shape in shapes
-    of_tuned = (build.ROOT / "benchmarks" / "tuned.py").read_text()
-    more = ast.literal_eval(re.search(r"^MORE = (.*)$", of_tuned, re.MULTILINE)[1])
-    assert all(parsed(",".join(map(str, case))).shape in shapes for case in more)
-
-
-def test_cases_of_a_shape_come_together_and_the_largest_first():
-    texts = ["1,1,16,64,format=v32", "2,1,16,640,capacity=1024", "8,1,16,640", "2,1,16,64,capacity=1024", "8,1,16,640"]
-    found = by_shape(map(parsed, texts))
-    assert [(shape.batch, shape.kv_format, tokens) for shape, tokens in found.items()] == [
-        (8, "bf16", [640]), (2, "bf16", [640, 64]), (1, "v32", [64]),
-    ]  # fmt: skip
-
-
-def test_a_profile_names_the_shapes(cuda_12_0, tmp_path):
-    path = tmp_path / "profile.json"
-    cuda_12_0.run(
-        "import flashmla\n"
-        "from ops.sparse_decode.shape_only import STEP as SELECT\n"
-        "with flashmla.profile() as report:\n"
-        "    decode(); decode(STEP.but(max_blocks=80)); decode(STEP.but(batch_invariant=True)); sparse_decode(SELECT)\n"
-        f"report.save({str(path)!r})"
-    )
-    cases = of_profile(path)
-    assert {(case.shape.operation, case.shape.capacity, case.tokens) for case in cases} == {
-        ("dense_decode", 2560, 2560), ("dense_decode", 5120, 5120), ("sparse_decode", 2048, 2048),
-    }  # fmt: skip
-    dense = next(case.shape for case in cases if case.shape.capacity == 2560)
-    assert (dense.batch, dense.s_q, dense.h_q, dense.d_qk, dense.page_size, dense.varlen) == (8, 2, 64, 576, 64, 0)
-
-
-@pytest.mark.parametrize("content", [None, "", "[]", '{"groups": [{}]}', '{"groups": 3}'])
-def test_what_is_no_profile_is_named(tmp_path, content):
-    path = tmp_path / "profile.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(flashmla.InvalidArgumentError, match=r"profile '.*profile.json' cannot be read"):
-        of_profile(path)
-
-
-def test_a_profile_of_the_cpu_has_nothing_to_tune(tmp_path, capsys):
-    path = tmp_path / "profile.json"
-    path.write_text(json.dumps({"groups": []}))
-    parser = argparse.ArgumentParser()
-    _tune.add_arguments(parser)
-    assert _tune.main(parser.parse_args(["--profile", str(path)])) == _tune.NOTHING
-    assert "no calls" in capsys.readouterr().out
 
 
 def noisy(us: float, noise: float, count: int = 9, seed: int = 0) -> list[float]:
@@ -152,7 +57,7 @@ def timed(monkeypatch):
 
     def run(text: str, us, does=lambda _: False) -> Found:
         shape = parsed(text).shape
-        search = _tune_search.Search(_tune_problem.Pools(TorchOnCpu()), 0, shape, [parsed(text).tokens])
+        search = _tune_search.Search(_tune_problem.Caches(TorchOnCpu()), 0, shape, [parsed(text).tokens])
 
         class Replays:
             def __init__(self, choice, lengths):
@@ -239,134 +144,3 @@ def test_neighbours_with_one_choice_are_one_range():
     found = [Found(replace(SHAPE, batch=b, capacity=64 * c), choice, 1.0, 2.0, 1) for b in (1, 4, 9) for c in (2, 5)]
     (entry,) = entries(found)
     assert [entry[name] for name in ("batch_from", "batch_to", "capacity_from", "capacity_to")] == [1, 9, 128, 320]
-
-
-def test_what_was_found_is_written(monkeypatch, capsys, tmp_path):
-    """Of the shapes that could be measured, and before an interruption."""
-    saved = []
-
-    class Search:
-        def __init__(self, *facts) -> None:
-            _, _, self.shape, _ = facts
-
-        def run(self) -> Found:
-            if self.shape.batch == 3:
-                raise flashmla.UnsupportedError("no kernel of this library fits the call")
-            if self.shape.batch == 1:
-                raise KeyboardInterrupt
-            choice = (("num_splits", 2),) if self.shape.batch == 4 else BY_RULE
-            return Found(self.shape, choice, 9.0, 10.0, 3, ((("num_splits", 7),), 0.99))
-
-    monkeypatch.setattr(_tune, "torch_for", lambda _: TorchOnCpu())
-    monkeypatch.setattr(_tune, "Search", Search)
-    monkeypatch.setattr(_tuning, "save", lambda path, device, made: saved.append((path, device, made)))
-    monkeypatch.setattr(_tuning, "load_tuning", lambda _: None)
-    parser = argparse.ArgumentParser()
-    _tune.add_arguments(parser)
-    texts = ["4,1,16,64", "3,1,16,64", "2,1,16,64", "1,1,16,64"]
-    given = [word for text in texts for word in ("--case", text)]
-    assert _tune.main(parser.parse_args([*given, "--output", str(tmp_path / "tuned")])) == 0
-    (_, _, tried), (path, device, made) = saved
-    assert (path, device) == (tmp_path / "tuned", 0)
-    assert [entry["batch_from"] for entry in tried] == [4, 3, 2, 1], "what C refuses of shapes is told first"
-    assert sorted((e["batch_from"], e.get("num_splits", 0), e["default_ns"]) for e in made) == [
-        (2, 0, 10_000), (4, 2, 10_000),
-    ]  # fmt: skip
-    first, second, third, fourth, *rest = capsys.readouterr().out.splitlines()
-    assert first.endswith("10.0 us -> 9.0 us (10.0% less) with num_splits 2")
-    assert second.endswith("left out, no kernel of this library fits the call")
-    assert third.endswith("10.0 us, kept; 3 tried, nearest 0.990: num_splits 7")
-    assert fourth.startswith("interrupted: ")
-    assert rest[0].startswith("1 of 2 shapes are faster, the others stay as they are; ")
-
-
-@pytest.fixture
-def tune_on_stub(cuda_12_0):
-    """Status, lines and errors of `tune` on the stub driver. A search finds num_splits 2, but ends as `ends` says."""
-
-    def run(*arguments, ends=""):
-        code = f"""
-import argparse, contextlib, io
-from types import SimpleNamespace
-from flashmla import _tune
-from flashmla._tune_search import Found
-
-class Search:
-    def __init__(self, pools, device_id, shape, tokens):
-        self.shape = shape
-    def run(self):
-        {ends or "pass"}
-        return Found(self.shape, (("num_splits", 2),), 9.0, 10.0, 3)
-
-_tune.Search = Search
-_tune.torch_for = lambda device: SimpleNamespace()
-parser = argparse.ArgumentParser()
-_tune.add_arguments(parser)
-out, error = io.StringIO(), io.StringIO()
-with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-    status = _tune.main(parser.parse_args({list(arguments)!r}))
-tell(status, out.getvalue(), error.getvalue())
-"""
-        return cuda_12_0.run(code).told[0]
-
-    return run
-
-
-def test_what_is_wrong_is_told_before_anything_is_measured(tune_on_stub, tmp_path):
-    at = tmp_path / "tuned"
-    for case, words in [
-        ("4,1,16,64,varlen=2", "varlen is 2; it must be in [0, 1]"),
-        ("4,1,16,64,h_kv=0", "h_kv is 0; it must be in [1, "),
-        ("4,1,16,64,page=-1", "page_size is -1; it must be in [0, "),
-        ("4,1,16,99999999999999999999", "capacity_from is "),
-        ("4,1,16,64,dtype=bf16", 'dtype is "bf16", which this library does not know'),
-    ]:
-        status, out, error = tune_on_stub("--case", case, "--output", str(at))
-        assert (status, out, words in error) == (2, "", True), (out, error)
-        assert list(tmp_path.glob("tuned*")) == []
-    for output in (tmp_path, tmp_path / "none" / "tuned"):
-        status, out, error = tune_on_stub("--case", "4,1,16,64", "--output", str(output))
-        assert (status, out, "which cannot be written: " in error) == (2, "", True), (out, error)
-
-
-def test_a_file_stays_where_nothing_was_measured(tune_on_stub, tmp_path):
-    at = tmp_path / "tuned"
-    given = ("--case", "4,1,16,64", "--case", "2,1,16,64", "--output", str(at))
-    failing = "raise KeyboardInterrupt", "raise RuntimeError('CUDA error')"
-    for ends in failing:
-        status, out, _ = tune_on_stub(*given, ends=ends)
-        assert (status, at.exists()) == (2, False)
-        assert f"nothing was measured, and {at} is not written" in out
-    status, out, error = tune_on_stub(*given, ends="if self.shape.batch == 2: raise RuntimeError('CUDA error')")
-    assert status == 0, error
-    assert "left out, CUDA error" in out, "of one shape: what was found of others is written"
-    content = at.read_bytes()
-    assert content.count(b"\nentry ") == 1
-    for ends in failing:
-        assert tune_on_stub(*given, ends=ends)[0] == 2
-        assert at.read_bytes() == content
-    assert [path.name for path in tmp_path.glob("tuned*")] == ["tuned"]
-
-
-@pytest.mark.parametrize("device", [-1, 1])
-def test_a_device_that_is_none_is_told(monkeypatch, device):
-    facts = {"driver_version": 12000, "driver_error": None, "kernels": [{"target": "sm_90"}]}
-    monkeypatch.setattr(_tune_device, "info", lambda: facts)
-    cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1, set_device=lambda _: None)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    with pytest.raises(flashmla.UnsupportedError, match=f"PyTorch sees no CUDA device {device}"):
-        _tune_device.torch_for(device)
-
-
-def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(capsys, monkeypatch):
-    for live in (False, True):
-        monkeypatch.setattr(sys.stdout, "isatty", lambda live=live: live)
-        progress = _tune._Progress(2)
-        for words in ("one", "two"):
-            progress.show(words)
-            progress.tell(f"{words} done")
-        told = capsys.readouterr().out
-        assert ("#" in told) == live
-        assert told.replace("\r\033[K", "").splitlines()[-1].endswith("two done")
-    progress.show("end")
-    assert f"[{'#' * 30}] 2/2 end" in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """The serving demo of examples/python: its traffic, and small runs from end to end."""
 
+import importlib.util
 import pathlib
+import re
 import sys
 import xml.etree.ElementTree as ET
 
@@ -193,3 +195,38 @@ def test_a_request_that_is_longer_than_the_pool_is_refused(small, capsys):
 def test_a_missing_trace_is_said(capsys):
     assert serve.main(["--device=cpu", "--trace=/nonexistent.csv"]) == 2
     assert "nonexistent.csv" in capsys.readouterr().err
+
+
+def test_a_run_that_served_nothing_proves_nothing(small, capsys):
+    assert serve.main([*small[0], "--framework=numpy", "--pages=1", "--shorten=1"]) == 1
+    said = capsys.readouterr().out
+    assert row(said, "requests finished") == "0, 6 refused (longer than the pool)"
+    assert "FAILED: nothing was compared" in said
+
+
+@pytest.mark.parametrize("option", ["--seconds=nan", "--load=inf", "--step-ms=0", "--load=x", "--pages=0"])
+def test_figures_that_make_no_sense_are_refused(small, capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        serve.main([*small[0], option])
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_the_run(small, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert serve.main([*small[0], "--framework=numpy", f"--picture={tmp_path / 'file' / 'demo.svg'}"]) == 2
+    told = capsys.readouterr()
+    assert "file" in told.err
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(("framework", "reason"), [("cupy", "CuPy"), ("torch", "PyTorch is not installed")])
+def test_a_framework_that_cannot_serve_is_named(monkeypatch, small, framework, reason):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SystemExit, match=reason):
+        serve.main([*small[0], f"--framework={framework}"])
+
+
+def test_the_commands_of_the_readme_are_those_of_the_demo():
+    text = (pathlib.Path(serve.__file__).parents[2] / "README.md").read_text()
+    commands = [line.partition("#")[0].split() for line in re.findall(r"build\.py demo +(-.*)", text)]
+    assert [serve.parse(command).sparse for command in commands] == [None, None, 512]

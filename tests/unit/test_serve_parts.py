@@ -209,5 +209,11 @@ def test_axes_end_with_round_numbers(value, top):
     assert timeline.round_up(value) == top >= value
 
 
+def test_marks_of_an_axis_have_their_own_figures():
+    """A quarter of a pool of 78 pages is no whole number of them."""
+    text = timeline.picture(SAMPLES, "title", 78)
+    assert {f">{figure}<" in text for figure in ("19.5", "39", "58.5", "78")} == {True}
+
+
 def test_pages_for():
     assert [pages_for(tokens) for tokens in (0, 1, 64, 65)] == [0, 1, 1, 2]

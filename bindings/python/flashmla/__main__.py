@@ -13,9 +13,14 @@ from flashmla._info import report
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flashmla", description="Multi-head Latent Attention kernels.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
-    commands.add_parser("info", help="versions, library, driver or why there is none, tuning file, kernel table")
-    words = "measures which kernels and cuts are fastest on this machine, and writes a tuning file"
-    _tune.add_arguments(commands.add_parser("tune", help=words, description=words))
+
+    def command(name: str, words: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=words, description=words)
+
+    command("info", "versions, library, driver or why there is none, tuning file, kernel table")
+    _tune.add_arguments(
+        command("tune", "measures which kernels and cuts are fastest on this machine, and writes a tuning file")
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of `info | head` has seen enough: no traceback
     if arguments.command == "tune":

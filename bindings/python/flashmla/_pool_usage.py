@@ -10,7 +10,7 @@ from flashmla.errors import check
 
 
 class PoolUsage(NamedTuple):
-    """What the blocks of a pool are used for; the names are those of `flashmla_pool_usage` in pool.h."""
+    """What the blocks of a pool are used for: what `flashmla_pool_usage` in pool.h counts, in its order."""
 
     num_blocks: int
     free: int

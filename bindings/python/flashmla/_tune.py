@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from flashmla import _tuning
-from flashmla._tune_cases import DEFAULT, Case, by_shape, of_profile, parsed
+from flashmla._tune_cases import DEFAULT, USAGE, Case, by_shape, of_profile, parsed
 from flashmla._tune_device import torch_for
-from flashmla._tune_problem import Pools
+from flashmla._tune_problem import Caches
 from flashmla._tune_ranges import entries
 from flashmla._tune_search import Choice, Found, Search
-from flashmla.errors import FlashMLAError, InvalidArgumentError
+from flashmla.errors import FlashMLAError, UnsupportedError
 
 _BAR = 30  # letters
 NOTHING = 2  # exit status: there is nothing to tune, or not as asked
@@ -23,8 +23,7 @@ NOTHING = 2  # exit status: there is nothing to tune, or not as asked
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--case", action="append", default=[], metavar="B,S_Q,H_Q,TOKENS[,NAME=VALUE]",
-        help="a shape: dense_decode, or with topk=N sparse_decode; also format, page, capacity, window, extra, d_qk, "
-        "h_kv, dtype, varlen. Given several times, several shapes",
+        help=f"a shape: {USAGE}; with topk of sparse_decode, else of dense_decode. May be given several times",
     )  # fmt: skip
     parser.add_argument("--profile", metavar="FILE", help="the shapes of a profile: report.save('FILE.json')")
     parser.add_argument("--output", default="flashmla.tuning", metavar="FILE", help="is written; flashmla.tuning")
@@ -73,14 +72,14 @@ def _named(choice: Choice) -> str:
 
 def tune(torch: Any, cases: list[Case], device_id: int) -> list[Found]:
     """What is fastest for each shape; tells it."""
-    pools, shapes = Pools(torch), by_shape(cases)
+    caches, shapes = Caches(torch), by_shape(cases)
     progress, made = _Progress(len(shapes)), []
     for shape, tokens in shapes.items():
         progress.show(shape.words)
         try:
-            made.append(Search(pools, device_id, shape, tokens).run())
+            made.append(Search(caches, device_id, shape, tokens).run())
         except KeyboardInterrupt:
-            progress.tell("interrupted: what was found so far is written")
+            progress.tell("interrupted: only what was found so far counts")
             break
         except (FlashMLAError, RuntimeError) as error:  # PyTorch's, too: what was found before is not lost
             progress.tell(f"{shape.words}: left out, {error}")
@@ -99,25 +98,22 @@ def _try_output(output: Path, device_id: int, cases: list[Case]) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    output = Path(arguments.output)
+    path, begin = Path(arguments.output), time.monotonic()
     try:
         cases = _cases(arguments)
         if not cases:
-            print("the profile has no calls of dense_decode or sparse_decode on a GPU that could be tuned")
-            return NOTHING
-        begin = time.monotonic()
+            raise UnsupportedError("the profile has no calls of dense_decode or sparse_decode on a GPU to tune")
         torch = torch_for(arguments.device)
-        _try_output(output, arguments.device, cases)
+        _try_output(path, arguments.device, cases)
         made = tune(torch, cases, arguments.device)
         if not made:
-            print(f"nothing was measured, and {output} is not written")
-            return NOTHING
-        _tuning.save(output, arguments.device, entries(made))
-        _tuning.load_tuning(arguments.output)
-    except (FlashMLAError, InvalidArgumentError) as error:
+            raise UnsupportedError(f"nothing was measured, and {path} is not written")
+        _tuning.save(path, arguments.device, entries(made))
+        _tuning.load_tuning(path)
+    except FlashMLAError as error:
         print(error, file=sys.stderr)
         return NOTHING
     faster = sum(found.choice != () for found in made)
     print(f"{faster} of {len(made)} shapes are faster, the others stay as they are; {time.monotonic() - begin:.0f} s")
-    print(f"FLASHMLA_TUNING={arguments.output} makes programs on this machine use it")
+    print(f"FLASHMLA_TUNING={path} makes programs on this machine use it")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ _WORDS = {
     "varlen": "varlen",
 }
 _TEXTS = {"format", "dtype"}
-_USAGE = "batch,s_q,h_q,tokens and then NAME=VALUE of " + ", ".join(_WORDS)
+_OF_DENSE, _OF_SPARSE = {"capacity", "page", "window"}, {"extra"}  # that mean nothing to the other operation
+USAGE = "batch,s_q,h_q,tokens and then NAME=VALUE of " + ", ".join(_WORDS)
 _ANY_COLUMNS = 576  # d_qk of formats whose rows may be of any length
 
 
@@ -103,21 +104,24 @@ def parsed(text: str) -> Case:
         batch, s_q, h_q, tokens = (int(number) for number in numbers)
         named: dict[str, Any] = {_WORDS[w]: v if w in _TEXTS else int(v) for w, v in words.items()}
     except (KeyError, ValueError):
-        raise invalid("FLASHMLA_ERROR_VALUE", f"case is {text!r}; it must be {_USAGE}") from None
-    if min(batch, s_q, h_q, tokens) < 1:
+        raise invalid("FLASHMLA_ERROR_VALUE", f"case is {text!r}; it must be {USAGE}") from None
+    if min(batch, s_q, h_q, tokens, *(v for v in named.values() if isinstance(v, int))) < 1:
         raise invalid("FLASHMLA_ERROR_VALUE", f"case is {text!r}; its numbers must be > 0")
+    sparse = "topk" in named
+    for word in sorted((_OF_DENSE if sparse else _OF_SPARSE) & words.keys()):
+        raise invalid("FLASHMLA_ERROR_VALUE", f"case is {text!r}; {word} goes {'without' if sparse else 'with'} topk")
     kv_format = str(named.get("kv_format", "bf16"))
     columns = lib.flashmla_kv_columns(kv_format_number(kv_format, "format")) or _ANY_COLUMNS
-    topk = named.pop("topk", 0)
-    operation = SPARSE if topk else DENSE
-    page_size = 0 if topk else named.get("page_size", PAGE_SIZE)
-    pages = -(-tokens // PAGE_SIZE) if topk else -(-tokens // max(page_size, 1))
-    shape = Shape(
-        operation=operation, dtype="bfloat16", kv_format=kv_format, d_qk=columns, h_q=h_q, h_kv=1,
-        s_q=s_q, varlen=0, page_size=page_size, window=0, extra_topk=0, batch=batch,
-        capacity=topk or pages * page_size,
-    )  # fmt: skip
-    return Case(replace(shape, **(named | {"page_size": page_size})), tokens)
+    if sparse:
+        named |= {"capacity": named.pop("topk"), "page_size": 0}
+    else:
+        page_size = named.setdefault("page_size", PAGE_SIZE)
+        named["capacity"] = -(-max(tokens, named.get("capacity", 0)) // page_size) * page_size
+    facts: dict[str, Any] = {
+        "operation": SPARSE if sparse else DENSE, "dtype": "bfloat16", "kv_format": kv_format, "d_qk": columns,
+        "h_q": h_q, "h_kv": 1, "s_q": s_q, "varlen": 0, "window": 0, "extra_topk": 0, "batch": batch,
+    }  # fmt: skip
+    return Case(Shape(**facts | named), tokens)
 
 
 def of_profile(path: str | Path) -> list[Case]:

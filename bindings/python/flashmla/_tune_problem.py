@@ -15,16 +15,16 @@ from flashmla._library import lib
 from flashmla._tune_cases import PAGE_SIZE, SPARSE, Shape
 from flashmla._tune_device import Calls
 
-_LEAST_TOKENS = 1 << 20  # of a pool: calls in turn find little of what they read in the L2 cache
+_LEAST_TOKENS = 1 << 20  # of a cache: calls in turn find little of what they read in the L2 cache
 _APART_BYTES = 200 << 20  # that calls in turn read together
 _MOST_TURNS = 16
-_MOST_SHARE = 0.7  # of free memory, for a pool
+_MOST_SHARE = 0.7  # of free memory, for a cache
 _CHUNK = 1 << 18  # tokens that are filled at a time
 _GOLDEN = 0.6180339887  # fractions of its multiples lie evenly
 
 
-class Pools:
-    """KV pages of random tokens; one pool at a time."""
+class Caches:
+    """KV caches of random tokens, one at a time."""
 
     def __init__(self, torch: Any) -> None:
         self.torch = torch
@@ -84,11 +84,11 @@ class Lengths:
 class Problem:
     """A shape on the GPU. `calls` are those of one choice, a selection or a table each."""
 
-    def __init__(self, pools: Pools, device_id: int, shape: Shape, tokens: int) -> None:
-        torch = self._torch = pools.torch
+    def __init__(self, caches: Caches, device_id: int, shape: Shape, tokens: int) -> None:
+        torch = self._torch = caches.torch
         self.shape, self._device_id = shape, device_id
         self._sparse = shape.operation == SPARSE
-        self._pages = pools.of(shape, shape.batch * tokens * (1 if self._sparse else 2))
+        self._pages = caches.of(shape, shape.batch * tokens * (1 if self._sparse else 2))
         generator = torch.Generator("cuda").manual_seed(shape.batch * 131 + shape.h_q)
         rows = (shape.batch * shape.s_q,) if shape.varlen else (shape.batch, shape.s_q)
         q = torch.randn(*rows, shape.h_q, shape.d_qk, generator=generator, device="cuda")

@@ -12,7 +12,7 @@ from flashmla._cdef import ffi
 from flashmla._info import kernels
 from flashmla._tune_cases import SPARSE, Shape
 from flashmla._tune_device import Replays, Times, alternate
-from flashmla._tune_problem import Lengths, Pools, Problem
+from flashmla._tune_problem import Caches, Lengths, Problem
 
 Choice = tuple[tuple[str, Any], ...]
 """Fields of an entry that say what is chosen; empty: by rule."""
@@ -68,9 +68,9 @@ def is_no_worse(candidate: Sequence[float], rule: Sequence[float], *, by: float)
 class Search:
     """The candidates of a shape, measured on the lengths that it is tuned for."""
 
-    def __init__(self, pools: Pools, device_id: int, shape: Shape, tokens: Sequence[int]) -> None:
-        self._problem = Problem(pools, device_id, shape, max(tokens))
-        self._torch, self._shape = pools.torch, shape
+    def __init__(self, caches: Caches, device_id: int, shape: Shape, tokens: Sequence[int]) -> None:
+        self._problem = Problem(caches, device_id, shape, max(tokens))
+        self._torch, self._shape = caches.torch, shape
         self._lengths = [Lengths(count, ragged) for count in tokens for ragged in (False, True)]
         self._processors = self._torch.cuda.get_device_properties(device_id).multi_processor_count
         self._tried: dict[Choice, float] = {}

@@ -1,34 +1,9 @@
 /* Tuning files: what is written is read again, and nothing else is: torn at every byte, changed at every byte, of
- * another version, GPU or library, with lines of garbage. A refused file changes no call. */
-#include <pthread.h>
+ * another version, GPU or library, with lines of garbage. */
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include "check.h"
-#include "core/environment.h"
 #include "fake_backend.h"
-#include "fixture.h"
-
-static char folder[] = "/tmp/flashmla-tuning-XXXXXX";
-static char path[128], other[128];
-
-static const flashmla_tuning_entry dense = {.struct_size = sizeof(flashmla_tuning_entry),
-                                            .operation = "dense_decode",
-                                            .dtype = "bfloat16",
-                                            .kernel = "fake_cuda",
-                                            .d_qk = 576,
-                                            .h_q = 6,
-                                            .h_kv = 2,
-                                            .s_q = 2,
-                                            .page_size = 64,
-                                            .batch_from = 4,
-                                            .batch_to = 4,
-                                            .capacity_from = 192,
-                                            .capacity_to = 192,
-                                            .num_splits = 3,
-                                            .l2_policy = FLASHMLA_L2_EVICT_FIRST,
-                                            .ns = 12345,
-                                            .default_ns = INT32_MAX};
+#include "tuning_files.h"
 
 static char *read_file(const char *name, size_t *bytes) {
   FILE *file = fopen(name, "rb");
@@ -38,18 +13,6 @@ static char *read_file(const char *name, size_t *bytes) {
   fclose(file);
   text[*bytes] = '\0';
   return text;
-}
-
-static void write_file(const char *name, const char *text, size_t bytes) {
-  FILE *file = fopen(name, "wb");
-  CHECK(file != NULL && fwrite(text, 1, bytes, file) == bytes);
-  fclose(file);
-}
-
-static flashmla_tuning_state told(int32_t device) {
-  flashmla_tuning_state state = FLASHMLA_TUNING_STATE_INIT;
-  CHECK_OK(flashmla_tuning_tell(device, &state));
-  return state;
 }
 
 /* The file with a last line that fits. */
@@ -261,113 +224,14 @@ static void newer_structs(void) {
   CHECK(entries[0].known.batch_from == 2 && entries[0].more == 0);
 }
 
-/* The splits of the fake's last decode call on a device, or of its plan. */
-static int32_t decoded(fixture *f) {
-  fixture_allocate_workspace(f);
-  CHECK_OK(flashmla_dense_decode(&f->decode));
-  return fake.decode.attention.tiling.num_splits;
-}
-
-static void calls_ask_it(void) {
-  fixture f;
-  fixture_init(&f, SMALL);
-  fixture_set_device(&f, kDLCUDA, 1);
-  fake.limits.max_cluster = 1;
-  CHECK_OK(flashmla_tuning_load(NULL));
-  const int32_t plain = decoded(&f);
-  flashmla_tuning_entry entry = dense;
-  entry.num_splits = 2;
-  CHECK_OK(flashmla_tuning_save(path, 0, &entry, 1));
-  CHECK_OK(flashmla_tuning_load(path));
-  CHECK(plain != 2 && decoded(&f) == 2 && fake.decode.attention.tuned.found);
-  fixture_use_plan(&f, 0);
-  CHECK(decoded(&f) == 2);
-  fixture_use_plan(&f, 3);
-  CHECK(decoded(&f) == 3);
-  f.decode.plan = NULL;
-  f.decode.flags |= FLASHMLA_BATCH_INVARIANT;
-  CHECK(decoded(&f) != 2 && !fake.decode.attention.tuned.found);
-  f.decode.flags &= ~(uint32_t)FLASHMLA_BATCH_INVARIANT;
-  fake.driver = 12050; /* the machine got another driver: a new process refuses it, and calls are as without */
-  setenv("FLASHMLA_TUNING", path, 1);
-  flashmla_read_environment();
-  CHECK(decoded(&f) == plain && strstr(told(1).problem, "is for Fake GPU with driver 12040; device 1 is ") != NULL);
-  CHECK(told(-1).problem[0] == '\0' && flashmla_environment_error()[0] == '\0');
-  fake.driver = 12040;
-  CHECK(decoded(&f) == 2);
-  fixture_set_device(&f, kDLCPU, 0);
-  CHECK(decoded(&f) == plain);
-  fixture_free(&f);
-}
-
-static void the_variable(void) {
-  CHECK_OK(flashmla_tuning_save(path, 0, &dense, 1));
-  setenv("FLASHMLA_TUNING", path, 1);
-  flashmla_read_environment();
-  CHECK(told(0).count == 1 && flashmla_environment_error()[0] == '\0');
-  write_file(other, "nothing", 7);
-  setenv("FLASHMLA_TUNING", other, 1);
-  flashmla_read_environment();
-  CHECK(told(0).count == 0 && strcmp(told(0).problem, "is no tuning file") == 0);
-  CHECK(strstr(flashmla_environment_error(), "FLASHMLA_TUNING is \"/tmp/") != NULL);
-  CHECK(strstr(flashmla_environment_error(), "\", which is no tuning file") != NULL);
-  unsetenv("FLASHMLA_TUNING");
-  flashmla_read_environment();
-  CHECK(told(0).path[0] == '\0' && flashmla_environment_error()[0] == '\0');
-  CHECK_OK(flashmla_tuning_load(path));
-  flashmla_read_environment(); /* which names none, as before: what was loaded stays */
-  CHECK(told(0).count == 1);
-}
-
-static _Atomic(bool) done;
-
-static void *call(void *argument) {
-  fixture f;
-  (void)argument;
-  fixture_init(&f, SMALL);
-  while (!atomic_load(&done)) {
-    uint64_t bytes;
-    fixture_set_device(&f, kDLCUDA, 0);
-    CHECK_OK(flashmla_dense_decode_workspace_size(&f.decode, &bytes));
-    flashmla_tuning_state state = FLASHMLA_TUNING_STATE_INIT;
-    CHECK_OK(flashmla_tuning_tell(0, &state));
-    CHECK(state.problem[0] == '\0');
-  }
-  fixture_set_device(&f, kDLCPU, 0);
-  fixture_free(&f);
-  return NULL;
-}
-
-static void beside_calls(void) {
-  enum { CALLERS = 3, TURNS = 300 };
-  pthread_t callers[CALLERS];
-  flashmla_tuning_entry entry = dense;
-  entry.num_splits = 7;
-  CHECK_OK(flashmla_tuning_save(other, 0, &entry, 1));
-  for (int i = 0; i < CALLERS; ++i) CHECK(pthread_create(&callers[i], NULL, call, NULL) == 0);
-  for (int i = 0; i < TURNS; ++i) {
-    const char *const names[] = {path, other, NULL};
-    CHECK_OK(flashmla_tuning_load(names[i % 3]));
-  }
-  atomic_store(&done, true);
-  for (int i = 0; i < CALLERS; ++i) CHECK(pthread_join(callers[i], NULL) == 0);
-}
-
 int main(void) {
-  CHECK(mkdtemp(folder) != NULL);
-  snprintf(path, sizeof path, "%s/tuned", folder);
-  snprintf(other, sizeof other, "%s/other", folder);
+  make_folder();
   what_is_written_is_read();
   torn_and_changed_everywhere();
   foreign_and_garbage();
   what_is_no_file();
   what_cannot_be_written();
   newer_structs();
-  calls_ask_it();
-  the_variable();
-  beside_calls();
-  remove(path);
-  remove(other);
-  CHECK(rmdir(folder) == 0);
+  remove_folder();
   return 0;
 }
