@@ -111,6 +111,14 @@ def test_a_file_stays_where_nothing_was_measured(tune_on_stub, tmp_path):
     assert [path.name for path in tmp_path.glob("tuned*")] == ["tuned"]
 
 
+def test_a_forced_kernel_has_no_rivals(monkeypatch, capsys):
+    monkeypatch.setenv("FLASHMLA_FORCE_KERNEL", "dense_decode_bf16_576_cluster1")
+    parser = argparse.ArgumentParser()
+    _tune.add_arguments(parser)
+    assert _tune.main(parser.parse_args(["--case", "4,1,16,64"])) == _tune.NOTHING
+    assert "FLASHMLA_FORCE_KERNEL is set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("device", [-1, 1])
 def test_a_gpu_that_is_not_there_is_named(monkeypatch, device):
     cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1, set_device=lambda _: None)

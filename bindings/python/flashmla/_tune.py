@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -100,6 +101,8 @@ def _try_output(output: Path, device_id: int, cases: list[Case]) -> None:
 def main(arguments: argparse.Namespace) -> int:
     path, begin = Path(arguments.output), time.monotonic()
     try:
+        if os.environ.get("FLASHMLA_FORCE_KERNEL"):
+            raise UnsupportedError("FLASHMLA_FORCE_KERNEL is set: every candidate would be that kernel")
         cases = _cases(arguments)
         if not cases:
             raise UnsupportedError("the profile has no calls of dense_decode or sparse_decode on a GPU to tune")
