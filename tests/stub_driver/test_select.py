@@ -25,7 +25,7 @@ UNSUPPORTED = c_abi.constant("ERROR_UNSUPPORTED")
 def select(tmp_path_factory):
     made = tmp_path_factory.mktemp("select") / "select"
     flags = build.compile_flags(sanitize=True, debug=False, kernels=True)
-    parts = ["cuda/select.c", "core/environment.c", "core/dtype.c", "core/log.c", "formats/formats.c"]
+    parts = ["cuda/select.c", "core/environment.c", "core/texts.c", "core/dtype.c", "core/log.c", "formats/formats.c"]
     sources = [HERE / "select.c", *(build.SOURCE / part for part in parts)]
     subprocess.run([build.compiler(), *flags, *sources, "-o", made, *build.LIBRARIES], check=True)
 
