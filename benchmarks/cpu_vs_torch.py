@@ -98,11 +98,14 @@ def attend_with_torch(q, kv_cache, block_table, cache_seqlens, dtype=torch.float
 
 
 def median_times(functions, rounds):
-    """Median seconds of each function; the rounds alternate, so that a change of clock or load meets all of them."""
+    """Median seconds of each function; the rounds alternate, so that a change of clock or load meets all of them. Each
+    is called twice and timed once: layers follow one another, so threads are awake and units have power.
+    """
     times = [[] for _ in functions]
     for _ in range(rounds):
         for function, record in zip(functions, times, strict=True):
             time.sleep(0.02)  # the OpenMP threads of the one before spin for some milliseconds
+            function()
             start = time.perf_counter()
             function()
             record.append(time.perf_counter() - start)
