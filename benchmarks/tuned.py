@@ -6,7 +6,8 @@
 The shapes are those of dense_decode.py and sparse_decode.py and a few MORE: problems are theirs, not those that the
 tuner measured. A plan is made beforehand. A record is one JSON object a line:
   operation    dense_decode or sparse_decode; case: as in the records of those programs
-  us rule_us   median of a call with the file and without; rounds_us: every round of both, behind WARM of them, in either order of making
+  us rule_us   median of a call with the file and without
+  rounds_us    every round of both, behind WARM of them, in either order of making
   ratio        median of the ratios of the same rounds: power and clocks drift, so only neighbours compare
   tuned        whether the file has an entry for the shape
   kernels parts num_splits   of the call, with the file and without
