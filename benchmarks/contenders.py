@@ -18,21 +18,32 @@ class Ours:
     """dense_decode of one problem, a call a block table, into buffers made beforehand."""
 
     def __init__(
-        self, p: Problem, package: ModuleType = flashmla, *, own_plan: bool = False, batch_invariant: bool = False
+        self,
+        p: Problem,
+        package: ModuleType = flashmla,
+        *,
+        q: torch.Tensor | None = None,
+        compute: str = "default",
+        own_plan: bool = False,
+        batch_invariant: bool = False,
     ) -> None:
-        inputs = (p.q, p.kv_cache, p.tables[0], p.cache_seqlens)
-        # own_plan: every call makes its schedule. Otherwise a plan is made here, as the layers of a step share it.
-        option = {"batch_invariant": True} if batch_invariant else {}
+        """q: another form of the problem's. own_plan: every call makes its schedule; otherwise a plan is made here, as
+        the layers of a step share it.
+        """
+        q = p.q if q is None else q
+        inputs = (q, p.kv_cache, p.tables[0], p.cache_seqlens)
+        option = {"kv_format": p.kv_format, "batch_invariant": batch_invariant}
         plan = None if own_plan else package.plan_decode(*inputs, causal=p.causal, **option)
         size = package.dense_decode_workspace_size(*inputs, causal=p.causal, plan=plan, **option)
         workspace = torch.empty(size, dtype=torch.uint8, device=DEVICE)
         self.out = torch.full((p.b, p.s_q, p.h_q, D_V), torch.nan, dtype=p.dtype, device=DEVICE)
         self.lse = torch.empty(p.b, p.h_q, p.s_q, device=DEVICE)
+        self.results = self.out, self.lse
 
         def call(table: torch.Tensor) -> Callable[[], object]:
             return lambda: package.dense_decode(
-                p.q, p.kv_cache, table, p.cache_seqlens, softmax_scale=p.scale, causal=p.causal, plan=plan,
-                out=self.out, lse=self.lse, workspace=workspace, **option,
+                q, p.kv_cache, table, p.cache_seqlens, softmax_scale=p.scale, causal=p.causal, plan=plan,
+                out=self.out, lse=self.lse, workspace=workspace, compute=compute, **option,
             )  # fmt: skip
 
         self.calls: Calls = [call(table) for table in p.tables]

@@ -28,6 +28,7 @@ from types import ModuleType
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 
+import dense_errors  # noqa: E402
 import goals  # noqa: E402
 import limits  # noqa: E402
 import peer_libraries  # noqa: E402
@@ -36,7 +37,7 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 from builds import another_build, named  # noqa: E402
 from contenders import Calls, Ours, forced  # noqa: E402
-from problem import D_QK, D_V, PAGE, TABLE_PAGES, Pool, Problem  # noqa: E402
+from problem import PAGE, TABLE_PAGES, Pool, Problem  # noqa: E402
 
 import flashmla  # noqa: E402
 
@@ -50,31 +51,16 @@ def problem_of(case: tuple, pool: Pool) -> Problem:
     if "varlen" in kind:
         drawn = random.Random(tokens * 1000 + b * 10 + s_q)
         lengths = [max(int(drawn.normalvariate(tokens, tokens / 2)), s_q) for _ in range(b)]
+    sigma = 0.1 if "tenth" in kind else 1.0
+    pool.fill(sigma)
     page = next((int(word.removeprefix("page")) for word in kind if word.startswith("page")), PAGE)
-    return Problem(lengths, s_q, h_q, pool, sigma=0.1 if "tenth" in kind else 1.0, page=page)
+    return Problem(lengths, s_q, h_q, pool, sigma=sigma, page=page)
 
 
 def pages_of(case: tuple) -> int:
     """Of the pool, at least. Drawn lengths stay below twice their mean together."""
     b, _, _, tokens, *kind = case
     return b * -(-tokens // PAGE) * (2 if "varlen" in kind else 1)
-
-
-def reference_errors(p: Problem, out: torch.Tensor, lse: torch.Tensor, table: torch.Tensor) -> tuple[float, float]:
-    """(||out - ref|| / ||ref||, largest error of lse) against float64, request by request."""
-    error = norm = lse_error = 0.0
-    for i, length in enumerate(p.lengths):
-        rows = p.kv_cache[table[i, : -(-length // p.page)].long()].reshape(-1, D_QK)[:length].double()
-        logits = torch.einsum("shd,td->sht", p.q[i].double(), rows) * p.scale
-        if p.causal:
-            bound = length - (p.s_q - 1 - torch.arange(p.s_q, device=rows.device))
-            hidden = torch.arange(length, device=rows.device)[None] >= bound[:, None]
-            logits.masked_fill_(hidden[:, None], -torch.inf)
-        ref = torch.softmax(logits, -1) @ rows[:, :D_V]
-        lse_error = max(lse_error, float((lse[i].T.double() - logits.logsumexp(-1)).abs().max()))
-        error += float((out[i].double() - ref).square().sum())
-        norm += float(ref.square().sum())
-    return (error / norm) ** 0.5, lse_error
 
 
 def host_costs(pool: Pool) -> dict:
@@ -93,9 +79,7 @@ def host_costs(pool: Pool) -> dict:
 
 
 def peer_calls(p: Problem, *, fresh: bool = False) -> dict[str, Calls]:
-    """Of the peers that are installed; they are timed with bfloat16 only."""
-    if p.dtype != torch.bfloat16:
-        return {}
+    """Of the peers that are installed."""
     made = {name: make(p, fresh=fresh) for name, make in peer_libraries.ALL.items()}
     return {name: calls for name, calls in made.items() if calls}
 
@@ -105,7 +89,7 @@ def measure(
 ) -> dict:
     ours = Ours(p)
     ours.calls[0]()
-    rel_err, lse_err = reference_errors(p, ours.out, ours.lse, p.tables[0])
+    ((rel_err, lse_err),) = dense_errors.errors(p, [ours.results])
     groups = {
         "": {"ours": ours.calls, "planned": Ours(p, own_plan=True).calls},
         "peers": peer_calls(p),

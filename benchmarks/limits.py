@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import timing
@@ -46,15 +47,29 @@ def read_bandwidth() -> float:
     return READ_BYTES / best * 1e6
 
 
-def product_rate() -> float:
-    """FLOP a second of an 8192^3 bf16 product on random data: the median of calls so spaced that power is no limit."""
-    a, b = (torch.randn(PRODUCT, PRODUCT, device="cuda").bfloat16() for _ in range(2))
-    c = torch.empty_like(a)
+def product_rate(dtype: torch.dtype, product: Callable[[torch.Tensor, torch.Tensor], object]) -> float:
+    """FLOP a second of an 8192^3 product on random data: the median of calls so spaced that power is no limit."""
+    a, b = (torch.randn(PRODUCT, PRODUCT, device="cuda").to(dtype) for _ in range(2))
     times = []
     for _ in range(12):
         time.sleep(0.02)
-        times.append(timing.event_us(lambda: torch.matmul(a, b, out=c)))
+        times.append(timing.event_us(lambda: product(a, b)))
     return 2 * PRODUCT**3 / statistics.median(times[2:]) * 1e6
+
+
+def bf16_rate() -> float:
+    out = torch.empty(PRODUCT, PRODUCT, dtype=torch.bfloat16, device="cuda")
+    return product_rate(torch.bfloat16, lambda a, b: torch.matmul(a, b, out=out))
+
+
+def code_rate() -> float:
+    """Of 8-bit codes, summed up as the tensor cores do."""
+    one = torch.ones((), device="cuda")
+
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True)  # noqa: SLF001
+
+    return product_rate(torch.float8_e4m3fn, product)
 
 
 @dataclass(frozen=True)
@@ -73,4 +88,4 @@ class Ceilings:
 
 def measured() -> Ceilings:
     """Takes some ten seconds, most of them the compilation of the read kernels."""
-    return Ceilings(read_bandwidth(), product_rate())
+    return Ceilings(read_bandwidth(), bf16_rate())

@@ -8,6 +8,7 @@
 #   grid         the grid of shapes                        -> OUT/grid.jsonl
 #   traces       batches of a production trace             -> OUT/traces.jsonl
 #   plans        plans made afresh, and batch invariant    -> OUT/plans.jsonl
+#   quantised    dense_decode over quantised caches        -> OUT/quantised.jsonl
 #   sparse       sparse_decode beside other libraries      -> OUT/sparse_decode.jsonl
 #   sparse-grid  sparse_decode over a grid of shapes       -> OUT/sparse_grid.jsonl
 #   sparse-plans what plans of sparse_decode cost       -> OUT/sparse_plans.jsonl
@@ -19,11 +20,11 @@
 # Environment: COMMIT names the sources in the records; *_LIMIT are seconds; GRID holds further arguments of grid.py, such
 # as "--shard 0/2 --done FILE"; FLASHMLA_TESTS is the folder `tests` of FlashMLA, PEERS_TESTS which of its tests run (by
 # default bf16, fp16 and sparse), SPARSE_CASES a part of those of sparse, such as 0::3. Peers to time beside: the module
-# flash_mla on PYTHONPATH, FA3_LIBRARY (see peer_libraries.py).
+# flash_mla on PYTHONPATH, FA3_LIBRARY and VLLM_FLASHMLA_LIBRARY (see peer_libraries.py).
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [sparse] [sparse-grid] [sparse-plans] [writers] [tuned] [models] [host] [peers-tests]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [quantised] [sparse] [sparse-grid] [sparse-plans] [writers] [tuned] [models] [host] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -74,6 +75,7 @@ run_grid() { timed "$((${GRID_LIMIT:-400} + 30))" grid --limit-seconds "${GRID_L
 run_traces() { timed "${TRACES_LIMIT:-120}" traces; }
 run_host() { timed "${HOST_LIMIT:-120}" host; }
 run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
+run_quantised() { timed "${QUANTISED_LIMIT:-120}" quantised; }
 run_sparse() { timed "${SPARSE_LIMIT:-200}" sparse_decode; }
 run_sparse_grid() { timed "$((${SPARSE_GRID_LIMIT:-90} + 30))" sparse_grid --limit-seconds "${SPARSE_GRID_LIMIT:-90}"; }
 run_sparse_plans() { timed "${SPARSE_PLANS_LIMIT:-120}" sparse_plans; }

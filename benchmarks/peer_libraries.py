@@ -16,13 +16,17 @@ D_V = 512
 Calls = list[Callable[[], object]]
 
 
+def _in_bfloat16(problem: Any) -> bool:
+    return problem.kv_format == "bf16" and problem.dtype == torch.bfloat16
+
+
 def flashmla(problem: Any, *, fresh: bool = False) -> Calls | None:
     """DeepSeek's FlashMLA (module flash_mla)."""
     try:
         from flash_mla import flash_mla_with_kvcache, get_mla_metadata
     except ImportError:
         return None
-    if problem.page != 64:
+    if not _in_bfloat16(problem) or problem.page != 64:
         return None
     shared, _ = get_mla_metadata()  # filled by the first call
 
@@ -39,7 +43,7 @@ def flashmla(problem: Any, *, fresh: bool = False) -> Calls | None:
 def fa3(problem: Any, *, fresh: bool = False) -> Calls | None:
     """FlashAttention-3 as vLLM builds it; MLA goes through its q_v argument. FA3_LIBRARY names the extension's file."""
     path = os.environ.get("FA3_LIBRARY")
-    if not path:
+    if not path or not _in_bfloat16(problem):
         return None
     torch.ops.load_library(path)
     ops = torch.ops._vllm_fa3_C  # noqa: SLF001 - vLLM's own name
@@ -69,4 +73,29 @@ def fa3(problem: Any, *, fresh: bool = False) -> Calls | None:
     return [call(table) for table in problem.tables]
 
 
-ALL = {"flashmla": flashmla, "fa3": fa3}
+def vllm(problem: Any, *, fresh: bool = False) -> Calls | None:
+    """vLLM's kernel for fp8 caches with one scale, of its fork of FlashMLA; VLLM_FLASHMLA_LIBRARY names the extension's
+    file. q holds numbers that are codes.
+    """
+    path = os.environ.get("VLLM_FLASHMLA_LIBRARY")
+    if not path or problem.kv_format != "fp8" or problem.page != 64:
+        return None
+    torch.ops.load_library(path)
+    ops = torch.ops._flashmla_extension_C  # noqa: SLF001 - vLLM's own name
+    p, codes = problem, torch.float8_e4m3fn
+    q, kv_cache, one = p.q.to(codes), p.kv_cache.view(codes), torch.ones(1, device="cuda")
+
+    def metadata() -> tuple[torch.Tensor, torch.Tensor]:
+        return ops.get_mla_decoding_metadata_dense_fp8(p.cache_seqlens, p.s_q * p.h_q, 1)
+
+    shared = metadata()
+
+    def call(table: torch.Tensor) -> Callable[[], object]:
+        return lambda: ops.fwd_kvcache_mla_fp8(
+            q, kv_cache, D_V, p.cache_seqlens, table, p.scale, p.causal, *(metadata() if fresh else shared), one, one
+        )
+
+    return [call(table) for table in p.tables]
+
+
+ALL = {"flashmla": flashmla, "fa3": fa3, "vllm": vllm}

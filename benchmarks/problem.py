@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
@@ -17,17 +18,36 @@ FILL_PAGES = 1000  # filled at a time, so that the generator's scratch stays sma
 class Pool:
     """KV pages that problems share: independent values of N(0, sigma^2)."""
 
-    def __init__(self, pages: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        self._pages = torch.empty(pages, PAGE, 1, D_QK, dtype=dtype, device=DEVICE)
-        self._sigma: float | None = None
+    kv_format, d_qk = "bf16", D_QK
 
-    def filled(self, sigma: float) -> torch.Tensor:
-        """The pages, filled again only when sigma is another one than before."""
+    def __init__(self, pages: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.dtype = dtype
+        self.pages = torch.empty(pages, PAGE, 1, D_QK, dtype=dtype, device=DEVICE)
+        self._sigma: float | None = None
+        self.fill(1.0)
+
+    def fill(self, sigma: float) -> None:
+        """Again only when sigma is another one than before."""
         if sigma != self._sigma:
-            for chunk in self._pages.split(FILL_PAGES):
+            for chunk in self.pages.split(FILL_PAGES):
                 chunk.normal_(std=sigma)
             self._sigma = sigma
-        return self._pages
+
+    def rows(self, slots: torch.Tensor) -> torch.Tensor:
+        """Tokens, d_qk numbers each."""
+        return self.pages.view(-1, D_QK)[slots]
+
+
+class Tokens(Protocol):
+    """What a problem asks of a Pool, which a cache in another format has as well; dtype is that of q."""
+
+    kv_format: str
+    d_qk: int
+    dtype: torch.dtype
+    pages: torch.Tensor
+
+    def rows(self, slots: torch.Tensor) -> torch.Tensor:
+        """Tokens as they are attended."""
 
 
 class Problem:
@@ -38,24 +58,24 @@ class Problem:
         lengths: Sequence[int],
         s_q: int,
         h_q: int,
-        pool: Pool,
+        pool: Tokens,
         *,
         sigma: float = 1.0,
         least_tables: int = 2,
         page: int = PAGE,
     ) -> None:
-        """page: its tokens, a divisor of those of the pool's pages."""
-        self.page = page
-        self.kv_cache = pool.filled(sigma).view(-1, page, 1, D_QK)
-        self.dtype = self.kv_cache.dtype
+        """sigma: that of q. page: its tokens, a divisor of those of the pool's pages."""
+        self.page, self.pool = page, pool
+        self.kv_format, self.d_qk, self.dtype = pool.kv_format, pool.d_qk, pool.dtype
+        self.kv_cache = pool.pages.view(-1, page, 1, pool.pages.shape[-1])
         self.b, self.s_q, self.h_q = len(lengths), s_q, h_q
         self.causal = s_q > 1
-        self.scale = D_QK**-0.5
+        self.scale = self.d_qk**-0.5
         self.lengths = list(lengths)
         self.total, self.longest = sum(self.lengths), max(self.lengths)
         random = torch.Generator(DEVICE).manual_seed(self.total * 128 + s_q * 5 + h_q * 3)
         self.cache_seqlens = torch.tensor(self.lengths, dtype=torch.int32, device=DEVICE)
-        self.q = torch.randn(self.b, s_q, h_q, D_QK, generator=random, device=DEVICE).mul_(sigma).to(self.dtype)
+        self.q = torch.randn(self.b, s_q, h_q, self.d_qk, generator=random, device=DEVICE).mul_(sigma).to(self.dtype)
         count = min(MAX_TABLES, int(ROTATE_BYTES / self.kv_bytes) + 1)
         self.tables = self._block_tables(max(least_tables, count), random)
 
@@ -81,6 +101,12 @@ class Problem:
             begin += used
         return tables
 
+    def rows(self, i: int, table: torch.Tensor) -> torch.Tensor:
+        """The tokens of request i."""
+        pages = table[i, : -(-self.lengths[i] // self.page)].long()
+        slots = pages[:, None] * self.page + torch.arange(self.page, device=pages.device)
+        return self.pool.rows(slots.flatten()[: self.lengths[i]])
+
     @property
     def attended(self) -> int:
         """Pairs of a query token and a KV token that it attends to."""
@@ -90,8 +116,8 @@ class Problem:
     @property
     def flop(self) -> int:
         """Of both products."""
-        return 2 * self.h_q * self.attended * (D_QK + D_V)
+        return 2 * self.h_q * self.attended * (self.d_qk + D_V)
 
     @property
     def kv_bytes(self) -> int:
-        return self.total * D_QK * self.kv_cache.element_size()
+        return self.total * self.kv_cache.shape[-1] * self.kv_cache.element_size()

@@ -6,48 +6,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from caches import PAGE_SIZE, Cache
+from problem import D_V, DEVICE
 
 import flashmla
 
-DEVICE, D_V, ROPE = "cuda", 512, 64
 CONTEXT = 32_768  # tokens of a request, of which each query token selects
-PAGE_SIZE = 64
-COLUMNS = {"bf16": 576, "v32": 576, "v32_nope": 512, "model1": 512, "v41": 512}
-TOKEN_BYTES = {"bf16": 1152, "v32": 656, "v32_nope": 528, "model1": 584, "v41": 528}
-PAGE_BYTES = {"model1": 576, "v41": 512}  # a page is a multiple of so many
 APART_BYTES = 220 << 20  # rows that rotating calls read in turn: several times an L2
-CHUNK = 1 << 18  # rows
 ORDERS = 64
-
-
-class Cache:
-    """A pool of random tokens in a format: standard normal numbers, halved."""
-
-    def __init__(self, kv_format: str, tokens: int) -> None:
-        self.kv_format, self.tokens = kv_format, tokens
-        blocks, quantises = tokens // PAGE_SIZE, kv_format != "bf16"
-        row = TOKEN_BYTES[kv_format] if quantises else COLUMNS[kv_format]
-        page = PAGE_SIZE * row
-        page += -page % PAGE_BYTES.get(kv_format, 1)
-        dtype = torch.uint8 if quantises else torch.bfloat16
-        pool = torch.zeros(blocks, page, dtype=dtype, device=DEVICE)
-        self.pages = pool.as_strided((blocks, PAGE_SIZE, 1, row), (page, row, row, 1))
-        generator = torch.Generator(DEVICE).manual_seed(1)
-        for begin in range(0, tokens, CHUNK):
-            count = min(CHUNK, tokens - begin)
-            rows = (torch.randn(count, COLUMNS[kv_format], generator=generator, device=DEVICE) * 0.5).bfloat16()
-            slots = torch.arange(begin, begin + count, device=DEVICE)
-            flashmla.append_kv(self.pages, rows, None, slots, kv_format=kv_format)
-
-    def rows(self, slots: torch.Tensor) -> torch.Tensor:
-        """Tokens as float32; those of slots outside are zeros."""
-        table = slots.clamp(0, self.tokens - 1)
-        blocks, places = table // PAGE_SIZE, table % PAGE_SIZE
-        pages, where = blocks.unique(return_inverse=True)
-        out = torch.empty(len(pages) * PAGE_SIZE, COLUMNS[self.kv_format], dtype=torch.bfloat16, device=DEVICE)
-        offsets = torch.tensor([0, len(out)], dtype=torch.int32, device=DEVICE)
-        flashmla.gather_kv(self.pages, pages.int()[None], offsets, out=out, kv_format=self.kv_format)
-        return out[where * PAGE_SIZE + places].float()
 
 
 @dataclass
@@ -67,10 +33,10 @@ class Sparse:
 
     def __post_init__(self) -> None:
         generator = torch.Generator(DEVICE).manual_seed(5)
-        d_qk = COLUMNS[self.cache.kv_format]
+        d_qk = self.cache.d_qk
         self.q = torch.randn(self.b, self.s_q, self.h_q, d_qk, generator=generator, device=DEVICE).bfloat16()
         self.scale = d_qk**-0.5
-        read = self.b * self.s_q * (self.topk + self.extra_topk) * TOKEN_BYTES[self.cache.kv_format]
+        read = self.b * self.s_q * (self.topk + self.extra_topk) * self.cache.token_bytes
         sets = max(2, min(16, -(-APART_BYTES // max(read, 1))))
         self.indices = [self._draw(self.cache, self.topk, generator) for _ in range(sets)]
         self.extra_indices = [self._draw(self.extra, self.extra_topk, generator) for _ in range(sets)]

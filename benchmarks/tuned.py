@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 
 import dense_decode  # noqa: E402
+import dense_errors  # noqa: E402
 import records  # noqa: E402
 import sparse_decode  # noqa: E402
 import timing  # noqa: E402
@@ -87,9 +88,7 @@ def dense(case: tuple, pool: Pool, path: Path, rounds: int) -> dict:
         made = Ours(p)
         return made.calls, made
 
-    return measure(
-        make, lambda made: dense_decode.reference_errors(p, made.out, made.lse, p.tables[0])[0], path, rounds
-    )
+    return measure(make, lambda made: dense_errors.errors(p, [made.results])[0][0], path, rounds)
 
 
 def sparse(case: tuple, caches: dict[str, Cache], path: Path, rounds: int) -> dict:

@@ -17,21 +17,12 @@ from pathlib import Path
 import records
 import timing
 import torch
+from caches import FORMATS, PAGE_SIZE
 
 import flashmla
 
-FORMATS = {
-    "bf16": (576, 1152),
-    "v32": (576, 656),
-    "v32_nope": (512, 528),
-    "model1": (512, 584),
-    "v41": (512, 528),
-    "fp8": (576, 576),
-}
-"""Columns and bytes of a token."""
 OPERATIONS = ("append_kv", "quantize_kv", "gather_kv", "dequantize_kv")
 ROWS = (128, 512, 2048, 8192, 16_384, 65_536)
-PAGE_SIZE = 64
 ROPE = 64
 CONTEXT = 4096  # tokens of a request that are gathered
 APART_BYTES = 256 << 20  # of all sets together: several times an L2
