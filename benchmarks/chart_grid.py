@@ -1,4 +1,4 @@
-"""docs/plots/grid.svg: heat map of the best peer's time over ours, a panel for each s_q and h_q."""
+"""docs/plots/grid_*.svg: heat map of the best peer's time over ours, a panel for each s_q and h_q."""
 
 from __future__ import annotations
 

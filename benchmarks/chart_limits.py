@@ -1,4 +1,4 @@
-"""docs/plots/time_over_limit.svg: ours and the peers' time over the limit, a row a benchmark case."""
+"""docs/plots/time_over_limit_*.svg: ours and the peers' time over the limit, a row a benchmark case."""
 
 from __future__ import annotations
 
@@ -42,7 +42,12 @@ def draw(records: list[dict], machine: str) -> str:
     bottom = TOP + ROW * len(records)
     shapes = [
         svg.text(16, 24, "dense_decode: time of a call over the machine's limit", size=15, weight="bold"),
-        svg.text(16, 42, f"{machine}; bf16, pages of 64; logarithmic; further left is faster", size=11),
+        svg.text(
+            16,
+            42,
+            f"{machine}; bf16, pages of 64 or as a case says; logarithmic; further left is faster",
+            size=11,
+        ),
     ]
     x = 16.0
     for name, (colour, shape) in SERIES.items():

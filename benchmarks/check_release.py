@@ -15,6 +15,7 @@ import digest
 import plots
 import provenance
 import readme_section
+from markdown_tables import by_card
 
 REMEDY = "record again, or remove the records"
 
@@ -46,9 +47,8 @@ def problems() -> list[str]:
     found = [] if digest.current() else ["no compiled kernels: no record can be compared with them"]
     shown = {f"README.md, {name}": made for name, made in readme_section.read_records(readme_section.RESULTS).items()}
     for name, made in plots.newest(plots.RESULTS).items():
-        for kind in {provenance.keys_of(record): None for record in made}:
-            these = [record for record in made if provenance.keys_of(record) == kind]
-            shown[f"docs/performance.md, {name} on {these[0].get('gpu') or these[0]['cpu']}"] = these
+        for card, these in by_card(made).items():
+            shown[f"docs/performance.md, {name} on {card}"] = these
     return found + not_of_these_sources(shown) + outdated()
 
 

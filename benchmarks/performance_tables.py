@@ -1,50 +1,38 @@
-"""The tables of docs/performance.md: a function a section takes its records and gives Markdown lines."""
+"""The tables of docs/performance.md on dense decode and host time, and which function makes which section.
+
+A section's function takes its records and gives Markdown lines.
+"""
 
 from __future__ import annotations
 
-import statistics
-from collections import Counter
-
-import chart_grid
+import cache_tables
 import goals
 import grid_points
-import provenance
 import records
-from readme_section import table_row
-
-NAMES = {"flashmla": "FlashMLA", "fa3": "FA3"}
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [table_row(*header), "|---" * len(header) + "|", *(table_row(*row) for row in rows)]
-
-
-def machine_of(made: list[dict]) -> str:
-    """Card, driver and kernels."""
-    first = made[0]
-    kernels = Counter(record["digest"] for record in made)
-    which = ", ".join(f"{digest} ({count})" if len(kernels) > 1 else digest for digest, count in kernels.items())
-    return f"{first['gpu']}, driver {first['driver']}, kernels {which}"
-
-
-def about(made: list[dict], *, host: str = "") -> list[str]:
-    """Card, driver, and of which kernels and sources the figures are."""
-    first, *rest = provenance.lines(made)
-    where = f"{made[0]['gpu']}, driver {made[0]['driver']}" if "gpu" in made[0] else made[0]["cpu"]
-    return [f"{where}{host}. {first}", *rest]
+from markdown_tables import (
+    NAMES,
+    about,
+    card_of,
+    case_name,
+    lost_points,
+    met,
+    of_cards,
+    peers_of,
+    spread_of,
+    summary_beside_peers,
+    table,
+    us,
+    verdict_of_grid,
+)
 
 
-def case_name(record: dict) -> str:
-    return ", ".join(map(str, record["case"]))
+def plot_of(made: list[dict], name: str, what: str) -> str:
+    """The image that plots.py draws of these records."""
+    return f"![{what}](plots/{plot_name(made, name)})"
 
 
-def peers_of(made: list[dict]) -> list[str]:
-    """Those that ran beside any of them."""
-    return [name for name in NAMES if any(name in record["peers"] for record in made)]
-
-
-def us(values: dict[str, float], name: str) -> str:
-    return f"{values[name]:.1f}" if name in values else "-"
+def plot_name(made: list[dict], name: str) -> str:
+    return f"{name}_{card_of(made[0]).lower()}.svg"
 
 
 def cases_section(made: list[dict]) -> list[str]:
@@ -58,7 +46,7 @@ def cases_section(made: list[dict]) -> list[str]:
         row += [us(record["peers"], name) for name in peers]
         row += [f"{record['us'] / record['limit_us']:.2f}", f"{record['us'] / theirs:.3f}" if theirs else "-"]
         rows.append([*row, f"{goal.ratio:.3f}" if goal else "-", goals.case_verdict(record) or "-"])
-    lines = [*about(made), "", "![time over limit](plots/time_over_limit.svg)", "", *table(header, rows)]
+    lines = [*about(made), "", plot_of(made, "time_over_limit", "time over limit"), "", *table(header, rows)]
     return [*lines, "", "With a plan made in every call, and as cold single calls:", "", *other_calls(made, peers)]
 
 
@@ -76,6 +64,14 @@ def other_calls(made: list[dict], peers: list[str]) -> list[str]:
     return table(header, rows)
 
 
+def cases_summary(made: list[dict]) -> list[str]:
+    ratios = [record["us"] / theirs for record in made if (theirs := record["peers"].get("flashmla"))]
+    lines = [*about(made), "", f"us / limit: {spread_of([record['us'] / record['limit_us'] for record in made])}."]
+    lines += [f"us / FlashMLA: {spread_of(ratios, '.3f')}."] if ratios else []
+    lines.append(f"Goals met: {met([goals.case_verdict(record) for record in made])}.")
+    return [*lines, "", plot_of(made, "time_over_limit", "time over limit")]
+
+
 def grid_section(made: list[dict]) -> list[str]:
     beside = [record for record in made if record["peers"]]
     if not beside:
@@ -86,32 +82,13 @@ def grid_section(made: list[dict]) -> list[str]:
         f"{len(beside)} of the {len(grid_points.points(grid_points.PHASES))} shapes of the grid were timed: this",
         *verdict_of_grid(beside),
         "",
-        "![best peer's time over ours](plots/grid.svg)",
+        plot_of(made, "grid", "best peer's time over ours"),
     ]
     return [*lines, "", *lost_points("batch, s_q, h_q, tokens", beside)]
 
 
-def verdict_of_grid(beside: list[dict]) -> list[str]:
-    leads = [chart_grid.lead(record) for record in beside]
-    won, lost = sum(lead > records.EQUAL for lead in leads), sum(map(records.loses, beside))
-    return [
-        f"library is faster than the best peer at {won}, equal at {len(beside) - won - lost}, slower at {lost}.",
-        f"The best peer's time over ours: median {statistics.median(leads):.2f}, least {min(leads):.2f}.",
-    ]
-
-
-def lost_points(case: str, beside: list[dict]) -> list[str]:
-    """Every point where a peer is faster, with its limit where records have one."""
-    lost = sorted((record for record in beside if records.loses(record)), key=chart_grid.lead)
-    if not lost:
-        return ["No point is lost."]
-    peers, limits = peers_of(lost), ["limit"] * ("limit_us" in lost[0])
-    header = [case, *limits, "us", *(NAMES[name] for name in peers), "best peer / us"]
-    rows = []
-    for record in lost:
-        row = [case_name(record), *(f"{record['limit_us']:.1f}" for _ in limits), f"{record['us']:.1f}"]
-        rows.append([*row, *(us(record["peers"], name) for name in peers), f"{chart_grid.lead(record):.3f}"])
-    return ["Every point that is lost:", "", *table(header, rows)]
+def grid_summary(made: list[dict]) -> list[str]:
+    return [*summary_beside_peers(made), "", plot_of(made, "grid", "best peer's time over ours")]
 
 
 def traces_section(made: list[dict]) -> list[str]:
@@ -148,6 +125,19 @@ def plans_section(made: list[dict]) -> list[str]:
     return [*about(made), "", *table(header, rows)]
 
 
+def plans_summary(made: list[dict]) -> list[str]:
+    fresh = [record["us_planned"] - record["us"] for record in made]
+    invariant = [record["us_batch_invariant"] / record["us"] for record in made]
+    return [
+        *about(made),
+        "",
+        f"A plan made in every call adds {spread_of(fresh, '.1f')} us; at most {goals.FRESH_PLAN_US:g} in",
+        f"{met([goals.verdict(each, goals.FRESH_PLAN_US) for each in fresh])}.",
+        f"Batch invariant / us: {spread_of(invariant)}; at most {goals.BATCH_INVARIANT:g} in",
+        f"{met([goals.verdict(each, goals.BATCH_INVARIANT) for each in invariant])}.",
+    ]
+
+
 def host_section(made: list[dict]) -> list[str]:
     """A table for the host of the GPU and one for the machine without."""
     lines = []
@@ -174,61 +164,11 @@ def host_table(made: list[dict]) -> list[str]:
     return table(["caller", "call", "us", "beyond its launches", "goal", "verdict"], rows)
 
 
-def sparse_section(made: list[dict]) -> list[str]:
-    peers = peers_of(made)
-    header = ["format, batch, s_q, h_q, topk, extra", "us", *(NAMES[name] for name in peers), "us / best peer"]
-    rows = []
-    for record in made:
-        best, goal = records.best_peer(record), record["goal_us"]
-        row = [case_name(record), f"{record['us']:.1f}", *(us(record["peers"], name) for name in peers)]
-        row += [f"{record['us'] / best:.2f}" if best else "-", f"{goal:g}" if goal else "-"]
-        verdict = "-" if goal is None else "met" if record["us"] <= goal else f"missed by {record['us'] / goal - 1:.0%}"
-        rows.append([*row, verdict, f"{record['rel_err']['ours']:.1e}"])
-    return [*about(made), "", *table([*header, "goal (H100)", "verdict", "error"], rows)]
-
-
-def sparse_grid_section(made: list[dict]) -> list[str]:
-    beside = [record for record in made if record["peers"]]
-    if not beside:
-        return ["No record with a peer is committed yet."]
-    lines = [*about(made), "", f"{len(made)} shapes were timed, {len(beside)} of them beside a peer: of these this"]
-    lines += [*verdict_of_grid(beside), ""]
-    return [*lines, *lost_points("format, batch, s_q, h_q, topk, extra", beside)]
-
-
-def sparse_plans_section(made: list[dict]) -> list[str]:
-    splits = list(made[0]["us_batch_invariant"])
-    names = ["whole" if n == "0" else f"{n} parts" for n in splits]
-    rows = []
-    for record in made:
-        kv_format, *shape, extra_format, extra_topk = record["case"]
-        extra = f" + {extra_topk} of {extra_format}" if extra_topk else ""
-        row = [f"{kv_format}, {', '.join(map(str, shape))}{extra}", f"{record['us']:.1f}"]
-        row.append(f"{record['us_planned'] - record['us']:+.1f}")
-        rows.append([*row, *(f"{record['us_batch_invariant'][n] / record['us']:.2f}" for n in splits)])
-    header = ["format, batch, s_q, h_q, topk", "us", "plan in every call", *(f"{name} / us" for name in names)]
-    return [*about(made), "", *table(header, rows)]
-
-
-def writers_section(made: list[dict]) -> list[str]:
-    few, many = min(record["rows"] for record in made), max(record["rows"] for record in made)
-    found = {(record["op"], record["kv_format"], record["rows"]): record for record in made}
-    rows = []
-    for op, kv_format, _ in dict.fromkeys((op, kv_format, None) for op, kv_format, _ in found):
-        short, long = found[op, kv_format, few], found[op, kv_format, many]
-        rows.append([f"`{op}`", kv_format, f"{short['us']:.2f}", f"{long['us']:.1f}", f"{long['share']:.2f}"])
-    header = ["operation", "format", f"us, {few} rows", f"us, {many:,} rows", "share of the copy's rate"]
-    return [*about(made), "", *table(header, rows)]
-
-
 SECTIONS = {
-    "dense_decode": cases_section,
-    "grid": grid_section,
-    "traces": traces_section,
-    "plans": plans_section,
+    "dense_decode": of_cards(cases_section, cases_summary),
+    "grid": of_cards(grid_section, grid_summary),
+    "traces": of_cards(traces_section, summary_beside_peers),
+    "plans": of_cards(plans_section, plans_summary),
     "host": host_section,
-    "sparse_decode": sparse_section,
-    "sparse_grid": sparse_grid_section,
-    "sparse_plans": sparse_plans_section,
-    "writers": writers_section,
+    **cache_tables.SECTIONS,
 }

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """Writes the tables of docs/performance.md and the plots beside it from the records in benchmarks/results.
 
-A test compares them with the records, so a figure there is always one that was measured. Of the machines that have
-records the page shows the one with the most; of several records of a case, the last.
+A test compares them with the records, so a figure there is always one that was measured. The page shows every card that
+has records, that of the last ones in full; of several records of a case, the last.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -18,59 +17,51 @@ sys.path.insert(0, str(HERE))
 import chart_grid  # noqa: E402
 import chart_limits  # noqa: E402
 import records  # noqa: E402
-from performance_tables import SECTIONS, machine_of  # noqa: E402
+from markdown_tables import by_card, card_of, machine_of, newest_card  # noqa: E402
+from performance_tables import SECTIONS, plot_name  # noqa: E402
 
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
 PLOTS = HERE.parent / "docs" / "plots"
-APART = {  # by what a case is told from others
-    "sparse_decode": lambda record: tuple(record["case"]),
-    "sparse_grid": lambda record: tuple(record["case"]),
-    "sparse_plans": lambda record: tuple(record["case"]),
+APART = {  # by what a case is told from others, where "case" does not suffice
     "writers": lambda record: (record["op"], record["kv_format"], record["rows"]),
+    "quantised": lambda record: (*record["case"], record["way"]),
+    "host": lambda record: (record["device"], record["framework"], record["figure"]),
 }
-CHARTS = {"dense_decode": ("time_over_limit.svg", chart_limits.draw), "grid": ("grid.svg", chart_grid.draw)}
+CHARTS = {"dense_decode": ("time_over_limit", chart_limits.draw), "grid": ("grid", chart_grid.draw)}
+
+
+def is_shown(benchmark: str, record: dict) -> bool:
+    """Whether a record is of a section, in bf16, on a GPU or of host times, and of no other build."""
+    return (
+        benchmark in SECTIONS
+        and "us" in record
+        and ("gpu" in record or benchmark == "host")
+        and record.get("dtype", "bfloat16") == "bfloat16"
+        and not record.get("library")
+    )
 
 
 def newest(folder: Path) -> dict[str, list[dict]]:
-    """By benchmark: the last bf16 record of each case, of the machine that has the most records."""
-    timed = [
-        record
-        for record in records.read(sorted(folder.glob("*.jsonl")))
-        if "us" in record and "gpu" in record and record.get("dtype") == "bfloat16"
-    ]
-    if not timed:
-        return {}
-    counts = Counter(record["gpu"] for record in timed)
-    machine = max(sorted(counts), key=counts.__getitem__)
+    """By benchmark: the last record of each case in bf16, of every card; host times are of one card and one machine
+    without.
+    """
     found: dict[str, dict[tuple, dict]] = {}
-    for record in timed:
-        if record["gpu"] == machine:
-            cases = found.setdefault(record.get("benchmark", "dense_decode"), {})
-            cases[tuple(record["case"])] = record
-    made = {benchmark: list(cases.values()) for benchmark, cases in found.items()}
-    return made | host_records(folder, machine) | records_apart(folder)
-
-
-def records_apart(folder: Path) -> dict[str, list[dict]]:
-    """Of benchmarks with figures of their own: the last record of each case, of the machine that has the most."""
-    found: dict[str, list[dict]] = {}
-    for benchmark, case in APART.items():
-        timed = [r for r in records.read(sorted(folder.glob("*.jsonl"))) if r.get("benchmark") == benchmark]
-        if timed:
-            machine, _ = Counter(record["gpu"] for record in timed).most_common(1)[0]
-            found[benchmark] = list({case(r): r for r in timed if r["gpu"] == machine}.values())
-    return found
-
-
-def host_records(folder: Path, machine: str) -> dict[str, list[dict]]:
-    """The last record of each call's host time, on the GPU's host and on a machine without one."""
-    hosts = {
-        (record["device"], record["framework"], record["figure"]): record
-        for record in records.read(sorted(folder.rglob("*.jsonl")))
-        if record.get("benchmark") == "host" and record.get("gpu", machine) == machine and not record["library"]
+    for record in records.read(sorted(folder.rglob("*.jsonl"))):
+        benchmark = record.get("benchmark", "dense_decode")
+        if is_shown(benchmark, record):
+            case = APART.get(benchmark, lambda record: tuple(record["case"]))(record)
+            found.setdefault(benchmark, {})[record.get("gpu"), case] = record
+    # Cases that say more than a shape come last.
+    made = {
+        benchmark: sorted(cases.values(), key=lambda record: len(record.get("case", ())))
+        for benchmark, cases in found.items()
     }
-    return {"host": list(hosts.values())} if hosts else {}
+    if "host" in made:
+        on_gpus = [record for record in made["host"] if "gpu" in record]
+        card = newest_card(on_gpus) if on_gpus else None
+        made["host"] = [record for record in made["host"] if "gpu" not in record or card_of(record) == card]
+    return made
 
 
 def page(text: str, made: dict[str, list[dict]]) -> str:
@@ -86,9 +77,10 @@ def page(text: str, made: dict[str, list[dict]]) -> str:
 def charts(made: dict[str, list[dict]]) -> dict[str, str]:
     """The SVG files, by name."""
     return {
-        name: draw(made[benchmark], machine_of(made[benchmark]))
+        plot_name(these, name): draw(these, machine_of(these))
         for benchmark, (name, draw) in CHARTS.items()
         if benchmark in made
+        for these in by_card(made[benchmark]).values()
     }
 
 
@@ -96,7 +88,11 @@ def main() -> int:
     made = newest(RESULTS)
     PAGE.write_text(page(PAGE.read_text(), made))
     PLOTS.mkdir(exist_ok=True)
-    for name, content in charts(made).items():
+    drawn = charts(made)
+    for path in PLOTS.glob("*.svg"):
+        if path.name not in drawn:
+            path.unlink()
+    for name, content in drawn.items():
         (PLOTS / name).write_text(content)
     return 0
 

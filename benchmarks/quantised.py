@@ -18,13 +18,13 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 
 import dense_errors  # noqa: E402
 import goals  # noqa: E402
-import limits  # noqa: E402
 import peer_libraries  # noqa: E402
 import records  # noqa: E402
 import timing  # noqa: E402
@@ -32,6 +32,9 @@ import torch  # noqa: E402
 from caches import PAGE_SIZE, Cache  # noqa: E402
 from contenders import Ours  # noqa: E402
 from problem import TABLE_PAGES, Problem  # noqa: E402
+
+if TYPE_CHECKING:
+    from limits import Ceilings
 
 CASES = (
     *(goal.case for goal in goals.QUANTISED),
@@ -77,7 +80,7 @@ def errors(p: Problem) -> dict[str, float]:
     return {name: float(f"{error:.3g}") for name, (error, _) in zip(results, found, strict=True)}
 
 
-def times(p: Problem, rounds: int, ceilings: dict[str, limits.Ceilings]) -> list[dict]:
+def times(p: Problem, rounds: int, ceilings: dict[str, Ceilings]) -> list[dict]:
     """A record's fields for every way."""
     ways, peers = ways_of(p), peers_of(p)
     calls = {way: ours.calls for way, ours in ways.items()} | peers
@@ -120,6 +123,8 @@ def main() -> int:
     parser.add_argument("--commit", default="", help="of the sources, for the record")
     parser.add_argument("--case", action="append", type=case_of, help="FORMAT,b,s_q,h_q,tokens")
     args = parser.parse_args()
+    import limits
+
     measured = limits.measured()
     ceilings = {"default": measured, "fp8": replace(measured, rate=limits.code_rate())}
     facts = records.facts("quantised", args.commit) | measured.facts()

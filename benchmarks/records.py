@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import subprocess
 from collections.abc import Iterable
@@ -17,7 +18,8 @@ def facts(benchmark: str, commit: str) -> dict:
     query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]
     lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     name, driver, power = lines[0].split(", ")
-    machine = {"gpu": name, "driver": driver, "power_limit": power, "torch": torch.__version__}
+    date = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M")
+    machine = {"date": date, "gpu": name, "driver": driver, "power_limit": power, "torch": torch.__version__}
     return {"benchmark": benchmark, **machine, "commit": commit, **provenance.facts(benchmark=benchmark, gpu=name)}
 
 

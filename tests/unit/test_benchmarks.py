@@ -1,21 +1,8 @@
-"""What the benchmarks time, and that the performance page shows their records and nothing else."""
+"""What the benchmarks time, and what they make of it."""
 
-import importlib
 import json
-import pathlib
-import xml.etree.ElementTree as ET
 
 import pytest
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Imports a program of benchmarks/ that needs no GPU."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
 
 
 def test_the_grid_is_wide_and_quick(load):
@@ -46,20 +33,6 @@ def test_the_grid_of_sparse_decode_is_wide_and_quick(load):
     assert {(h_q, topk) for _, _, _, h_q, topk, _ in points} == {(h_q, topk) for h_q in grid.H_Q for topk in grid.TOPK}
     assert sum(map(grid.seconds, points)) < 60
     assert len(grid.points(grid.PHASES)) == len(grid.FORMATS) * len(grid.BATCH) * len(grid.S_Q) * 5 * len(grid.TOPK)
-
-
-def test_lost_points_of_the_grid_of_sparse_decode_are_listed(load):
-    tables = load("performance_tables")
-    record = {"benchmark": "sparse_grid", "gpu": "H", "driver": "1", "digest": "d", "selection": "s"}
-    cases = ((10.0, {"flashmla": 9.0}), (10.0, {"flashmla": 12.0}), (10.0, {"flashmla": 10.1}), (10.0, {}))
-    made = [
-        record | {"case": ["v32", b, 1, 64, 512, 0], "us": us, "peers": peers} for b, (us, peers) in enumerate(cases, 1)
-    ]
-    text = "\n".join(tables.sparse_grid_section(made))
-    assert "4 shapes were timed, 3 of them beside a peer" in text
-    assert "faster than the best peer at 1, equal at 1, slower at 1." in text
-    assert "| v32, 1, 1, 64, 512, 0 | 10.0 | 9.0 | 0.900 |" in text
-    assert "v32, 2, " not in text
 
 
 def test_a_grid_goes_on_where_it_ended(load, tmp_path, monkeypatch):
@@ -154,50 +127,28 @@ def test_what_counts_as_a_loss(load):
     assert not records.loses({"us": 1.0, "peers": {}})
 
 
-def test_the_performance_page_is_that_of_the_records(load):
-    plots = load("plots")
-    made = plots.newest(plots.RESULTS)
-    text = plots.PAGE.read_text()
-    plain = load("provenance").without_verdict
-    assert plain(plots.page(text, made)) == plain(text), "run python benchmarks/plots.py"
-    charts = plots.charts(made)
-    assert {path.name for path in plots.PLOTS.glob("*.svg")} == set(charts)
-    for name, content in charts.items():
-        assert (plots.PLOTS / name).read_text() == content, "run python benchmarks/plots.py"
-
-
-def gpu_record(benchmark, case, us, **fields):
-    record = {"benchmark": benchmark, "gpu": "GPU", "driver": "580", "digest": "abc", "dtype": "bfloat16"}
-    record |= {"op": "dense_decode", "case": case, "us": us, "limit_us": 80.0, "spread": 0.01, "peers": {}}
-    return record | fields
-
-
-def test_the_page_shows_last_records_of_one_machine_and_every_lost_point(load, tmp_path):
-    plots = load("plots")
-    point = [1, 1, 8, 128]
-    made_up = [
-        gpu_record("grid", point, 300.0, peers={"flashmla": 100.0}),
-        gpu_record("grid", point, 120.0, peers={"flashmla": 100.0}),
-        gpu_record("grid", [2, 2, 16, 512], 100.0, peers={"flashmla": 150.0, "fa3": 140.0}),
-        gpu_record("grid", [4, 2, 16, 512], 100.0, peers={"flashmla": 101.0}),
-        gpu_record("grid", point, 500.0, peers={"flashmla": 1.0}, gpu="Other"),
-        gpu_record("traces", ["conv", 64, 10, 1, 16], 100.0, peers={"flashmla": 120.0}),
-        gpu_record(
-            "plans", [16, 1, 16, 4096], 100.0, us_planned=103.0, us_batch_invariant=120.0, peers_planned={}
-        ),
-    ]  # fmt: skip
-    (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made_up))
-    made = plots.newest(tmp_path)
-    text = plots.page(plots.PAGE.read_text(), made)
-    assert "faster than the best peer at 1, equal at 1, slower at 1." in text
-    assert "| 1, 1, 8, 128 | 80.0 | 120.0 | 100.0 | 0.833 |" in text
-    assert "| conv, 64, 1, 16 | 100.0 | 1.20 | 1.25 | met |" in text
-    assert "| 16, 1, 16, 4096 | 100.0 | +3.0 | - | met | 1.200 | missed by 9.1 % |" in text
-    assert "No record is committed yet." in text
-    image = ET.fromstring(plots.charts(made)["grid.svg"])
-    hints = [hint.text for hint in image.iter("{http://www.w3.org/2000/svg}title")]
-    assert len(hints) == 3
-    assert "b 1, s_q 1, h_q 8, 128 tokens: 120 us; flashmla 100" in hints
+@pytest.mark.parametrize("kv_format", ["fp8", "v32", "v32_nope"])
+def test_errors_of_quantised_caches_are_measured_in_every_way(load, monkeypatch, kv_format):
+    """On a CPU, where every way computes alike; a result that is another one has an error."""
+    pytest.importorskip("torch")
+    quantised, dense_errors = load("quantised"), load("dense_errors")
+    for module in map(load, ("problem", "caches", "contenders")):
+        monkeypatch.setattr(module, "DEVICE", "cpu")
+    monkeypatch.setattr(load("problem"), "TABLE_PAGES", 32)
+    monkeypatch.setattr(load("problem"), "MAX_TABLES", 2)
+    cache = load("caches").Cache(kv_format, 32 * 64, mean=0.25)
+    p = quantised.problem_of((kv_format, 3, 1, 16, 200), cache)
+    errors = quantised.errors(p)
+    assert set(errors) == (set(quantised.WAYS) if kv_format == "fp8" else {"bfloat16"})
+    assert all(1e-4 < error < 3e-3 for error in errors.values())
+    assert p.kv_bytes == 600 * cache.token_bytes
+    assert p.flop == 2 * 16 * 600 * (cache.d_qk + 512)
+    expected = [dense_errors.expected(p, i) for i in range(p.b)]
+    out, lse = map(quantised.torch.stack, zip(*expected, strict=True))
+    lse = lse.transpose(1, 2)
+    ((rel, lse_error), (wrong, _)) = dense_errors.errors(p, [(out, lse), (out * 1.01, lse)])
+    assert rel == lse_error == 0
+    assert wrong == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])

@@ -1,20 +1,9 @@
 """Records name the kernels and sources that they are of, documents say so, and a release is of those as they are."""
 
-import importlib
 import json
-import pathlib
 import shutil
 
 import pytest
-
-BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Imports a program of benchmarks/ that needs no GPU."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
 
 
 def test_a_table_says_of_which_sources_it_is_and_that_they_have_moved_on(load, monkeypatch):
