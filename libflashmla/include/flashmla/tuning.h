@@ -82,7 +82,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_tuning_at(int32_t index, fl
  * processes write it; of a link the file that it leads to. Entries of a shape should not have ranges that overlap: the
  * one counts that begins first. Returns FLASHMLA_OK; FLASHMLA_ERROR_VALUE for a field that is out of range, more than
  * 16384 entries, or a path that cannot be written; FLASHMLA_ERROR_NO_DRIVER; FLASHMLA_ERROR_DEVICE;
- * FLASHMLA_ERROR_DRIVER; FLASHMLA_ERROR_NULL_POINTER; FLASHMLA_ERROR_STRUCT_SIZE; FLASHMLA_ERROR_OUT_OF_MEMORY. */
+ * FLASHMLA_ERROR_DRIVER; FLASHMLA_ERROR_NULL_POINTER; FLASHMLA_ERROR_STRUCT_SIZE, also where an entry of a newer header
+ * says something in fields that this library does not have; FLASHMLA_ERROR_OUT_OF_MEMORY. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_tuning_save(const char *path, int32_t device_id,
                                                                  const flashmla_tuning_entry *entries, int32_t count);
 

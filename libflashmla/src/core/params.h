@@ -19,6 +19,9 @@ typedef struct fm_struct {
 
 /* The struct_size of a caller's struct, which is no NULL. */
 flashmla_status fm_read_struct_size(const void *given, const fm_struct *known, uint32_t *size);
+/* Where a caller's struct of `size` bytes says something that this library does not know: the first such byte, 0 for
+ * none. */
+uint32_t fm_used_behind(const void *given, const fm_struct *known, uint32_t size);
 /* Copies the caller's params struct into *params, whose size is known->size; fields that the caller does not have
  * become 0. Sentences have the caller's names from then on. */
 flashmla_status fm_read_params(const void *given, const fm_struct *known, void *params);

@@ -17,6 +17,7 @@ static const uint16_t state_ends[] = {FM_END(flashmla_tuning_state, kernels)};
 static const fm_struct state_struct = FM_STRUCT("state", flashmla_tuning_state, state_ends);
 static const uint16_t entry_ends[] = {FM_END(flashmla_tuning_entry, default_ns)};
 static const fm_struct entry_struct = FM_STRUCT("entry", flashmla_tuning_entry, entry_ends);
+static const fm_struct first_struct = FM_STRUCT("entries[0]", flashmla_tuning_entry, entry_ends);
 
 /* Why calls on a device do not ask the table; "": they do. */
 static const char *problem_of(const fm_tuning *table, int32_t device_id) {
@@ -109,7 +110,12 @@ static flashmla_status take_entries(const flashmla_tuning_entry *entries, int32_
   uint32_t size = 0;
   for (int32_t i = 0; i < count; ++i) {
     const flashmla_tuning_entry *given = (const void *)((const char *)entries + (size_t)size * (size_t)i);
-    if (i == 0) FM_TRY(fm_read_struct_size(given, &entry_struct, &size));
+    if (i == 0) FM_TRY(fm_read_struct_size(given, &first_struct, &size));
+    const uint32_t later = fm_used_behind(given, &first_struct, size);
+    if (later != 0)
+      return fm_fail(FLASHMLA_ERROR_STRUCT_SIZE,
+                     "entries[%d] has byte %u, which is not 0; this library knows %u bytes, later ones must be 0", i,
+                     later, first_struct.size);
     FM_TRY(fm_take_tuning_entry(given, i, &taken[i]));
   }
   return FLASHMLA_OK;

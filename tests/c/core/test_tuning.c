@@ -197,7 +197,7 @@ static void what_cannot_be_written(void) {
   CHECK_STATUS(flashmla_tuning_save(path, 0, &entry, 1), FLASHMLA_ERROR_VALUE,
                "entries[0].batch_to is 1; it must be at least batch_from, 4");
   entry = dense, entry.struct_size = 7;
-  CHECK_STATUS(flashmla_tuning_save(path, 0, &entry, 1), FLASHMLA_ERROR_STRUCT_SIZE, "entry.struct_size is 7");
+  CHECK_STATUS(flashmla_tuning_save(path, 0, &entry, 1), FLASHMLA_ERROR_STRUCT_SIZE, "entries[0].struct_size is 7");
   CHECK_OK(flashmla_tuning_save(path, 0, NULL, 0));
   CHECK_OK(flashmla_tuning_load(path));
   CHECK(told(0).count == 0 && told(0).path[0] != '\0');
@@ -208,7 +208,7 @@ static void newer_structs(void) {
   struct {
     flashmla_tuning_entry known;
     int64_t more;
-  } entries[2] = {{dense, -1}, {dense, -1}};
+  } entries[2] = {{dense, 0}, {dense, 0}};
   struct {
     flashmla_tuning_state known;
     int64_t more;
@@ -216,10 +216,27 @@ static void newer_structs(void) {
   entries[0].known.struct_size = sizeof entries[0];
   entries[1].known.batch_from = 2;
   CHECK_OK(flashmla_tuning_save(path, 0, &entries[0].known, 2));
+  size_t before, after;
+  char *whole = read_file(path, &before);
+  /* What would be lost is refused, and the file stays. */
+  char *tail[] = {(char *)&entries[0].more, (char *)&entries[1].more + sizeof entries[1].more - 1};
+  for (int i = 0; i < 2; ++i) {
+    char words[80];
+    *tail[i] = 1;
+    snprintf(words, sizeof words, "entries[%d] has byte %zu, which is not 0; this library knows %zu bytes", i,
+             (size_t)(tail[i] - (char *)&entries[i]), sizeof dense);
+    CHECK_STATUS(flashmla_tuning_save(path, 0, &entries[0].known, 2), FLASHMLA_ERROR_STRUCT_SIZE, words);
+    *tail[i] = 0;
+  }
+  char *still = read_file(path, &after);
+  CHECK(before == after && memcmp(whole, still, before) == 0);
+  free(whole);
+  free(still);
   CHECK_OK(flashmla_tuning_load(path));
   state.known.struct_size = sizeof state;
   CHECK_OK(flashmla_tuning_tell(0, &state.known));
   CHECK(state.known.count == 2 && state.more == 0 && state.known.struct_size == sizeof state);
+  entries[0].more = -1;
   CHECK_OK(flashmla_tuning_at(0, &entries[0].known));
   CHECK(entries[0].known.batch_from == 2 && entries[0].more == 0);
 }
