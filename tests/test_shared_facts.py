@@ -17,9 +17,9 @@ import schedule
 from buffers import DTYPES
 from dsl_kernels.core import finding_params
 from dsl_kernels.core.formats import CODES
-from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.core.schedule_params import ROWS, UNIT
 from dsl_kernels.variants import FAMILIES
-from flashmla import _attention
+from flashmla import _attention, _tune_search
 from flashmla._cdef import ffi
 from ops.dense_decode import oracle
 from ops.dense_decode.case import ON_GPUS
@@ -97,7 +97,7 @@ def test_families_of_kernels():
 
 
 def test_a_unit_of_the_schedule():
-    assert FACTS["unit"] == UNIT == schedule.hopper(1).unit == schedule.cpu().unit
+    assert FACTS["unit"] == UNIT == ROWS == schedule.hopper(1).unit == schedule.cpu().unit == _tune_search.UNIT
 
 
 @pytest.fixture

@@ -111,12 +111,19 @@ def test_a_file_stays_where_nothing_was_measured(tune_on_stub, tmp_path):
     assert [path.name for path in tmp_path.glob("tuned*")] == ["tuned"]
 
 
-def test_a_forced_kernel_has_no_rivals(monkeypatch, capsys):
-    monkeypatch.setenv("FLASHMLA_FORCE_KERNEL", "dense_decode_bf16_576_cluster1")
+@pytest.mark.parametrize(
+    ("name", "value"), [("FLASHMLA_FORCE_KERNEL", "dense_decode_bf16_576_cluster1"), ("FLASHMLA_CHECK", "1")]
+)
+def test_settings_that_times_are_no_times_with_are_refused(monkeypatch, capsys, name, value):
+    """A forced kernel has no rivals, and checks are launches beside the call's."""
     parser = argparse.ArgumentParser()
     _tune.add_arguments(parser)
+    monkeypatch.setenv(name, value)
     assert _tune.main(parser.parse_args(["--case", "4,1,16,64"])) == _tune.NOTHING
-    assert "FLASHMLA_FORCE_KERNEL is set" in capsys.readouterr().err
+    assert f"{name} is set: " in capsys.readouterr().err
+    monkeypatch.setenv(name, "0")
+    _tune.main(parser.parse_args(["--case", "nonsense"]))
+    assert "is set" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", [-1, 1])

@@ -18,6 +18,11 @@ from flashmla._tune_search import Choice, Found, Search
 from flashmla.errors import FlashMLAError, UnsupportedError
 
 _BAR = 30  # letters
+# Variables with which no time is that of a choice, and why
+_SPOILS = {
+    "FLASHMLA_FORCE_KERNEL": "every candidate would be that kernel",
+    "FLASHMLA_CHECK": "every time would be that of the checks, too",
+}
 NOTHING = 2  # exit status: there is nothing to tune, or not as asked
 
 
@@ -89,6 +94,12 @@ def tune(torch: Any, cases: list[Case], device_id: int) -> list[Found]:
     return made
 
 
+def _refuse_settings() -> None:
+    for name, why in _SPOILS.items():
+        if os.environ.get(name, "") not in {"", "0"}:
+            raise UnsupportedError(f"{name} is set: {why}")
+
+
 def _try_output(output: Path, device_id: int, cases: list[Case]) -> None:
     """Writes a file with the shapes there and removes it, so that what is wrong with one of them or with the place is
     told before anything is measured. A file that is there stays as it is.
@@ -101,8 +112,7 @@ def _try_output(output: Path, device_id: int, cases: list[Case]) -> None:
 def main(arguments: argparse.Namespace) -> int:
     path, begin = Path(arguments.output), time.monotonic()
     try:
-        if os.environ.get("FLASHMLA_FORCE_KERNEL"):
-            raise UnsupportedError("FLASHMLA_FORCE_KERNEL is set: every candidate would be that kernel")
+        _refuse_settings()
         cases = _cases(arguments)
         if not cases:
             raise UnsupportedError("the profile has no calls of dense_decode or sparse_decode on a GPU to tune")

@@ -19,7 +19,7 @@ Choice = tuple[tuple[str, Any], ...]
 BY_RULE: Choice = ()
 _POLICIES = [ffi.integer_const("FLASHMLA_L2_EVICT_NORMAL"), ffi.integer_const("FLASHMLA_L2_EVICT_FIRST")]
 _SPLITS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 22, 32, 44, 66, 132)
-_ROWS, _UNIT = 64, 64  # of a tile, tokens
+UNIT = 64  # query rows of a tile, and KV tokens that are worked on as one
 _LEAST_PARTS, _MOST_PARTS = 0.25, 6.0  # of a processor, that are worth a try
 _WARM_SECONDS = 0.25  # clocks are those of a GPU that has been at work for a while
 _SEARCH_US, _SEARCH_ROUNDS = 4000.0, 5
@@ -113,8 +113,8 @@ class Search:
         shape = self._shape
         rows = shape.s_q * (shape.h_q // shape.h_kv)
         tokens = 1 if shape.operation != SPARSE else shape.s_q
-        tiles = shape.batch * shape.h_kv * tokens * -(-rows // tokens // _ROWS)
-        units = -(-shape.capacity // _UNIT) + -(-shape.extra_topk // _UNIT)
+        tiles = shape.batch * shape.h_kv * tokens * -(-rows // tokens // UNIT)
+        units = -(-shape.capacity // UNIT) + -(-shape.extra_topk // UNIT)
         low, high = (share * self._processors / tiles for share in (_LEAST_PARTS, _MOST_PARTS))
         return [(*base, ("num_splits", n)) for n in _SPLITS if n <= units and low <= n <= max(high, 1)]
 
