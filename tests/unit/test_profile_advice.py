@@ -41,6 +41,20 @@ def test_splits_that_bits_follow_from_get_no_advice():
     assert advice([group(num_splits=4, flags=["tuned", "counted"])], 0) == []
 
 
+@pytest.mark.parametrize("why", ["skipped", "captured", "lost"])
+def test_calls_without_a_time_are_no_calls_of_full_tables(why):
+    """Their lengths are counted by no profile, and nothing is told of them that lengths would change."""
+    known = record(tokens=128 * 1000, bytes=100, flop=300)
+    without = record(flags=[], device_time=why, device_ns=-1, bytes=900, flop=900)
+    calls = Group([known, without], H100)
+    assert not [one for one in advice([calls], 0) if one.rule == "lengths"]
+    assert calls.intensity == 3
+    assert calls.tables == [{"capacity": 4096, "calls": 2, "tokens": 1000}]
+    alone = Group([without], H100)
+    assert alone.intensity == 1
+    assert alone.tables == [{"capacity": 4096, "calls": 1, "tokens": 4096}]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_speaks_where_it_should(name):
     for_it, not_for_it = CASES[name]

@@ -15,6 +15,7 @@ _ROWS_OF_A_BLOCK = 64  # query rows that the tensor cores take at once
 _BOX_ROWS = 16  # rows of a page that TMA brings together; what does not come so is gathered
 _LATENCY_SHARE = 0.5  # of the limit: below it a call is bound by latency
 _GOOD_SHARE = 0.8  # of the limit, that a kernel reaches when it is bound by it
+_MOST_LENGTHS = 512  # of a call, that a profile counts
 _ATTENTION = frozenset({"dense_decode", "sparse_decode"})
 
 
@@ -94,10 +95,14 @@ def _cold(group: Group) -> str | None:
 
 
 def _lengths(group: Group) -> str | None:
-    uncounted = len(group.records) - group.count("counted")
+    """Of calls without a time, whose lengths are never counted on a GPU, no rate is told."""
+    uncounted = sum("counted" not in record["flags"] for record in group.timed)
     if not uncounted or group.operation not in _ATTENTION:
         return None
-    return f"bytes and FLOP of {uncounted} calls are those of full tables: profile(lengths=True) counts the lengths"
+    return (
+        f"bytes and FLOP of {uncounted} calls are those of full tables: profile(lengths=True) counts the lengths, "
+        f"up to {_MOST_LENGTHS} of a call"
+    )
 
 
 def _captured(group: Group) -> str | None:

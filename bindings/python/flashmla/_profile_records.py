@@ -89,6 +89,10 @@ def limits_of(device_id: int) -> Limits | None:
     return Limits(found.bytes_per_second, found.flop_per_second)
 
 
+def _counted(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if "counted" in record["flags"]]
+
+
 @dataclass(frozen=True)
 class Group:
     """Calls of one operation and shape."""
@@ -133,8 +137,9 @@ class Group:
 
     @property
     def intensity(self) -> float:
-        """FLOP a byte."""
-        return float(sum(r["flop"] for r in self.records) / max(sum(r["bytes"] for r in self.records), 1))
+        """FLOP a byte, of the timed calls if there are some."""
+        records = self.timed or self.records
+        return float(sum(r["flop"] for r in records) / max(sum(r["bytes"] for r in records), 1))
 
     @property
     def share(self) -> float | None:
@@ -145,7 +150,9 @@ class Group:
 
     @property
     def tables(self) -> list[dict[str, Any]]:
-        """Calls by the room of their tables or selections, with the mean of the tokens of a request."""
+        """Calls by the room of their tables or selections, with the mean of the tokens of a request: of those whose
+        lengths were counted, if there are some.
+        """
         rooms: dict[int, list[Record]] = {}
         for record in self.records:
             rooms.setdefault(record["capacity"], []).append(record)
@@ -153,7 +160,7 @@ class Group:
             {
                 "capacity": room,
                 "calls": len(records),
-                "tokens": statistics.mean(r["tokens"] / max(r["batch"], 1) for r in records),
+                "tokens": statistics.mean(r["tokens"] / max(r["batch"], 1) for r in _counted(records) or records),
             }
             for room, records in sorted(rooms.items())
         ]
