@@ -100,24 +100,24 @@ void fm_cuda_kernel_at(int32_t index, flashmla_kernel_info *info) {
 }
 
 /* Devices 0 to 7 are alike. */
-flashmla_status fm_tuning_place_of(const char *argument, int32_t device_id, fm_tuning_place *place) {
+flashmla_status fm_tuning_machine_of(const char *argument, int32_t device_id, fm_tuning_machine *machine) {
   if (device_id < 0 || device_id > 7) return fm_fail(FLASHMLA_ERROR_DEVICE, "%s is %d", argument, device_id);
-  memset(place, 0, sizeof *place);
-  snprintf(place->gpu, sizeof place->gpu, "Fake GPU");
-  place->arch = 90;
-  place->processors = 132;
-  place->driver = fake.driver;
+  memset(machine, 0, sizeof *machine);
+  snprintf(machine->gpu, sizeof machine->gpu, "Fake GPU");
+  machine->arch = 90;
+  machine->processors = 132;
+  machine->driver = fake.driver;
   return FLASHMLA_OK;
 }
 
 bool fm_tuning_fits(const fm_tuning *table, int32_t device_id) {
-  fm_tuning_place here;
-  return fm_tuning_place_of("device_id", device_id, &here) == FLASHMLA_OK &&
-         memcmp(&here, &table->place, sizeof here) == 0;
+  fm_tuning_machine here;
+  return fm_tuning_machine_of("device_id", device_id, &here) == FLASHMLA_OK &&
+         memcmp(&here, &table->machine, sizeof here) == 0;
 }
 
-void fm_describe_tuning_place(const fm_tuning_place *place, char *text, size_t size) {
-  snprintf(text, size, "%s with driver %d", place->gpu, place->driver);
+void fm_describe_tuning_machine(const fm_tuning_machine *machine, char *text, size_t size) {
+  snprintf(text, size, "%s with driver %d", machine->gpu, machine->driver);
 }
 
 flashmla_status flashmla_driver_version(int32_t *version) {

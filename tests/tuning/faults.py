@@ -47,7 +47,7 @@ FAULTS = [
     TuningFault("tiles are the file's, not the plan's", "ops/dense_decode/cuda.c",
                 "if (named == NULL && attention->own_plan) named", "if (named == NULL) named",
                 DISPATCH + "a_plan_is_right_whatever_is_loaded_later"),
-    TuningFault("the driver is not compared", "tuning/cuda_place.c", "here.driver == table->place.driver", "1",
+    TuningFault("the driver is not compared", "tuning/cuda_machine.c", "here.driver == table->machine.driver", "1",
                 DISPATCH + "a_file_is_for_its_gpu_and_driver"),
     TuningFault("a checksum that is not compared", "tuning/file.c",
                 "memcmp(line, text + bytes - END_BYTES, END_BYTES) != 0", "line[0] != 'e'",

@@ -32,12 +32,12 @@ void fm_show_length(flashmla_pool *pool, int32_t row, int32_t length) {
 
 void fm_show_sequence(flashmla_pool *pool, const fm_sequence *sequence, int32_t first, int32_t end) {
   fm_mark_row(pool, sequence->row, first, end);
-  fm_show_length(pool, sequence->row, sequence->place == FM_ARRIVING ? 0 : sequence->length);
+  fm_show_length(pool, sequence->row, sequence->state == FM_ARRIVING ? 0 : sequence->length);
 }
 
 void fm_settle(flashmla_pool *pool, fm_sequence *sequence) {
-  if (sequence->place != FM_ARRIVING) return;
-  sequence->place = FM_RESIDENT;
+  if (sequence->state != FM_ARRIVING) return;
+  sequence->state = FM_RESIDENT;
   fm_wait_for(&pool->books, sequence->arrival);
   fm_show_length(pool, sequence->row, sequence->length);
 }

@@ -37,18 +37,18 @@ typedef struct fm_list {
   int32_t first, last, count;
 } fm_list;
 
-typedef enum fm_place {
+typedef enum fm_sequence_state {
   FM_NOWHERE, /* the record is free */
   FM_RESIDENT,
   FM_ARRIVING, /* resident, and what swaps it in was not waited for */
   FM_SWAPPED
-} fm_place;
+} fm_sequence_state;
 
 /* Blocks are numbered from the beginning of the sequence, those of the head that was given up too. A resident sequence
  * has its blocks in its row of the table, one that is swapped out in a list of host blocks. */
 typedef struct fm_sequence {
   uint32_t generation; /* of the record's use, from 1 */
-  fm_place place;
+  fm_sequence_state state;
   int32_t row;
   int32_t length; /* tokens */
   int32_t head;   /* blocks given up */
@@ -115,7 +115,7 @@ void fm_push_free(fm_books *books, int32_t block, bool last);
 
 /* sequences.c: records, rows and host blocks. */
 flashmla_sequence fm_name_of(const fm_books *books, const fm_sequence *sequence);
-/* The sequence of a name, in one of two places. */
+/* The sequence of a name, in one of two states. */
 flashmla_status fm_find_sequence(fm_books *books, flashmla_sequence name, fm_sequence **sequence);
 flashmla_status fm_find_resident(fm_books *books, flashmla_sequence name, fm_sequence **sequence);
 /* There is a record and a row for one more. */

@@ -95,7 +95,7 @@ static flashmla_status free_sequence(flashmla_pool *pool, flashmla_sequence name
   fm_sequence *sequence;
   FM_TRY(fm_find_sequence(books, name, &sequence));
   const int32_t end = end_of(books, sequence);
-  if (sequence->place == FM_SWAPPED) {
+  if (sequence->state == FM_SWAPPED) {
     fm_give_host_blocks(books, sequence->host_first, end - sequence->head);
     --books->num_swapped;
   } else {

@@ -87,18 +87,18 @@ static flashmla_status get_record(fm_reader *reader, const fm_books *books, fm_s
   fm_saved_sequence saved = {0};
   FM_TRY(get(reader, &saved, sizeof saved));
   *sequence = (fm_sequence){
-      .generation = saved.generation, .place = FM_NOWHERE, .row = FM_NONE, .host_first = FM_NONE, .next = UNCLAIMED};
-  if (saved.place == FM_NOWHERE) return FLASHMLA_OK;
-  if (saved.place != FM_RESIDENT && saved.place != FM_SWAPPED) return torn("the place of a sequence");
+      .generation = saved.generation, .state = FM_NOWHERE, .row = FM_NONE, .host_first = FM_NONE, .next = UNCLAIMED};
+  if (saved.state == FM_NOWHERE) return FLASHMLA_OK;
+  if (saved.state != FM_RESIDENT && saved.state != FM_SWAPPED) return torn("the state of a sequence");
   const int64_t most = (int64_t)sizes->max_blocks * sizes->page_size;
   const bool fits = saved.length >= 0 && saved.length <= most;
   const int32_t full = fits ? saved.length / sizes->page_size : 0;
   if (!fits || saved.generation == 0 || saved.head < 0 || saved.head > full || saved.committed_blocks < 0 ||
       saved.committed_blocks > full)
     return torn("the length of a sequence");
-  if (saved.place == FM_RESIDENT && (saved.row < 0 || saved.row >= sizes->rows)) return torn("the row of a sequence");
-  sequence->place = (fm_place)saved.place;
-  sequence->row = saved.place == FM_RESIDENT ? saved.row : FM_NONE;
+  if (saved.state == FM_RESIDENT && (saved.row < 0 || saved.row >= sizes->rows)) return torn("the row of a sequence");
+  sequence->state = (fm_sequence_state)saved.state;
+  sequence->row = saved.state == FM_RESIDENT ? saved.row : FM_NONE;
   sequence->length = saved.length;
   sequence->head = saved.head;
   sequence->committed_blocks = saved.committed_blocks;
@@ -157,7 +157,7 @@ static flashmla_status get_record_list(fm_reader *reader, int32_t count, fm_book
   for (int32_t i = 0; i < count; ++i) {
     int32_t index = FM_NONE;
     FM_TRY(get_index(reader, limit, what, &index));
-    if (books->sequences[index].place != FM_NOWHERE || books->sequences[index].next != UNCLAIMED) return torn(what);
+    if (books->sequences[index].state != FM_NOWHERE || books->sequences[index].next != UNCLAIMED) return torn(what);
     books->sequences[index].next = FM_NONE;
     *(last != FM_NONE ? &books->sequences[last].next : &books->free_record) = index;
     last = index;
@@ -227,14 +227,14 @@ static flashmla_status read_books(fm_reader *reader, const fm_state_header *head
   for (int32_t i = 0; i < books->sizes.max_sequences; ++i) {
     fm_sequence *sequence = &books->sequences[i];
     FM_TRY(get_record(reader, books, sequence));
-    books->num_sequences += sequence->place != FM_NOWHERE ? 1 : 0;
-    books->num_swapped += sequence->place == FM_SWAPPED ? 1 : 0;
+    books->num_sequences += sequence->state != FM_NOWHERE ? 1 : 0;
+    books->num_swapped += sequence->state == FM_SWAPPED ? 1 : 0;
   }
   FM_TRY(get_lists(reader, header, books));
   for (int32_t i = 0; i < books->sizes.max_sequences; ++i) {
     fm_sequence *sequence = &books->sequences[i];
-    if (sequence->place == FM_RESIDENT) FM_TRY(get_resident(reader, books, sequence));
-    if (sequence->place == FM_SWAPPED) FM_TRY(get_swapped(reader, books, sequence));
+    if (sequence->state == FM_RESIDENT) FM_TRY(get_resident(reader, books, sequence));
+    if (sequence->state == FM_SWAPPED) FM_TRY(get_swapped(reader, books, sequence));
   }
   return check_whole(books);
 }
@@ -245,7 +245,7 @@ static void show_all(flashmla_pool *pool) {
   for (int32_t row = 0; row < books->sizes.rows; ++row) fm_show_length(pool, row, 0);
   for (int32_t i = 0; i < books->sizes.max_sequences; ++i) {
     const fm_sequence *sequence = &books->sequences[i];
-    if (sequence->place == FM_RESIDENT) fm_show_sequence(pool, sequence, 0, fm_blocks_of(books, sequence->length));
+    if (sequence->state == FM_RESIDENT) fm_show_sequence(pool, sequence, 0, fm_blocks_of(books, sequence->length));
   }
 }
 

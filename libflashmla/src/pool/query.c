@@ -72,7 +72,7 @@ static flashmla_status tell_blocks(fm_books *books, flashmla_sequence name, int3
   FM_TRY(fm_check_result(blocks, "blocks"));
   int32_t host = sequence->host_first;
   for (int32_t i = 0; i < count; ++i) {
-    const bool swapped = sequence->place == FM_SWAPPED;
+    const bool swapped = sequence->state == FM_SWAPPED;
     blocks[i] = swapped ? host : fm_row_of(books, sequence)[sequence->head + i];
     if (swapped) host = books->host_next[host];
   }

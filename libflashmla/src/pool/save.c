@@ -28,9 +28,9 @@ static void put_blocks(fm_writer *writer, const fm_books *books) {
 static void put_records(fm_writer *writer, const fm_books *books) {
   for (int32_t i = 0; i < books->sizes.max_sequences; ++i) {
     const fm_sequence *of = &books->sequences[i];
-    fm_saved_sequence saved = {.generation = of->generation, .place = FM_NOWHERE};
-    if (of->place != FM_NOWHERE)
-      saved = (fm_saved_sequence){of->generation, of->place == FM_SWAPPED ? FM_SWAPPED : FM_RESIDENT,
+    fm_saved_sequence saved = {.generation = of->generation, .state = FM_NOWHERE};
+    if (of->state != FM_NOWHERE)
+      saved = (fm_saved_sequence){of->generation, of->state == FM_SWAPPED ? FM_SWAPPED : FM_RESIDENT,
                                   of->row,        of->length,
                                   of->head,       of->committed_blocks,
                                   of->chain,      of->head_chain};
@@ -56,7 +56,7 @@ static int32_t put_free(fm_writer *writer, const fm_books *books) {
 static void put_sequence(fm_writer *writer, const fm_books *books, const fm_sequence *sequence) {
   const int32_t end = fm_blocks_of(books, sequence->length);
   int32_t host = sequence->host_first;
-  if (sequence->place != FM_SWAPPED) {
+  if (sequence->state != FM_SWAPPED) {
     put(writer, fm_row_of(books, sequence) + sequence->head, (size_t)(end - sequence->head) * sizeof(int32_t));
     return;
   }
@@ -82,7 +82,7 @@ static uint64_t write_state(const fm_books *books, unsigned char *buffer) {
   put_records(&writer, books);
   header.free_records = put_free(&writer, books);
   for (int32_t i = 0; i < books->sizes.max_sequences; ++i)
-    if (books->sequences[i].place != FM_NOWHERE) put_sequence(&writer, books, &books->sequences[i]);
+    if (books->sequences[i].state != FM_NOWHERE) put_sequence(&writer, books, &books->sequences[i]);
   while (writer.bytes % sizeof(uint64_t) != 0) put(&writer, "", 1);
   header.bytes = writer.bytes;
   if (buffer == NULL) return writer.bytes;

@@ -18,7 +18,7 @@ flashmla_status fm_find_sequence(fm_books *books, flashmla_sequence name, fm_seq
   if (tag == 0 || found == NULL || generation == 0 || generation > found->generation)
     return fm_fail(FLASHMLA_ERROR_SEQUENCE, "sequence %llu is unknown: the pool has made none of that name",
                    (unsigned long long)name);
-  if (generation < found->generation || found->place == FM_NOWHERE)
+  if (generation < found->generation || found->state == FM_NOWHERE)
     return fm_fail(FLASHMLA_ERROR_SEQUENCE, "sequence %llu was freed before", (unsigned long long)name);
   *sequence = found;
   return FLASHMLA_OK;
@@ -26,7 +26,7 @@ flashmla_status fm_find_sequence(fm_books *books, flashmla_sequence name, fm_seq
 
 flashmla_status fm_find_resident(fm_books *books, flashmla_sequence name, fm_sequence **sequence) {
   FM_TRY(fm_find_sequence(books, name, sequence));
-  if ((*sequence)->place != FM_SWAPPED) return FLASHMLA_OK;
+  if ((*sequence)->state != FM_SWAPPED) return FLASHMLA_OK;
   return fm_fail(FLASHMLA_ERROR_SEQUENCE, "sequence %llu is swapped out; swap it in before", (unsigned long long)name);
 }
 
@@ -62,7 +62,7 @@ fm_sequence *fm_add_sequence(fm_books *books) {
   books->free_record = sequence->next;
   ++books->num_sequences;
   *sequence = (fm_sequence){.generation = generation == 0 ? 1 : generation, /* after 2^32 uses */
-                            .place = FM_RESIDENT,
+                            .state = FM_RESIDENT,
                             .host_first = FM_NONE,
                             .next = FM_NONE};
   fm_take_row(books, sequence);
@@ -70,7 +70,7 @@ fm_sequence *fm_add_sequence(fm_books *books) {
 }
 
 void fm_remove_record(fm_books *books, fm_sequence *sequence) {
-  sequence->place = FM_NOWHERE;
+  sequence->state = FM_NOWHERE;
   sequence->next = books->free_record;
   books->free_record = (int32_t)(sequence - books->sequences);
   --books->num_sequences;

@@ -34,7 +34,7 @@ typedef struct fm_saved_block {
 
 typedef struct fm_saved_sequence {
   uint32_t generation;
-  int32_t place; /* FM_NOWHERE, FM_RESIDENT, FM_SWAPPED */
+  int32_t state; /* FM_NOWHERE, FM_RESIDENT, FM_SWAPPED */
   int32_t row, length, head, committed_blocks;
   fm_hash chain, head_chain;
 } fm_saved_sequence;

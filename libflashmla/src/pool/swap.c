@@ -37,7 +37,7 @@ static flashmla_status swap_out(flashmla_pool *pool, flashmla_sequence name, voi
   fm_show_length(pool, sequence->row, 0);
   fm_give_row(books, sequence);
   sequence->host_first = first;
-  sequence->place = FM_SWAPPED;
+  sequence->state = FM_SWAPPED;
   ++books->num_swapped;
   return FLASHMLA_OK;
 }
@@ -102,7 +102,7 @@ static flashmla_status swap_in(flashmla_pool *pool, flashmla_sequence name, void
   fm_sequence *sequence;
   FM_TRY(check_host(pool));
   FM_TRY(fm_find_sequence(books, name, &sequence));
-  if (sequence->place != FM_SWAPPED)
+  if (sequence->state != FM_SWAPPED)
     return fm_fail(FLASHMLA_ERROR_SEQUENCE, "sequence %llu is not swapped out", (unsigned long long)name);
   const int32_t head = sequence->head, end = fm_blocks_of(books, sequence->length);
   FM_TRY(fm_check_row(books));
@@ -116,7 +116,7 @@ static flashmla_status swap_in(flashmla_pool *pool, flashmla_sequence name, void
     return status;
   }
   sequence->arrival = pool->swaps;
-  sequence->place = FM_ARRIVING;
+  sequence->state = FM_ARRIVING;
   --books->num_swapped;
   publish_again(pool, sequence, end);
   fm_give_host_blocks(books, sequence->host_first, end - head);

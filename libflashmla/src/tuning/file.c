@@ -107,10 +107,10 @@ static bool check_end(reader *in, const char *text, size_t bytes) {
 }
 
 static bool read_keys(reader *in) {
-  fm_tuning_place *place = &in->table->place;
+  fm_tuning_machine *machine = &in->table->machine;
   char kernels[FM_TUNING_NAME_BYTES];
-  if (!next_text(in, "gpu ", place->gpu, sizeof place->gpu) || !next_number(in, "architecture ", &place->arch) ||
-      !next_number(in, "processors ", &place->processors) || !next_number(in, "driver ", &place->driver) ||
+  if (!next_text(in, "gpu ", machine->gpu, sizeof machine->gpu) || !next_number(in, "architecture ", &machine->arch) ||
+      !next_number(in, "processors ", &machine->processors) || !next_number(in, "driver ", &machine->driver) ||
       !next_text(in, "kernels ", kernels, sizeof kernels))
     return false;
   if (strcmp(kernels, fm_cuda_kernels_digest()) == 0) return true;
@@ -152,14 +152,14 @@ fm_tuning *fm_read_tuning(const char *path, const char *text, size_t bytes) {
   return table;
 }
 
-char *fm_tuning_text(const fm_tuning_place *place, const fm_tuning_entry *entries, int32_t count, size_t *bytes) {
+char *fm_tuning_text(const fm_tuning_machine *machine, const fm_tuning_entry *entries, int32_t count, size_t *bytes) {
   enum { HEAD_BYTES = 512 };
   const size_t most = HEAD_BYTES + (size_t)count * (sizeof ENTRY + FM_TUNING_LINE_BYTES) + END_BYTES;
   char *text = malloc(most + 1), line[FM_TUNING_LINE_BYTES];
   if (text == NULL) return NULL;
   size_t used = (size_t)snprintf(
       text, HEAD_BYTES, TITLE "%d\ngpu %s\narchitecture %d\nprocessors %d\ndriver %d\nkernels %s\n", FM_TUNING_VERSION,
-      place->gpu, place->arch, place->processors, place->driver, fm_cuda_kernels_digest());
+      machine->gpu, machine->arch, machine->processors, machine->driver, fm_cuda_kernels_digest());
   for (int32_t i = 0; i < count; ++i) {
     fm_write_tuning_line(&entries[i], line);
     used += (size_t)snprintf(text + used, most - used, ENTRY "%s\n", line);

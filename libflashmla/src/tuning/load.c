@@ -16,7 +16,7 @@ const fm_tuning *fm_tuning_now(void) { return atomic_load_explicit(&now, memory_
 
 static bool is_same(const fm_tuning *a, const fm_tuning *b) {
   return strcmp(a->path, b->path) == 0 && strcmp(a->problem, b->problem) == 0 && a->count == b->count &&
-         memcmp(&a->place, &b->place, sizeof a->place) == 0 &&
+         memcmp(&a->machine, &b->machine, sizeof a->machine) == 0 &&
          memcmp(a->entries, b->entries, (size_t)a->count * sizeof a->entries[0]) == 0;
 }
 
@@ -82,13 +82,13 @@ static flashmla_status refused(const fm_tuning *table) {
 
 /* Of a machine that has devices the file must be for one. */
 static flashmla_status check_devices(const fm_tuning *table) {
-  fm_tuning_place first;
-  if (fm_tuning_place_of("device_id", 0, &first) != FLASHMLA_OK) return FLASHMLA_OK;
+  fm_tuning_machine first;
+  if (fm_tuning_machine_of("device_id", 0, &first) != FLASHMLA_OK) return FLASHMLA_OK;
   for (int32_t device = 0; device < FM_TUNING_DEVICES; ++device)
     if (fm_tuning_fits(table, device)) return FLASHMLA_OK;
   char measured[FM_TUNING_PROBLEM_BYTES], here[FM_TUNING_PROBLEM_BYTES];
-  fm_describe_tuning_place(&table->place, measured, sizeof measured);
-  fm_describe_tuning_place(&first, here, sizeof here);
+  fm_describe_tuning_machine(&table->machine, measured, sizeof measured);
+  fm_describe_tuning_machine(&first, here, sizeof here);
   return fm_fail(FLASHMLA_ERROR_STATE, "the tuning file \"%.100s\" is for %.95s; device 0 is %.95s", table->path,
                  measured, here);
 }

@@ -21,15 +21,15 @@ static const fm_struct first_struct = FM_STRUCT("entries[0]", flashmla_tuning_en
 
 /* Why calls on a device do not ask the table; "": they do. */
 static const char *problem_of(const fm_tuning *table, int32_t device_id) {
-  fm_tuning_place place;
+  fm_tuning_machine machine;
   if (table->problem[0] != '\0') return fm_keep_text(table->problem);
   if (device_id < 0 || fm_tuning_fits(table, device_id)) return "";
-  if (fm_tuning_place_of("device_id", device_id, &place) != FLASHMLA_OK) return fm_keep_text(flashmla_last_error());
+  if (fm_tuning_machine_of("device_id", device_id, &machine) != FLASHMLA_OK) return fm_keep_text(flashmla_last_error());
   char text[2 * FM_TUNING_PROBLEM_BYTES] = "is for ";
-  fm_describe_tuning_place(&table->place, text + strlen(text), FM_TUNING_PROBLEM_BYTES);
+  fm_describe_tuning_machine(&table->machine, text + strlen(text), FM_TUNING_PROBLEM_BYTES);
   const size_t used = strlen(text);
   const int32_t begun = snprintf(text + used, sizeof text - used, "; device %d is ", device_id);
-  fm_describe_tuning_place(&place, text + used + begun, sizeof text - used - (size_t)begun);
+  fm_describe_tuning_machine(&machine, text + used + begun, sizeof text - used - (size_t)begun);
   return fm_keep_text(text);
 }
 
@@ -43,7 +43,7 @@ flashmla_status flashmla_tuning_tell(int32_t device_id, flashmla_tuning_state *s
   if (table != NULL) {
     found.path = table->path;
     found.problem = problem_of(table, device_id);
-    found.gpu = table->place.gpu;
+    found.gpu = table->machine.gpu;
     found.count = table->count;
     if (found.problem == NULL) return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "no memory for a sentence");
   }
@@ -127,13 +127,13 @@ flashmla_status flashmla_tuning_save(const char *path, int32_t device_id, const 
   if (count < 0 || count > FM_TUNING_MOST_ENTRIES)
     return fm_fail(FLASHMLA_ERROR_VALUE, "count is %d; it must be in [0, %d]", count, FM_TUNING_MOST_ENTRIES);
   if (entries == NULL && count > 0) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "entries is NULL; they are required");
-  fm_tuning_place place;
-  FM_TRY(fm_tuning_place_of("device_id", device_id, &place));
+  fm_tuning_machine machine;
+  FM_TRY(fm_tuning_machine_of("device_id", device_id, &machine));
   fm_tuning_entry *taken = malloc(((size_t)count + 1) * sizeof *taken);
   if (taken == NULL) return fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "no memory for %d entries", count);
   flashmla_status status = take_entries(entries, count, taken);
   size_t bytes = 0;
-  char *text = status == FLASHMLA_OK ? fm_tuning_text(&place, taken, count, &bytes) : NULL;
+  char *text = status == FLASHMLA_OK ? fm_tuning_text(&machine, taken, count, &bytes) : NULL;
   if (status == FLASHMLA_OK && text == NULL)
     status = fm_fail(FLASHMLA_ERROR_OUT_OF_MEMORY, "no memory for %d entries", count);
   if (status == FLASHMLA_OK) status = write_file(path, text, bytes);

@@ -56,7 +56,7 @@ static int32_t names_in(const unsigned char *state, flashmla_sequence names[MOST
   for (int32_t i = 0; i < header.sizes.max_sequences && i < MOST_NAMES; ++i) {
     fm_saved_sequence record;
     memcpy(&record, state + sizeof header + BLOCKS * sizeof(fm_saved_block) + (size_t)i * sizeof record, sizeof record);
-    if (record.place != FM_NOWHERE) names[count++] = header.tag << 56 | (uint64_t)record.generation << 24 | (uint64_t)i;
+    if (record.state != FM_NOWHERE) names[count++] = header.tag << 56 | (uint64_t)record.generation << 24 | (uint64_t)i;
   }
   return count;
 }
