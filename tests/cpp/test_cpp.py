@@ -192,8 +192,8 @@ def test_the_example_of_the_header_runs(compiler, tmp_path):
     assert second.startswith("q.data is NULL"), second
 
 
-def test_the_snippet_of_the_usage_page_compiles(compiler):
-    page = (build.ROOT / "docs" / "usage.md").read_text()
+def test_the_snippet_of_the_page_on_c_compiles(compiler):
+    page = (build.ROOT / "docs" / "c.md").read_text()
     (text,) = re.findall(r"^```cpp\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     include, statements = text.split("\n", 1)
     given = """const flashmla_pool_params &params, const std::vector<int64_t> &prompt, flashmla::sequence &youngest,

@@ -17,7 +17,7 @@ from ops.dense_decode import oracle
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-USAGE = (ROOT / "docs" / "usage.md").read_text()
+USAGE = "".join((ROOT / "docs" / f"{page}.md").read_text() for page in ("usage", "caches", "c", "errors"))
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 PYTHON_CLASSES = {
     "1": "`InvalidArgumentError`",

@@ -50,7 +50,7 @@ def test_where_there_are_none_results_are_the_default(backend, case):
         same_bits(calls.run(each.but(compute="fp8"), backend, numbers), wanted)
 
 
-# of the norm of out, as docs/usage.md has them, by the mean of keys and their number in a piece
+# of the norm of out, as docs/caches.md has them, by the mean of keys and their number in a piece
 ERRORS = {
     (0, 64): 3e-2, (0.25, 64): 1e-2, (1, 64): 6e-3,
     (0, 4096): 2e-2, (0.25, 4096): 3e-2, (1, 4096): 8e-2,
