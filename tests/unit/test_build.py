@@ -35,6 +35,7 @@ def test_files_for_c_users_are_complete():
     assert sorted(Path(place).name for place in files.values()) == [
         *(
             "attention.h",
+            "calls.hpp",
             "core.h",
             "dlpack.h",
             "exchange.h",
@@ -46,7 +47,10 @@ def test_files_for_c_users_are_complete():
             "kv_cache.h",
             "plan.h",
             "pool.h",
+            "pool.hpp",
             "profile.h",
+            "status.hpp",
+            "tensor.hpp",
             "tuning.h",
         ),
     ]
