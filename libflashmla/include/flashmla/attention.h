@@ -16,8 +16,8 @@ extern "C" {
 /* What products may round. FP8 permits, and never asks for, products of 8-bit codes (float8_e4m3fn) on tensor cores.
  * Softmax weights become such codes, of 4 significant bits and fewer from 2^-14 of a row's largest one on. Sums keep
  * about 14 bits of their largest member, so logits are off by up to 2^-13 of the largest product of a code of q and one
- * of a key, and of values that have one sign in thousands of tokens a part is lost: docs/caches.md has the errors. It is
- * done on CUDA where q is codes, in pages of a multiple of 64 tokens; other calls compute as by default. */
+ * of a key, and of values that have one sign in thousands of tokens a part is lost: docs/caches.md has the errors. It
+ * is done on CUDA where q is codes, in pages of a multiple of 64 tokens; other calls compute as by default. */
 typedef enum flashmla_compute { FLASHMLA_COMPUTE_DEFAULT = 0, FLASHMLA_COMPUTE_FP8 = 1 } flashmla_compute;
 
 /* Paged dense MLA decode. For query token s of request i and query head h, over the attended tokens t of its KV head
