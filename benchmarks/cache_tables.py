@@ -91,23 +91,23 @@ def quantised_section(made: list[dict]) -> list[str]:
         timed.append([*row, f"{goal.ratio:.3f}" if goal else "-", goals.quantised_verdict(record) or "-"])
     header = ["format, batch, s_q, h_q, tokens", "q, `compute`", "limit", "us", "spread", *named]
     header += ["us / limit", "us / peer", "goal", "verdict"]
-    lines = [*about(made), "", *table(header, timed), "", "Errors, by the mean of the keys:", ""]
-    return [*lines, *error_table(made, named)]
+    return [*about(made), "", *table(header, timed), "", *error_table(made)]
 
 
-def error_table(made: list[dict], peers: list[str]) -> list[str]:
-    """A column a mean, beside the peers' where they have the case."""
-    means = list(made[0]["rel_err"])
-    rows = []
+def error_table(made: list[dict]) -> list[str]:
+    """A row a case, a column a mean of the keys; each way's error and each peer's in a cell."""
+    ways, peers = list(dict.fromkeys(record["way"] for record in made)), peers_of(made)
+    cases: dict[str, dict[str, dict[str, float]]] = {}
     for record in made:
-        row = [case_name(record), record["way"]]
-        for mean in means:
-            row.append(f"{record['rel_err'][mean]:.1e}")
-            theirs = {NAMES[name]: by_mean[mean] for name, by_mean in record["peers_rel_err"].items()}
-            row += [f"{theirs[name]:.1e}" if name in theirs else "-" for name in peers]
-        rows.append(row)
-    columns = [name for mean in means for name in (f"mean {mean}", *peers)]
-    return table(["format, batch, s_q, h_q, tokens", "q, `compute`", *columns], rows)
+        cases.setdefault(case_name(record), {}).update({record["way"]: record["rel_err"]} | record["peers_rel_err"])
+    means = sorted(made[0]["rel_err"], key=float)
+    rows = []
+    for case, errors in cases.items():
+        there = [errors[name] for name in (*ways, *peers) if name in errors]
+        rows.append([case, *(" / ".join(f"{by_mean[mean]:.1e}" for by_mean in there) for mean in means)])
+    names = " / ".join([*ways, *(NAMES[name] for name in peers)])
+    about_cells = f"Errors, by the mean of the keys, of {names} where a format has them:"
+    return [about_cells, "", *table(["format, batch, s_q, h_q, tokens", *(f"mean {mean}" for mean in means)], rows)]
 
 
 def quantised_summary(made: list[dict]) -> list[str]:

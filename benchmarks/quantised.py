@@ -4,18 +4,19 @@
 Replays as those of dense_decode.py: plans made beforehand, alternating rounds, contenders of a case in the same ones.
 Keys are N(0, 1/4) where calls are timed; errors are of all of MEANS. With "fp8" q holds numbers that are codes, so that
 each way of computing, and the peer, attends the same. A record is one JSON object a line:
-  case                [format, batch, s_q, h_q, tokens]
-  way                 dtype of q and `compute`
-  us spread peers     as in dense_decode.py
-  limit_us            max(KV bytes / read bandwidth, FLOP / rate of an 8192^3 product of such numbers)
-  rel_err             {mean of the keys: ||out - ref|| / ||ref||} against float64 over the tokens as dequantised
-  peers_rel_err       {peer: likewise}
+  case              [format, batch, s_q, h_q, tokens]
+  way               dtype of q and `compute`
+  us spread peers   as in dense_decode.py, and rounds_us, behind WARM_ROUNDS
+  limit_us          max(KV bytes / read bandwidth, FLOP / rate of an 8192^3 product of such numbers)
+  rel_err           {mean of the keys: ||out - ref|| / ||ref||} against float64 over the tokens as dequantised
+  peers_rel_err     {peer: likewise}
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +85,9 @@ def times(p: Problem, rounds: int, ceilings: dict[str, Ceilings]) -> list[dict]:
     """A record's fields for every way."""
     ways, peers = ways_of(p), peers_of(p)
     calls = {way: ours.calls for way, ours in ways.items()} | peers
-    found = timing.alternate({name: timing.Replays(each) for name, each in calls.items()}, rounds)
+    graphs = {name: timing.Replays(each) for name, each in calls.items()}
+    timing.alternate(graphs, timing.WARM_ROUNDS)
+    found = timing.alternate(graphs, rounds)
     median = timing.medians(found)
     return [
         {
@@ -93,11 +96,26 @@ def times(p: Problem, rounds: int, ceilings: dict[str, Ceilings]) -> list[dict]:
             "spread": round(timing.spread(found[way]), 4),
             "limit_us": ceilings[WAYS[way][1]].us(p),
             "peers": {name: round(median[name], 2) for name in peers},
-            "peers_spread": {name: round(timing.spread(found[name]), 4) for name in peers},
-            "rounds": rounds,
+            "rounds_us": {name: [round(us, 2) for us in found[name]] for name in (way, *peers)},
         }
         for way in ways
     ]
+
+
+def measure(kv_format: str, cases: list[tuple], rounds: int, ceilings: dict[str, Ceilings]) -> Iterator[dict]:
+    """A record's fields for every case of a format and every way."""
+    tokens = max(TABLE_PAGES * PAGE_SIZE, *(b * tokens for _, b, _, _, tokens in cases))
+    wrong: dict[tuple, dict[str, dict[str, float]]] = {case: {} for case in cases}
+    for mean in MEANS:
+        cache = Cache(kv_format, tokens, mean)
+        for case in cases:
+            for name, error in errors(problem_of(case, cache)).items():
+                wrong[case].setdefault(name, {})[f"{mean:g}"] = error
+    cache = Cache(kv_format, tokens)
+    for case in cases:
+        for found in times(problem_of(case, cache), rounds, ceilings):
+            of_peers = {name: wrong[case][name] for name in found["peers"]}
+            yield {"case": list(case), "rel_err": wrong[case][found["way"]], "peers_rel_err": of_peers} | found
 
 
 def line(record: dict) -> str:
@@ -132,22 +150,9 @@ def main() -> int:
     print(facts, flush=True)
     cases = args.case or CASES
     for kv_format in dict.fromkeys(case[0] for case in cases):
-        these = [case for case in cases if case[0] == kv_format]
-        tokens = max(TABLE_PAGES * PAGE_SIZE, *(b * tokens for _, b, _, _, tokens in these))
-        wrong: dict[tuple, dict[str, dict[str, float]]] = {case: {} for case in these}
-        for mean in reversed(MEANS):  # the last one is that of the times
-            cache = Cache(kv_format, tokens, mean)
-            for case in these:
-                for name, error in errors(problem_of(case, cache)).items():
-                    wrong[case].setdefault(name, {})[f"{mean:g}"] = error
-        for case in these:
-            for found in times(problem_of(case, cache), args.rounds, ceilings):
-                of_peers = {name: wrong[case][name] for name in found["peers"]}
-                about = {"case": list(case), "rel_err": wrong[case][found["way"]], "peers_rel_err": of_peers}
-                record = facts | about | found
-                print(line(record), flush=True)
-                records.append(args.record, record)
-        del cache
+        for found in measure(kv_format, [case for case in cases if case[0] == kv_format], args.rounds, ceilings):
+            print(line(facts | found), flush=True)
+            records.append(args.record, facts | found)
         torch.cuda.empty_cache()
     return 0
 

@@ -11,6 +11,7 @@ import torch
 
 FLUSH_BYTES = 512 << 20  # several times any L2
 MAX_CALLS = 200  # of a graph
+WARM_ROUNDS = 10  # in which the GPU gets as warm as it stays
 Call = Callable[[], object]
 
 

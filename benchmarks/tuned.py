@@ -7,7 +7,7 @@ The shapes are those of dense_decode.py and sparse_decode.py and a few MORE: pro
 tuner measured. A plan is made beforehand. A record is one JSON object a line:
   operation    dense_decode or sparse_decode; case: as in the records of those programs
   us rule_us   median of a call with the file and without
-  rounds_us    every round of both, behind WARM of them, in either order of making
+  rounds_us    every round of both, behind WARM_ROUNDS, in either order of making
   ratio        median of the ratios of the same rounds: power and clocks drift, so only neighbours compare
   tuned        whether the file has an entry for the shape
   kernels parts num_splits   of the call, with the file and without
@@ -39,7 +39,6 @@ import flashmla  # noqa: E402
 
 REPLAY_US = 6000.0
 MORE = ((1, 1, 128, 2048), (2, 1, 128, 2048), (4, 1, 128, 2048), (256, 1, 16, 1024))
-WARM = 10  # rounds, in which the GPU gets as warm as it stays
 
 
 def calls_of(make, path: Path | None):
@@ -61,7 +60,7 @@ def measure(make, error, path: Path, rounds: int) -> dict:
     for order in (tuple(ways), tuple(ways)[::-1]):
         made = {name: calls_of(make, ways[name]) for name in order}
         graphs = {name: timing.Replays(calls, REPLAY_US) for name, (calls, _, _) in made.items()}
-        timing.alternate(graphs, WARM)
+        timing.alternate(graphs, timing.WARM_ROUNDS)
         for name, found in timing.alternate(graphs, rounds).items():
             times[name] += found
     calls, out, record = made["tuned"]
