@@ -25,7 +25,7 @@ class TuningFault:
 
 FAULTS = [
     TuningFault("batches beyond the range", "tuning/find.c",
-                "shape->batch >= entry->value[FM_TUNING_BATCH_FROM] && ", "",
+                "shape->batch <= entry->value[FM_TUNING_BATCH_TO] &&", "",
                 DISPATCH + "a_range_covers_what_is_in_it"),
     TuningFault("a key that is not compared", "tuning/find.c", "for (int32_t i = 0; i < count; ++i)",
                 "for (int32_t i = 0; i < count; ++i) if (i != FM_TUNING_WINDOW)",

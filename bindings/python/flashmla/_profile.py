@@ -178,8 +178,8 @@ def _row(group: Group) -> dict[str, str]:
 def profile(*, lengths: bool = False, max_records: int = 0, max_pending: int = 0) -> Profile:
     """Records the calls within a `with`, from all threads, and reports what they take and what would be faster.
 
-    lengths      True: lengths on a GPU are copied to the host before each timed call, and bytes and FLOP count them; else
-                 the capacity of tables and selections. On the CPU lengths are always counted
+    lengths      True: lengths on a GPU are copied to the host before each timed call, and bytes and FLOP count them;
+                 False: the capacity of tables and selections. On the CPU lengths are always counted
     max_records  calls that are kept, the newest; 0: 16,384
     max_pending  calls on a device whose time is not known yet; those beyond have none; 0: 2,048
 
