@@ -108,3 +108,9 @@ def trace_verdict(record: dict) -> str | None:
     if best < TRACE_LEAD * record["limit_us"]:
         return verdict(record["us"], max(best / TRACE_LEAD, TRACE_LIMIT * record["limit_us"]))
     return verdict(record["us"], best / TRACE_LEAD)
+
+
+def tuned_verdict(record: dict) -> str:
+    """Of calls with a tuning file beside those without."""
+    ratio = record["ratio"]
+    return "loses" if ratio > records.EQUAL else "gains" if ratio < 1 / records.EQUAL else "keeps"

@@ -138,6 +138,26 @@ def plans_summary(made: list[dict]) -> list[str]:
     ]
 
 
+def tuned_section(made: list[dict]) -> list[str]:
+    """The shapes that a file changes, or seems to."""
+    verdicts = {name: sum(goals.tuned_verdict(record) == name for record in made) for name in ("gains", "loses")}
+    rows = []
+    for record in made:
+        if (verdict := goals.tuned_verdict(record)) != "keeps":
+            case = f"{record['operation']} {case_name(record)}"
+            times = f"{record['rule_us']:.1f}", f"{record['us']:.1f}", f"{record['ratio']:.3f}"
+            choice = f"{record['kernels']['tuned']}, num_splits {record['num_splits']['tuned']}"
+            rows.append([case, *times, verdict, choice if record["tuned"] else "no entry"])
+    lines = [
+        *about(made),
+        "",
+        f"Of {len(made)} shapes {verdicts['gains']} gain and {verdicts['loses']} lose; the others",
+    ]
+    lines += ["keep their time within 2 %."]
+    header = ["case", "us without", "us with", "ratio", "verdict", "with"]
+    return [*lines, "", *table(header, rows)] if rows else lines
+
+
 def host_section(made: list[dict]) -> list[str]:
     """A table for the host of the GPU and one for the machine without."""
     lines = []
@@ -169,6 +189,7 @@ SECTIONS = {
     "grid": of_cards(grid_section, grid_summary),
     "traces": of_cards(traces_section, summary_beside_peers),
     "plans": of_cards(plans_section, plans_summary),
+    "tuned": of_cards(tuned_section, tuned_section),
     "host": host_section,
     **cache_tables.SECTIONS,
 }

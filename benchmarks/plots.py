@@ -26,6 +26,7 @@ PLOTS = HERE.parent / "docs" / "plots"
 APART = {  # by what a case is told from others, where "case" does not suffice
     "writers": lambda record: (record["op"], record["kv_format"], record["rows"]),
     "quantised": lambda record: (*record["case"], record["way"]),
+    "tuned": lambda record: (record["operation"], tuple(record["case"])),
     "host": lambda record: (record["device"], record["framework"], record["figure"]),
 }
 CHARTS = {"dense_decode": ("time_over_limit", chart_limits.draw), "grid": ("grid", chart_grid.draw)}

@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 
 import dense_decode  # noqa: E402
 import dense_errors  # noqa: E402
+import goals  # noqa: E402
 import records  # noqa: E402
 import sparse_decode  # noqa: E402
 import timing  # noqa: E402
@@ -98,8 +99,7 @@ def sparse(case: tuple, caches: dict[str, Cache], path: Path, rounds: int) -> di
 
 
 def line(record: dict) -> str:
-    ratio = record["ratio"]
-    verdict = "loses" if ratio > records.EQUAL else "gains" if ratio < 1 / records.EQUAL else "keeps"
+    ratio, verdict = record["ratio"], goals.tuned_verdict(record)
     choice = f"{record['kernels']['tuned']}, splits {record['num_splits']['tuned']}" if record["tuned"] else "no entry"
     case = ", ".join(map(str, record["case"]))
     times = f"{record['rule_us']:8.1f} -> {record['us']:8.1f} us"
@@ -133,9 +133,9 @@ def main() -> int:
             torch.cuda.empty_cache()
             caches[case[0]] = Cache(case[0], 128 * CONTEXT)
         add("sparse_decode", case, sparse(case, caches, args.file, args.rounds))
+    verdicts = [goals.tuned_verdict(record) for record in made]
+    gained, lost = verdicts.count("gains"), verdicts.count("loses")
     ratios = [record["ratio"] for record in made]
-    lost = sum(ratio > records.EQUAL for ratio in ratios)
-    gained = sum(ratio < 1 / records.EQUAL for ratio in ratios)
     print(f"{len(made)} shapes: {gained} gain, {lost} lose, the others keep; best {min(ratios):.3f}, "
           f"worst {max(ratios):.3f}")  # fmt: skip
     return 1 if lost else 0

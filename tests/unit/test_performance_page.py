@@ -126,3 +126,24 @@ def test_lost_points_of_the_grid_of_sparse_decode_are_listed(load):
     assert "faster than the best peer at 1, equal at 1, slower at 1." in text
     assert "| v32, 1, 1, 64, 512, 0 | 10.0 | 9.0 | 0.900 |" in text
     assert "v32, 2, " not in text
+
+
+def test_the_page_names_the_shapes_that_a_tuning_file_changes(load, tmp_path):
+    plots = load("plots")
+
+    def timed(operation, case, rule_us, us, **fields):
+        record = {"benchmark": "tuned", "gpu": "GPU", "driver": "580", "digest": "abc", "operation": operation}
+        record |= {"case": case, "us": us, "rule_us": rule_us, "ratio": us / rule_us, "tuned": True}
+        return record | {"kernels": {"tuned": "kernel"}, "num_splits": {"tuned": 7}} | fields
+
+    made_up = [
+        timed("dense_decode", [128, 1, 128, 4096], 100.0, 101.9),
+        timed("dense_decode", [2, 1, 128, 2048], 16.0, 14.0),
+        timed("sparse_decode", [2, 1, 128, 2048], 20.0, 20.5, tuned=False),
+    ]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made_up))
+    text = plots.page(plots.PAGE.read_text(), plots.newest(tmp_path))
+    assert "Of 3 shapes 1 gain and 1 lose; the others" in text
+    assert "| dense_decode 2, 1, 128, 2048 | 16.0 | 14.0 | 0.875 | gains | kernel, num_splits 7 |" in text
+    assert "| sparse_decode 2, 1, 128, 2048 | 20.0 | 20.5 | 1.025 | loses | no entry |" in text
+    assert "101.9" not in text
