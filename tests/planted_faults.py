@@ -68,11 +68,12 @@ def faulty_library(fault: Fault) -> Path:
 
 
 # The kinds of calls that gpu/run_faults.py makes, all of bfloat16 with 576 columns where the format has them, and what
-# each needs of the kernel table.
+# each needs of the kernel table. The first call of all, which tells whether there is a GPU, is one of dense_decode.
 _COMBINES = ("combine_bf16_512", "plan")
+_FIRST = "dense_decode_bf16_576_cluster1"
 KERNELS_OF_CALLS = {
     "dense_decode": (
-        "dense_decode_bf16_576_cluster1",
+        _FIRST,
         "dense_decode_bf16_576_cluster2",
         "dense_decode_bf16_576_cluster1_pages",
         "dense_decode_bf16_576_cluster2_pages",
@@ -85,6 +86,7 @@ KERNELS_OF_CALLS = {
         *_COMBINES,
     ),
     "dense_decode of codes": (
+        _FIRST,
         "dense_decode_bf16_576_cluster1_v32",
         "dense_decode_bf16_576_cluster1_fp8",
         "dense_decode_bf16_576_cluster1_fp8_qgmma",
@@ -93,6 +95,7 @@ KERNELS_OF_CALLS = {
         *_COMBINES,
     ),
     "sparse_decode": (
+        _FIRST,
         "sparse_decode_bf16_576",
         "sparse_decode_bf16_512",
         "sparse_decode_bf16_576_v32",

@@ -132,8 +132,8 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
                    "{params.|}%skv_format is \"%s\"; no %s kernel of this library reads it, the CPU does",
                    need->extra ? "extra_" : "", fm_format_at(need->kv_format)->name,
                    fm_kernel_family_name(need->family));
-  return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "no kernel of this library fits the call on driver version %d",
-                 driver_version);
+  return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "no %s kernel of this library fits the call on driver version %d",
+                 fm_kernel_family_name(need->family), driver_version);
 }
 
 bool fm_kernel_for_arch(int32_t arch) {
