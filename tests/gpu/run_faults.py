@@ -232,7 +232,6 @@ def main() -> int:
     if options.check:
         sys.modules["jax"] = sys.modules["cupy"] = None  # which would only take time
         import backends
-
         import flashmla
 
         there = {row["name"] for row in flashmla.info()["kernels"]}
