@@ -27,7 +27,7 @@ class Barrier:
     cluster: bool = False  # every CTA of the cluster arrives; else only the own
 
     def number(self, slots: int) -> int:
-        return {"slot": slots, "half": 2 * slots, "record": records(slots), "CTA": 1}[self.of]
+        return {"slot": slots, "turn": 2, "half": 2 * slots, "record": records(slots), "CTA": 1}[self.of]
 
     def count(self, cluster: int) -> int:
         """Arrivals that end a phase."""
@@ -75,6 +75,30 @@ def gathering(boxed: bool = False, fp8_products: bool = False) -> tuple[Barrier,
     full = replace(BARRIERS[0], arrivals=GATHERERS, arrive=arrive)
     others = [barrier for barrier in BARRIERS[1:] if not (fp8_products and barrier.name == "qk_done")]
     return (full, *others, *([RAW] if boxed else []))
+
+
+PRODUCERS = 128  # threads of the warpgroup that fetches rows
+# Copies that arrive for a thread tell nothing that the thread wrote: those that write which rows are attended, one a
+# warp (of the left half where PV's warps are loaders), say so for themselves.
+WRITERS = 4
+
+
+def producing(copies_arrive: bool, turns: bool = False) -> tuple[Barrier, ...]:
+    """The same where a warpgroup of its own fetches rows. copies_arrive: they need no conversion; turns: RoPE parts
+    take turns in two slices.
+    """
+    by_copies = "every thread of the producer, of its copies"
+    arrivals, by_all = PRODUCERS + WRITERS, f"{by_copies}; and the writers of which rows are attended"
+    # Where RoPE parts take turns there is no room for a barrier of each half.
+    joined = replace(BARRIERS[1], of="slot", arrivals=2 * BARRIERS[1].arrivals, arrive="of Q, QK twice; of a unit, PV")
+    others = [joined if turns else BARRIERS[1], *BARRIERS[2:]]
+    if turns:
+        others.append(Barrier("rope", "turn", PRODUCERS, arrive=by_copies, wait="QK; of a Q, the producer"))
+    if copies_arrive:
+        return (replace(BARRIERS[0], arrivals=arrivals, arrive=by_all), *others)
+    by_pv = "every thread of PV, with numbers; of Q, each of the producer twice"
+    fetched = Barrier("fetched", "slot", arrivals, arrive=by_all, wait="PV; of a Q, the producer")
+    return (replace(BARRIERS[0], arrivals=GATHERERS, arrive=by_pv), *others, fetched)
 
 
 def first(name: str, slots: int, table: tuple[Barrier, ...]) -> int:

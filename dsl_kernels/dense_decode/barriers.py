@@ -61,6 +61,19 @@ item's, so a Q ends one too. For 8-bit products QK takes units from there, and `
 (code_pv.py); the copy that a warp turns into was the last but one unit's, for whose end, `empty`, it has waited before.
 PV starts when P is there, so nobody says qk_done.
 
+Where a warpgroup of its own fetches them (producer.py) it takes items in order, each when nobody needs what had its
+slot before. Rows that need no conversion arrive at `full`; codes at `fetched`, for which PV waits, and PV at `full`
+with what it has made of them. Beside the product of item i it makes item i + 2. It knows by then that QK has worked on
+item i, hence took item i - 1 if that was a Q; and Q's own phase of `fetched`, which the producer ends itself, precedes
+its `full`. So PV waits for item i + 2 when the phase of that slot's item before, i - 1, is over. The reader is the
+producer's first warp; each of them has its last look at a record before its copies arrive for the piece's last unit, or
+for the RoPE part of that.
+
+Where RoPE parts and P take turns in two slices, that of item i is fetched when item i - 2 has left, which the slot of
+item i + 1 needs too: so behind the rows of that item. `rope` tells QK that it has come, in phase (i / 2) & 1; QK waits
+for it behind the first products of S. Q comes whole, when both have left whose places it takes, and its phase of `rope`
+the producer ends and waits for.
+
 Else items 0 and 1, the first Q and its first unit, are loaded by every loader before it knows of a record, from what it
 reads of the schedule for itself: that hides the time that a record takes. Where there is no work at all they are some
 tile's, and QK waits for them to come before the CTA ends.
@@ -92,6 +105,7 @@ class Barriers:
     def __init__(self, slots, cluster, table=BARRIERS):
         self.slots, self.cluster, self.table = slots, cluster, table
         self.records = barrier_table.records(slots)
+        self.joined = next(barrier for barrier in table if barrier.name == "empty").of == "slot"
 
     def lie_at(self, start):
         """`start`: where they lie; once in a kernel, before anything else."""
@@ -104,10 +118,25 @@ class Barriers:
         return self.first("full") + slot
 
     def empty(self, slot, half):
-        return self.first("empty") + 2 * slot + half
+        return self.first("empty") + (slot if self.joined else 2 * slot + half)
 
     def raw(self, slot, half):
         return self.first("raw") + 2 * slot + half
+
+    @cute.jit
+    def wait_for_room(self, item):
+        """Until nobody needs the item any more that had the slot of `item` before."""
+        slot, phase = self.slot_phase(item)
+        cute.arch.mbarrier_wait(self.empty(slot, 0), phase ^ 1)
+        if const_expr(not self.joined):
+            cute.arch.mbarrier_wait(self.empty(slot, 1), phase ^ 1)
+
+    def rope(self, item):
+        """Of the RoPE part alone, and its phase."""
+        return self.first("rope") + item % 2, (item // 2) & 1
+
+    def fetched(self, slot):
+        return self.first("fetched") + slot
 
     def p_full(self, slot):
         return self.first("p_full") + slot

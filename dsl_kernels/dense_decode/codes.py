@@ -54,16 +54,19 @@ class CodedRows(Rows):
     @cute.jit
     def start_row(self, half, to, source, size):
         """The codes of a half, and with the right one the RoPE part."""
-        codes, kernel = self.codes, self.kernel
+        codes = self.codes
         async_copy.copy_16(to + SLICE_BYTES * self.raw(half, 0), source + HALF * half, size)
         of_second = size
         if const_expr(self.short):  # half as many, and nothing behind them
             of_second = Int32(0) if (half == 1) and (cute.arch.lane_idx() & 4 != 0) else size
         async_copy.copy_16(to + SLICE_BYTES * self.raw(half, 1), source + (HALF * half + PART), of_second)
-        if const_expr(codes.rope_at is not None):
+        if const_expr(codes.rope_at is not None and not self.kernel.turns):
             if half == 1:
-                where = 2 * self.half_slices - 1 if const_expr(self.short) else kernel.last
-                async_copy.copy_16(to + SLICE_BYTES * where, source + codes.rope_at, size)
+                async_copy.copy_16(to + SLICE_BYTES * self.rope_slice(), source + codes.rope_at, size)
+
+    def rope_slice(self):
+        """The slice in which the RoPE part comes."""
+        return 2 * self.half_slices - 1 if const_expr(self.short) else self.kernel.last
 
     @cute.jit
     def start_scales(self, half, slot, warp, address, scales, valid):
@@ -78,8 +81,12 @@ class CodedRows(Rows):
             source = scales + (8 * half + 4 * part)
         async_copy.copy_4(self.scales_place(half, slot, warp, row, part), source, ((valid >> row) & 1) << 2)
 
+    def scales_slice(self, half):
+        """The slice in which scales come."""
+        return self.half_slices * half
+
     def scales_place(self, half, slot, warp, row, part):
-        place = self.place(slot, 4 * half, warp) + row * 128 + part * 4
+        place = self.place(slot, self.scales_slice(half), warp) + row * 128 + part * 4
         return place + ((row & 7) << 4) + 8 * half if self.boxed else place
 
     @cute.jit
@@ -87,9 +94,7 @@ class CodedRows(Rows):
         """Makes this warp's codes into numbers."""
         lane = lane_now(slot)  # what follows from it is not kept in registers
         row, source, to = self.places_of(lane)
-        scales = load_word(self.scales_place(half, slot, warp, lane & 15, lane >> 4))
-        if const_expr(self.short):
-            scales = scales & 0xFFFFFF if half == 1 else scales  # the last byte is padding
+        scales = self.load_scales(half, slot, warp, lane)
         cute.arch.sync_warp()  # numbers go there now
         special = cute.arch.vote_any_sync(self.special_bits(scales) != 0)
         to += self.place(slot, 4 * half, warp)
@@ -98,6 +103,14 @@ class CodedRows(Rows):
         codes = self.load_part(half, slot, warp, source, 1)
         cute.arch.sync_warp()  # all have read what numbers go over now
         self.make_part(half, codes, to + 2 * SLICE_BYTES, scales, row, special, 1)
+
+    @cute.jit
+    def load_scales(self, half, slot, warp, lane):
+        """Those of row lane % 16, of one part."""
+        scales = load_word(self.scales_place(half, slot, warp, lane & 15, lane >> 4))
+        if const_expr(self.short):
+            scales = scales & 0xFFFFFF if half == 1 else scales  # the last byte is padding
+        return scales
 
     def places_of(self, lane):
         """(Row, bytes from a warp's rows in a slice to its codes there, to its numbers). A lane takes 16 codes of one

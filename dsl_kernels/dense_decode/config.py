@@ -43,6 +43,8 @@ class Variant(Base):
     early_steps: int = 4  # PV of the unit before may start this many k-steps before Q's steps in registers end
     qk_registers: int = 184  # a thread of the QK warpgroup
     pv_registers: int = 160  # a thread of a PV warpgroup
+    producer_registers: int = 0  # a thread of the warpgroup that fetches rows; 0: there is none, PV's warps do
+    turns: bool = False  # RoPE parts and P have two slices beside the slots, which items take in turn
 
     @property
     def name(self) -> str:
@@ -59,12 +61,16 @@ class Variant(Base):
 
     @property
     def threads(self) -> int:
-        return 128 * WARPGROUPS
+        return 128 * self.warpgroups
+
+    @property
+    def warpgroups(self) -> int:
+        return WARPGROUPS + (self.producer_registers > 0)
 
     @property
     def slot_slices(self) -> int:
         """Slices of a slot: the latent part, and one for P, which is the RoPE part's own where there is one."""
-        return self.d_v // (2 * SLICE if self.fp8_products else SLICE) + 1
+        return self.d_v // (2 * SLICE if self.fp8_products else SLICE) + (not self.turns)
 
     @property
     def rope_slices(self) -> int:
@@ -76,14 +82,19 @@ class Variant(Base):
         return self.d_v // 16 - self.q_steps_in_registers
 
     @property
+    def barriers(self) -> tuple[barrier_table.Barrier, ...]:
+        if self.gathers or self.boxed:
+            return barrier_table.gathering(self.boxed, self.fp8_products)
+        return barrier_table.BARRIERS
+
+    @property
     def shared_bytes(self) -> int:
         """Barriers, work records, cursors and scales, the KV slots, and the part of Q that is not in registers."""
-        table = barrier_table.gathering(True, self.fp8_products) if self.boxed else barrier_table.BARRIERS
-        barriers = barrier_table.BYTES * barrier_table.total(self.slots, table)
-        cursors = 0 if self.boxed else 2 * CURSOR
+        cursors = 0 if self.boxed else 2 * self.slots if self.producer_registers else 2 * CURSOR
+        barriers = barrier_table.BYTES * barrier_table.total(self.slots, self.barriers)
         words = RECORD * barrier_table.records(self.slots) + cursors + ROWS * self.slots
         header = barriers + 4 * words
-        kv = ELEMENT_BYTES[self.elements.cache] * UNIT * SLICE * self.slot_slices * self.slots
+        kv = ELEMENT_BYTES[self.elements.cache] * UNIT * SLICE * (self.slot_slices * self.slots + 2 * self.turns)
         q = ELEMENT_BYTES[self.elements.q] * ROWS * (SLICE * self.rope_slices + 16 * self.q_tail_steps)
         q *= not self.fp8_products
         q += 2 * UNIT * self.d_v * self.fp8_products  # copies of two units' V (turned.py)
@@ -92,14 +103,18 @@ class Variant(Base):
     @property
     def misfits(self) -> list[str]:
         # setmaxnreg moves registers from warpgroup to warpgroup, it cannot make any
-        registers = self.qk_registers + (WARPGROUPS - 1) * self.pv_registers
+        registers = self.qk_registers + 2 * self.pv_registers + self.producer_registers
         accumulator_s, accumulator_o = ROWS * UNIT // 128, ROWS * self.d_v // 2 // 128  # registers of a thread
         # a k-step of 64 x 16 two-byte values, or of twice as many codes, over 128 threads
         q = self.d_qk // 8 if self.fp8_products else 4 * self.q_steps_in_registers
         rules = {
             "elements of one type": self.elements in (BF16, FP16),
-            "more registers than an SM has": registers <= WARPGROUPS * self.target.registers_at_entry(self.threads),
-            "registers come by eights": self.qk_registers % 8 == self.pv_registers % 8 == 0,
+            "more registers than an SM has": registers
+            <= self.warpgroups * self.target.registers_at_entry(self.threads),
+            "registers come by eights": self.qk_registers % 8
+            == self.pv_registers % 8
+            == self.producer_registers % 8
+            == 0,
             "too few registers for Q and S": q + accumulator_s < self.qk_registers,
             "too few registers for O": accumulator_o < self.pv_registers,
             "clusters are of 1 or 2": self.cluster in (1, 2),
@@ -116,6 +131,11 @@ class Variant(Base):
             or (self.kv_format == "fp8" and self.boxed and self.q_tail_steps == 0),
             "who gathers is in no cluster": not (self.gathers or self.boxed) or self.cluster == 1,
             "who gathers folds no pieces": not (self.gathers or self.boxed) or not self.batch_invariant,
+            # of a producer
+            "setmaxnreg leaves 24 registers at least": self.producer_registers == 0 or self.producer_registers >= 24,
+            "a producer gathers rows": self.producer_registers == 0 or (self.gathers and not self.batch_invariant),
+            "slices that items take in turn are for RoPE parts, a producer and three slots": not self.turns
+            or (self.producer_registers > 0 and self.rope_slices > 0 and self.slots == 3),
             # of loaders that gather
             "each slot has a bit in the loader's cursor": self.kv_format not in CODES or self.slots <= AHEAD_BIT,
             "a loader may be so many pieces ahead": barrier_table.records(self.slots) < 1 << (PIECE_BIT - AHEAD_BIT),
@@ -125,6 +145,8 @@ class Variant(Base):
     @property
     def instructions(self) -> dict[str, range]:
         products, kind, waits = self.d_qk // 16 + PV_STEPS, "HGMMA", WGMMA_WAITS
+        if self.producer_registers:
+            products += PV_STEPS
         if self.fp8_products:  # a k-step is of twice as many codes, and QK has one group
             products, kind, waits = products // 2, "QGMMA", WGMMA_WAITS - 1
         return super().instructions | {

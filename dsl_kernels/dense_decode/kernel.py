@@ -5,7 +5,7 @@ c + clusters, ... . A CTA owns one block of up to 64 query rows of the tile, so 
 and share it by multicast. Which pieces of which tiles there are, one warp reads and tells all roles (work.py).
 
 384 threads, three warpgroups and no producer warp (with more threads ptxas caps a kernel at 128 registers, too few for
-an m64n256 accumulator):
+an m64n256 accumulator, which then is two of m64n128):
   QK   qk.py: S = Q K^T for one unit of 64 tokens (m64n64), most of Q in registers, the rest in shared memory; online
        softmax; P -> shared memory.
   PV   pv.py: two warpgroups, each O += P V for half of V's columns (m64n256, or m64n128 for d_v 256). The first warp of
@@ -16,6 +16,10 @@ Shared memory (shared_memory.py): slots of d_v / 64 + 1 slices of 64 rows x 64 c
 512. The last slice is K's RoPE part, the others its latent part and V; once S of the unit is done, P (64 x 64)
 overwrites the RoPE part. Without one (d_qk == d_v) that slice is P's alone. Q travels through the ring as an item in
 front of the units; when all are done, the rows of the output are turned round in the slot of the last one.
+
+Rows that TMA does not bring are fetched by the warps of PV (gather.py) or by a fourth warpgroup, for which QK gives
+registers (producer.py, fed_pv.py). Then more of Q is in shared memory, which has room for that if RoPE parts and P take
+turns in two slices beside the slots.
 
 Order on the tensor cores: PV of a unit starts when S of the next one is nearly done, so PV runs under softmax and S has
 the tensor cores to itself; when the next unit is late, PV starts at once. The barriers that make this order, and all
@@ -39,13 +43,12 @@ from dsl_kernels.core.params import Named
 from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.threads import lane_now, opaque
 
-from .barrier_table import gathering
 from .barriers import Barriers
 from .boxes import Boxes
 from .code_pv import CodePV
 from .code_qk import CodeQK
 from .codes import CodedRows
-from .config import Variant
+from .config import WARPGROUPS, Variant
 from .gather import Gather
 from .gather_pv import GatherPV
 from .gather_qk import GatherQK
@@ -55,6 +58,7 @@ from .invariant_pv import InvariantPV
 from .loader import Loader
 from .pages import Pages
 from .params import PARAMS
+from .produced_codes import ProducedCodes
 from .pv import PV
 from .qk import QK
 from .rows import PlainRows
@@ -74,12 +78,14 @@ class DenseDecode:
         self.threads = variant.threads
         self.regs_at_entry = variant.target.registers_at_entry(variant.threads)
         self.regs_qk, self.regs_pv = variant.qk_registers, variant.pv_registers
+        self.regs_producer, self.producer = variant.producer_registers, None  # the role, where there is one
         # geometry
         self.d_qk, self.d_v = variant.d_qk, variant.d_v
         self.half = variant.d_v // 2  # columns of one PV warpgroup
         self.half_slices = self.half // 64
         self.slices = variant.slot_slices
-        self.last = self.slices - 1  # the slice of RoPE and P
+        self.last = variant.d_v // 64 if not variant.fp8_products else self.slices - 1  # the slice of RoPE and P
+        self.turns = variant.turns
         self.rope = variant.rope_slices > 0
         self.fp8_products = variant.fp8_products
         self.constants = {"window": 0} if variant.batch_invariant else {}  # parameters that such kernels do not know
@@ -94,7 +100,6 @@ class DenseDecode:
         self.q_steps = variant.q_steps_in_registers  # of the latent part's; the RoPE part stays in shared memory
         self.q_tail = variant.q_tail_steps
         self.early = variant.early_steps
-        self.bars = Barriers(self.slots, self.cluster)
         self.boxed = variant.boxed
         self.gathers = variant.gathers or self.boxed
         if self.gathers:
@@ -102,8 +107,9 @@ class DenseDecode:
                 self.rows = PlainRows(self)
             else:
                 rows = TurnedRows if self.fp8_products else UnscaledRows if self.one_scale else CodedRows
+                rows = ProducedCodes if self.regs_producer else rows
                 self.rows = rows(self, codes, self.boxed)
-            self.bars = Barriers(self.slots, self.cluster, gathering(self.boxed, self.fp8_products))
+        self.bars = Barriers(self.slots, self.cluster, variant.barriers)
 
     @cute.jit
     def __call__(self, q: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream):
@@ -166,6 +172,21 @@ class DenseDecode:
         (cute.arch.setmaxregister_increase if more else cute.arch.setmaxregister_decrease)(number)
 
     @cute.jit
+    def run_others(self, role, warp):
+        if const_expr(self.producer is None):
+            self.run_pv(role, warp)
+        elif role < WARPGROUPS:
+            self.run_pv(role, warp)
+        else:
+            self.take_registers(self.regs_producer)
+            self.producer.run(warp % 4)
+
+    @cute.jit
+    def run_pv(self, role, warp):
+        self.take_registers(self.regs_pv)
+        self.pv.run(role - 1, warp)
+
+    @cute.jit
     def run_roles(self, *maps):
         """The warpgroups, when all is ready. maps: the tensor maps that will be used."""
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -187,8 +208,7 @@ class DenseDecode:
             self.take_registers(self.regs_qk)
             self.qk.run(warp)
         else:
-            self.take_registers(self.regs_pv)
-            self.pv.run(role - 1, warp)
+            self.run_others(role, warp)
         if const_expr(self.cluster > 1):  # nobody leaves while its peer may still signal it
             cute.arch.cluster_arrive()
             cute.arch.cluster_wait()

@@ -68,9 +68,9 @@ class PV:
     def make_fragments(self):
         kernel = self.kernel
         majors = OperandMajorMode.K, OperandMajorMode.MN
-        self.mma = sm90.make_trivial_tiled_mma(
-            kernel.dtype, kernel.dtype, *majors, Float32, (1, 1, 1), (64, kernel.half)
-        )
+        # 512 threads begin with too few registers for an accumulator of 256 columns.
+        columns = kernel.half // 2 if kernel.regs_producer else kernel.half
+        self.mma = sm90.make_trivial_tiled_mma(kernel.dtype, kernel.dtype, *majors, Float32, (1, 1, 1), (64, columns))
         tid, _, _ = cute.arch.thread_idx()
         thr = self.mma.get_slice(tid % 128)
         sV = cute.local_tile(transposed(self.smem.sK), (kernel.half, 64), (None, 0, None))
@@ -90,7 +90,7 @@ class PV:
     @cute.jit
     def start_unit(self, half, it, row, remaining):
         """The same, but for the end of the product."""
-        kernel, sScale, o_rows = self.kernel, self.smem.sScale, accumulator_rows(self.rO)
+        sScale, o_rows = self.smem.sScale, accumulator_rows(self.rO)
         slot, phase = self.bars.slot_phase(it)
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
         scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
@@ -102,7 +102,7 @@ class PV:
         self.clear(half, slot, remaining)
         cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
         warpgroup.fence()
-        rPs = self.rP[None, None, None, kernel.slices * slot + kernel.last]
+        rPs = self.rP[None, None, None, self.smem.last(it, slot)]
         gemm(self.mma, self.rO, rPs, self.rV[None, None, None, half, slot], (0, 4), False)
         warpgroup.commit_group()
 

@@ -58,7 +58,7 @@ class QK:
                 other_q = not invariant.has(sWork[work.TOKENS, record], invariant.SAME_Q)
             if other_q:
                 cute.arch.mbarrier_wait(self.bars.full(slot), phase)
-                self.take_q(slot, mma_rs, rQ, tid)
+                self.take_q(it, slot, mma_rs, rQ, tid)
                 self.bars.release(slot, 0)
                 self.bars.release(slot, 1)
             it += 1
@@ -91,8 +91,13 @@ class QK:
                 gemm(mma_rs, rS, rQ, sB, (kernel.q_steps - kernel.early, kernel.q_steps), False)
                 if const_expr(kernel.q_tail > 0):
                     gemm(mma_ss, rS, rQtail, sB, (0, kernel.q_tail), False, kernel.q_steps)
+                if const_expr(kernel.turns):
+                    bar, parity = self.bars.rope(it)
+                    cute.arch.mbarrier_wait(bar, parity)
+                    cute.arch.fence_proxy("async.shared", space="cta")
+                    warpgroup.fence()
                 if const_expr(kernel.rope):
-                    rB = rKrope[None, None, None, kernel.slices * slot + kernel.last]
+                    rB = rKrope[None, None, None, self.smem.last(it, slot)]
                     gemm(mma_ss, rS, rQrope, rB, (0, 4), False)
                 warpgroup.commit_group()
                 warpgroup.wait_group(1)
@@ -109,7 +114,7 @@ class QK:
                 rP.store(rS.load().to(dt))
                 # every warp must be past its S before P overwrites the RoPE slice
                 cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
-                store_p(cute.recast_tensor(rP, Int32), self.smem.slice_start(slot, kernel.last), thread)
+                store_p(cute.recast_tensor(rP, Int32), self.smem.last_start(it, slot), thread)
                 if (thread & 3) == 0:
                     row = row_of(thread)
                     sScale[row, slot] = scale[0]
@@ -132,12 +137,15 @@ class QK:
                 cute.arch.mbarrier_wait(self.bars.empty(ahead, 1), phase ^ 1)
                 finish_piece(kernel, row_max, row_sum, sScale[None, slot], sScale[None, ahead])
             else:
-                finish_rows(kernel, record, row_max, row_sum, sScale[None, slot])
+                finish_rows(kernel, self.record_of(piece, record), row_max, row_sum, sScale[None, slot])
             self.bars.arrive_quads(self.bars.p_full(slot))
             self.go_past_q(it, warp)
             piece += 1
             record = self.bars.wait_for_work(piece)
             n = sWork[work.UNITS, record]
+
+    def record_of(self, _piece, record):
+        return record
 
     def factor(self, _row):
         """Of the logits in base 2 of the first or second row of this thread."""
@@ -168,7 +176,7 @@ class QK:
             mask_before_window(self.a, s_rows, thread, remaining)
 
     @cute.jit
-    def take_q(self, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):
+    def take_q(self, item, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):
         """Q from its slot: the first k-steps to registers, the last and the RoPE part to their own shared memory."""
         kernel, smem, dt = self.kernel, self.smem, self.kernel.dtype
         load = cute.make_copy_atom(cute.nvgpu.warp.LdMatrix8x8x16bOp(False, 4), dt)
@@ -179,7 +187,7 @@ class QK:
         tLsK = thr_load.partition_S(cute.local_tile(smem.sK, (64, kernel.d_v), (0, 0, None)))
         if const_expr(kernel.rope):
             rope = cute.make_rmem_tensor(thr.partition_shape_A((64, 64)), dt)
-            src = thr_load.partition_S(smem.sS)[None, None, None, kernel.slices * slot + kernel.last]
+            src = thr_load.partition_S(smem.sS)[None, None, None, smem.last(item, slot)]
             cute.copy(thr_load, src, thr_load.retile(rope))
             cute.copy(thr_save, thr_save.retile(rope), thr_save.partition_D(smem.sQrope))
         for i in cutlass.range_constexpr(kernel.q_tail):

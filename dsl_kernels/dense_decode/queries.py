@@ -24,7 +24,7 @@ class Queries:
         self.tQs, self.tQg = cpasync.tma_partition(tma_q, 0, cute.make_layout(1), slices, gQ)
 
     @cute.jit
-    def load_q(self, half, bar, first, tile_of_head, head, request, query):
+    def load_q(self, half, bar, first, tile_of_head, head, request, query, last=None):
         """This half of the CTA's row block of a tile. `query`: the request's first query token. The map's box is
         block_tokens x block_heads rows, zeros beyond the tensor; rows behind the request's last are never stored.
         """
@@ -39,8 +39,8 @@ class Queries:
             cute.copy(atom, src[None, chunk, column, token, head, layer], dst[None, first + j], tma_bar_ptr=bar)
         if const_expr(self.rope):
             if half == 1:
-                last = dst[None, first + self.half_slices]
-                cute.copy(atom, src[None, chunk, self.latent, token, head, layer], last, tma_bar_ptr=bar)
+                rope = dst[None, self.rope_slice(first, last)]
+                cute.copy(atom, src[None, chunk, self.latent, token, head, layer], rope, tma_bar_ptr=bar)
 
     @cute.jit
     def announce(self, bar, half):
@@ -48,6 +48,10 @@ class Queries:
         rows = self.a.block_heads * self.a.block_tokens
         with cute.arch.elect_one():
             cute.arch.mbarrier_arrive_and_expect_tx(bar, rows * (SLICE_BYTES // 64 * self.slices_of(half)))
+
+    def rope_slice(self, first, last):
+        """Where the RoPE part lies behind the slices of the right half, or where that is said."""
+        return first + self.half_slices if last is None else last
 
     def slices_of(self, half):
         """Slices that a half loads."""

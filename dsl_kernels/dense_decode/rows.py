@@ -32,19 +32,25 @@ class Rows:
         return self.kernel.smem.slice_start(slot, which).toint() + warp * WARP_BYTES
 
     @cute.jit
-    def start_slices(self, slot, warp, address, valid, half):
-        """Starts the loads of a warp's rows. address: of lane i's row i; valid: a bit for each row."""
-        lane = lane_now(slot)
+    def start_slices(self, slot, warp, address, valid, *halves):
+        """Starts the loads of a warp's rows, one half of the columns or both. address: of lane i's row i; valid: a bit
+        for each row.
+        """
+        self.start_columns(self.place(slot, 0, warp), lane_now(slot), address, valid, *halves)
+
+    @cute.jit
+    def start_columns(self, there, lane, address, valid, *which):
+        """which: halves, or what else a format has; there: where the warp's rows in the first slice of that are."""
         low, high = Int32(address & 0xFFFFFFFF), Int32(address >> 32)
-        there = self.place(slot, 0, warp) + (lane >> 3) * 128 + (((lane & 7) ^ (lane >> 3)) << 4)
+        there = there + (lane >> 3) * 128 + (((lane & 7) ^ (lane >> 3)) << 4)
         for i in cutlass.range_constexpr(4):
             row = 4 * i + (lane >> 3)
             source = (Int64(cute.arch.shuffle_sync(high, row)) << 32) | (
                 Int64(cute.arch.shuffle_sync(low, row)) & 0xFFFFFFFF
             )
-            self.start_row(
-                half, (there ^ (64 * (i % 2))) + 512 * i, source + 16 * (lane & 7), ((valid >> row) & 1) << 4
-            )
+            to, size = (there ^ (64 * (i % 2))) + 512 * i, ((valid >> row) & 1) << 4
+            for columns in which:
+                self.start_row(columns, to, source + 16 * (lane & 7), size)
 
 
 class PlainRows(Rows):
@@ -53,6 +59,11 @@ class PlainRows(Rows):
     @cute.jit
     def start(self, half, slot, warp, address, _scales, valid):
         self.start_slices(slot, warp, address, valid, half)
+
+    @cute.jit
+    def start_whole(self, slot, warp, address, _scales, valid):
+        """Both halves at once."""
+        self.start_slices(slot, warp, address, valid, 0, 1)
 
     @cute.jit
     def start_row(self, half, to, source, size):

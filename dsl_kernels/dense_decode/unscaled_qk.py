@@ -33,9 +33,9 @@ class UnscaledQK(GatherQK):
         return self.factors[r]
 
     @cute.jit
-    def take_q(self, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):
+    def take_q(self, item, slot, mma: cute.TiledMma, rQ: cute.Tensor, tid):
         self.make_rows(slot, thread_now())
-        QK.take_q(self, slot, mma, rQ, tid)
+        QK.take_q(self, item, slot, mma, rQ, tid)
 
     @cute.jit
     def make_rows(self, slot, thread):

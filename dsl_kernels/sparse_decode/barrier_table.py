@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from dsl_kernels.dense_decode.barrier_table import Barrier, gathering
-
-# Where the copies themselves say for a thread that rows have come (those that need no conversion), nothing that the
-# thread wrote is told with them: those that write which rows are attended say so for themselves, one thread a warp of
-# the left half.
-WRITERS = 4
+from dsl_kernels.dense_decode.barrier_table import WRITERS, Barrier, gathering, producing
 
 
-def barriers(copies_arrive: bool) -> tuple[Barrier, ...]:
-    """copies_arrive: whether the copies say for each thread that its rows have come."""
+def barriers(copies_arrive: bool, produced: bool = False, turns: bool = False) -> tuple[Barrier, ...]:
+    """copies_arrive: whether the copies say for each thread that its rows have come; produced: whether a warpgroup of
+    its own fetches them; turns: whether RoPE parts take turns in two slices.
+    """
+    if produced:
+        return producing(copies_arrive, turns)
     full, *others = gathering()
     if copies_arrive:
         arrive = f"{full.arrive}; and the writers of which rows are attended"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import Elements
+from dsl_kernels.dense_decode.barrier_table import Barrier
 from dsl_kernels.dense_decode.config import CURSOR
 from dsl_kernels.dense_decode.config import Variant as Dense
+
+from .barrier_table import barriers
 
 BF16 = Elements("bfloat16", "bfloat16", "bfloat16")
 
@@ -24,6 +28,10 @@ class Variant(Dense):
         return "_".join(parts + [self.kv_format] * (self.kv_format != "bf16"))
 
     @property
+    def barriers(self) -> tuple[Barrier, ...]:
+        return barriers(self.kv_format not in CODES, self.producer_registers > 0, self.turns)
+
+    @property
     def misfits(self) -> list[str]:
         rules = {
             "two words a slot lie in the place of the cursors": self.slots <= CURSOR,
@@ -35,11 +43,14 @@ class Variant(Dense):
         return super().instructions | {"UTMALDG": range(1, 20)}
 
 
+# A warpgroup that fetches rows, for which QK gives registers. Shared memory has no room for the part of Q that this
+# displaces unless RoPE parts take turns; which rows that need no conversion do not gain by, since they come later then.
+PRODUCER = {"q_steps_in_registers": 27, "qk_registers": 168, "pv_registers": 160, "producer_registers": 24}
+TURNS = PRODUCER | {"turns": True}
+
 VARIANTS = (
     Variant(HOPPER, BF16, 576, 512),
-    Variant(HOPPER, BF16, 512, 512, q_steps_in_registers=30),
-    Variant(HOPPER, BF16, 576, 512, kv_format="v32"),
-    Variant(HOPPER, BF16, 512, 512, q_steps_in_registers=30, kv_format="v32_nope"),
-    Variant(HOPPER, BF16, 512, 512, q_steps_in_registers=30, kv_format="model1"),
-    Variant(HOPPER, BF16, 512, 512, q_steps_in_registers=30, kv_format="v41"),
+    Variant(HOPPER, BF16, 512, 512, **PRODUCER),
+    Variant(HOPPER, BF16, 576, 512, kv_format="v32", **TURNS),
+    *(Variant(HOPPER, BF16, 512, 512, kv_format=kv_format, **PRODUCER) for kv_format in ("v32_nope", "model1", "v41")),
 )

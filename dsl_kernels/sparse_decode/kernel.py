@@ -1,44 +1,35 @@
 """Token-sparse MLA decode for Hopper: dense_decode's roles on rows of the cache that each query token selects.
 
 A tile is a block of up to 64 heads of one query token. Its KV items are the rows that the token selects, in units of
-64: first those of the main cache, then those of the extra one. TMA cannot gather rows on this chip: the eight warps of
-PV fetch them with cp.async (gather.py of dense_decode) into the slot that the product before has left, while QK works
-on the next unit; and they make what is quantised into bfloat16 in its place (codes.py there), beside the product that
-runs on the tensor cores then. A row that is not attended, because its index lies outside the cache or behind the
-length, is zeros, and its logits are hidden (qk.py).
+64: first those of the main cache, then those of the extra one. TMA cannot gather rows on this chip: a warpgroup of its
+own, the producer, or the warps of PV fetch them with cp.async (producer.py, gather.py of dense_decode) into the slot
+that the product before has left, while QK works on the next unit; and the warps of PV make what is quantised into
+bfloat16 in its place (produced_codes.py there), beside the product that runs on the tensor cores then. A row that is
+not attended, because its index lies outside the cache or behind the length, is zeros, and its logits are hidden
+(qk.py).
 
-What differs of the barriers: an item has come (`full`) when every thread of PV has arrived, and each loads what it
-needs only when the record of the piece is there, so that nothing is loaded without work.
+What differs of the barriers: an item has come (`full`) when every thread of who fetches or makes it has arrived, and
+each loads what it needs only when the record of the piece is there, so that nothing is loaded without work.
 """
 
 import cuda.bindings.driver as cuda
 import cutlass.cute as cute
+from cutlass import const_expr
 from cutlass.cute.nvgpu import cpasync, warpgroup
 
-from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.params import Named
-from dsl_kernels.dense_decode.barriers import Barriers
-from dsl_kernels.dense_decode.codes import CodedRows
 from dsl_kernels.dense_decode.gather import Gather
 from dsl_kernels.dense_decode.kernel import DenseDecode
-from dsl_kernels.dense_decode.rows import PlainRows
+from dsl_kernels.dense_decode.producer import Producer
 from dsl_kernels.dense_decode.shared_memory import SharedMemory
 
-from .barrier_table import barriers
-from .config import Variant
 from .params import PARAMS
-from .pv import SparsePV
+from .pv import SparseFedPV, SparsePV
 from .qk import SparseQK
 from .selection import Selection, SelectionReader
 
 
 class SparseDecode(DenseDecode):
-    def __init__(self, variant: Variant):
-        super().__init__(variant)
-        coded = variant.kv_format in CODES
-        self.rows = CodedRows(self, CODES[variant.kv_format], boxed=False) if coded else PlainRows(self)
-        self.bars = Barriers(self.slots, self.cluster, barriers(self.rows.COPIES_ARRIVE))
-
     @cute.jit
     def __call__(self, q: cute.Pointer, args: tuple, stream: cuda.CUstream):
         atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, self.dtype)
@@ -56,6 +47,10 @@ class SparseDecode(DenseDecode):
     def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, args: tuple):
         self.a = Named(PARAMS, args, causal=0, window=0)
         self.begin()
-        loader = Gather(self, tma_q, mQ, SelectionReader(self), Selection(self))
-        self.qk, self.pv = SparseQK(self), SparsePV(self, loader)
+        self.qk, loader = SparseQK(self), (Producer if self.regs_producer else Gather)
+        loader = loader(self, tma_q, mQ, SelectionReader(self), Selection(self))
+        if const_expr(self.regs_producer > 0):
+            self.producer, self.pv = loader, SparseFedPV(self)
+        else:
+            self.pv = SparsePV(self, loader)
         self.run_roles(tma_q)

@@ -2,12 +2,21 @@
 
 from cutlass import Int32
 
+from dsl_kernels.dense_decode.fed_pv import FedPV
 from dsl_kernels.dense_decode.gather_pv import GatherPV
 
 
-class SparsePV(GatherPV):
+class AllAttended:
     def remaining(self, _at, _n):
         return Int32(0)
 
     def clear(self, half, slot, _remaining):
         """Nothing: they are zeros already."""
+
+
+class SparsePV(AllAttended, GatherPV):
+    pass
+
+
+class SparseFedPV(AllAttended, FedPV):
+    pass

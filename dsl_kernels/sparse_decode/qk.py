@@ -10,6 +10,11 @@ from .selection import valid_words
 
 
 class SparseQK(GatherQK):
+    def record_of(self, piece, _record):
+        """Worked out anew: nothing else needs it, so it takes no register beside the products."""
+        record, _ = self.bars.record_phase(piece)
+        return record
+
     def first_remaining(self, _record):
         """The bits of a unit say which rows are attended."""
         return Int32(0)

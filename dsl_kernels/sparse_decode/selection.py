@@ -17,15 +17,13 @@ MAIN, EXTRA = work.SEEN, work.LENGTH
 
 
 def valid_words(kernel):
-    """A bit for each row of the unit in a slot, in two words: whether it is attended. They lie in the place of
-    dense_decode's cursors.
-    """
-    return cute.make_tensor(kernel.smem.sCursor.iterator, cute.make_layout((2, kernel.slots)))
+    """A bit for each row of the unit in a slot, in two words: whether it is attended."""
+    return cute.make_tensor(kernel.smem.told, cute.make_layout((2, kernel.slots)))
 
 
 def valid_rows(kernel):
     """The same bits as 16 rows each."""
-    where = cute.recast_ptr(kernel.smem.sCursor.iterator, dtype=Int16)
+    where = cute.recast_ptr(kernel.smem.told, dtype=Int16)
     return cute.make_tensor(where, cute.make_layout((4, kernel.slots)))
 
 

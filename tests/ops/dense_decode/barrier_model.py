@@ -60,7 +60,8 @@ class Block:
     def __init__(self, barriers: tuple[Barrier, ...], slots: int, cluster: int, records: int) -> None:
         self.made = {b.name: [Mbarrier(b.count(cluster)) for _ in range(b.number(slots))] for b in barriers}
         self.full, self.p_full, self.qk_done = (self.made.get(name, []) for name in ("full", "p_full", "qk_done"))
-        self.empty = [self.made["empty"][2 * slot : 2 * slot + 2] for slot in range(slots)]
+        empty, halves = self.made["empty"], len(self.made["empty"]) // slots  # one for both halves, or one each
+        self.empty = [[empty[halves * slot], empty[halves * slot + halves - 1]] for slot in range(slots)]
         (self.sum_empty,), self.work_full = self.made["sum_empty"], self.made["work_full"]
         self.holds = [[-1, -1] for _ in range(slots)]  # the item whose half has come
         self.boxes: dict[tuple[int, int], int] = {}  # (item, half): boxes that have come
@@ -248,6 +249,7 @@ class Model:
                 if here:
                     self.hand_over(block, it - 1)
                 yield block.sum_empty, (piece + 1) & 1
+                yield from self.await_rope(block, it)
                 yield None
                 if here:
                     self.go(block, warp, it - 1)
@@ -268,6 +270,10 @@ class Model:
 
     def that_unit_came(self, block: Block, item: int) -> list[Mbarrier]:
         return [block.full[item % self.slots]]
+
+    def await_rope(self, _block: Block, _item: int) -> Role:
+        """It came with the unit."""
+        yield from ()
 
     def await_unused(self, block: Block) -> Role:
         yield block.full[0], 0

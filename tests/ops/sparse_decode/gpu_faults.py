@@ -5,7 +5,8 @@ from __future__ import annotations
 from planted_faults import Edit, KernelFault
 
 FOLDER = "dsl_kernels/sparse_decode/"
-SELECTION, GATHER, QK = FOLDER + "selection.py", "dsl_kernels/dense_decode/gather.py", FOLDER + "qk.py"
+SELECTION, QK = FOLDER + "selection.py", FOLDER + "qk.py"
+PRODUCER, FED_PV = "dsl_kernels/dense_decode/producer.py", "dsl_kernels/dense_decode/fed_pv.py"
 SINKS = "dsl_kernels/core/sinks.py"
 
 
@@ -39,12 +40,31 @@ GPU_FAULTS = [
     fault("sinks in base 2", SINKS, "element(a.sink, head) * LOG2_E", "element(a.sink, head)"),
     fault("sinks of even heads", SINKS, "element(a.sink, head)", "element(a.sink, head // 2 * 2)"),
     # ---- order
-    fault("rows are used before they have come", GATHER, "async_copy.wait_for_all()", "pass", always=False),
+    fault(
+        "rows are used before they have come",
+        FED_PV,
+        "cute.arch.mbarrier_wait(self.bars.fetched(slot), phase)",
+        "pass",
+        always=False,
+    ),
     fault(
         "fence before rows are handed over",
-        GATHER,
+        FED_PV,
         'cute.arch.fence_proxy("async.shared", space="cta")',
         "pass",
+        always=False,
+    ),
+    fault(
+        "RoPE parts of the unit behind",
+        PRODUCER,
+        "self.start_rope(warp, item - 1, record, unit - 2, before)",
+        "self.start_rope(warp, item - 1, record, unit - 2, index)",
+    ),
+    fault(
+        "RoPE parts are used before they have come",
+        "dsl_kernels/dense_decode/qk.py",
+        "                    cute.arch.mbarrier_wait(bar, parity)\n",
+        "",
         always=False,
     ),
 ]

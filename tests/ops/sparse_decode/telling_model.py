@@ -1,14 +1,9 @@
-"""The model of loaders that gather where these tell which rows are attended."""
+"""The model of loaders that gather where these tell which rows are attended. Producers always do."""
 
 from __future__ import annotations
 
 from dsl_kernels.sparse_decode.barrier_table import barriers
-from ops.dense_decode.gather_model import CopiesArrive, GatherModel
-
-
-class Tells(GatherModel):
-    tells = True
-    barriers = barriers(copies_arrive=False)
+from ops.dense_decode.gather_model import CopiesArrive
 
 
 class CopiesArriveAndTell(CopiesArrive):

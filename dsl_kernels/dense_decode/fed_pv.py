@@ -1,0 +1,105 @@
+"""PV where a warpgroup of its own fetches the rows (producer.py). What came as codes the eight warps of PV make into
+numbers, each 16 rows of half the columns, beside the product that runs then: of the unit behind the next one, so that
+QK has it when it is done with that.
+"""
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Int32, const_expr
+from cutlass.cute.nvgpu import warpgroup
+
+from dsl_kernels.core.fragments import row_of
+from dsl_kernels.core.threads import thread_now
+
+from . import work
+from .pv import PV
+from .rows import see_rows
+
+
+class FedPV(PV):
+    def __init__(self, kernel):
+        super().__init__(kernel, None)
+        self.rows = kernel.rows
+
+    @cute.jit
+    def run(self, half, warp):
+        sWork = self.smem.sWork
+        self.make_fragments()
+        it, piece = Int32(0), Int32(0)
+        n = sWork[work.UNITS, self.bars.wait_for_work(piece)]
+        while n > 0:
+            self.make_ahead(half, warp, it, n)
+            it += 1  # nothing to do for Q
+            self.rO.fill(0.0)
+            while n > 0:
+                self.start_unit(half, it, row_of(thread_now()), self.remaining(it, n))
+                self.end_unit(half, warp, it, piece, n)
+                n -= 1
+                it += 1
+            record, _ = self.bars.record_phase(piece)
+            inverse = self.take_sums(it, row_of(thread_now()))
+            cute.arch.sync_warp()
+            self.bars.arrive(self.bars.sum_empty())
+            self.store_output(half, it, record, inverse)
+            piece += 1
+            n = sWork[work.UNITS, self.bars.wait_for_work(piece)]
+
+    @cute.jit
+    def make_ahead(self, half, warp, it, n):
+        """Makes what no product runs beside: of the first piece two units, else the second one."""
+        if const_expr(not self.rows.COPIES_ARRIVE):
+            begin, end = it + 2, it + 2
+            if it == 0:
+                begin = Int32(1)
+            if n > 1:
+                end += 1
+            for item in cutlass.range(begin, end, unroll=1):
+                scales = self.make_first(half, warp, item)
+                self.make_second(half, warp, item, scales)
+
+    @cute.jit
+    def end_unit(self, half, warp, it, piece, n):
+        """Waits for the product of a unit, behind which n - 1 follow, and gives its slot back at once; makes what comes
+        two items later, if it is a unit: one part beside the product where its rows are there, for those of the item
+        behind come into that slot.
+        """
+        slot, _ = self.bars.slot_phase(it)
+        if const_expr(self.rows.COPIES_ARRIVE):
+            warpgroup.wait_group(0)
+            if n > 1:
+                self.bars.release(slot, half)
+        else:
+            follows = n > 2
+            if n == 1:  # the next piece; by n, or its record's place were worked out in advance and kept
+                follows = self.smem.sWork[work.UNITS, self.bars.wait_for_work(piece + n)] > 0
+            scales, here = Int32(0), Boolean(False)
+            if follows:
+                ahead, parity = self.bars.slot_phase(it + 2)
+                here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.fetched(ahead), parity))
+                if here:
+                    scales = self.make_first(half, warp, it + 2)
+            warpgroup.wait_group(0)
+            if n > 1:
+                self.bars.release(slot, half)
+            if follows:
+                if not here:
+                    scales = self.make_first(half, warp, it + 2)
+                self.make_second(half, warp, it + 2, scales)
+
+    @cute.jit
+    def make_first(self, half, warp, item):
+        """Waits for the rows of an item and makes numbers of one part of each half; returns the scales."""
+        slot, phase = self.bars.slot_phase(item)
+        cute.arch.mbarrier_wait(self.bars.fetched(slot), phase)
+        return self.rows.make_first(half, slot, warp % 4)
+
+    @cute.jit
+    def make_second(self, half, warp, item, scales):
+        """Of the other part; says that the item has come."""
+        slot, _ = self.bars.slot_phase(item)
+        self.rows.make_second(half, slot, warp % 4, scales)
+        cute.arch.fence_proxy("async.shared", space="cta")
+        cute.arch.mbarrier_arrive(self.bars.full(slot))
+
+    def see_rows(self):
+        see_rows(self.kernel)

@@ -1,0 +1,204 @@
+"""The model of the roles where a warpgroup of its own fetches rows.
+
+They follow dsl_kernels/dense_decode/{producer,fed_pv}.py step by step and must be changed with them.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from dsl_kernels.dense_decode.barrier_table import producing
+from ops.dense_decode.barrier_model import EVERY_LANE, HALF, ONE_LANE, PV_WARPS, Block, Mbarrier, Model, Role
+
+PRODUCER_WARPS = 4
+
+
+class ProducerModel(Model):
+    """copies_arrive: rows need no conversion, and their copies arrive for the threads. turns: RoPE parts and P have two
+    slices, which items take in turn.
+    """
+
+    copies_arrive = turns = False
+    barriers = producing(copies_arrive=False)
+    waits_for_rows = True
+
+    def await_unused(self, _block: Block) -> Role:
+        """Nothing is fetched without work."""
+        yield from ()
+
+    def come_of(self, block: Block, item: int) -> Mbarrier:
+        return block.made["full" if self.copies_arrive else "fetched"][item % self.slots]
+
+    # ---- the producer
+
+    def await_room(self, block: Block, item: int) -> Role:
+        slot, phase = self.slot_phase(item)
+        for half in range(2):
+            yield block.empty[slot][half], phase ^ 1
+
+    def producer(self, block: Block, warp: int) -> Role:
+        me = ("producer", warp)
+        if warp == 0:
+            yield None
+            self.publish(0)
+        item = piece = 0
+        yield self.wait_for_work(block, piece)
+        units = self.read(block, piece, me)
+        while units > 0:
+            yield from self.give_q(block, warp, item)
+            item += 1
+            for unit in range(units):
+                yield from self.await_room(block, item)
+                slot = item % self.slots
+                assert not any(block.users[slot]), "a slot is overwritten that somebody reads"
+                yield None
+                if unit == units - 1 and not self.turns:
+                    self.done_with(block, piece, me)
+                self.come_of(block, item).arrive(ONE_LANE)
+                self.later(functools.partial(self.come_rows, block, item))
+                if unit > 0:
+                    self.start_rope(block, warp, item - 1)
+                item += 1
+            yield from self.await_room(block, item)
+            if self.turns:
+                self.done_with(block, piece, me)
+            self.start_rope(block, warp, item - 1)
+            yield from self.await_last(block, item)
+            piece += 1
+            if warp == 0:
+                yield None
+                self.publish(piece)
+            yield self.wait_for_work(block, piece)
+            units = self.read(block, piece, me)
+
+    def give_q(self, block: Block, warp: int, item: int) -> Role:
+        slot, phase = self.slot_phase(item)
+        if warp < 2:
+            assert not block.users[slot][warp], "a slot is overwritten that somebody reads"
+            block.full[slot].bytes += HALF
+            self.later(functools.partial(self.come_q, block, warp, item))
+        come = self.come_of(block, item)
+        come.arrive(EVERY_LANE)
+        come.arrive(ONE_LANE)
+        if not self.copies_arrive:
+            block.full[slot].arrive(2 * EVERY_LANE)
+            yield come, phase
+        yield from self.pass_rope(block, item)
+        yield None
+
+    def come_q(self, block: Block, half: int, item: int) -> None:
+        block.holds[item % self.slots][half] = item
+        block.full[item % self.slots].come(HALF)
+
+    def come_rows(self, block: Block, item: int) -> None:
+        """A warp's rows of a unit are there."""
+        parts = block.boxes[item, 0] = block.boxes.get((item, 0), 0) + 1
+        if self.copies_arrive and parts == PRODUCER_WARPS:
+            block.holds[item % self.slots][:] = item, item
+        self.come_of(block, item).arrive(EVERY_LANE)
+
+    # ---- PV
+
+    def start_rope(self, _block: Block, _warp: int, _item: int) -> None:
+        """It comes with the other columns."""
+
+    def await_last(self, _block: Block, _item: int) -> Role:
+        yield from ()
+
+    def pass_rope(self, _block: Block, _item: int) -> Role:
+        yield from ()
+
+    def make(self, block: Block, me: tuple, item: int) -> Role:
+        _, half, _ = me
+        slot, phase = self.slot_phase(item)
+        if self.waits_for_rows:
+            yield self.come_of(block, item), phase
+        assert block.boxes.get((item, 0)) == PRODUCER_WARPS, "codes that have not come"
+        yield None
+        made = block.boxes[item, "made", half] = block.boxes.get((item, "made", half), 0) + 1
+        if made == PV_WARPS:
+            block.holds[slot][half] = item
+        block.full[slot].arrive(EVERY_LANE)
+
+    def pv(self, block: Block, half: int, warp: int) -> Role:
+        me = ("PV", half, warp)
+        it = piece = 0
+        yield self.wait_for_work(block, piece)
+        n = self.read(block, piece, me)
+        while n > 0:
+            if not self.copies_arrive:
+                for item in range(1 if it == 0 else it + 2, it + (3 if n > 1 else 2)):
+                    yield from self.make(block, me, item)
+            it += 1
+            while n > 0:
+                slot, phase = self.slot_phase(it)
+                yield block.p_full[slot], phase
+                yield block.full[slot], phase
+                self.use(block, it, me, (half,))
+                yield block.qk_done[slot], phase
+                yield None
+                assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"
+                follows = n > 2
+                if n == 1 and not self.copies_arrive:
+                    yield self.wait_for_work(block, piece + 1)
+                    follows = self.read(block, piece + 1, me) > 0
+                if n > 1:
+                    self.release(block, me, slot, half)
+                if follows and not self.copies_arrive:
+                    yield from self.make(block, me, it + 2)
+                it, n = it + 1, n - 1
+            yield from self.end_piece(block, half, me, it, piece)
+            piece += 1
+            yield self.wait_for_work(block, piece)
+            n = self.read(block, piece, me)
+
+    def roles(self) -> list[Role]:
+        return super().roles() + [self.producer(block, warp) for block in self.blocks for warp in range(PRODUCER_WARPS)]
+
+
+class CopiesArrive(ProducerModel):
+    copies_arrive = True
+    barriers = producing(copies_arrive=True)
+
+
+class Turns(ProducerModel):
+    turns = True
+    barriers = producing(copies_arrive=False, turns=True)
+    waits_for_last = waits_for_rope = True
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.ropes: list[list] = [[None] * PRODUCER_WARPS for _ in range(2)]  # whose RoPE part a warp's rows there are
+
+    def rope(self, block: Block, item: int) -> Mbarrier:
+        return block.made["rope"][item % 2]
+
+    def await_last(self, block: Block, item: int) -> Role:
+        slot, phase = self.slot_phase(item - 2)
+        if self.waits_for_last:
+            yield block.empty[slot][0], phase
+
+    def put_rope(self, block: Block, warps: range, item: int) -> None:
+        if item > 1:
+            assert not any(block.users[(item - 2) % self.slots]), "P is overwritten that somebody reads"
+        for warp in warps:
+            self.ropes[item % 2][warp] = item
+
+    def come_q(self, block: Block, half: int, item: int) -> None:
+        if half == 1:
+            self.put_rope(block, range(PRODUCER_WARPS), item)
+        super().come_q(block, half, item)
+
+    def pass_rope(self, block: Block, item: int) -> Role:
+        """Of a Q it comes with the rest."""
+        self.rope(block, item).arrive(EVERY_LANE)
+        yield self.rope(block, item), item // 2 & 1
+
+    def start_rope(self, block: Block, warp: int, item: int) -> None:
+        self.put_rope(block, range(warp, warp + 1), item)
+        self.later(functools.partial(self.rope(block, item).arrive, EVERY_LANE))
+
+    def await_rope(self, block: Block, item: int) -> Role:
+        if self.waits_for_rope:
+            yield self.rope(block, item), item // 2 & 1
+        assert self.ropes[item % 2] == [item] * PRODUCER_WARPS, "the RoPE part of another item"

@@ -1,0 +1,44 @@
+"""The barriers of kernels whose rows a warpgroup of its own fetches, in a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from ops.dense_decode.producer_model import CopiesArrive, ProducerModel, Turns
+from ops.dense_decode.test_gather_barriers import fails, miscounted, run_in_any_order
+
+MODELS = pytest.mark.parametrize("model", [ProducerModel, CopiesArrive, Turns])
+
+
+@MODELS
+@pytest.mark.parametrize("slots", [3, 4, 5])
+def test_no_deadlock_and_the_right_items(model, slots):
+    run_in_any_order(model, 3 if model.turns else slots)
+
+
+@MODELS
+@pytest.mark.parametrize("change", [-32, 1, 32])  # a warp, or a thread
+def test_a_wrong_count_of_arrivals_is_noticed(model, change):
+    assert fails(miscounted(model, "full", change))
+    if not model.copies_arrive:
+        assert fails(miscounted(model, "fetched", change))
+
+
+def test_rows_that_are_not_waited_for_are_noticed():
+    class Careless(ProducerModel):
+        waits_for_rows = False
+
+    assert fails(Careless)
+
+
+def test_slices_that_items_take_in_turn():
+    class Hasty(Turns):
+        waits_for_last = False
+
+    class Careless(Turns):
+        waits_for_rope = False
+
+    assert fails(Hasty)
+    assert fails(Careless)
+    assert fails(miscounted(Turns, "rope", -32))
+    assert fails(miscounted(Turns, "rope", 32))
