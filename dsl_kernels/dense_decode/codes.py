@@ -109,7 +109,7 @@ class CodedRows(Rows):
         """Those of row lane % 16, of one part."""
         scales = load_word(self.scales_place(half, slot, warp, lane & 15, lane >> 4))
         if const_expr(self.short):
-            scales = scales & 0xFFFFFF if half == 1 else scales  # the last byte is padding
+            scales = scales & ((half - 1) << 24 | 0xFFFFFF)  # the last byte of the right half is padding
         return scales
 
     def places_of(self, lane):
