@@ -101,8 +101,8 @@ GPU_FAULTS = [
     fault(
         "wrong slice of P",
         PV,
-        "rP[None, None, None, kernel.slices * slot + kernel.last]",
-        "rP[None, None, None, kernel.slices * slot]",
+        "rP[None, None, None, self.smem.last(it, slot)]",
+        "rP[None, None, None, self.kernel.slices * slot]",
     ),
     fault(
         "power of a partial row",
