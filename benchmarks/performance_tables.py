@@ -148,12 +148,8 @@ def tuned_section(made: list[dict]) -> list[str]:
             times = f"{record['rule_us']:.1f}", f"{record['us']:.1f}", f"{record['ratio']:.3f}"
             choice = f"{record['kernels']['tuned']}, num_splits {record['num_splits']['tuned']}"
             rows.append([case, *times, verdict, choice if record["tuned"] else "no entry"])
-    lines = [
-        *about(made),
-        "",
-        f"Of {len(made)} shapes {verdicts['gains']} gain and {verdicts['loses']} lose; the others",
-    ]
-    lines += ["keep their time within 2 %."]
+    told = f"Of {len(made)} shapes {verdicts['gains']} faster, {verdicts['loses']} slower; the others keep their time"
+    lines = [*about(made), "", told, f"within {100 * (records.EQUAL - 1):.0f} %."]
     header = ["case", "us without", "us with", "ratio", "verdict", "with"]
     return [*lines, "", *table(header, rows)] if rows else lines
 

@@ -143,7 +143,7 @@ def test_the_page_names_the_shapes_that_a_tuning_file_changes(load, tmp_path):
     ]
     (tmp_path / "some.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made_up))
     text = plots.page(plots.PAGE.read_text(), plots.newest(tmp_path))
-    assert "Of 3 shapes 1 gain and 1 lose; the others" in text
+    assert "Of 3 shapes 1 faster, 1 slower; the others keep" in text
     assert "| dense_decode 2, 1, 128, 2048 | 16.0 | 14.0 | 0.875 | gains | kernel, num_splits 7 |" in text
     assert "| sparse_decode 2, 1, 128, 2048 | 20.0 | 20.5 | 1.025 | loses | no entry |" in text
     assert "101.9" not in text

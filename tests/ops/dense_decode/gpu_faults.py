@@ -32,6 +32,7 @@ GPU_FAULTS = [
         '    """Until dense_decode is done. The schedule was there when it began, so all that follows from it comes'
         ' before."""\n    cute.arch.griddepcontrol_wait()\n',
         "    pass\n",
+        always=False,
     ),
     fault(
         "fence before P is handed over",
