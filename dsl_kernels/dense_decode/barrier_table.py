@@ -20,7 +20,7 @@ def records(slots: int) -> int:
 @dataclass(frozen=True)
 class Barrier:
     name: str
-    of: str  # "slot", "half" (of the columns of a slot), "record" or "CTA": of what there is one
+    of: str  # "slot", "half" (of the columns of a slot), "turn" (of two), "record" or "CTA": of what there is one
     arrivals: int  # that end a phase, of each CTA that arrives
     arrive: str
     wait: str
@@ -90,8 +90,10 @@ def producing(copies_arrive: bool, turns: bool = False) -> tuple[Barrier, ...]:
     by_copies = "every thread of the producer, of its copies"
     arrivals, by_all = PRODUCERS + WRITERS, f"{by_copies}; and the writers of which rows are attended"
     # Where RoPE parts take turns there is no room for a barrier of each half.
-    joined = replace(BARRIERS[1], of="slot", arrivals=2 * BARRIERS[1].arrivals, arrive="of Q, QK twice; of a unit, PV")
-    others = [joined if turns else BARRIERS[1], *BARRIERS[2:]]
+    empty = replace(BARRIERS[1], wait="the producer and, at the end of a tile, QK, for all of it")
+    joined = replace(empty, of="slot", arrivals=2 * empty.arrivals, arrive="of Q, QK twice; of a unit, PV")
+    record = replace(BARRIERS[-1], wait="QK, PV, the producer")
+    others = [joined if turns else empty, *BARRIERS[2:-1], record]
     if turns:
         others.append(Barrier("rope", "turn", PRODUCERS, arrive=by_copies, wait="QK; of a Q, the producer"))
     if copies_arrive:

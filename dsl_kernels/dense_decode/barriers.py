@@ -66,17 +66,17 @@ slot before. Rows that need no conversion arrive at `full`; codes at `fetched`, 
 with what it has made of them. Beside the product of item i it makes item i + 2. It knows by then that QK has worked on
 item i, hence took item i - 1 if that was a Q; and Q's own phase of `fetched`, which the producer ends itself, precedes
 its `full`. So PV waits for item i + 2 when the phase of that slot's item before, i - 1, is over. The reader is the
-producer's first warp; each of them has its last look at a record before its copies arrive for the piece's last unit, or
-for the RoPE part of that.
+producer's first warp; the others have their last look at a record before their copies arrive for the piece's last unit,
+or for the RoPE part of that.
 
 Where RoPE parts and P take turns in two slices, that of item i is fetched when item i - 2 has left, which the slot of
 item i + 1 needs too: so behind the rows of that item. `rope` tells QK that it has come, in phase (i / 2) & 1; QK waits
 for it behind the first products of S. Q comes whole, when both have left whose places it takes, and its phase of `rope`
 the producer ends and waits for.
 
-Else items 0 and 1, the first Q and its first unit, are loaded by every loader before it knows of a record, from what it
-reads of the schedule for itself: that hides the time that a record takes. Where there is no work at all they are some
-tile's, and QK waits for them to come before the CTA ends.
+Where TMA brings all rows, items 0 and 1, the first Q and its first unit, are loaded by every loader before it knows of
+a record, from what it reads of the schedule for itself: that hides the time that a record takes. Where there is no work
+at all they are some tile's, and QK waits for them to come before the CTA ends.
 """
 
 from enum import IntEnum

@@ -5,6 +5,7 @@ needs no GPU and no DSL.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.schedule_params import ROWS, UNIT
@@ -32,6 +33,7 @@ WGMMA_WAITS = 3
 @dataclass(frozen=True)
 class Variant(Base):
     FEATURES = ("any_page", "gathers", "fp8_products")
+    MAY_PRODUCE: ClassVar[bool] = False  # whether the family has kernels with a producer
 
     any_page: bool = False  # pages of any size; else of 64 tokens
     gathers: bool = False  # fetches row by row; else TMA brings boxes of rows of a page
@@ -133,9 +135,12 @@ class Variant(Base):
             "who gathers folds no pieces": not (self.gathers or self.boxed) or not self.batch_invariant,
             # of a producer
             "setmaxnreg leaves 24 registers at least": self.producer_registers == 0 or self.producer_registers >= 24,
+            "no kernel of the family has a producer": self.producer_registers == 0 or self.MAY_PRODUCE,
             "a producer gathers rows": self.producer_registers == 0 or (self.gathers and not self.batch_invariant),
-            "slices that items take in turn are for RoPE parts, a producer and three slots": not self.turns
-            or (self.producer_registers > 0 and self.rope_slices > 0 and self.slots == 3),
+            "a producer brings no codes with one scale": self.producer_registers == 0
+            or not (self.kv_format in CODES and CODES[self.kv_format].one_scale),
+            "slices that items take in turn are for RoPE parts of codes, a producer and three slots": not self.turns
+            or (self.producer_registers > 0 and self.rope_slices > 0 and self.kv_format in CODES and self.slots == 3),
             # of loaders that gather
             "each slot has a bit in the loader's cursor": self.kv_format not in CODES or self.slots <= AHEAD_BIT,
             "a loader may be so many pieces ahead": barrier_table.records(self.slots) < 1 << (PIECE_BIT - AHEAD_BIT),

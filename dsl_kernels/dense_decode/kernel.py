@@ -5,7 +5,7 @@ c + clusters, ... . A CTA owns one block of up to 64 query rows of the tile, so 
 and share it by multicast. Which pieces of which tiles there are, one warp reads and tells all roles (work.py).
 
 384 threads, three warpgroups and no producer warp (with more threads ptxas caps a kernel at 128 registers, too few for
-an m64n256 accumulator, which then is two of m64n128):
+an m64n256 accumulator):
   QK   qk.py: S = Q K^T for one unit of 64 tokens (m64n64), most of Q in registers, the rest in shared memory; online
        softmax; P -> shared memory.
   PV   pv.py: two warpgroups, each O += P V for half of V's columns (m64n256, or m64n128 for d_v 256). The first warp of
@@ -17,9 +17,9 @@ Shared memory (shared_memory.py): slots of d_v / 64 + 1 slices of 64 rows x 64 c
 overwrites the RoPE part. Without one (d_qk == d_v) that slice is P's alone. Q travels through the ring as an item in
 front of the units; when all are done, the rows of the output are turned round in the slot of the last one.
 
-Rows that TMA does not bring are fetched by the warps of PV (gather.py) or by a fourth warpgroup, for which QK gives
-registers (producer.py, fed_pv.py). Then more of Q is in shared memory, which has room for that if RoPE parts and P take
-turns in two slices beside the slots.
+Rows that TMA does not bring are fetched by the warps of PV (gather.py) or, in kernels of sparse_decode, by a fourth
+warpgroup, for which QK gives registers (producer.py, fed_pv.py). Then PV's accumulators are two of m64n128, and more of
+Q is in shared memory, which has room for that if RoPE parts and P take turns in two slices beside the slots.
 
 Order on the tensor cores: PV of a unit starts when S of the next one is nearly done, so PV runs under softmax and S has
 the tensor cores to itself; when the next unit is late, PV starts at once. The barriers that make this order, and all

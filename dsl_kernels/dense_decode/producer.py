@@ -19,7 +19,7 @@ from .queries import SLICE_BYTES, Queries
 
 
 class Producer(Queries):
-    """reader: who writes the records; keys: where rows lie, and who is told which are attended."""
+    """reader: who writes the records; keys: where rows lie, and who tells which are attended."""
 
     def __init__(self, kernel, tma_q, mQ, reader, keys):
         super().__init__(kernel, tma_q, mQ)

@@ -74,7 +74,7 @@ class PV:
         tid, _, _ = cute.arch.thread_idx()
         thr = self.mma.get_slice(tid % 128)
         sV = cute.local_tile(transposed(self.smem.sK), (kernel.half, 64), (None, 0, None))
-        self.rV = thr.make_fragment_B(thr.partition_B(sV))  # (MMA, 1, 4, halves, slots)
+        self.rV = thr.make_fragment_B(thr.partition_B(sV))  # (MMA, columns of an accumulator, 4, halves, slots)
         self.rP = thr.make_fragment_A(thr.partition_A(self.smem.sS))
         self.rO = cute.make_rmem_tensor(thr.partition_shape_C((64, kernel.half)), Float32)
         self.row = row_of(tid % 128)

@@ -78,7 +78,8 @@ class QK:
                 warpgroup.fence()
                 # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the unit before,
                 # then the rest. The last k-steps (`early` of those with Q in registers, all with Q in shared memory)
-                # are a group of their own, so that PV is told to go a little before S is done.
+                # are a group of their own, so that PV is told to go a little before S is done; or, where RoPE parts
+                # take turns, when that of the unit has come, which is waited for before.
                 sB = rK[None, None, None, slot]
                 gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)
                 if here:

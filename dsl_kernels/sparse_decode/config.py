@@ -19,6 +19,7 @@ BF16 = Elements("bfloat16", "bfloat16", "bfloat16")
 @dataclass(frozen=True)
 class Variant(Dense):
     FEATURES = ()
+    MAY_PRODUCE = True
 
     gathers: bool = True
 
@@ -34,7 +35,7 @@ class Variant(Dense):
     @property
     def misfits(self) -> list[str]:
         rules = {
-            "two words a slot lie in the place of the cursors": self.slots <= CURSOR,
+            "two words a slot lie in the place of the cursors": self.producer_registers > 0 or self.slots <= CURSOR,
         }
         return super().misfits + [rule for rule, kept in rules.items() if not kept]
 

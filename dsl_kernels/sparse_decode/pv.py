@@ -6,7 +6,7 @@ from dsl_kernels.dense_decode.fed_pv import FedPV
 from dsl_kernels.dense_decode.gather_pv import GatherPV
 
 
-class AllAttended:
+class NothingToClear:
     def remaining(self, _at, _n):
         return Int32(0)
 
@@ -14,9 +14,9 @@ class AllAttended:
         """Nothing: they are zeros already."""
 
 
-class SparsePV(AllAttended, GatherPV):
+class SparsePV(NothingToClear, GatherPV):
     pass
 
 
-class SparseFedPV(AllAttended, FedPV):
+class SparseFedPV(NothingToClear, FedPV):
     pass

@@ -20,6 +20,8 @@ from dsl_kernels.core.variant import Elements
 from dsl_kernels.dense_decode.config import BF16, FP16
 from dsl_kernels.dense_decode.config import Variant as DenseDecode
 from dsl_kernels.plan import config as plan
+from dsl_kernels.sparse_decode.config import PRODUCER, TURNS
+from dsl_kernels.sparse_decode.config import Variant as SparseDecode
 from dsl_kernels.variants import FAMILIES, VARIANTS
 
 MEGABYTE = 2**20
@@ -192,6 +194,20 @@ def test_a_variant_beyond_the_chip_does_not_fit(change, why):
 )
 def test_a_geometry_beyond_the_chip_does_not_fit(geometry, change):
     assert DenseDecode(HOPPER, BF16, *geometry, **change).misfits
+
+
+@pytest.mark.parametrize(
+    ("variant", "why"),
+    [
+        (DenseDecode(HOPPER, BF16, 512, 512, any_page=True, gathers=True, **PRODUCER), "no kernel of the family"),
+        (SparseDecode(HOPPER, BF16, 512, 512, kv_format="fp8", **PRODUCER), "no codes with one scale"),
+        (SparseDecode(HOPPER, BF16, 576, 512, **TURNS), "for RoPE parts of codes"),
+        (SparseDecode(HOPPER, BF16, 512, 512, kv_format="model1", **TURNS), "for RoPE parts of codes"),
+    ],
+    ids=lambda x: getattr(x, "name", x),
+)
+def test_a_producer_that_no_kernel_has_does_not_fit(variant, why):
+    assert any(why in misfit for misfit in variant.misfits)
 
 
 def test_names_are_unique_and_say_what_the_kernel_is():

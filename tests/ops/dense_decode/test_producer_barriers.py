@@ -24,6 +24,12 @@ def test_a_wrong_count_of_arrivals_is_noticed(model, change):
         assert fails(miscounted(model, "fetched", change))
 
 
+@MODELS
+@pytest.mark.parametrize("barrier", ["empty", "p_full", "qk_done", "sum_empty", "work_full"])
+def test_a_wrong_count_of_others_is_noticed(model, barrier):
+    assert fails(miscounted(model, barrier, 1))
+
+
 def test_rows_that_are_not_waited_for_are_noticed():
     class Careless(ProducerModel):
         waits_for_rows = False
