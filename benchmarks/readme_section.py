@@ -25,7 +25,8 @@ def machine_of(record: dict) -> str:
         return ""
     if "gpu" in record:
         return f"{record['gpu']}, driver {record['driver']}"
-    return f"{record['cpu']}, {record['threads']} threads, {record['isa']}"
+    threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
+    return f"{record['cpu']}, {threads}, {record['isa']}"
 
 
 def read_records(folder: pathlib.Path) -> dict[str, list[dict]]:
