@@ -81,12 +81,8 @@ class CodedRows(Rows):
             source = scales + (8 * half + 4 * part)
         async_copy.copy_4(self.scales_place(half, slot, warp, row, part), source, ((valid >> row) & 1) << 2)
 
-    def scales_slice(self, half):
-        """The slice in which scales come."""
-        return self.half_slices * half
-
     def scales_place(self, half, slot, warp, row, part):
-        place = self.place(slot, self.scales_slice(half), warp) + row * 128 + part * 4
+        place = self.place(slot, self.half_slices * half, warp) + row * 128 + part * 4
         return place + ((row & 7) << 4) + 8 * half if self.boxed else place
 
     @cute.jit
