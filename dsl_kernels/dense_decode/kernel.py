@@ -112,27 +112,27 @@ class DenseDecode:
         self.bars = Barriers(self.slots, self.cluster, variant.barriers)
 
     @cute.jit
-    def __call__(self, q: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream):
+    def __call__(
+        self, q: cute.Pointer, q_rope: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream
+    ):
         atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, self.dtype)
         slice_layout = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
         # Only the order of the modes matters (d first, then as listed): the launcher encodes the true extents, strides
         # and boxes.
         n, d = 4096, self.d_qk  # n: any extent
-        gQ = cute.make_tensor(
-            cute.recast_ptr(q, dtype=self.dtype), cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d))
-        )
         gKV = cute.make_tensor(
             cute.recast_ptr(kv, dtype=self.dtype),
             cute.make_layout((UNIT, d, n, n), stride=(d, 1, UNIT * d, 2 * UNIT * d)),
         )
+        tma_q, mQ = self.map_queries(q, slice_layout)
+        tma_q_rope, mQrope = self.map_queries(q_rope, slice_layout)
         load = cpasync.CopyBulkTensorTileG2SOp()
-        tma_q, mQ = cpasync.make_tiled_tma_atom(load, gQ, slice_layout, (64, 64))
         if const_expr(self.cluster > 1):
             load = cpasync.CopyBulkTensorTileG2SMulticastOp()
         tma_kv, mKV = cpasync.make_tiled_tma_atom(load, gKV, slice_layout, (64, 64), num_multicast=self.cluster)
         self.smem = SharedMemory(self)
         self.shared_bytes = self.smem.storage.size_in_bytes()
-        self.kernel(tma_q, mQ, tma_kv, mKV, args).launch(
+        self.kernel(tma_q, mQ, tma_q_rope, mQrope, tma_kv, mKV, args).launch(
             grid=(1, 1, 1),
             block=(self.threads, 1, 1),
             cluster=(self.cluster, 1, 1),
@@ -140,25 +140,43 @@ class DenseDecode:
             min_blocks_per_mp=1,
         )
 
+    def map_queries(self, q, slice_layout):
+        """The copy of slices of one part of Q, and what it copies from."""
+        n, d = 4096, self.d_qk
+        layout = cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d))
+        gQ = cute.make_tensor(cute.recast_ptr(q, dtype=self.dtype), layout)
+        return cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(), gQ, slice_layout, (64, 64))
+
     @cute.kernel
-    def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, tma_kv: cute.CopyAtom, mKV: cute.Tensor, args: tuple):
+    def kernel(
+        self,
+        tma_q: cute.CopyAtom,
+        mQ: cute.Tensor,
+        tma_q_rope: cute.CopyAtom,
+        mQrope: cute.Tensor,
+        tma_kv: cute.CopyAtom,
+        mKV: cute.Tensor,
+        args: tuple,
+    ):
         # Parameters stay in constant memory: every role reads them from here at no cost.
         self.a = Named(PARAMS, args, **self.constants)
         self.begin()
         gather_qk = UnscaledQK if self.one_scale else GatherQK
+        q = (tma_q, tma_q_rope), (mQ, mQrope)
+        maps = (tma_q, tma_q_rope) if self.rope else (tma_q,)
         if const_expr(self.boxed):
-            loader = Boxes(self, tma_q, mQ, GatherReader(self), Pages(self), tma_kv, mKV)
+            loader = Boxes(self, *q, GatherReader(self), Pages(self), tma_kv, mKV)
             self.qk = (CodeQK if self.fp8_products else gather_qk)(self)
             self.pv = (CodePV if self.fp8_products else GatherPV)(self, loader)
-            self.run_roles(tma_q, tma_kv)
+            self.run_roles(*maps, tma_kv)
         elif const_expr(self.gathers):
-            loader = Gather(self, tma_q, mQ, GatherReader(self), Pages(self))
+            loader = Gather(self, *q, GatherReader(self), Pages(self))
             self.qk, self.pv = gather_qk(self), GatherPV(self, loader)
-            self.run_roles(tma_q)
+            self.run_roles(*maps)
         else:
-            loader = (InvariantLoader if self.invariant else Loader)(self, tma_q, mQ, tma_kv, mKV)
+            loader = (InvariantLoader if self.invariant else Loader)(self, *q, tma_kv, mKV)
             self.qk, self.pv = QK(self), (InvariantPV if self.invariant else PV)(self, loader)
-            self.run_roles(tma_q, tma_kv)
+            self.run_roles(*maps, tma_kv)
 
     def begin(self):
         """Who this CTA is, and where its shared memory lies."""

@@ -7,7 +7,13 @@ LOG_INVERSE = 16  # with it ceil(2^16 / n) gives the quotients by n < 64 of all 
 CONSTANTS = shared.CONSTANTS | {"LOG_INVERSE": LOG_INVERSE}
 
 PARAMS = (
-    Param("tma_q", "tensormap", "q as (d, head in group, token, KV head, request); box of one row block", element="q"),
+    Param(
+        "tma_q",
+        "tensormap",
+        "latent columns of q as (d, head in group, token, KV head, request); box of one row block",
+        element="q",
+    ),
+    Param("tma_q_rope", "tensormap", "likewise its RoPE columns, where there are any", element="q"),
     Param("tma_kv", "tensormap", "kv_cache as (d, row, head, block); box of box_rows rows", element="cache"),
     Param("block_table", "const int32_t*", "page numbers"),
     *shared.LENGTHS,

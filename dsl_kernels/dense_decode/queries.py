@@ -11,7 +11,7 @@ SLICE_BYTES = 64 * 64 * 2
 
 
 class Queries:
-    """tma_q: the copy; mQ: what it copies from."""
+    """tma_q: the copies of the latent and of the RoPE part, which may be tensors apart; mQ: what they copy from."""
 
     def __init__(self, kernel, tma_q, mQ):
         self.kernel, self.a, self.bars, self.smem = kernel, kernel.a, kernel.bars, kernel.smem
@@ -19,16 +19,21 @@ class Queries:
         self.half_slices, self.rope = kernel.half_slices // (2 if kernel.fp8_products else 1), kernel.rope
         self.latent = 2 * self.half_slices  # slices of the latent part; the RoPE slice comes behind them
         self.tma_q = tma_q
+        parts = [self.partition(*part) for part in zip(tma_q, mQ, strict=True)]
+        (self.tQs, self.tQg), (self.tRs, self.tRg) = parts
+
+    def partition(self, tma_q, mQ):
         slices = cute.group_modes(self.smem.sS, 0, 2)
         gQ = cute.group_modes(cute.local_tile(mQ, (64, 64), (None, None, None, None, None)), 0, 2)
-        self.tQs, self.tQg = cpasync.tma_partition(tma_q, 0, cute.make_layout(1), slices, gQ)
+        return cpasync.tma_partition(tma_q, 0, cute.make_layout(1), slices, gQ)
 
     @cute.jit
     def load_q(self, half, bar, first, tile_of_head, head, request, query, last=None):
         """This half of the CTA's row block of a tile. `query`: the request's first query token. The map's box is
         block_tokens x block_heads rows, zeros beyond the tensor; rows behind the request's last are never stored.
         """
-        a, atom, src, dst = self.a, self.tma_q, self.tQg, self.tQs
+        a, src, dst = self.a, self.tQg, self.tQs
+        latent, rope = self.tma_q
         block = tile_of_head * self.kernel.cluster + self.kernel.rank
         group_of_tokens = schedule.divide(block, a.by_head_chunks)
         chunk, token = block - group_of_tokens * a.head_chunks, query + group_of_tokens * a.block_tokens
@@ -36,11 +41,11 @@ class Queries:
         self.announce(bar, half)
         for j in cutlass.range_constexpr(self.half_slices):
             column = self.half_slices * half + j
-            cute.copy(atom, src[None, chunk, column, token, head, layer], dst[None, first + j], tma_bar_ptr=bar)
+            cute.copy(latent, src[None, chunk, column, token, head, layer], dst[None, first + j], tma_bar_ptr=bar)
         if const_expr(self.rope):
             if half == 1:
-                rope = dst[None, self.rope_slice(first, last)]
-                cute.copy(atom, src[None, chunk, self.latent, token, head, layer], rope, tma_bar_ptr=bar)
+                src, to = self.tRg, self.tRs[None, self.rope_slice(first, last)]
+                cute.copy(rope, src[None, chunk, 0, token, head, layer], to, tma_bar_ptr=bar)
 
     @cute.jit
     def announce(self, bar, half):

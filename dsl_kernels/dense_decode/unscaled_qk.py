@@ -78,15 +78,18 @@ class UnscaledQK(GatherQK):
 
     @cute.jit
     def take_codes(self, place, lane, sign):
-        """128 columns of a row are in the place of 64: a lane has 16 codes of each slice, as many as two chunks."""
-        slices: cutlass.Constexpr = -(-self.kernel.d_qk // 128)
+        """128 columns of a row are in the place of 64: a lane has 16 codes of each slice, as many as two chunks. Those of
+        the RoPE part, which come into a slice of their own, are half as many.
+        """
+        of_latent: cutlass.Constexpr = self.kernel.d_v // 128
+        slices: cutlass.Constexpr = [*range(of_latent), *[self.kernel.last] * self.kernel.rope]
         for i in cutlass.range(STRIPE // ROWS_AT_ONCE, unroll=1):
-            words = [load_words(place + lane * 16 + SLICE_BYTES * j) for j in range(slices)]
+            words = [load_words(place + lane * 16 + SLICE_BYTES * j) for j in slices]
             row = (4 * i + (lane >> 3)) & 7
             chunk = (lane & 7) ^ row
             to = place + (lane >> 3) * 128 + (((2 * chunk) & 7) ^ row) * 16 + SLICE_BYTES * (chunk >> 2)
             cute.arch.sync_warp()  # numbers go there now
-            for j in cutlass.range_constexpr(slices):
+            for j in cutlass.range_constexpr(len(slices)):
                 if 128 * j + 16 * chunk < self.kernel.d_qk:
                     for half in cutlass.range_constexpr(2):
                         codes = [words[j][2 * half + k] ^ sign for k in (0, 1)]

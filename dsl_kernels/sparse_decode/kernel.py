@@ -31,26 +31,27 @@ from .selection import Selection, SelectionReader
 
 class SparseDecode(DenseDecode):
     @cute.jit
-    def __call__(self, q: cute.Pointer, args: tuple, stream: cuda.CUstream):
+    def __call__(self, q: cute.Pointer, q_rope: cute.Pointer, args: tuple, stream: cuda.CUstream):
         atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, self.dtype)
         slice_layout = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
-        n, d = 4096, self.d_qk  # as in dense_decode: only the order of the modes matters
-        gQ = cute.make_tensor(q, cute.make_layout((n, d, n, n, n), stride=(d, 1, 2 * d, 3 * d, 4 * d)))
-        tma_q, mQ = cpasync.make_tiled_tma_atom(cpasync.CopyBulkTensorTileG2SOp(), gQ, slice_layout, (64, 64))
+        tma_q, mQ = self.map_queries(q, slice_layout)
+        tma_q_rope, mQrope = self.map_queries(q_rope, slice_layout)
         self.smem = SharedMemory(self)
         self.shared_bytes = self.smem.storage.size_in_bytes()
-        self.kernel(tma_q, mQ, args).launch(
+        self.kernel(tma_q, mQ, tma_q_rope, mQrope, args).launch(
             grid=(1, 1, 1), block=(self.threads, 1, 1), cluster=(1, 1, 1), stream=stream, min_blocks_per_mp=1
         )
 
     @cute.kernel
-    def kernel(self, tma_q: cute.CopyAtom, mQ: cute.Tensor, args: tuple):
+    def kernel(
+        self, tma_q: cute.CopyAtom, mQ: cute.Tensor, tma_q_rope: cute.CopyAtom, mQrope: cute.Tensor, args: tuple
+    ):
         self.a = Named(PARAMS, args, causal=0, window=0)
         self.begin()
         self.qk, loader = SparseQK(self), (Producer if self.regs_producer else Gather)
-        loader = loader(self, tma_q, mQ, SelectionReader(self), Selection(self))
+        loader = loader(self, (tma_q, tma_q_rope), (mQ, mQrope), SelectionReader(self), Selection(self))
         if const_expr(self.regs_producer > 0):
             self.producer, self.pv = loader, SparseFedPV(self)
         else:
             self.pv = SparsePV(self, loader)
-        self.run_roles(tma_q)
+        self.run_roles(*((tma_q, tma_q_rope) if self.rope else (tma_q,)))

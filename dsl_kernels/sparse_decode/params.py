@@ -31,7 +31,13 @@ def _cache(prefix: str, which: str) -> tuple[Param, ...]:
 
 
 PARAMS = (
-    Param("tma_q", "tensormap", "q as (d, head, token, 1, request); box of one row block", element="q"),
+    Param(
+        "tma_q",
+        "tensormap",
+        "latent columns of q as (d, head, token, 1, request); box of one row block",
+        element="q",
+    ),
+    Param("tma_q_rope", "tensormap", "likewise its RoPE columns, where there are any", element="q"),
     *_cache("", "main"),
     *_cache("extra_", "extra"),
     *shared.LENGTHS,

@@ -22,8 +22,10 @@ _EMPTY_LSE_MINUS: int = ffi.integer_const("FLASHMLA_EMPTY_LSE_MINUS")
 
 @functools.lru_cache(maxsize=1024)
 def _shapes(q_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of out and lse. For a q of wrong rank or d_qk they are nonsense, and C refuses q first."""
-    out_shape = (*q_shape[:-1], D_V.get(q_shape[-1], 512)) if q_shape else (1,)
+    """Shapes of out and lse. Where RoPE columns are a tensor of their own, q has d_v columns, which are no other d_qk.
+    For a q of wrong rank or d_qk shapes are nonsense, and C refuses q first.
+    """
+    out_shape = (*q_shape[:-1], D_V.get(q_shape[-1], q_shape[-1])) if q_shape else (1,)
     return out_shape, lse_shape(out_shape)
 
 

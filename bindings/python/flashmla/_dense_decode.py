@@ -24,7 +24,7 @@ TensorT = TypeVar("TensorT", bound=SupportsDLPack)
 _OPERATION = Operation(
     "dense_decode",
     ("q", "kv_cache", "block_table", "cache_seqlens"),
-    optional=("cu_seqlens_q", "global_seqlens", "attn_sink", "descale_q", "descale_k"),
+    optional=("cu_seqlens_q", "global_seqlens", "attn_sink", "descale_q", "descale_k", "q_rope"),
     outputs=("out", "lse"),
     described=described,
     scratch=("workspace", "flashmla_dense_decode_workspace_size"),
@@ -97,6 +97,7 @@ def dense_decode(
     descale_q: SupportsDLPack | None = ...,
     descale_k: SupportsDLPack | None = ...,
     compute: Compute = ...,
+    q_rope: SupportsDLPack | None = ...,
     return_lse: Literal[True] = ...,
 ) -> tuple[TensorT, Any]: ...
 @overload
@@ -130,6 +131,7 @@ def dense_decode(
     descale_q: SupportsDLPack | None = ...,
     descale_k: SupportsDLPack | None = ...,
     compute: Compute = ...,
+    q_rope: SupportsDLPack | None = ...,
     return_lse: Literal[False],
 ) -> TensorT: ...
 @eager
@@ -164,6 +166,7 @@ def dense_decode(
     descale_q: SupportsDLPack | None = None,
     descale_k: SupportsDLPack | None = None,
     compute: Compute = "default",
+    q_rope: SupportsDLPack | None = None,
     return_lse: bool = True,
 ) -> Any:
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
@@ -204,6 +207,9 @@ def dense_decode(
     compute          "fp8", with kv_format "fp8", permits products of 8-bit codes on tensor cores, which round weights
                      to 4 significant bits and sums to about 14. Done on a GPU where q is codes, in pages of a multiple
                      of 64 tokens; else as by default
+    q_rope           (batch, s_q, h_q, d_qk - d_v) or (total_q, h_q, d_qk - d_v), dtype of q: the columns of q from d_v
+                     on, its RoPE part, with strides of its own; q then has the first d_v columns alone. Nothing is
+                     copied to join them
     window           each query token attends the last `window` tokens of those that it sees; 0: all
 
     GPU work is enqueued on `stream` and not waited for, except with JAX, whose arrays must hold their result when seen.
@@ -243,7 +249,7 @@ def dense_decode(
             try:
                 status = fast.call(
                     q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, global_seqlens, attn_sink, descale_q,
-                    descale_k, own_out, own_lse, workspace, address,
+                    descale_k, q_rope, own_out, own_lse, workspace, address,
                 )  # fmt: skip
             except Exception:  # noqa: BLE001 - whatever the tensors' framework said: the long way says it better
                 status = UNUSUAL
@@ -251,7 +257,7 @@ def dense_decode(
                 return (own_out, own_lse) if return_lse else own_out
             failed = enqueued(status)
 
-    optional = (cu_seqlens_q, global_seqlens, attn_sink, descale_q, descale_k)
+    optional = (cu_seqlens_q, global_seqlens, attn_sink, descale_q, descale_k, q_rope)
     inputs = (q, kv_cache, block_table, cache_seqlens, *optional)
     found = _OPERATION.the_long_way(
         options, inputs, outputs, scratch=workspace, plan=plan, stream=stream, failed=failed
@@ -273,6 +279,7 @@ def dense_decode_workspace_size(
     batch_invariant: bool = False,
     kv_format: KvFormat = "bf16",
     window: int = 0,
+    q_rope: SupportsDLPack | None = None,
 ) -> int:
     """Bytes of `workspace` that `dense_decode` needs: from shapes, flags and device, never from lengths.
 
@@ -285,7 +292,7 @@ def dense_decode_workspace_size(
     options = _options(
         causal, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf, 0, 0, 0, kv_format, window, "default"
     )
-    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None, None, None, None)
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, None, None, None, None, q_rope)
     if plan is not None:
         check_plan(plan)
     return _OPERATION.scratch_size(options, inputs, plan and plan.c)

@@ -28,7 +28,7 @@ def _options(
 _OPERATION = Operation(
     "plan_decode",
     ("q", "kv_cache", "block_table", "cache_seqlens"),
-    optional=("cu_seqlens_q",),
+    optional=("cu_seqlens_q", "q_rope"),
     scratch=("buffer", "flashmla_plan_decode_size"),
     makes_plan=True,
     options=_options,
@@ -57,6 +57,7 @@ def plan_decode(
     max_seqlen_q: int = 0,
     kv_format: KvFormat = "bf16",
     window: int = 0,
+    q_rope: SupportsDLPack | None = None,
     buffer: Any = None,
     stream: Any = None,
 ) -> Plan:
@@ -70,6 +71,7 @@ def plan_decode(
     max_seqlen_q     as in `dense_decode`
     kv_format        as in `dense_decode`; the plan serves calls on caches of other formats that quantise, too
     window           as in `dense_decode`
+    q_rope           as in `dense_decode`; a plan of q in two parts is that of q in one
     buffer           contiguous memory of `plan_decode_size` bytes on q's device, kept alive by the plan; None: made by
                      q's framework
 
@@ -80,7 +82,7 @@ def plan_decode(
     ...     out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens, plan=plan)
     """
     scalars = causal, batch_invariant, max_seqlen_q, num_splits, kv_format, window
-    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q)
+    inputs = (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, q_rope)
     facts = {"causal": causal, "batch_invariant": batch_invariant, "num_splits": num_splits}
     return make_plan(_OPERATION, scalars, inputs, facts, buffer=buffer, stream=stream)
 
@@ -99,6 +101,7 @@ def plan_decode_size(
     max_seqlen_q: int = 0,
     kv_format: KvFormat = "bf16",
     window: int = 0,
+    q_rope: SupportsDLPack | None = None,
 ) -> int:
     """Bytes of `buffer` that `plan_decode` needs: from shapes, flags and device, never from lengths.
 
@@ -108,4 +111,4 @@ def plan_decode_size(
     >>> plan = flashmla.plan_decode(q, kv_cache, block_table, cache_seqlens, buffer=buffer)
     """
     options = _options(causal, batch_invariant, max_seqlen_q, num_splits, kv_format, window)
-    return _OPERATION.scratch_size(options, (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q))
+    return _OPERATION.scratch_size(options, (q, kv_cache, block_table, cache_seqlens, cu_seqlens_q, q_rope))

@@ -23,7 +23,7 @@ def _options(batch_invariant: Any, max_seqlen_q: Any, num_splits: Any) -> Option
 _OPERATION = Operation(
     "plan_sparse_decode",
     ("q", "indices"),
-    optional=("topk_length", "extra_indices", "extra_topk_length", "cu_seqlens_q"),
+    optional=("topk_length", "extra_indices", "extra_topk_length", "cu_seqlens_q", "q_rope"),
     scratch=("buffer", "flashmla_plan_sparse_decode_size"),
     makes_plan=True,
     options=_options,
@@ -48,6 +48,7 @@ def plan_sparse_decode(
     batch_invariant: bool = False,
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
+    q_rope: SupportsDLPack | None = None,
     buffer: Any = None,
     stream: Any = None,
 ) -> Plan:
@@ -62,6 +63,7 @@ def plan_sparse_decode(
     batch_invariant  as in `sparse_decode`
     cu_seqlens_q     as in `sparse_decode`; read too
     max_seqlen_q     as in `sparse_decode`
+    q_rope           as in `plan_decode`
     buffer           contiguous memory of `plan_sparse_decode_size` bytes on q's device, kept alive by the plan; None:
                      made by q's framework
 
@@ -73,7 +75,7 @@ def plan_sparse_decode(
     ...     out, lse = flashmla.sparse_decode(q, kv_cache, indices, plan=plan)
     """
     scalars = batch_invariant, max_seqlen_q, num_splits
-    inputs = (q, indices, topk_length, extra_indices, extra_topk_length, cu_seqlens_q)
+    inputs = (q, indices, topk_length, extra_indices, extra_topk_length, cu_seqlens_q, q_rope)
     facts = {"batch_invariant": batch_invariant, "num_splits": num_splits}
     return make_plan(_OPERATION, scalars, inputs, facts, buffer=buffer, stream=stream)
 
@@ -90,6 +92,7 @@ def plan_sparse_decode_size(
     batch_invariant: bool = False,
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
+    q_rope: SupportsDLPack | None = None,
 ) -> int:
     """Bytes of `buffer` that `plan_sparse_decode` needs: from shapes, flags and device, never from lengths.
 
@@ -100,5 +103,5 @@ def plan_sparse_decode_size(
     >>> plan = flashmla.plan_sparse_decode(q, indices, buffer=buffer)
     """
     options = _options(batch_invariant, max_seqlen_q, num_splits)
-    inputs = (q, indices, topk_length, extra_indices, extra_topk_length, cu_seqlens_q)
+    inputs = (q, indices, topk_length, extra_indices, extra_topk_length, cu_seqlens_q, q_rope)
     return _OPERATION.scratch_size(options, inputs)

@@ -48,7 +48,7 @@ _OPERATION = Operation(
     ("q", "kv_cache", "indices"),
     optional=(
         *("topk_length", "attn_sink", "extra_kv_cache", "extra_indices", "extra_topk_length"),
-        *("cu_seqlens_q", "descale_k", "extra_descale_k"),
+        *("cu_seqlens_q", "descale_k", "extra_descale_k", "q_rope"),
     ),
     outputs=("out", "lse"),
     described=described,
@@ -97,6 +97,7 @@ def sparse_decode(
     out_dtype: OutDType = ...,
     lse_base2: bool = ...,
     empty_lse: float = ...,
+    q_rope: SupportsDLPack | None = ...,
     return_lse: Literal[True] = ...,
 ) -> tuple[TensorT, Any]: ...
 @overload
@@ -127,6 +128,7 @@ def sparse_decode(
     out_dtype: OutDType = ...,
     lse_base2: bool = ...,
     empty_lse: float = ...,
+    q_rope: SupportsDLPack | None = ...,
     return_lse: Literal[False],
 ) -> TensorT: ...
 @eager
@@ -158,6 +160,7 @@ def sparse_decode(
     out_dtype: OutDType = None,
     lse_base2: bool = False,
     empty_lse: float = math.inf,
+    q_rope: SupportsDLPack | None = None,
     return_lse: bool = True,
 ) -> Any:
     """MLA decode attention of each query token over the tokens that it names. Returns `(out, lse)`, or `out`.
@@ -180,7 +183,7 @@ def sparse_decode(
     batch_invariant  as in `dense_decode`
     out, lse         as in `dense_decode`. A row that attends to nothing is out 0, lse empty_lse, whatever its sink
     workspace        contiguous scratch of `sparse_decode_workspace_size` bytes on q's device; None: made for the call
-    cu_seqlens_q, max_seqlen_q, softmax_scale, stream, num_threads, out_dtype, lse_base2, empty_lse, return_lse
+    cu_seqlens_q, max_seqlen_q, softmax_scale, stream, num_threads, out_dtype, lse_base2, empty_lse, q_rope, return_lse
                      as in `dense_decode`
 
     Values of indices, topk_length and cu_seqlens_q may be anything: nothing outside the cache is read. Raises what
@@ -198,7 +201,7 @@ def sparse_decode(
     )
     inputs = (
         *(q, kv_cache, indices, topk_length, attn_sink, extra_kv_cache, extra_indices, extra_topk_length),
-        *(cu_seqlens_q, descale_k, extra_descale_k),
+        *(cu_seqlens_q, descale_k, extra_descale_k, q_rope),
     )
     if plan is not None:
         check_plan(plan)
@@ -224,6 +227,7 @@ def sparse_decode_workspace_size(
     max_seqlen_q: int = 0,
     batch_invariant: bool = False,
     plan: Plan | None = None,
+    q_rope: SupportsDLPack | None = None,
 ) -> int:
     """Bytes of `workspace` that `sparse_decode` needs: from shapes, flags and device, never from lengths.
 
@@ -237,7 +241,7 @@ def sparse_decode_workspace_size(
     options = _options(kv_format, extra, batch_invariant, max_seqlen_q, None, 0, None, False, math.inf)
     inputs = (
         *(q, kv_cache, indices, topk_length, attn_sink, extra_kv_cache, extra_indices, extra_topk_length),
-        *(cu_seqlens_q, None, None),
+        *(cu_seqlens_q, None, None, q_rope),
     )
     if plan is not None:
         check_plan(plan)

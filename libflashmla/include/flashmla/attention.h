@@ -86,12 +86,16 @@ typedef struct flashmla_dense_decode_params {
   const DLTensor *descale_q;
   const DLTensor *descale_k;
   int32_t compute; /* flashmla_compute; other than the default with FLASHMLA_KV_FP8 alone */
+  /* (batch, s_q, h_q, d_qk - d_v) or (total_q, h_q, d_qk - d_v), dtype and rules of q, strides of its own: the columns
+   * of q from d_v on, its RoPE part. q has the first d_v then, (.., h_q, d_v). Where d_qk is d_v there is no such part.
+   * NULL: q has all columns */
+  const DLTensor *q_rope;
 } flashmla_dense_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_DENSE_DECODE_PARAMS_INIT                                                                              \
   {sizeof(flashmla_dense_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, NULL, 0, 0, \
-   0, 0, NULL, NULL, 0, 0, NULL, NULL, 0}
+   0, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL}
 /* clang-format on */
 
 /* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan's num_splits alone, never from
@@ -174,12 +178,13 @@ typedef struct flashmla_sparse_decode_params {
   const flashmla_plan *plan;
   const DLTensor *descale_k;       /* (1) float32, with FLASHMLA_KV_FP8: what kv_cache is multiplied with; NULL: 1 */
   const DLTensor *extra_descale_k; /* likewise of extra_kv_cache */
+  const DLTensor *q_rope;          /* as in flashmla_dense_decode_params: RoPE columns of q. NULL: q has all columns */
 } flashmla_sparse_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 /* clang-format off */
 #define FLASHMLA_SPARSE_DECODE_PARAMS_INIT                                                                            \
   {sizeof(flashmla_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0,   \
-   0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL}
+   0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL, NULL}
 /* clang-format on */
 
 /* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan, and without one from whether lengths

@@ -37,10 +37,11 @@ typedef struct flashmla_plan_decode_params {
   uint32_t reserved2;            /* 0 */
   int32_t kv_format;             /* as in flashmla_dense_decode_params; plans of all that quantise are alike */
   int32_t window;                /* as in flashmla_dense_decode_params */
+  const DLTensor *q_rope;        /* " */
 } flashmla_plan_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_PLAN_DECODE_PARAMS_INIT \
-  {sizeof(flashmla_plan_decode_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, 0, 0}
+  {sizeof(flashmla_plan_decode_params), 0, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0, 0, 0, NULL}
 
 /* Bytes of schedule memory a plan needs. Follows from shapes, flags, num_splits and device alone; data, buffer and
  * stream are not looked at. On a GPU a size query may load a kernel, to ask how many clusters of it run at once.
@@ -87,10 +88,11 @@ typedef struct flashmla_plan_sparse_decode_params {
   void *buffer;                      /* as in flashmla_plan_decode_params */
   uint64_t buffer_size;              /* bytes; at least what flashmla_plan_sparse_decode_size says */
   void *stream;                      /* as in flashmla_plan_decode_params */
+  const DLTensor *q_rope;            /* as in flashmla_sparse_decode_params */
 } flashmla_plan_sparse_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_PLAN_SPARSE_DECODE_PARAMS_INIT \
-  {sizeof(flashmla_plan_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL}
+  {sizeof(flashmla_plan_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL}
 
 /* Bytes of schedule memory a plan for flashmla_sparse_decode needs. As flashmla_plan_decode_size. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status

@@ -17,20 +17,28 @@ typedef struct fm_mask {
   const int32_t *global_seqlens;
 } fm_mask;
 
-/* q: what keys are multiplied with. */
+/* q: what keys are multiplied with. Its latent columns, and the RoPE columns behind them, which a call may give as a
+ * tensor of their own. */
 typedef struct fm_queries {
   fm_dtype dtype; /* that they are attended in */
   int32_t d_qk;
   const void *data;
-  int64_t stride[3];    /* in elements: batch, token, head; batch 0 with variable-length queries */
-  bool coded;           /* rows are float8_e4m3fn codes, of numbers of `dtype` */
-  const float *descale; /* what codes are multiplied with; NULL: 1 */
+  const void *rope;       /* the first of the RoPE columns, where there are any */
+  int64_t stride[3];      /* in elements: batch, token, head; batch 0 with variable-length queries */
+  int64_t rope_stride[3]; /* likewise; those of q where that has all columns */
+  bool parted;            /* RoPE columns are a tensor of their own */
+  bool coded;             /* rows are float8_e4m3fn codes, of numbers of `dtype` */
+  const float *descale;   /* what codes are multiplied with; NULL: 1 */
   double softmax_scale;
   /* softmax_scale * log2(e), at most the largest float and no less than the smallest normal one: logits are as good
    * with these, and 0 * infinity would be NaN. */
   float scale_log2;
 } fm_queries;
 
+/* Bytes of a column in memory. */
+static inline int32_t fm_query_bytes(const fm_queries *queries) {
+  return queries->coded ? 1 : fm_dtype_bytes(queries->dtype);
+}
 /* In host memory. */
 static inline float fm_descale_of_queries(const fm_queries *queries) {
   return queries->descale != NULL ? *queries->descale : 1.0f;
@@ -39,6 +47,10 @@ static inline float fm_descale_of_queries(const fm_queries *queries) {
 /* Rows of results and their log-sum-exps: in the table of an operation, and checked. Strides are in elements; with
  * variable-length queries the batch strides are 0: query token s of request i is the token fm_query_range_of says,
  * whatever the request. */
+/* And the RoPE columns of queries in two parts, whose first part is in row `q`. */
+#define FM_Q_ROPE_FIELDS(type, field, q, d_rope)                                                    \
+  FM_FIELD(type, field), .rank = 4, .axes = {FM_BATCH, FM_S_Q, FM_H_Q, d_rope}, .like = FM_LIKE(q), \
+      .alignment = FM_VECTOR_BYTES, .mapped = true, .of_queries = true, .optional = true
 #define FM_OUT_FIELDS(type, field, d_v)                                                                    \
   FM_FIELD(type, field), .rank = 4, .axes = {FM_BATCH, FM_S_Q, FM_H_Q, d_v}, .alignment = FM_VECTOR_BYTES, \
       .of_queries = true

@@ -12,8 +12,10 @@ enum { GEOMETRIES = sizeof geometries / sizeof geometries[0], OF_KERNELS = sizeo
 
 const fm_geometry *fm_geometry_at(int32_t i) { return i < GEOMETRIES ? &geometries[i] : NULL; }
 
-flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, int32_t max_seqlen_q, fm_form *form) {
+flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, const DLTensor *q_rope, int32_t max_seqlen_q,
+                                 fm_form *form) {
   form->varlen = cu_seqlens_q != NULL;
+  form->parted = q_rope != NULL;
   if (form->varlen && max_seqlen_q <= 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}max_seqlen_q is %d; with cu_seqlens_q it must be > 0",
                    max_seqlen_q);
@@ -44,23 +46,51 @@ static fm_text d_qk_of(const fm_geometry *table, int32_t count) {
   return text;
 }
 
-flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t given, fm_attention *attention) {
-  const int32_t inner = call->tensors.rows[q].rank - 1, d_qk = call->extents[call->tensors.rows[q].axes[inner]];
+fm_text fm_name_d_qk(const fm_call *call, int32_t q) {
+  const int32_t inner = call->tensors.rows[q].rank - 1;
+  return call->form.parted ? fm_text_of("q.shape[%d] + q_rope.shape[%d]", inner, inner)
+                           : fm_text_of("q.shape[%d]", inner);
+}
+
+static int32_t columns_of(const fm_call *call, int32_t row) {
+  const fm_argument *rule = &call->tensors.rows[row];
+  return call->extents[rule->axes[rule->rank - 1]];
+}
+
+/* Queries in two parts: the first has the latent columns, which out has too, and no other. */
+static flashmla_status check_parts(const fm_call *call, int32_t q, fm_geometry geometry) {
+  const int32_t columns = columns_of(call, q);
+  if (geometry.d_qk == geometry.d_v)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED,
+                   "q_rope is given; with %s (d_qk) %d, which has no columns behind d_v, it must be left out",
+                   fm_name_d_qk(call, q).chars, geometry.d_qk);
+  if (columns != geometry.d_v)
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_v) is %d; supported with q_rope and d_qk %d is %d",
+                   call->tensors.rows[q].rank - 1, columns, geometry.d_qk, geometry.d_v);
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t q_rope, int32_t given,
+                                  fm_attention *attention) {
+  const bool parted = call->form.parted;
+  const int64_t d_qk = (int64_t)columns_of(call, q) + (parted ? columns_of(call, q_rope) : 0);
   const fm_geometry *const table = call->cuda ? of_kernels : geometries;
   const int32_t count = call->cuda ? OF_KERNELS : GEOMETRIES;
   int32_t found = 0;
   while (found < count && table[found].d_qk != d_qk) ++found;
   if (found == count)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported%s are %s", inner, d_qk,
-                   call->cuda ? " on CUDA" : "", d_qk_of(table, count).chars);
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s (d_qk) is %lld; supported%s are %s", fm_name_d_qk(call, q).chars,
+                   (long long)d_qk, call->cuda ? " on CUDA" : "", d_qk_of(table, count).chars);
+  if (parted) FM_TRY(check_parts(call, q, table[found]));
   const int32_t d_v = table[found].d_v;
   if (given != 0 && given != d_v)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported with d_qk %d is %d", inner, given,
-                   d_qk, d_v);
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported with d_qk %d is %d",
+                   call->tensors.rows[q].rank - 1, given, (int32_t)d_qk, d_v);
   const fm_dtype dtype = fm_dtype_of(fm_tensor_at(&call->tensors, q, 0)->dtype);
   attention->queries.coded = (FM_ONLY(dtype) & FM_ANY_BYTE) != 0;
   attention->queries.dtype = attention->queries.coded ? FM_BF16 : dtype;
-  attention->queries.d_qk = d_qk;
+  attention->queries.parted = parted;
+  attention->queries.d_qk = (int32_t)d_qk;
   attention->d_v = d_v;
   return FLASHMLA_OK;
 }
@@ -91,11 +121,16 @@ void fm_read_results(const fm_call *call, fm_result_rows rows, uint32_t flags, f
   output->empty_lse = fm_empty_lse(flags);
   fm_strides_from_batch(call->views[rows.out].stride, varlen, output->out_stride);
   fm_strides_from_batch(call->views[rows.lse].stride, varlen, output->lse_stride);
+  const int32_t rope = attention->queries.parted ? rows.q_rope : rows.q;
   fm_strides_from_batch(call->views[rows.q].stride, varlen, attention->queries.stride);
+  fm_strides_from_batch(call->views[rope].stride, varlen, attention->queries.rope_stride);
 }
 
 void fm_bind_results(const fm_call *call, fm_result_rows rows, fm_attention *attention) {
-  attention->queries.data = call->views[rows.q].data;
+  fm_queries *queries = &attention->queries;
+  queries->data = call->views[rows.q].data;
+  queries->rope = queries->parted ? call->views[rows.q_rope].data
+                                  : (const char *)queries->data + attention->d_v * fm_query_bytes(queries);
   attention->output.out = call->views[rows.out].data;
   attention->output.lse = call->views[rows.lse].data;
   attention->output.sink = call->views[rows.sink].data;

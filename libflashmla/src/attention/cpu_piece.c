@@ -9,7 +9,6 @@
 
 _Static_assert(FM_KERNEL_MOST_D_QK <= FM_CPU_MOST_D_QK && FM_KERNEL_MOST_D_V <= FM_CPU_MOST_D_V,
                "a step has room for all head sizes that the rules let through");
-_Static_assert(FM_CPU_MOST_ROWS <= FM_CPU_MOST_KEYS, "queries have room in the memory of keys");
 
 /* A step adds up in float32, whose rounding errors grow with the number of terms. So sums of longer pieces are taken
  * over stretches of so many tokens, in whole steps, and those are added in float64. */
@@ -25,20 +24,40 @@ fm_cpu_tile fm_tile_of(const fm_attention *attention, const fm_key_source *sourc
                        .scale_log2 = attention->queries.scale_log2};
 }
 
+/* Bytes of a row of queries that is put together. */
+static size_t row_bytes(const fm_queries *q) { return (size_t)q->d_qk * (size_t)fm_dtype_bytes(q->dtype); }
+
+size_t fm_queries_bytes(const fm_attention *attention) {
+  const fm_queries *q = &attention->queries;
+  return q->coded || q->parted ? ((size_t)attention->tiling.block_rows * row_bytes(q) + 63) / 64 * 64 : 0;
+}
+
+/* A row of queries: both parts, of which codes become numbers, side by side in the thread's memory. */
+static const void *join_row(const fm_attention *attention, const fm_piece_worker *worker, const void *latent,
+                            const void *rope, int32_t row) {
+  const fm_queries *q = &attention->queries;
+  const int32_t bytes = fm_dtype_bytes(q->dtype), columns = q->d_qk - attention->d_v;
+  char *joined = (char *)worker->queries + (size_t)row * row_bytes(q), *behind = joined + attention->d_v * bytes;
+  if (q->coded) {
+    const float sign = copysignf(1, fm_descale_of_queries(q));
+    fm_decode_codes(latent, attention->d_v, sign, worker->elements, q->dtype, joined);
+    fm_decode_codes(rope, columns, sign, worker->elements, q->dtype, behind);
+  } else {
+    memcpy(joined, latent, (size_t)attention->d_v * (size_t)bytes);
+    memcpy(behind, rope, (size_t)columns * (size_t)bytes);
+  }
+  return joined;
+}
+
 static void set_queries(const fm_attention *attention, const fm_piece_worker *worker, const fm_cpu_tile *shape,
                         const fm_rows *rows) {
   const fm_queries *q = &attention->queries;
   const void *queries[FM_CPU_MOST_ROWS];
-  const float sign = q->coded ? copysignf(1, fm_descale_of_queries(q)) : 0;
-  const int32_t bytes = q->coded ? 1 : fm_dtype_bytes(q->dtype);
+  const int32_t bytes = fm_query_bytes(q);
   for (int32_t row = 0; row < rows->count; row++) {
-    const int64_t element = fm_row_offset(attention, rows, row, q->stride);
-    queries[row] = (const char *)q->data + element * bytes;
-    if (!q->coded) continue;
-    /* Keys have no use for their memory yet, and a step copies queries. */
-    uint16_t *decoded = (uint16_t *)worker->keys + (int64_t)row * q->d_qk;
-    fm_decode_codes(queries[row], q->d_qk, sign, worker->elements, FM_BF16, decoded);
-    queries[row] = decoded;
+    const char *latent = (const char *)q->data + fm_row_offset(attention, rows, row, q->stride) * bytes;
+    const char *rope = (const char *)q->rope + fm_row_offset(attention, rows, row, q->rope_stride) * bytes;
+    queries[row] = q->coded || q->parted ? join_row(attention, worker, latent, rope, row) : latent;
   }
   worker->step->set_queries(worker->scratch, shape, queries);
 }

@@ -14,11 +14,15 @@ typedef struct fm_piece_worker {
   void *totals;  /* fm_piece_totals_bytes */
   void *folds;   /* fm_folds_bytes */
   void *keys;    /* of the source: room_bytes */
+  void *queries; /* fm_queries_bytes */
   int32_t tile;  /* whose queries are in scratch; -1: none yet */
 } fm_piece_worker;
 
 /* A tile of tokens * heads query rows. */
 fm_cpu_tile fm_tile_of(const fm_attention *attention, const fm_key_source *source, int32_t tokens, int32_t heads);
+
+/* Memory in which a thread puts rows of queries together that do not lie so; 0: all do. A multiple of 64 bytes. */
+size_t fm_queries_bytes(const fm_attention *attention);
 
 /* Memory in which a thread adds up long pieces; 0: none is so long. A multiple of 16 bytes. */
 size_t fm_piece_totals_bytes(const fm_attention *attention);

@@ -55,8 +55,9 @@ typedef struct job {
   const fm_key_source *source;
   const fm_cpu_elements *elements;
   const fm_cpu_step *step;
-  char *scratch; /* scratch_bytes for each thread: the step's, what long pieces are added up in, what is folded, keys */
-  size_t scratch_bytes, step_bytes, totals_bytes, folds_bytes;
+  char *scratch; /* scratch_bytes for each thread: the step's, what long pieces are added up in, what is folded,
+                    queries, keys */
+  size_t scratch_bytes, step_bytes, totals_bytes, folds_bytes, queries_bytes;
   atomic_llong next_part, next_merge;
   atomic_int attended; /* parts */
   fm_cpu_gate all_attended;
@@ -73,7 +74,8 @@ static void work(void *context, int32_t thread) {
   worker.scratch = scratch;
   worker.totals = scratch += job->step_bytes;
   worker.folds = scratch += job->totals_bytes;
-  worker.keys = scratch + job->folds_bytes;
+  worker.queries = scratch += job->folds_bytes;
+  worker.keys = scratch + job->queries_bytes;
   const bool invariant = attention->tiling.piece_units > 0;
   void (*const attend)(const fm_attention *, fm_piece_worker *, int32_t) =
       invariant ? fm_attend_invariant_part : fm_attend_part;
@@ -116,7 +118,8 @@ flashmla_status fm_run_on_cpu(const fm_call *call, const fm_attention *attention
   job.step_bytes = job.step->scratch_bytes(&largest);
   job.totals_bytes = (fm_piece_totals_bytes(attention) + 63) / 64 * 64;
   job.folds_bytes = fm_folds_bytes(attention);
-  job.scratch_bytes = job.step_bytes + job.totals_bytes + job.folds_bytes + source->room_bytes;
+  job.queries_bytes = fm_queries_bytes(attention);
+  job.scratch_bytes = job.step_bytes + job.totals_bytes + job.folds_bytes + job.queries_bytes + source->room_bytes;
   int32_t threads = choose_threads(attention, job.step, num_threads);
   job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)threads);
   if (job.scratch == NULL) job.scratch = aligned_alloc(64, job.scratch_bytes * (size_t)(threads = 1));

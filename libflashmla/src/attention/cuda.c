@@ -32,23 +32,44 @@ static flashmla_status launch_join(fm_gpu gpu, const fm_loaded *join, const fm_a
   return launch_combine(gpu, join, attention, stream);
 }
 
-/* With variable-length queries the tokens of all requests are those of one. Rows beyond the tensor read as zeros. */
-static fm_tensor_map query_map(const fm_attention *attention) {
+/* `columns` of queries from an address on. With variable-length queries the tokens of all requests are those of one.
+ * Rows and columns beyond the tensor read as zeros. */
+static fm_tensor_map query_map(const fm_attention *attention, const void *address, const int64_t stride[3],
+                               int32_t columns) {
   const fm_work *work = &attention->work;
   const fm_tiling *tiling = &attention->tiling;
   const fm_queries *q = &attention->queries;
-  const int64_t *stride = q->stride;
-  const int32_t columns = FM_SWIZZLE_BYTES / fm_dtype_bytes(q->dtype);
+  const int32_t box_columns = FM_SWIZZLE_BYTES / fm_dtype_bytes(q->dtype);
   const int32_t together = q->coded ? fm_dtype_bytes(q->dtype) : 1; /* codes, as one element of that type */
   return (fm_tensor_map){
       .dtype = q->dtype,
       .rank = 5,
-      .address = q->data,
-      .extents = {q->d_qk / together, tiling->group, work->varlen ? work->total_q : work->s_q, work->h_kv,
+      .address = address,
+      .extents = {columns / together, tiling->group, work->varlen ? work->total_q : work->s_q, work->h_kv,
                   work->varlen ? 1 : work->batch},
       .strides = {1, stride[2] / together, stride[1] / together, stride[2] / together * tiling->group,
                   stride[0] / together},
-      .box = {(uint32_t)columns, (uint32_t)tiling->block_heads, (uint32_t)tiling->block_tokens, 1, 1}};
+      .box = {(uint32_t)box_columns, (uint32_t)tiling->block_heads, (uint32_t)tiling->block_tokens, 1, 1}};
+}
+
+/* Whether there are RoPE columns. */
+static bool has_rope(const fm_attention *attention) { return attention->queries.d_qk > attention->d_v; }
+
+static flashmla_status encode_queries(const fm_attention *attention, fm_attention_kernels *kernels) {
+  const fm_queries *q = &attention->queries;
+  const fm_driver *driver = kernels->gpu.driver;
+  const fm_tensor_map latent = query_map(attention, q->data, q->stride, attention->d_v);
+  FM_TRY(fm_encode(driver, &latent, &kernels->q_map));
+  if (!has_rope(attention)) return FLASHMLA_OK;
+  const fm_tensor_map rope = query_map(attention, q->rope, q->rope_stride, q->d_qk - attention->d_v);
+  return fm_encode(driver, &rope, &kernels->q_rope_map);
+}
+
+flashmla_status fm_encode_queries_again(const fm_attention *attention, fm_attention_kernels *kernels) {
+  const fm_driver *driver = kernels->gpu.driver;
+  FM_TRY(fm_encode_address(driver, attention->queries.data, &kernels->q_map));
+  if (!has_rope(attention)) return FLASHMLA_OK;
+  return fm_encode_address(driver, attention->queries.rope, &kernels->q_rope_map);
 }
 
 flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_attention_kernels *kernels) {
@@ -57,8 +78,7 @@ flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_atte
   if (fm_makes_schedule(attention)) FM_TRY(fm_load_plan(gpu, &kernels->plan));
   FM_TRY(fm_load(gpu, need, &kernels->attend));
   if (fm_may_split(&attention->tiling)) FM_TRY(load_join(gpu, attention, &kernels->join));
-  const fm_tensor_map q = query_map(attention);
-  return fm_encode(gpu.driver, &q, &kernels->q_map);
+  return encode_queries(attention, kernels);
 }
 
 static flashmla_status launch_plan(const fm_attention *attention, const fm_attention_kernels *kernels, void *stream) {

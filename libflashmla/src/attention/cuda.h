@@ -20,9 +20,11 @@
       .out_is_float = (attention)->output.dtype == FM_FP32,                                                     \
       .lse_factor = (attention)->output.lse_base2 ? 1.0f : FM_LN_2, .empty_lse = (attention)->output.empty_lse
 
-/* cuda.c. Loads the kernels of a call, whose gpu is open, and encodes the tensor map of q; `need`: of the kernel that
- * attends. */
+/* cuda.c. Loads the kernels of a call, whose gpu is open, and encodes the tensor maps of queries; `need`: of the kernel
+ * that attends. */
 flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_attention_kernels *kernels);
+/* New addresses of queries into their maps. */
+flashmla_status fm_encode_queries_again(const fm_attention *attention, fm_attention_kernels *kernels);
 /* The launch that makes the schedule, for calls that make a plan; it is the last kernel. */
 flashmla_status fm_launch_schedule(const fm_attention *attention, const fm_attention_kernels *kernels, void *stream);
 /* A launch that attends: of so many parts. */

@@ -5,6 +5,7 @@ void fm_describe_attention(const fm_attention *attention, fm_facts *facts) {
   flashmla_call_record *record = &facts->record;
   record->s_q = attention->work.s_q;
   record->h_kv = attention->work.h_kv;
+  record->d_qk = attention->queries.d_qk;
   record->d_v = attention->d_v;
   record->capacity = attention->work.capacity;
   record->extra_topk = attention->work.extra_capacity;

@@ -24,10 +24,11 @@ static void pack(fm_argument *row) {
   if (row->packed_axis != 0) row->axes[row->rank - 1] = row->packed_axis;
 }
 
-/* Codes have a scale of the call, too, and results like them would have none. */
+/* Codes have a scale of the call, too, and results like them would have none. What is read beside them is codes, too.
+ */
 static void code(const fm_argument *table, fm_argument *row) {
   if (row->coded) row->dtypes = FM_ONLY(FM_BF16) | FM_ANY_BYTE;
-  if (row->like == 0 || !table[row->like - 1].coded) return;
+  if (row->like == 0 || !row->written || !table[row->like - 1].coded) return;
   row->like = 0;
   row->dtypes |= FM_ONLY(FM_BF16);
 }
@@ -37,6 +38,7 @@ void fm_arguments_in(fm_form form, const fm_argument *table, int32_t count, fm_a
   for (int32_t row = 0; row < count; ++row) {
     if (form.varlen && table[row].of_queries) drop_batch(&rows[row]);
     if (form.listed == 0 && table[row].listed) stack(&rows[row]);
+    if (form.parted && table[row].parted_axis != 0) rows[row].axes[rows[row].rank - 1] = table[row].parted_axis;
     if (form.coded) code(table, &rows[row]);
     if ((form.packed & table[row].paged) != 0) pack(&rows[row]);
   }

@@ -53,6 +53,7 @@ typedef struct fm_argument {
   uint8_t paged;   /* a KV cache, by a bit of its own: it is `packed` in the form of one that quantises */
   uint8_t packed_axis; /* its innermost axis then; 0: the same */
   bool packed;         /* its elements are bytes, and those of a page contiguous: `alignment` is of pages */
+  uint8_t parted_axis; /* its innermost axis in the form of queries in two parts; 0: the same */
 } fm_argument;
 _Static_assert(FM_DTYPES <= 8, "fm_argument.dtypes has a bit for each");
 #define FM_LIKE(row) ((row) + 1)
@@ -77,6 +78,7 @@ typedef struct fm_form {
   int32_t listed; /* fm_tensors.listed */
   uint8_t packed; /* the KV caches that are of a format that quantises: bits of fm_argument.paged */
   bool coded;     /* the main cache is codes with one scale: queries may be such codes, too */
+  bool parted;    /* queries come in two parts, of which q is the first */
 } fm_form;
 
 /* The table of an operation in the form of a call. */

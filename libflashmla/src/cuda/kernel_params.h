@@ -217,7 +217,8 @@ typedef struct fm_combine_kernel_params {
 
 enum { FM_DENSE_DECODE_ANY_PAGE = 1 << 0, FM_DENSE_DECODE_GATHERS = 1 << 1, FM_DENSE_DECODE_FP8_PRODUCTS = 1 << 2 };
 typedef struct fm_dense_decode_kernel_params {
-  CUtensorMap tma_q; /* q as (d, head in group, token, KV head, request); box of one row block */
+  CUtensorMap tma_q; /* latent columns of q as (d, head in group, token, KV head, request); box of one row block */
+  CUtensorMap tma_q_rope; /* likewise its RoPE columns, where there are any */
   CUtensorMap tma_kv; /* kv_cache as (d, row, head, block); box of box_rows rows */
   const int32_t *block_table; /* page numbers */
   const int32_t *lengths; /* KV items of each request, or null: all have `capacity` */
@@ -290,6 +291,7 @@ typedef struct fm_dense_decode_kernel_params {
 #define FM_DENSE_DECODE_PARAMS \
   { \
     {offsetof(fm_dense_decode_kernel_params, tma_q), 128}, \
+    {offsetof(fm_dense_decode_kernel_params, tma_q_rope), 128}, \
     {offsetof(fm_dense_decode_kernel_params, tma_kv), 128}, \
     {offsetof(fm_dense_decode_kernel_params, block_table), 8}, \
     {offsetof(fm_dense_decode_kernel_params, lengths), 8}, \
@@ -879,7 +881,8 @@ typedef struct fm_read_kv_kernel_params {
   }
 
 typedef struct fm_sparse_decode_kernel_params {
-  CUtensorMap tma_q; /* q as (d, head, token, 1, request); box of one row block */
+  CUtensorMap tma_q; /* latent columns of q as (d, head, token, 1, request); box of one row block */
+  CUtensorMap tma_q_rope; /* likewise its RoPE columns, where there are any */
   const void *cache; /* pages of the main cache */
   const void *indices; /* slots that each query token attends; outside [0, slots): none */
   int64_t indices_stride_b; /* elements between requests; 0 with cu_seqlens_q */
@@ -947,6 +950,7 @@ typedef struct fm_sparse_decode_kernel_params {
 #define FM_SPARSE_DECODE_PARAMS \
   { \
     {offsetof(fm_sparse_decode_kernel_params, tma_q), 128}, \
+    {offsetof(fm_sparse_decode_kernel_params, tma_q_rope), 128}, \
     {offsetof(fm_sparse_decode_kernel_params, cache), 8}, \
     {offsetof(fm_sparse_decode_kernel_params, indices), 8}, \
     {offsetof(fm_sparse_decode_kernel_params, indices_stride_b), 8}, \
@@ -1075,6 +1079,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xdedaec1d
+#define FM_KERNEL_PARAMS_DIGEST 0xf9979694
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -208,8 +208,11 @@ class PagedStep:
         offsets = torch.tensor([0, *accumulate(absorbed)], dtype=torch.int32, device=device)
         return Split(tuple(chunks), torch.tensor(tokens, dtype=torch.int64, device=device), offsets, max(absorbed))
 
-    def decode(self, q: torch.Tensor, split: Split, layer: int, softmax_scale: float) -> torch.Tensor:
-        """Attention of q (tokens of `split`, h_q, d_qk) over the cache of a layer: (tokens, h_q, d_v).
+    def decode(
+        self, q: torch.Tensor, q_rope: torch.Tensor | None, split: Split, layer: int, softmax_scale: float
+    ) -> torch.Tensor:
+        """Attention of q (tokens of `split`, h_q, d_v) over the cache of a layer: (tokens, h_q, d_v). q_rope: its RoPE
+        columns, where there are any.
 
         Layers share the plan, which the first of them makes.
         """
@@ -218,8 +221,10 @@ class PagedStep:
         uniform = q.shape[0] == batch * longest
         if uniform:
             q = q.view(batch, longest, *q.shape[1:])
+            q_rope = None if q_rope is None else q_rope.view(batch, longest, *q_rope.shape[1:])
         else:
             options |= {"cu_seqlens_q": split.cu_seqlens_q, "max_seqlen_q": longest}
+        options["q_rope"] = q_rope
         call = q, self.cache_of(layer), self.block_table, self.cache_seqlens
         plan = self.shared((q.shape, q.dtype), lambda: flashmla.plan_decode(*call, **options))
         out: torch.Tensor = flashmla.dense_decode(

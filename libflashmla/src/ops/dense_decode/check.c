@@ -14,6 +14,7 @@ const fm_axis fm_decode_axes[FM_DECODE_AXES] = {
     [FM_D_V] = {"d_v", false},
     [FM_OFFSETS] = {"batch + 1", false},
     [FM_TOKEN] = {"row", false},
+    [FM_Q_ROPE_COLUMNS] = {"d_rope", false},
 };
 
 static flashmla_status check_extents(const fm_call *call) {
@@ -37,8 +38,9 @@ static flashmla_status check_cuda_support(const fm_call *call, const fm_queries 
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_read_step(const DLTensor *cu_seqlens_q, fm_step_scalars scalars, fm_form *form) {
-  FM_TRY(fm_check_queries(cu_seqlens_q, scalars.max_seqlen_q, form));
+flashmla_status fm_read_step(const DLTensor *cu_seqlens_q, const DLTensor *q_rope, fm_step_scalars scalars,
+                             fm_form *form) {
+  FM_TRY(fm_check_queries(cu_seqlens_q, q_rope, scalars.max_seqlen_q, form));
   if (scalars.window < 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}window is %d; it must be >= 0", scalars.window);
   return fm_add_format("kv_format", scalars.kv_format, FM_MAIN_PAGES, form);
@@ -55,7 +57,7 @@ flashmla_status fm_check_step(const fm_call *call, fm_step_scalars scalars, fm_d
   attention->work.window = attention->mask.window = scalars.window;
   attention->mask.causal = (scalars.flags & FLASHMLA_CAUSAL) != 0;
   decode->paged = (fm_paged){.kv_format = scalars.kv_format, .max_blocks = extents[FM_MAX_BLOCKS]};
-  FM_TRY(fm_check_geometry(call, FM_Q, extents[FM_D_V], attention));
+  FM_TRY(fm_check_geometry(call, FM_Q, FM_Q_ROPE, extents[FM_D_V], attention));
   FM_TRY(fm_check_pages(call, FM_KV_CACHE, scalars.kv_format, true, &decode->paged.pages));
   FM_TRY(fm_check_keys(call, FM_Q, FM_KV_CACHE, &attention->queries, &decode->paged.pages));
   return call->cuda ? check_cuda_support(call, &attention->queries) : FLASHMLA_OK;
@@ -95,7 +97,7 @@ static const fm_plan_kind kind = {
               {"total_q", "q.shape[0]", "q.shape[0]", .dtype = false},
               {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", .dtype = false},
               {"h_q", "q.shape[2]", "q.shape[1]", .dtype = false},
-              {"d_qk", "q.shape[3]", "q.shape[2]", .dtype = false},
+              {"d_qk", "q.shape[3] (with that of q_rope)", "q.shape[2] (with that of q_rope)", .dtype = false},
               {"page_size", "kv_cache.shape[1]", "kv_cache.shape[1]", .dtype = false}, /* before what follows from it */
               {"num_blocks", "kv_cache.shape[0]", "kv_cache.shape[0]", .dtype = false},
               {"h_kv", "kv_cache.shape[2]", "kv_cache.shape[2]", .dtype = false},

@@ -221,6 +221,7 @@ static flashmla_status launch_all(const void *state) {
                                           FM_SLOT_FIELDS(tiling, &attention->divisors, &attention->schedule),
                                           .slots_per_part = tiling->slots_per_part,
                                           .tma_q = decode->kernels.q_map,
+                                          .tma_q_rope = decode->kernels.q_rope_map,
                                           .tma_kv = decode->cache_map,
                                           .block_table = table_of(decode),
                                           .lengths = attention->work.lengths,
@@ -261,7 +262,7 @@ static flashmla_status launch(fm_call *call, void *state) {
   fm_dense_decode *decode = state;
   fm_attention_kernels *kernels = &decode->kernels;
   if (call->again) {
-    FM_TRY(fm_encode_address(kernels->gpu.driver, decode->attention.queries.data, &kernels->q_map));
+    FM_TRY(fm_encode_queries_again(&decode->attention, kernels));
     if (maps_cache(kernels))
       FM_TRY(fm_encode_address(kernels->gpu.driver, decode->paged.pages.data, &decode->cache_map));
   }

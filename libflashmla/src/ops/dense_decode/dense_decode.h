@@ -20,10 +20,11 @@ enum {
   FM_D_V,
   FM_OFFSETS,
   FM_TOKEN,
+  FM_Q_ROPE_COLUMNS,
   FM_DECODE_AXES
 };
 extern const fm_axis fm_decode_axes[FM_DECODE_AXES];
-enum { FM_Q, FM_KV_CACHE, FM_BLOCK_TABLE, FM_CACHE_SEQLENS, FM_CU_SEQLENS_Q, FM_STEP_ROWS };
+enum { FM_Q, FM_KV_CACHE, FM_BLOCK_TABLE, FM_CACHE_SEQLENS, FM_CU_SEQLENS_Q, FM_Q_ROPE, FM_STEP_ROWS };
 /* A plan takes the flags of its calls, though it looks at few of them. */
 enum {
   FM_STEP_FLAGS = FLASHMLA_CAUSAL | FLASHMLA_DEFAULT_SCALE | FLASHMLA_LSE_BASE2 | FLASHMLA_EMPTY_LSE_MINUS |
@@ -40,6 +41,7 @@ enum {
             .mapped = true,                                                                                        \
             .of_queries = true,                                                                                    \
             .coded = true,                                                                                         \
+            .parted_axis = FM_D_V,                                                                                 \
             .shape_only = shapes},                                                                                 \
   [FM_KV_CACHE] = {FM_FIELD(type, kv_cache),                                                                       \
                    .rank = 4,                                                                                      \
@@ -55,9 +57,10 @@ enum {
                       .alignment = sizeof(int32_t),      .shape_only = shapes},                                    \
   [FM_CACHE_SEQLENS] = {FM_FIELD(type, cache_seqlens), .rank = 1, .axes = {FM_BATCH}, .dtypes = FM_ONLY(FM_INT32), \
                         .alignment = sizeof(int32_t)},                                                             \
-  [FM_CU_SEQLENS_Q] = {                                                                                            \
-      FM_FIELD(type, cu_seqlens_q), .rank = 1,        .axes = {FM_OFFSETS}, .dtypes = FM_ONLY(FM_INT32),           \
-      .alignment = sizeof(int32_t), .optional = true, .offsets = true}
+  [FM_CU_SEQLENS_Q] =                                                                                              \
+      {FM_FIELD(type, cu_seqlens_q), .rank = 1,        .axes = {FM_OFFSETS}, .dtypes = FM_ONLY(FM_INT32),          \
+       .alignment = sizeof(int32_t), .optional = true, .offsets = true},                                           \
+  [FM_Q_ROPE] = {FM_Q_ROPE_FIELDS(type, q_rope, FM_Q, FM_Q_ROPE_COLUMNS), .shape_only = shapes}
 
 /* The paged cache. */
 typedef struct fm_paged {
@@ -95,7 +98,8 @@ typedef struct fm_step_scalars {
 } fm_step_scalars;
 
 /* check.c: the rules that both operations have. In read_form: of the scalars that decide on the form. */
-flashmla_status fm_read_step(const DLTensor *cu_seqlens_q, fm_step_scalars scalars, fm_form *form);
+flashmla_status fm_read_step(const DLTensor *cu_seqlens_q, const DLTensor *q_rope, fm_step_scalars scalars,
+                             fm_form *form);
 /* In check_shapes. */
 flashmla_status fm_check_step(const fm_call *call, fm_step_scalars scalars, fm_dense_decode *decode);
 /* Addresses of the lengths. */

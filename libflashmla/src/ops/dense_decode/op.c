@@ -5,7 +5,7 @@
 
 typedef flashmla_dense_decode_params params_type;
 enum { OUT = FM_STEP_ROWS, LSE, GLOBAL_SEQLENS, ATTN_SINK, DESCALE_Q, DESCALE_K, ROWS };
-static const fm_result_rows result_rows = {.q = FM_Q, .out = OUT, .lse = LSE, .sink = ATTN_SINK};
+static const fm_result_rows result_rows = {.q = FM_Q, .q_rope = FM_Q_ROPE, .out = OUT, .lse = LSE, .sink = ATTN_SINK};
 
 static const fm_argument arguments[ROWS] = {
     FM_STEP_ARGUMENTS(params_type, false),
@@ -25,7 +25,7 @@ static fm_step_scalars scalars_of(const params_type *params) {
 
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
-  return fm_read_step(params->cu_seqlens_q, scalars_of(params), form);
+  return fm_read_step(params->cu_seqlens_q, params->q_rope, scalars_of(params), form);
 }
 
 static flashmla_status check_descales(const fm_call *call, const fm_dense_decode *decode) {
@@ -154,7 +154,8 @@ static const uint16_t ends[] = {
     FM_END(params_type, cp_rank),        FM_END(params_type, cp_world),     FM_END(params_type, cp_interleave),
     FM_END(params_type, global_seqlens), FM_END(params_type, attn_sink),    FM_END(params_type, kv_format),
     FM_END(params_type, window),         FM_END(params_type, descale_q),    FM_END(params_type, descale_k),
-    FM_END(params_type, compute)};
+    FM_END(params_type, compute),        offsetof(params_type, q_rope), /* with what the struct had behind that */
+    FM_END(params_type, q_rope)};
 
 static const fm_operation dense_decode = {
     .name = "dense_decode",

@@ -13,7 +13,7 @@ static fm_step_scalars scalars_of(const params_type *params) {
 
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
-  FM_TRY(fm_read_step(params->cu_seqlens_q, scalars_of(params), form));
+  FM_TRY(fm_read_step(params->cu_seqlens_q, params->q_rope, scalars_of(params), form));
   if (params->reserved != 0 || params->reserved2 != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u and reserved2 %u; they must be 0", params->reserved,
                    params->reserved2);
@@ -65,7 +65,8 @@ static void describe(const fm_call *call, const void *state, fm_facts *facts) {
 
 static const uint16_t ends[] = {FM_END(params_type, stream),       FM_END(params_type, cu_seqlens_q),
                                 FM_END(params_type, max_seqlen_q), FM_END(params_type, reserved2),
-                                FM_END(params_type, kv_format),    FM_END(params_type, window)};
+                                FM_END(params_type, kv_format),    FM_END(params_type, window),
+                                FM_END(params_type, q_rope)};
 
 static const fm_operation plan_decode = {
     .name = "plan_decode",

@@ -9,7 +9,7 @@ static const fm_argument arguments[FM_SPARSE_STEP_ROWS] = {FM_SPARSE_STEP_ARGUME
 
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
-  FM_TRY(fm_check_queries(params->cu_seqlens_q, params->max_seqlen_q, form));
+  FM_TRY(fm_check_queries(params->cu_seqlens_q, params->q_rope, params->max_seqlen_q, form));
   /* What is split so is batch invariant. */
   return fm_check_splits(params->num_splits, params->flags & ~(uint32_t)FLASHMLA_BATCH_INVARIANT);
 }
@@ -59,7 +59,7 @@ static void describe(const fm_call *call, const void *state, fm_facts *facts) {
   fm_describe_attention(&((const fm_sparse_decode *)state)->attention, facts);
 }
 
-static const uint16_t ends[] = {FM_END(params_type, stream)};
+static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, q_rope)};
 
 static const fm_operation plan_sparse_decode = {
     .name = "plan_sparse_decode",

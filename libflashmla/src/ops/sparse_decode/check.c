@@ -15,6 +15,7 @@ const fm_axis fm_sparse_axes[FM_SPARSE_AXES] = {
     [FM_EXTRA_SIZE] = {"extra_page_size", false},
     [FM_EXTRA_ROW] = {"extra_row", false},
     [FM_SPARSE_D_V] = {"d_v", false},
+    [FM_SPARSE_Q_ROPE_COLUMNS] = {"d_rope", false},
 };
 
 /* With variable-length queries no tensor but optional ones has the axis. */
@@ -54,7 +55,7 @@ flashmla_status fm_check_sparse_step(const fm_call *call, uint32_t flags, int32_
   if (attention->work.h_q > FM_SPARSE_MOST_HEADS)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (h_q) is %d; supported are at most %d",
                    call->tensors.rows[FM_SPARSE_Q].rank - 2, attention->work.h_q, FM_SPARSE_MOST_HEADS);
-  FM_TRY(fm_check_geometry(call, FM_SPARSE_Q, call->extents[FM_SPARSE_D_V], attention));
+  FM_TRY(fm_check_geometry(call, FM_SPARSE_Q, FM_SPARSE_Q_ROPE, call->extents[FM_SPARSE_D_V], attention));
   return set_items(call, &attention->work);
 }
 
@@ -64,8 +65,8 @@ flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_spars
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.dtype is %s; supported on CUDA is bfloat16",
                    fm_dtype_name((int32_t)queries->dtype));
   if (decode->attention.d_v != FM_KERNEL_MOST_D_V)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (d_qk) is %d; supported on CUDA are those with d_v %d",
-                   call->tensors.rows[FM_SPARSE_Q].rank - 1, queries->d_qk, FM_KERNEL_MOST_D_V);
+    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s (d_qk) is %d; supported on CUDA are those with d_v %d",
+                   fm_name_d_qk(call, FM_SPARSE_Q).chars, queries->d_qk, FM_KERNEL_MOST_D_V);
   return FLASHMLA_OK;
 }
 
@@ -102,7 +103,7 @@ static const fm_plan_kind kind = {
               {"total_q", "q.shape[0]", "q.shape[0]", .dtype = false},
               {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", .dtype = false},
               {"h_q", "q.shape[2]", "q.shape[1]", .dtype = false},
-              {"d_qk", "q.shape[3]", "q.shape[2]", .dtype = false},
+              {"d_qk", "q.shape[3] (with that of q_rope)", "q.shape[2] (with that of q_rope)", .dtype = false},
               {"topk", "indices.shape[2]", "indices.shape[1]", .dtype = false},
               {"extra_topk", "extra_indices.shape[2] (0 without it)", "extra_indices.shape[1] (0 without it)",
                .dtype = false}}};

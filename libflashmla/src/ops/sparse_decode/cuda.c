@@ -62,6 +62,7 @@ static fm_sparse_decode_kernel_params params_of(const fm_sparse_decode *decode, 
                                           SELECTION_FIELDS(, main),
                                           SELECTION_FIELDS(extra_, extra),
                                           .tma_q = decode->kernels.q_map,
+                                          .tma_q_rope = decode->kernels.q_rope_map,
                                           .lengths = attention->work.lengths,
                                           .capacity = attention->work.capacity,
                                           .extra_lengths = attention->work.extra_lengths,
@@ -110,7 +111,7 @@ static flashmla_status launch_all(const void *state) {
 static flashmla_status launch(fm_call *call, void *state) {
   fm_sparse_decode *decode = state;
   fm_attention_kernels *kernels = &decode->kernels;
-  if (call->again) FM_TRY(fm_encode_address(kernels->gpu.driver, decode->attention.queries.data, &kernels->q_map));
+  if (call->again) FM_TRY(fm_encode_queries_again(&decode->attention, kernels));
   return fm_in_context(kernels->gpu, launch_all, decode);
 }
 

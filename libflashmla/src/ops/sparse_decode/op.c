@@ -6,7 +6,8 @@
 
 typedef flashmla_sparse_decode_params params_type;
 enum { KV_CACHE = FM_SPARSE_STEP_ROWS, ATTN_SINK, EXTRA_KV_CACHE, OUT, LSE, DESCALE_K, EXTRA_DESCALE_K, ROWS };
-static const fm_result_rows result_rows = {.q = FM_SPARSE_Q, .out = OUT, .lse = LSE, .sink = ATTN_SINK};
+static const fm_result_rows result_rows = {
+    .q = FM_SPARSE_Q, .q_rope = FM_SPARSE_Q_ROPE, .out = OUT, .lse = LSE, .sink = ATTN_SINK};
 
 static const fm_argument arguments[ROWS] = {
     FM_SPARSE_STEP_ARGUMENTS(params_type, false),
@@ -26,7 +27,7 @@ static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
   if (params->reserved != 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u; it must be 0", params->reserved);
-  FM_TRY(fm_check_queries(params->cu_seqlens_q, params->max_seqlen_q, form));
+  FM_TRY(fm_check_queries(params->cu_seqlens_q, params->q_rope, params->max_seqlen_q, form));
   FM_TRY(fm_add_format("kv_format", params->kv_format, FM_MAIN_PAGES, form));
   FM_TRY(fm_add_format("extra_kv_format", params->extra_kv_format, FM_EXTRA_PAGES, form));
   if (params->extra_kv_cache == NULL && params->extra_kv_format != 0)
@@ -173,7 +174,7 @@ static const flashmla_kernel_info cpu_kernels[] = {
     [FM_FP32] = {.name = "sparse_decode_fp32_cpu", .operation = "sparse_decode", .dtype = "float32", .target = "cpu"}};
 
 static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, plan), FM_END(params_type, descale_k),
-                                FM_END(params_type, extra_descale_k)};
+                                FM_END(params_type, extra_descale_k), FM_END(params_type, q_rope)};
 
 static const fm_operation sparse_decode = {
     .name = "sparse_decode",

@@ -23,6 +23,7 @@ enum {
   FM_EXTRA_SIZE,
   FM_EXTRA_ROW,
   FM_SPARSE_D_V,
+  FM_SPARSE_Q_ROPE_COLUMNS,
   FM_SPARSE_AXES
 };
 extern const fm_axis fm_sparse_axes[FM_SPARSE_AXES];
@@ -33,6 +34,7 @@ enum {
   FM_EXTRA_INDICES,
   FM_EXTRA_TOPK_LENGTH,
   FM_SPARSE_CU_SEQLENS_Q,
+  FM_SPARSE_Q_ROPE,
   FM_SPARSE_STEP_ROWS
 };
 /* A plan takes the flags of its calls, though it looks at few of them. */
@@ -56,12 +58,14 @@ enum {
                    .alignment = FM_VECTOR_BYTES,                                                          \
                    .mapped = true,                                                                        \
                    .of_queries = true,                                                                    \
+                   .parted_axis = FM_SPARSE_D_V,                                                          \
                    .shape_only = shapes},                                                                 \
   [FM_INDICES] = {FM_INDICES_FIELDS(type, indices, FM_TOPK, shapes)},                                     \
   [FM_TOPK_LENGTH] = {FM_LENGTHS_FIELDS(type, topk_length, FM_BATCH)},                                    \
   [FM_EXTRA_INDICES] = {FM_INDICES_FIELDS(type, extra_indices, FM_EXTRA_TOPK, shapes), .optional = true}, \
   [FM_EXTRA_TOPK_LENGTH] = {FM_LENGTHS_FIELDS(type, extra_topk_length, FM_BATCH)},                        \
-  [FM_SPARSE_CU_SEQLENS_Q] = {FM_LENGTHS_FIELDS(type, cu_seqlens_q, FM_SPARSE_OFFSETS), .offsets = true}
+  [FM_SPARSE_CU_SEQLENS_Q] = {FM_LENGTHS_FIELDS(type, cu_seqlens_q, FM_SPARSE_OFFSETS), .offsets = true}, \
+  [FM_SPARSE_Q_ROPE] = {FM_Q_ROPE_FIELDS(type, q_rope, FM_SPARSE_Q, FM_SPARSE_Q_ROPE_COLUMNS), .shape_only = shapes}
 
 /* A cache, and which of its slots the query tokens attend: slot p * page_size + r is row r of page p. */
 typedef struct fm_selection {
