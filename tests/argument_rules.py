@@ -35,14 +35,19 @@ class Form:
     stacked: bool = False
     packed: bool = False
     coded: bool = False  # the cache is codes with one scale
+    parted: bool = False  # queries come in two parts
     only: str | None = None  # the one backend that has it
 
     def rows(self, operation: argument_tables.Operation) -> list[Argument]:
         """The tensors of such a call."""
-        form = {"varlen": self.varlen, "stacked": self.stacked, "packed": self.packed, "coded": self.coded}
+        names = ("varlen", "stacked", "packed", "coded", "parted")
+        form = {name: getattr(self, name) for name in names}
         rows = [row.in_form(**form) for row in operation.arguments]
         codes = {row.name for row in operation.arguments if row.coded and self.coded}
-        rows = [replace(row, like="", dtypes=(*row.dtypes, "bfloat16")) if row.like in codes else row for row in rows]
+        rows = [
+            replace(row, like="", dtypes=(*row.dtypes, "bfloat16")) if row.written and row.like in codes else row
+            for row in rows
+        ]
         return [row for row in rows if not row.optional or row.name in self.optional]
 
 

@@ -39,11 +39,18 @@ class Argument:
     coded: bool  # it may be codes, too, in the form of a cache of codes with one scale
     paged: bool  # it is `packed` in the form of a cache that is quantised
     packed_axis: str  # the innermost axis then, if it is another one
+    parted_axis: str  # the innermost axis in the form of queries in two parts, if it is another one
     packed: bool = False  # bytes, and a page of them is contiguous
 
-    def in_form(self, *, varlen: bool, stacked: bool, packed: bool = False, coded: bool = False) -> Argument:
-        """The row in a call with packed queries, with one tensor in the place of a list, or of a quantised cache."""
+    def in_form(
+        self, *, varlen: bool, stacked: bool, packed: bool = False, coded: bool = False, parted: bool = False
+    ) -> Argument:
+        """The row in a call with packed queries, with one tensor in the place of a list, of a quantised cache, or with
+        queries in two parts.
+        """
         axes = self.axes
+        if parted and self.parted_axis:
+            axes = (*axes[:-1], self.parted_axis)
         if varlen and self.of_queries:
             axes = tuple("total_q" if axis == "s_q" else axis for axis in axes if axis != "batch")
         if stacked and self.listed:

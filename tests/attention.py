@@ -16,6 +16,17 @@ class QueryTokens:
     s_q: int
     cu_seqlens_q: tuple[int, ...] | None
     total_q: int
+    d_qk: int
+    d_v: int
+    parted: bool
+
+    def parts_of_q(self, q: np.ndarray) -> dict[str, np.ndarray]:
+        """The tensors that all columns of q are given as."""
+        return {"q": q[..., : self.d_v], "q_rope": q[..., self.d_v :]} if self.parted else {"q": q}
+
+    def widths_of_q(self) -> dict[str, int]:
+        """Columns of both tensors, given or not."""
+        return {"q": self.d_v if self.parted else self.d_qk, "q_rope": self.d_qk - self.d_v}
 
     @property
     def most_queries(self) -> int:

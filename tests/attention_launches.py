@@ -146,16 +146,27 @@ class Call:
                     found[f"{tensor}_stride_{axis}"] = stride
         return found
 
-    def q_map(self) -> dict[str, Any]:
-        """q as (d, head in group, token, KV head, request); the box is one row block. All tokens of variable-length
-        queries are those of one request.
+    def q_maps(self) -> dict[str, dict[str, Any]]:
+        """The latent columns of q and, where there are any, the RoPE columns, which are its last or a tensor of their
+        own; by their parameters.
+        """
+        case = self.case
+        maps = {"tma_q": self.q_map("q", 0, case.d_v)}
+        if case.d_qk == case.d_v:
+            return maps
+        name, first = ("q_rope", 0) if case.parted else ("q", case.d_v)
+        return maps | {"tma_q_rope": self.q_map(name, first, case.d_qk - case.d_v)}
+
+    def q_map(self, name: str, first: int, columns: int) -> dict[str, Any]:
+        """Columns of a tensor from `first` on as (d, head in group, token, KV head, request); the box is one row block.
+        All tokens of variable-length queries are those of one request.
         """
         case, tiling = self.case, self.tiling
-        *batch, token, head, _ = self.strides("q")
+        *batch, token, head, _ = self.strides(name)
         tokens, requests = (case.s_q, case.batch) if batch else (case.total_q, 1)
-        extents = [case.d_qk, tiling.group, tokens, self.h_kv, requests]
+        extents = [columns, tiling.group, tokens, self.h_kv, requests]
         return {
-            "address": self.addresses["q"],
+            "address": self.addresses[name] + 2 * first,
             "dtype": TENSOR_MAP_DTYPES[case.dtype],
             "extents": extents,
             "strides": byte_strides(extents, [head, token, head * tiling.group, *(batch or [0])]),

@@ -112,9 +112,7 @@ class DenseDecode:
         self.bars = Barriers(self.slots, self.cluster, variant.barriers)
 
     @cute.jit
-    def __call__(
-        self, q: cute.Pointer, q_rope: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream
-    ):
+    def __call__(self, q: cute.Pointer, q_rope: cute.Pointer, kv: cute.Pointer, args: tuple, stream: cuda.CUstream):
         atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, self.dtype)
         slice_layout = cute.tile_to_shape(atom, (64, 64), order=(0, 1))
         # Only the order of the modes matters (d first, then as listed): the launcher encodes the true extents, strides

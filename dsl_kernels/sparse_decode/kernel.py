@@ -15,7 +15,7 @@ each loads what it needs only when the record of the piece is there, so that not
 import cuda.bindings.driver as cuda
 import cutlass.cute as cute
 from cutlass import const_expr
-from cutlass.cute.nvgpu import cpasync, warpgroup
+from cutlass.cute.nvgpu import warpgroup
 
 from dsl_kernels.core.params import Named
 from dsl_kernels.dense_decode.gather import Gather

@@ -39,6 +39,7 @@ static void print_argument(const fm_operation *operation, const fm_argument *row
   print_bool("coded", row->coded);
   print_bool("paged", row->paged != 0);
   printf(", \"packed_axis\": \"%s\"", row->packed_axis != 0 ? operation->axes[row->packed_axis].name : "");
+  printf(", \"parted_axis\": \"%s\"", row->parted_axis != 0 ? operation->axes[row->parted_axis].name : "");
   printf("}");
 }
 

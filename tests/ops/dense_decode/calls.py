@@ -60,7 +60,8 @@ class Tensors:
         self.case, self.backend = case, backend
         self.adapter = backend.adapter(case.route)
         self.data = make_data(case) if data is None else data
-        self.guarded = {name: self.place(name, getattr(self.data, name)) for name in case.inputs}
+        values = vars(self.data) | case.parts_of_q(self.data.q)
+        self.guarded = {name: self.place(name, values[name]) for name in case.inputs}
 
     def place(self, name: str, values=None) -> Guarded:
         """One tensor of the case in a guarded buffer."""
@@ -95,6 +96,7 @@ class Tensors:
         case, guarded = self.case, self.guarded | replaced
         options: dict[str, object] = {"causal": case.causal, "batch_invariant": case.batch_invariant}
         options |= {"kv_format": case.kv_format, "window": case.window}
+        options |= {"q_rope": guarded["q_rope"].tensor} if case.parted else {}
         if case.cu_seqlens_q is not None:
             options |= {"cu_seqlens_q": guarded["cu_seqlens_q"].tensor, "max_seqlen_q": case.s_q}
         return options

@@ -26,6 +26,7 @@ class Layouts:
     """A layout for each tensor of a call."""
 
     q: Layout = COMPACT
+    q_rope: Layout = COMPACT
     kv_cache: Layout = COMPACT
     block_table: Layout = COMPACT
     cache_seqlens: Layout = COMPACT
@@ -62,6 +63,7 @@ class Case(QueryTokens):
     layouts: Layouts = field(default_factory=Layouts)
     seed: int = 0
     d_qk: int = D_QK
+    parted: bool = False  # the RoPE columns of q are a tensor of their own
     cu_seqlens_q: tuple[int, ...] | None = None  # variable-length queries; s_q is then max_seqlen_q
     total_q: int = 0  # query tokens in all, with cu_seqlens_q
     shard: Shard | None = None  # the cache is this part of a larger one
@@ -100,6 +102,7 @@ class Case(QueryTokens):
     def inputs(self) -> tuple[str, ...]:
         """The tensors that the call reads."""
         optional = {
+            "q_rope": self.parted,
             "cu_seqlens_q": self.cu_seqlens_q is not None,
             "global_seqlens": self.shard is not None,
             "attn_sink": self.sink is not None,
@@ -114,7 +117,7 @@ class Case(QueryTokens):
         row = self.format.token_bytes if self.format else self.d_qk
         tokens = (self.total_q,) if varlen else (self.batch, self.s_q)
         return {
-            "q": (*tokens, self.h_q, self.d_qk),
+            **{name: (*tokens, self.h_q, width) for name, width in self.widths_of_q().items()},
             "kv_cache": (self.num_blocks, self.page_size, self.h_kv, row),
             "block_table": (self.batch, self.max_blocks),
             "cache_seqlens": (self.batch,),
@@ -133,14 +136,15 @@ class Case(QueryTokens):
             return self.out_dtype or self.dtype
         if tensor == "kv_cache" and self.format:
             return self.cache_dtype
-        if tensor == "q" and self.q_dtype:
+        if tensor in {"q", "q_rope"} and self.q_dtype:
             return self.q_dtype
         floats = {"lse", "attn_sink", "descale_q", "descale_k"}
-        return self.dtype if tensor in {"q", "kv_cache"} else "float32" if tensor in floats else "int32"
+        return self.dtype if tensor in {"q", "q_rope", "kv_cache"} else "float32" if tensor in floats else "int32"
 
     def granule_of(self, tensor: str) -> int:
         """Elements in what the strides of a tensor are multiples of: 16 bytes for rows of latents."""
-        return ALIGNMENT // DTYPES[self.dtype_of(tensor)].itemsize if tensor in {"q", "kv_cache", "out"} else 1
+        rows = {"q", "q_rope", "kv_cache", "out"}
+        return ALIGNMENT // DTYPES[self.dtype_of(tensor)].itemsize if tensor in rows else 1
 
     def attended(self, i: int) -> int:
         """How many tokens of request i its last query token attends, which are its first ones."""
@@ -163,7 +167,7 @@ class Case(QueryTokens):
 
 @dataclass
 class Data:
-    """The numbers of a case as compact NumPy arrays."""
+    """The numbers of a case as compact NumPy arrays; q has all columns."""
 
     q: np.ndarray
     kv_cache: np.ndarray
@@ -183,7 +187,7 @@ def make_data(case: Case) -> Data:
     rng = np.random.default_rng(case.seed)
     dtype = DTYPES[case.dtype]
     shapes = case.shapes()
-    q = rng.standard_normal(shapes["q"], np.float32)
+    q = rng.standard_normal((*shapes["q"][:-1], case.d_qk), np.float32)
     if case.q_dtype:
         scale = 1.0 if case.descale_q is None else case.descale_q
         q = formats.encoded(q, scale).astype(np.uint8).view(DTYPES[case.q_dtype])

@@ -19,6 +19,23 @@ from ops.dense_decode.case import Layouts
 FIXED = Form("", {"with_lse": True, "h_kv": 2}, ("lse",))
 VARLEN = Form("varlen", {"with_lse": True, "h_kv": 2, "varlen": True}, ("lse", "cu_seqlens_q"), varlen=True)
 SHARD = Form("shard", {"with_lse": True, "h_kv": 2, "sharded": True}, ("lse", "global_seqlens"))
+PARTED = Form("two parts", {"with_lse": True, "h_kv": 2, "parted": True}, ("lse", "q_rope"), parted=True)
+PARTED_VARLEN = Form(
+    "two parts, varlen",
+    PARTED.base | {"varlen": True},
+    ("lse", "q_rope", "cu_seqlens_q"),
+    varlen=True,
+    parted=True,
+)
+PARTED_CODES = Form(
+    "two parts of codes",
+    {"with_lse": True, "kv_format": "fp8", "q_dtype": "uint8", "parted": True},
+    ("lse", "q_rope"),
+    packed=True,
+    coded=True,
+    parted=True,
+    only="cpu",
+)
 SINK = Form("sink", {"with_lse": True, "h_kv": 2, "sink": "some"}, ("lse", "attn_sink"))
 
 
@@ -123,7 +140,44 @@ def step_rules() -> list[Rule]:
         Rule("max_seqlen_q", "VALUE", "max_seqlen_q", spoil.field("max_seqlen_q", 0, -1, -(2**31))),
         Rule("cu_seqlens_q null", "VALUE", "max_seqlen_q", spoil.no_tensor("cu_seqlens_q")),
     ]
-    return [rule.on("", FIXED.base) for rule in fixed] + [rule.on("varlen", VARLEN.base) for rule in varlen]
+    return [
+        *(rule.on("", FIXED.base) for rule in fixed),
+        *(rule.on("varlen", VARLEN.base) for rule in varlen),
+        *(rule.on("two parts", PARTED.base) for rule in (*part_rules(), OTHER_CACHE)),
+    ]
+
+
+OTHER_CACHE = Rule(
+    "other columns of the cache", "SHAPE", r"q_rope.* \(d_qk\) is 576; a row of kv_cache", more_columns("kv_cache", -64)
+)
+
+
+def widths(**columns: int):
+    """Extents of the innermost axes."""
+
+    def spoil_(call, _draw, _legal):
+        for name, number in columns.items():
+            if name in call.tensors:
+                spoil.explicit_strides(call.tensor(name))
+                call.tensor(name).shape[-1] = number
+
+    return spoil_
+
+
+def part_rules(caches: tuple[str, ...] = ("kv_cache",)) -> list[Rule]:
+    """Of queries in two parts; those of a plan as well. The caches have the columns of both."""
+    behind = dict.fromkeys(caches, 512)
+    return [
+        Rule(
+            "columns of both parts",
+            "UNSUPPORTED",
+            r"q\.shape\[3\] \+ q_rope\.shape\[3\] \(d_qk\) is",
+            widths(q_rope=72),
+        ),
+        Rule("d_v of q", "UNSUPPORTED", r"q\.shape\[3\] \(d_v\) is 448", widths(q=448, out=448, q_rope=128)),
+        Rule("no RoPE columns", "UNSUPPORTED", "q_rope is given", widths(q=448, out=448, q_rope=64, **behind)),
+        Rule("RoPE columns alone", "UNSUPPORTED", "q_rope is given", widths(q=64, out=64, q_rope=448, **behind)),
+    ]
 
 
 WRONG_FORMATS = (-1, 6, 2**31 - 1, -(2**31))
@@ -238,7 +292,7 @@ def own_rules() -> list[Rule]:
 
 
 RULES = [
-    *generated("dense_decode", [FIXED, VARLEN, SHARD, SINK, PACKED, CODED]),
+    *generated("dense_decode", [FIXED, VARLEN, SHARD, SINK, PACKED, CODED, PARTED, PARTED_VARLEN, PARTED_CODES]),
     *step_rules(),
     *format_rules(),
     *plan_rules(),

@@ -9,7 +9,7 @@ from ops.dense_decode.case import Case
 from shape_only import CUDA
 
 NAMES = ("q", "kv_cache", "block_table", "cache_seqlens", "out", "lse", "cu_seqlens_q", "global_seqlens", "attn_sink")
-NAMES += ("descale_q", "descale_k")
+NAMES += ("descale_q", "descale_k", "q_rope")
 ADDRESSES = shape_only.addresses(*NAMES) | shape_only.SCRATCH
 # Several tiles of two row blocks, more pages than processors.
 STEP = Case(s_q=2, h_q=64, num_blocks=100, max_blocks=40, lengths=(1,) * 8, given=("lse",))

@@ -37,6 +37,7 @@ def all_layouts(*, varlen: bool, quantised: bool = False):
     return st.builds(
         Layouts,
         q=layouts(rows),
+        q_rope=layouts(rows),
         kv_cache=PAGES if quantised else layouts(3),
         block_table=layouts(1),
         cache_seqlens=moved,
@@ -203,6 +204,7 @@ def cases(
         "layouts": draw(all_layouts(varlen=varlen, quantised=bool(fmt))),
         "seed": draw(SEEDS),
         "d_qk": d_qk,
+        "parted": d_qk > oracle.D_V[d_qk] and not small and draw(st.booleans()),
         "kv_format": kv_format,
         "cache_dtype": draw(st.sampled_from(bytes_of(adapter))) if fmt else "uint8",
         "out_dtype": draw(st.sampled_from((None, None, "float32"))),

@@ -37,7 +37,8 @@ def check_call(
     assert decode["attributes"][CLUSTER] == tiling.cluster
     found = decoded(decode)
     same(found, expected.decode_params(case, processors, own_plan=own_plan))
-    same(maps[found["tma_q"]], expected.call_of(case, processors).q_map())
+    for name, wanted in expected.call_of(case, processors).q_maps().items():
+        same(maps[found[name]], wanted)
     if not expected.gathers(case):
         same(maps[found["tma_kv"]], expected.kv_map(case, processors))
     if own_plan:
@@ -75,9 +76,11 @@ def random_case(draw: random.Random) -> Case:
     axes = 2 if varlen else 3
     orders = [(*draw.sample(range(n), n), n) for n in (axes, 3, axes)]
     invariant = draw.random() < 0.2
+    d_qk = draw.choice((576, 576, 512, 320))
     return Case(
         dtype=draw.choice(("bfloat16", "float16")),
-        d_qk=draw.choice((576, 576, 512, 320)),
+        d_qk=d_qk,
+        parted=d_qk != 512 and draw.random() < 0.5,
         s_q=s_q,
         h_q=group * h_kv,
         h_kv=h_kv,
@@ -99,6 +102,7 @@ def random_case(draw: random.Random) -> Case:
         empty_lse_minus=draw.random() < 0.5,
         layouts=Layouts(
             q=Layout(orders[0], gaps[0][:axes]),
+            q_rope=Layout(orders[2], gaps[3][:axes]),
             kv_cache=Layout(orders[1], gaps[1]),
             out=Layout(orders[2], gaps[2][:axes]),
             block_table=Layout((), gaps[3][:1]),
@@ -111,7 +115,7 @@ def random_case(draw: random.Random) -> Case:
 def drawn(cuda_12_0):
     """Many calls in one process: with a plan of their own, or with one that was made before."""
     draw = random.Random(0)
-    cases = [random_case(draw) for _ in range(300)]
+    cases = [random_case(draw) for _ in range(500)]
     code = f"for case in {cases!r}:\n  decode(case, plan=plan(case)) if case.num_splits else decode(case)\n"
     ran = cuda_12_0.run(code)
     assert {tuple(line[:3]) for line in ran.told} == {(0, "", 0)}

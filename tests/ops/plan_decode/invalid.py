@@ -7,7 +7,7 @@ import invalid_calls as spoil
 from argument_rules import generated
 from invalid_calls import LegalCall, Rule, one_of
 from ops.dense_decode import invalid
-from ops.dense_decode.invalid import FIXED, PACKED, VARLEN
+from ops.dense_decode.invalid import FIXED, PACKED, PARTED, PARTED_VARLEN, VARLEN
 
 
 def legal_call(backend, draw, **base) -> LegalCall:
@@ -30,7 +30,7 @@ OWN = [
     Rule("reserved2", "VALUE", "reserved2", spoil.field("reserved2", 1, 2**32 - 1)),
 ]
 RULES = [
-    *generated("plan_decode", [FIXED, VARLEN, PACKED]),
+    *generated("plan_decode", [FIXED, VARLEN, PACKED, PARTED, PARTED_VARLEN]),
     *invalid.step_rules(),
     *invalid.format_rules(),
     *SPLITS,

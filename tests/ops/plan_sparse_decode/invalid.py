@@ -6,12 +6,15 @@ import c_abi
 import invalid_calls as spoil
 from argument_rules import Form, generated
 from invalid_calls import LegalCall, Rule
+from ops.dense_decode.invalid import part_rules
 from ops.plan_decode.invalid import SPLITS
 from ops.sparse_decode import invalid
 
 BOTH = ("topk_length", "extra_indices", "extra_topk_length")
 FIXED = Form("", invalid.FIXED.base, BOTH)
 VARLEN = Form("varlen", invalid.VARLEN.base, (*BOTH, "cu_seqlens_q"), varlen=True)
+
+PARTED = Form("two parts", invalid.PARTED.base, (*BOTH, "q_rope"), parted=True)
 
 
 def legal_call(backend, draw, **base) -> LegalCall:
@@ -32,7 +35,8 @@ OWN = [
     ),
 ]
 RULES = [
-    *generated("plan_sparse_decode", [FIXED, VARLEN]),
+    *generated("plan_sparse_decode", [FIXED, VARLEN, PARTED]),
     *(rule.on("", FIXED.base) for rule in (*invalid.OF_STEPS, *OWN, *SPLITS)),
+    *(rule.on("two parts", PARTED.base) for rule in part_rules(())),
     *(rule.on("varlen", VARLEN.base) for rule in invalid.OF_OFFSETS),
 ]

@@ -17,7 +17,7 @@ from ops.sparse_decode import oracle
 from ops.sparse_decode.case import SparseCase
 from ops.sparse_decode.data import Data, lengths_by_token, make_data, other_lengths, rows_of
 
-OF_PLANS = ("q", "indices", "topk_length", "extra_indices", "extra_topk_length", "cu_seqlens_q")  # tensors
+OF_PLANS = ("q", "q_rope", "indices", "topk_length", "extra_indices", "extra_topk_length", "cu_seqlens_q")  # tensors
 
 
 def plan_fields(case: SparseCase) -> dict[str, object]:
@@ -53,7 +53,10 @@ class Tensors:
         self.case, self.backend = case, backend
         self.adapter = backend.adapter(case.route)
         self.data = make_data(case) if data is None else data
-        self.guarded = {name: self.place(name, self.data.tensor(name)) for name in case.inputs}
+        queries = case.parts_of_q(self.data.q)
+        self.guarded = {
+            name: self.place(name, queries[name] if name in queries else self.data.tensor(name)) for name in case.inputs
+        }
 
     def place(self, name: str, values=None) -> Guarded:
         """One tensor of the case in a guarded buffer."""

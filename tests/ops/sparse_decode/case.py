@@ -47,6 +47,7 @@ class SparseLayouts:
     """A layout for each tensor that is of no cache."""
 
     q: Layout = COMPACT
+    q_rope: Layout = COMPACT
     out: Layout = COMPACT
     lse: Layout = COMPACT
     cu_seqlens_q: Layout = COMPACT
@@ -62,6 +63,7 @@ class SparseCase(QueryTokens):
     extra: Cache | None = None
     dtype: str = "bfloat16"  # of q
     d_qk: int = 576
+    parted: bool = False  # the RoPE columns of q are a tensor of their own
     batch: int = 1
     s_q: int = 1
     h_q: int = 1
@@ -96,7 +98,7 @@ class SparseCase(QueryTokens):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The tensors that the call reads."""
-        found = ["q"]
+        found = ["q", *["q_rope"] * self.parted]
         for prefix, cache in self.caches.items():
             found += [f"{prefix}kv_cache", f"{prefix}indices"]
             found += [f"{prefix}topk_length"] if cache.lengths is not None else []
@@ -112,7 +114,7 @@ class SparseCase(QueryTokens):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of every tensor that a call can have, given or not."""
         found = {
-            "q": (*self.tokens, self.h_q, self.d_qk),
+            **{name: (*self.tokens, self.h_q, width) for name, width in self.widths_of_q().items()},
             "out": (*self.tokens, self.h_q, self.d_v),
             "lse": (*self.tokens[:-1], self.h_q, self.tokens[-1]),
             "cu_seqlens_q": (self.batch + 1,),
@@ -135,7 +137,13 @@ class SparseCase(QueryTokens):
             return self.index_dtype
         if tensor.endswith("descale_k"):
             return "float32"
-        own = {"q": self.dtype, "out": self.out_dtype or self.dtype, "lse": "float32", "attn_sink": "float32"}
+        own = {
+            "q": self.dtype,
+            "q_rope": self.dtype,
+            "out": self.out_dtype or self.dtype,
+            "lse": "float32",
+            "attn_sink": "float32",
+        }
         return own.get(tensor, "int32")
 
     def layout_of(self, tensor: str) -> Layout:
@@ -148,7 +156,7 @@ class SparseCase(QueryTokens):
 
     def granule_of(self, tensor: str) -> int:
         """Elements in what the strides of a tensor are multiples of: 16 bytes for rows of latents and pages."""
-        wide = tensor in {"q", "out"} or tensor.endswith("kv_cache")
+        wide = tensor in {"q", "q_rope", "out"} or tensor.endswith("kv_cache")
         return ALIGNMENT // DTYPES[self.dtype_of(tensor)].itemsize if wide else 1
 
     def but(self, **changes) -> SparseCase:

@@ -27,7 +27,7 @@ class Selected:
 
 @dataclass
 class Data:
-    """The numbers of a case as compact NumPy arrays."""
+    """The numbers of a case as compact NumPy arrays; q has all columns."""
 
     q: np.ndarray
     caches: dict[str, Selected]  # by the prefix of their tensors' names
@@ -47,7 +47,7 @@ def make_data(case: SparseCase) -> Data:
     such slots, or anything.
     """
     rng = np.random.default_rng(case.seed)
-    q = rng.standard_normal(case.shapes()["q"], np.float32).astype(DTYPES[case.dtype])
+    q = rng.standard_normal((*case.tokens, case.h_q, case.d_qk), np.float32).astype(DTYPES[case.dtype])
     offsets = None
     if case.cu_seqlens_q is not None:
         offsets = np.array(case.cu_seqlens_q, np.int32)

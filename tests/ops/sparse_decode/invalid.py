@@ -13,7 +13,7 @@ from invalid_calls import LegalCall, Rule
 from ops.append_kv import oracle as formats
 from ops.dense_decode import calls as dense_calls
 from ops.dense_decode.case import Case as DenseCase
-from ops.dense_decode.invalid import WRONG_FORMATS, all_of_dtype, bad_scale, more_columns
+from ops.dense_decode.invalid import WRONG_FORMATS, all_of_dtype, bad_scale, more_columns, part_rules
 from ops.sparse_decode import calls, strategies
 from ops.sparse_decode.case import SparseCase, SparseLayouts
 
@@ -23,6 +23,7 @@ BYTES = {"with_lse": True, "kv_formats": formats.SCALED}
 CODES = {"with_lse": True, "kv_formats": ("fp8",), "scaled": True}
 FIXED = Form("", COPIED | {"twofold": True}, BOTH)
 VARLEN = Form("varlen", COPIED | {"twofold": True, "varlen": True}, (*BOTH, "cu_seqlens_q"), varlen=True)
+PARTED = Form("two parts", COPIED | {"twofold": True, "parted": True}, (*BOTH, "q_rope"), parted=True)
 PACKED = Form("bytes", BYTES | {"twofold": True}, BOTH, packed=True)
 SCALES = ("descale_k", "extra_descale_k")
 CODED = Form("codes", CODES | {"twofold": True}, (*BOTH, *SCALES), packed=True, only="cpu")
@@ -223,7 +224,7 @@ RULES = [
     *(rule.on(form.name, form.base) for rule in OF_PLANS for form in (FIXED, VARLEN)),
     *(rule.on("", FIXED.base) for rule in OF_FIXED_PLANS),
     *(rule.on("varlen", VARLEN.base) for rule in OF_VARLEN_PLANS),
-    *generated("sparse_decode", [FIXED, VARLEN, PACKED, CODED]),
+    *generated("sparse_decode", [FIXED, VARLEN, PACKED, CODED, PARTED]),
     *(
         Rule(f"{name} of no codes", "VALUE", f"^{name} is given", spoil.scalar(name, "q")).on(form.name, form.base)
         for name in SCALES
@@ -231,6 +232,7 @@ RULES = [
     ),
     *(replace(rule, only="cpu").on("codes", CODED.base) for rule in OF_CODES),
     *(rule.on("", FIXED.base) for rule in (*OF_STEPS, *ONE)),
+    *(rule.on("two parts", PARTED.base) for rule in part_rules(CACHES)),
     *(rule.on("bytes", PACKED.base) for rule in OF_BYTES),
     *(rule.on(form.name, form.base) for rule in OF_ALL for form in (FIXED, PACKED)),
     *(rule.on("varlen", VARLEN.base) for rule in OF_OFFSETS),

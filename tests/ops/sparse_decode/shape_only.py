@@ -8,7 +8,7 @@ from ops.sparse_decode.calls import OF_PLANS, fields, plan_fields
 from ops.sparse_decode.case import Cache, SparseCase
 from shape_only import CUDA
 
-NAMES = ("q", "kv_cache", "indices", "topk_length", "attn_sink", "cu_seqlens_q", "out", "lse")
+NAMES = ("q", "q_rope", "kv_cache", "indices", "topk_length", "attn_sink", "cu_seqlens_q", "out", "lse")
 EXTRA_NAMES = ("extra_kv_cache", "extra_indices", "extra_topk_length")
 ADDRESSES = shape_only.addresses(*NAMES, *EXTRA_NAMES) | shape_only.SCRATCH
 # Several units a query token, two blocks of heads, fewer tiles than processors.

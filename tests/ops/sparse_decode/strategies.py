@@ -92,6 +92,7 @@ def caches(
 def all_layouts(draw, tokens: int):
     return SparseLayouts(
         q=draw(layouts(tokens + 1)),
+        q_rope=draw(layouts(tokens + 1)),
         out=draw(layouts(tokens + 1)),
         lse=draw(layouts(tokens + 1, inner=False)),
         cu_seqlens_q=draw(MOVED),
@@ -144,6 +145,7 @@ def cases(
     drawn = {
         "dtype": draw(st.sampled_from([dtype for dtype in dtypes if dtype in adapter.dtypes])),
         "d_qk": d_qk,
+        "parted": d_qk > D_V[d_qk] and not small and draw(st.booleans()),
         "batch": batch,
         "s_q": s_q,
         "h_q": h_q,

@@ -44,7 +44,8 @@ def check_call(case: SparseCase, launches: list[dict], maps: dict[int, dict], pr
         assert decode["attributes"][CLUSTER] == 1
         found = decoded(decode)
         same(found, expected.decode_params(case, processors, which))
-        same(maps[found["tma_q"]], call.q_map())
+        for name, wanted in call.q_maps().items():
+            same(maps[found[name]], wanted)
     if split:
         assert launches[-1]["kernel"].startswith("flashmla_combine_bf16_512_")
         assert launches[-1]["grid"] == [processors, 1, 1]
@@ -90,6 +91,7 @@ def random_case(draw: random.Random) -> SparseCase:
         main=draw_cache(draw, kv_format, batch, axes),
         extra=draw_cache(draw, extra_format, batch, axes) if draw.random() < 0.4 else None,
         d_qk=columns,
+        parted=columns != 512 and draw.random() < 0.5,
         batch=batch,
         s_q=s_q,
         h_q=draw.choice((1, 3, 16, 63, 64, 65, 128)),
@@ -104,6 +106,7 @@ def random_case(draw: random.Random) -> SparseCase:
         empty_lse_minus=draw.random() < 0.5,
         layouts=SparseLayouts(
             q=Layout((*draw.sample(range(axes + 1), axes + 1), axes + 1), gaps[0]),
+            q_rope=Layout((*draw.sample(range(axes + 1), axes + 1), axes + 1), gaps[1]),
             out=Layout((*draw.sample(range(axes + 1), axes + 1), axes + 1), gaps[1]),
             lse=Layout(tuple(draw.sample(range(axes + 1), axes + 1)), gaps[2]),
         ),
@@ -159,10 +162,12 @@ def test_a_run_of_a_prepared_call_is_the_same_launches_elsewhere(cuda_12_0, kv_f
     assert {launch["stream"] for launch in again} == {9}
     for before, after in zip(first, again, strict=True):
         old, new = decoded(before), decoded(after)
-        pointers = {name for name, value in old.items() if value != new[name]} - {"tma_q"}
+        pointers = {name for name, value in old.items() if value != new[name]} - {"tma_q", "tma_q_rope"}
         assert all(new[name] == old[name] + 4096 for name in pointers)
         assert {"plan": "cuts", "combine": "sink"}.get(family(before["kernel"]), "extra_indices") in pointers
-    assert map_addresses(again[1])["tma_q"] == map_addresses(first[1])["tma_q"] + 4096
+    old, new = map_addresses(first[1]), map_addresses(again[1])
+    assert new["tma_q"] == old["tma_q"] + 4096
+    assert new["tma_q_rope"] == (old["tma_q_rope"] + 4096 if case.d_qk == 576 else 0)
 
 
 @pytest.mark.parametrize("case", [STEP, STEP.but(topk=64)], ids=["split", "whole"])

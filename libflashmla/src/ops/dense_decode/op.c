@@ -154,7 +154,7 @@ static const uint16_t ends[] = {
     FM_END(params_type, cp_rank),        FM_END(params_type, cp_world),     FM_END(params_type, cp_interleave),
     FM_END(params_type, global_seqlens), FM_END(params_type, attn_sink),    FM_END(params_type, kv_format),
     FM_END(params_type, window),         FM_END(params_type, descale_q),    FM_END(params_type, descale_k),
-    FM_END(params_type, compute),        offsetof(params_type, q_rope), /* with what the struct had behind that */
+    FM_END(params_type, compute),        offsetof(params_type, q_rope), /* with the padding that the struct had there */
     FM_END(params_type, q_rope)};
 
 static const fm_operation dense_decode = {
