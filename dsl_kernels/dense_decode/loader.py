@@ -36,7 +36,8 @@ Q_ITEM, DONE = -1, -2  # unit of the item that carries Q; no item is left
 class Loader(Queries):
     """Both halves' loaders; `half` (left or right columns of V; the right one loads RoPE too) is a run-time value.
 
-    tma_q, mQ: see Queries; tma_kv: the copy of KV; mKV: what it copies from. With pages of any size KV is partitioned for each box.
+    tma_q, mQ: see Queries; tma_kv: the copy of KV; mKV: what it copies from. With pages of any size KV is partitioned
+    for each box.
     """
 
     READER = work.Reader

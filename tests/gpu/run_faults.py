@@ -67,7 +67,7 @@ def dense_cases() -> list:
     found.append(Case(h_q=16, plan="fresh", num_splits=7, given=("out", "lse"), route="torch", **long))
     found = [case.but(batch_invariant=case.batch_invariant and case.num_splits == 0) for case in found]
     windows = (0, 0, 0, 1, 70, 150, 1000)
-    return [case.but(window=draw.choice(windows)) for case in found]
+    return [case.but(window=draw.choice(windows), parted=draw.random() < 0.5) for case in found]
 
 
 def code_cases() -> list:

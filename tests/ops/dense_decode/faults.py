@@ -310,6 +310,11 @@ FAULTS = [
         ),
         lambda case: case.but(h_q=128),
     ),
+    found_in_any_call(
+        "RoPE columns of the latent part",
+        one(PIECE, "    memcpy(behind, rope,", "    memcpy(behind, latent,"),
+        lambda case: case.but(parted=False),
+    ),
     Fault(
         "sign of the one scale of a cache",
         one(KEYS, "copysignf(1, (float)keys)", "1"),

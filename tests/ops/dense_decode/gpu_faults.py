@@ -294,6 +294,12 @@ GPU_FAULTS = [
         "    low = weigh(own_low, facts[FACTS * row])\n",
     ),
     fault(
+        "RoPE columns behind those of Q",
+        FOLDER + "queries.py",
+        "src[None, chunk, 0, token, head, layer], to",
+        "src[None, chunk, 1, token, head, layer], to",
+    ),
+    fault(
         "Q of the tile before",
         FOLDER + "invariant_loader.py",
         "        return Int32(0) if same_q else",

@@ -12,7 +12,7 @@ from gpu.kernel_rows import FORCE, last_kernel, rows_of
 from ops.append_kv import oracle as formats
 from ops.dense_decode import calls
 from ops.dense_decode.case import ON_GPUS, Case, Layouts, make_data
-from ops.dense_decode.oracle import Shard
+from ops.dense_decode.oracle import D_V, Shard
 from ops.dense_decode.shape_only import decode_call, plan_call
 from schedule import hopper
 from shape_only import run
@@ -26,15 +26,16 @@ def decode_cases(processors: int) -> list[Case]:
     found = []
     for dtype in ("bfloat16", "float16"):
         for d_qk in ON_GPUS:
+            parted = d_qk > D_V[d_qk]
             plain = Case(dtype, d_qk=d_qk, num_blocks=14, max_blocks=5, lengths=LENGTHS, causal=True, given=("lse",))
             small = plain.but(page_size=16, num_blocks=60, max_blocks=20)
             # combine gives a row to a warp when there are more rows than processors, else to a whole block
             many = plain.but(lengths=(130,) * (2 * processors // 64 + 2), num_blocks=30)
             for h_q, s_q in ((16, 3), (128, 1)):
                 found += [
-                    plain.but(h_q=h_q, s_q=s_q, bad_pages=True),
+                    plain.but(h_q=h_q, s_q=s_q, bad_pages=True, parted=parted),
                     plain.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=1),
-                    small.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=3, out_dtype="float32"),
+                    small.but(h_q=h_q, s_q=s_q, plan="fresh", num_splits=3, out_dtype="float32", parted=parted),
                     small.but(h_q=h_q, s_q=s_q, page_size=1, max_blocks=200, num_blocks=400, plan="stale"),
                     small.but(h_q=h_q, s_q=s_q, page_size=48, max_blocks=7, num_blocks=20, bad_pages=True),
                     plain.but(h_q=h_q, s_q=s_q, page_size=128, shard=Shard(1, 2, 16), global_seqlens=(500, 90, 3, 0)),
@@ -59,7 +60,7 @@ def quantised(kv_format: str, d_qk: int) -> list[Case]:
         num_blocks=14, max_blocks=5, lengths=LENGTHS, causal=True, given=("lse",),
     )  # fmt: skip
     return [
-        plain.but(h_q=16, s_q=3, bad_pages=True),
+        plain.but(h_q=16, s_q=3, bad_pages=True, parted=d_qk > D_V[d_qk]),
         plain.but(h_q=128, plan="fresh", num_splits=1),
         plain.but(h_q=128, s_q=2, page_size=16, num_blocks=60, max_blocks=20, plan="fresh", num_splits=3),
         plain.but(h_q=64, page_size=1, max_blocks=200, num_blocks=400, plan="stale", out_dtype="float32"),

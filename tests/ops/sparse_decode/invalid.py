@@ -23,7 +23,7 @@ BYTES = {"with_lse": True, "kv_formats": formats.SCALED}
 CODES = {"with_lse": True, "kv_formats": ("fp8",), "scaled": True}
 FIXED = Form("", COPIED | {"twofold": True}, BOTH)
 VARLEN = Form("varlen", COPIED | {"twofold": True, "varlen": True}, (*BOTH, "cu_seqlens_q"), varlen=True)
-PARTED = Form("two parts", COPIED | {"twofold": True, "parted": True}, (*BOTH, "q_rope"), parted=True)
+PARTED = Form("two parts", COPIED | {"twofold": True, "parted": True, "d_qk": 576}, (*BOTH, "q_rope"), parted=True)
 PACKED = Form("bytes", BYTES | {"twofold": True}, BOTH, packed=True)
 SCALES = ("descale_k", "extra_descale_k")
 CODED = Form("codes", CODES | {"twofold": True}, (*BOTH, *SCALES), packed=True, only="cpu")

@@ -10,6 +10,7 @@ import flashmla
 from buffers import Pages
 from gpu.kernel_rows import last_kernel, rows_of
 from ops.append_kv import oracle as formats
+from ops.dense_decode.oracle import D_V
 from ops.sparse_decode import calls
 from ops.sparse_decode.case import Cache, SparseCase
 from ops.sparse_decode.shape_only import decode_call, plan_call
@@ -41,7 +42,12 @@ def decode_cases(kv_format: str, d_qk: int) -> list[tuple[SparseCase, bool]]:
     extra = main.but(num_blocks=40, page_size=7, topk=130, lengths=(65, 129))
     found = [
         (base, True),
-        (base.but(h_q=5, lengths=(300, 71), index_dtype="int64", sink="wild", out_dtype="float32"), True),
+        (
+            base.but(
+                h_q=5, lengths=(300, 71), index_dtype="int64", sink="wild", out_dtype="float32", parted=d_qk > D_V[d_qk]
+            ),
+            True,
+        ),
         (base.but(h_q=64, s_q=3, extra=extra, sink="some", lse_base2=True), True),
         (base.but(h_q=64, extra=extra.but(lengths=None), lengths=(0, 1), empty_lse_minus=True), True),
         (base.but(plan="stale", lengths=(300, 71), extra=extra), True),
