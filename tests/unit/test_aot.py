@@ -316,4 +316,4 @@ def test_named_parameters_are_read_by_name_only():
     with pytest.raises(ValueError, match="argument"):
         Named(listed, range(3))
     listed = FAMILIES["dense_decode"].params
-    assert Named(listed, range(len(listed) - 2)).block_table == 0, "maps travel apart"
+    assert Named(listed, range(len(listed) - 3)).block_table == 0, "maps travel apart"

@@ -156,7 +156,7 @@ def names_of_the_usage_page(monkeypatch):
 def test_the_python_snippets_of_the_usage_page_run(names_of_the_usage_page):
     names = names_of_the_usage_page
     on_numpy = [text for text in snippets_of_usage("python") if "torch" not in text and "jax" not in text]
-    assert len(on_numpy) == 13
+    assert len(on_numpy) == 14
     for text in on_numpy:
         exec(compile(text, "usage.md", "exec"), names)
         if "packed_out" in text:

@@ -46,10 +46,13 @@ static flashmla_status check_option(const char *name, bool planned, bool given) 
                  fm_named(name).chars, given ? "with" : "without");
 }
 
-static flashmla_status check_fact(const fm_fact *fact, bool varlen, int32_t planned, int32_t given) {
+static flashmla_status check_fact(const fm_fact *fact, fm_form form, int32_t planned, int32_t given) {
   if (fact->option) return check_option(fact->name, planned, given);
   if (planned == given) return FLASHMLA_OK;
-  const fm_text argument = fm_named(varlen ? fact->varlen_argument : fact->argument);
+  const bool parted = form.parted && fact->parted_argument != NULL;
+  const fm_text argument = fm_named(parted        ? fact->parted_argument
+                                    : form.varlen ? fact->varlen_argument
+                                                  : fact->argument);
   if (fact->dtype)
     return fm_fail(FLASHMLA_ERROR_PLAN_MISMATCH, "plan was made for %s %s, %s is %s", fact->name,
                    fm_dtype_name(planned), argument.chars, fm_dtype_name(given));
@@ -78,7 +81,7 @@ flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan
   FM_TRY(check_option("cu_seqlens_q", stamp->varlen, call->form.varlen));
   FM_TRY(check_option("{FLASHMLA_BATCH_INVARIANT|batch_invariant}", stamp->batch_invariant, work->batch_invariant));
   for (int32_t i = 0; i < kind->num_facts; ++i)
-    FM_TRY(check_fact(&kind->facts[i], call->form.varlen, stamp->facts[i], facts[i]));
+    FM_TRY(check_fact(&kind->facts[i], call->form, stamp->facts[i], facts[i]));
   return FLASHMLA_OK;
 }
 

@@ -7,10 +7,10 @@
 
 enum { FM_PLAN_FACTS = 12 };
 
-/* A fact that a plan and its calls must agree on, and where a call says it, with and without cu_seqlens_q; names as in
- * fm_fail. */
+/* A fact that a plan and its calls must agree on, and where a call says it: without cu_seqlens_q, with them, and in
+ * either where queries come in two parts, NULL if that is the same; names as in fm_fail. */
 typedef struct fm_fact {
-  const char *name, *argument, *varlen_argument;
+  const char *name, *argument, *varlen_argument, *parted_argument;
   bool dtype;  /* a number of fm_dtype */
   bool option; /* given or not: the name is all there is to tell */
 } fm_fact;

@@ -103,7 +103,7 @@ static const fm_plan_kind kind = {
               {"total_q", "q.shape[0]", "q.shape[0]", .dtype = false},
               {"s_q", "q.shape[1]", "{params.|}max_seqlen_q (at most total_q)", .dtype = false},
               {"h_q", "q.shape[2]", "q.shape[1]", .dtype = false},
-              {"d_qk", "q.shape[3] (with that of q_rope)", "q.shape[2] (with that of q_rope)", .dtype = false},
+              {"d_qk", "q.shape[3]", "q.shape[2]", .parted_argument = "q.shape[-1] + q_rope.shape[-1]"},
               {"topk", "indices.shape[2]", "indices.shape[1]", .dtype = false},
               {"extra_topk", "extra_indices.shape[2] (0 without it)", "extra_indices.shape[1] (0 without it)",
                .dtype = false}}};
