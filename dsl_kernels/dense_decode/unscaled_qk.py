@@ -78,8 +78,8 @@ class UnscaledQK(GatherQK):
 
     @cute.jit
     def take_codes(self, place, lane, sign):
-        """128 columns of a row are in the place of 64: a lane has 16 codes of each slice, as many as two chunks. Those of
-        the RoPE part lie in its own slice.
+        """128 columns of a row are in the place of 64: a lane has 16 codes of each slice, as many as two chunks. Those
+        of the RoPE part lie in its own slice.
         """
         of_latent: cutlass.Constexpr = self.kernel.d_v // 128
         slices: cutlass.Constexpr = [*range(of_latent), *[self.kernel.last] * self.kernel.rope]
