@@ -140,11 +140,13 @@ def test_codes_of_q_are_two_an_element(cuda_12_0):
     """Of a map, and so are the strides of its rows."""
     case = STEP.but(kv_format="fp8", descale_k=2.0)
     ran = cuda_12_0.run(f"decode({case!r}); decode({case.but(q_dtype='int8', descale_q=0.5)!r})")
-    numbers, codes = [call for call in ran.of("cuTensorMapEncodeTiled") if len(call["extents"]) == 5]
-    assert codes["extents"] == [288, *numbers["extents"][1:]]
-    strides = numbers["strides"]  # that of KV heads, of which there is one, is any
-    assert codes["strides"] == [strides[0] // 2, strides[1] // 2, strides[2], strides[3] // 2]
-    assert codes["box"] == numbers["box"]
+    maps = [call for call in ran.of("cuTensorMapEncodeTiled") if len(call["extents"]) == 5]
+    for numbers, codes, elements in zip(maps[:2], maps[2:], (256, 32), strict=True):  # the latent and the RoPE part
+        assert codes["extents"] == [elements, *numbers["extents"][1:]]
+        strides = numbers["strides"]  # that of KV heads, of which there is one, is any
+        assert codes["strides"] == [strides[0] // 2, strides[1] // 2, strides[2], strides[3] // 2]
+        assert codes["box"] == numbers["box"]
+    assert [one["address"] - maps[0]["address"] for one in maps] == [0, 2 * 512, 0, 512]
     told = [decoded(launch) for launch in ran.launches()[1::3]]
     assert [one["q_coded"] for one in told] == [0, 1]
     assert [one["descale_q"] != 0 for one in told] == [False, True]
