@@ -99,7 +99,9 @@ KERNELS_OF_CALLS = {
         "sparse_decode_bf16_576",
         "sparse_decode_bf16_512",
         "sparse_decode_bf16_576_v32",
+        "sparse_decode_bf16_576_v32_pair",
         "sparse_decode_bf16_512_model1",
+        "sparse_decode_bf16_512_model1_pair",
         *_COMBINES,
     ),
 }

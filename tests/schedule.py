@@ -156,7 +156,12 @@ def tile(
     cluster = min(limits.max_cluster, blocks)
     most_units = ceil(min(max_blocks * page_size, INT32_MAX), limits.unit)
     balanced = most_units <= limits.whole_units or num_splits == 0
-    if balanced and blocks > 2 and not varlen and limits.workers % (h_kv * blocks) <= limits.workers // 16:
+    if (
+        balanced
+        and blocks > 2
+        and not (varlen or own_items)
+        and limits.workers % (h_kv * blocks) <= limits.workers // 16
+    ):
         cluster = 1  # in step anyway
     if limits.gathers(page_size, batch_invariant):
         cluster = 1

@@ -83,9 +83,9 @@ PRODUCERS = 128  # threads of the warpgroup that fetches rows
 WRITERS = 4
 
 
-def producing(copies_arrive: bool, turns: bool = False) -> tuple[Barrier, ...]:
+def producing(copies_arrive: bool, turns: bool = False, paired: bool = False) -> tuple[Barrier, ...]:
     """The same where a warpgroup of its own fetches rows. copies_arrive: they need no conversion; turns: RoPE parts
-    take turns in two slices.
+    take turns in two slices; paired: each of two CTAs makes half of a unit's rows for both.
     """
     by_copies = "every thread of the producer, of its copies"
     arrivals, by_all = PRODUCERS + WRITERS, f"{by_copies}; and the writers of which rows are attended"
@@ -99,6 +99,8 @@ def producing(copies_arrive: bool, turns: bool = False) -> tuple[Barrier, ...]:
     if copies_arrive:
         return (replace(BARRIERS[0], arrivals=arrivals, arrive=by_all), *others)
     by_pv = "every thread of PV, with numbers; of Q, each of the producer twice"
+    if paired:
+        by_pv += "; with the bytes of what the other CTA made of a unit"
     fetched = Barrier("fetched", "slot", arrivals, arrive=by_all, wait="PV; of a Q, the producer")
     return (replace(BARRIERS[0], arrivals=GATHERERS, arrive=by_pv), *others, fetched)
 

@@ -139,7 +139,7 @@ def store_lse(kernel, record, row, lse2):
     a, sWork, wanted = kernel.a, kernel.smem.sWork, kernel.a.lse.toint() != 0
     if wanted:
         request, head, tile_of_head = schedule.locate_tile(a, sWork[work.TILE, record])
-        block = tile_of_head * kernel.cluster + kernel.rank
+        block = tile_of_head * kernel.blocks + kernel.rank
         end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
         valid, token, h = schedule.locate_row(a, block, row, end)
         if valid:
@@ -168,7 +168,7 @@ def head_of(kernel, record, row):
     """Query head of a row of the block; 0 where there is none."""
     a = kernel.a
     _, head, tile_of_head = schedule.locate_tile(a, kernel.smem.sWork[work.TILE, record])
-    block = tile_of_head * kernel.cluster + kernel.rank
+    block = tile_of_head * kernel.blocks + kernel.rank
     end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
     valid, _, h = schedule.locate_row(a, block, row, end)
     return h + head * a.group if valid else Int32(0)
@@ -180,6 +180,6 @@ def slot_of(kernel, slot, half):
     half, FACTS apart.
     """
     thread = behind(thread_now(), slot)
-    block, row = opaque(slot) * kernel.cluster + kernel.rank, (thread >> 5) * STRIPE
+    block, row = opaque(slot) * kernel.blocks + kernel.rank, (thread >> 5) * STRIPE
     where, facts = slots.locate(kernel.a, block, opaque(half), row, thread & 31, kernel.d_v)
     return where, global_tensor(Float32, facts, FACTS * STRIPE, 4)

@@ -166,9 +166,15 @@ class CodedRows(Rows):
                 byte = (word >> (8 * (2 * part + g))) & 0xFF
             else:
                 byte = (word >> (16 * g + 8 * ((cute.arch.lane_idx() >> 1) & 1))) & 0xFF
-            word = byte << 23 if byte != 0 else Int32(0x00400000)  # 2^-127; 255 becomes NaN below
-            word = word if byte != 0xFF else Int32(0x7FC00000)
+            word = power_of_two(byte)
         return word
+
+
+@cute.jit
+def power_of_two(byte):
+    """What a float8_e8m0fnu is, in float32's bits."""
+    bits = byte << 23 if byte != 0 else Int32(0x00400000)  # 2^-127; 255 becomes NaN below
+    return bits if byte != 0xFF else Int32(0x7FC00000)
 
 
 @cute.jit

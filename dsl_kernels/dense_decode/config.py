@@ -131,7 +131,9 @@ class Variant(Base):
             "rows with scales are made in slots of 512 columns": self.kv_format in ("bf16", "fp8") or self.d_v == 512,
             "8-bit products are of codes without scales of their own": not self.fp8_products
             or (self.kv_format == "fp8" and self.boxed and self.q_tail_steps == 0),
-            "who gathers is in no cluster": not (self.gathers or self.boxed) or self.cluster == 1,
+            "of those who gather, only a producer of codes is in a cluster": not (self.gathers or self.boxed)
+            or self.cluster == 1
+            or (self.producer_registers > 0 and self.kv_format in CODES),
             "who gathers folds no pieces": not (self.gathers or self.boxed) or not self.batch_invariant,
             # of a producer
             "setmaxnreg leaves 24 registers at least": self.producer_registers == 0 or self.producer_registers >= 24,

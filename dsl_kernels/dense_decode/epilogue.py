@@ -20,7 +20,7 @@ def finish_rows(kernel, record, row_max: cute.Tensor, row_sum: cute.Tensor, sInv
     a, sWork = kernel.a, kernel.smem.sWork
     thread, slot, wanted = thread_now(), sWork[work.SLOT, record], a.lse.toint() != 0
     request, head, tile_of_head = schedule.locate_tile(a, sWork[work.TILE, record])
-    block = tile_of_head * kernel.cluster + kernel.rank
+    block = tile_of_head * kernel.blocks + kernel.rank
     end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
     has_sink = schedule.given(a.sink)
     if const_expr(kernel.one_scale):
@@ -68,7 +68,7 @@ def partial_slot(kernel, record):
 
 def partial_row(kernel, slot):
     """Number of the first of this CTA's rows in a partial slot."""
-    return (Int64(slot) * kernel.cluster + kernel.rank) * ROWS
+    return (Int64(slot) * kernel.blocks + kernel.rank) * ROWS
 
 
 @cute.jit
@@ -102,7 +102,7 @@ def row_address(kernel, record, half, row, size):
     a, sWork = kernel.a, kernel.smem.sWork
     slot = partial_slot(kernel, record)
     request, head, tile_of_head = schedule.locate_tile(a, sWork[work.TILE, record])
-    block = tile_of_head * kernel.cluster + kernel.rank
+    block = tile_of_head * kernel.blocks + kernel.rank
     end = schedule.first_token(a, block) + work.tokens_of(kernel, record)
     valid, token, h = schedule.locate_row(a, block, row, end)
     base = schedule.address(a.out)

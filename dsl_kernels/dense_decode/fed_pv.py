@@ -54,8 +54,21 @@ class FedPV(PV):
             if n > 1:
                 end += 1
             for item in cutlass.range(begin, end, unroll=1):
-                scales = self.make_first(half, warp, item)
-                self.make_second(half, warp, item, scales)
+                self.make(half, warp, item)
+
+    @cute.jit
+    def make(self, half, warp, item):
+        """Makes numbers of this warp's part of an item."""
+        scales = self.make_first(half, warp, item)
+        self.make_second(half, warp, item, scales)
+
+    @cute.jit
+    def follows(self, piece, n):
+        """Whether the item after next is a unit, of one behind which n - 1 follow."""
+        follows = n > 2
+        if n == 1:  # the next piece; by n, or its record's place were worked out in advance and kept
+            follows = self.smem.sWork[work.UNITS, self.bars.wait_for_work(piece + n)] > 0
+        return follows
 
     @cute.jit
     def end_unit(self, half, warp, it, piece, n):
@@ -69,9 +82,7 @@ class FedPV(PV):
             if n > 1:
                 self.bars.release(slot, half)
         else:
-            follows = n > 2
-            if n == 1:  # the next piece; by n, or its record's place were worked out in advance and kept
-                follows = self.smem.sWork[work.UNITS, self.bars.wait_for_work(piece + n)] > 0
+            follows = self.follows(piece, n)
             scales, here = Int32(0), Boolean(False)
             if follows:
                 ahead, parity = self.bars.slot_phase(it + 2)

@@ -22,7 +22,7 @@ class InvariantReader(work.Reader):
             node_ends = invariant.has(sWork[work.TOKENS, record], invariant.NEXT_NODE)
             number = (number | (NODE_PIECES - 1) if node_ends else number) + 1
         else:
-            part, tile = schedule.seek(a, part, tile + 1, kernel.step, kernel.cluster, kernel.lane_apart)
+            part, tile = schedule.seek(a, part, tile + 1, kernel.step, kernel.blocks, kernel.lane_apart)
         return part, tile, number
 
     @cute.jit

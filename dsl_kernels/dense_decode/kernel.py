@@ -57,6 +57,7 @@ from .invariant_loader import InvariantLoader
 from .invariant_pv import InvariantPV
 from .loader import Loader
 from .pages import Pages
+from .paired_codes import PairedCodes
 from .params import PARAMS
 from .produced_codes import ProducedCodes
 from .pv import PV
@@ -96,6 +97,7 @@ class DenseDecode:
         self.lane_apart = lane_now if self.invariant else lambda _: opaque(cute.arch.lane_idx())
         # tiles and stages
         self.cluster = variant.cluster
+        self.blocks = variant.cluster  # of a tile: a CTA each
         self.slots = variant.slots
         self.q_steps = variant.q_steps_in_registers  # of the latent part's; the RoPE part stays in shared memory
         self.q_tail = variant.q_tail_steps
@@ -107,7 +109,7 @@ class DenseDecode:
                 self.rows = PlainRows(self)
             else:
                 rows = TurnedRows if self.fp8_products else UnscaledRows if self.one_scale else CodedRows
-                rows = ProducedCodes if self.regs_producer else rows
+                rows = (PairedCodes if self.cluster > 1 else ProducedCodes) if self.regs_producer else rows
                 self.rows = rows(self, codes, self.boxed)
         self.bars = Barriers(self.slots, self.cluster, variant.barriers)
 
@@ -180,7 +182,8 @@ class DenseDecode:
         """Who this CTA is, and where its shared memory lies."""
         bidx, _, _ = cute.arch.block_idx()
         gdim, _, _ = cute.arch.grid_dim()
-        self.rank, self.first_part, self.step = bidx % self.cluster, bidx // self.cluster, gdim // self.cluster
+        several = self.blocks - 1  # of one or two
+        self.rank, self.first_part, self.step = bidx & several, bidx >> several, gdim >> several
         self.bars.lie_at(self.smem.allocate())
 
     def take_registers(self, number):

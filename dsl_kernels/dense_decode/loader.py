@@ -73,7 +73,7 @@ class Loader(Queries):
     def start(self, half):
         """Puts the cursor before the first piece."""
         kernel, none = self.kernel, Int32(0)
-        part, tile = schedule.seek(self.a, kernel.first_part, none, kernel.step, kernel.cluster, kernel.lane_apart)
+        part, tile = schedule.seek(self.a, kernel.first_part, none, kernel.step, kernel.blocks, kernel.lane_apart)
         self.write_cursor(half, Int32(Q_ITEM), Int32(self.reader.FIRST), part, tile, none, none)
 
     @cute.jit

@@ -33,7 +33,7 @@ class Producer(Queries):
     def run(self, warp):
         """All pieces, in order of the ring."""
         sWork = self.smem.sWork
-        if warp == 0:
+        if self.reads(warp):
             self.reader.publish_first()
         item, piece = Int32(0), Int32(0)
         there = sWork[work.UNITS, self.bars.wait_for_work(piece)] > 0
@@ -67,9 +67,13 @@ class Producer(Queries):
             piece += 1
             if const_expr(self.kernel.turns):  # P lies where the RoPE part of the next Q will
                 self.bars.wait_for_room(item + (self.kernel.slots - 2))
-            if warp == 0:
+            if self.reads(warp):
                 self.reader.publish_next(piece)
             there = sWork[work.UNITS, self.bars.wait_for_work(piece)] > 0
+
+    def reads(self, warp):
+        """Whether this warp is the reader."""
+        return warp == 0
 
     def row(self, warp, unit):
         """This lane's row in a unit."""
@@ -102,7 +106,7 @@ class Producer(Queries):
     @cute.jit
     def start_rope(self, warp, item, record, unit, index):
         attended, address, _ = self.keys.locate(record, unit, self.row(warp, unit), index)
-        valid = cute.arch.vote_ballot_sync(attended) & (2**STRIPE - 1)
+        valid = cute.arch.vote_ballot_sync(attended)
         self.rows.start_rope(item, warp, address, valid)
         bar, _ = self.bars.rope(item)
         cute.arch.cp_async_mbarrier_arrive_noinc(bar)
@@ -121,7 +125,7 @@ class Producer(Queries):
     def start_rows(self, warp, item, attended, address, scales):
         """Starts the loads of this warp's rows of a unit; tells which of them are attended."""
         slot, _ = self.bars.slot_phase(item)
-        valid = cute.arch.vote_ballot_sync(attended) & (2**STRIPE - 1)
+        valid = cute.arch.vote_ballot_sync(attended)
         if lane_now(slot) == 0:
             self.keys.tell(warp, slot, valid)
             cute.arch.mbarrier_arrive(self.come(slot))

@@ -34,7 +34,7 @@ class Queries:
         """
         a, src, dst = self.a, self.tQg, self.tQs
         latent, rope = self.tma_q
-        block = tile_of_head * self.kernel.cluster + self.kernel.rank
+        block = tile_of_head * self.kernel.blocks + self.kernel.rank
         group_of_tokens = schedule.divide(block, a.by_head_chunks)
         chunk, token = block - group_of_tokens * a.head_chunks, query + group_of_tokens * a.block_tokens
         layer = 0 if schedule.by_request(a) else request  # all requests are one in variable-length queries

@@ -84,7 +84,7 @@ class Reader:
     def publish_first(self):
         """The first record, by a warp that loads nothing: the loaders can do without it for two items."""
         kernel, a = self.kernel, self.a
-        part, tile = schedule.seek(a, kernel.first_part, Int32(0), kernel.step, kernel.cluster, kernel.lane_apart)
+        part, tile = schedule.seek(a, kernel.first_part, Int32(0), kernel.step, kernel.blocks, kernel.lane_apart)
         tile = min(tile, a.num_tiles - 1)
         request, _, _ = schedule.locate_tile(a, tile)
         self.publish(Int32(0), part, tile, Int32(self.FIRST), self.look_up(request))
@@ -95,7 +95,7 @@ class Reader:
         kernel, a, sWork = self.kernel, self.a, self.smem.sWork
         slot = sWork[SLOT, record]
         part, tile = slot >> (a.slots_per_part - 1) if slot >= 0 else -1 - slot, sWork[TILE, record]
-        part, tile = schedule.seek(a, part, tile + 1, kernel.step, kernel.cluster, kernel.lane_apart)
+        part, tile = schedule.seek(a, part, tile + 1, kernel.step, kernel.blocks, kernel.lane_apart)
         return part, tile, number
 
     @cute.jit
@@ -120,7 +120,7 @@ class Reader:
         """
         a = self.a
         length = attended.clamped(a, cute.arch.shuffle_sync(length, 0))
-        units = attended.tile_units(a, request, length, count, tile_of_head, self.kernel.cluster)
+        units = attended.tile_units(a, request, length, count, tile_of_head, self.kernel.blocks)
         seen = length
         if a.cp_period != 0:
             seen = attended.global_length(a, request)
@@ -147,12 +147,13 @@ class Reader:
         `number`: of the piece in a batch-invariant tile. Returns the units [begin, end). What does not follow from the
         length comes first: that may be on its way still.
         """
-        a, cluster, there = self.a, self.kernel.cluster, part < self.a.num_parts
+        kernel, a, there = self.kernel, self.a, part < self.a.num_parts
+        ranks = range(kernel.cluster) if kernel.cluster > 1 else (kernel.rank,)
         length, query, count = found
         request, _, tile_of_head = schedule.locate_tile(a, tile)
         part = min(part, a.num_parts - 1)
         planned = self.planned(part, tile)
-        firsts = [schedule.first_token(a, tile_of_head * cluster + rank) for rank in range(cluster)]
+        firsts = [schedule.first_token(a, tile_of_head * kernel.blocks + rank) for rank in ranks]
         tokens = [max(min(a.block_tokens, count - first), 0) for first in firsts]
         hidden = [a.causal * (count - 1 - min(first, count - 1)) for first in firsts]
         units, seen, length = self.measured(request, length, count, tile_of_head)
@@ -162,7 +163,7 @@ class Reader:
         end = max(end, begin + 1)  # a unit that no row attends, where there is nothing to do
         if not there:
             begin, end, marks = Int32(0), Int32(0), Int32(0)
-        for rank in cutlass.range_constexpr(cluster):
+        for rank in cutlass.range_constexpr(kernel.cluster):
             words = (tile, slot, end - begin, begin, seen - hidden[rank], tokens[rank] | marks, query, length)
             self.write(rank, piece, words)
         return begin, end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.targets import HOPPER
@@ -25,12 +25,12 @@ class Variant(Dense):
 
     @property
     def name(self) -> str:
-        parts = [self.family, self.elements.short, str(self.d_qk)]
-        return "_".join(parts + [self.kv_format] * (self.kv_format != "bf16"))
+        parts = [self.family, self.elements.short, str(self.d_qk)] + [self.kv_format] * (self.kv_format != "bf16")
+        return "_".join(parts + ["pair"] * (self.cluster > 1))
 
     @property
     def barriers(self) -> tuple[Barrier, ...]:
-        return barriers(self.kv_format not in CODES, self.producer_registers > 0, self.turns)
+        return barriers(self.kv_format not in CODES, self.producer_registers > 0, self.turns, self.cluster > 1)
 
     @property
     def misfits(self) -> list[str]:
@@ -55,3 +55,6 @@ VARIANTS = (
     Variant(HOPPER, BF16, 576, 512, kv_format="v32", **TURNS),
     *(Variant(HOPPER, BF16, 512, 512, kv_format=kv_format, **PRODUCER) for kv_format in ("v32_nope", "model1", "v41")),
 )
+
+# Pairs of CTAs, for both blocks of heads of a query token: of rows of codes each makes half.
+VARIANTS += tuple(replace(variant, cluster=2) for variant in VARIANTS if variant.kv_format in CODES)

@@ -20,11 +20,12 @@ from cutlass.cute.nvgpu import warpgroup
 from dsl_kernels.core.params import Named
 from dsl_kernels.dense_decode.gather import Gather
 from dsl_kernels.dense_decode.kernel import DenseDecode
+from dsl_kernels.dense_decode.paired import PairedProducer
 from dsl_kernels.dense_decode.producer import Producer
 from dsl_kernels.dense_decode.shared_memory import SharedMemory
 
 from .params import PARAMS
-from .pv import SparseFedPV, SparsePV
+from .pv import SparseFedPV, SparsePairedPV, SparsePV
 from .qk import SparseQK
 from .selection import Selection, SelectionReader
 
@@ -39,7 +40,7 @@ class SparseDecode(DenseDecode):
         self.smem = SharedMemory(self)
         self.shared_bytes = self.smem.storage.size_in_bytes()
         self.kernel(tma_q, mQ, tma_q_rope, mQrope, args).launch(
-            grid=(1, 1, 1), block=(self.threads, 1, 1), cluster=(1, 1, 1), stream=stream, min_blocks_per_mp=1
+            grid=(1, 1, 1), block=(self.threads, 1, 1), cluster=(self.cluster, 1, 1), stream=stream, min_blocks_per_mp=1
         )
 
     @cute.kernel
@@ -47,11 +48,14 @@ class SparseDecode(DenseDecode):
         self, tma_q: cute.CopyAtom, mQ: cute.Tensor, tma_q_rope: cute.CopyAtom, mQrope: cute.Tensor, args: tuple
     ):
         self.a = Named(PARAMS, args, causal=0, window=0)
+        if const_expr(self.cluster == 1):
+            self.blocks = self.a.cluster
         self.begin()
-        self.qk, loader = SparseQK(self), (Producer if self.regs_producer else Gather)
+        loader = Gather if not self.regs_producer else Producer if self.cluster == 1 else PairedProducer
         loader = loader(self, (tma_q, tma_q_rope), (mQ, mQrope), SelectionReader(self), Selection(self))
+        self.qk = SparseQK(self)
         if const_expr(self.regs_producer > 0):
-            self.producer, self.pv = loader, SparseFedPV(self)
+            self.producer, self.pv = loader, (SparsePairedPV if self.cluster > 1 else SparseFedPV)(self)
         else:
             self.pv = SparsePV(self, loader)
         self.run_roles(*((tma_q, tma_q_rope) if self.rope else (tma_q,)))

@@ -4,6 +4,7 @@ from cutlass import Int32
 
 from dsl_kernels.dense_decode.fed_pv import FedPV
 from dsl_kernels.dense_decode.gather_pv import GatherPV
+from dsl_kernels.dense_decode.paired import PairedPV
 
 
 class NothingToClear:
@@ -19,4 +20,8 @@ class SparsePV(NothingToClear, GatherPV):
 
 
 class SparseFedPV(NothingToClear, FedPV):
+    pass
+
+
+class SparsePairedPV(NothingToClear, PairedPV):
     pass

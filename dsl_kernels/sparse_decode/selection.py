@@ -58,7 +58,7 @@ class SelectionReader(GatherReader):
         """
         main = min(max(cute.arch.shuffle_sync(items, 0), 0), self.a.capacity)
         extra = min(max(cute.arch.shuffle_sync(items, 1), 0), self.a.extra_capacity)
-        if schedule.first_token(self.a, tile_of_head) >= count:
+        if schedule.first_token(self.a, tile_of_head * self.kernel.blocks) >= count:
             main, extra = Int32(0), Int32(0)
         return attended.units_of(main) + attended.units_of(extra), main, extra
 
@@ -76,7 +76,7 @@ def selected(kernel, record, unit, row):
     """
     a, sWork = kernel.a, kernel.smem.sWork
     request, _, tile = schedule.locate_tile(a, sWork[work.TILE, record])
-    token = sWork[work.QUERY, record] + schedule.first_token(a, tile)
+    token = sWork[work.QUERY, record] + schedule.first_token(a, tile * kernel.blocks)
     place, count = unit * UNIT + row, sWork[MAIN, record]
     base, wide = schedule.address(a.indices), a.wide_indices
     where = Int64(request) * a.indices_stride_b + Int64(token) * a.indices_stride_s

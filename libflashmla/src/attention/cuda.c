@@ -98,9 +98,10 @@ flashmla_status fm_launch_attention(const fm_attention *attention, const fm_atte
   const fm_gpu gpu = kernels->gpu;
   if (fm_makes_schedule(attention)) FM_TRY(launch_plan(attention, kernels, stream));
   for (int32_t i = 0; i < count; ++i) {
-    /* persistent: clusters take parts in turn, so there are never more than run at once */
-    const int32_t clusters = fm_min32(fm_max32(attends[i].kernel->clusters, 1), attends[i].num_parts);
-    FM_TRY(fm_launch(gpu, attends[i].kernel, clusters * tiling->cluster, attends[i].params, stream));
+    /* persistent: the blocks of tiles take parts in turn, so there are never more than run at once */
+    const int32_t tiles = attends[i].kernel->clusters * attends[i].kernel->kernel->cluster / tiling->cluster;
+    const int32_t workers = fm_min32(fm_max32(tiles, 1), attends[i].num_parts);
+    FM_TRY(fm_launch(gpu, attends[i].kernel, workers * tiling->cluster, attends[i].params, stream));
   }
   if (fm_may_split(tiling)) FM_TRY(launch_join(gpu, &kernels->join, attention, stream));
   fm_set_last_kernel(kernels->attend.kernel->name);

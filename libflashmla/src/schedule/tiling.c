@@ -79,11 +79,11 @@ int64_t fm_slots(const fm_tiling *tiling) {
 
 /* Pieces of a tile's items of each kind, where launches of their own attend them one after the other: as many as run at
  * once. */
-static int32_t pieces_apart(const fm_work *work, fm_limits limits, int32_t num_tiles) {
+static int32_t pieces_apart(const fm_work *work, fm_limits limits, int32_t cluster, int32_t num_tiles) {
   if (!work->apart) return 0;
   const int64_t units = fm_ceil_div(fm_max32(work->capacity, work->extra_capacity), limits.unit);
   const bool whole = work->batch_invariant || units <= limits.whole_units;
-  const int64_t chosen = whole ? 1 : limits.workers / num_tiles;
+  const int64_t chosen = whole ? 1 : limits.workers / cluster / num_tiles;
   const int64_t pieces = fm_min64(work->num_splits > 0 ? work->num_splits : chosen, units);
   return (int32_t)fm_clamp64(pieces, 1, FM_MAX_SPLITS / FM_ITEM_KINDS);
 }
@@ -108,7 +108,7 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
     return too_many_tiles(work, num_splits);
 
   const int64_t units = fm_most_units(work, limits.unit);
-  const int32_t apart = pieces_apart(work, limits, num_tiles);
+  const int32_t apart = pieces_apart(work, limits, cluster, num_tiles);
   const bool in_pieces = work->batch_invariant && limits.piece_units > 0;
   if (apart > 0)
     num_splits = FM_ITEM_KINDS * apart;

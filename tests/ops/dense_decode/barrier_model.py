@@ -86,6 +86,7 @@ class Cursor:
 
 
 class Model:
+    ctas = 1  # of a cluster, where all kernels have as many
     barriers = BARRIERS
     pv_waits_for_q = False
     qk_waits_for_q = True

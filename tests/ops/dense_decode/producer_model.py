@@ -11,6 +11,7 @@ from dsl_kernels.dense_decode.barrier_table import producing
 from ops.dense_decode.barrier_model import EVERY_LANE, HALF, ONE_LANE, PV_WARPS, Block, Mbarrier, Model, Role
 
 PRODUCER_WARPS = 4
+SHARE = 100  # bytes that a warp of PV copies to the other CTA
 
 
 class ProducerModel(Model):
@@ -38,7 +39,8 @@ class ProducerModel(Model):
 
     def producer(self, block: Block, warp: int) -> Role:
         me = ("producer", warp)
-        if warp == 0:
+        reads = warp == 0 and block is self.blocks[0]
+        if reads:
             yield None
             self.publish(0)
         item = piece = 0
@@ -51,6 +53,8 @@ class ProducerModel(Model):
                 yield from self.await_room(block, item)
                 slot = item % self.slots
                 assert not any(block.users[slot]), "a slot is overwritten that somebody reads"
+                if warp == 0:
+                    self.announce(block, item)
                 yield None
                 if unit == units - 1 and not self.turns:
                     self.done_with(block, piece, me)
@@ -65,7 +69,7 @@ class ProducerModel(Model):
             self.start_rope(block, warp, item - 1)
             yield from self.await_last(block, item)
             piece += 1
-            if warp == 0:
+            if reads:
                 yield None
                 self.publish(piece)
             yield self.wait_for_work(block, piece)
@@ -99,6 +103,9 @@ class ProducerModel(Model):
 
     # ---- PV
 
+    def announce(self, _block: Block, _item: int) -> None:
+        """Nobody else brings anything."""
+
     def start_rope(self, _block: Block, _warp: int, _item: int) -> None:
         """It comes with the other columns."""
 
@@ -115,10 +122,17 @@ class ProducerModel(Model):
             yield self.come_of(block, item), phase
         assert block.boxes.get((item, 0)) == PRODUCER_WARPS, "codes that have not come"
         yield None
-        made = block.boxes[item, "made", half] = block.boxes.get((item, "made", half), 0) + 1
-        if made == PV_WARPS:
-            block.holds[slot][half] = item
+        self.has_made(block, half, item)
         block.full[slot].arrive(EVERY_LANE)
+
+    def has_made(self, block: Block, half: int, item: int) -> None:
+        self.made(block, half, item, PV_WARPS)
+
+    def made(self, block: Block, half: int, item: int, parts: int) -> None:
+        """One part more of half an item, which has so many, is numbers."""
+        block.boxes[item, "made", half] = made = block.boxes.get((item, "made", half), 0) + 1
+        if made == parts:
+            block.holds[item % self.slots][half] = item
 
     def pv(self, block: Block, half: int, warp: int) -> Role:
         me = ("PV", half, warp)
@@ -202,3 +216,38 @@ class Turns(ProducerModel):
         if self.waits_for_rope:
             yield self.rope(block, item), item // 2 & 1
         assert self.ropes[item % 2] == [item] * PRODUCER_WARPS, "the RoPE part of another item"
+
+
+class Pair(ProducerModel):
+    """Each CTA makes half of the rows of a unit, and copies what a warp has made to the other one."""
+
+    ctas = 2
+    barriers = producing(copies_arrive=False, paired=True)
+    announces = waits_for_pair = True
+
+    def release(self, block: Block, warp: object, slot: int, half: int) -> None:
+        if self.waits_for_pair:
+            super().release(block, warp, slot, half)
+        else:
+            block.users[slot][half].discard(warp)
+            block.empty[slot][half].arrive(2 * EVERY_LANE)
+
+    def announce(self, block: Block, item: int) -> None:
+        if self.announces:
+            block.full[item % self.slots].bytes += 2 * PV_WARPS * SHARE
+
+    def has_made(self, block: Block, half: int, item: int) -> None:
+        for target in self.blocks:
+            if target is block:
+                self.made(block, half, item, 2 * PV_WARPS)
+            else:
+                assert not any(target.users[item % self.slots]), "a slot is overwritten that somebody reads"
+                self.later(functools.partial(self.come_made, target, half, item))
+
+    def come_made(self, block: Block, half: int, item: int) -> None:
+        self.made(block, half, item, 2 * PV_WARPS)
+        block.full[item % self.slots].come(SHARE)
+
+
+class PairTurns(Pair, Turns):
+    barriers = producing(copies_arrive=False, turns=True, paired=True)

@@ -18,7 +18,7 @@ MODELS = pytest.mark.parametrize("model", [GatherModel, CopiesArrive, Boxed, Cod
 def run_in_any_order(model: type[GatherModel], slots: int) -> None:
     for seed in range(60):
         draw = random.Random(seed)
-        model([draw.choice(LENGTHS) for _ in range(draw.randint(0, 12))], slots, 1, seed).run()
+        model([draw.choice(LENGTHS) for _ in range(draw.randint(0, 12))], slots, model.ctas, seed).run()
 
 
 def miscounted(model: type[GatherModel], name: str, change: int) -> type[GatherModel]:
@@ -42,7 +42,7 @@ def fails(model: type[GatherModel], runs: int = 20) -> bool:
     for seed in range(runs):
         draw = random.Random(seed)
         try:
-            model([draw.choice(LENGTHS) for _ in range(60)], 3, 1, seed).run()
+            model([draw.choice(LENGTHS) for _ in range(60)], 3, model.ctas, seed).run()
         except AssertionError:
             return True
     return False

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ops.dense_decode.producer_model import CopiesArrive, ProducerModel, Turns
+from ops.dense_decode.producer_model import CopiesArrive, Pair, PairTurns, ProducerModel, Turns
 from ops.dense_decode.test_gather_barriers import fails, miscounted, run_in_any_order
 
-MODELS = pytest.mark.parametrize("model", [ProducerModel, CopiesArrive, Turns])
+MODELS = pytest.mark.parametrize("model", [ProducerModel, CopiesArrive, Turns, Pair, PairTurns])
 
 
 @MODELS
@@ -48,3 +48,17 @@ def test_slices_that_items_take_in_turn():
     assert fails(Careless)
     assert fails(miscounted(Turns, "rope", -32))
     assert fails(miscounted(Turns, "rope", 32))
+
+
+@pytest.mark.parametrize("model", [Pair, PairTurns])
+def test_what_the_other_cta_makes_is_waited_for(model):
+    class Unannounced(model):
+        announces = False
+
+    class Hasty(model):
+        """A slot is given back to the own CTA alone."""
+
+        waits_for_pair = False
+
+    assert fails(Unannounced)
+    assert fails(Hasty)

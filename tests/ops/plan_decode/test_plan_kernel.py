@@ -121,9 +121,9 @@ def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> sc
 def test_cuts_apart_are_those_of_the_definition(plan, varlen):
     """Items of two kinds that launches of their own attend."""
     draw = np.random.default_rng(varlen)
-    limits = sparse_limits(132)
     for number in range(60):
         batch, s_q, h_q = int(draw.integers(1, 80)), int(draw.choice([1, 2, 5])), int(draw.choice([1, 64, 65, 128]))
+        limits = sparse_limits(h_q, 132)
         capacities = [int(draw.choice([1, 64, 100, 2048, 70_000])) for _ in range(2)]
         spread = schedule.SPREADS[number % len(schedule.SPREADS)]
         lengths = [schedule.draw_lengths(draw, spread, batch, most) for most in capacities]

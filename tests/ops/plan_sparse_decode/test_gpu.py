@@ -19,7 +19,7 @@ CASES = 40  # a seed
 def test_cuts_are_those_of_the_definition(gpu, seed, varlen):
     draw = np.random.default_rng((seed, varlen))
     device = torch.device("cuda", gpu.device[1])
-    limits = limits_of(torch.cuda.get_device_properties(device).multi_processor_count)
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
     row, index = (torch.zeros(1, dtype=dtype, device=device) for dtype in (torch.bfloat16, torch.int32))
     for number in range(CASES):
         batch, s_q = int(draw.choice([1, 2, int(draw.integers(3, 700))])), int(draw.choice([1, 1, 2, 5]))
@@ -46,6 +46,7 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen):
         extents = {"batch": batch, "s_q": min(s_q, total_q) if varlen else s_q, "h_q": h_q, "h_kv": 1}
         extents |= {"max_blocks": schedule.ceil(topk, UNIT) + schedule.ceil(extra_topk, UNIT), "varlen": varlen}
         extents |= {"num_splits": num_splits, "batch_invariant": invariant, "total_q": total_q, "own_items": True}
+        limits = limits_of(h_q, processors)
         tiling = schedule.tile(limits, **extents)
         found = schedule.read(buffer.cpu().numpy(), tiling, batch)
         units = schedule.units(limits, lengths[0], topk) + schedule.units(limits, lengths[1], extra_topk)

@@ -7,6 +7,7 @@ from planted_faults import Edit, KernelFault
 FOLDER = "dsl_kernels/sparse_decode/"
 SELECTION, QK = FOLDER + "selection.py", FOLDER + "qk.py"
 PRODUCER, FED_PV = "dsl_kernels/dense_decode/producer.py", "dsl_kernels/dense_decode/fed_pv.py"
+PAIRED = "dsl_kernels/dense_decode/paired_codes.py"
 SINKS = "dsl_kernels/core/sinks.py"
 
 
@@ -31,10 +32,40 @@ GPU_FAULTS = [
     fault(
         "tokens all select what the first does",
         SELECTION,
-        "sWork[work.QUERY, record] + schedule.first_token(a, tile)",
+        "sWork[work.QUERY, record] + schedule.first_token(a, tile * kernel.blocks)",
         "sWork[work.QUERY, record]",
     ),
     fault("whole tiles of one of two formats", SELECTION, "if self.a.stores_all != 0", "if self.a.stores_all == 77"),
+    fault(
+        "partial rows of a pair lie in one place",
+        "dsl_kernels/dense_decode/epilogue.py",
+        "(Int64(slot) * kernel.blocks + kernel.rank)",
+        "(Int64(slot) * kernel.blocks)",
+    ),
+    # ---- what two CTAs make for each other
+    fault(
+        "a stretch is made by the other CTA",
+        PAIRED,
+        "STRETCH * self.kernel.rank + EIGHT",
+        "STRETCH * (1 - self.kernel.rank) + EIGHT",
+    ),
+    fault("codes of odd slices", PAIRED, "((row ^ (which & 1)) << 6)", "(row << 6)"),
+    fault(
+        "scales of another tile of a stretch", PAIRED, "self.codes.tile == 64 else 1", "self.codes.tile == 64 else 2"
+    ),
+    fault(
+        "a slice is not shared",
+        PAIRED,
+        "self.start_of(slot, which), self.kernel.bars",
+        "self.start_of(slot, which & 6), self.kernel.bars",
+    ),
+    fault(
+        "a slice is shared before all lanes have made it",
+        PAIRED,
+        "        cute.arch.sync_warp()\n        with cute.arch.elect_one():",
+        "        with cute.arch.elect_one():",
+        always=False,
+    ),
     # ---- which logits
     fault("rows that are not attended are not hidden", QK, "if (low & high) != -1:", "if (low & high) == 77:"),
     fault("sinks in base 2", SINKS, "element(a.sink, head) * LOG2_E", "element(a.sink, head)"),

@@ -10,14 +10,16 @@ from dsl_kernels.core.schedule_params import CONSTANTS as FACTS
 from dsl_kernels.core.schedule_params import PARTIAL_BYTES, ROWS
 from ops.sparse_decode.case import Cache, SparseCase
 from ops.sparse_decode.shape_only import ADDRESSES, strides
+from stub_driver.launches import PROCESSORS
 
 UNIT = 64  # indices
 
 
-def kernel_of(case: SparseCase, prefix: str = "") -> str:
-    """The kernel that is chosen for a case, or for its extra cache."""
+def kernel_of(case: SparseCase, prefix: str = "", processors: int = PROCESSORS) -> str:
+    """The kernel that is chosen for a case, or for its extra cache: of codes one for pairs, where tiles are pairs."""
     kv_format = case.caches[prefix].kv_format
-    suffix = "" if kv_format == "bf16" else f"_{kv_format}"
+    pair = "_pair" * (call_of(case, processors).tiling.cluster > 1)
+    suffix = "" if kv_format == "bf16" else f"_{kv_format}{pair}"
     return f"sparse_decode_bf16_{case.d_qk}{suffix}"
 
 
@@ -26,11 +28,12 @@ def is_apart(case: SparseCase) -> bool:
     return case.extra is not None and case.extra.topk > 0 and case.extra.kv_format != case.main.kv_format
 
 
-def limits_of(processors: int) -> schedule.Limits:
+def limits_of(h_q: int, processors: int) -> schedule.Limits:
+    """Both blocks of heads of a query token are a tile."""
     found = schedule.constants("ops/sparse_decode/cuda.c")
     return schedule.Limits(
         block_rows=ROWS,
-        max_cluster=1,
+        max_cluster=found["PAIR"] if h_q > ROWS else 1,
         workers=processors,
         start_overhead=found["START_OVERHEAD"],
         split_overhead=found["SPLIT_OVERHEAD"],
@@ -46,7 +49,7 @@ def call_of(case: SparseCase, processors: int) -> Call:
     units = schedule.ceil(case.main.topk, UNIT), schedule.ceil(extra_topk, UNIT)
     apart = is_apart(case)
     tiling = schedule.tile(
-        limits_of(processors),
+        limits_of(case.h_q, processors),
         batch=case.batch,
         s_q=case.most_queries,
         h_q=case.h_q,
@@ -69,7 +72,13 @@ def call_of(case: SparseCase, processors: int) -> Call:
         "extra_capacity": extra_topk,
     }
     return Call(
-        case, tiling, limits_of(processors), ADDRESSES, partial(strides, case), lengths, case.plan == "none" or apart
+        case,
+        tiling,
+        limits_of(case.h_q, processors),
+        ADDRESSES,
+        partial(strides, case),
+        lengths,
+        case.plan == "none" or apart,
     )
 
 
@@ -88,13 +97,14 @@ def decode_params(case: SparseCase, processors: int, which: str | None = None) -
 def params_apart(case: SparseCase, call: Call, which: str) -> dict:
     """A selection as if it were the main one and alone; every second slot is its own."""
     parts, behind, where = call.tiling.num_parts // 2, int(which == "extra_"), call.places()
+    rows = ROWS * call.tiling.cluster
     found = {
         "num_parts": parts,
         "slots_per_part": 2,
         "stores_all": 1,
         "cuts": where["cuts"] + 8 * (2 * parts + 1 + behind * (parts + 1)),
-        "partial": where["partial"] + behind * ROWS * case.d_v * PARTIAL_BYTES,
-        "partial_facts": where["partial_facts"] + behind * ROWS * FACTS["PARTIAL_FACTS"] * 4,
+        "partial": where["partial"] + behind * rows * case.d_v * PARTIAL_BYTES,
+        "partial_facts": where["partial_facts"] + behind * rows * FACTS["PARTIAL_FACTS"] * 4,
         "lengths": call.lengths[f"{which}lengths"],
         "capacity": call.lengths[f"{which}capacity"],
         **{f"extra_{name}": 0 for name in ("lengths", "capacity", "cache", "indices", "slots")},

@@ -16,15 +16,19 @@ from ops.sparse_decode.case import Cache, SparseCase
 from ops.sparse_decode.shape_only import decode_call, plan_call
 from shape_only import run
 
+# Of calls with many heads, with some and with few, by whether pairs of CTAs, for more than 64, have other kernels
+HEADS = {"both": (128, 64, 5), "alone": (64, 64, 5), "pair": (128, 100, 65)}
 
-def kernels() -> dict[str, tuple[str, int]]:
-    """The (kv_format, d_qk) of each row of the kernel table, by its name."""
+
+def kernels() -> dict[str, tuple[str, int, tuple[int, int, int]]]:
+    """The (kv_format, d_qk, heads of calls) of each row of the kernel table, by its name."""
     rows = [row["name"] for row in rows_of("sparse_decode")]
     found = {}
     for name in rows:
-        _, _, d_qk_and_format = name.removeprefix("sparse_decode").split("_", 2)
+        _, _, d_qk_and_format = name.removesuffix("_pair").removeprefix("sparse_decode").split("_", 2)
         d_qk, _, kv_format = d_qk_and_format.partition("_")
-        found[name] = kv_format or "bf16", int(d_qk)
+        heads = HEADS["pair" if name.endswith("_pair") else "alone" if kv_format else "both"]
+        found[name] = kv_format or "bf16", int(d_qk), heads
     return found
 
 
@@ -33,27 +37,33 @@ def another(kv_format: str, d_qk: int) -> str:
     return "bf16" if kv_format != "bf16" else "v32" if d_qk == 576 else "v41"
 
 
-def decode_cases(kv_format: str, d_qk: int) -> list[tuple[SparseCase, bool]]:
+def decode_cases(kv_format: str, d_qk: int, heads: tuple[int, int, int]) -> list[tuple[SparseCase, bool]]:
     """Calls, and whether their query tokens are split."""
+    many, some, few = heads
     quantised = kv_format in formats.FORMATS
     layout = Pages(gaps=(1,)) if quantised else Cache().cache_layout
     main = Cache(kv_format, num_blocks=9, page_size=53, topk=300, cache_layout=layout)
-    base = SparseCase(main=main, d_qk=d_qk, batch=2, s_q=2, h_q=128, given=("lse",))
+    base = SparseCase(main=main, d_qk=d_qk, batch=2, s_q=2, h_q=many, given=("lse",))
     extra = main.but(num_blocks=40, page_size=7, topk=130, lengths=(65, 129))
     found = [
         (base, True),
         (
             base.but(
-                h_q=5, lengths=(300, 71), index_dtype="int64", sink="wild", out_dtype="float32", parted=d_qk > D_V[d_qk]
+                h_q=few,
+                lengths=(300, 71),
+                index_dtype="int64",
+                sink="wild",
+                out_dtype="float32",
+                parted=d_qk > D_V[d_qk],
             ),
             True,
         ),
-        (base.but(h_q=64, s_q=3, extra=extra, sink="some", lse_base2=True), True),
-        (base.but(h_q=64, extra=extra.but(lengths=None), lengths=(0, 1), empty_lse_minus=True), True),
+        (base.but(h_q=some, s_q=3, extra=extra, sink="some", lse_base2=True), True),
+        (base.but(h_q=some, extra=extra.but(lengths=None), lengths=(0, 1), empty_lse_minus=True), True),
         (base.but(plan="stale", lengths=(300, 71), extra=extra), True),
         # Offsets of the plan give requests query tokens that they have not.
         (base.but(plan="stale", batch=3, s_q=4, cu_seqlens_q=(0, 0, 3, 4), total_q=4, lengths=(300, 7, 65)), True),
-        (base.but(plan="fresh", num_splits=3, h_q=64, lengths=(300, 71)), True),
+        (base.but(plan="fresh", num_splits=3, h_q=some, lengths=(300, 71)), True),
         (base.but(extra=extra.but(kv_format=another(kv_format, d_qk), cache_layout=Cache().cache_layout)), True),
         (base.but(batch_invariant=True, plan="fresh"), False),
         (base.but(s_q=1, topk=64), False),
@@ -85,7 +95,7 @@ def check_all(backend) -> None:
             assert last_kernel() == name
         print(f"{name}: {len(cases)} cases right", flush=True)
     with environment.variable("FLASHMLA_CHECK", "1"):
-        for case, _ in decode_cases("v32", 576):  # many have indices outside, which the next call tells
+        for case, _ in decode_cases("v32", 576, HEADS["pair"]):  # many have indices outside, which the next call tells
             with contextlib.suppress(flashmla.InvalidArgumentError):
                 calls.run(case.but(route="torch"), backend)
             torch.cuda.synchronize()
@@ -103,5 +113,5 @@ def launch_all(tell) -> None:
                 raise SystemExit(c_abi.last_error())
             tell(name, last_kernel(), is_split)
     with environment.variable("FLASHMLA_CHECK", "1"):
-        if run(decode_call(decode_cases("bf16", 576)[0][0])):
+        if run(decode_call(decode_cases("bf16", 576, HEADS["both"])[0][0])):
             raise SystemExit(c_abi.last_error())

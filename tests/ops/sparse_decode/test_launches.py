@@ -39,9 +39,10 @@ def check_call(case: SparseCase, launches: list[dict], maps: dict[int, dict], pr
     assert launches[0]["grid"] == [1, 1, 1]
     same(decoded(launches[0]), call.plan_params())
     for which, decode in zip(selections, launches[1:], strict=False):
-        assert decode["kernel"].startswith(f"flashmla_{expected.kernel_of(case, which or '')}_kernel_")
-        assert decode["grid"] == [min(processors, parts // len(selections)), 1, 1]
-        assert decode["attributes"][CLUSTER] == 1
+        kernel, blocks = expected.kernel_of(case, which or "", processors), call.tiling.cluster
+        assert decode["kernel"].startswith(f"flashmla_{kernel}_kernel_")
+        assert decode["grid"] == [min(processors // blocks, parts // len(selections)) * blocks, 1, 1]
+        assert decode["attributes"][CLUSTER] == (2 if "pair" in kernel else 1)
         found = decoded(decode)
         same(found, expected.decode_params(case, processors, which))
         for name, wanted in call.q_maps().items():
@@ -225,8 +226,9 @@ def test_an_empty_call_needs_no_driver(cuda_12_0, case):
 
 
 def test_a_forced_kernel_must_be_of_the_format(cuda_12_0):
-    other = in_format(STEP, "v32")
-    ran = cuda_12_0.run(f"sparse_decode({other!r}); sparse_decode({STEP!r})", force_kernel="sparse_decode_bf16_576_v32")
+    step = STEP.but(h_q=64)
+    other = in_format(step, "v32")
+    ran = cuda_12_0.run(f"sparse_decode({other!r}); sparse_decode({step!r})", force_kernel="sparse_decode_bf16_576_v32")
     assert ran.told[0][0] == 0
     status, sentence = ran.told[1][:2]
     assert status == 200

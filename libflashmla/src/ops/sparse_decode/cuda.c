@@ -2,18 +2,43 @@
 #include "attention/cuda.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
-/* Units, see dense_decode's. Nobody shares what a tile reads. There are no quanta of batch-invariant work: what a query
+/* Blocks of a tile: heads of one query token, which attend the same rows. */
+#define PAIR 2
+/* Units, see dense_decode's. There are no quanta of batch-invariant work: what a query
  * token selects is short enough to be attended whole. Fixed pieces would need partial rows of every token. */
 #define START_OVERHEAD 3
 #define SPLIT_OVERHEAD 8
 #define WHOLE_UNITS 3
 #define DEVICE_OF_Q "q.device.device_id"
 
-flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, fm_limits *limits) {
+static fm_need need_of(const fm_attention *attention, int32_t kv_format, int32_t cluster) {
+  const int8_t bf16 = FM_BF16;
+  return (fm_need){.family = FM_KERNEL_SPARSE_DECODE,
+                   .elements = {.q = bf16, .cache = bf16, .out = bf16},
+                   .kv_format = (int8_t)kv_format,
+                   .d_qk = attention->queries.d_qk,
+                   .d_v = attention->d_v,
+                   .cluster = cluster};
+}
+
+/* The pairs of processors that run at once become the workers; a device that runs none gets blocks. A plan knows no
+ * format, but all kernels for pairs take a processor a block. */
+static flashmla_status count_pairs(fm_gpu gpu, const fm_attention *attention, fm_limits *limits) {
+  const bool rope = attention->queries.d_qk > attention->d_v;
+  fm_loaded loaded;
+  FM_TRY(fm_load(gpu, need_of(attention, rope ? FLASHMLA_KV_V32 : FLASHMLA_KV_V32_NOPE, PAIR), &loaded));
+  if (loaded.clusters > 0)
+    limits->workers = fm_min32(loaded.clusters * PAIR, FM_KERNEL_MAX_PARTS);
+  else
+    limits->max_cluster = 1;
+  return FLASHMLA_OK;
+}
+
+flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_attention *attention, fm_limits *limits) {
   fm_gpu gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
   *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
-                        .max_cluster = 1,
+                        .max_cluster = attention->work.h_q > FM_KERNEL_UNIT ? PAIR : 1,
                         .workers = fm_min32(gpu.device->processors, FM_KERNEL_MAX_PARTS),
                         .start_overhead = START_OVERHEAD,
                         .split_overhead = SPLIT_OVERHEAD,
@@ -21,20 +46,17 @@ flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, fm_limits *lim
                         .whole_units = WHOLE_UNITS,
                         .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                         .partial_facts = FM_KERNEL_PARTIAL_FACTS};
-  return FLASHMLA_OK;
+  return limits->max_cluster > 1 ? count_pairs(gpu, attention, limits) : FLASHMLA_OK;
 }
 
-static fm_need need_of(const fm_sparse_decode *decode, int32_t which) {
-  const fm_attention *attention = &decode->attention;
-  const int8_t bf16 = FM_BF16;
-  return (fm_need){.family = FM_KERNEL_SPARSE_DECODE,
-                   .elements = {.q = bf16, .cache = bf16, .out = bf16},
-                   .kv_format = (int8_t)decode->selections[which].kv_format,
-                   .d_qk = attention->queries.d_qk,
-                   .d_v = attention->d_v,
-                   .cluster = attention->tiling.cluster,
-                   .may_be_forced = which == FM_MAIN,
-                   .extra = which == FM_EXTRA};
+/* Of rows that need no conversion each block of a tile fetches all for itself. */
+static fm_need need_of_selection(const fm_sparse_decode *decode, int32_t which) {
+  const fm_selection *selection = &decode->selections[which];
+  const int32_t cluster = fm_quantizes(selection->pages.format) ? decode->attention.tiling.cluster : 1;
+  fm_need need = need_of(&decode->attention, selection->kv_format, cluster);
+  need.may_be_forced = which == FM_MAIN;
+  need.extra = which == FM_EXTRA;
+  return need;
 }
 
 static flashmla_status prepare(fm_call *call, void *state) {
@@ -43,8 +65,8 @@ static flashmla_status prepare(fm_call *call, void *state) {
   fm_gpu *gpu = &decode->kernels.gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, gpu));
   FM_TRY(fm_prepare_sparse_check(decode));
-  if (attention->work.apart) FM_TRY(fm_load(*gpu, need_of(decode, FM_EXTRA), &decode->attend_extra));
-  return fm_load_attention(need_of(decode, FM_MAIN), attention, &decode->kernels);
+  if (attention->work.apart) FM_TRY(fm_load(*gpu, need_of_selection(decode, FM_EXTRA), &decode->attend_extra));
+  return fm_load_attention(need_of_selection(decode, FM_MAIN), attention, &decode->kernels);
 }
 
 /* Of a launch on one selection or on both. */

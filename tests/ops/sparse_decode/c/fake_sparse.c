@@ -3,7 +3,8 @@
 
 fm_sparse_decode fake_sparse;
 
-flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, fm_limits *limits) {
+flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_attention *attention, fm_limits *limits) {
+  (void)attention;
   return fm_dense_decode_cuda_limits(call, NULL, limits);
 }
 
