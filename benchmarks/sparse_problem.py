@@ -95,7 +95,7 @@ def ours(
 
     plan = None
     if not own_plan:
-        planned = {"batch_invariant": batch_invariant, "num_splits": num_splits}
+        planned = {"batch_invariant": batch_invariant, "num_splits": num_splits, "kv_format": p.cache.kv_format}
         plan = flashmla.plan_sparse_decode(p.q, p.indices[0], extra_indices=p.extra_indices[0], **planned)
     options["plan"] = plan
     size = flashmla.sparse_decode_workspace_size(p.q, p.cache.pages, p.indices[0], **options, **more(0))

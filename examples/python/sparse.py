@@ -56,7 +56,7 @@ append(torch.randn(batch, 576).bfloat16(), torch.randn(batch, index_columns), sl
 lengths += 1
 q = torch.randn(batch, 1, heads, 576).bfloat16()
 indices = select(torch.randn(batch, index_heads, index_columns), torch.rand(batch, index_heads))
-plan = flashmla.plan_sparse_decode(q, indices)  # which all layers of the step share, whatever each selects
+plan = flashmla.plan_sparse_decode(q, indices, kv_format="v32")  # which all layers of the step share
 out, lse = flashmla.sparse_decode(q, kv_cache, indices, kv_format="v32", plan=plan, out_dtype=torch.float32)
 print("attended:", (indices >= 0).sum(-1).flatten().tolist(), "of", lengths.tolist(), "tokens")
 

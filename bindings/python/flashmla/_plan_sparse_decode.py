@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flashmla._dynamo import eager
+from flashmla._formats import KvFormat, kv_format_number
 from flashmla._operation import Operation, Ready
 from flashmla._options import Options
 from flashmla._plan import Plan, make_plan, step_params, unmade_plan
@@ -13,10 +14,11 @@ from flashmla._scalars import INT32, integer
 from flashmla._tensor import SupportsDLPack
 
 
-def _options(batch_invariant: Any, max_seqlen_q: Any, num_splits: Any) -> Options:
+def _options(batch_invariant: Any, max_seqlen_q: Any, num_splits: Any, kv_format: Any) -> Options:
     """The scalars of plan_sparse_decode."""
     params = step_params(_OPERATION, False, batch_invariant, max_seqlen_q)
     params.num_splits = integer(num_splits, "num_splits", INT32)
+    params.kv_format = kv_format_number(kv_format)
     return Options(_OPERATION, params)
 
 
@@ -48,14 +50,14 @@ def plan_sparse_decode(
     batch_invariant: bool = False,
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
+    kv_format: KvFormat = "bf16",
     q_rope: SupportsDLPack | None = None,
     buffer: Any = None,
     stream: Any = None,
 ) -> Plan:
     """Makes the schedule that all `sparse_decode` calls with these arguments' shapes share; only the lengths are read.
 
-    The caches and their formats are no part of it, nor are the indices themselves: layers that select other tokens
-    share it.
+    The caches are no part of it, nor are the indices themselves: layers that select other tokens share it.
 
     num_splits       0: chosen for balance; n: the indices of each query token are cut into n parts, or into their units
                      of 64 if those are fewer. With batch_invariant 0 is 1 on a GPU, and bits follow from it; the CPU
@@ -64,6 +66,8 @@ def plan_sparse_decode(
     cu_seqlens_q     as in `sparse_decode`; read too
     max_seqlen_q     as in `sparse_decode`
     q_rope           as in `plan_decode`
+    kv_format        as in `sparse_decode`; the plan serves calls on caches of any format, and may be slower where one
+                     quantises and the other does not
     buffer           contiguous memory of `plan_sparse_decode_size` bytes on q's device, kept alive by the plan; None:
                      made by q's framework
 
@@ -74,7 +78,7 @@ def plan_sparse_decode(
     >>> for layer in range(2):
     ...     out, lse = flashmla.sparse_decode(q, kv_cache, indices, plan=plan)
     """
-    scalars = batch_invariant, max_seqlen_q, num_splits
+    scalars = batch_invariant, max_seqlen_q, num_splits, kv_format
     inputs = (q, indices, topk_length, extra_indices, extra_topk_length, cu_seqlens_q, q_rope)
     facts = {"batch_invariant": batch_invariant, "num_splits": num_splits}
     return make_plan(_OPERATION, scalars, inputs, facts, buffer=buffer, stream=stream)
@@ -92,6 +96,7 @@ def plan_sparse_decode_size(
     batch_invariant: bool = False,
     cu_seqlens_q: SupportsDLPack | None = None,
     max_seqlen_q: int = 0,
+    kv_format: KvFormat = "bf16",
     q_rope: SupportsDLPack | None = None,
 ) -> int:
     """Bytes of `buffer` that `plan_sparse_decode` needs: from shapes, flags and device, never from lengths.
@@ -102,6 +107,6 @@ def plan_sparse_decode_size(
     >>> buffer = numpy.empty(flashmla.plan_sparse_decode_size(q, indices), "uint8")
     >>> plan = flashmla.plan_sparse_decode(q, indices, buffer=buffer)
     """
-    options = _options(batch_invariant, max_seqlen_q, num_splits)
+    options = _options(batch_invariant, max_seqlen_q, num_splits, kv_format)
     inputs = (q, indices, topk_length, extra_indices, extra_topk_length, cu_seqlens_q, q_rope)
     return _OPERATION.scratch_size(options, inputs)

@@ -167,7 +167,9 @@ class Problem:
             return {"extra_indices": turn[1]} if len(turn) > 1 else {}
 
         first = self._turns[0]
-        plan = flashmla.plan_sparse_decode(q, first[0], **shared, **selections(first))
+        plan = flashmla.plan_sparse_decode(
+            q, first[0], kv_format=cast("KvFormat", shape.kv_format), **shared, **selections(first)
+        )
         extra = {"extra_kv_cache": pages} if len(first) > 1 else {}
         options = shared | extra | {"kv_format": shape.kv_format, "plan": plan}
         size = flashmla.sparse_decode_workspace_size(q, pages, first[0], **options, **selections(first))

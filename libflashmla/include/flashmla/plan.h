@@ -70,9 +70,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_plan_decode_run(const flash
 
 /* ---- Plans of sparse decode ---- */
 
-/* Arguments of flashmla_plan_sparse_decode: the tensors of the flashmla_sparse_decode call it is for, in whatever
- * formats its caches are. Only their shapes, dtype and device are read, and the values of the lengths and of
- * cu_seqlens_q (on the device). */
+/* Arguments of flashmla_plan_sparse_decode: the tensors of the flashmla_sparse_decode call it is for. Only their
+ * shapes, dtype and device are read, and the values of the lengths and of cu_seqlens_q (on the device). */
 typedef struct flashmla_plan_sparse_decode_params {
   uint32_t struct_size;              /* sizeof(flashmla_plan_sparse_decode_params) */
   uint32_t flags;                    /* flashmla_flags of the decode call */
@@ -89,10 +88,13 @@ typedef struct flashmla_plan_sparse_decode_params {
   uint64_t buffer_size;              /* bytes; at least what flashmla_plan_sparse_decode_size says */
   void *stream;                      /* as in flashmla_plan_decode_params */
   const DLTensor *q_rope;            /* as in flashmla_sparse_decode_params */
+  int32_t kv_format;                 /* as in flashmla_sparse_decode_params; the plan serves calls on caches of any
+                                        format, and may be slower where one quantises and the other does not */
+  uint32_t reserved;                 /* 0 */
 } flashmla_plan_sparse_decode_params;
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_PLAN_SPARSE_DECODE_PARAMS_INIT \
-  {sizeof(flashmla_plan_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL}
+  {sizeof(flashmla_plan_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0}
 
 /* Bytes of schedule memory a plan for flashmla_sparse_decode needs. As flashmla_plan_decode_size. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status

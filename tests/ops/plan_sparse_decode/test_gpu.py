@@ -34,7 +34,9 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen):
             options = {"cu_seqlens_q": torch.tensor(offsets, device=device), "max_seqlen_q": s_q}
         given = [torch.tensor(values, dtype=torch.int32, device=device) for values in lengths]
         invariant = bool(draw.integers(3) == 0)
+        kv_format = str(draw.choice(["bf16", "v32"]))
         options |= {"topk_length": given[0], "num_splits": num_splits, "batch_invariant": invariant}
+        options |= {"kv_format": kv_format}
         if extra_topk:
             options |= {"extra_indices": index.expand(*rows, extra_topk), "extra_topk_length": given[1]}
         # Only shapes, lengths and offsets are looked at, so one element stands for each of the other tensors.
@@ -46,7 +48,7 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen):
         extents = {"batch": batch, "s_q": min(s_q, total_q) if varlen else s_q, "h_q": h_q, "h_kv": 1}
         extents |= {"max_blocks": schedule.ceil(topk, UNIT) + schedule.ceil(extra_topk, UNIT), "varlen": varlen}
         extents |= {"num_splits": num_splits, "batch_invariant": invariant, "total_q": total_q, "own_items": True}
-        limits = limits_of(h_q, processors)
+        limits = limits_of(h_q, kv_format, processors)
         tiling = schedule.tile(limits, **extents)
         found = schedule.read(buffer.cpu().numpy(), tiling, batch)
         units = schedule.units(limits, lengths[0], topk) + schedule.units(limits, lengths[1], extra_topk)

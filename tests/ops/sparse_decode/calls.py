@@ -23,7 +23,7 @@ OF_PLANS = ("q", "q_rope", "indices", "topk_length", "extra_indices", "extra_top
 def plan_fields(case: SparseCase) -> dict[str, object]:
     """What a case says of plan_sparse_decode, but for tensors and buffer."""
     found: dict[str, object] = {"flags": c_abi.flags(batch_invariant=case.batch_invariant)}
-    found["num_splits"] = case.num_splits
+    found |= {"num_splits": case.num_splits, "kv_format": format_number(case.planned_format)}
     return found | ({"max_seqlen_q": case.s_q} if case.cu_seqlens_q is not None else {})
 
 
@@ -99,6 +99,7 @@ class Tensors:
         return positional, given | {
             "batch_invariant": case.batch_invariant,
             "num_splits": case.num_splits,
+            "kv_format": case.planned_format,
             "max_seqlen_q": case.s_q if case.cu_seqlens_q is not None else 0,
         }
 

@@ -74,6 +74,7 @@ class SparseCase(QueryTokens):
     softmax_scale: float | None = None
     plan: str = "none"  # "none", "fresh" or "stale": made with other lengths
     num_splits: int = 0  # of the plan
+    plan_format: str | None = None  # that the plan is told; None: that of the main cache
     given: tuple[str, ...] = ()  # of out, lse, workspace, plan_buffer: those the caller provides
     num_threads: int = 0
     route: str = "c"  # "c": the C ABI; else the package with this framework's tensors: "numpy", "torch", ...
@@ -89,6 +90,11 @@ class SparseCase(QueryTokens):
     @property
     def d_v(self) -> int:
         return D_V[self.d_qk]
+
+    @property
+    def planned_format(self) -> str:
+        """What the plan is told of the main cache."""
+        return self.plan_format or self.main.kv_format
 
     @property
     def caches(self) -> dict[str, Cache]:

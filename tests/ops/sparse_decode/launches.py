@@ -28,12 +28,12 @@ def is_apart(case: SparseCase) -> bool:
     return case.extra is not None and case.extra.topk > 0 and case.extra.kv_format != case.main.kv_format
 
 
-def limits_of(h_q: int, processors: int) -> schedule.Limits:
-    """Both blocks of heads of a query token are a tile."""
+def limits_of(h_q: int, kv_format: str, processors: int) -> schedule.Limits:
+    """Both blocks of heads of a query token are a tile where its rows are codes."""
     found = schedule.constants("ops/sparse_decode/cuda.c")
     return schedule.Limits(
         block_rows=ROWS,
-        max_cluster=found["PAIR"] if h_q > ROWS else 1,
+        max_cluster=found["PAIR"] if h_q > ROWS and kv_format != "bf16" else 1,
         workers=processors,
         start_overhead=found["START_OVERHEAD"],
         split_overhead=found["SPLIT_OVERHEAD"],
@@ -48,8 +48,10 @@ def call_of(case: SparseCase, processors: int) -> Call:
     extra_topk = case.extra.topk if case.extra else 0
     units = schedule.ceil(case.main.topk, UNIT), schedule.ceil(extra_topk, UNIT)
     apart = is_apart(case)
+    own_plan = case.plan == "none" or apart
+    limits = limits_of(case.h_q, case.main.kv_format if own_plan else case.planned_format, processors)
     tiling = schedule.tile(
-        limits_of(case.h_q, processors),
+        limits,
         batch=case.batch,
         s_q=case.most_queries,
         h_q=case.h_q,
@@ -71,15 +73,7 @@ def call_of(case: SparseCase, processors: int) -> Call:
         "extra_lengths": ADDRESSES["extra_topk_length"] if "extra_topk_length" in given else 0,
         "extra_capacity": extra_topk,
     }
-    return Call(
-        case,
-        tiling,
-        limits_of(case.h_q, processors),
-        ADDRESSES,
-        partial(strides, case),
-        lengths,
-        case.plan == "none" or apart,
-    )
+    return Call(case, tiling, limits, ADDRESSES, partial(strides, case), lengths, own_plan)
 
 
 def decode_params(case: SparseCase, processors: int, which: str | None = None) -> dict:

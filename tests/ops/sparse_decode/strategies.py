@@ -157,6 +157,7 @@ def cases(
         "softmax_scale": draw(SCALES),
         "plan": plan,
         "num_splits": 0 if plan == "none" else draw(st.sampled_from((0, 0, 1, 2, 3, 7))),
+        "plan_format": None if plan == "none" else draw(st.sampled_from((None, None, "bf16", "v32"))),
         "given": tuple(given) if adapter.writable else (),
         "num_threads": draw(st.sampled_from((0, 1, 2, 5))),
         "route": route,

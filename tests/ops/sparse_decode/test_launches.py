@@ -88,6 +88,7 @@ def random_case(draw: random.Random) -> SparseCase:
     return SparseCase(
         plan="fresh" if num_splits else draw.choice(("none", "fresh")),
         num_splits=num_splits,
+        plan_format=draw.choice((None, None, "bf16", "v32")),
         batch_invariant=batch_invariant,
         main=draw_cache(draw, kv_format, batch, axes),
         extra=draw_cache(draw, extra_format, batch, axes) if draw.random() < 0.4 else None,
@@ -175,7 +176,8 @@ def test_a_run_of_a_prepared_call_is_the_same_launches_elsewhere(cuda_12_0, kv_f
 def test_calls_with_a_plan_launch_no_scheduler(cuda_12_0, case):
     """One plan serves the calls of a step, whatever their caches and formats are, and runs of prepared calls."""
     planned = case.but(plan="fresh")
-    others = [planned, in_format(planned, "v32"), planned.but(num_blocks=7, index_dtype="int64", sink="some")]
+    others = [planned, in_format(planned, "v32").but(plan_format="bf16")]
+    others += [planned.but(num_blocks=7, index_dtype="int64", sink="some")]
     ran = cuda_12_0.run(
         f"made = plan_sparse({planned!r}, stream=3)\nfor case in {others!r}:\n  sparse_decode(case, plan=made)\n"
         f"prepared = prepare_sparse({planned!r}, plan=made)\n"
@@ -194,6 +196,16 @@ def test_calls_with_a_plan_launch_no_scheduler(cuda_12_0, case):
     for number, other in enumerate(others):
         begin = 1 + number * len(call)
         check_call(other, [ran.launches()[0], *ran.launches()[begin : begin + len(call)]], maps)
+
+
+@pytest.mark.parametrize(("kv_format", "planned"), [("v32", "bf16"), ("bf16", "v32")])
+def test_a_plan_of_another_format_decides_on_tiles(cuda_12_0, kv_format, planned):
+    case = in_format(STEP, kv_format).but(plan="fresh", plan_format=planned)
+    ran = cuda_12_0.run(f"sparse_decode({case!r}, plan=plan_sparse({case!r}))")
+    kernel = expected.kernel_of(case)
+    assert ran.told[-1] == [0, "", 0, kernel]
+    assert "pair" in kernel if planned == "v32" and kv_format == "v32" else "pair" not in kernel
+    check_call(case, ran.launches(), {call["map"]: call for call in ran.of("cuTensorMapEncodeTiled")})
 
 
 def test_a_prepared_plan_is_the_same_launch_elsewhere(cuda_12_0):

@@ -10,6 +10,10 @@ static const fm_argument arguments[FM_SPARSE_STEP_ROWS] = {FM_SPARSE_STEP_ARGUME
 static flashmla_status read_form(const void *given, fm_form *form) {
   const params_type *params = given;
   FM_TRY(fm_check_queries(params->cu_seqlens_q, params->q_rope, params->max_seqlen_q, form));
+  const fm_format *format;
+  FM_TRY(fm_find_format("kv_format", params->kv_format, &format));
+  if (params->reserved != 0)
+    return fm_fail(FLASHMLA_ERROR_VALUE, "params.reserved is %u; it must be 0", params->reserved);
   /* What is split so is batch invariant. */
   return fm_check_splits(params->num_splits, params->flags & ~(uint32_t)FLASHMLA_BATCH_INVARIANT);
 }
@@ -20,6 +24,8 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   if (params->extra_indices == NULL && params->extra_topk_length != NULL)
     return fm_fail(FLASHMLA_ERROR_VALUE, "extra_topk_length is given; without extra_indices it must be left out");
   FM_TRY(fm_check_sparse_step(call, params->flags, params->max_seqlen_q, decode));
+  decode->selections[FM_MAIN].kv_format = params->kv_format;
+  decode->selections[FM_MAIN].pages.format = fm_format_at(params->kv_format);
   fm_begin_plan(params->num_splits, call, &decode->attention);
   return call->cuda ? fm_check_sparse_step_on_cuda(call, decode) : FLASHMLA_OK;
 }
@@ -59,7 +65,8 @@ static void describe(const fm_call *call, const void *state, fm_facts *facts) {
   fm_describe_attention(&((const fm_sparse_decode *)state)->attention, facts);
 }
 
-static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, q_rope)};
+static const uint16_t ends[] = {FM_END(params_type, stream), FM_END(params_type, q_rope),
+                                FM_END(params_type, kv_format), FM_END(params_type, reserved)};
 
 static const fm_operation plan_sparse_decode = {
     .name = "plan_sparse_decode",

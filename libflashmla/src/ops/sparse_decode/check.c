@@ -86,7 +86,7 @@ flashmla_status fm_tile_sparse_step(const fm_call *call, fm_sparse_decode *decod
   fm_attention *attention = &decode->attention;
   fm_limits limits;
   if (call->cuda)
-    FM_TRY(fm_sparse_decode_cuda_limits(call, attention, &limits));
+    FM_TRY(fm_sparse_decode_cuda_limits(call, decode, &limits));
   else
     fm_cpu_limits(&attention->work, &limits);
   return fm_tile(&attention->work, limits, attention->d_v, &attention->tiling);

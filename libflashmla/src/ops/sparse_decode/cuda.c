@@ -21,8 +21,17 @@ static fm_need need_of(const fm_attention *attention, int32_t kv_format, int32_t
                    .cluster = cluster};
 }
 
-/* The pairs of processors that run at once become the workers; a device that runs none gets blocks. A plan knows no
- * format, but all kernels for pairs take a processor a block. */
+/* Whether both blocks of heads of a query token are a tile: where they make what they attend for each other. Rows that
+ * need no conversion are best fetched by each block in its own time. A call that follows a plan has the tiles of that.
+ */
+static bool pairs(const fm_sparse_decode *decode) {
+  const fm_attention *attention = &decode->attention;
+  if (!fm_makes_schedule(attention)) return attention->stamp.cluster > 1;
+  return attention->work.h_q > FM_KERNEL_UNIT && fm_quantizes(decode->selections[FM_MAIN].pages.format);
+}
+
+/* The pairs of processors that run at once become the workers; a device that runs none gets blocks. All kernels for
+ * pairs take a processor a block, whatever the format is. */
 static flashmla_status count_pairs(fm_gpu gpu, const fm_attention *attention, fm_limits *limits) {
   const bool rope = attention->queries.d_qk > attention->d_v;
   fm_loaded loaded;
@@ -34,11 +43,11 @@ static flashmla_status count_pairs(fm_gpu gpu, const fm_attention *attention, fm
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_attention *attention, fm_limits *limits) {
+flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_sparse_decode *decode, fm_limits *limits) {
   fm_gpu gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
   *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
-                        .max_cluster = attention->work.h_q > FM_KERNEL_UNIT ? PAIR : 1,
+                        .max_cluster = pairs(decode) ? PAIR : 1,
                         .workers = fm_min32(gpu.device->processors, FM_KERNEL_MAX_PARTS),
                         .start_overhead = START_OVERHEAD,
                         .split_overhead = SPLIT_OVERHEAD,
@@ -46,7 +55,7 @@ flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_atten
                         .whole_units = WHOLE_UNITS,
                         .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                         .partial_facts = FM_KERNEL_PARTIAL_FACTS};
-  return limits->max_cluster > 1 ? count_pairs(gpu, attention, limits) : FLASHMLA_OK;
+  return limits->max_cluster > 1 ? count_pairs(gpu, &decode->attention, limits) : FLASHMLA_OK;
 }
 
 /* Of rows that need no conversion each block of a tile fetches all for itself. */

@@ -125,7 +125,7 @@ flashmla_status fm_prepare_sparse_check(fm_sparse_decode *decode);
 flashmla_status fm_launch_sparse_check(const fm_sparse_decode *decode);
 
 /* cuda.c, cpu.c */
-flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_attention *attention, fm_limits *limits);
+flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_sparse_decode *decode, fm_limits *limits);
 extern const fm_backend fm_sparse_decode_cuda, fm_sparse_decode_cpu;
 extern const fm_backend fm_plan_sparse_decode_cuda, fm_plan_sparse_decode_cpu;
 

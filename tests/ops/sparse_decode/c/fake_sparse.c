@@ -3,8 +3,8 @@
 
 fm_sparse_decode fake_sparse;
 
-flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_attention *attention, fm_limits *limits) {
-  (void)attention;
+flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_sparse_decode *decode, fm_limits *limits) {
+  (void)decode;
   return fm_dense_decode_cuda_limits(call, NULL, limits);
 }
 
