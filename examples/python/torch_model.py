@@ -34,13 +34,17 @@ class ServedStep(PagedStep):
         lengths = self.query_lens, self.seq_lens, self.kv_caches[0].shape[1]
         return SparseAttention(self.arrays, self.topk, self.block_table, *lengths)
 
-    def decode(self, q: torch.Tensor, split: Any, layer: int, softmax_scale: float) -> torch.Tensor:
+    def decode(
+        self, q: torch.Tensor, split: Any, layer: int, softmax_scale: float, q_rope: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Attention of the tokens that are not projected up; sparse attention projects none."""
         kv_cache, slots = self.kv_caches[layer], None
+        if q_rope is not None and (self.topk or self.seen is not None):  # keys are compared with all columns
+            q, q_rope = torch.cat([q, q_rope], -1), None
         if self.topk:
             out, slots = self.shared("sparse", self._sparse)(q, kv_cache, softmax_scale)
         else:
-            out = super().decode(q, split, layer, softmax_scale)
+            out = super().decode(q, split, layer, softmax_scale, q_rope)
         if self.seen is not None:
             tokens = np.arange(len(q)) if split.tokens is None else split.tokens.cpu().numpy()
             self.seen.append(Attended(q, out, kv_cache, self.block_table, tokens, softmax_scale, slots))

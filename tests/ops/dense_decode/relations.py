@@ -121,7 +121,7 @@ def chunked(case: Case, data: Data, chunks: list[Chunk], *, varlen: bool, drafts
         moved = replace(moved, q=np.stack(queries), cu_seqlens_q=None, stale_cu_seqlens_q=None)
     layouts = case.layouts
     if varlen != (case.cu_seqlens_q is not None):  # q, out and lse have another rank
-        layouts = replace(layouts, q=COMPACT, out=COMPACT, lse=COMPACT)
+        layouts = replace(layouts, q=COMPACT, q_rope=COMPACT, out=COMPACT, lse=COMPACT)
     return picked.but(**changes, layouts=layouts), moved
 
 

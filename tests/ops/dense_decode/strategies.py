@@ -37,7 +37,6 @@ def all_layouts(*, varlen: bool, quantised: bool = False):
     return st.builds(
         Layouts,
         q=layouts(rows),
-        q_rope=layouts(rows),
         kv_cache=PAGES if quantised else layouts(3),
         block_table=layouts(1),
         cache_seqlens=moved,
@@ -47,6 +46,7 @@ def all_layouts(*, varlen: bool, quantised: bool = False):
         global_seqlens=moved,
         attn_sink=moved,
         scratch=st.builds(Layout, offset=st.sampled_from((0, 1, 3))),
+        q_rope=layouts(rows),
     )
 
 
@@ -204,7 +204,6 @@ def cases(
         "layouts": draw(all_layouts(varlen=varlen, quantised=bool(fmt))),
         "seed": draw(SEEDS),
         "d_qk": d_qk,
-        "parted": d_qk > oracle.D_V[d_qk] and not small and draw(st.booleans()),
         "kv_format": kv_format,
         "cache_dtype": draw(st.sampled_from(bytes_of(adapter))) if fmt else "uint8",
         "out_dtype": draw(st.sampled_from((None, None, "float32"))),
@@ -227,4 +226,5 @@ def cases(
         drawn["window"] = draw(windows(page_size, capacity))
     if sharded:
         drawn["shard"], drawn["global_seqlens"] = draw(shards(local, capacity))
+    drawn["parted"] = d_qk > oracle.D_V[d_qk] and not small and draw(st.booleans())
     return Case(**(drawn | fixed))

@@ -86,7 +86,8 @@ def _absorbed(
     keys, values = up.per_head()
     nope, rope = q.tensor_split([up.d_nope], -1)
     latent = nope.transpose(0, 1) @ keys  # (heads, tokens, kv_lora_rank)
-    out = step.decode(latent.transpose(0, 1), rope if rope.shape[-1] else None, split, layer, softmax_scale)
+    columns = rope if rope.shape[-1] else None
+    out = step.decode(latent.transpose(0, 1), split, layer, softmax_scale, columns)
     return (out.transpose(0, 1) @ values.mT).transpose(0, 1)
 
 

@@ -209,10 +209,10 @@ class PagedStep:
         return Split(tuple(chunks), torch.tensor(tokens, dtype=torch.int64, device=device), offsets, max(absorbed))
 
     def decode(
-        self, q: torch.Tensor, q_rope: torch.Tensor | None, split: Split, layer: int, softmax_scale: float
+        self, q: torch.Tensor, split: Split, layer: int, softmax_scale: float, q_rope: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Attention of q (tokens of `split`, h_q, d_v) over the cache of a layer: (tokens, h_q, d_v). q_rope: its RoPE
-        columns, where there are any.
+        """Attention of q (tokens of `split`, h_q, d_qk) over the cache of a layer: (tokens, h_q, d_v). With q_rope, its
+        RoPE columns, q is (tokens, h_q, d_v).
 
         Layers share the plan, which the first of them makes.
         """
