@@ -415,6 +415,26 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
     return np.where((position < total)[:, None], np.stack([found, unit], 1), [tiles, 0])
 
 
+def are_known(tiling: Tiling, *, full: bool) -> bool:
+    """Whether cuts follow from shapes, so that kernels which can do without a schedule do."""
+    if tiling.pieces_apart or tiling.piece_units:
+        return False
+    return tiling.num_splits == 1 or (full and not tiling.num_splits and not tiling.request_major)
+
+
+def known_cuts(params: dict) -> np.ndarray | None:
+    """Those that a kernel's parameters say; None: it reads them."""
+    cost, of_group = params["tile_cost"], params["group_parts"]
+    assert params["by_tile_cost"] == divisor(max(cost, 1))
+    assert params["by_group_parts"] == divisor(max(of_group, 1))
+    if cost == 0:
+        return None
+    group, inside = np.divmod(np.arange(params["num_parts"] + 1), of_group)
+    begin = params["first_cost"] + inside * params["part_cost"]
+    at = np.minimum(group * params["group_cost"] + np.minimum(begin, params["group_cost"]), params["total_cost"])
+    return np.stack([at // cost, np.maximum(at % cost - params["begin_cost"], 0)], 1)
+
+
 def places(tiling: Tiling) -> tuple[int, int]:
     """Where first_slot and cost_before lie in a plan's buffer; in bytes."""
     slots = 8 * (tiling.num_parts + 1 + (tiling.num_parts + 2 if tiling.pieces_apart else 0))

@@ -14,7 +14,7 @@ static flashmla_status launch_combine(fm_gpu gpu, const fm_loaded *combine, cons
                                       void *stream) {
   const int32_t grid = gpu.device->processors;
   const fm_combine_kernel_params params = {
-      FM_ATTENTION_FIELDS(attention), .slots_per_part = attention->tiling.slots_per_part,
+      FM_ATTENTION_FIELDS(attention), FM_KNOWN_CUTS_FIELDS(&attention->known), .slots_per_part = attention->tiling.slots_per_part,
       .by_block_rows = attention->divisors.block_rows, .by_tile_rows = attention->divisors.tile_rows,
       /* how many rows there are does not show in batch-invariant ones */
       .rows_of_blocks = attention->work.batch_invariant ? 0 : grid};
@@ -72,10 +72,15 @@ flashmla_status fm_encode_queries_again(const fm_attention *attention, fm_attent
   return fm_encode_address(driver, attention->queries.rope, &kernels->q_rope_map);
 }
 
+/* Nobody reads a schedule whose cuts are known. */
+static bool launches_plan(const fm_attention *attention) {
+  return fm_makes_schedule(attention) && attention->known.tile_cost == 0;
+}
+
 flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_attention_kernels *kernels) {
   const fm_gpu gpu = kernels->gpu;
   attention->divisors = fm_divisors_of(&attention->work, &attention->tiling);
-  if (fm_makes_schedule(attention)) FM_TRY(fm_load_plan(gpu, &kernels->plan));
+  if (launches_plan(attention)) FM_TRY(fm_load_plan(gpu, &kernels->plan));
   FM_TRY(fm_load(gpu, need, &kernels->attend));
   if (fm_may_split(&attention->tiling)) FM_TRY(load_join(gpu, attention, &kernels->join));
   return encode_queries(attention, kernels);
@@ -96,7 +101,7 @@ flashmla_status fm_launch_attention(const fm_attention *attention, const fm_atte
                                     const fm_attend *attends, int32_t count, void *stream) {
   const fm_tiling *tiling = &attention->tiling;
   const fm_gpu gpu = kernels->gpu;
-  if (fm_makes_schedule(attention)) FM_TRY(launch_plan(attention, kernels, stream));
+  if (launches_plan(attention)) FM_TRY(launch_plan(attention, kernels, stream));
   for (int32_t i = 0; i < count; ++i) {
     /* persistent: the blocks of tiles take parts in turn, so there are never more than run at once */
     const int32_t tiles = attends[i].kernel->clusters * attends[i].kernel->kernel->cluster / tiling->cluster;

@@ -149,6 +149,15 @@ typedef struct fm_cut {
   int32_t tile, unit;
 } fm_cut;
 
+/* Cuts that follow from shapes: where all tiles have the same units, or each is a part. A group of parts has the same
+ * tiles as any other: those of a tile, of a band, or one. part w = group * group_parts + j is cut at the position
+ * x = min(group * group_cost + min(first_cost + j * part_cost, group_cost), total_cost), in tile t = x / tile_cost at
+ * unit max(0, x - t * tile_cost - begin_cost). That is what a schedule says, too. */
+typedef struct fm_known_cuts {
+  int32_t tile_cost; /* 0: the cuts are not known */
+  int32_t begin_cost, group_parts, group_cost, first_cost, part_cost, total_cost;
+} fm_known_cuts;
+
 /* What kernels divide tile numbers by, as they want it: fm_divisor in cuda.h. */
 typedef struct fm_divisors {
   int64_t tile_major, tiles_per_head, head_chunks, block_heads;
@@ -224,7 +233,13 @@ int64_t fm_first_item(const fm_work *work, int32_t unit, int32_t request);
 /* scheduler.c. Whether the schedule of work without lengths and windows, whose tiles have `units` units each, has only
  * whole tiles. */
 bool fm_takes_whole_tiles(const fm_tiling *tiling, int64_t units);
+/* Likewise only pieces of one size, with as many parts as tiles or more. */
+bool fm_takes_pieces(const fm_tiling *tiling, int64_t units);
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
+
+/* known.c. Work that is `full` may have lengths all the same, where a plan was made without: its cuts are followed. */
+fm_known_cuts fm_cuts_known(const fm_work *work, const fm_tiling *tiling);
+fm_cut fm_cut_known(const fm_known_cuts *known, int32_t part);
 
 /* check.c: whether a caller's host buffer still holds a schedule. Kernels on a device clamp what they read instead. */
 flashmla_status fm_check_schedule(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);

@@ -161,6 +161,14 @@ bool fm_takes_whole_tiles(const fm_tiling *tiling, int64_t units) {
   return are_even(tiling, fm_ceil_div(tiles, parts) * tile_cost, fm_ceil_div(tiles * tile_cost, parts));
 }
 
+bool fm_takes_pieces(const fm_tiling *tiling, int64_t units) {
+  const int32_t tiles = tiling->num_tiles / tiling->bands, parts = tiling->num_parts / tiling->bands;
+  const int32_t pieces = tiling->num_parts / tiling->num_tiles;
+  const int64_t piece = units <= tiling->whole_units ? fm_max64(units, 1) : fm_ceil_div(units, pieces);
+  return are_even(tiling, piece + tiling->start_overhead,
+                  fm_ceil_div(tiles * (units + tiling->start_overhead), parts));
+}
+
 static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const int32_t pieces = tiling->num_parts / tiling->num_tiles; /* of a tile; 0: whole tiles */

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 import schedule
 from attention_launches import Call, log2_scale
 from dsl_kernels.core.schedule_params import CONSTANTS as FACTS
@@ -80,6 +82,20 @@ def call_of(case: SparseCase, processors: int) -> Call:
         lengths,
         case.plan == "none" or apart,
     )
+
+
+def makes_schedule(case: SparseCase, processors: int) -> bool:
+    """Whether a call launches what makes one."""
+    return call_of(case, processors).own_plan and known_cuts(case, processors) is None
+
+
+def known_cuts(case: SparseCase, processors: int) -> np.ndarray | None:
+    """The schedule of a call, where its kernels do not read it."""
+    call, full = call_of(case, processors), not any("topk_length" in name for name in case.inputs)
+    if not schedule.are_known(call.tiling, full=full):
+        return None
+    units = schedule.ceil(case.main.topk, UNIT) + schedule.ceil(case.extra.topk if case.extra else 0, UNIT)
+    return schedule.schedule(call.limits, call.tiling, np.full(case.batch, units)).cuts
 
 
 def decode_params(case: SparseCase, processors: int, which: str | None = None) -> dict:

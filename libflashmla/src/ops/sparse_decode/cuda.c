@@ -65,6 +65,7 @@ static flashmla_status prepare(fm_call *call, void *state) {
   fm_gpu *gpu = &decode->kernels.gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, gpu));
   FM_TRY(fm_prepare_sparse_check(decode));
+  attention->known = fm_cuts_known(&attention->work, &attention->tiling);
   if (attention->work.apart) FM_TRY(fm_load(*gpu, need_of_selection(decode, FM_EXTRA), &decode->attend_extra));
   return fm_load_attention(need_of_selection(decode, FM_MAIN), attention, &decode->kernels);
 }
@@ -81,6 +82,7 @@ static fm_sparse_decode_kernel_params params_of(const fm_sparse_decode *decode, 
       .prefix##page_size = (selection)->pages.page_size, .prefix##row_step = (int32_t)(selection)->pages.row_step, \
       .prefix##scales_step = (selection)->pages.format != NULL ? (selection)->pages.format->scales_step : 0
   return (fm_sparse_decode_kernel_params){FM_ATTENTION_FIELDS(attention),
+                                          FM_KNOWN_CUTS_FIELDS(&attention->known),
                                           SELECTION_FIELDS(, main),
                                           SELECTION_FIELDS(extra_, extra),
                                           .tma_q = decode->kernels.q_map,
