@@ -42,6 +42,8 @@ typedef struct fm_limits {
   int32_t start_overhead, split_overhead;
   int32_t unit;                         /* KV items that are worked on as one */
   int32_t piece_units, whole_units;     /* of fm_tiling, the first for batch-invariant calls; 0: they split no tile */
+  int32_t join_overhead, unit_rows;     /* of tiles in pieces: what joining them takes, and as many partial rows as take
+                                           a unit; 0: up to whole_units alone tiles stay whole */
   int32_t carries, max_slots;           /* batch invariant: of fm_tiling, and the most slots there may be */
   int32_t stripe_rows;                  /* batch invariant: rows of a slot come by so many; 0: as of a full block */
   int32_t partial_bytes, partial_facts; /* of fm_tiling */
@@ -74,8 +76,9 @@ typedef struct fm_tiling {
   int32_t num_tiles;         /* batch * tiles_per_request */
   bool request_major;        /* variable-length queries: how tiles are numbered */
   int32_t bands;             /* columns, each cut alike into num_parts / bands parts; or 1: all tiles are one band */
-  int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits where that is given */
-  int32_t num_splits;        /* 0, or forced, or 1: no request exceeds whole_units */
+  int32_t num_parts;         /* of the work list: one a worker, but for those that would have no piece of full work; or
+                                num_tiles * num_splits where that is given */
+  int32_t num_splits;        /* 0, or forced, or 1: no request is long enough to be split */
   bool whole;                /* no tile is split, as is known before lengths are: nothing is to be joined */
   int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of work in quanta */
   int32_t pieces_apart;      /* pieces of a tile's items of each kind, attended by launches of their own; else 0 */

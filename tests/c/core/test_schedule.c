@@ -291,6 +291,8 @@ static void one_case(void) {
                             .unit = draw(1, 70),
                             .piece_units = draw(0, 3) == 0 ? 0 : draw(1, 20),
                             .whole_units = draw(0, 5),
+                            .join_overhead = draw(0, 2),
+                            .unit_rows = draw(0, 1) ? draw(1, 5000) : 0,
                             .carries = draw(0, 2),
                             .max_slots = draw(0, 1) ? 1 << 20 : draw(2, 300),
                             .partial_bytes = 4,

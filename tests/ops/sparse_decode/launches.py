@@ -41,6 +41,8 @@ def limits_of(h_q: int, processors: int) -> schedule.Limits:
         split_overhead=found["SPLIT_OVERHEAD"],
         piece_units=0,  # batch-invariant calls split no tile
         whole_units=found["WHOLE_UNITS"],
+        join_overhead=found["JOIN_OVERHEAD"],
+        unit_rows=found["UNIT_ROWS"],
         partial_bytes=PARTIAL_BYTES,
     )
 

@@ -54,7 +54,7 @@ def check_call(case: SparseCase, launches: list[dict], maps: dict[int, dict], pr
         check_known_cuts(case, found, processors)
     if split:
         assert launches[-1]["kernel"].startswith("flashmla_combine_bf16_512_")
-        assert launches[-1]["grid"] == [processors, 1, 1]
+        assert launches[-1]["grid"] == [call.combine_grid(), 1, 1]
         same(decoded(launches[-1]), call.join_params())
         check_known_cuts(case, decoded(launches[-1]), processors)
 

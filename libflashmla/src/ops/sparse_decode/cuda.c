@@ -8,7 +8,9 @@
  * token selects is short enough to be attended whole. Fixed pieces would need partial rows of every token. */
 #define START_OVERHEAD 3
 #define SPLIT_OVERHEAD 8
-#define WHOLE_UNITS 3
+#define WHOLE_UNITS 2
+#define JOIN_OVERHEAD 1 /* what it takes at least to join pieces */
+#define UNIT_ROWS 4096  /* partial rows that take as long as a unit to be written and joined */
 #define DEVICE_OF_Q "q.device.device_id"
 
 static fm_need need_of(const fm_attention *attention, int32_t kv_format, int32_t cluster) {
@@ -44,6 +46,8 @@ flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_atten
                         .split_overhead = SPLIT_OVERHEAD,
                         .unit = FM_KERNEL_UNIT,
                         .whole_units = WHOLE_UNITS,
+                        .join_overhead = JOIN_OVERHEAD,
+                        .unit_rows = UNIT_ROWS,
                         .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                         .partial_facts = FM_KERNEL_PARTIAL_FACTS};
   return limits->max_cluster > 1 ? count_pairs(gpu, attention, limits) : FLASHMLA_OK;
