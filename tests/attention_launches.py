@@ -112,10 +112,36 @@ class Call:
         rows = tiling.block_heads * tiling.block_tokens
         return self.result_params() | {
             "slots_per_part": tiling.slots_per_part,
-            "rows_of_blocks": 0 if self.case.batch_invariant else self.limits.workers,
+            "rows_of_blocks": 0 if self.merges_by_warp else self.limits.workers,
             "by_block_rows": schedule.divisor(rows),
             "by_tile_rows": schedule.divisor(rows * tiling.cluster),
         }
+
+    @property
+    def merged_rows(self) -> int:
+        tiling = self.tiling
+        return tiling.num_tiles * tiling.cluster * tiling.block_heads * tiling.block_tokens
+
+    @property
+    def pieces(self) -> int:
+        """Of a tile, about."""
+        return schedule.ceil(self.tiling.num_parts, self.tiling.num_tiles)
+
+    @property
+    def merges_by_warp(self) -> bool:
+        """Whether combine gives each row to a warp; else to a CTA, or several."""
+        found = schedule.constants("attention/cuda.c")
+        few = self.pieces <= found["WARP_PIECES"]
+        return self.case.batch_invariant or few or self.merged_rows > self.limits.workers
+
+    def combine_grid(self) -> int:
+        found, rows = schedule.constants("attention/cuda.c"), self.merged_rows
+        most = self.limits.workers
+        if self.merges_by_warp:
+            few = min(max(rows // 4, found["FEWEST_CTAS"]), found["FEW_CTAS"])
+            return min(max(few, rows // 8), most)
+        few = rows <= found["FEW_CTAS"] and self.pieces <= found["FEW_PIECES"]
+        return min(found["FEW_CTAS"], most) if few else most
 
     def slot_params(self) -> dict[str, int]:
         return {

@@ -34,6 +34,8 @@ class Limits:
     piece_units: int
     unit: int = 64
     whole_units: int = 0
+    join_overhead: int = 0
+    unit_rows: int = 0  # partial rows that take as long as a unit; 0: only whole_units say which tiles stay whole
     start_overhead_alone: int | None = None  # where a request has one row block, if it differs
     piece_units_few: int | None = None  # where a KV head has at most `few_heads`, if it differs
     few_heads: int = 0
@@ -197,8 +199,9 @@ def tile(
         slots = min(most_slots, min(live, num_parts - 1) * pieces + limits.carries * num_parts)
         slots = slots if pieces > 1 else 0
         invariant = {"piece_units": piece_units, "carries": limits.carries, "slots": slots, "slot_rows": slot_rows}
-    elif num_splits == 0 and (batch_invariant or most_units <= limits.whole_units):
-        num_splits = 1
+    elif num_splits == 0:
+        rows = cluster * block_heads * block_tokens * num_tiles
+        num_splits = int(batch_invariant or stays_whole(limits, most_units, at_once // max(num_tiles, 1), rows))
     if num_splits:
         num_parts = num_tiles * num_splits
     elif not in_pieces:
@@ -206,8 +209,9 @@ def tile(
     alike = tiles_per_head > 1 and not varlen and not num_splits and num_parts % columns <= num_parts // 16
     bands = columns if alike else 1
     balanced = full and not varlen and not num_splits and not in_pieces
-    extents = num_tiles // bands, num_parts // bands
-    whole = balanced and whole_tiles_win(*extents, most_units, start_overhead, limits.split_overhead)
+    costs = most_units, start_overhead, limits.split_overhead
+    num_parts = with_pieces(num_tiles, num_parts, bands, *costs) if balanced else num_parts
+    whole = balanced and whole_tiles_win(num_tiles // bands, num_parts // bands, *costs)
     return Tiling(
         group=group,
         block_heads=block_heads,
@@ -228,6 +232,33 @@ def tile(
         start_overhead=start_overhead,
         **invariant,
     )
+
+
+def stays_whole(limits: Limits, units: int, most: int, rows: int) -> bool:
+    """Whether tiles, of so many units and `rows` rows in all, are done before at most so many pieces of them would be
+    joined.
+    """
+    if units <= limits.whole_units:
+        return True
+    most = min(most, units)
+    if limits.unit_rows == 0 or most <= 1:
+        return False
+    piece = ceil(units, most)
+    return (units - piece) * limits.unit_rows <= limits.join_overhead * limits.unit_rows + ceil(units, piece) * rows
+
+
+def with_pieces(tiles: int, parts: int, bands: int, units: int, *overheads: int) -> int:
+    """Without parts that are empty, where every tile has so many units and is cut in pieces of one size."""
+    if tiles > parts or not pieces_win(tiles, parts, bands, units, *overheads):
+        return parts
+    return tiles * ceil(units, ceil(units, parts // tiles))
+
+
+def pieces_win(tiles: int, parts: int, bands: int, units: int, start_overhead: int, split_overhead: int) -> bool:
+    """Of all tiles and parts, of which there are no fewer than tiles."""
+    allowed = start_overhead + (1 if parts >= 2 * tiles else split_overhead)
+    share = ceil(tiles // bands * (units + start_overhead), parts // bands)
+    return units > 0 and ceil(units, parts // tiles) + start_overhead <= share + allowed
 
 
 def whole_tiles_win(tiles: int, parts: int, units: int, start_overhead: int, split_overhead: int) -> bool:
@@ -413,6 +444,26 @@ def _balanced(limits: Limits, tiling: Tiling, at: np.ndarray, n: np.ndarray, req
     found = np.searchsorted(at, position, side="right") - 1  # the last one that begins there: no dead one
     unit = np.maximum(0, position - at[found] - tiling.start_overhead)
     return np.where((position < total)[:, None], np.stack([found, unit], 1), [tiles, 0])
+
+
+def are_known(tiling: Tiling, *, full: bool) -> bool:
+    """Whether cuts follow from shapes, so that kernels which can do without a schedule do."""
+    if tiling.pieces_apart or tiling.piece_units:
+        return False
+    return tiling.num_splits == 1 or (full and not tiling.num_splits and not tiling.request_major)
+
+
+def known_cuts(params: dict) -> np.ndarray | None:
+    """Those that a kernel's parameters say; None: it reads them."""
+    cost, of_group = params["tile_cost"], params["group_parts"]
+    assert params["by_tile_cost"] == divisor(max(cost, 1))
+    assert params["by_group_parts"] == divisor(max(of_group, 1))
+    if cost == 0:
+        return None
+    group, inside = np.divmod(np.arange(params["num_parts"] + 1), of_group)
+    begin = params["first_cost"] + inside * params["part_cost"]
+    at = np.minimum(group * params["group_cost"] + np.minimum(begin, params["group_cost"]), params["total_cost"])
+    return np.stack([at // cost, np.maximum(at % cost - params["begin_cost"], 0)], 1)
 
 
 def places(tiling: Tiling) -> tuple[int, int]:

@@ -219,6 +219,7 @@ class Combine:
         column = chunk * columns + (tid & ((columns // VECTOR) - 1)) * VECTOR
         half = column // (self.d_v // 2)
         x = cute.make_rmem_tensor(cute.make_layout((VECTOR, IN_FLIGHT)), Float16)
+        x.fill(0.0)  # or what is not loaded would be kept from row to row
         acc = cute.make_rmem_tensor((VECTOR,), Float32)
         acc.fill(0.0)
         wait_for_partials()

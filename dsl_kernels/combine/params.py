@@ -15,6 +15,7 @@ PARAMS = (
     *shared.DIVISORS,
     Param("by_block_rows", "int64_t", "divides by the rows of a block: block_heads * block_tokens"),
     Param("by_tile_rows", "int64_t", "divides by the rows of a tile"),
+    *shared.KNOWN_CUTS,
     shared.SLOTS,
     Param("rows_of_blocks", "int32_t", "at most so many rows a CTA merges each; of more a warp, piece by piece"),
 )

@@ -39,16 +39,51 @@ def by_request(a):
 # ---- parts and pieces ------------------------------------------------------------------------------------------------
 
 
-def cut(a, part, field):
-    """Field 0 (tile) or 1 (unit) of the cut where a part begins; never negative."""
-    return max(element(a.cuts, 2 * part + field), 0)
+def cut(a, part):
+    """(Tile, unit) of the cut where a part begins; never negative. What follows from shapes is not read."""
+    return tuple(_cuts(a, part, 1)[:2])
+
+
+def edges(a, part):
+    """The cuts where a part begins and where it ends: (tile, unit, tile, unit)."""
+    return tuple(_cuts(a, part, 2))
+
+
+def _cuts(a, part, count):
+    never_known = isinstance(a.tile_cost, int)  # CUTS_ARE_READ
+    return _read_cuts(a, part, count) if never_known else _read_or_known_cuts(a, part, count)
+
+
+def _read_cuts(a, part, count):
+    return [max(element(a.cuts, 2 * part + i), 0) for i in range(2 * count)]  # all loaded at once
+
+
+@cute.jit
+def _read_or_known_cuts(a, part, count: cutlass.Constexpr):
+    found = cute.make_rmem_tensor((2 * count,), Int32)
+    if a.tile_cost == 0:
+        words = _read_cuts(a, part, count)
+        for i in cutlass.range_constexpr(2 * count):
+            found[i] = words[i]
+    else:
+        for i in cutlass.range_constexpr(count):
+            found[2 * i], found[2 * i + 1] = _known_cut(a, part + i)
+    return [found[i] for i in range(2 * count)]
+
+
+def _known_cut(a, part):
+    """fm_cut_known of the C core."""
+    group = divide(part, a.by_group_parts)
+    step = (part - group * a.group_parts) * a.part_cost
+    cost = min(group * a.group_cost + min(a.first_cost + step, a.group_cost), a.total_cost)
+    tile = divide(cost, a.by_tile_cost)
+    return tile, max(cost - tile * a.tile_cost - a.begin_cost, 0)
 
 
 @cute.jit
 def part_tiles(a, part):
     """First tile and end tile (exclusive) of a part."""
-    first, last = cut(a, part, 0), cut(a, part + 1, 0)
-    first_unit, last_unit = cut(a, part, 1), cut(a, part + 1, 1)  # loaded with the others, wanted or not
+    first, first_unit, last, last_unit = edges(a, part)
     begin = first_unit if first == last else Int32(0)
     end = last + 1 if last_unit > begin else last
     return first, min(end, a.num_tiles)
@@ -93,14 +128,14 @@ def next_live(a, tile, end, cluster):
 @cute.jit
 def first_unit(a, part, tile):
     """Where the piece of a tile in a part begins, by the schedule."""
-    first, unit = cut(a, part, 0), cut(a, part, 1)  # both at once, wanted or not
+    first, unit = cut(a, part)
     return unit if tile == first else Int32(0)
 
 
 @cute.jit
 def piece_units(a, part, tile, units):
     """Units [begin, end) of the piece of a tile in a part, of a sequence that has `units` units now."""
-    last, unit = cut(a, part + 1, 0), cut(a, part + 1, 1)
+    last, unit = cut(a, part + 1)
     end = min(unit, units) if tile == last else units
     return min(first_unit(a, part, tile), end), end
 
@@ -111,7 +146,7 @@ def partial_slot(a, part, tile):
 
     Without room for partials there are only whole tiles, whatever the cuts say.
     """
-    first, unit, last = cut(a, part, 0), cut(a, part, 1), cut(a, part + 1, 0)
+    first, unit, last, _ = edges(a, part)
     begins, ends = (tile != first) or (unit == 0), tile != last
     slot = a.slots_per_part * part + (a.slots_per_part - 1 if begins else 0)
     return Int32(-1) if (begins and ends) or (a.partial.toint() == 0) else slot

@@ -75,6 +75,19 @@ DIVISORS = (
     Param("by_head_chunks", "int64_t", "divides by head_chunks"),
     Param("by_block_heads", "int64_t", "divides by block_heads"),
 )
+# Cuts that follow from shapes: fm_known_cuts of the C core. Costs are in units, from the begin of the work list on.
+KNOWN_CUTS = (
+    Param("tile_cost", "int32_t", "of a tile, units and what it begins with; 0: the cuts are read instead"),
+    Param("begin_cost", "int32_t", "what a tile begins with"),
+    Param("group_parts", "int32_t", "parts of a group, which are as far apart as those of any other"),
+    Param("group_cost", "int32_t", "of the tiles of a group"),
+    Param("first_cost", "int32_t", "from a group's begin to the cut of its first part"),
+    Param("part_cost", "int32_t", "from cut to cut"),
+    Param("total_cost", "int32_t", "of all tiles"),
+    Param("by_tile_cost", "int64_t", "divides by tile_cost"),
+    Param("by_group_parts", "int64_t", "divides by group_parts"),
+)
+CUTS_ARE_READ = {"tile_cost": 0}  # in kernels that do not have them
 SLOTS = Param("slots_per_part", "int32_t", "partial slots of a part: 2, or 1")
 PIECE_UNITS = Param("piece_units", "int32_t", "batch invariant: units of a quantum; else 0")
 FIRST_SLOT = Param("first_slot", "int32_t*", "batch invariant: first slot of each part, end of all, level; else null")

@@ -17,8 +17,7 @@ def find(kernel, base, tid):
     sBegins, sEnds, sTiles = kernel.sBegins, kernel.sEnds, kernel.sTiles
     sQueries, sTokens = kernel.sQueries, kernel.sTokens
     part = min(base + tid, a.num_parts - 1)
-    first, unit = schedule.cut(a, part, 0), schedule.cut(a, part, 1)
-    last, last_unit = schedule.cut(a, part + 1, 0), schedule.cut(a, part + 1, 1)
+    first, unit, last, last_unit = schedule.edges(a, part)
     begins_here = (first != last) or (unit == 0)
     begins = here and begins_here and (last_unit > 0) and (last < a.num_tiles)
     ends = here and (unit > 0) and (first < a.num_tiles) and (first != last)
@@ -55,11 +54,12 @@ def query_range(kernel, i):
 
 @cute.jit
 def count_pieces(a, part, tile, lane):
-    """One warp: number of parts, from `part` on, that work on a tile."""
+    """One warp: number of parts, from `part` on, that work on a tile; of cuts that are read."""
     count, more = Int32(1), Boolean(True)
     while more:
         candidate = part + count + lane
-        here = (candidate < a.num_parts) and (schedule.cut(a, min(candidate, a.num_parts - 1), 0) == tile)
+        begun = schedule.element(a.cuts, 2 * min(candidate, a.num_parts - 1))
+        here = (candidate < a.num_parts) and (begun == tile)
         found = cute.arch.popc(cute.arch.vote_ballot_sync(here))
         count += found
         more = found == 32

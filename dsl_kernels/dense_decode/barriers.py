@@ -38,16 +38,16 @@ unit: QK waits until the item before it in that slot, the last but one of the pi
 writes after sum_empty, as any.
 
 Work records (work.py). That of piece i is record i % records, its phase (i / records) & 1. The reader is the right
-loader of rank 0 (for the first record of all, the warp beside it). It writes the record of a piece where it fetches the
-piece's Q, item e, so after its wait until e's slot is empty. It has waited so for both halves of every item before,
-hence in every CTA all items up to e - slots are done with. A piece has at least two items: the one that had the record
-before, `records` pieces earlier, ended with item e - 2 (records - 1) - 1 or before, which is e - slots or before. That
-item is the last unit of its piece, given back by all threads of both PV warpgroups of every CTA after their rows were
-stored, hence after all PV warps, loaders among them, had their last look at the record; and QK had its own before it
-said the end of that tile to PV. Where the part goes on with the tile, PV looks at the record once more when its last
-unit has been given back. But then the next piece has two units at least (invariant.describe), so that e - slots is its
-Q or a later item; and that Q PV gives back after its last look. So no barrier says that a record is empty, and nobody
-can miss a phase of work_full.
+loader of rank 0 (for the first record of all, the warp beside it; in sparse_decode before the roles begin). It writes
+the record of a piece where it fetches the piece's Q, item e, so after its wait until e's slot is empty. It has waited
+so for both halves of every item before, hence in every CTA all items up to e - slots are done with. A piece has at
+least two items: the one that had the record before, `records` pieces earlier, ended with item e - 2 (records - 1) - 1
+or before, which is e - slots or before. That item is the last unit of its piece, given back by all threads of both PV
+warpgroups of every CTA after their rows were stored, hence after all PV warps, loaders among them, had their last look
+at the record; and QK had its own before it said the end of that tile to PV. Where the part goes on with the tile, PV
+looks at the record once more when its last unit has been given back. But then the next piece has two units at least
+(invariant.describe), so that e - slots is its Q or a later item; and that Q PV gives back after its last look. So no
+barrier says that a record is empty, and nobody can miss a phase of work_full.
 
 Nobody waits for ever for a record: before anyone waits for that of piece i + 1 he is done with piece i, and the reader
 needs for it no more than that piece i is done but for its last slots - 2 items. At the end of the work there is one

@@ -27,7 +27,7 @@ def run_of(a, part, tile):
     """Of a tile in a part: (first piece, end, first slot of its items, log2 of the pieces of an item; is the tile cut,
     does the run end with it).
     """
-    first, unit, last, last_unit = (schedule.cut(a, part + i, j) for i in (0, 1) for j in (0, 1))
+    first, unit, last, last_unit = schedule.edges(a, part)
     slot, end_slot = schedule.element(a.first_slot, part), schedule.element(a.first_slot, part + 1)
     shift = Int32(0) if schedule.element(a.first_slot, a.num_parts + 1) == 0 else Int32(LOG_NODE_PIECES)
     most = most_pieces(a)

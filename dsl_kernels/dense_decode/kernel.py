@@ -40,7 +40,7 @@ from cutlass.cute.nvgpu import cpasync, warpgroup
 from dsl_kernels.core.dtypes import DTYPES
 from dsl_kernels.core.formats import CODES
 from dsl_kernels.core.params import Named
-from dsl_kernels.core.schedule_params import UNIT
+from dsl_kernels.core.schedule_params import CUTS_ARE_READ, UNIT
 from dsl_kernels.core.threads import lane_now, opaque
 
 from .barriers import Barriers
@@ -159,7 +159,7 @@ class DenseDecode:
         args: tuple,
     ):
         # Parameters stay in constant memory: every role reads them from here at no cost.
-        self.a = Named(PARAMS, args, **self.constants)
+        self.a = Named(PARAMS, args, **self.constants, **CUTS_ARE_READ)
         self.begin()
         gather_qk = UnscaledQK if self.one_scale else GatherQK
         q = (tma_q, tma_q_rope), (mQ, mQrope)
@@ -186,6 +186,14 @@ class DenseDecode:
         self.rank, self.first_part, self.step = bidx & several, bidx >> several, gdim >> several
         self.bars.lie_at(self.smem.allocate())
 
+    def begin_work(self, _warp):
+        """Waits until what came before in the stream is done and visible."""
+        cute.arch.griddepcontrol_wait()
+        cute.arch.griddepcontrol_launch_dependents()  # only now: combine looks at the schedule before its own wait
+
+    def begin_role(self):
+        """What a role does before it begins, when it has its registers."""
+
     def take_registers(self, number):
         more = number > self.regs_at_entry
         (cute.arch.setmaxregister_increase if more else cute.arch.setmaxregister_decrease)(number)
@@ -198,11 +206,13 @@ class DenseDecode:
             self.run_pv(role, warp)
         else:
             self.take_registers(self.regs_producer)
+            self.begin_role()
             self.producer.run(warp % 4)
 
     @cute.jit
     def run_pv(self, role, warp):
         self.take_registers(self.regs_pv)
+        self.begin_role()
         self.pv.run(role - 1, warp)
 
     @cute.jit
@@ -220,11 +230,10 @@ class DenseDecode:
             cute.arch.cluster_wait()
         else:
             cute.arch.sync_threads()
-        cute.arch.griddepcontrol_wait()  # what came before in the stream is done and visible
-        cute.arch.griddepcontrol_launch_dependents()  # only now: combine looks at the schedule before its own wait
-
+        self.begin_work(warp)
         if role == 0:
             self.take_registers(self.regs_qk)
+            self.begin_role()
             self.qk.run(warp)
         else:
             self.run_others(role, warp)

@@ -2,7 +2,7 @@
 
 Each of its four warps brings 16 rows of a unit, all their columns (rows.py, codes.py). What says where a row lies
 (`keys`: an index, a page number) is read one unit ahead, one a lane: lanes 16 to 31 have the same rows as lanes 0 to
-15. Its first warp is the reader, too: it writes the records of pieces (work.py).
+15. Its first warp is the reader, too: it writes the records of pieces (work.py), but for the first one.
 
 It has few registers, since O, S and Q take nearly all that there are.
 """
@@ -33,8 +33,6 @@ class Producer(Queries):
     def run(self, warp):
         """All pieces, in order of the ring."""
         sWork = self.smem.sWork
-        if self.reads(warp):
-            self.reader.publish_first()
         item, piece = Int32(0), Int32(0)
         there = sWork[work.UNITS, self.bars.wait_for_work(piece)] > 0
         while there:

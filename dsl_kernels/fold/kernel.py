@@ -16,7 +16,7 @@ from dsl_kernels.core.dtypes import DTYPES
 from dsl_kernels.core.folding import NEUTRAL, folded, weigh
 from dsl_kernels.core.fragments import row_of
 from dsl_kernels.core.params import Named
-from dsl_kernels.core.schedule_params import FACTS, LOG_NODE_PIECES, NODE_PIECES, STRIPE
+from dsl_kernels.core.schedule_params import CUTS_ARE_READ, FACTS, LOG_NODE_PIECES, NODE_PIECES, STRIPE
 
 from .config import BLOCKS_PER_SM, THREADS, WARPS, Variant
 from .params import PARAMS
@@ -51,7 +51,7 @@ class Fold:
 
     @cute.kernel
     def kernel(self, args: tuple):
-        self.a = a = Named(PARAMS, args)
+        self.a = a = Named(PARAMS, args, **CUTS_ARE_READ)
         tid, _, _ = cute.arch.thread_idx()
         bid, _, _ = cute.arch.block_idx()
         grid, _, _ = cute.arch.grid_dim()
@@ -88,7 +88,8 @@ class Fold:
     @cute.jit
     def items_before(self, part, shift):
         """Of the tile that a part begins in, those before it."""
-        quanta = schedule.divide(schedule.cut(self.a, part, 1), self.a.by_piece_units)
+        _, unit = schedule.cut(self.a, part)
+        quanta = schedule.divide(unit, self.a.by_piece_units)
         return pieces.items_between(Int32(0), quanta, shift)
 
     @cute.jit

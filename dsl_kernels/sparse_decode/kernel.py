@@ -18,6 +18,8 @@ from cutlass import const_expr
 from cutlass.cute.nvgpu import warpgroup
 
 from dsl_kernels.core.params import Named
+from dsl_kernels.core.schedule import by_request, given
+from dsl_kernels.dense_decode.config import WARPGROUPS
 from dsl_kernels.dense_decode.gather import Gather
 from dsl_kernels.dense_decode.kernel import DenseDecode
 from dsl_kernels.dense_decode.paired import PairedProducer
@@ -51,11 +53,31 @@ class SparseDecode(DenseDecode):
         if const_expr(self.cluster == 1):
             self.blocks = self.a.cluster
         self.begin()
+        self.reader = SelectionReader(self)
         loader = Gather if not self.regs_producer else Producer if self.cluster == 1 else PairedProducer
-        loader = loader(self, (tma_q, tma_q_rope), (mQ, mQrope), SelectionReader(self), Selection(self))
+        loader = loader(self, (tma_q, tma_q_rope), (mQ, mQrope), self.reader, Selection(self))
         self.qk = SparseQK(self)
         if const_expr(self.regs_producer > 0):
             self.producer, self.pv = loader, (SparsePairedPV if self.cluster > 1 else SparseFedPV)(self)
         else:
             self.pv = SparsePV(self, loader)
         self.run_roles(*((tma_q, tma_q_rope) if self.rope else (tma_q,)))
+
+    @cute.jit
+    def begin_work(self, warp):
+        """The first record follows from shapes alone where the cuts do and no lengths are given: then it is written
+        while what came before in the stream still runs.
+        """
+        a = self.a
+        if (a.tile_cost == 0) or given(a.lengths) or given(a.extra_lengths) or by_request(a):
+            cute.arch.griddepcontrol_wait()
+        reads = warp == 4 * WARPGROUPS - 1 + (self.regs_producer > 0)
+        if const_expr(self.cluster > 1):
+            reads = reads and self.rank == 0
+        if reads:
+            self.reader.publish_first()
+
+    def begin_role(self):
+        """Nothing before has read what this call's kernels write, nor what those before it in the stream do."""
+        cute.arch.griddepcontrol_wait()
+        cute.arch.griddepcontrol_launch_dependents()

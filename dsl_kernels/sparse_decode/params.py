@@ -50,6 +50,7 @@ PARAMS = (
     *shared.QUERIES,
     *shared.TILING,
     *shared.DIVISORS,
+    *shared.KNOWN_CUTS,
     shared.SLOTS,
     Param("stores_all", "int32_t", "1: every piece goes to its part's first slot, whole tiles too"),
 )

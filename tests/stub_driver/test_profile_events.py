@@ -32,6 +32,15 @@ def test_nobody_gave_the_pieces_of_two_formats(cuda_12_0):
     assert [record["num_splits"] for record in records] == [0]
 
 
+def test_a_call_that_knows_its_cuts_made_no_schedule(cuda_12_0):
+    from ops.sparse_decode.test_launches import STEP
+
+    with_lengths = STEP.but(lengths=(1,) * STEP.batch)
+    code = f"start(); sparse_decode({STEP!r}); sparse_decode({with_lengths!r}); read()"
+    records, _, _ = profiled(cuda_12_0, code)
+    assert [record["flags"] & OWN_PLAN for record in records] == [0, OWN_PLAN]
+
+
 def test_the_second_call_of_a_device_makes_nothing(cuda_12_0):
     """No allocation, no event, no question to the driver but whether the stream is captured."""
     _, _, ran = profiled(cuda_12_0, "start(); decode(); tell('again'); driver.cuInit(9); decode(); read()")

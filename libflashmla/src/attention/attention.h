@@ -82,6 +82,7 @@ typedef struct fm_attention {
   fm_plan_stamp stamp; /* of the plan that it is given */
   fm_tuned tuned;      /* what a tuning file says of the call */
   fm_tiling tiling;
+  fm_known_cuts known;  /* GPU: cuts that no kernel of the call reads */
   fm_divisors divisors; /* of the tiling; GPU */
   fm_layout layout;
   fm_schedule schedule;

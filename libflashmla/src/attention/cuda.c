@@ -10,15 +10,38 @@ static flashmla_status load_join(fm_gpu gpu, const fm_attention *attention, fm_l
   return fm_load(gpu, need, join);
 }
 
+/* A warp merges a row of few pieces sooner than a CTA does, which is for many pieces of few rows. */
+#define WARP_PIECES 16
+#define FEW_PIECES 32 /* of which few CTAs merge few rows */
+/* Few CTAs are launched sooner than one on each SM, and let the next call's begin beside them. */
+#define FEW_CTAS 64
+#define FEWEST_CTAS 32
+
+typedef struct fm_join {
+  int32_t ctas, rows_of_ctas; /* which merge a row each, where there are no more than so many rows; else a warp does */
+} fm_join;
+
+static fm_join join_of(const fm_attention *attention, int32_t processors) {
+  const fm_tiling *tiling = &attention->tiling;
+  const int64_t rows = (int64_t)tiling->num_tiles * tiling->cluster * tiling->block_heads * tiling->block_tokens;
+  const int64_t pieces = fm_ceil_div(tiling->num_parts, tiling->num_tiles);
+  /* how many rows there are does not show in batch-invariant ones */
+  const bool by_warp = attention->work.batch_invariant || pieces <= WARP_PIECES || rows > processors;
+  int64_t ctas = fm_max64(fm_clamp64(rows / 4, FEWEST_CTAS, FEW_CTAS), rows / 8);
+  if (!by_warp) ctas = rows <= FEW_CTAS && pieces <= FEW_PIECES ? FEW_CTAS : processors;
+  return (fm_join){(int32_t)fm_min64(ctas, processors), by_warp ? 0 : processors};
+}
+
 static flashmla_status launch_combine(fm_gpu gpu, const fm_loaded *combine, const fm_attention *attention,
                                       void *stream) {
-  const int32_t grid = gpu.device->processors;
-  const fm_combine_kernel_params params = {
-      FM_ATTENTION_FIELDS(attention), .slots_per_part = attention->tiling.slots_per_part,
-      .by_block_rows = attention->divisors.block_rows, .by_tile_rows = attention->divisors.tile_rows,
-      /* how many rows there are does not show in batch-invariant ones */
-      .rows_of_blocks = attention->work.batch_invariant ? 0 : grid};
-  return fm_launch(gpu, combine, grid, &params, stream);
+  const fm_join join = join_of(attention, gpu.device->processors);
+  const fm_combine_kernel_params params = {FM_ATTENTION_FIELDS(attention),
+                                           FM_KNOWN_CUTS_FIELDS(&attention->known),
+                                           .slots_per_part = attention->tiling.slots_per_part,
+                                           .by_block_rows = attention->divisors.block_rows,
+                                           .by_tile_rows = attention->divisors.tile_rows,
+                                           .rows_of_blocks = join.rows_of_ctas};
+  return fm_launch(gpu, combine, join.ctas, &params, stream);
 }
 
 static flashmla_status launch_fold(fm_gpu gpu, const fm_loaded *fold, const fm_attention *attention, void *stream) {
@@ -72,10 +95,15 @@ flashmla_status fm_encode_queries_again(const fm_attention *attention, fm_attent
   return fm_encode_address(driver, attention->queries.rope, &kernels->q_rope_map);
 }
 
+/* Nobody reads a schedule whose cuts are known. */
+static bool launches_plan(const fm_attention *attention) {
+  return fm_makes_schedule(attention) && attention->known.tile_cost == 0;
+}
+
 flashmla_status fm_load_attention(fm_need need, fm_attention *attention, fm_attention_kernels *kernels) {
   const fm_gpu gpu = kernels->gpu;
   attention->divisors = fm_divisors_of(&attention->work, &attention->tiling);
-  if (fm_makes_schedule(attention)) FM_TRY(fm_load_plan(gpu, &kernels->plan));
+  if (launches_plan(attention)) FM_TRY(fm_load_plan(gpu, &kernels->plan));
   FM_TRY(fm_load(gpu, need, &kernels->attend));
   if (fm_may_split(&attention->tiling)) FM_TRY(load_join(gpu, attention, &kernels->join));
   return encode_queries(attention, kernels);
@@ -96,7 +124,7 @@ flashmla_status fm_launch_attention(const fm_attention *attention, const fm_atte
                                     const fm_attend *attends, int32_t count, void *stream) {
   const fm_tiling *tiling = &attention->tiling;
   const fm_gpu gpu = kernels->gpu;
-  if (fm_makes_schedule(attention)) FM_TRY(launch_plan(attention, kernels, stream));
+  if (launches_plan(attention)) FM_TRY(launch_plan(attention, kernels, stream));
   for (int32_t i = 0; i < count; ++i) {
     /* persistent: the blocks of tiles take parts in turn, so there are never more than run at once */
     const int32_t tiles = attends[i].kernel->clusters * attends[i].kernel->kernel->cluster / tiling->cluster;

@@ -14,7 +14,7 @@ void fm_describe_attention(const fm_attention *attention, fm_facts *facts) {
   record->cluster = attention->tiling.cluster;
   /* Pieces of work apart follow from its formats; nobody gave them. */
   record->num_splits = attention->tiling.pieces_apart > 0 ? attention->work.num_splits : attention->tiling.num_splits;
-  if (attention->own_plan) record->flags |= FLASHMLA_CALL_OWN_PLAN;
+  if (attention->own_plan && attention->known.tile_cost == 0) record->flags |= FLASHMLA_CALL_OWN_PLAN;
   if (attention->tuned.found) record->flags |= FLASHMLA_CALL_TUNED;
   if (attention->work.batch_invariant) record->flags |= FLASHMLA_CALL_BATCH_INVARIANT;
 }

@@ -172,6 +172,15 @@ typedef struct fm_combine_kernel_params {
   int64_t by_block_heads; /* divides by block_heads */
   int64_t by_block_rows; /* divides by the rows of a block: block_heads * block_tokens */
   int64_t by_tile_rows; /* divides by the rows of a tile */
+  int32_t tile_cost; /* of a tile, units and what it begins with; 0: the cuts are read instead */
+  int32_t begin_cost; /* what a tile begins with */
+  int32_t group_parts; /* parts of a group, which are as far apart as those of any other */
+  int32_t group_cost; /* of the tiles of a group */
+  int32_t first_cost; /* from a group's begin to the cut of its first part */
+  int32_t part_cost; /* from cut to cut */
+  int32_t total_cost; /* of all tiles */
+  int64_t by_tile_cost; /* divides by tile_cost */
+  int64_t by_group_parts; /* divides by group_parts */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
   int32_t rows_of_blocks; /* at most so many rows a CTA merges each; of more a warp, piece by piece */
 } fm_combine_kernel_params;
@@ -211,6 +220,15 @@ typedef struct fm_combine_kernel_params {
     {offsetof(fm_combine_kernel_params, by_block_heads), 8}, \
     {offsetof(fm_combine_kernel_params, by_block_rows), 8}, \
     {offsetof(fm_combine_kernel_params, by_tile_rows), 8}, \
+    {offsetof(fm_combine_kernel_params, tile_cost), 4}, \
+    {offsetof(fm_combine_kernel_params, begin_cost), 4}, \
+    {offsetof(fm_combine_kernel_params, group_parts), 4}, \
+    {offsetof(fm_combine_kernel_params, group_cost), 4}, \
+    {offsetof(fm_combine_kernel_params, first_cost), 4}, \
+    {offsetof(fm_combine_kernel_params, part_cost), 4}, \
+    {offsetof(fm_combine_kernel_params, total_cost), 4}, \
+    {offsetof(fm_combine_kernel_params, by_tile_cost), 8}, \
+    {offsetof(fm_combine_kernel_params, by_group_parts), 8}, \
     {offsetof(fm_combine_kernel_params, slots_per_part), 4}, \
     {offsetof(fm_combine_kernel_params, rows_of_blocks), 4}, \
   }
@@ -944,6 +962,15 @@ typedef struct fm_sparse_decode_kernel_params {
   int64_t by_tiles_per_head; /* divides by tiles_per_head */
   int64_t by_head_chunks; /* divides by head_chunks */
   int64_t by_block_heads; /* divides by block_heads */
+  int32_t tile_cost; /* of a tile, units and what it begins with; 0: the cuts are read instead */
+  int32_t begin_cost; /* what a tile begins with */
+  int32_t group_parts; /* parts of a group, which are as far apart as those of any other */
+  int32_t group_cost; /* of the tiles of a group */
+  int32_t first_cost; /* from a group's begin to the cut of its first part */
+  int32_t part_cost; /* from cut to cut */
+  int32_t total_cost; /* of all tiles */
+  int64_t by_tile_cost; /* divides by tile_cost */
+  int64_t by_group_parts; /* divides by group_parts */
   int32_t slots_per_part; /* partial slots of a part: 2, or 1 */
   int32_t stores_all; /* 1: every piece goes to its part's first slot, whole tiles too */
 } fm_sparse_decode_kernel_params;
@@ -1012,6 +1039,15 @@ typedef struct fm_sparse_decode_kernel_params {
     {offsetof(fm_sparse_decode_kernel_params, by_tiles_per_head), 8}, \
     {offsetof(fm_sparse_decode_kernel_params, by_head_chunks), 8}, \
     {offsetof(fm_sparse_decode_kernel_params, by_block_heads), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, tile_cost), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, begin_cost), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, group_parts), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, group_cost), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, first_cost), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, part_cost), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, total_cost), 4}, \
+    {offsetof(fm_sparse_decode_kernel_params, by_tile_cost), 8}, \
+    {offsetof(fm_sparse_decode_kernel_params, by_group_parts), 8}, \
     {offsetof(fm_sparse_decode_kernel_params, slots_per_part), 4}, \
     {offsetof(fm_sparse_decode_kernel_params, stores_all), 4}, \
   }
@@ -1079,6 +1115,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xf9979694
+#define FM_KERNEL_PARAMS_DIGEST 0x25baee8c
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -21,6 +21,13 @@ fm_divisors fm_divisors_of(const fm_work *work, const fm_tiling *tiling);
   .by_tile_major = (divisors)->tile_major, .by_tiles_per_head = (divisors)->tiles_per_head,                   \
   .by_head_chunks = (divisors)->head_chunks, .by_block_heads = (divisors)->block_heads
 
+/* Those of kernels that need not read cuts which are known. */
+#define FM_KNOWN_CUTS_FIELDS(known)                                                                        \
+  .tile_cost = (known)->tile_cost, .begin_cost = (known)->begin_cost, .group_parts = (known)->group_parts, \
+  .group_cost = (known)->group_cost, .first_cost = (known)->first_cost, .part_cost = (known)->part_cost,   \
+  .total_cost = (known)->total_cost, .by_tile_cost = fm_divisor(fm_max32((known)->tile_cost, 1)),          \
+  .by_group_parts = fm_divisor(fm_max32((known)->group_parts, 1))
+
 /* What those of dense_decode and fold have, which meet batch-invariant work. */
 #define FM_SLOT_FIELDS(tiling, divisors, schedule)                                                      \
   .first_slot = (schedule)->first_slot, .slots = (tiling)->slots, .piece_units = (tiling)->piece_units, \

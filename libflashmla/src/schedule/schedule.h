@@ -42,6 +42,8 @@ typedef struct fm_limits {
   int32_t start_overhead, split_overhead;
   int32_t unit;                         /* KV items that are worked on as one */
   int32_t piece_units, whole_units;     /* of fm_tiling, the first for batch-invariant calls; 0: they split no tile */
+  int32_t join_overhead, unit_rows;     /* of tiles in pieces: what joining them takes, and as many partial rows as take
+                                           a unit; 0: up to whole_units alone tiles stay whole */
   int32_t carries, max_slots;           /* batch invariant: of fm_tiling, and the most slots there may be */
   int32_t stripe_rows;                  /* batch invariant: rows of a slot come by so many; 0: as of a full block */
   int32_t partial_bytes, partial_facts; /* of fm_tiling */
@@ -74,8 +76,9 @@ typedef struct fm_tiling {
   int32_t num_tiles;         /* batch * tiles_per_request */
   bool request_major;        /* variable-length queries: how tiles are numbered */
   int32_t bands;             /* columns, each cut alike into num_parts / bands parts; or 1: all tiles are one band */
-  int32_t num_parts;         /* of the work list: one a worker, or num_tiles * num_splits where that is given */
-  int32_t num_splits;        /* 0, or forced, or 1: no request exceeds whole_units */
+  int32_t num_parts;         /* of the work list: one a worker, but for those that would have no piece of full work; or
+                                num_tiles * num_splits where that is given */
+  int32_t num_splits;        /* 0, or forced, or 1: no request is long enough to be split */
   bool whole;                /* no tile is split, as is known before lengths are: nothing is to be joined */
   int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of work in quanta */
   int32_t pieces_apart;      /* pieces of a tile's items of each kind, attended by launches of their own; else 0 */
@@ -148,6 +151,15 @@ enum { FM_MAX_SPLITS = 1024 /* that a plan can be forced to */ };
 typedef struct fm_cut {
   int32_t tile, unit;
 } fm_cut;
+
+/* Cuts that follow from shapes: where all tiles have the same units, or each is a part. A group of parts has the same
+ * tiles as any other: those of a tile, of a band, or one. part w = group * group_parts + j is cut at the position
+ * x = min(group * group_cost + min(first_cost + j * part_cost, group_cost), total_cost), in tile t = x / tile_cost at
+ * unit max(0, x - t * tile_cost - begin_cost). That is what a schedule says, too. */
+typedef struct fm_known_cuts {
+  int32_t tile_cost; /* 0: the cuts are not known */
+  int32_t begin_cost, group_parts, group_cost, first_cost, part_cost, total_cost;
+} fm_known_cuts;
 
 /* What kernels divide tile numbers by, as they want it: fm_divisor in cuda.h. */
 typedef struct fm_divisors {
@@ -224,7 +236,13 @@ int64_t fm_first_item(const fm_work *work, int32_t unit, int32_t request);
 /* scheduler.c. Whether the schedule of work without lengths and windows, whose tiles have `units` units each, has only
  * whole tiles. */
 bool fm_takes_whole_tiles(const fm_tiling *tiling, int64_t units);
+/* Likewise only pieces of one size, with as many parts as tiles or more. */
+bool fm_takes_pieces(const fm_tiling *tiling, int64_t units);
 void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);
+
+/* known.c. Work that is `full` may have lengths all the same, where a plan was made without: its cuts are followed. */
+fm_known_cuts fm_cuts_known(const fm_work *work, const fm_tiling *tiling);
+fm_cut fm_cut_known(const fm_known_cuts *known, int32_t part);
 
 /* check.c: whether a caller's host buffer still holds a schedule. Kernels on a device clamp what they read instead. */
 flashmla_status fm_check_schedule(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule);

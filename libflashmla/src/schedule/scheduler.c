@@ -14,10 +14,13 @@ static int64_t units_of(const scheduler *s, int32_t request) {
   return fm_ceil_div(fm_length_of(s->work, s->tiling->unit, request), s->tiling->unit);
 }
 
-/* Units of a piece of an aligned schedule, with at most `pieces` of a tile. */
+/* Units of a piece of an aligned schedule, with at most `pieces` of a tile of so many. */
+static int64_t piece_of(const fm_tiling *tiling, int64_t units, int32_t pieces) {
+  return units <= tiling->whole_units ? fm_max64(units, 1) : fm_ceil_div(units, pieces);
+}
+
 static int64_t aligned_piece(const scheduler *s, int32_t request, int32_t pieces) {
-  const int64_t units = units_of(s, request);
-  return units <= s->tiling->whole_units ? fm_max64(units, 1) : fm_ceil_div(units, pieces);
+  return piece_of(s->tiling, units_of(s, request), pieces);
 }
 
 /* Of batch-invariant work. */
@@ -159,6 +162,13 @@ bool fm_takes_whole_tiles(const fm_tiling *tiling, int64_t units) {
   if (tiling->num_parts / tiling->num_tiles > 1) return false;
   const int64_t tile_cost = fm_max64(units, 1) + tiling->start_overhead;
   return are_even(tiling, fm_ceil_div(tiles, parts) * tile_cost, fm_ceil_div(tiles * tile_cost, parts));
+}
+
+bool fm_takes_pieces(const fm_tiling *tiling, int64_t units) {
+  const int32_t tiles = tiling->num_tiles / tiling->bands, parts = tiling->num_parts / tiling->bands;
+  const int32_t pieces = tiling->num_parts / tiling->num_tiles;
+  return are_even(tiling, piece_of(tiling, units, pieces) + tiling->start_overhead,
+                  fm_ceil_div(tiles * (units + tiling->start_overhead), parts));
 }
 
 static void cut_for_balance(const scheduler *s, fm_cut *cuts) {

@@ -88,6 +88,23 @@ static int32_t pieces_apart(const fm_work *work, fm_limits limits, int32_t clust
   return (int32_t)fm_clamp64(pieces, 1, FM_MAX_SPLITS / FM_ITEM_KINDS);
 }
 
+/* Whether tiles of so many units are done before what pieces of them give would be joined. */
+static bool stay_whole(const fm_tiling *tiling, fm_limits limits, int64_t units) {
+  if (units <= limits.whole_units) return true;
+  const int64_t most = fm_min64(limits.workers / tiling->cluster / tiling->num_tiles, units);
+  if (limits.unit_rows == 0 || most <= 1) return false;
+  const int64_t piece = fm_ceil_div(units, most), pieces = fm_ceil_div(units, piece);
+  const int64_t rows = pieces * tiling->num_tiles * tiling->cluster * tiling->block_heads * tiling->block_tokens;
+  return (units - piece - limits.join_overhead) * limits.unit_rows <= rows;
+}
+
+/* Parts that have a piece of full work: where tiles are cut in pieces of one size, others would be without any. */
+static int32_t parts_with_pieces(const fm_tiling *tiling, int64_t units) {
+  const int32_t most = tiling->num_parts / tiling->num_tiles;
+  if (most == 0 || units == 0 || !fm_takes_pieces(tiling, units)) return tiling->num_parts;
+  return tiling->num_tiles * (int32_t)fm_ceil_div(units, fm_ceil_div(units, most));
+}
+
 flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_tiling *tiling) {
   int32_t num_splits = work->num_splits;
   const int32_t group = work->h_q / work->h_kv;
@@ -114,8 +131,6 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
     num_splits = FM_ITEM_KINDS * apart;
   else if (work->batch_invariant)
     num_splits = in_pieces ? 0 : fm_max32(num_splits, 1); /* a plan may be given that was made for the other */
-  else if (num_splits == 0 && units <= limits.whole_units)
-    num_splits = 1;
   *tiling = (fm_tiling){.block_rows = limits.block_rows,
                         .cluster = cluster,
                         .group = group,
@@ -127,8 +142,6 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
                         .tiles_per_request = tiles_per_request,
                         .num_tiles = num_tiles,
                         .request_major = work->varlen,
-                        .num_splits = num_splits,
-                        .slots_per_part = num_splits > 0 ? 1 : 2,
                         .pieces_apart = apart,
                         .start_overhead = limits.start_overhead,
                         .split_overhead = limits.split_overhead,
@@ -137,6 +150,9 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
                         .whole_units = limits.whole_units,
                         .partial_bytes = limits.partial_bytes,
                         .partial_facts = limits.partial_facts};
+  if (num_splits == 0 && !in_pieces && stay_whole(tiling, limits, units)) num_splits = 1;
+  tiling->num_splits = num_splits;
+  tiling->slots_per_part = num_splits > 0 ? 1 : 2;
   if (in_pieces) {
     set_slots(work, limits, d_v, tiling);
   } else if (num_splits > 0) {
@@ -147,12 +163,13 @@ flashmla_status fm_tile(const fm_work *work, fm_limits limits, int32_t d_v, fm_t
     const int64_t workers = limits.workers / cluster;
     tiling->num_parts = (int32_t)fm_min64(workers > 1 ? workers : 1, most_cost);
   }
+  const bool balanced = num_splits == 0 && !in_pieces, full = work->full && !work->varlen;
   /* Columns of other KV heads read other bytes. Numbers behind the last band's tiles must stay in 32 bits. */
   const bool alike = num_splits == 0 && tiles_per_head > 1 && num_tiles <= INT32_MAX / 2 &&
                      fm_cut_alike(work, tiling->num_parts, tiles_per_request);
   tiling->bands = alike ? tiles_per_request : 1;
-  const bool balanced = num_splits == 0 && !in_pieces;
-  tiling->whole = balanced && work->full && !work->varlen && units > 0 && fm_takes_whole_tiles(tiling, units);
+  if (balanced && full) tiling->num_parts = parts_with_pieces(tiling, units);
+  tiling->whole = balanced && full && units > 0 && fm_takes_whole_tiles(tiling, units);
   return FLASHMLA_OK;
 }
 

@@ -207,6 +207,26 @@ static void check_whole(const fm_work *p, const fm_tiling *t, const fm_cut *cuts
   known_whole += t->whole;
 }
 
+/* Cuts that are known without a schedule are those that it has; of which kinds there were some. */
+static int32_t known_cuts, known_pieces, known_bands, known_even;
+static void check_known(const fm_work *p, const fm_tiling *t, const fm_cut *cuts) {
+  const fm_known_cuts known = fm_cuts_known(p, t);
+  const bool one_part = t->num_splits == 1;
+  CHECK((known.tile_cost > 0) == (t->piece_units == 0 && (one_part || (t->num_splits == 0 && p->full && !p->varlen))));
+  if (known.tile_cost == 0) return;
+  bool inside = false;
+  for (int32_t i = 0; i <= t->num_parts; ++i) {
+    const fm_cut cut = fm_cut_known(&known, i);
+    CHECK(cut.tile == cuts[i].tile && cut.unit == cuts[i].unit);
+    inside |= cut.unit > 0;
+  }
+  const bool pieces = known.first_cost > 0;
+  known_cuts++;
+  known_pieces += inside && pieces;
+  known_bands += !pieces && t->bands > 1;
+  known_even += inside && !pieces;
+}
+
 /* A schedule is taken for one; with one of its entries spoiled it is not. */
 static void check_recognised(const fm_work *p, const fm_tiling *t, fm_schedule s) {
   CHECK_OK(fm_check_schedule(p, t, s));
@@ -271,6 +291,8 @@ static void one_case(void) {
                             .unit = draw(1, 70),
                             .piece_units = draw(0, 3) == 0 ? 0 : draw(1, 20),
                             .whole_units = draw(0, 5),
+                            .join_overhead = draw(0, 2),
+                            .unit_rows = draw(0, 1) ? draw(1, 5000) : 0,
                             .carries = draw(0, 2),
                             .max_slots = draw(0, 1) ? 1 << 20 : draw(2, 300),
                             .partial_bytes = 4,
@@ -278,7 +300,7 @@ static void one_case(void) {
   fm_work p = {.batch = draw(1, MAX_BATCH), .s_q = draw(1, 4), .h_kv = draw(1, 3)};
   p.h_q = p.h_kv * draw(1, 130);
   p.capacity = draw(1, 60) * draw(1, 70);
-  if (draw(0, 7) > 0) p.lengths = lengths;
+  if (draw(0, 3) > 0) p.lengths = lengths;
   if (draw(0, 2) == 0) p.extra_capacity = draw(1, 500);
   if (draw(0, 2) > 0) p.extra_lengths = extra;
   p.own_items = draw(0, 1);
@@ -307,6 +329,7 @@ static void one_case(void) {
   check_order(&t, &w, cuts);
   check_slots(&t, cuts);
   check_whole(&p, &t, cuts);
+  check_known(&p, &t, cuts);
   check_recognised(&p, &t, schedule);
 }
 
@@ -436,9 +459,10 @@ static void huge_lengths(void) {
 }
 
 int main(void) {
-  for (int i = 0; i < 3000; ++i) one_case();
+  for (int i = 0; i < 6000; ++i) one_case();
   CHECK(levels[0] > 50 && levels[1] > 50 && levels[2] > 50);
   CHECK(known_whole > 20);
+  CHECK(known_cuts > 100 && known_pieces > 10 && known_bands > 10 && known_even > 10);
   whole_tiles_beforehand();
   most_live_tiles();
   dead_tiles_alone();

@@ -46,9 +46,10 @@ def check_call(
     if split:
         launch = launches[-1]
         assert launch["kernel"].startswith(f"flashmla_{join}_{SHORT_DTYPES[case.dtype]}_{case.d_v}_")
-        assert launch["grid"] == [processors * (FOLD_BLOCKS if case.batch_invariant else 1), 1, 1]
+        call = expected.call_of(case, processors, own_plan=own_plan)
+        assert launch["grid"] == [processors * FOLD_BLOCKS if case.batch_invariant else call.combine_grid(), 1, 1]
         assert launch["attributes"][CLUSTER] == 1
-        same(decoded(launch), expected.call_of(case, processors, own_plan=own_plan).join_params())
+        same(decoded(launch), call.join_params())
 
 
 def check_plan(case: Case, launch: dict, *, own_plan: bool, processors=PROCESSORS) -> None:

@@ -8,7 +8,7 @@ FOLDER = "dsl_kernels/sparse_decode/"
 SELECTION, QK = FOLDER + "selection.py", FOLDER + "qk.py"
 PRODUCER, FED_PV = "dsl_kernels/dense_decode/producer.py", "dsl_kernels/dense_decode/fed_pv.py"
 PAIRED = "dsl_kernels/dense_decode/paired_codes.py"
-SINKS = "dsl_kernels/core/sinks.py"
+SINKS, SCHEDULE = "dsl_kernels/core/sinks.py", "dsl_kernels/core/schedule.py"
 
 
 def fault(name: str, file: str, before: str, after: str, *, always: bool = True) -> KernelFault:
@@ -36,6 +36,8 @@ GPU_FAULTS = [
         "sWork[work.QUERY, record]",
     ),
     fault("whole tiles of one of two formats", SELECTION, "if self.a.stores_all != 0", "if self.a.stores_all == 77"),
+    fault("begin cost of known cuts", SCHEDULE, "tile * a.tile_cost - a.begin_cost", "tile * a.tile_cost"),
+    fault("known cuts of the second group", SCHEDULE, "(part - group * a.group_parts)", "part"),
     fault(
         "partial rows of a pair lie in one place",
         "dsl_kernels/dense_decode/epilogue.py",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 import schedule
 from attention_launches import Call, log2_scale
 from dsl_kernels.core.schedule_params import CONSTANTS as FACTS
@@ -39,6 +41,8 @@ def limits_of(h_q: int, kv_format: str, processors: int) -> schedule.Limits:
         split_overhead=found["SPLIT_OVERHEAD"],
         piece_units=0,  # batch-invariant calls split no tile
         whole_units=found["WHOLE_UNITS"],
+        join_overhead=found["JOIN_OVERHEAD"],
+        unit_rows=found["UNIT_ROWS"],
         partial_bytes=PARTIAL_BYTES,
     )
 
@@ -74,6 +78,20 @@ def call_of(case: SparseCase, processors: int) -> Call:
         "extra_capacity": extra_topk,
     }
     return Call(case, tiling, limits, ADDRESSES, partial(strides, case), lengths, own_plan)
+
+
+def makes_schedule(case: SparseCase, processors: int) -> bool:
+    """Whether a call launches what makes one."""
+    return call_of(case, processors).own_plan and known_cuts(case, processors) is None
+
+
+def known_cuts(case: SparseCase, processors: int) -> np.ndarray | None:
+    """The schedule of a call, where its kernels do not read it."""
+    call, full = call_of(case, processors), not any("topk_length" in name for name in case.inputs)
+    if not schedule.are_known(call.tiling, full=full):
+        return None
+    units = schedule.ceil(case.main.topk, UNIT) + schedule.ceil(case.extra.topk if case.extra else 0, UNIT)
+    return schedule.schedule(call.limits, call.tiling, np.full(case.batch, units)).cuts
 
 
 def decode_params(case: SparseCase, processors: int, which: str | None = None) -> dict:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
+import schedule
 from attention_launches import is_split
 from buffers import Layout, Pages
 from ops.append_kv import oracle as formats
@@ -30,15 +32,17 @@ def in_format(case: SparseCase, kv_format: str) -> SparseCase:
 
 
 def check_call(case: SparseCase, launches: list[dict], maps: dict[int, dict], processors=PROCESSORS) -> None:
-    """The launches of one call, or of its plan and of the call: as many, from one buffer or from another."""
+    """The launches of one call, behind that of its plan where it has one."""
     call = expected.call_of(case, processors)
     split, parts = is_split(call.tiling), call.tiling.num_parts
     selections = ["", "extra_"] if expected.is_apart(case) else [None]
-    families = ["plan", *["sparse_decode"] * len(selections), *["combine"] * split]
+    plan = (case.plan != "none" and not expected.is_apart(case)) or expected.makes_schedule(case, processors)
+    families = [*["plan"] * plan, *["sparse_decode"] * len(selections), *["combine"] * split]
     assert [family(launch["kernel"]) for launch in launches] == families
-    assert launches[0]["grid"] == [1, 1, 1]
-    same(decoded(launches[0]), call.plan_params())
-    for which, decode in zip(selections, launches[1:], strict=False):
+    if plan:
+        assert launches[0]["grid"] == [1, 1, 1]
+        same(decoded(launches[0]), call.plan_params())
+    for which, decode in zip(selections, launches[plan:], strict=False):
         kernel, blocks = expected.kernel_of(case, which or "", processors), call.tiling.cluster
         assert decode["kernel"].startswith(f"flashmla_{kernel}_kernel_")
         assert decode["grid"] == [min(processors // blocks, parts // len(selections)) * blocks, 1, 1]
@@ -47,10 +51,20 @@ def check_call(case: SparseCase, launches: list[dict], maps: dict[int, dict], pr
         same(found, expected.decode_params(case, processors, which))
         for name, wanted in call.q_maps().items():
             same(maps[found[name]], wanted)
+        check_known_cuts(case, found, processors)
     if split:
         assert launches[-1]["kernel"].startswith("flashmla_combine_bf16_512_")
-        assert launches[-1]["grid"] == [processors, 1, 1]
+        assert launches[-1]["grid"] == [call.combine_grid(), 1, 1]
         same(decoded(launches[-1]), call.join_params())
+        check_known_cuts(case, decoded(launches[-1]), processors)
+
+
+def check_known_cuts(case: SparseCase, params: dict, processors: int) -> None:
+    """What a kernel makes of its parameters is what the schedule says, if it need not be read."""
+    wanted, found = expected.known_cuts(case, processors), schedule.known_cuts(params)
+    assert (wanted is None) == (found is None)
+    if wanted is not None:
+        np.testing.assert_array_equal(found, wanted)
 
 
 def formats_fit(one: str, other: str) -> bool:
@@ -67,7 +81,7 @@ def draw_cache(draw: random.Random, kv_format: str, batch: int, axes: int) -> Ca
         num_blocks=draw.choice((1, 2, 5000)),
         page_size=page_size if kv_format != "model1" else 2 * page_size,  # a page is a multiple of 16 bytes
         topk=draw.choice((0, 1, 64, 65, 2048, 100_000)),
-        lengths=draw.choice((None, (1,) * batch)),
+        lengths=draw.choice((None, None, (1,) * batch)),
         cache_layout=layout,
         indices_layout=Layout(tuple(range(axes + 1)), tuple(draw.choice((0, 0, 3)) for _ in range(axes))),
     )
@@ -134,9 +148,19 @@ def test_every_drawn_call_launches_what_the_contract_says(drawn):
     launches = iter(ran.launches())
     for case in cases:
         more = is_split(expected.call_of(case, PROCESSORS).tiling) + expected.is_apart(case)
+        plans = (case.plan != "none") + expected.makes_schedule(case, PROCESSORS)
         apart_with_plan = expected.is_apart(case) and case.plan != "none"  # which has a schedule that it does not use
-        check_call(case, [next(launches) for _ in range(2 + more + apart_with_plan)][apart_with_plan:], maps)
+        check_call(case, [next(launches) for _ in range(1 + more + plans)][apart_with_plan:], maps)
     assert next(launches, None) is None
+
+
+def test_drawn_calls_know_their_cuts_and_do_not(drawn):
+    """In each way that there is."""
+    known = [expected.known_cuts(case, PROCESSORS) for case in drawn[0]]
+    inside = [cuts is not None and (cuts[:, 1] > 0).any() for cuts in known]
+    whole = [cuts is not None and not (cuts[:, 1] > 0).any() for cuts in known]
+    made = [expected.makes_schedule(case, PROCESSORS) for case in drawn[0]]
+    assert min(map(sum, (inside, whole, made))) > 5
 
 
 def test_every_drawn_call_is_quiet_and_leaves_the_context_stack_as_it_was(drawn):
@@ -157,7 +181,8 @@ def test_the_grid_follows_the_processors(cuda_12_0, h_q, processors):
 
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_a_run_of_a_prepared_call_is_the_same_launches_elsewhere(cuda_12_0, kv_format):
-    case = in_format(STEP.but(extra=EXTRA.but(page_size=8), sink="some"), kv_format)
+    lengths = (1,) * STEP.batch  # so that there is a schedule to make
+    case = in_format(STEP.but(extra=EXTRA.but(page_size=8), sink="some", lengths=lengths), kv_format)
     ran = cuda_12_0.run(f"made = prepare_sparse({case!r}); run_sparse(made); run_sparse(made, 4096, stream=9)")
     assert [line[:3] for line in ran.told] == [[0, "", 0]] * 3
     first, again = ran.launches()[:3], ran.launches()[3:]
@@ -226,7 +251,8 @@ def test_a_plan_of_another_device_is_refused(cuda_12_0):
 
 
 def test_work_goes_to_the_given_stream(cuda_12_0):
-    ran = cuda_12_0.run(f"sparse_decode({STEP!r}, stream=7); sparse_decode({STEP!r})")
+    case = STEP.but(lengths=(1,) * STEP.batch)
+    ran = cuda_12_0.run(f"sparse_decode({case!r}, stream=7); sparse_decode({case!r})")
     assert [launch["stream"] for launch in ran.launches()] == [7, 7, 7, 0, 0, 0]
 
 

@@ -8,7 +8,9 @@
  * token selects is short enough to be attended whole. Fixed pieces would need partial rows of every token. */
 #define START_OVERHEAD 3
 #define SPLIT_OVERHEAD 8
-#define WHOLE_UNITS 3
+#define WHOLE_UNITS 2
+#define JOIN_OVERHEAD 1 /* what it takes at least to join pieces */
+#define UNIT_ROWS 4096  /* partial rows that take as long as a unit to be written and joined */
 #define DEVICE_OF_Q "q.device.device_id"
 
 static fm_need need_of(const fm_attention *attention, int32_t kv_format, int32_t cluster) {
@@ -53,6 +55,8 @@ flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_spars
                         .split_overhead = SPLIT_OVERHEAD,
                         .unit = FM_KERNEL_UNIT,
                         .whole_units = WHOLE_UNITS,
+                        .join_overhead = JOIN_OVERHEAD,
+                        .unit_rows = UNIT_ROWS,
                         .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                         .partial_facts = FM_KERNEL_PARTIAL_FACTS};
   return limits->max_cluster > 1 ? count_pairs(gpu, &decode->attention, limits) : FLASHMLA_OK;
@@ -74,6 +78,7 @@ static flashmla_status prepare(fm_call *call, void *state) {
   fm_gpu *gpu = &decode->kernels.gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, gpu));
   FM_TRY(fm_prepare_sparse_check(decode));
+  attention->known = fm_cuts_known(&attention->work, &attention->tiling);
   if (attention->work.apart) FM_TRY(fm_load(*gpu, need_of_selection(decode, FM_EXTRA), &decode->attend_extra));
   return fm_load_attention(need_of_selection(decode, FM_MAIN), attention, &decode->kernels);
 }
@@ -90,6 +95,7 @@ static fm_sparse_decode_kernel_params params_of(const fm_sparse_decode *decode, 
       .prefix##page_size = (selection)->pages.page_size, .prefix##row_step = (int32_t)(selection)->pages.row_step, \
       .prefix##scales_step = (selection)->pages.format != NULL ? (selection)->pages.format->scales_step : 0
   return (fm_sparse_decode_kernel_params){FM_ATTENTION_FIELDS(attention),
+                                          FM_KNOWN_CUTS_FIELDS(&attention->known),
                                           SELECTION_FIELDS(, main),
                                           SELECTION_FIELDS(extra_, extra),
                                           .tma_q = decode->kernels.q_map,
