@@ -56,8 +56,9 @@ typedef struct operand {
 
 /* Adds products over `depth` tiles, of one or two tiles of each side. */
 INLINE void multiply(const operand *left, const operand *right, int32_t depth, const bool two_left,
-                     const bool two_right) {
+                     const bool two_right, key_set *keys) {
   for (int64_t k = 0; k < depth; k++) {
+    fetch_lines(keys);
     _tile_loadd(4, left->at[0] + k * left->step, left->stride[0]);
     _tile_loadd(6, right->at[0] + k * right->step, right->stride[0]);
     _tile_dpbf16ps(0, 4, 6);
@@ -71,7 +72,7 @@ INLINE void multiply(const operand *left, const operand *right, int32_t depth, c
 
 /* sums: [16 or 32 rows][16 or 32 columns] in memory with a stride in bytes; `set`: nothing is there yet. */
 INLINE void multiply_into(float *sums, int64_t stride, bool set, const operand *left, const operand *right,
-                          int32_t depth, const bool two_left, const bool two_right) {
+                          int32_t depth, const bool two_left, const bool two_right, key_set *keys) {
   char *const at = (char *)sums, *const below = at + LANES * stride;
   if (set) {
     _tile_zero(0);
@@ -84,7 +85,7 @@ INLINE void multiply_into(float *sums, int64_t stride, bool set, const operand *
     if (two_left) _tile_loadd(2, below, stride);
     if (two_left && two_right) _tile_loadd(3, below + TILE_BYTES, stride);
   }
-  multiply(left, right, depth, two_left, two_right);
+  multiply(left, right, depth, two_left, two_right, keys);
   _tile_stored(0, at, stride);
   if (two_right) _tile_stored(1, at + TILE_BYTES, stride);
   if (two_left) _tile_stored(2, below, stride);
@@ -92,15 +93,15 @@ INLINE void multiply_into(float *sums, int64_t stride, bool set, const operand *
 }
 
 static void multiply_tiles(float *sums, int64_t stride, bool set, const operand *left, const operand *right,
-                           int32_t depth, bool two_left, bool two_right) {
+                           int32_t depth, bool two_left, bool two_right, key_set *keys) {
   if (two_left && two_right)
-    multiply_into(sums, stride, set, left, right, depth, true, true);
+    multiply_into(sums, stride, set, left, right, depth, true, true, keys);
   else if (two_left)
-    multiply_into(sums, stride, set, left, right, depth, true, false);
+    multiply_into(sums, stride, set, left, right, depth, true, false, keys);
   else if (two_right)
-    multiply_into(sums, stride, set, left, right, depth, false, true);
+    multiply_into(sums, stride, set, left, right, depth, false, true, keys);
   else
-    multiply_into(sums, stride, set, left, right, depth, false, false);
+    multiply_into(sums, stride, set, left, right, depth, false, false, keys);
 }
 
 /* Where 16 keys lie: in the cache if they are aligned and at equal distances, as within a page, else in a copy. */
@@ -122,43 +123,47 @@ static void set_keys(const buffers *b, const void *const keys[], int32_t token, 
 static inline void finish_stores(void) { __asm__ volatile("" ::: "memory"); }
 
 static void logits(const buffers *b, key_set *keys) {
-  const int32_t rows = padded_rows(b->rows), count = keys->in_logits;
+  const int32_t rows = padded_rows(b->rows), count = keys->in_logits, depth = b->d_qk / (2 * LANES);
+  const int32_t calls = (rows + LANES) / (2 * LANES) * depth;
   _tile_loadconfig(&tiles);
   for (int32_t t = 0; t < count; t += 2 * KEY_GROUP) {
     const bool two_left = t + KEY_GROUP < count;
     operand left = {.step = TILE_BYTES};
     for (int i = 0; i < 1 + two_left; i++) set_keys(b, keys->rows, t + i * KEY_GROUP, &left, i);
     finish_stores();
+    plan_fetches(keys, LOGITS, t + 2 * KEY_GROUP, count, calls);
     for (int32_t r = 0; r < rows; r += 2 * LANES) {
       const char *queries = (const char *)(b->queries + r * D_PAIRS);
       const operand right = {.at = {queries, queries + sizeof *b->queries * LANES * D_PAIRS},
                              .stride = {TILE_BYTES, TILE_BYTES},
                              .step = LANES * TILE_BYTES};
-      fetch_part(keys, LOGITS, t * rows + (r + 2 * LANES) * 2 * KEY_GROUP, count * rows);
-      multiply_tiles(b->logits + t * LOGIT_STRIDE + r, sizeof(float) * LOGIT_STRIDE, true, &left, &right,
-                     b->d_qk / (2 * LANES), two_left, r + LANES < rows);
+      multiply_tiles(b->logits + t * LOGIT_STRIDE + r, sizeof(float) * LOGIT_STRIDE, true, &left, &right, depth,
+                     two_left, r + LANES < rows, keys);
     }
   }
 }
 
 static void accumulate(const buffers *b, key_set *keys, bool set) {
-  const int32_t rows = padded_rows(b->rows), panel = keys->in_sums / 2 * PANEL;
+  const int32_t rows = padded_rows(b->rows), depth = keys->in_sums / VALUE_GROUP, pairs = keys->in_sums / 2;
+  const int32_t panel = pairs * PANEL;
   for (int32_t from = 0; from < b->d_v; from += COLUMNS) {
     const int32_t end = from + COLUMNS < b->d_v ? from + COLUMNS : b->d_v;
+    const int32_t calls =
+        (end - from) / PANEL * pairs + (rows + LANES) / (2 * LANES) * (end - from) / (2 * LANES) * depth;
+    plan_fetches(keys, SUMS, end, b->d_v, calls);
     for (int32_t c = from; c < end; c += PANEL) pack_values(b->values + (c - from) / PANEL * panel, keys, c);
     finish_stores();
     for (int32_t r = 0; r < rows; r += 2 * LANES) {
       const char *weights = (const char *)(b->weights + r * WEIGHT_STRIDE);
       const int64_t stride = sizeof *b->weights * WEIGHT_STRIDE;
       const operand left = {.at = {weights, weights + LANES * stride}, .stride = {stride, stride}, .step = TILE_BYTES};
-      fetch_part(keys, SUMS, from * rows + (r + 2 * LANES) * (end - from), b->d_v * rows);
       for (int32_t c = from; c < end; c += 2 * LANES) {
         const char *values = (const char *)(b->values + (c - from) / PANEL * panel + c % PANEL);
         const int64_t row_bytes = sizeof *b->values * PANEL;
         const operand right = {
             .at = {values, values + TILE_BYTES}, .stride = {row_bytes, row_bytes}, .step = LANES * row_bytes};
-        multiply_tiles(b->sums + r * SUM_STRIDE + c, sizeof(float) * SUM_STRIDE, set, &left, &right,
-                       keys->in_sums / VALUE_GROUP, r + LANES < rows, true);
+        multiply_tiles(b->sums + r * SUM_STRIDE + c, sizeof(float) * SUM_STRIDE, set, &left, &right, depth,
+                       r + LANES < rows, true, keys);
       }
     }
   }

@@ -24,28 +24,44 @@
 /* ---- keys ---- */
 
 enum { LOGITS, SUMS, PHASES };
+enum { LINE = 64 };
 
 /* The keys of a step, and those of the next one, which are brought into the level-2 cache while these are worked on, a
- * part at a time: with few rows memory sets the pace, and it should never rest. */
+ * few lines at a time: with few rows memory sets the pace, and it should never rest, nor should products wait behind a
+ * burst of requests. */
 typedef struct key_set {
   const void *const *rows;    /* none is NULL */
   int32_t count;              /* so many are given; zeros follow */
   int32_t in_logits, in_sums; /* rounded up to whole groups */
   int32_t by_all;             /* so many first ones are attended by all query rows */
-  const void *const *coming;
-  int32_t bytes, next, until[PHASES];
+  const void *const *coming, *zeros;
+  const char *at, *end;           /* the next line to fetch, and the end of its key */
+  int32_t bytes;                  /* of a key */
+  int32_t fetched, until[PHASES]; /* lines; and how many at the end of a phase */
+  int32_t due, each;              /* in this part, and at each call of fetch_lines */
 } key_set;
 
 INLINE void fetch(const void *key, int32_t bytes) {
-  for (int32_t i = 0; key != NULL && i < bytes; i += 64) __builtin_prefetch((const char *)key + i, 0, 2);
+  for (int32_t i = 0; key != NULL && i < bytes; i += LINE) __builtin_prefetch((const char *)key + i, 0, 2);
 }
 
-/* Those up to a part of a phase. */
-INLINE void fetch_part(key_set *keys, int phase, int64_t part, int64_t of) {
+/* Lines up to a part of a phase are due in `calls` calls of fetch_lines. */
+INLINE void plan_fetches(key_set *keys, int phase, int64_t part, int64_t of, int32_t calls) {
   const int32_t begin = phase == 0 ? 0 : keys->until[phase - 1], end = keys->until[phase];
-  for (const int32_t until = begin + (int32_t)((end - begin) * (part < of ? part : of) / of); keys->next < until;
-       keys->next++)
-    fetch(keys->coming[keys->next], keys->bytes);
+  keys->due = begin + (int32_t)((end - begin) * (part < of ? part : of) / of) - keys->fetched;
+  keys->each = (keys->due + calls - 1) / calls;
+}
+
+INLINE void fetch_lines(key_set *keys) {
+  int32_t count = keys->each < keys->due ? keys->each : keys->due;
+  if (count <= 0) return;
+  keys->due -= count, keys->fetched += count;
+  const char *at = keys->at, *end = keys->end;
+  for (; count > 0; count--, at += LINE) {
+    if (at == end) at = *keys->coming != NULL ? *keys->coming : keys->zeros, keys->coming++, end = at + keys->bytes;
+    __builtin_prefetch(at, 0, 2);
+  }
+  keys->at = at, keys->end = end;
 }
 
 /* `room` for rows; the keys are given as to `attend`. */
@@ -54,14 +70,16 @@ static key_set key_set_of(const buffers *b, const void *room[], const void *cons
   enum { LEAD = 32 };
   /* Of the first step, keys themselves come, ahead of their logits. */
   const int32_t here = !*b->fresh ? count : count < LEAD ? count : LEAD;
+  const int32_t bytes = (int32_t)sizeof(bf16) * b->d_qk, lines = bytes / LINE; /* whole ones */
   key_set keys = {.rows = room,
                   .count = count,
                   .in_logits = (count + KEY_GROUP - 1) / KEY_GROUP * KEY_GROUP,
                   .in_sums = (count + VALUE_GROUP - 1) / VALUE_GROUP * VALUE_GROUP,
                   .by_all = count,
                   .coming = given + here,
-                  .bytes = (int32_t)sizeof(bf16) * b->d_qk,
-                  .until = {count - here + more / 2, count - here + more}};
+                  .zeros = b->zeros,
+                  .bytes = bytes,
+                  .until = {lines * (count - here + more / 2), lines * (count - here + more)}};
   for (int32_t t = 0; t < keys.in_logits || t < keys.in_sums; t++)
     room[t] = t < count && given[t] != NULL ? given[t] : b->zeros;
   for (int32_t t = 0; *b->fresh && t < here; t++) fetch(given[t], keys.bytes);
@@ -146,8 +164,9 @@ static void add_others(const buffers *b, const bf16 *key, int32_t token, int32_t
 }
 
 /* A panel of values, from a column on. */
-static void pack_values(uint32_t *values, const key_set *keys, int32_t column) {
+static void pack_values(uint32_t *values, key_set *keys, int32_t column) {
   for (int32_t t = 0; t < keys->in_sums; t += 2) {
+    fetch_lines(keys);
     const bf16 *low = (const bf16 *)keys->rows[t] + column, *high = (const bf16 *)keys->rows[t + 1] + column;
     for (int32_t c = 0; c < PANEL; c += 2 * LANES) {
       vu pairs[2];
@@ -248,10 +267,9 @@ static fm_cpu_row_sums finish(void *scratch, const fm_cpu_tile *tile, int32_t ro
   const buffers b = buffers_in(scratch, tile);
   const float *sums = b.sums + row * SUM_STRIDE;
   for (int32_t c = 0; c < b.d_v; c += 2 * LANES) {
-    for (int32_t i = 0; i < LANES; i++) {
-      b.result[c + 2 * i] = sums[c + i];
-      b.result[c + 2 * i + 1] = sums[c + LANES + i];
-    }
+    const vf even = LOAD(sums + c), odd = LOAD(sums + c + LANES);
+    STORE(b.result + c, SHUFFLE(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+    STORE(b.result + c + LANES, SHUFFLE(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
   }
   return (fm_cpu_row_sums){b.result, b.row_max[row], b.row_sum[row]};
 }
