@@ -21,7 +21,7 @@
 #include "cpu/pairs_avx512.h"
 
 enum {
-  KEYS_MANY_ROWS = 96, /* with 128 query rows all fits 1 MB of level 2 */
+  KEYS_MANY_ROWS = 128, /* with 128 query rows all fits 1 MB of level 2 */
   KEYS_FEW_ROWS = 96,
   FEW_ROWS = 32,
   KEY_GROUP = 2,

@@ -244,7 +244,8 @@ static void attend(void *scratch, const fm_cpu_tile *tile, const void *const giv
                    const int32_t attended[]) {
   const buffers b = buffers_in(scratch, tile);
   const void *room[FM_CPU_MOST_KEYS];
-  key_set keys = key_set_of(&b, room, given, count, more);
+  const int32_t next = keys_of_step(tile); /* more would be fetched again */
+  key_set keys = key_set_of(&b, room, given, count, more < next ? more : next);
   logits(&b, &keys);
   for (int32_t s = 0; attended != NULL && s < tile->tokens; s++) {
     if (attended[s] < keys.by_all) keys.by_all = attended[s];
