@@ -67,7 +67,7 @@ INLINE void fetch_lines(key_set *keys) {
 /* `room` for rows; the keys are given as to `attend`. */
 static key_set key_set_of(const buffers *b, const void *room[], const void *const given[], int32_t count,
                           int32_t more) {
-  enum { LEAD = 32 };
+  enum { LEAD = 12 };
   /* Of the first step, keys themselves come, ahead of their logits. */
   const int32_t here = !*b->fresh ? count : count < LEAD ? count : LEAD;
   const int32_t bytes = (int32_t)sizeof(bf16) * b->d_qk, lines = bytes / LINE; /* whole ones */
