@@ -30,7 +30,7 @@ enum {
   KEY_GROUP = 16, /* rows of a tile */
   VALUE_GROUP = 32,
   DOT_ROWS = 0,
-  DIRECT_ROWS = 0,
+  DIRECT_ROWS = LANES,       /* a block, whose weights stand for one token of a pair at a time */
   FLOP_PER_THREAD = 8 << 20, /* 4 of them: 50 us at 0.7 TFLOP/s */
   COPIES = 1,                /* of keys that do not lie at equal distances */
   TILE_BYTES = 64,
@@ -105,18 +105,16 @@ static void multiply_tiles(float *sums, int64_t stride, bool set, const operand 
 }
 
 /* Where 16 keys lie: in the cache if they are aligned and at equal distances, as within a page, else in a copy. */
-static void set_keys(const buffers *b, const void *const keys[], int32_t token, operand *to, int i) {
-  const char *first = keys[token];
-  const int64_t stride = (const char *)keys[token + 1] - first;
+static void set_group(const buffers *b, key_set *keys, int32_t group) {
+  const void *const *rows = keys->rows + group * KEY_GROUP;
+  const char *first = rows[0];
+  const int64_t stride = (const char *)rows[1] - first;
   bool even = ((uintptr_t)first | (uint64_t)stride) % TILE_BYTES == 0;
-  for (int t = 2; t < KEY_GROUP; t++) even &= (const char *)keys[token + t] - first == t * stride;
-  if (!even) {
-    bf16 *copy = b->copies + token * KEY_STRIDE;
-    for (int t = 0; t < KEY_GROUP; t++) memcpy(copy + t * KEY_STRIDE, keys[token + t], sizeof(bf16) * (size_t)b->d_qk);
-    first = (const char *)copy;
-  }
-  to->at[i] = first;
-  to->stride[i] = even ? stride : (int64_t)sizeof(bf16) * KEY_STRIDE;
+  for (int t = 2; t < KEY_GROUP; t++) even &= (const char *)rows[t] - first == t * stride;
+  bf16 *copy = b->copies + group * KEY_GROUP * KEY_STRIDE;
+  for (int t = 0; !even && t < KEY_GROUP; t++) memcpy(copy + t * KEY_STRIDE, rows[t], sizeof(bf16) * (size_t)b->d_qk);
+  keys->group[group] = even ? first : (const char *)copy;
+  keys->group_stride[group] = even ? stride : (int64_t)sizeof(bf16) * KEY_STRIDE;
 }
 
 /* The compiler does not know that tiles are read from memory. */
@@ -129,7 +127,10 @@ static void logits(const buffers *b, key_set *keys) {
   for (int32_t t = 0; t < count; t += 2 * KEY_GROUP) {
     const bool two_left = t + KEY_GROUP < count;
     operand left = {.step = TILE_BYTES};
-    for (int i = 0; i < 1 + two_left; i++) set_keys(b, keys->rows, t + i * KEY_GROUP, &left, i);
+    for (int32_t i = 0, group = t / KEY_GROUP; i < 1 + two_left; i++, group++) {
+      set_group(b, keys, group);
+      left.at[i] = keys->group[group], left.stride[i] = keys->group_stride[group];
+    }
     finish_stores();
     plan_fetches(keys, LOGITS, t + 2 * KEY_GROUP, count, calls);
     for (int32_t r = 0; r < rows; r += 2 * LANES) {
@@ -170,7 +171,68 @@ static void accumulate(const buffers *b, key_set *keys, bool set) {
   _tile_release(); /* so that a switch of tasks has no tiles to keep */
 }
 
-static void accumulate_direct(const buffers *b, key_set *keys, bool set) { accumulate(b, keys, set); }
+/* A key with an infinite or NaN value has no finite logit, whatever the query; nor has one that a row does not attend.
+ */
+static bool takes_direct(const buffers *b, const key_set *keys) {
+  const uint32_t exponent = 0x7f800000;
+  vu others = {0};
+  for (int32_t t = 0; t < keys->count; t++)
+    others |= (vu)((LOAD_PAIRS(b->logits + t * LOGIT_STRIDE) & exponent) == exponent);
+  uint32_t any = 0;
+  for (int i = 0; i < LANES; i++) any |= others[i];
+  return any == 0;
+}
+
+/* A pair of two columns of a token is as good as one of two tokens in a column: the weight stands in one half of a pair
+ * of weights, for sums of even columns or of odd ones, and 0 in the other one. That is twice the products, which are
+ * not what takes the time, and values are used where they lie. */
+static void accumulate_direct(const buffers *b, key_set *keys, bool set) {
+  enum { HALVES = 2, GROUP_WEIGHTS = HALVES * LANES * LANES };
+  const int32_t groups = keys->in_logits / KEY_GROUP;
+  uint32_t *const weights = b->values; /* [groups][HALVES][rows][tokens]: pairs */
+  for (int32_t g = 0; g < groups; g++) {
+    for (int32_t r = 0; r < LANES; r++) {
+      uint32_t *to = weights + g * GROUP_WEIGHTS + r * LANES;
+      const vu weight = VU_OF_U16((const bf16 *)(b->weights + r * WEIGHT_STRIDE) + g * KEY_GROUP);
+      STORE_PAIRS(to, weight);
+      STORE_PAIRS(to + LANES * LANES, weight << 16);
+    }
+  }
+  finish_stores();
+  plan_fetches(keys, SUMS, 1, 1, b->d_v / PANEL * groups);
+  const int64_t stride = sizeof(float) * SUM_STRIDE;
+  for (int32_t c = 0; c < b->d_v; c += PANEL) {
+    float *sums = b->sums + c;
+    if (set) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    } else {
+      _tile_loadd(0, sums, stride);
+      _tile_loadd(1, sums + LANES, stride);
+      _tile_loadd(2, sums + 2 * LANES, stride);
+      _tile_loadd(3, sums + 3 * LANES, stride);
+    }
+    for (int32_t g = 0; g < groups; g++) {
+      const char *values = keys->group[g] + sizeof(bf16) * (size_t)c;
+      fetch_lines(keys);
+      _tile_loadd(4, weights + g * GROUP_WEIGHTS, TILE_BYTES);
+      _tile_loadd(6, values, keys->group_stride[g]);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(5, weights + g * GROUP_WEIGHTS + LANES * LANES, TILE_BYTES);
+      _tile_dpbf16ps(1, 5, 6);
+      _tile_loadd(7, values + TILE_BYTES, keys->group_stride[g]);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums, stride);
+    _tile_stored(1, sums + LANES, stride);
+    _tile_stored(2, sums + 2 * LANES, stride);
+    _tile_stored(3, sums + 3 * LANES, stride);
+  }
+  _tile_release();
+}
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -190,6 +190,11 @@ INLINE void accumulate_direct_tile(float *sums, const uint32_t *weights, key_set
     for (int v = 0; v < columns / LANES; v++) STORE(sums + r * SUM_STRIDE + column + v * LANES, sum[r][v]);
 }
 
+static bool takes_direct(const buffers *b, const key_set *keys) {
+  (void)b;
+  return keys->by_all == keys->count;
+}
+
 static void accumulate_direct(const buffers *b, key_set *keys, bool set) {
   const int32_t fetches = (keys->in_sums / 2 + FETCH_PAIRS - 1) / FETCH_PAIRS * (b->rows < 8 ? 1 : b->rows / 4);
   for (int32_t c = 0; c < b->d_v; c += PANEL) {

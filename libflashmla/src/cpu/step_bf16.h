@@ -4,7 +4,7 @@
  *   KEYS_MANY_ROWS, KEYS_FEW_ROWS  keys of a step for more than FEW_ROWS rows, or for up to so many
  *   KEY_GROUP, VALUE_GROUP         keys that the set's products take together, in logits and in sums
  *   DOT_ROWS                       up to so many rows, queries stay as they are
- *   DIRECT_ROWS                    and values are interleaved in registers
+ *   DIRECT_ROWS                    and values are not interleaved in memory
  *   COLUMNS                        of values that are interleaved at a time, which should stay in the level-1 cache
  *   FLOP_PER_THREAD                see isa.h
  *   COPIES                         1: the set wants room for copies of keys
@@ -39,6 +39,9 @@ typedef struct key_set {
   int32_t bytes;                  /* of a key */
   int32_t fetched, until[PHASES]; /* lines; and how many at the end of a phase */
   int32_t due, each;              /* in this part, and at each call of fetch_lines */
+  /* Where groups of KEY_GROUP keys lie, and how far one key is from the next in bytes: of a set that asks for that. */
+  const char *group[FM_CPU_MOST_KEYS / LANES];
+  int64_t group_stride[FM_CPU_MOST_KEYS / LANES];
 } key_set;
 
 INLINE void fetch(const void *key, int32_t bytes) {
@@ -92,7 +95,9 @@ static key_set key_set_of(const buffers *b, const void *room[], const void *cons
 static void logits(const buffers *b, key_set *keys);
 /* Adds weight * value over in_sums tokens to the sums of all rows, or sets the sums. */
 static void accumulate(const buffers *b, key_set *keys, bool set);
-/* The same for up to DIRECT_ROWS rows that attend all keys, with the values where they lie. */
+/* The same for up to DIRECT_ROWS rows, with the values where they lie, of keys that allow it: for a row that does not
+ * attend one its value must be finite. */
+static bool takes_direct(const buffers *b, const key_set *keys);
 static void accumulate_direct(const buffers *b, key_set *keys, bool set);
 
 /* ---- queries ---- */
@@ -254,7 +259,7 @@ static void attend(void *scratch, const fm_cpu_tile *tile, const void *const giv
   }
   for (int32_t row = 0; row < b.rows; row += LANES) softmax(&b, row, count, tile->scale_log2);
   if (!*b.fresh) rescale_sums(&b);
-  if (b.rows <= DIRECT_ROWS && keys.by_all == count)
+  if (b.rows <= DIRECT_ROWS && takes_direct(&b, &keys))
     accumulate_direct(&b, &keys, *b.fresh);
   else
     accumulate(&b, &keys, *b.fresh);
