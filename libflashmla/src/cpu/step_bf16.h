@@ -14,7 +14,8 @@
  * The set then defines the products, `logits` and `accumulate`.
  *
  * Along the head dimension pairs lie side by side in queries and keys, so keys are used as they lie in the cache. Along
- * the tokens they do not: the values of a step are interleaved by two tokens, once for all query rows. Logits keep
+ * the tokens they do not: the values of a step are interleaved by two tokens, once for all query rows, unless there are
+ * few of these. Logits keep
  * query rows in the lanes, so the softmax is vertical; weights are transposed then, so that the pairs of a row lie side
  * by side. Weights are rounded to bfloat16, their sum is not. */
 
