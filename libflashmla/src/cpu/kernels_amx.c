@@ -25,7 +25,7 @@
 
 enum {
   KEYS_MANY_ROWS = 128, /* with 128 query rows and the keys to come all fits 1 MB of level 2 */
-  KEYS_FEW_ROWS = 64,
+  KEYS_FEW_ROWS = 128,  /* sums of 16 rows are as many bytes as 28 keys, and move to and fro in each step */
   FEW_ROWS = 32,
   KEY_GROUP = 16, /* rows of a tile */
   VALUE_GROUP = 32,

@@ -21,18 +21,14 @@ static char *page_of(const fm_dense_decode *decode, const fm_rows *rows, int64_t
 
 static int32_t take_keys(const source *source, fm_key_walk *walk, const void *keys[], int32_t have, int32_t wanted) {
   const fm_pages *pages = &source->decode->paged.pages;
-  while (have < wanted && walk->item < walk->end) {
+  for (; have < wanted && walk->item < walk->end; have++, walk->item++, walk->in_page++) {
     if (walk->in_page < 0 || walk->in_page == pages->page_size) {
       walk->page = page_of(source->decode, walk->rows, walk->item / pages->page_size);
       walk->in_page = walk->item % pages->page_size;
     }
-    const int64_t here = fm_min64(walk->end - walk->item, pages->page_size - walk->in_page);
-    const int32_t until = have + (int32_t)fm_min64(wanted - have, here);
-    for (; have < until; have++, walk->item++, walk->in_page++) {
-      keys[have] = NULL;
-      if (walk->page == NULL) continue;
-      keys[have] = fm_read_key(&source->reader, pages, fm_token_in(pages, walk->page, walk->in_page), walk->room, have);
-    }
+    keys[have] = NULL;
+    if (walk->page == NULL) continue;
+    keys[have] = fm_read_key(&source->reader, pages, fm_token_in(pages, walk->page, walk->in_page), walk->room, have);
   }
   return have;
 }
