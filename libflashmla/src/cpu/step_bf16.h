@@ -4,7 +4,7 @@
  *   KEYS_MANY_ROWS, KEYS_FEW_ROWS  keys of a step for more than FEW_ROWS rows, or for up to so many
  *   KEY_GROUP, VALUE_GROUP         keys that the set's products take together, in logits and in sums
  *   DOT_ROWS                       up to so many rows, queries stay as they are
- *   DIRECT_ROWS                    and values are interleaved in registers
+ *   DIRECT_ROWS                    and values are not interleaved in memory
  *   COLUMNS                        of values that are interleaved at a time, which should stay in the level-1 cache
  *   FLOP_PER_THREAD                see isa.h
  *   COPIES                         1: the set wants room for copies of keys
@@ -14,59 +14,13 @@
  * The set then defines the products, `logits` and `accumulate`.
  *
  * Along the head dimension pairs lie side by side in queries and keys, so keys are used as they lie in the cache. Along
- * the tokens they do not: the values of a step are interleaved by two tokens, once for all query rows. Logits keep
- * query rows in the lanes, so the softmax is vertical; weights are transposed then, so that the pairs of a row lie side
- * by side. Weights are rounded to bfloat16, their sum is not. */
+ * the tokens they do not: the values of a step are interleaved by two tokens, once for all query rows, unless there are
+ * few of these. Logits keep query rows in the lanes, so the softmax is vertical; weights are transposed then, so that
+ * the pairs of a row lie side by side. Weights are rounded to bfloat16, their sum is not. */
 
 #include "cpu/buffers_bf16.h"
+#include "cpu/keys_bf16.h"
 #include "cpu/transpose.h"
-
-/* ---- keys ---- */
-
-enum { LOGITS, SUMS, PHASES };
-
-/* The keys of a step, and those of the next one, which are brought into the level-2 cache while these are worked on, a
- * part at a time: with few rows memory sets the pace, and it should never rest. */
-typedef struct key_set {
-  const void *const *rows;    /* none is NULL */
-  int32_t count;              /* so many are given; zeros follow */
-  int32_t in_logits, in_sums; /* rounded up to whole groups */
-  int32_t by_all;             /* so many first ones are attended by all query rows */
-  const void *const *coming;
-  int32_t bytes, next, until[PHASES];
-} key_set;
-
-INLINE void fetch(const void *key, int32_t bytes) {
-  for (int32_t i = 0; key != NULL && i < bytes; i += 64) __builtin_prefetch((const char *)key + i, 0, 2);
-}
-
-/* Those up to a part of a phase. */
-INLINE void fetch_part(key_set *keys, int phase, int64_t part, int64_t of) {
-  const int32_t begin = phase == 0 ? 0 : keys->until[phase - 1], end = keys->until[phase];
-  for (const int32_t until = begin + (int32_t)((end - begin) * (part < of ? part : of) / of); keys->next < until;
-       keys->next++)
-    fetch(keys->coming[keys->next], keys->bytes);
-}
-
-/* `room` for rows; the keys are given as to `attend`. */
-static key_set key_set_of(const buffers *b, const void *room[], const void *const given[], int32_t count,
-                          int32_t more) {
-  enum { LEAD = 32 };
-  /* Of the first step, keys themselves come, ahead of their logits. */
-  const int32_t here = !*b->fresh ? count : count < LEAD ? count : LEAD;
-  key_set keys = {.rows = room,
-                  .count = count,
-                  .in_logits = (count + KEY_GROUP - 1) / KEY_GROUP * KEY_GROUP,
-                  .in_sums = (count + VALUE_GROUP - 1) / VALUE_GROUP * VALUE_GROUP,
-                  .by_all = count,
-                  .coming = given + here,
-                  .bytes = (int32_t)sizeof(bf16) * b->d_qk,
-                  .until = {count - here + more / 2, count - here + more}};
-  for (int32_t t = 0; t < keys.in_logits || t < keys.in_sums; t++)
-    room[t] = t < count && given[t] != NULL ? given[t] : b->zeros;
-  for (int32_t t = 0; *b->fresh && t < here; t++) fetch(given[t], keys.bytes);
-  return keys;
-}
 
 /* ---- what a set defines ---- */
 
@@ -74,7 +28,9 @@ static key_set key_set_of(const buffers *b, const void *room[], const void *cons
 static void logits(const buffers *b, key_set *keys);
 /* Adds weight * value over in_sums tokens to the sums of all rows, or sets the sums. */
 static void accumulate(const buffers *b, key_set *keys, bool set);
-/* The same for up to DIRECT_ROWS rows that attend all keys, with the values where they lie. */
+/* The same for up to DIRECT_ROWS rows, with the values where they lie, of keys that allow it: for a row that does not
+ * attend one its value must be finite. */
+static bool takes_direct(const buffers *b, const key_set *keys);
 static void accumulate_direct(const buffers *b, key_set *keys, bool set);
 
 /* ---- queries ---- */
@@ -146,8 +102,9 @@ static void add_others(const buffers *b, const bf16 *key, int32_t token, int32_t
 }
 
 /* A panel of values, from a column on. */
-static void pack_values(uint32_t *values, const key_set *keys, int32_t column) {
+static void pack_values(uint32_t *values, key_set *keys, int32_t column) {
   for (int32_t t = 0; t < keys->in_sums; t += 2) {
+    fetch_lines(keys);
     const bf16 *low = (const bf16 *)keys->rows[t] + column, *high = (const bf16 *)keys->rows[t + 1] + column;
     for (int32_t c = 0; c < PANEL; c += 2 * LANES) {
       vu pairs[2];
@@ -225,7 +182,8 @@ static void attend(void *scratch, const fm_cpu_tile *tile, const void *const giv
                    const int32_t attended[]) {
   const buffers b = buffers_in(scratch, tile);
   const void *room[FM_CPU_MOST_KEYS];
-  key_set keys = key_set_of(&b, room, given, count, more);
+  const int32_t next = keys_of_step(tile); /* more would be fetched again */
+  key_set keys = key_set_of(&b, room, given, count, more < next ? more : next);
   logits(&b, &keys);
   for (int32_t s = 0; attended != NULL && s < tile->tokens; s++) {
     if (attended[s] < keys.by_all) keys.by_all = attended[s];
@@ -234,7 +192,7 @@ static void attend(void *scratch, const fm_cpu_tile *tile, const void *const giv
   }
   for (int32_t row = 0; row < b.rows; row += LANES) softmax(&b, row, count, tile->scale_log2);
   if (!*b.fresh) rescale_sums(&b);
-  if (b.rows <= DIRECT_ROWS && keys.by_all == count)
+  if (b.rows <= DIRECT_ROWS && takes_direct(&b, &keys))
     accumulate_direct(&b, &keys, *b.fresh);
   else
     accumulate(&b, &keys, *b.fresh);
@@ -248,10 +206,9 @@ static fm_cpu_row_sums finish(void *scratch, const fm_cpu_tile *tile, int32_t ro
   const buffers b = buffers_in(scratch, tile);
   const float *sums = b.sums + row * SUM_STRIDE;
   for (int32_t c = 0; c < b.d_v; c += 2 * LANES) {
-    for (int32_t i = 0; i < LANES; i++) {
-      b.result[c + 2 * i] = sums[c + i];
-      b.result[c + 2 * i + 1] = sums[c + LANES + i];
-    }
+    const vf even = LOAD(sums + c), odd = LOAD(sums + c + LANES);
+    STORE(b.result + c, SHUFFLE(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+    STORE(b.result + c + LANES, SHUFFLE(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
   }
   return (fm_cpu_row_sums){b.result, b.row_max[row], b.row_sum[row]};
 }
