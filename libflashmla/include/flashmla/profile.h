@@ -12,7 +12,7 @@ extern "C" {
 
 /* A profile: a record of every call of every operation that succeeds, from all threads, while it runs. Off, a call pays
  * a load and a branch. On, it pays for two readings of the clock and on CUDA for two events around its launches; of the
- * calls behind the first 256 half have no events. The first profiled call on a device makes the events of all; else a
+ * calls behind the first 256 three in four have no events. The first profiled call on a device makes the events of all; else a
  * call allocates nothing and waits for nothing. Events end the overlap of a call's first kernel with what is before it
  * in the stream; on a stream that is idle, the time between launches counts. Bytes are those that the call has to move,
  * each once: caches as far as they are read, the other tensors whole. FLOP are those of both products of attention,
@@ -41,7 +41,7 @@ typedef enum flashmla_device_time {
   FLASHMLA_TIME_CAPTURED = 3, /* the call was captured in a CUDA graph; its replays are not seen */
   FLASHMLA_TIME_LOST = 4,     /* more than max_pending calls were under way */
   FLASHMLA_TIME_FAILED = 5,   /* the driver refused an event: of another context than the first call's, say */
-  FLASHMLA_TIME_SKIPPED = 6   /* beyond the first 256 calls of a profile half of them, at random, have no events */
+  FLASHMLA_TIME_SKIPPED = 6   /* beyond the first 256 calls of a profile three in four, at random, have no events */
 } flashmla_device_time;
 
 typedef enum flashmla_call_flags {

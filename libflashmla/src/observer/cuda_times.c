@@ -157,11 +157,11 @@ static bool copy_lengths(const fm_driver *driver, const fm_observation *seen, co
   return any;
 }
 
-/* Each event takes the driver a microsecond: many calls are as well known by half of them, which are chosen so that no
- * order of operations meets it. */
+/* Each event takes the driver more than a microsecond: many calls are as well known by a quarter of them, which are
+ * chosen so that no order of operations meets it. */
 static bool is_timed(const fm_profile_wants *wants) {
   enum { ALL_OF_FIRST = 256 };
-  return wants->calls < ALL_OF_FIRST || (wants->calls * UINT64_C(0x9E3779B97F4A7C15)) >> 63 == 0;
+  return wants->calls < ALL_OF_FIRST || (wants->calls * UINT64_C(0x9E3779B97F4A7C15)) >> 62 == 0;
 }
 
 /* The events of the call, taken with the lock held; NULL: there are none. */
