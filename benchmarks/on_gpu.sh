@@ -43,7 +43,7 @@ run_tests() {
   { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
     echo "kernels $(python3 -c 'import sys; sys.path.insert(0, "benchmarks"); import digest; print(digest.current())')"
   } > "$out/gpu-tests.txt"
-  suite tests-gpu tests/gpu tests/ops tests/pool tests/tuning tests/integrations/test_torch_layer.py -m gpu
+  suite tests-gpu tests/gpu tests/ops tests/pool tests/tuning tests/integrations/test_torch_layer.py tests/unit/test_survivor.py -m gpu
   suite tests-property --timeout 120 tests/ops tests/test_invalid_calls.py -m "not gpu" -k gpu
   cat "$out/gpu-tests.txt"
 }
