@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times swaps of a long sequence to pinned host memory and back, and decode steps of other sequences beside them. A step
-is a token more for each and dense_decode in every layer. Needs a GPU. A record is one JSON object a line:
+"""Times swaps of a long sequence to pinned host memory and back, and decode steps of others beside them. A step is
+a token more for each and dense_decode in every layer. Needs a GPU. A record is one JSON object a line:
   layout            of the layers: listed, a tensor each; interleaved, those of a page behind one another
   layers megabytes  of the sequence that is swapped
   swap              out, or in

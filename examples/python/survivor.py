@@ -17,9 +17,9 @@ import sys
 import warnings
 
 import numpy as np
-from arrays import Array, choose
 
 import flashmla
+from arrays import Array, choose
 
 PAGE, HEADS, D_QK, D_V, PAGES = 64, 16, 576, 512, 64
 CONTEXT_LOST = 302  # FLASHMLA_ERROR_CONTEXT_LOST

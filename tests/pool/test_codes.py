@@ -1,5 +1,5 @@
-"""Pools whose pages are codes, on every device: what copies on write, swaps and recycled pages leave of them is attended
-as caches that were written at once are."""
+"""Pools whose pages are codes, on every device: what copies on write, swaps and recycled pages leave of them is
+attended as caches that were written at once are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ import flashmla
 torch = pytest.importorskip("torch")
 
 PAGE, LAYERS, PAGES, TABLE, HEADS, TOPK = 16, 2, 14, 5, 16, 24
-ROW_AND_COLUMNS = {"v32": (656, 576), "v32_nope": (528, 512), "model1": (584, 512), "v41": (528, 512), "fp8": (576, 576)}
+ROW_AND_COLUMNS = {
+    "v32": (656, 576),
+    "v32_nope": (528, 512),
+    "model1": (584, 512),
+    "v41": (528, 512),
+    "fp8": (576, 576),
+}
 DENSE = [*ROW_AND_COLUMNS]
 SPARSE = [name for name in DENSE if name != "fp8"]  # which a GPU does not attend so
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import pool_replay, trace_replay
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "python"))
-import traffic  # noqa: E402
+import traffic
 
 CONCURRENT = 256
 TRACES = os.environ.get("FLASHMLA_TRACES", "")

@@ -1,11 +1,11 @@
-"""What a decode step costs in books, in pools of every size: a token for each sequence, a page for every 64th, arrays."""
+"""What a decode step costs in the books of pools of every size: a token a sequence, a page for every 64th, arrays."""
 
 import statistics
 
 import pytest
 
 pytest.importorskip("torch")
-from benchmarks import pool_steps  # noqa: E402
+from benchmarks import pool_steps
 
 
 @pytest.mark.parametrize(("sequences", "blocks", "most"), pool_steps.CASES)
