@@ -4,6 +4,7 @@
 #include "observer/cuda_times.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/arith.h"
 #include "cuda/device.h"
@@ -16,6 +17,7 @@ typedef struct pair {
   uint32_t profile; /* that its time is told to; none has number 0 */
   uint64_t number;  /* of the call in that */
 } pair;
+enum { ALL_OF_FIRST = 256, OF_A_SHAPE = 8, SHAPES = 1024 };
 typedef struct device_events {
   pair *pairs;
   int32_t count, next;
@@ -24,6 +26,7 @@ typedef struct device_events {
   uint32_t profile;
   int32_t *lengths;        /* pinned: `room` of each pair; NULL: there are none, and no room */
   int32_t room, with_room; /* pairs that there is room for: all, or there is no room */
+  uint8_t timed[SHAPES];   /* calls of a shape, by its hash, that were timed for being its first */
 } device_events;
 static device_events all[FM_MAX_DEVICES];
 
@@ -70,6 +73,7 @@ static bool begin_profile(const fm_driver *driver, device_events *of, fm_profile
   restore(driver, mode);
   for (int32_t i = 0; i < of->count; ++i)
     if (of->pairs[i].state == PENDING && !of->pairs[i].has_lengths) of->pairs[i].state = IDLE;
+  memset(of->timed, 0, sizeof of->timed);
   of->based = false;
   of->profile = wants.profile;
   return made && of->count > 0;
@@ -157,22 +161,35 @@ static bool copy_lengths(const fm_driver *driver, const fm_observation *seen, co
   return any;
 }
 
+/* Whether the call is among the first of its operation and extents; shapes of one hash count as one. */
+static bool is_of_new_shape(device_events *of, const fm_call *call) {
+  uint64_t hash = (uintptr_t)call->operation;
+  for (int32_t axis = 0; axis < call->operation->num_axes; ++axis)
+    hash = (hash ^ (uint64_t)call->extents[axis]) * UINT64_C(0x9E3779B97F4A7C15);
+  uint8_t *timed = &of->timed[hash >> 54];
+  if (*timed == OF_A_SHAPE) return false;
+  ++*timed;
+  return true;
+}
+_Static_assert(SHAPES == 1 << (64 - 54), "the bits of a hash that name a shape");
+
 /* Each event takes the driver more than a microsecond: many calls are as well known by a quarter of them, which are
  * chosen so that no order of operations meets it. */
-static bool is_timed(const fm_profile_wants *wants) {
-  enum { ALL_OF_FIRST = 256 };
-  return wants->calls < ALL_OF_FIRST || (wants->calls * UINT64_C(0x9E3779B97F4A7C15)) >> 62 == 0;
+static bool is_timed(device_events *of, const fm_call *call, uint64_t number) {
+  if (number < ALL_OF_FIRST) return true;
+  return is_of_new_shape(of, call) || (number * UINT64_C(0x9E3779B97F4A7C15)) >> 62 == 0;
 }
 
 /* The events of the call, taken with the lock held; NULL: there are none. */
-static pair *take_pair_locked(const fm_driver *driver, fm_observation *seen, const fm_profile_wants *wants) {
+static pair *take_pair_locked(const fm_driver *driver, const fm_call *call, fm_observation *seen,
+                              const fm_profile_wants *wants) {
   device_events *of = &all[seen->device->id];
   const int64_t begin_ns = fm_clock_ns();
   const bool new = of->profile != wants->profile;
   if (new && !begin_profile(driver, of, *wants)) return NULL;
   if (of->count == 0) return NULL;                     /* events could not be made */
   if (new) seen->begin_ns += fm_clock_ns() - begin_ns; /* no part of a call */
-  if (!is_timed(wants)) seen->device_time = FLASHMLA_TIME_SKIPPED;
+  if (!is_timed(of, call, wants->calls)) seen->device_time = FLASHMLA_TIME_SKIPPED;
   if (seen->device_time == FLASHMLA_TIME_SKIPPED) return NULL;
   seen->profile = wants->profile;
   seen->pair = take(driver, of);
@@ -188,7 +205,7 @@ void fm_time_launches(fm_observation *seen, const fm_call *call, const void *sta
   if (!enter(&driver, call->device_id, seen) || captured(driver, seen)) return;
   fm_profile_wants wants;
   fm_lock_profile(&wants);
-  pair *it = take_pair_locked(driver, seen, &wants);
+  pair *it = take_pair_locked(driver, call, seen, &wants);
   device_events *of = &all[seen->device->id];
   if (it != NULL && wants.lengths > 0 && of->room > 0) {
     fm_facts facts;
