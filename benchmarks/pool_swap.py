@@ -78,7 +78,11 @@ class Pool:
         host = torch.empty(pages, size, dtype=torch.uint8, pin_memory=True)
         self.bytes = host.nbytes
         self.cache = flashmla.PagedKVCache(
-            self.layers, max_seqs=BATCH + 1, max_seq_len=max(pages * PAGE, TOKENS + ROOM * PAGE), host_pool=host
+            self.layers,
+            max_seqs=BATCH + 1,
+            max_seq_len=max(pages * PAGE, TOKENS + ROOM * PAGE),
+            max_slots=max(pages * PAGE, BATCH * TOKENS),
+            host_pool=host,
         )
         self.others = [self.cache.allocate()[0] for _ in range(BATCH)]
         self.cache.append(self.others, [TOKENS] * BATCH)

@@ -79,9 +79,13 @@ def test_calls_beyond_the_events_have_no_device_time(cuda_12_0):
 
 
 def test_events_are_taken_again(cuda_12_0):
-    records, _, ran = profiled(cuda_12_0, "start(max_pending=2)\nfor _ in range(7): decode()\nread()")
-    assert [record["device_time"] for record in records] == [KNOWN] * 7
-    assert [record["number"] for record in records] == list(range(7))
+    """Of the calls that were done first, whose times were not read; those that were are known."""
+    code = "start(max_pending=2)\nfor _ in range(7): decode()\nread()\ndecode(); read()"
+    records, _, ran = profiled(cuda_12_0, code)
+    assert [record["device_time"] for record in records] == [SKIPPED] * 5 + [KNOWN] * 3
+    assert [record["device_ns"] for record in records] == [-1] * 5 + [250_000] * 3
+    assert [record["number"] for record in records] == list(range(8))
+    assert all(record["bytes"] == records[0]["bytes"] > 0 for record in records)
     assert len(ran.of("cuEventCreate")) == 2 * 2 + 1
 
 
@@ -131,13 +135,13 @@ tell("times", [r.device_time for r in records[0 : state.count]])
     return times
 
 
-def test_beyond_the_first_calls_a_quarter_of_them_are_timed(cuda_12_0):
+def test_beyond_the_first_calls_an_eighth_of_them_are_timed(cuda_12_0):
     """Whatever the order of operations is: here two take turns."""
     times = device_times(cuda_12_0, "for _ in range(1000):\n    decode()\n    plan()")
     assert times[:256] == [KNOWN] * 256
     for which in (0, 1):
         rest = times[256 + which :: 2]
-        assert 0.22 < rest.count(KNOWN) / len(rest) < 0.28
+        assert 0.11 < rest.count(KNOWN) / len(rest) < 0.16
 
 
 @pytest.mark.parametrize("other", ["plan()", "decode(STEP.but(s_q=3))"])
@@ -168,7 +172,7 @@ driver.cuInit(9)
     off, _, *on = [Counter(names.split()) for names in " ".join(ran.names()).split("cuInit")[-43:-1]]
     found = {tuple(sorted((call - off).items())) for call in on}
     quick = Counter(["cuCtxGetCurrent", "cuCtxGetDevice", "cuStreamIsCapturing"])
-    slow = Counter({"cuEventRecord": 2, "cuEventQuery": 1, "cuEventElapsedTime": 2, "cuMemcpyAsync": lengths})
+    slow = Counter({"cuEventRecord": 2, "cuEventQuery": 1, "cuMemcpyAsync": lengths})
     slow += Counter({"cuThreadExchangeStreamCaptureMode": 2})
     assert found == {tuple(sorted(quick.items())), tuple(sorted((quick + slow).items()))}
 

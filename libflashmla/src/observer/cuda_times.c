@@ -1,6 +1,7 @@
 /* cuda_times.c - see cuda_times.h. Every device has a ring of pairs of events, made by the first profiled call there
- * and kept: calls take them in turn, and take those of a call again whose time is read. A pair belongs to the call that
- * took it until that ends, and to what it enqueued with it until that is done, whatever profiles begin meanwhile. */
+ * and kept: calls take them in turn, of the earliest call whose work is done again. A pair belongs to the call that
+ * took it until that ends, and to what it enqueued with it until that is done, whatever profiles begin meanwhile. Times
+ * are read where the profile is: that takes the driver longer than all else that is asked of it for a call. */
 #include "observer/cuda_times.h"
 
 #include <stdlib.h>
@@ -92,20 +93,23 @@ static void tell_time(const fm_driver *driver, const device_events *of, const pa
     fm_time_found(it->number, FLASHMLA_TIME_FAILED, -1, -1, NULL);
 }
 
-/* Whether a pending pair is done, which is then idle. */
-static bool found(const fm_driver *driver, const device_events *of, pair *it) {
+/* Reads the time of a pending pair where it is done, and then idle. */
+static void find(const fm_driver *driver, const device_events *of, pair *it) {
   const CUresult result = driver->event_query(it->end);
-  if (result == CUDA_ERROR_NOT_READY) return false;
+  if (result == CUDA_ERROR_NOT_READY) return;
   if (it->profile == of->profile) tell_time(driver, of, it, result);
   it->state = IDLE;
-  return true;
 }
 
+/* Of a call that is done the time is given up, for that of a newer one. */
 static bool is_free(const fm_driver *driver, const device_events *of, pair *it) {
   if (it->state == PENDING) {
     const int mode = relax(driver);
-    found(driver, of, it);
+    const CUresult result = driver->event_query(it->end);
     restore(driver, mode);
+    if (result == CUDA_ERROR_NOT_READY) return false;
+    if (it->profile == of->profile) fm_time_found(it->number, FLASHMLA_TIME_SKIPPED, -1, -1, NULL);
+    it->state = IDLE;
   }
   return it->state == IDLE;
 }
@@ -173,11 +177,11 @@ static bool is_of_new_shape(device_events *of, const fm_call *call) {
 }
 _Static_assert(SHAPES == 1 << (64 - 54), "the bits of a hash that name a shape");
 
-/* Each event takes the driver more than a microsecond: many calls are as well known by a quarter of them, which are
+/* Each event takes the driver more than a microsecond: many calls are as well known by an eighth of them, which are
  * chosen so that no order of operations meets it. */
 static bool is_timed(device_events *of, const fm_call *call, uint64_t number) {
   if (number < ALL_OF_FIRST) return true;
-  return is_of_new_shape(of, call) || (number * UINT64_C(0x9E3779B97F4A7C15)) >> 62 == 0;
+  return is_of_new_shape(of, call) || (number * UINT64_C(0x9E3779B97F4A7C15)) >> 61 == 0;
 }
 
 /* The events of the call, taken with the lock held; NULL: there are none. */
@@ -250,7 +254,7 @@ static void find_of(const fm_driver *driver, int32_t device_id, const fm_profile
   if (of->profile != wants->profile || !enter(&driver, device_id, &seen)) return;
   const int mode = relax(driver);
   for (int32_t i = 0; i < of->count; ++i)
-    if (of->pairs[i].state == PENDING) found(driver, of, &of->pairs[i]);
+    if (of->pairs[i].state == PENDING) find(driver, of, &of->pairs[i]);
   restore(driver, mode);
   fm_device_leave(driver, seen.pushed);
 }
