@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a profile costs a call: host_calls.py's tiny problem without one, with one, and with one that copies lengths, in
 rounds that take turns. Best and median of the rounds in microseconds, and what each is more than without. Calls are
-those of a long profile: the first, which are all timed, went before, and the times of earlier calls are read.
+those of a long profile: the first, which are all timed, went before, and events of earlier calls are taken again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from host import finish, gpu_is_there  # noqa: E402
 import flashmla  # noqa: E402
 
 WARM = 300  # calls: the first makes the events, and the first 256 are all timed
-ON = {"max_pending": 256}  # all taken by those, so that later calls take them again
+ON = {"max_pending": 256}  # all taken by those
 MODES: dict[str, dict[str, int] | None] = {"off": None, "on": ON, "lengths": ON | {"lengths": True}}
 
 

@@ -248,22 +248,27 @@ void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {
   fm_device_leave(driver, seen->pushed);
 }
 
-static void find_of(const fm_driver *driver, int32_t device_id, const fm_profile_wants *wants) {
+/* Of pairs from `first` on, a few at a time, since calls wait for the lock meanwhile. Whether there may be more. */
+static bool find_some(int32_t device_id, int32_t first, int32_t count) {
   fm_observation seen;
+  fm_profile_wants wants;
+  fm_lock_profile(&wants);
+  const fm_driver *driver;
   device_events *of = &all[device_id];
-  if (of->profile != wants->profile || !enter(&driver, device_id, &seen)) return;
-  const int mode = relax(driver);
-  for (int32_t i = 0; i < of->count; ++i)
-    if (of->pairs[i].state == PENDING) find(driver, of, &of->pairs[i]);
-  restore(driver, mode);
-  fm_device_leave(driver, seen.pushed);
+  const bool any = first < of->count && of->profile == wants.profile && enter(&driver, device_id, &seen);
+  if (any) {
+    const int mode = relax(driver);
+    for (int32_t i = first; i < of->count && i < first + count; ++i)
+      if (of->pairs[i].state == PENDING) find(driver, of, &of->pairs[i]);
+    restore(driver, mode);
+    fm_device_leave(driver, seen.pushed);
+  }
+  fm_unlock_profile();
+  return any;
 }
 
 void fm_find_times(void) {
-  fm_profile_wants wants;
-  fm_lock_profile(&wants);
-  flashmla_status status;
+  enum { AT_ONCE = 64 };
   for (int32_t device_id = 0; device_id < FM_MAX_DEVICES; ++device_id)
-    if (all[device_id].count > 0) find_of(fm_driver_open(&status), device_id, &wants);
-  fm_unlock_profile();
+    for (int32_t first = 0; find_some(device_id, first, AT_ONCE); first += AT_ONCE) continue;
 }
