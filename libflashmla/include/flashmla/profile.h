@@ -12,7 +12,7 @@ extern "C" {
 
 /* A profile: a record of every call of every operation that succeeds, from all threads, while it runs. Off, a call pays
  * a load and a branch. On, it pays for two readings of the clock and on CUDA for two events around its launches, which
- * the first 256 calls have, the first 8 of a shape behind those, and of the others an eighth. The first profiled call
+ * the first 256 calls have, the first 8 of a shape behind those, and of the others a sixteenth. The first profiled call
  * on a device makes the events of all; else a call allocates nothing and waits for nothing. Events end the overlap of a
  * call's first kernel with what is before it in the stream; on a stream that is idle, the time between launches counts.
  * Bytes are those that the call has to move, each once: caches as far as they are read, the other tensors whole. FLOP

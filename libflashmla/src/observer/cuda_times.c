@@ -177,24 +177,35 @@ static bool is_of_new_shape(device_events *of, const fm_call *call) {
 }
 _Static_assert(SHAPES == 1 << (64 - 54), "the bits of a hash that name a shape");
 
-/* Each event takes the driver more than a microsecond: many calls are as well known by an eighth of them, which are
- * chosen so that no order of operations meets it. */
+/* Each event takes the driver more than a microsecond, a copy of lengths several: many calls are as well known by a
+ * sixteenth of them, which are chosen so that no order of operations meets it. */
 static bool is_timed(device_events *of, const fm_call *call, uint64_t number) {
   if (number < ALL_OF_FIRST) return true;
-  return is_of_new_shape(of, call) || (number * UINT64_C(0x9E3779B97F4A7C15)) >> 61 == 0;
+  return is_of_new_shape(of, call) || (number * UINT64_C(0x9E3779B97F4A7C15)) >> 60 == 0;
+}
+
+/* Before anything else, since most calls are: the driver is asked only whether a stream that may be captured is. */
+static bool is_skipped(const fm_call *call, fm_observation *seen) {
+  flashmla_status status;
+  fm_profile_wants wants;
+  fm_lock_profile(&wants);
+  device_events *of = &all[call->device_id];
+  const bool skipped = of->profile == wants.profile && !is_timed(of, call, wants.calls);
+  fm_unlock_profile();
+  if (!skipped) return false;
+  seen->device_time = FLASHMLA_TIME_SKIPPED;
+  if (seen->stream != NULL) captured(fm_driver_open(&status), seen);
+  return true;
 }
 
 /* The events of the call, taken with the lock held; NULL: there are none. */
-static pair *take_pair_locked(const fm_driver *driver, const fm_call *call, fm_observation *seen,
-                              const fm_profile_wants *wants) {
+static pair *take_pair_locked(const fm_driver *driver, fm_observation *seen, const fm_profile_wants *wants) {
   device_events *of = &all[seen->device->id];
   const int64_t begin_ns = fm_clock_ns();
   const bool new = of->profile != wants->profile;
   if (new && !begin_profile(driver, of, *wants)) return NULL;
   if (of->count == 0) return NULL;                     /* events could not be made */
   if (new) seen->begin_ns += fm_clock_ns() - begin_ns; /* no part of a call */
-  if (!is_timed(of, call, wants->calls)) seen->device_time = FLASHMLA_TIME_SKIPPED;
-  if (seen->device_time == FLASHMLA_TIME_SKIPPED) return NULL;
   seen->profile = wants->profile;
   seen->pair = take(driver, of);
   if (seen->pair < 0) seen->device_time = FLASHMLA_TIME_LOST;
@@ -204,12 +215,13 @@ static pair *take_pair_locked(const fm_driver *driver, const fm_call *call, fm_o
 
 void fm_time_launches(fm_observation *seen, const fm_call *call, const void *state) {
   const fm_driver *driver;
-  seen->device_time = FLASHMLA_TIME_FAILED;
   memcpy(&seen->stream, call->params + call->operation->stream_offset, sizeof seen->stream);
+  if (is_skipped(call, seen)) return;
+  seen->device_time = FLASHMLA_TIME_FAILED;
   if (!enter(&driver, call->device_id, seen) || captured(driver, seen)) return;
   fm_profile_wants wants;
   fm_lock_profile(&wants);
-  pair *it = take_pair_locked(driver, call, seen, &wants);
+  pair *it = take_pair_locked(driver, seen, &wants);
   device_events *of = &all[seen->device->id];
   if (it != NULL && wants.lengths > 0 && of->room > 0) {
     fm_facts facts;
