@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Times swaps of a long sequence to pinned host memory and back, and decode steps of others beside them. A step is
-a token more for each and dense_decode in every layer. Needs a GPU. A record is one JSON object a line:
+"""Times swaps of a long sequence to pinned host memory and back, and decode steps of others beside them. A step
+is a token more for each, which uploads lengths and slots, and dense_decode in every layer; or that alone, as in a
+replayed graph. Needs a GPU. A record is one JSON object a line:
   layout            of the layers: listed, a tensor each; interleaved, those of a page behind one another
+  appends           whether a step has tokens appended
   layers megabytes  of the sequence that is swapped
   swap              out, or in
   gbs               GB/s of the swap alone
@@ -94,15 +96,16 @@ class Pool:
         self.attended = self.cache.block_table[:BATCH, :columns], self.cache.cache_seqlens[:BATCH]
         self.plan = flashmla.plan_decode(self.q, self.layers[0], *self.attended)
 
-    def step(self) -> None:
-        self.cache.append(self.others)
+    def step(self, appends: bool) -> None:
+        if appends:
+            self.cache.append(self.others)
         for layer in self.layers:
             flashmla.dense_decode(self.q, layer, *self.attended, plan=self.plan, out=self.out, return_lse=False)
 
     def swap(self, name: str) -> None:
         (self.cache.swap_out if name == "out" else self.cache.swap_in)(self.long)
 
-    def timed(self, swap: str | None, steps: int) -> Times:
+    def timed(self, swap: str | None, steps: int, appends: bool = True) -> Times:
         """Steps are enqueued behind the call of the swap, with as many tokens every time."""
         for other in self.others:
             self.cache.truncate(other, TOKENS)
@@ -115,24 +118,24 @@ class Pool:
         called = time.perf_counter()
         begin.record()
         for _ in range(steps):
-            self.step()
+            self.step(appends)
         end.record()
         self.torch.cuda.synchronize()
         return Times(1e3 * (time.perf_counter() - start), 1e3 * (called - start), begin.elapsed_time(end))
 
-    def pairs(self, rounds: int = ROUNDS) -> list[Pair]:
+    def pairs(self, *, appends: bool, rounds: int = ROUNDS) -> list[Pair]:
         """Medians of rounds, of a swap out and one in."""
         self.timed(None, 3)
         alone = {name: self.timed(name, 0).whole for _ in range(2) for name in ("out", "in")}
-        step = self.timed(None, 3).steps / 3
+        step = self.timed(None, 3, appends).steps / 3
         counts = {name: max(1, min(ROOM * PAGE, int(OF_THE_SWAP * ms / step))) for name, ms in alone.items()}
         swaps, steps, both = ({name: [] for name in counts} for _ in range(3))
         for _ in range(rounds):
             for name in counts:
                 swaps[name].append(self.timed(name, 0))
             for name, count in counts.items():
-                both[name].append(self.timed(name, count))
-                steps[name].append(self.timed(None, count))
+                both[name].append(self.timed(name, count, appends))
+                steps[name].append(self.timed(None, count, appends))
         return [
             Pair(name, count, median(swaps[name]), median(steps[name]), median(both[name]))
             for name, count in counts.items()
@@ -145,10 +148,11 @@ def median(times: list[Times]) -> Times:
 
 def measured(layout: str, layers: int, pages: int, tell: Callable[[dict], None]) -> None:
     pool = Pool(layout, layers, pages)
-    for pair in pool.pairs():
+    for appends, pair in ((appends, pair) for appends in (False, True) for pair in pool.pairs(appends=appends)):
         tell(
             {
                 "layout": layout,
+                "appends": appends,
                 "layers": layers,
                 "megabytes": round(pool.bytes / 1e6),
                 "swap": pair.name,

@@ -159,11 +159,14 @@ def a_cache_is_collected_during_a_capture() -> None:
 
 
 def swaps_overlap_with_steps() -> None:
-    """Beside decode steps that take nearly as long, each alone; one behind the other they would take the sum."""
+    """Beside attention that takes nearly as long; one behind the other they would take the sum of both."""
     from benchmarks import pool_swap
 
-    for pair in pool_swap.Pool("interleaved", layers=8, pages=1024).pairs(rounds=3):
+    pool = pool_swap.Pool("interleaved", layers=8, pages=1024)
+    for pair in pool.pairs(appends=False, rounds=3):
         assert pair.share < 0.8, pair
+    out, _ = pool.pairs(appends=True, rounds=3)
+    assert out.share < 0.8, out
 
 
 CHECKS = [
