@@ -96,7 +96,7 @@ class Pool:
         self.attended = self.cache.block_table[:BATCH, :columns], self.cache.cache_seqlens[:BATCH]
         self.plan = flashmla.plan_decode(self.q, self.layers[0], *self.attended)
 
-    def step(self, appends: bool) -> None:
+    def step(self, *, appends: bool) -> None:
         if appends:
             self.cache.append(self.others)
         for layer in self.layers:
@@ -105,7 +105,7 @@ class Pool:
     def swap(self, name: str) -> None:
         (self.cache.swap_out if name == "out" else self.cache.swap_in)(self.long)
 
-    def timed(self, swap: str | None, steps: int, appends: bool = True) -> Times:
+    def timed(self, swap: str | None, steps: int, *, appends: bool = True) -> Times:
         """Steps are enqueued behind the call of the swap, with as many tokens every time."""
         for other in self.others:
             self.cache.truncate(other, TOKENS)
@@ -118,7 +118,7 @@ class Pool:
         called = time.perf_counter()
         begin.record()
         for _ in range(steps):
-            self.step(appends)
+            self.step(appends=appends)
         end.record()
         self.torch.cuda.synchronize()
         return Times(1e3 * (time.perf_counter() - start), 1e3 * (called - start), begin.elapsed_time(end))
@@ -127,15 +127,15 @@ class Pool:
         """Medians of rounds, of a swap out and one in."""
         self.timed(None, 3)
         alone = {name: self.timed(name, 0).whole for _ in range(2) for name in ("out", "in")}
-        step = self.timed(None, 3, appends).steps / 3
+        step = self.timed(None, 3, appends=appends).steps / 3
         counts = {name: max(1, min(ROOM * PAGE, int(OF_THE_SWAP * ms / step))) for name, ms in alone.items()}
         swaps, steps, both = ({name: [] for name in counts} for _ in range(3))
         for _ in range(rounds):
             for name in counts:
                 swaps[name].append(self.timed(name, 0))
             for name, count in counts.items():
-                both[name].append(self.timed(name, count, appends))
-                steps[name].append(self.timed(None, count, appends))
+                both[name].append(self.timed(name, count, appends=appends))
+                steps[name].append(self.timed(None, count, appends=appends))
         return [
             Pair(name, count, median(swaps[name]), median(steps[name]), median(both[name]))
             for name, count in counts.items()
@@ -148,23 +148,23 @@ def median(times: list[Times]) -> Times:
 
 def measured(layout: str, layers: int, pages: int, tell: Callable[[dict], None]) -> None:
     pool = Pool(layout, layers, pages)
-    for appends, pair in ((appends, pair) for appends in (False, True) for pair in pool.pairs(appends=appends)):
-        tell(
-            {
-                "layout": layout,
-                "appends": appends,
-                "layers": layers,
-                "megabytes": round(pool.bytes / 1e6),
-                "swap": pair.name,
-                "gbs": round(pool.bytes / pair.swap.whole / 1e6, 1),
-                "call_ms": round(pair.swap.call, 2),
-                "swap_ms": round(pair.swap.whole, 2),
-                "steps_ms": round(pair.steps.whole, 2),
-                "both_ms": round(pair.both.whole, 2),
-                "step_us": round(1e3 * pair.steps.steps / pair.count, 1),
-                "beside_us": round(1e3 * pair.both.steps / pair.count, 1),
-            }
-        )
+    for appends in (False, True):
+        for pair in pool.pairs(appends=appends):
+            tell({"layout": layout, "appends": appends, "layers": layers, **facts_of(pair, pool.bytes)})
+
+
+def facts_of(pair: Pair, size: int) -> dict:
+    return {
+        "megabytes": round(size / 1e6),
+        "swap": pair.name,
+        "gbs": round(size / pair.swap.whole / 1e6, 1),
+        "call_ms": round(pair.swap.call, 2),
+        "swap_ms": round(pair.swap.whole, 2),
+        "steps_ms": round(pair.steps.whole, 2),
+        "both_ms": round(pair.both.whole, 2),
+        "step_us": round(1e3 * pair.steps.steps / pair.count, 1),
+        "beside_us": round(1e3 * pair.both.steps / pair.count, 1),
+    }
 
 
 def main() -> int:
