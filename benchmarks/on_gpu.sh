@@ -16,6 +16,8 @@
 #   tuned        a tuning file is made, and calls with it and without -> OUT/flashmla.tuning, OUT/tuned.jsonl
 #   models       models of transformers: tests, decode speed, forms of prefill -> OUT/gpu-tests.txt, OUT/transformers_decode.jsonl, OUT/prefill_forms.jsonl
 #   host         host time of calls                        -> OUT/host.jsonl
+#   pools        steps and swaps of a pool                 -> OUT/pool_steps.jsonl, OUT/pool_swap.jsonl
+#   profile      what a profile costs a call               -> OUT/profile_overhead.txt
 #   peers-tests  FlashMLA's own tests of decode            -> OUT/peers-tests.txt
 # Environment: COMMIT names the sources in the records; *_LIMIT are seconds; GRID holds further arguments of grid.py, such
 # as "--shard 0/2 --done FILE"; FLASHMLA_TESTS is the folder `tests` of FlashMLA, PEERS_TESTS which of its tests run (by
@@ -24,7 +26,7 @@
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [quantised] [sparse] [sparse-grid] [sparse-plans] [writers] [tuned] [models] [host] [peers-tests]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [quantised] [sparse] [sparse-grid] [sparse-plans] [writers] [tuned] [models] [host] [pools] [profile] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -43,7 +45,7 @@ run_tests() {
   { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
     echo "kernels $(python3 -c 'import sys; sys.path.insert(0, "benchmarks"); import digest; print(digest.current())')"
   } > "$out/gpu-tests.txt"
-  suite tests-gpu tests/gpu tests/ops tests/pool tests/tuning tests/integrations/test_torch_layer.py -m gpu
+  suite tests-gpu tests/gpu tests/ops tests/pool tests/tuning tests/integrations/test_torch_layer.py tests/unit/test_survivor.py -m gpu
   suite tests-property --timeout 120 tests/ops tests/test_invalid_calls.py -m "not gpu" -k gpu
   cat "$out/gpu-tests.txt"
 }
@@ -74,6 +76,17 @@ run_bench() { timed "${BENCH_LIMIT:-300}" dense_decode; }
 run_grid() { timed "$((${GRID_LIMIT:-400} + 30))" grid --limit-seconds "${GRID_LIMIT:-400}" ${GRID:-}; }
 run_traces() { timed "${TRACES_LIMIT:-120}" traces; }
 run_host() { timed "${HOST_LIMIT:-120}" host; }
+run_pools() {
+  timed "${POOLS_LIMIT:-60}" pool_steps --device cuda
+  timed "${POOLS_LIMIT:-60}" pool_swap
+}
+run_profile() {
+  { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+    echo "commit ${COMMIT:-}"
+    timeout -k 5 "${PROFILE_LIMIT:-60}" python3 benchmarks/profile_overhead.py
+  } > "$out/profile_overhead.txt" || status=1
+  cat "$out/profile_overhead.txt"
+}
 run_plans() { timed "${PLANS_LIMIT:-120}" plans; }
 run_quantised() { timed "${QUANTISED_LIMIT:-120}" quantised; }
 run_sparse() { timed "${SPARSE_LIMIT:-200}" sparse_decode; }

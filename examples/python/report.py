@@ -110,7 +110,8 @@ def operations(groups: list[dict[str, Any]]) -> list[tuple[str, str]]:
         of = [group for group in groups if group["operation"] == name]
         timed = [group for group in of if group["seconds"]]
         seconds = sum(group["seconds"] for group in timed)
-        words = [f"{sum(group['calls'] for group in of):,} calls", f"{seconds:.2f} s"]
+        every = sum(group["seconds"] / group["timed_calls"] * group["calls"] for group in timed)
+        words = [f"{sum(group['calls'] for group in of):,} calls", f"{every:.2f} s"]
         for fact, unit, scale in (("bytes_per_second", "GB/s", 1e9), ("flop_per_second", "TFLOP/s", 1e12)):
             done = sum(group[fact] * group["seconds"] for group in timed if group[fact])
             if done:

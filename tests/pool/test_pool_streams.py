@@ -48,3 +48,43 @@ one.append([name], [[5]])
 one.check()
 """
     driver.run(code, lazy=1)
+
+
+def test_the_callers_stream_waits_for_a_swap_where_it_takes_its_blocks_alone(driver):
+    """Swaps are under way until something waits for them: steps of others, and their work, do not."""
+    code = """
+import numpy, flashmla
+from pool.device_array import STREAM, DeviceArray
+
+pages, host = DeviceArray(numpy.ones((8, 4, 1, 8), "float32")), numpy.zeros((8, 4 * 8 * 4), "uint8")
+cache = flashmla.PagedKVCache([pages], max_seqs=4, max_seq_len=16, host_pool=host)
+large, other, third = [cache.allocate()[0] for _ in range(3)]
+cache.append([large, other], [12, 3])
+
+def now(what):
+    waits = [line for line in open(__import__("os").environ["STUB_LOG"]) if "cuStreamWaitEvent" in line]
+    tell(what, int(host.any(axis=1).sum()), sum(json.loads(line)["stream"] == STREAM for line in waits))
+
+import json
+cache.swap_out(large)
+for _ in range(8):
+    cache.append([other])
+now("steps in free blocks")
+cache.append([third], [12])
+now("blocks that it reads")
+cache.free(third)
+cache.swap_in(large)
+for _ in range(4):
+    cache.append([other])
+    cache.truncate(other, 11)
+now("steps beside it coming back")
+cache.append([large], [0])
+now("what came back")
+"""
+    ran = driver.run(code, lazy=1)
+    assert ran.told == [
+        ["steps in free blocks", 0, 0],
+        ["blocks that it reads", 3, 1],
+        ["steps beside it coming back", 3, 1],
+        ["what came back", 3, 2],
+    ]

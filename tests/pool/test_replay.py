@@ -1,11 +1,21 @@
-"""A trace in the columns of the published ones, replayed through a pool of half the blocks of its peak."""
+"""Traces replayed through a pool of half the blocks of their peak: a short one, an hour of both services whose lengths
+are published, and the published files where FLASHMLA_TRACES names their folder."""
 
 import csv
+import os
 import random
+import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks import pool_replay, trace_replay
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "python"))
+import traffic
+
+CONCURRENT = 256
+TRACES = os.environ.get("FLASHMLA_TRACES", "")
 
 
 @pytest.fixture
@@ -33,6 +43,31 @@ def test_every_page_is_accounted_for_and_outputs_are_right(trace):
     assert done.swaps > 5
     assert done.shared > 5000
     assert done.blocks < 12 * 13 // 2
+
+
+def replay_whole(requests) -> None:
+    """Every request, one in a hundred with its rows."""
+    done = pool_replay.replayed(requests, CONCURRENT)
+    assert done.leftover() == ""
+    assert done.checked == -(-len(requests) // pool_replay.SAMPLED)
+    assert done.swaps > 100
+    assert done.shared > 200 * len(requests)
+
+
+@pytest.mark.parametrize("service", sorted(traffic.SERVICES))
+def test_an_hour_of_a_service(service):
+    """As many requests as came in the published hour, of its distribution of lengths."""
+    published = traffic.SERVICES[service]
+    requests = traffic.draw(published, published.requests, 1.0, seed=0)
+    replay_whole([(request.context, request.generated) for request in requests])
+
+
+@pytest.mark.skipif(not TRACES, reason="FLASHMLA_TRACES names no folder with the published traces")
+@pytest.mark.parametrize("service", sorted(traffic.SERVICES))
+def test_a_published_trace(service):
+    requests = trace_replay.read(Path(TRACES) / f"AzureLLMInferenceTrace_{service}.csv")
+    assert len(requests) == traffic.SERVICES[service].requests
+    replay_whole(requests)
 
 
 @pytest.mark.usefixtures("all_sampled")

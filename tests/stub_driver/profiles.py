@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import c_abi
 
-KNOWN, CAPTURED, LOST, FAILED = (c_abi.constant(f"TIME_{name}") for name in ("KNOWN", "CAPTURED", "LOST", "FAILED"))
+KNOWN, CAPTURED, LOST, FAILED, SKIPPED = (
+    c_abi.constant(f"TIME_{name}") for name in ("KNOWN", "CAPTURED", "LOST", "FAILED", "SKIPPED")
+)
 COUNTED, OWN_PLAN, LOADED, PREPARED = (
     c_abi.constant(f"CALL_{name}") for name in ("COUNTED", "OWN_PLAN", "LOADED", "PREPARED")
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 import c_abi
-from stub_driver.profiles import CAPTURED, COUNTED, FAILED, KNOWN, LOADED, LOST, OWN_PLAN, PREPARED, profiled
+from stub_driver.profiles import CAPTURED, COUNTED, FAILED, KNOWN, LOADED, LOST, OWN_PLAN, PREPARED, SKIPPED, profiled
 
 
 def test_a_call_has_an_event_on_its_stream_before_and_behind_its_launches(cuda_12_0):
@@ -86,9 +88,13 @@ def test_calls_beyond_the_events_have_no_device_time(cuda_12_0):
 
 
 def test_events_are_taken_again(cuda_12_0):
-    records, _, ran = profiled(cuda_12_0, "start(max_pending=2)\nfor _ in range(7): decode()\nread()")
-    assert [record["device_time"] for record in records] == [KNOWN] * 7
-    assert [record["number"] for record in records] == list(range(7))
+    """Of the calls that were done first, whose times were not read; those that were are known."""
+    code = "start(max_pending=2)\nfor _ in range(7): decode()\nread()\ndecode(); read()"
+    records, _, ran = profiled(cuda_12_0, code)
+    assert [record["device_time"] for record in records] == [SKIPPED] * 5 + [KNOWN] * 3
+    assert [record["device_ns"] for record in records] == [-1] * 5 + [250_000] * 3
+    assert [record["number"] for record in records] == list(range(8))
+    assert all(record["bytes"] == records[0]["bytes"] > 0 for record in records)
     assert len(ran.of("cuEventCreate")) == 2 * 2 + 1
 
 
@@ -123,26 +129,71 @@ def test_more_lengths_than_there_is_room_for_count_the_capacity(cuda_12_0):
     assert not ran.of("cuMemcpyAsync")
 
 
-def test_beyond_the_first_calls_half_of_them_are_timed(cuda_12_0):
-    """Whatever the order of operations is: here two take turns."""
-    code = """
-start()
-for _ in range(500):
-    decode()
-    plan()
-records = ffi.new("flashmla_call_record[1000]")
+def device_times(driver, code):
+    """Of the calls that the code makes, after a profile was started."""
+    read_all = """
+records = ffi.new("flashmla_call_record[2000]")
 records[0].struct_size = ffi.sizeof("flashmla_call_record")
 state = ffi.new("flashmla_profile_state *", {"struct_size": ffi.sizeof("flashmla_profile_state")})
-assert lib.flashmla_profile_read(records, 1000, state) == 0
-tell("times", [r.device_time for r in records])
+assert lib.flashmla_profile_read(records, 2000, state) == 0
+tell("times", [r.device_time for r in records[0 : state.count]])
 """
-    _, _, ran = profiled(cuda_12_0, code)
+    _, _, ran = profiled(driver, f"start()\n{code}\n{read_all}")
     (times,) = [line[1] for line in ran.told if line[0] == "times"]
+    assert set(times) <= {KNOWN, SKIPPED}
+    return times
+
+
+def test_beyond_the_first_calls_a_sixteenth_of_them_are_timed(cuda_12_0):
+    """Whatever the order of operations is: here two take turns."""
+    times = device_times(cuda_12_0, "for _ in range(1000):\n    decode()\n    plan()")
     assert times[:256] == [KNOWN] * 256
     for which in (0, 1):
         rest = times[256 + which :: 2]
-        assert set(rest) == {KNOWN, c_abi.constant("TIME_SKIPPED")}
-        assert 0.45 < rest.count(KNOWN) / len(rest) < 0.55
+        assert 0.05 < rest.count(KNOWN) / len(rest) < 0.09
+
+
+@pytest.mark.parametrize("other", ["plan()", "decode(STEP.but(s_q=3))"])
+def test_the_first_calls_of_a_shape_are_timed_whenever_they_come(cuda_12_0, other):
+    times = device_times(cuda_12_0, f"for _ in range(300): decode()\nfor _ in range(40): {other}")
+    assert times[300:308] == [KNOWN] * 8
+    assert times[308:].count(KNOWN) < 16
+
+
+@pytest.mark.parametrize("stream", [0, 7])
+@pytest.mark.parametrize("lengths", [0, 1])
+def test_what_a_call_asks_the_driver_for(cuda_12_0, lengths, stream):
+    """More than without a profile, in a long one, whose events are taken again."""
+    code = f"""
+prepared = prepare_decode(stream={stream})
+run_decode(prepared)
+driver.cuInit(9)
+run_decode(prepared)
+driver.cuInit(9)
+start({lengths}, max_pending=4)
+for _ in range(300):
+    run_decode(prepared)
+for _ in range(100):
+    driver.cuInit(9)
+    run_decode(prepared)
+driver.cuInit(9)
+"""
+    _, _, ran = profiled(cuda_12_0, code, copied=100)
+    off, _, *on = [Counter(names.split()) for names in " ".join(ran.names()).split("cuInit")[-103:-1]]
+    found = Counter(tuple(sorted((call - off).items())) for call in on)
+    skipped = Counter({"cuStreamIsCapturing": int(stream != 0)})
+    timed = Counter(["cuCtxGetCurrent", "cuCtxGetDevice", "cuStreamIsCapturing"])
+    timed += Counter({"cuEventRecord": 2, "cuEventQuery": 1, "cuThreadExchangeStreamCaptureMode": 2})
+    timed["cuMemcpyAsync"] = lengths
+    assert set(found) == {tuple(sorted((+calls).items())) for calls in (skipped, timed)}
+    assert found[tuple(sorted((+timed).items()))] < 10
+
+
+def test_captured_calls_beyond_the_first_are_told(cuda_12_0):
+    """Where the caller has a context, without which a stream cannot be asked."""
+    code = "import os\nenter(0)\nfor _ in range(300): decode(stream=7)\nos.putenv('STUB_CAPTURING', '1')\n"
+    _, _, ran = profiled(cuda_12_0, "start(max_records=99)\n" + code + "for _ in range(99): decode(stream=7)\nread()")
+    assert [line[1]["device_time"] for line in ran.told if line[0] == "record"] == [CAPTURED] * 99
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flashmla import _profile_records
 from flashmla._profile_advice import GIVE_OUTPUTS, RULES, advice
 from flashmla._profile_pictures import picture
 from flashmla._profile_records import Group, grouped
@@ -96,6 +97,17 @@ def test_groups_are_of_one_shape_and_the_longest_comes_first():
     records = [record(number=i, batch=(4, 128)[i % 2], device_ns=(1_000, 9_000)[i % 2]) for i in range(10)]
     found = grouped([one | {"device_id": -1, "device_time": "none", "host_ns": one["device_ns"]} for one in records])
     assert [(one.batch, len(one.records)) for one in found] == [(128, 5), (4, 5)]
+
+
+def test_groups_are_ordered_by_all_of_their_calls(monkeypatch):
+    """Of the small batch one call in ten was timed, and the others take as long."""
+    monkeypatch.setattr(_profile_records, "limits_of", lambda _: H100)
+    small = [record(batch=4, device_ns=1_000, device_time="known" if i == 0 else "skipped") for i in range(10)]
+    found = grouped([*(record(batch=128, device_ns=2_000) for _ in range(2)), *small])
+    assert [(one.batch, one.to_dict()["calls"], one.to_dict()["timed_calls"]) for one in found] == [
+        (4, 10, 1),
+        (128, 2, 2),
+    ]
 
 
 def test_the_share_of_the_limit():

@@ -222,9 +222,24 @@ def test_the_report_in_all_its_forms(tmp_path):
     assert json.loads((tmp_path / "figures.json").read_text()) == facts
     with pytest.raises(flashmla.InvalidArgumentError, match=r"must end with .svg, .png or .json"):
         report.save(tmp_path / "picture.pdf")
+
+
+def test_a_png_is_drawn_by_cairosvg(tmp_path, monkeypatch):
+    with flashmla.profile() as report:
+        decode()
     if importlib.util.find_spec("cairosvg") is None:
         with pytest.raises(ImportError, match="needs the package cairosvg"):
             report.save(tmp_path / "picture.png")
+        stand_in = "def svg2png(*, bytestring, write_to):\n    open(write_to, 'wb').write(b'drawn: ' + bytestring)\n"
+        (tmp_path / "cairosvg.py").write_text(stand_in)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "cairosvg", raising=False)
+        report.save(tmp_path / "picture.png")
+        monkeypatch.delitem(sys.modules, "cairosvg")
+        assert (tmp_path / "picture.png").read_text().startswith("drawn: <svg ")
+    else:
+        report.save(tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_given_outputs_are_not_advised():

@@ -23,33 +23,48 @@ def restored():
     _on_error._found.clear()
 
 
-def served(failures) -> tuple[list[list[int]], int]:
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> str:
+    if request.param == "cuda":
+        request.getfixturevalue("gpu")  # which may skip
+    return request.param
+
+
+def served(failures, device) -> tuple[list[list[int]], int]:
     """The tokens of all requests, and how often the server began again."""
-    requests = [survivor.Request([7 * i + 1] * (40 + 30 * i), 10 + i) for i in range(4)]
-    restarts = survivor.serve(requests, failures)
+    requests = survivor.requests_of_the_demo()
+    restarts = survivor.serve(requests, failures, device)
     assert all(request.done for request in requests)
     return [request.tokens for request in requests], restarts
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_tokens_are_those_of_a_machine_that_does_not_fail():
-    expected, none = served({})
+def test_tokens_are_those_of_a_machine_that_does_not_fail(device):
+    expected, none = served({}, device)
     flashmla.on_error(survivor.survive)
-    found, saved = served({3: 301, 6: 200})
-    again, restarts = served({3: 301, 6: survivor.CONTEXT_LOST, 8: survivor.CONTEXT_LOST})
+    found, saved = served({3: 301, 6: 200}, device)
+    again, restarts = served({3: 301, 6: survivor.CONTEXT_LOST, 8: survivor.CONTEXT_LOST}, device)
     assert expected == found == again
     assert (none, saved, restarts) == (0, 0, 2)
     assert [(one.status, one.count) for one in flashmla.fallbacks()] == [(200, 1), (301, 2)]
 
 
-def test_without_a_policy_the_failure_is_met_by_a_restart():
-    expected, _ = served({})
-    assert served({3: 301}) == (expected, 1)
+def test_tokens_depend_on_what_the_cache_holds(device, monkeypatch):
+    """So that a row that a restart had lost would show."""
+    expected, _ = served({}, device)
+    write = survivor.Engine._write
+    monkeypatch.setattr(survivor.Engine, "_write", lambda self, row, begin, tokens: write(self, row, begin, tokens[1:]))
+    assert served({}, device)[0] != expected
+
+
+def test_without_a_policy_the_failure_is_met_by_a_restart(device):
+    expected, _ = served({}, device)
+    assert served({3: 301}, device) == (expected, 1)
 
 
 @pytest.mark.parametrize(("arguments", "restarts"), [([], 0), (["--lost"], 1)])
-def test_the_report(arguments, restarts, capsys):
-    assert survivor.main(arguments) == 0
+def test_the_report(arguments, restarts, device, capsys):
+    assert survivor.main([*arguments, "--device", device]) == 0
     said = capsys.readouterr().out
     assert "requests finished  4 of 4, 46 tokens" in said
     assert f"engine restarts    {restarts}" in said

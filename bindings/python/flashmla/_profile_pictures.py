@@ -124,7 +124,7 @@ def _timeline(groups: Sequence[Group], colours: dict[str, str], top: float) -> l
         y = top + i * _ROW
         total = sum(end - start for start, end in spans_of) / 1e6
         shapes.append(_svg.rectangle(_LEFT, y + 14, _INSIDE, _ROW - 16, _svg.FAINT, opacity=0.4))
-        shapes.append(_svg.text(_LEFT, y + 11, f"{name}: {len(spans_of)} calls, {total:.3g} ms", size=11))
+        shapes.append(_svg.text(_LEFT, y + 11, f"{name}: {len(spans_of)} timed calls, {total:.3g} ms", size=11))
         for column, share in enumerate(_busy(spans_of, first, step)):
             if share > 0:
                 at = _LEFT + column * width

@@ -190,6 +190,7 @@ class Group:
         facts = {name: getattr(self, name) for name in _KEY} | {"kv_format": FORMATS[self.kv_format]}
         return facts | {
             "calls": len(self.records),
+            "timed_calls": len(self.timed),
             "device_us": self.median_us("device_ns"),
             "host_us": self.median_us("host_ns"),
             "seconds": self.seconds,
@@ -206,10 +207,10 @@ class Group:
 
 
 def grouped(records: Sequence[Record]) -> list[Group]:
-    """Groups, those first that take the most time."""
+    """Groups, those first that take the most time, as far as the timed calls are like the others."""
     found: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         found.setdefault(tuple(record[name] for name in _KEY), []).append(record)
     limits = {device_id: limits_of(device_id) for device_id in {r["device_id"] for r in records}}
     groups = [Group(group, limits[group[0]["device_id"]]) for group in found.values()]
-    return sorted(groups, key=lambda group: -(group.seconds or 0.0))
+    return sorted(groups, key=lambda group: -(group.seconds or 0.0) * len(group.records) / max(len(group.timed), 1))

@@ -11,12 +11,12 @@ extern "C" {
 /* ---- Profiles ---- */
 
 /* A profile: a record of every call of every operation that succeeds, from all threads, while it runs. Off, a call pays
- * a load and a branch. On, it pays for two readings of the clock and on CUDA for two events around its launches; of the
- * calls behind the first 256 half have no events. The first profiled call on a device makes the events of all; else a
- * call allocates nothing and waits for nothing. Events end the overlap of a call's first kernel with what is before it
- * in the stream; on a stream that is idle, the time between launches counts. Bytes are those that the call has to move,
- * each once: caches as far as they are read, the other tensors whole. FLOP are those of both products of attention,
- * without masks. */
+ * a load and a branch. On, it pays for two readings of the clock and on CUDA for two events around its launches, which
+ * the first 256 calls have, the first 8 of a shape behind those, and of the others a sixteenth. The first profiled call
+ * on a device makes the events of all; else a call allocates nothing and waits for nothing. Events end the overlap of a
+ * call's first kernel with what is before it in the stream; on a stream that is idle, the time between launches counts.
+ * Bytes are those that the call has to move, each once: caches as far as they are read, the other tensors whole. FLOP
+ * are those of both products of attention, without masks. */
 
 typedef enum flashmla_profile_flags {
   FLASHMLA_PROFILE_LENGTHS = 1 /* lengths on CUDA devices are copied to pinned host memory before the call, and bytes
@@ -27,8 +27,8 @@ typedef struct flashmla_profile_options {
   uint32_t struct_size; /* sizeof(flashmla_profile_options) */
   uint32_t flags;       /* flashmla_profile_flags */
   int32_t max_records;  /* that are kept until they are read, up to 2^20; beyond them the oldest is dropped. 0: 16384 */
-  int32_t max_pending; /* calls on a device whose time is not known yet, up to 65536; those beyond have none. 0: 2048 */
-  int32_t max_lengths; /* of a call, up to 2^20; calls with more count the capacity. 0: 512 */
+  int32_t max_pending;  /* calls on a device whose time is kept until it is read, the newest, up to 65536. 0: 2048 */
+  int32_t max_lengths;  /* of a call, up to 2^20; calls with more count the capacity. 0: 512 */
 } flashmla_profile_options;
 /* Initialiser: struct_size, and all else 0. */
 #define FLASHMLA_PROFILE_OPTIONS_INIT {sizeof(flashmla_profile_options), 0, 0, 0, 0}
@@ -41,7 +41,7 @@ typedef enum flashmla_device_time {
   FLASHMLA_TIME_CAPTURED = 3, /* the call was captured in a CUDA graph; its replays are not seen */
   FLASHMLA_TIME_LOST = 4,     /* more than max_pending calls were under way */
   FLASHMLA_TIME_FAILED = 5,   /* the driver refused an event: of another context than the first call's, say */
-  FLASHMLA_TIME_SKIPPED = 6   /* beyond the first 256 calls of a profile half of them, at random, have no events */
+  FLASHMLA_TIME_SKIPPED = 6   /* not timed, as are most of many calls, or given up for that of a newer call */
 } flashmla_device_time;
 
 typedef enum flashmla_call_flags {

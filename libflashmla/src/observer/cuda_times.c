@@ -1,9 +1,11 @@
 /* cuda_times.c - see cuda_times.h. Every device has a ring of pairs of events, made by the first profiled call there
- * and kept: calls take them in turn, and take those of a call again whose time is read. A pair belongs to the call that
- * took it until that ends, and to what it enqueued with it until that is done, whatever profiles begin meanwhile. */
+ * and kept: calls take them in turn, of the earliest call whose work is done again. A pair belongs to the call that
+ * took it until that ends, and to what it enqueued with it until that is done, whatever profiles begin meanwhile. Times
+ * are read where the profile is: that takes the driver longer than all else that is asked of it for a call. */
 #include "observer/cuda_times.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/arith.h"
 #include "cuda/device.h"
@@ -16,6 +18,7 @@ typedef struct pair {
   uint32_t profile; /* that its time is told to; none has number 0 */
   uint64_t number;  /* of the call in that */
 } pair;
+enum { ALL_OF_FIRST = 256, OF_A_SHAPE = 8, SHAPES = 1024 };
 typedef struct device_events {
   pair *pairs;
   int32_t count, next;
@@ -24,6 +27,7 @@ typedef struct device_events {
   uint32_t profile;
   int32_t *lengths;        /* pinned: `room` of each pair; NULL: there are none, and no room */
   int32_t room, with_room; /* pairs that there is room for: all, or there is no room */
+  uint8_t timed[SHAPES];   /* calls of a shape, by its hash, that were timed for being its first */
 } device_events;
 static device_events all[FM_MAX_DEVICES];
 
@@ -70,6 +74,7 @@ static bool begin_profile(const fm_driver *driver, device_events *of, fm_profile
   restore(driver, mode);
   for (int32_t i = 0; i < of->count; ++i)
     if (of->pairs[i].state == PENDING && !of->pairs[i].has_lengths) of->pairs[i].state = IDLE;
+  memset(of->timed, 0, sizeof of->timed);
   of->based = false;
   of->profile = wants.profile;
   return made && of->count > 0;
@@ -88,20 +93,23 @@ static void tell_time(const fm_driver *driver, const device_events *of, const pa
     fm_time_found(it->number, FLASHMLA_TIME_FAILED, -1, -1, NULL);
 }
 
-/* Whether a pending pair is done, which is then idle. */
-static bool found(const fm_driver *driver, const device_events *of, pair *it) {
+/* Reads the time of a pending pair where it is done, and then idle. */
+static void find(const fm_driver *driver, const device_events *of, pair *it) {
   const CUresult result = driver->event_query(it->end);
-  if (result == CUDA_ERROR_NOT_READY) return false;
+  if (result == CUDA_ERROR_NOT_READY) return;
   if (it->profile == of->profile) tell_time(driver, of, it, result);
   it->state = IDLE;
-  return true;
 }
 
+/* Of a call that is done the time is given up, for that of a newer one. */
 static bool is_free(const fm_driver *driver, const device_events *of, pair *it) {
   if (it->state == PENDING) {
     const int mode = relax(driver);
-    found(driver, of, it);
+    const CUresult result = driver->event_query(it->end);
     restore(driver, mode);
+    if (result == CUDA_ERROR_NOT_READY) return false;
+    if (it->profile == of->profile) fm_time_found(it->number, FLASHMLA_TIME_SKIPPED, -1, -1, NULL);
+    it->state = IDLE;
   }
   return it->state == IDLE;
 }
@@ -157,11 +165,37 @@ static bool copy_lengths(const fm_driver *driver, const fm_observation *seen, co
   return any;
 }
 
-/* Each event takes the driver a microsecond: many calls are as well known by half of them, which are chosen so that no
- * order of operations meets it. */
-static bool is_timed(const fm_profile_wants *wants) {
-  enum { ALL_OF_FIRST = 256 };
-  return wants->calls < ALL_OF_FIRST || (wants->calls * UINT64_C(0x9E3779B97F4A7C15)) >> 63 == 0;
+/* Whether the call is among the first of its operation and extents; shapes of one hash count as one. */
+static bool is_of_new_shape(device_events *of, const fm_call *call) {
+  uint64_t hash = (uintptr_t)call->operation;
+  for (int32_t axis = 0; axis < call->operation->num_axes; ++axis)
+    hash = (hash ^ (uint64_t)call->extents[axis]) * UINT64_C(0x9E3779B97F4A7C15);
+  uint8_t *timed = &of->timed[hash >> 54];
+  if (*timed == OF_A_SHAPE) return false;
+  ++*timed;
+  return true;
+}
+_Static_assert(SHAPES == 1 << (64 - 54), "the bits of a hash that name a shape");
+
+/* Each event takes the driver more than a microsecond, a copy of lengths several: many calls are as well known by a
+ * sixteenth of them, which are chosen so that no order of operations meets it. */
+static bool is_timed(device_events *of, const fm_call *call, uint64_t number) {
+  if (number < ALL_OF_FIRST) return true;
+  return is_of_new_shape(of, call) || (number * UINT64_C(0x9E3779B97F4A7C15)) >> 60 == 0;
+}
+
+/* Before anything else, since most calls are: the driver is asked only whether a stream that may be captured is. */
+static bool is_skipped(const fm_call *call, fm_observation *seen) {
+  flashmla_status status;
+  fm_profile_wants wants;
+  fm_lock_profile(&wants);
+  device_events *of = &all[call->device_id];
+  const bool skipped = of->profile == wants.profile && !is_timed(of, call, wants.calls);
+  fm_unlock_profile();
+  if (!skipped) return false;
+  seen->device_time = FLASHMLA_TIME_SKIPPED;
+  if (seen->stream != NULL) captured(fm_driver_open(&status), seen);
+  return true;
 }
 
 /* The events of the call, taken with the lock held; NULL: there are none. */
@@ -172,8 +206,6 @@ static pair *take_pair_locked(const fm_driver *driver, fm_observation *seen, con
   if (new && !begin_profile(driver, of, *wants)) return NULL;
   if (of->count == 0) return NULL;                     /* events could not be made */
   if (new) seen->begin_ns += fm_clock_ns() - begin_ns; /* no part of a call */
-  if (!is_timed(wants)) seen->device_time = FLASHMLA_TIME_SKIPPED;
-  if (seen->device_time == FLASHMLA_TIME_SKIPPED) return NULL;
   seen->profile = wants->profile;
   seen->pair = take(driver, of);
   if (seen->pair < 0) seen->device_time = FLASHMLA_TIME_LOST;
@@ -183,8 +215,9 @@ static pair *take_pair_locked(const fm_driver *driver, fm_observation *seen, con
 
 void fm_time_launches(fm_observation *seen, const fm_call *call, const void *state) {
   const fm_driver *driver;
-  seen->device_time = FLASHMLA_TIME_FAILED;
   memcpy(&seen->stream, call->params + call->operation->stream_offset, sizeof seen->stream);
+  if (is_skipped(call, seen)) return;
+  seen->device_time = FLASHMLA_TIME_FAILED;
   if (!enter(&driver, call->device_id, seen) || captured(driver, seen)) return;
   fm_profile_wants wants;
   fm_lock_profile(&wants);
@@ -227,22 +260,27 @@ void fm_end_times(const fm_observation *seen, bool recorded, uint64_t number) {
   fm_device_leave(driver, seen->pushed);
 }
 
-static void find_of(const fm_driver *driver, int32_t device_id, const fm_profile_wants *wants) {
+/* Of pairs from `first` on, a few at a time, since calls wait for the lock meanwhile. Whether there may be more. */
+static bool find_some(int32_t device_id, int32_t first, int32_t count) {
   fm_observation seen;
+  fm_profile_wants wants;
+  fm_lock_profile(&wants);
+  const fm_driver *driver;
   device_events *of = &all[device_id];
-  if (of->profile != wants->profile || !enter(&driver, device_id, &seen)) return;
-  const int mode = relax(driver);
-  for (int32_t i = 0; i < of->count; ++i)
-    if (of->pairs[i].state == PENDING) found(driver, of, &of->pairs[i]);
-  restore(driver, mode);
-  fm_device_leave(driver, seen.pushed);
+  const bool any = first < of->count && of->profile == wants.profile && enter(&driver, device_id, &seen);
+  if (any) {
+    const int mode = relax(driver);
+    for (int32_t i = first; i < of->count && i < first + count; ++i)
+      if (of->pairs[i].state == PENDING) find(driver, of, &of->pairs[i]);
+    restore(driver, mode);
+    fm_device_leave(driver, seen.pushed);
+  }
+  fm_unlock_profile();
+  return any;
 }
 
 void fm_find_times(void) {
-  fm_profile_wants wants;
-  fm_lock_profile(&wants);
-  flashmla_status status;
+  enum { AT_ONCE = 64 };
   for (int32_t device_id = 0; device_id < FM_MAX_DEVICES; ++device_id)
-    if (all[device_id].count > 0) find_of(fm_driver_open(&status), device_id, &wants);
-  fm_unlock_profile();
+    for (int32_t first = 0; find_some(device_id, first, AT_ONCE); first += AT_ONCE) continue;
 }
