@@ -33,6 +33,7 @@ typedef struct buffers {
   float *result;     /* [d_v] */
   bf16 *copies;      /* [keys of a step][KEY_STRIDE] */
   bf16 *zeros;       /* a key */
+  const void **keys; /* [keys of a step]: where each is */
   int32_t *fresh;    /* nothing is attended yet, and sums hold nothing */
 } buffers;
 
@@ -65,6 +66,7 @@ static size_t lay_out(buffers *b, char *scratch, const fm_cpu_tile *tile) {
   b->result = take(scratch, &taken, FM_CPU_USUAL_D_V * sizeof *b->result);
   b->copies = take(scratch, &taken, COPIES * keys * KEY_STRIDE * sizeof *b->copies);
   b->zeros = take(scratch, &taken, KEY_STRIDE * sizeof *b->zeros);
+  b->keys = take(scratch, &taken, keys * sizeof *b->keys);
   b->fresh = take(scratch, &taken, sizeof *b->fresh);
   return taken;
 }

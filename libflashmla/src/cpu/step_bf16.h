@@ -181,9 +181,8 @@ static void begin(void *scratch, const fm_cpu_tile *tile) {
 static void attend(void *scratch, const fm_cpu_tile *tile, const void *const given[], int32_t count, int32_t more,
                    const int32_t attended[]) {
   const buffers b = buffers_in(scratch, tile);
-  const void *room[FM_CPU_MOST_KEYS];
   const int32_t next = keys_of_step(tile); /* more would be fetched again */
-  key_set keys = key_set_of(&b, room, given, count, more < next ? more : next);
+  key_set keys = key_set_of(&b, b.keys, given, count, more < next ? more : next);
   logits(&b, &keys);
   for (int32_t s = 0; attended != NULL && s < tile->tokens; s++) {
     if (attended[s] < keys.by_all) keys.by_all = attended[s];
@@ -198,7 +197,7 @@ static void attend(void *scratch, const fm_cpu_tile *tile, const void *const giv
     accumulate(&b, &keys, *b.fresh);
   for (int32_t t = keys.by_all; t < count; t++)
     for (int32_t s = 0; s < tile->tokens; s++)
-      if (attended[s] > t) add_others(&b, room[t], t, s * tile->heads, tile->heads);
+      if (attended[s] > t) add_others(&b, b.keys[t], t, s * tile->heads, tile->heads);
   *b.fresh = false;
 }
 

@@ -95,7 +95,8 @@ class LifeCycle(RuleBasedStateMachine):
             call.fields["plan"] = plan[1].handle
         status = call.run()
         if needed is None or workspace.nbytes < needed:
-            reason = "PLAN_MISMATCH" if needed is None else "WORKSPACE_TOO_SMALL"
+            short = "WORKSPACE_TOO_SMALL" if call.fields["workspace"] else "NULL_POINTER"  # of none there is no address
+            reason = "PLAN_MISMATCH" if needed is None else short
             assert status == c_abi.constant(f"ERROR_{reason}"), c_abi.last_error()
             out.check_unchanged("out")
             lse.check_unchanged("lse")
