@@ -56,11 +56,6 @@ class Pair:
     steps: Times
     both: Times
 
-    @property
-    def share(self) -> float:
-        """Of the time that they take one behind the other; work that cannot overlap takes 1."""
-        return self.both.whole / (self.swap.whole + self.steps.whole)
-
 
 class Pool:
     """A pool with a sequence of `pages` pages to swap and others that decode; as many pages more are free."""
@@ -77,14 +72,14 @@ class Pool:
         else:
             self.layers = list(torch.randn(blocks, layers, *shape, **made).unbind(1))
         size = flashmla.PagedKVCache.bytes_of_block(self.layers)
-        host = torch.empty(pages, size, dtype=torch.uint8, pin_memory=True)
-        self.bytes = host.nbytes
+        self.host = torch.empty(pages, size, dtype=torch.uint8, pin_memory=True)
+        self.bytes = self.host.nbytes
         self.cache = flashmla.PagedKVCache(
             self.layers,
             max_seqs=BATCH + 1,
             max_seq_len=max(pages * PAGE, TOKENS + ROOM * PAGE),
             max_slots=max(pages * PAGE, BATCH * TOKENS),
-            host_pool=host,
+            host_pool=self.host,
         )
         self.others = [self.cache.allocate()[0] for _ in range(BATCH)]
         self.cache.append(self.others, [TOKENS] * BATCH)
