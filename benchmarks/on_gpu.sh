@@ -11,7 +11,7 @@
 #   quantised    dense_decode over quantised caches        -> OUT/quantised.jsonl
 #   sparse       sparse_decode beside other libraries      -> OUT/sparse_decode.jsonl
 #   sparse-grid  sparse_decode over a grid of shapes       -> OUT/sparse_grid.jsonl
-#   sparse-plans what plans of sparse_decode cost       -> OUT/sparse_plans.jsonl
+#   sparse-plans what plans of sparse_decode cost          -> OUT/sparse_plans.jsonl
 #   writers      writers and readers of the KV cache       -> OUT/writers.jsonl
 #   tuned        a tuning file is made, and calls with it and without -> OUT/flashmla.tuning, OUT/tuned.jsonl
 #   models       models of transformers: tests, decode speed, forms of prefill -> OUT/gpu-tests.txt, OUT/transformers_decode.jsonl, OUT/prefill_forms.jsonl

@@ -114,6 +114,17 @@ def test_without_rope_columns_and_with_biases():
         torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_rope_columns_that_lie_at_no_multiple_of_16_bytes():
+    """Of q, behind an odd number of others."""
+    layer = FlashMLAAttention(random_weights(d_nope=97, d_rope=64), num_heads=4)
+    hidden = torch.randn(31, 32, generator=torch.Generator().manual_seed(1))
+    found = [
+        pieces([30, 1], layer, hidden, Paging((8, 16, 1, 576), 1), up_project_from=up_project_from)
+        for up_project_from in (2, 2**31)
+    ]
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
 def test_a_softmax_scale_that_is_given_counts():
     hidden = torch.randn(20, 32, generator=torch.Generator().manual_seed(1))
     usual, given = (

@@ -183,10 +183,10 @@ def profile(*, lengths: bool = False, max_records: int = 0, max_pending: int = 0
     max_records  calls that are kept, the newest; 0: 16,384
     max_pending  calls on a device whose time is kept until it is read, the newest; 0: 2,048
 
-    A call takes 2 us longer on a GPU at most, 0.3 on the CPU, and waits for nothing. The first 256 calls are timed on
-    their GPU, the first 8 of a shape behind those, and a sixteenth of the others, at random. A process has one profile
-    at a time: a second one raises InvalidArgumentError, as does a number out of range. See `Profile` and
-    docs/profiling.md.
+    A call takes 2 us longer on a GPU at most while all are timed, 0.3 on the CPU, and waits for nothing. The first 256
+    calls are timed on their GPU, the first 8 of a shape behind those, and a sixteenth of the others, at random. A
+    process has one profile at a time: a second one raises InvalidArgumentError, as does a number out of range. See
+    `Profile` and docs/profiling.md.
 
     >>> with flashmla.profile() as report:
     ...     for layer in range(2):

@@ -187,11 +187,11 @@ typedef struct flashmla_sparse_decode_params {
    0, 0, 0, 0, NULL, 0, NULL, NULL, NULL, NULL, NULL}
 /* clang-format on */
 
-/* Bytes of scratch a call needs. Follows from shapes, flags, device and the plan, and without one from whether lengths
- * are given, never from their values; data, workspace and stream are not looked at.
- * `params`: as for the call, with the plan that it will have, or without one. Writes *bytes, 0 where nothing is needed:
- * the workspace may be NULL then. Returns what flashmla_sparse_decode would return for shapes, dtypes, device, flags
- * and the plan. */
+/* Bytes of scratch a call needs. Follows from shapes, formats, flags, device and the plan, and without one from whether
+ * lengths are given, never from their values; data, workspace and stream are not looked at. On CUDA it may load a
+ * kernel. `params`: as for the call, with the plan that it will have, or without one. Writes *bytes, 0 where nothing is
+ * needed: the workspace may be NULL then. Returns what flashmla_sparse_decode would return for shapes, dtypes, device,
+ * flags and the plan. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status
 flashmla_sparse_decode_workspace_size(const flashmla_sparse_decode_params *params, uint64_t *bytes);
 
@@ -205,7 +205,8 @@ FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_sparse_decode_prepare(const
                                                                            flashmla_prepared **prepared);
 
 /* Runs a prepared call of flashmla_sparse_decode with the addresses in `params`, and a plan as
- * flashmla_dense_decode_run takes it. Returns as flashmla_<operation>_run does, see flashmla_prepared. */
+ * flashmla_dense_decode_run takes it, made with a kv_format that quantises as that of the prepared one did or did not,
+ * and with lengths where that had them. Returns as flashmla_<operation>_run does, see flashmla_prepared. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status flashmla_sparse_decode_run(const flashmla_prepared *prepared,
                                                                        const flashmla_sparse_decode_params *params);
 

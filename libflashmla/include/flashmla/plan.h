@@ -96,7 +96,8 @@ typedef struct flashmla_plan_sparse_decode_params {
 #define FLASHMLA_PLAN_SPARSE_DECODE_PARAMS_INIT \
   {sizeof(flashmla_plan_sparse_decode_params), 0, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL, 0, 0}
 
-/* Bytes of schedule memory a plan for flashmla_sparse_decode needs. As flashmla_plan_decode_size. */
+/* Bytes of schedule memory a plan for flashmla_sparse_decode needs. As flashmla_plan_decode_size, but that it follows
+ * from kv_format, too, and from whether lengths are given. */
 FLASHMLA_API FLASHMLA_CHECK flashmla_status
 flashmla_plan_sparse_decode_size(const flashmla_plan_sparse_decode_params *params, uint64_t *bytes);
 

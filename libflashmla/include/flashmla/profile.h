@@ -75,7 +75,7 @@ typedef struct flashmla_call_record {
   int32_t kv_format;  /* flashmla_kv_format */
   int32_t parts;      /* of the schedule */
   int32_t cluster;    /* blocks of query rows that share the KV stream */
-  int32_t num_splits; /* that were given with a plan, or tuned; 0: chosen; 1: nothing is long enough to be split */
+  int32_t num_splits; /* that were given with a plan, or tuned; 0: chosen; 1: nothing is split */
   int32_t capacity; /* KV items that there is room for: of a request in its table, of a query token in its selection */
   int32_t extra_topk, window;
 } flashmla_call_record;

@@ -44,13 +44,14 @@ static inline float fm_descale_of_queries(const fm_queries *queries) {
   return queries->descale != NULL ? *queries->descale : 1.0f;
 }
 
-/* Rows of results and their log-sum-exps: in the table of an operation, and checked. Strides are in elements; with
- * variable-length queries the batch strides are 0: query token s of request i is the token fm_query_range_of says,
- * whatever the request. */
-/* And the RoPE columns of queries in two parts, whose first part is in row `q`. */
+/* The RoPE columns of queries in two parts, whose first part is in row `q`. */
 #define FM_Q_ROPE_FIELDS(type, field, q, d_rope)                                                    \
   FM_FIELD(type, field), .rank = 4, .axes = {FM_BATCH, FM_S_Q, FM_H_Q, d_rope}, .like = FM_LIKE(q), \
       .alignment = FM_VECTOR_BYTES, .mapped = true, .of_queries = true, .optional = true
+
+/* Rows of results and their log-sum-exps: in the table of an operation, and checked. Strides are in elements; with
+ * variable-length queries the batch strides are 0: query token s of request i is the token fm_query_range_of says,
+ * whatever the request. */
 #define FM_OUT_FIELDS(type, field, d_v)                                                                    \
   FM_FIELD(type, field), .rank = 4, .axes = {FM_BATCH, FM_S_Q, FM_H_Q, d_v}, .alignment = FM_VECTOR_BYTES, \
       .of_queries = true

@@ -24,8 +24,7 @@ static void pack(fm_argument *row) {
   if (row->packed_axis != 0) row->axes[row->rank - 1] = row->packed_axis;
 }
 
-/* Codes have a scale of the call, too, and results like them would have none. What is read beside them is codes, too.
- */
+/* Codes have a scale of the call, too; results like them would have none. What is read beside them is codes, too. */
 static void code(const fm_argument *table, fm_argument *row) {
   if (row->coded) row->dtypes = FM_ONLY(FM_BF16) | FM_ANY_BYTE;
   if (row->like == 0 || !row->written || !table[row->like - 1].coded) return;

@@ -78,7 +78,7 @@ typedef struct fm_tiling {
   int32_t bands;             /* columns, each cut alike into num_parts / bands parts; or 1: all tiles are one band */
   int32_t num_parts;         /* of the work list: one a worker, but for those that would have no piece of full work; or
                                 num_tiles * num_splits where that is given */
-  int32_t num_splits;        /* 0, or forced, or 1: no request is long enough to be split */
+  int32_t num_splits;        /* 0, or forced, or 1: nothing is split */
   bool whole;                /* no tile is split, as is known before lengths are: nothing is to be joined */
   int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of work in quanta */
   int32_t pieces_apart;      /* pieces of a tile's items of each kind, attended by launches of their own; else 0 */
@@ -242,6 +242,7 @@ void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedu
 
 /* known.c. Work that is `full` may have lengths all the same, where a plan was made without: its cuts are followed. */
 fm_known_cuts fm_cuts_known(const fm_work *work, const fm_tiling *tiling);
+/* What kernels work out from them, for tests. */
 fm_cut fm_cut_known(const fm_known_cuts *known, int32_t part);
 
 /* check.c: whether a caller's host buffer still holds a schedule. Kernels on a device clamp what they read instead. */

@@ -92,6 +92,7 @@ flashmla_status fm_check_plan_tiling(const fm_plan_stamp *stamp, const fm_tiling
   return fm_fail(
       FLASHMLA_ERROR_PLAN_MISMATCH,
       "plan was made for a kernel with %d tiles of %d row blocks in %d parts, the call's has %d of %d in %d; formats "
-      "that quantise and others have plans of their own, and FLASHMLA_FORCE_KERNEL must be as it was",
+      "that quantise and others have plans of their own, as have calls with lengths and without, and "
+      "FLASHMLA_FORCE_KERNEL must be as it was",
       stamp->num_tiles, stamp->cluster, stamp->num_parts, tiling->num_tiles, tiling->cluster, tiling->num_parts);
 }

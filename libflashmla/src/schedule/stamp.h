@@ -45,8 +45,8 @@ void fm_stamp_plan(const fm_plan_kind *kind, const fm_call *call, const int32_t 
 /* Copies the stamp of a plan, and refuses one that was not made for such a call. */
 flashmla_status fm_read_plan(const fm_plan_kind *kind, const flashmla_plan *plan, const fm_call *call,
                              const int32_t *facts, const fm_work *work, fm_plan_stamp *stamp);
-/* Refuses a plan whose schedule is for other tiles or parts than the call has: with the same facts, the kernel that
- * FLASHMLA_FORCE_KERNEL names is another one. */
+/* Refuses a plan whose schedule is for other tiles or parts than the call has: with the same facts, formats differ in
+ * whether they quantise, lengths in whether they are given, or FLASHMLA_FORCE_KERNEL names another kernel. */
 flashmla_status fm_check_plan_tiling(const fm_plan_stamp *stamp, const fm_tiling *tiling);
 
 #endif /* FLASHMLA_SCHEDULE_STAMP_H_ */

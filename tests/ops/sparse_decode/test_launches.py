@@ -271,3 +271,11 @@ def test_a_forced_kernel_must_be_of_the_format(cuda_12_0):
     status, sentence = ran.told[1][:2]
     assert status == 200
     assert sentence.endswith("which does not fit the call: it is for another format of the cache")
+
+
+def test_a_forced_kernel_of_one_block_a_tile_does_without_pairs(cuda_12_0):
+    case = in_format(STEP, "v32")
+    forced = "sparse_decode_bf16_576_v32"
+    ran = cuda_12_0.run(f"sparse_decode({case!r})", force_kernel=forced)
+    assert ran.told == [[0, "", 0, forced]]
+    assert next(launch for launch in ran.launches() if "sparse" in launch["kernel"])["attributes"][CLUSTER] == 1

@@ -86,9 +86,15 @@ def _absorbed(
     keys, values = up.per_head()
     nope, rope = q.tensor_split([up.d_nope], -1)
     latent = nope.transpose(0, 1) @ keys  # (heads, tokens, kv_lora_rank)
-    columns = rope if rope.shape[-1] else None
+    columns = _readable(rope) if rope.shape[-1] else None
     out = step.decode(latent.transpose(0, 1), split, layer, softmax_scale, columns)
     return (out.transpose(0, 1) @ values.mT).transpose(0, 1)
+
+
+def _readable(part: torch.Tensor) -> torch.Tensor:
+    """A part of q as it is where its rows lie at multiples of 16 bytes, else a copy."""
+    rows = (part.data_ptr(), *(stride * part.element_size() for stride in part.stride()[:-1]))
+    return part.contiguous() if any(place % 16 for place in rows) else part
 
 
 def _projected_up(

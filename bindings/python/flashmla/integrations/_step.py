@@ -226,7 +226,7 @@ class PagedStep:
             options |= {"cu_seqlens_q": split.cu_seqlens_q, "max_seqlen_q": longest}
         options["q_rope"] = q_rope
         call = q, self.cache_of(layer), self.block_table, self.cache_seqlens
-        plan = self.shared((q.shape, q.dtype), lambda: flashmla.plan_decode(*call, **options))
+        plan = self.shared((q.shape, q.dtype, q_rope is None), lambda: flashmla.plan_decode(*call, **options))
         out: torch.Tensor = flashmla.dense_decode(
             *call, softmax_scale=softmax_scale, plan=plan, return_lse=False, **options
         )

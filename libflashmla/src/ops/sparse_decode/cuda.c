@@ -4,8 +4,8 @@
 
 /* Blocks of a tile: heads of one query token, which attend the same rows. */
 #define PAIR 2
-/* Units, see dense_decode's. There are no quanta of batch-invariant work: what a query
- * token selects is short enough to be attended whole. Fixed pieces would need partial rows of every token. */
+/* Units, see dense_decode's. There are no quanta of batch-invariant work: what a query token selects is short enough to
+ * be attended whole. Fixed pieces would need partial rows of every token. */
 #define START_OVERHEAD 3
 #define SPLIT_OVERHEAD 8
 #define WHOLE_UNITS 2
@@ -24,20 +24,28 @@ static fm_need need_of(const fm_attention *attention, int32_t kv_format, int32_t
 }
 
 /* Whether both blocks of heads of a query token are a tile: where they make what they attend for each other. Rows that
- * need no conversion are best fetched by each block in its own time. A call that follows a plan has the tiles of that.
- */
-static bool pairs(const fm_sparse_decode *decode) {
+ * need no conversion are best fetched by each block in its own time, and no kernel reads codes with one scale. A call
+ * that follows a plan has the tiles of that. */
+static flashmla_status choose_pairs(const fm_sparse_decode *decode, bool *pairs) {
   const fm_attention *attention = &decode->attention;
-  if (!fm_makes_schedule(attention)) return attention->stamp.cluster > 1;
-  return attention->work.h_q > FM_KERNEL_UNIT && fm_quantizes(decode->selections[FM_MAIN].pages.format);
+  const int32_t kv_format = decode->selections[FM_MAIN].kv_format;
+  const fm_kernel *named;
+  FM_TRY(fm_kernel_forced(FM_KERNEL_SPARSE_DECODE, &named));
+  *pairs = attention->work.h_q > FM_KERNEL_UNIT && kv_format != FLASHMLA_KV_BF16 && kv_format != FLASHMLA_KV_FP8;
+  if (named != NULL) *pairs = *pairs && named->cluster > 1;
+  if (!fm_makes_schedule(attention)) *pairs = attention->stamp.cluster > 1;
+  return FLASHMLA_OK;
 }
 
 /* The pairs of processors that run at once become the workers; a device that runs none gets blocks. All kernels for
- * pairs take a processor a block, whatever the format is. */
-static flashmla_status count_pairs(fm_gpu gpu, const fm_attention *attention, fm_limits *limits) {
+ * pairs take a processor a block, so that of any format tells for bfloat16 that follows the plan of another. */
+static flashmla_status count_pairs(fm_gpu gpu, const fm_sparse_decode *decode, fm_limits *limits) {
+  const fm_attention *attention = &decode->attention;
   const bool rope = attention->queries.d_qk > attention->d_v;
+  int32_t kv_format = decode->selections[FM_MAIN].kv_format;
+  if (kv_format == FLASHMLA_KV_BF16) kv_format = rope ? FLASHMLA_KV_V32 : FLASHMLA_KV_V32_NOPE;
   fm_loaded loaded;
-  FM_TRY(fm_load(gpu, need_of(attention, rope ? FLASHMLA_KV_V32 : FLASHMLA_KV_V32_NOPE, PAIR), &loaded));
+  FM_TRY(fm_load(gpu, need_of(attention, kv_format, PAIR), &loaded));
   if (loaded.clusters > 0)
     limits->workers = fm_min32(loaded.clusters * PAIR, FM_KERNEL_MAX_PARTS);
   else
@@ -48,8 +56,10 @@ static flashmla_status count_pairs(fm_gpu gpu, const fm_attention *attention, fm
 flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_sparse_decode *decode, fm_limits *limits) {
   fm_gpu gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
+  bool pairs;
+  FM_TRY(choose_pairs(decode, &pairs));
   *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
-                        .max_cluster = pairs(decode) ? PAIR : 1,
+                        .max_cluster = pairs ? PAIR : 1,
                         .workers = fm_min32(gpu.device->processors, FM_KERNEL_MAX_PARTS),
                         .start_overhead = START_OVERHEAD,
                         .split_overhead = SPLIT_OVERHEAD,
@@ -59,7 +69,7 @@ flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_spars
                         .unit_rows = UNIT_ROWS,
                         .partial_bytes = FM_KERNEL_PARTIAL_BYTES,
                         .partial_facts = FM_KERNEL_PARTIAL_FACTS};
-  return limits->max_cluster > 1 ? count_pairs(gpu, &decode->attention, limits) : FLASHMLA_OK;
+  return limits->max_cluster > 1 ? count_pairs(gpu, decode, limits) : FLASHMLA_OK;
 }
 
 /* Of rows that need no conversion each block of a tile fetches all for itself. */

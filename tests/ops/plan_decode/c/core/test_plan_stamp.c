@@ -158,7 +158,8 @@ static void other_tiles(void) {
   fake.limits.max_cluster = fake.limits.workers = 1;
   CHECK_STATUS(flashmla_dense_decode(&f.decode), FLASHMLA_ERROR_PLAN_MISMATCH,
                "plan was made for a kernel with 16 tiles of 2 row blocks in 1 parts, the call's has 32 of 1 in 1; "
-               "formats that quantise and others have plans of their own, and FLASHMLA_FORCE_KERNEL must be as it was");
+               "formats that quantise and others have plans of their own, as have calls with lengths and without, and "
+               "FLASHMLA_FORCE_KERNEL must be as it was");
   fake.limits.max_cluster = 2;
   fake.limits.workers = 132;
   fixture_free(&f);
