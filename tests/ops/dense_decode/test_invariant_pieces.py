@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import schedule
+from dsl_kernels.core.schedule_params import CUTS_ARE_READ
 from ops.plan_decode.test_plan_kernel import Pointer, stand_ins
 
 CORE = ("attended", "dtypes", "folding", "fragments", "pieces", "schedule", "split_tiles", "threads")
@@ -82,6 +83,7 @@ class Call:
             piece_units=tiling.piece_units, by_piece_units=schedule.divisor(tiling.piece_units),
             capacity=capacity, partial=Pointer([0]),
             num_parts=tiling.num_parts, num_tiles=tiling.num_tiles, slots_per_part=2,
+            **CUTS_ARE_READ,
         )  # fmt: skip
         self.slots, self.out, self.written = {}, {}, set()
 

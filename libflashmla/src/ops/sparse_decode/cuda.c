@@ -38,12 +38,14 @@ static flashmla_status choose_pairs(const fm_sparse_decode *decode, bool *pairs)
 }
 
 /* The pairs of processors that run at once become the workers; a device that runs none gets blocks. All kernels for
- * pairs take a processor a block, so that of any format tells for bfloat16 that follows the plan of another. */
+ * pairs take a processor a block, so that of any format tells for one that q is not of, which a plan may be told, and
+ * for bfloat16 that follows the plan of another. */
 static flashmla_status count_pairs(fm_gpu gpu, const fm_sparse_decode *decode, fm_limits *limits) {
   const fm_attention *attention = &decode->attention;
-  const bool rope = attention->queries.d_qk > attention->d_v;
+  const int32_t d_qk = attention->queries.d_qk;
   int32_t kv_format = decode->selections[FM_MAIN].kv_format;
-  if (kv_format == FLASHMLA_KV_BF16) kv_format = rope ? FLASHMLA_KV_V32 : FLASHMLA_KV_V32_NOPE;
+  if (fm_format_at(kv_format)->columns != d_qk)
+    kv_format = d_qk > attention->d_v ? FLASHMLA_KV_V32 : FLASHMLA_KV_V32_NOPE;
   fm_loaded loaded;
   FM_TRY(fm_load(gpu, need_of(attention, kv_format, PAIR), &loaded));
   if (loaded.clusters > 0)
