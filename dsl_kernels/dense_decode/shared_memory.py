@@ -54,9 +54,8 @@ class SharedMemory:
         self.sScale = st.scale.get_tensor(cute.make_layout((64, self.slots)))
         self.kv = st.kv.data_ptr()
         self.sK = st.kv.get_tensor(slot.outer, swizzle=slot.inner)  # (64, 64 * slices, slots)
-        self.sS = st.kv.get_tensor(
-            slices.outer, swizzle=slices.inner
-        )  # the same bytes as (64, 64, slices), with those beside the slots
+        # the same bytes as (64, 64, slices), with those beside the slots
+        self.sS = st.kv.get_tensor(slices.outer, swizzle=slices.inner)
         self.sPlain = cute.make_tensor(st.kv.data_ptr(), slices.outer)  # for addresses: without the swizzle
         # the same bytes, unswizzled: a row of a slice is 8 chunks of 16 bytes
         chunks = cute.make_layout((4, 8, 64, self.number), stride=(1, 4, 32, 2048))

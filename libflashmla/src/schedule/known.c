@@ -12,7 +12,7 @@ fm_known_cuts fm_cuts_known(const fm_work *work, const fm_tiling *tiling) {
   if (tiling->num_splits == 1) return whole_tiles(tiling->num_tiles);
   if (tiling->num_splits > 0 || !work->full || work->varlen || work->window > 0) return none;
   const int64_t units = fm_most_units(work, tiling->unit), begin = tiling->start_overhead, cost = units + begin;
-  /* so that all that is added up stays in 32 bits: twice, as a group that is cut short has the number of a whole one */
+  /* so that all that is added up stays in 32 bits: twice, as the last part's group may be nearly twice the bands */
   if (2 * cost * ((int64_t)tiling->num_tiles + tiling->num_parts) >= INT32_MAX) return none;
   fm_known_cuts known = {.tile_cost = (int32_t)cost,
                          .begin_cost = (int32_t)begin,

@@ -24,14 +24,13 @@ static fm_need need_of(const fm_attention *attention, int32_t kv_format, int32_t
 }
 
 /* Whether both blocks of heads of a query token are a tile: where they make what they attend for each other. Rows that
- * need no conversion are best fetched by each block in its own time, and no kernel reads codes with one scale. A call
- * that follows a plan has the tiles of that. */
+ * need no conversion are best fetched by each block in its own time. A call that follows a plan has the tiles of that.
+ */
 static flashmla_status choose_pairs(const fm_sparse_decode *decode, bool *pairs) {
   const fm_attention *attention = &decode->attention;
-  const int32_t kv_format = decode->selections[FM_MAIN].kv_format;
   const fm_kernel *named;
   FM_TRY(fm_kernel_forced(FM_KERNEL_SPARSE_DECODE, &named));
-  *pairs = attention->work.h_q > FM_KERNEL_UNIT && kv_format != FLASHMLA_KV_BF16 && kv_format != FLASHMLA_KV_FP8;
+  *pairs = attention->work.h_q > FM_KERNEL_UNIT && fm_quantizes(decode->selections[FM_MAIN].pages.format);
   if (named != NULL) *pairs = *pairs && named->cluster > 1;
   if (!fm_makes_schedule(attention)) *pairs = attention->stamp.cluster > 1;
   return FLASHMLA_OK;
