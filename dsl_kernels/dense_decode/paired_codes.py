@@ -111,8 +111,9 @@ class PairedCodes(CodedRows):
             for word in four:
                 found = found | ((word & Uint32(0x7F7F7F7F)) + Uint32(0x01010101))
         slow = ((found & Uint32(0x80808080)) != Uint32(0)) or (self.special_bits(words) != 0)
-        # The vote waits for all lanes' codes and scales, too, over which numbers go now.
-        if cute.arch.vote_any_sync(slow):
+        slow = cute.arch.vote_any_sync(slow)
+        cute.arch.sync_warp()  # all have their codes and scales, over which numbers go now
+        if slow:
             for i in cutlass.range_constexpr(EIGHTS):
                 make(codes[i], to + 1024 * i, self.scale_of_row(words, EIGHT * i + row, which, column), True)
         else:
