@@ -69,7 +69,7 @@ its `full`. So PV waits for item i + 2 when the phase of that slot's item before
 producer's first warp; the others have their last look at a record before their copies arrive for the piece's last unit,
 or for the RoPE part of that.
 
-In a pair of CTAs (paired.py) each makes half of a unit's rows for both. What it made of item i it copies to the other
+In a pair of CTAs (made_codes.py) each makes half of a unit's rows for both. What it made of item i it copies to the other
 CTA, whose `full` counts the bytes; they belong to i's phase there, since both CTAs' `empty` of item i - slots came
 before, after which nobody waits for that item's `full`. The other CTA's producer announces them before it fetches its
 own rows of i. Where they come sooner they are owed: that phase does not end without the arrivals of PV, which follow.
@@ -98,11 +98,12 @@ from .barrier_table import BARRIERS
 
 
 class NamedBarrier(IntEnum):
-    """Numbers of bar.sync; 0 belongs to sync_threads. Each is of one warpgroup."""
+    """Numbers of bar.sync; 0 belongs to sync_threads. Each is of one warpgroup, but for those of two warps."""
 
     QK = 1
     PV_LEFT = 2
     PV_RIGHT = 3
+    PV_WARPS = 4  # the first of four: warps 2 i and 2 i + 1 of the left half, then of the right one
 
 
 class Barriers:
@@ -185,6 +186,11 @@ class Barriers:
     def sync_half(self, half):
         """Waits for the other warps of the PV warpgroup of a half."""
         cute.arch.barrier(barrier_id=NamedBarrier.PV_LEFT + opaque(half), number_of_threads=128)
+
+    @cute.jit
+    def sync_two_warps(self, half, warp):
+        """Waits for the warp of PV beside this one: 2 i and 2 i + 1 of a half wait for each other."""
+        cute.arch.barrier(barrier_id=NamedBarrier.PV_WARPS + 2 * half + (warp >> 1), number_of_threads=64)
 
     @cute.jit
     def arrive(self, bar):

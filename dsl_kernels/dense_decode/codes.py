@@ -158,7 +158,7 @@ class CodedRows(Rows):
         """Not 0: a scale of this lane's takes the slower way."""
         if self.codes.scales_at is None:  # a byte of 135 and more is 256 or more
             return ((scales & 0x7F7F7F7F) + 0x79797979) & scales & Int32(-0x7F7F7F80)
-        return (scales & 0xFFFF) | cutlass.max((scales & 0x7FFFFFFF) - (LARGE_BITS - 1), 0)
+        return special_float(scales)
 
     @cute.jit
     def scale_of(self, scales, row, part: cutlass.Constexpr, g: cutlass.Constexpr):
@@ -172,6 +172,11 @@ class CodedRows(Rows):
                 byte = (word >> (16 * g + 8 * ((cute.arch.lane_idx() >> 1) & 1))) & 0xFF
             word = power_of_two(byte)
         return word
+
+
+def special_float(bits):
+    """Not 0: a scale takes the slower way."""
+    return (bits & 0xFFFF) | cutlass.max((bits & 0x7FFFFFFF) - (LARGE_BITS - 1), 0)
 
 
 @cute.jit
@@ -237,6 +242,10 @@ def as_float(bits):
 
 def load_word(address):
     return cute.arch.inline_ptx("ld.shared.b32 {$w0}, [{$r0}];", write_only_types=[Int32], read_only_args=[address])
+
+
+def load_byte(address):
+    return cute.arch.inline_ptx("ld.shared.u8 {$w0}, [{$r0}];", write_only_types=[Int32], read_only_args=[address])
 
 
 def load_words(address):

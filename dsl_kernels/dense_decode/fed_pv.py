@@ -1,6 +1,6 @@
 """PV where a warpgroup of its own fetches the rows (producer.py). What came as codes the eight warps of PV make into
-numbers, each 16 rows of half the columns, beside the product that runs then: of the unit behind the next one, so that
-QK has it when it is done with that.
+numbers (made_codes.py) beside the product that runs then or behind it: of the unit behind the next one, so that QK has it
+when it is done with that.
 """
 
 import cutlass
@@ -54,13 +54,18 @@ class FedPV(PV):
             if n > 1:
                 end += 1
             for item in cutlass.range(begin, end, unroll=1):
-                self.make(half, warp, item)
+                self.make(half, warp, item, 0)
 
     @cute.jit
-    def make(self, half, warp, item):
-        """Makes numbers of this warp's part of an item."""
-        scales = self.make_first(half, warp, item)
-        self.make_second(half, warp, item, scales)
+    def make(self, half, warp, item, begin):
+        """Makes numbers of this warp's part of an item from a four on (made_codes.py), when its rows have come; says so."""
+        slot, phase = self.bars.slot_phase(item)
+        cute.arch.mbarrier_wait(self.bars.fetched(slot), phase)
+        self.rows.make(half, slot, warp % 4, begin, self.rows.fours)
+        cute.arch.fence_proxy("async.shared", space="cta")
+        if const_expr(self.kernel.cluster > 1):
+            self.rows.share(half, slot, warp % 4)
+        cute.arch.mbarrier_arrive(self.bars.full(slot))
 
     @cute.jit
     def follows(self, piece, n):
@@ -73,8 +78,8 @@ class FedPV(PV):
     @cute.jit
     def end_unit(self, half, warp, it, piece, n):
         """Waits for the product of a unit, behind which n - 1 follow, and gives its slot back at once; makes what comes
-        two items later, if it is a unit: one part beside the product where its rows are there, for those of the item
-        behind come into that slot.
+        two items later, if it is a unit: half of it beside the product where its rows are there and no other CTA waits
+        for the product's end, which that delays.
         """
         slot, _ = self.bars.slot_phase(it)
         if const_expr(self.rows.COPIES_ARRIVE):
@@ -82,35 +87,18 @@ class FedPV(PV):
             if n > 1:
                 self.bars.release(slot, half)
         else:
-            follows = self.follows(piece, n)
-            scales, here = Int32(0), Boolean(False)
-            if follows:
+            follows, begin = self.follows(piece, n), Int32(0)
+            if const_expr(self.kernel.cluster == 1):
                 ahead, parity = self.bars.slot_phase(it + 2)
-                here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.fetched(ahead), parity))
-                if here:
-                    scales = self.make_first(half, warp, it + 2)
+                here = follows and cute.arch.mbarrier_test_wait(self.bars.fetched(ahead), parity)
+                if cute.arch.vote_all_sync(here):
+                    self.rows.make(half, ahead, warp % 4, 0, 1)
+                    begin = Int32(1)
             warpgroup.wait_group(0)
             if n > 1:
                 self.bars.release(slot, half)
             if follows:
-                if not here:
-                    scales = self.make_first(half, warp, it + 2)
-                self.make_second(half, warp, it + 2, scales)
-
-    @cute.jit
-    def make_first(self, half, warp, item):
-        """Waits for the rows of an item and makes numbers of one part of each half; returns the scales."""
-        slot, phase = self.bars.slot_phase(item)
-        cute.arch.mbarrier_wait(self.bars.fetched(slot), phase)
-        return self.rows.make_first(half, slot, warp % 4)
-
-    @cute.jit
-    def make_second(self, half, warp, item, scales):
-        """Of the other part; says that the item has come."""
-        slot, _ = self.bars.slot_phase(item)
-        self.rows.make_second(half, slot, warp % 4, scales)
-        cute.arch.fence_proxy("async.shared", space="cta")
-        cute.arch.mbarrier_arrive(self.bars.full(slot))
+                self.make(half, warp, it + 2, begin)
 
     def see_rows(self):
         see_rows(self.kernel)

@@ -56,10 +56,9 @@ from .gather_reader import GatherReader
 from .invariant_loader import InvariantLoader
 from .invariant_pv import InvariantPV
 from .loader import Loader
+from .made_codes import MadeCodes
 from .pages import Pages
-from .paired_codes import PairedCodes
 from .params import PARAMS
-from .produced_codes import ProducedCodes
 from .pv import PV
 from .qk import QK
 from .rows import PlainRows
@@ -109,8 +108,7 @@ class DenseDecode:
                 self.rows = PlainRows(self)
             else:
                 rows = TurnedRows if self.fp8_products else UnscaledRows if self.one_scale else CodedRows
-                rows = (PairedCodes if self.cluster > 1 else ProducedCodes) if self.regs_producer else rows
-                self.rows = rows(self, codes, self.boxed)
+                self.rows = (MadeCodes if self.regs_producer else rows)(self, codes, self.boxed)
         self.bars = Barriers(self.slots, self.cluster, variant.barriers)
 
     @cute.jit

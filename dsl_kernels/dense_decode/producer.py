@@ -1,8 +1,9 @@
 """The producer: a warpgroup of its own that fetches rows which TMA does not bring, by cp.async, and Q by TMA.
 
-Each of its four warps brings 16 rows of a unit, all their columns (rows.py, codes.py). What says where a row lies
-(`keys`: an index, a page number) is read one unit ahead, one a lane: lanes 16 to 31 have the same rows as lanes 0 to
-15. Its first warp is the reader, too: it writes the records of pieces (work.py), but for the first one.
+Each of its four warps brings 16 rows of a unit, all their columns (rows.py), or of codes in a pair of CTAs 8 of those
+that its CTA makes for both (made_codes.py). What says where a row lies (`keys`: an index, a page number) is read one unit
+ahead, one a lane: lanes 16 to 31 have the same rows as lanes 0 to 15, but of codes in a pair. Its first warp is the
+reader, too: it writes the records of pieces (work.py), but for the first one; in a pair that of the first CTA.
 
 It has few registers, since O, S and Q take nearly all that there are.
 """
@@ -15,6 +16,7 @@ from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now
 
 from . import work
+from .made_codes import STRETCH_BYTES
 from .queries import SLICE_BYTES, Queries
 
 
@@ -69,13 +71,19 @@ class Producer(Queries):
                 self.reader.publish_next(piece)
             there = sWork[work.UNITS, self.bars.wait_for_work(piece)] > 0
 
+    @cute.jit
     def reads(self, warp):
         """Whether this warp is the reader."""
-        return warp == 0
+        reads = warp == 0
+        if const_expr(self.kernel.cluster > 1):
+            reads = reads and (self.kernel.rank == 0)
+        return reads
 
     def row(self, warp, unit):
         """This lane's row in a unit."""
-        return warp * STRIPE + lane_now(unit) % STRIPE
+        if const_expr(self.rows.COPIES_ARRIVE):
+            return warp * STRIPE + lane_now(unit) % STRIPE
+        return self.rows.row(warp, lane_now(unit))
 
     @cute.jit
     def give_q(self, warp, item, record):
@@ -121,8 +129,14 @@ class Producer(Queries):
 
     @cute.jit
     def start_rows(self, warp, item, attended, address, scales):
-        """Starts the loads of this warp's rows of a unit; tells which of them are attended."""
+        """Starts the loads of this warp's rows of a unit; tells which of them are attended. What the other CTA of a
+        pair makes of the unit is announced.
+        """
         slot, _ = self.bars.slot_phase(item)
+        if const_expr(self.kernel.cluster > 1):
+            if warp == 0:
+                with cute.arch.elect_one():
+                    cute.arch.mbarrier_expect_tx(self.bars.full(slot), 2 * self.half_slices * STRETCH_BYTES)
         valid = cute.arch.vote_ballot_sync(attended)
         if lane_now(slot) == 0:
             self.keys.tell(warp, slot, valid)

@@ -1,13 +1,13 @@
 """Token-sparse MLA decode for Hopper: dense_decode's roles on rows of the cache that each query token selects.
 
 A tile is a block of up to 64 heads of one query token, or both blocks of it: where rows are codes those are a pair of
-CTAs, which fetch and make half of the rows each, for both (paired.py, paired_codes.py there). Its KV items are the rows
-that the token selects, in units of 64: first those of the main cache, then those of the extra one. TMA cannot gather
-rows on this chip: a warpgroup of its own, the producer, or the warps of PV fetch them with cp.async (producer.py,
-gather.py of dense_decode) into the slot that the product before has left, while QK works on the next unit; and the
-warps of PV make what is quantised into bfloat16 in its place (produced_codes.py there), beside the product that runs on
-the tensor cores then, or behind it. A row that is not attended, because its index lies outside the cache or behind the
-length, is zeros, and its logits are hidden (qk.py).
+CTAs, which fetch and make half of the rows each, for both. Its KV items are the rows that the token selects, in units
+of 64: first those of the main cache, then those of the extra one. TMA cannot gather rows on this chip: a warpgroup of
+its own, the producer, or the warps of PV fetch them with cp.async (producer.py, gather.py of dense_decode) into the slot
+that the product before has left, while QK works on the next unit; and the warps of PV make what is quantised into
+bfloat16 in its place (made_codes.py there), beside the product that runs on the tensor cores then, or behind it. A row
+that is not attended, because its index lies outside the cache or behind the length, is zeros, and its logits are hidden
+(qk.py).
 
 What differs of the barriers: an item has come (`full`) when every thread of who fetches or makes it has arrived, and
 each loads what it needs only when the record of the piece is there, so that nothing is loaded without work.
@@ -23,12 +23,11 @@ from dsl_kernels.core.schedule import by_request, given
 from dsl_kernels.dense_decode.config import WARPGROUPS
 from dsl_kernels.dense_decode.gather import Gather
 from dsl_kernels.dense_decode.kernel import DenseDecode
-from dsl_kernels.dense_decode.paired import PairedProducer
 from dsl_kernels.dense_decode.producer import Producer
 from dsl_kernels.dense_decode.shared_memory import SharedMemory
 
 from .params import PARAMS
-from .pv import SparseFedPV, SparsePairedPV, SparsePV
+from .pv import SparseFedPV, SparsePV
 from .qk import SparseQK
 from .selection import Selection, SelectionReader
 
@@ -55,11 +54,11 @@ class SparseDecode(DenseDecode):
             self.blocks = self.a.cluster
         self.begin()
         self.reader = SelectionReader(self)
-        loader = Gather if not self.regs_producer else Producer if self.cluster == 1 else PairedProducer
+        loader = Producer if self.regs_producer else Gather
         loader = loader(self, (tma_q, tma_q_rope), (mQ, mQrope), self.reader, Selection(self))
         self.qk = SparseQK(self)
         if const_expr(self.regs_producer > 0):
-            self.producer, self.pv = loader, (SparsePairedPV if self.cluster > 1 else SparseFedPV)(self)
+            self.producer, self.pv = loader, SparseFedPV(self)
         else:
             self.pv = SparsePV(self, loader)
         self.run_roles(*((tma_q, tma_q_rope) if self.rope else (tma_q,)))

@@ -4,7 +4,6 @@ from cutlass import Int32
 
 from dsl_kernels.dense_decode.fed_pv import FedPV
 from dsl_kernels.dense_decode.gather_pv import GatherPV
-from dsl_kernels.dense_decode.paired import PairedPV
 
 
 class NothingToClear:
@@ -21,8 +20,4 @@ class SparsePV(NothingToClear, GatherPV):
 
 
 class SparseFedPV(NothingToClear, FedPV):
-    pass
-
-
-class SparsePairedPV(NothingToClear, PairedPV):
     pass

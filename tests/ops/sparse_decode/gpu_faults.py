@@ -7,7 +7,7 @@ from planted_faults import Edit, KernelFault
 FOLDER = "dsl_kernels/sparse_decode/"
 SELECTION, QK = FOLDER + "selection.py", FOLDER + "qk.py"
 PRODUCER, FED_PV = "dsl_kernels/dense_decode/producer.py", "dsl_kernels/dense_decode/fed_pv.py"
-PAIRED = "dsl_kernels/dense_decode/paired_codes.py"
+MADE = "dsl_kernels/dense_decode/made_codes.py"
 SINKS, SCHEDULE = "dsl_kernels/core/sinks.py", "dsl_kernels/core/schedule.py"
 
 
@@ -44,28 +44,34 @@ GPU_FAULTS = [
         "(Int64(slot) * kernel.blocks + kernel.rank)",
         "(Int64(slot) * kernel.blocks)",
     ),
-    # ---- what two CTAs make for each other
+    # ---- what is made of codes, in a pair for each other
     fault(
         "a stretch is made by the other CTA",
-        PAIRED,
+        MADE,
         "STRETCH * self.kernel.rank + EIGHT",
         "STRETCH * (1 - self.kernel.rank) + EIGHT",
     ),
-    fault("codes of odd slices", PAIRED, "((row ^ (which & 1)) << 6)", "(row << 6)"),
-    fault(
-        "scales of another tile of a stretch", PAIRED, "self.codes.tile == 64 else 1", "self.codes.tile == 64 else 2"
-    ),
+    fault("codes of odd slices", MADE, "(column + 4 * odd) ^", "column ^"),
+    fault("scales of another tile", MADE, "pair >> 1 if self.codes.tile == 64 else pair", "pair"),
+    fault("scales beside codes", MADE, "return 124 * row + 64 - ((row & 1) << 6)", "return 124 * row"),
     fault(
         "a slice is not shared",
-        PAIRED,
-        "self.start_of(slot, which), self.kernel.bars",
-        "self.start_of(slot, which & 6), self.kernel.bars",
+        MADE,
+        "            which = self.own_slice(half, warp)\n",
+        "            which = self.own_slice(half, warp & 2)\n",
     ),
     fault(
         "a slice is shared before all lanes have made it",
-        PAIRED,
+        MADE,
         "        cute.arch.sync_warp()\n        with cute.arch.elect_one():",
         "        with cute.arch.elect_one():",
+        always=False,
+    ),
+    fault(
+        "codes of two slices are overwritten that a warp reads",
+        MADE,
+        "self.kernel.bars.sync_two_warps(half, warp)",
+        "cute.arch.sync_warp()",
         always=False,
     ),
     # ---- which logits
