@@ -2,6 +2,7 @@
 """Times swaps of a long sequence to pinned host memory and back, and decode steps of others beside them. A step
 is a token more for each, which uploads lengths and slots, and dense_decode in every layer; or that alone, as in a
 replayed graph. Needs a GPU. A record is one JSON object a line:
+  uploads           of what a step appends: kernel; pageable: copies from memory that is not pinned
   layout            of the layers: listed, a tensor each; interleaved, those of a page behind one another
   appends           whether a step has tokens appended
   layers megabytes  of the sequence that is swapped
@@ -30,6 +31,7 @@ sys.path[:0] = [str(HERE.parent / "bindings" / "python"), str(HERE)]
 import records  # noqa: E402
 
 import flashmla  # noqa: E402
+from flashmla._torch import Torch  # noqa: E402
 
 PAGE, D_QK, D_V, HEADS = 64, 576, 512, 128
 BATCH, TOKENS, ROOM = 32, 4000, 5  # sequences of the steps, their tokens, pages that each may grow by
@@ -162,16 +164,28 @@ def facts_of(pair: Pair, size: int) -> dict:
     }
 
 
+def pageable(framework: Torch, size: int) -> tuple:
+    """Staging that is not pinned."""
+    import torch
+
+    made = torch.empty(size, dtype=torch.uint8)
+    return made, framework.address(made)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--record", type=Path, help="append the records to this file")
     parser.add_argument("--commit", default="", help="of the sources, for the record")
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--pages", type=int, default=512, help="of the sequence that is swapped")
+    parser.add_argument("--pageable", action="store_true", help="uploads are copies: staging is not pinned")
     args = parser.parse_args()
+    if args.pageable:
+        Torch.pinned = pageable
     facts = records.facts("pool_swap", args.commit) if args.record else {}
 
     def tell(found: dict) -> None:
+        found = {"uploads": "pageable" if args.pageable else "kernel", **found}
         print(" ".join(f"{name} {value}" for name, value in found.items()), flush=True)
         records.append(args.record, facts | found)
 

@@ -51,5 +51,6 @@ FAULTS = [
     PoolFault("a swap does not wait for writers", "cuda_copies.c",
               "FM_DRIVER_TRY(driver, stream_wait_event, gpu->stream, gpu->used, 0);", "", WORK_LATE),
     PoolFault("layers lie over one another in a row of host_pool", "pieces.c", "in_row += in->bytes;", ""),
-    PoolFault("staging in use is written", "cuda_copies.c", "gpu->uploading[gpu->buffer] = true;", "", WORK_LATE),
+    PoolFault("staging in use is written", "cuda_uploads.c", "uploads->busy[uploads->buffer] = true;", "",
+              WORK_LATE),
 ]  # fmt: skip

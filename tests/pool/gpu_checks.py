@@ -3,6 +3,8 @@ function, for test_gpu.py and for machines with nothing but the package."""
 
 from __future__ import annotations
 
+import numpy as np
+
 import flashmla
 from pool.memory import TorchMemory
 from pool.model import Model
@@ -120,6 +122,27 @@ def many_steps_without_waiting() -> None:
     one.check()
 
 
+def uploads_of_many_pieces(memory=None) -> None:
+    """Long arrays and parts of them that begin anywhere: every entry, and none beside it."""
+    memory = memory or TorchMemory("cuda")
+    pages = memory.made(np.zeros((8192, 1, 1, 8), "float32"))
+    cache = flashmla.PagedKVCache([pages], max_seqs=400, max_seq_len=700, max_slots=3000)
+    names = [cache.allocate()[0] for _ in range(400)]
+    for step in range(8):
+        chosen = names[7 * step :][: 200 + step]
+        before = [len(cache.blocks(name)) for name in chosen]
+        total = cache.append(chosen, [300 if i == 5 else i % 4 for i in range(len(chosen))])
+        slots = [slot for name, old in zip(chosen, before, strict=True) for slot in cache.blocks(name)[old:]]
+        assert len(slots) == total
+        assert memory.read(cache.slot_mapping).tolist() == slots + [-1] * (3000 - total)
+        blocks = {cache.row(name): cache.blocks(name) for name in names}
+        assert memory.read(cache.cache_seqlens).tolist() == [len(blocks[row]) for row in range(400)]
+        table = np.full((400, 700), -1)
+        for row, entries in blocks.items():
+            table[row, : len(entries)] = entries
+        assert (memory.read(cache.block_table) == table).all()
+
+
 def swapping(sleep: int = 0) -> tuple:
     """A cache two blocks of which are being swapped out behind work that takes so many cycles, and its host pool."""
     import torch
@@ -158,8 +181,9 @@ def a_cache_is_collected_during_a_capture() -> None:
     assert x.tolist() == [2] * 4
 
 
-def attention_ends_before_swaps_that_are_under_way() -> None:
-    """Enqueued behind them; if it waited for them it never would. Other processes may delay it: it is tried again."""
+def steps_end_before_swaps_that_are_under_way() -> None:
+    """Enqueued behind them, uploads and attention; if one of them waited for a swap they never would. Other processes
+    may delay them: it is tried again."""
     import torch
 
     from benchmarks import pool_swap
@@ -174,7 +198,7 @@ def attention_ends_before_swaps_that_are_under_way() -> None:
                 pool.host[:, 0] = 0  # which no row begins with
             torch.cuda.synchronize()
             pool.swap(name)
-            pool.step(appends=False)
+            pool.step(appends=True)
             attended, behind = torch.cuda.Event(), torch.cuda.Event()
             attended.record()
             if name == "in":
@@ -186,14 +210,15 @@ def attention_ends_before_swaps_that_are_under_way() -> None:
             assert name == "in" or pool.host[:, 0].all()
         if all(seen.values()):
             return
-    raise AssertionError(f"attention ended before a swap did: {seen}")
+    raise AssertionError(f"a step ended before a swap did: {seen}")
 
 
 CHECKS = [
     graph_sees_what_was_uploaded,
     capture_is_refused,
     swaps_keep_rows_while_others_work,
-    attention_ends_before_swaps_that_are_under_way,
+    uploads_of_many_pieces,
+    steps_end_before_swaps_that_are_under_way,
     other_streams,
     cupy_arrays,
     many_steps_without_waiting,

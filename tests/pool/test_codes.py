@@ -24,13 +24,6 @@ DENSE = [*ROW_AND_COLUMNS]
 SPARSE = [name for name in DENSE if name != "fp8"]  # which a GPU does not attend so
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request) -> str:
-    if request.param == "cuda":
-        request.getfixturevalue("gpu")  # which may skip
-    return request.param
-
-
 @dataclass
 class Kept:
     """A pool, and of each sequence the rows that were written: (tokens, layers, columns)."""

@@ -2,8 +2,8 @@
  *
  * Built as libcuda.so.1 with the exports that the test names. The machine is described by STUB_VERSION (12000),
  * STUB_DEVICES (1), STUB_ARCHITECTURE (90), STUB_PROCESSORS (132), STUB_NAME, STUB_L2_BYTES (50 MiB), STUB_CLUSTERS (of
- * two that run at once; half the processors), and STUB_CAPTURING (0). Sources of the rules: CUDA Driver API reference,
- * and its cuda.h for names and numbers. */
+ * two that run at once; half the processors), STUB_CAPTURING (0), and STUB_PAGEABLE (0: memory of the host is pinned).
+ * Sources of the rules: CUDA Driver API reference, and its cuda.h for names and numbers. */
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -19,6 +19,7 @@ _Static_assert(sizeof(CUlaunchConfig) == 56, "seven numbers, stream, attributes,
 _Static_assert(sizeof(CUtensorMap) == 128 && _Alignof(CUtensorMap) == 64, "128 bytes on a 64-byte boundary");
 
 enum { MAX_DEVICES = 8, MAX_KERNELS = 256, MAX_DEPTH = 8, MAX_PARAMS = 192, DEFAULT_SHARED_BYTES = 48 * 1024 };
+#define UPLOAD "flashmla_upload_" /* an entry whose work is done: tests of pools look at it */
 enum { BIGGEST_SHARED_BYTES = 227 * 1024 /* of a block on sm_90 */, BIGGEST_BOX = 256 };
 
 #include "parameter_sizes.h" /* made by launches.py */
@@ -153,6 +154,13 @@ int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags) {
   return result;
 }
 
+int cuPointerGetAttribute(void *value, int attribute, CUdeviceptr pointer) {
+  const bool good = attribute == CU_POINTER_ATTRIBUTE_DEVICE_POINTER && pointer && !setting("STUB_PAGEABLE", 0);
+  const int result = plain_line("cuPointerGetAttribute", !depth ? INVALID_CONTEXT : good ? 0 : INVALID_VALUE);
+  if (result == 0) memcpy(value, &pointer, sizeof pointer);
+  return result;
+}
+
 int cuLibraryLoadData(CUlibrary *library, const void *image, void *jit_options, void *jit_values, unsigned jit_count,
                       void *options, void *values, unsigned count) {
   (void)jit_options, (void)jit_values, (void)options, (void)values;
@@ -265,7 +273,9 @@ int cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **p
   else if (config->sharedMemBytes > DEFAULT_SHARED_BYTES &&
            (int)config->sharedMemBytes > kernel->shared_bytes[stack[depth - 1]->device])
     result = OUT_OF_RESOURCES;
-  return close_line(log, "cuLaunchKernelEx", result);
+  result = close_line(log, "cuLaunchKernelEx", result);
+  if (result == 0 && strncmp(kernel->name, UPLOAD, strlen(UPLOAD)) == 0) enqueue_upload(config->hStream, parameters);
+  return result;
 }
 
 /* The rules of cuTensorMapEncodeTiled for an untiled, 16-bit, 128-byte swizzled map. */

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "cuda/driver_types.h"
+
 enum {
   INVALID_VALUE = 1,
   NO_DEVICE = 100,
@@ -25,5 +27,7 @@ int close_line(FILE *log, const char *call, int result);
 bool has_context(void);
 int current_device(void);
 int setting(const char *name, int otherwise);
+/* The launch of the kernel that brings pieces of staging. */
+void enqueue_upload(struct CUstream_st *stream, void **parameters);
 
 #endif /* LOG_H_ */

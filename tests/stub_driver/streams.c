@@ -1,4 +1,4 @@
-/* streams.c - streams, events and copies of the stub driver, which are done for real, in host memory.
+/* streams.c - streams, events, copies and uploads of the stub driver, which are done for real, in host memory.
  *
  * On streams of the kinds in STUB_LAZY (1: those that were created, 2: others, 3: both) work is done as late as it may
  * be: when an event behind it is waited for by work that is done, or when the stream is synchronised. So what lacks a
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda/driver_types.h"
+#include "cuda/kernel_params.h"
 #include "log.h"
 
 enum { CREATED = 1, GIVEN = 2 };
@@ -24,6 +24,7 @@ typedef struct work {
   const char *from; /* NULL: `value` is put there */
   size_t bytes;
   uint32_t value;
+  int32_t num_pieces;     /* of an upload, with records before `to` of what lies behind `from` */
   struct CUevent_st wait; /* without a stream: there is none */
 } work;
 
@@ -59,10 +60,24 @@ static struct CUstream_st *stream_of(CUstream handle) {
   return last;
 }
 
+/* As dsl_kernels/upload does it. */
+static void bring(const char *records, const char *staged, int32_t num_pieces) {
+  struct {
+    char *to;
+    int32_t bytes, place;
+  } piece;
+  for (int32_t i = 0; i < num_pieces; ++i) {
+    memcpy(&piece, records -= sizeof piece, sizeof piece);
+    if (piece.bytes <= 0 || piece.bytes > FM_KERNEL_PIECE_BYTES || piece.bytes % 4 != 0) abort();
+    memcpy(piece.to, staged + 16 * (int64_t)piece.place, (size_t)piece.bytes);
+  }
+}
+
 static void finish(struct CUstream_st *stream, uint64_t until) {
   while (stream->done < until) {
     const work *next = &stream->queue[stream->done++];
     if (next->wait.stream) finish(next->wait.stream, next->wait.behind);
+    bring(next->to, next->from, next->num_pieces);
     if (next->bytes && next->from) memmove(next->to, next->from, next->bytes);
     for (size_t i = 0; next->bytes && !next->from && i < next->bytes; i += 4) memcpy(next->to + i, &next->value, 4);
   }
@@ -77,6 +92,17 @@ static void enqueue(CUstream handle, work made) {
   }
   stream->queue[stream->queued++] = made;
   if (!(setting("STUB_LAZY", 0) & (stream->created ? CREATED : GIVEN))) finish(stream, stream->queued);
+}
+
+void enqueue_upload(CUstream stream, void **parameters) {
+  char *staged, *end;
+  work made = {.bytes = 0};
+  memcpy(&staged, parameters[0], sizeof staged);
+  memcpy(&end, parameters[1], sizeof end);
+  memcpy(&made.num_pieces, parameters[2], sizeof made.num_pieces);
+  made.from = staged;
+  made.to = end;
+  enqueue(stream, made);
 }
 
 int cuStreamCreate(CUstream *stream, unsigned flags) {

@@ -30,6 +30,7 @@ SINCE = {
     "cuCtxPopCurrent_v2": "4.0",
     "cuStreamIsCapturing": "10.0",
     "cuMemHostAlloc": "2.2",
+    "cuPointerGetAttribute": "4.0",
     "cuStreamSynchronize": "2.0",
     "cuStreamCreate": "2.0",
     "cuStreamDestroy_v2": "4.0",

@@ -16,7 +16,7 @@ BY_DECODE = sorted(
     - {"cuInit", "cuGetErrorString", "cuStreamSynchronize", "cuCtxGetDevice", "cuCtxPopCurrent_v2"}
     - {"cuTensorMapReplaceAddress"}
     - {"cuStreamIsCapturing", "cuMemHostAlloc"}  # the checking mode's
-    - {name for name in stub.SINCE if name.startswith(("cuEvent", "cuMemcpy", "cuMemset"))}  # pools'
+    - {name for name in stub.SINCE if name.startswith(("cuEvent", "cuMemcpy", "cuMemset", "cuPointer"))}  # pools'
     - {"cuStreamCreate", "cuStreamDestroy_v2", "cuStreamWaitEvent"}
     - {"cuThreadExchangeStreamCaptureMode"}  # the profiler's, with events
     - {"cuDeviceGetName"}  # that of calls with a tuning file

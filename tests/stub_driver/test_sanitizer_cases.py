@@ -8,7 +8,8 @@ import flashmla
 
 CODE = """
 import operations
-for module in operations.modules("sanitizer_cases").values():
+from pool import sanitizer_cases
+for module in [*operations.modules("sanitizer_cases").values(), sanitizer_cases]:
     module.launch_all(tell)
 """
 

@@ -59,8 +59,8 @@ typedef struct flashmla_pool_params {
   /* (num_host_blocks, block_bytes) uint8, contiguous, in host memory, which should be pinned; block_bytes: as
    * flashmla_pool_block_bytes says. Where swapped sequences go; NULL: there is no swap */
   const DLTensor *host_pool;
-  /* (bytes) uint8, contiguous, in host memory, which should be pinned; bytes: at least what flashmla_pool_staging_size
-   * says. NULL where that is 0 */
+  /* (bytes) uint8, contiguous, in host memory, which should be pinned: else uploads are copies, which wait for those of
+   * swaps; bytes: at least what flashmla_pool_staging_size says. NULL where that is 0 */
   const DLTensor *staging;
   int32_t max_sequences; /* on the device and swapped out; 0: max_seqs + num_host_blocks */
   uint32_t reserved;     /* 0 */

@@ -27,6 +27,7 @@
   X(context_pop_current, cuCtxPopCurrent_v2, (CUcontext * context))                                                  \
   X(stream_is_capturing, cuStreamIsCapturing, (CUstream stream, int *status))                                        \
   X(mem_host_alloc, cuMemHostAlloc, (void **memory, size_t bytes, unsigned flags))                                   \
+  X(pointer_get_attribute, cuPointerGetAttribute, (void *value, int attribute, CUdeviceptr pointer))                 \
   X(stream_create, cuStreamCreate, (CUstream * stream, unsigned flags))                                              \
   X(stream_destroy, cuStreamDestroy_v2, (CUstream stream))                                                           \
   X(stream_wait_event, cuStreamWaitEvent, (CUstream stream, CUevent event, unsigned flags))                          \

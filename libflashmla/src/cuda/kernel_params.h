@@ -18,10 +18,11 @@ typedef enum fm_kernel_family {
   FM_KERNEL_PLAN,
   FM_KERNEL_READ_KV,
   FM_KERNEL_SPARSE_DECODE,
+  FM_KERNEL_UPLOAD,
   FM_KERNEL_WRITE_KV,
 } fm_kernel_family;
-enum { FM_KERNEL_FAMILIES = 10 };
-#define FM_KERNEL_FAMILY_NAMES {"check_decode", "check_sparse_decode", "combine", "dense_decode", "fold", "merge_states", "plan", "read_kv", "sparse_decode", "write_kv"}
+enum { FM_KERNEL_FAMILIES = 11 };
+#define FM_KERNEL_FAMILY_NAMES {"check_decode", "check_sparse_decode", "combine", "dense_decode", "fold", "merge_states", "plan", "read_kv", "sparse_decode", "upload", "write_kv"}
 
 #define FM_KERNEL_CHECKED_VALUES 10
 #define FM_KERNEL_FINDING_BYTES 128
@@ -37,6 +38,7 @@ enum { FM_KERNEL_FAMILIES = 10 };
 #define FM_KERNEL_NODE_PIECES 8
 #define FM_KERNEL_PARTIAL_BYTES 2
 #define FM_KERNEL_PARTIAL_FACTS 4
+#define FM_KERNEL_PIECE_BYTES 512
 #define FM_KERNEL_READ_BLOCKS 8
 #define FM_KERNEL_SMALL_PIECES 8
 #define FM_KERNEL_STRIPE 16
@@ -1052,6 +1054,18 @@ typedef struct fm_sparse_decode_kernel_params {
     {offsetof(fm_sparse_decode_kernel_params, stores_all), 4}, \
   }
 
+typedef struct fm_upload_kernel_params {
+  const int32_t *staged; /* a buffer in pinned memory of the host */
+  const int32_t *end; /* of its records: 16 bytes a piece, the first one last */
+  int32_t num_pieces; /* records */
+} fm_upload_kernel_params;
+#define FM_UPLOAD_PARAMS \
+  { \
+    {offsetof(fm_upload_kernel_params, staged), 8}, \
+    {offsetof(fm_upload_kernel_params, end), 8}, \
+    {offsetof(fm_upload_kernel_params, num_pieces), 4}, \
+  }
+
 typedef struct fm_write_kv_kernel_params {
   int32_t *pages; /* the cache */
   const int32_t *latent; /* first columns of the tokens */
@@ -1115,6 +1129,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x25baee8c
+#define FM_KERNEL_PARAMS_DIGEST 0x6fe5757a
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -4,7 +4,7 @@
 
 int64_t fm_staging_buffer_bytes(const fm_pool_sizes *sizes) {
   const int64_t rows = sizes->rows, entry = sizeof(int32_t), slot = sizeof(int64_t);
-  const int64_t table = fm_max64(fm_staged_bytes(sizes->max_blocks * entry), rows * FM_STAGING_ALIGNMENT);
+  const int64_t table = fm_max64(fm_staged_bytes(sizes->max_blocks * entry), rows * fm_staged_bytes(entry));
   return fm_staged_bytes(rows * entry) + fm_staged_bytes(sizes->slots * slot) + table;
 }
 
@@ -91,13 +91,14 @@ static flashmla_status upload_all(flashmla_pool *pool, void *stream) {
 }
 
 static flashmla_status update(flashmla_pool *pool, void *stream) {
-  const fm_pool_arrays *arrays = &pool->arrays;
+  fm_pool_arrays *arrays = &pool->arrays;
   FM_TRY(fm_wait_for_swaps(pool, stream));
-  if (arrays->num_dirty == 0 && arrays->lengths_first >= arrays->lengths_end && !arrays->slots_dirty)
+  if (arrays->num_dirty == 0 && arrays->lengths_first >= arrays->lengths_end && !arrays->slots_dirty && !arrays->unsent)
     return FLASHMLA_OK;
   FM_TRY(pool->backend->begin_upload(pool, stream));
   const flashmla_status status = upload_all(pool, stream);
-  const flashmla_status ended = pool->backend->end_upload(pool, stream); /* of what was enqueued, in any case */
+  const flashmla_status ended = pool->backend->end_upload(pool, stream); /* of what was added, in any case */
+  arrays->unsent = ended != FLASHMLA_OK;
   return status != FLASHMLA_OK ? status : ended;
 }
 

@@ -1,24 +1,19 @@
-/* cuda_copies.c - copies of a pool on a GPU, by the copy engines: its own stream for swaps, and a ring of buffers
- * through which arrays are uploaded. */
+/* cuda_copies.c - copies of a pool on a GPU: of blocks, by the copy engines, on a stream of its own for swaps; and of
+ * arrays (cuda_uploads.c). */
 #include <stdlib.h>
-#include <string.h>
 
-#include "cuda/device.h"
-#include "pool/pool.h"
+#include "pool/cuda_uploads.h"
 
 enum { SWAP_EVENTS = 16 /* of the last swaps; an older one shares that of a later one, which is done behind it */ };
 
 typedef struct fm_cuda_pool {
   const fm_driver *driver;
   const fm_device *device;
-  CUstream stream;                      /* of swaps; NULL: there is no host_pool, until the pool ends */
-  CUevent used;                         /* what is on the caller's stream when a swap begins */
-  CUevent swapped[SWAP_EVENTS];         /* a swap is done, by its number */
-  CUevent uploaded[FM_STAGING_BUFFERS]; /* a buffer is free again */
-  bool uploading[FM_STAGING_BUFFERS];   /* its event was recorded, and was not done when it was last looked at */
-  int32_t buffer;                       /* in use */
-  int64_t used_bytes;                   /* of it */
-  bool pushed;                          /* a context, while arrays are uploaded */
+  CUstream stream;              /* of swaps; NULL: there is no host_pool, until the pool ends */
+  CUevent used;                 /* what is on the caller's stream when a swap begins */
+  CUevent swapped[SWAP_EVENTS]; /* a swap is done, by its number */
+  fm_uploads uploads;
+  bool pushed; /* a context, while arrays are uploaded */
 } fm_cuda_pool;
 
 static flashmla_status check_capture(const fm_cuda_pool *gpu, void *stream) {
@@ -64,7 +59,7 @@ static flashmla_status fill_arrays(const flashmla_pool *pool, const fm_cuda_pool
 
 static flashmla_status make_all(const flashmla_pool *pool, fm_cuda_pool *gpu, void *stream) {
   FM_TRY(fill_arrays(pool, gpu, stream));
-  for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i) FM_TRY(make_event(gpu, &gpu->uploaded[i]));
+  FM_TRY(fm_uploads_open(pool, (fm_gpu){gpu->driver, gpu->device}, &gpu->uploads));
   if (pool->memory.host == NULL) return FLASHMLA_OK;
   FM_TRY(make_event(gpu, &gpu->used));
   for (int32_t i = 0; i < SWAP_EVENTS; ++i) FM_TRY(make_event(gpu, &gpu->swapped[i]));
@@ -89,9 +84,9 @@ static void destroy_event(const fm_cuda_pool *gpu, CUevent event) {
 /* Until nothing copies from or to the memory of the pool any more; a device that fails copies nothing. */
 static void finish_copies(fm_cuda_pool *gpu) {
   for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i)
-    if (gpu->uploading[i]) {
+    if (gpu->uploads.busy[i]) {
       if (gpu->stream == NULL && gpu->driver->stream_create(&gpu->stream, CU_STREAM_NON_BLOCKING) != 0) return;
-      gpu->driver->stream_wait_event(gpu->stream, gpu->uploaded[i], 0);
+      gpu->driver->stream_wait_event(gpu->stream, gpu->uploads.done[i], 0);
     }
   if (gpu->stream != NULL) gpu->driver->stream_synchronize(gpu->stream);
 }
@@ -105,7 +100,7 @@ static void close_pool(flashmla_pool *pool) {
     int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
     gpu->driver->exchange_capture_mode(&mode);
     finish_copies(gpu);
-    for (int32_t i = 0; i < FM_STAGING_BUFFERS; ++i) destroy_event(gpu, gpu->uploaded[i]);
+    fm_uploads_close(&gpu->uploads);
     for (int32_t i = 0; i < SWAP_EVENTS; ++i) destroy_event(gpu, gpu->swapped[i]);
     destroy_event(gpu, gpu->used);
     if (gpu->stream != NULL) gpu->driver->stream_destroy(gpu->stream);
@@ -167,60 +162,27 @@ static flashmla_status wait_for_swap(flashmla_pool *pool, uint64_t number, void 
   IN_CONTEXT(gpu, stream, wait_on(gpu, gpu->swapped[number % SWAP_EVENTS], stream));
 }
 
-/* The next buffer of the ring, which must have been read. */
-static flashmla_status turn_buffer(fm_cuda_pool *gpu) {
-  const int32_t next = (gpu->buffer + 1) % FM_STAGING_BUFFERS;
-  if (gpu->uploading[next]) {
-    const CUresult result = gpu->driver->event_query(gpu->uploaded[next]);
-    if (result == CUDA_ERROR_NOT_READY)
-      return fm_fail(FLASHMLA_ERROR_STAGING_BUSY,
-                     "staging holds %d uploads that the device has not done yet; wait for the stream and call again",
-                     FM_STAGING_BUFFERS);
-    if (result != 0) return fm_driver_fail(gpu->driver, "event_query", result);
-  }
-  gpu->uploading[next] = false;
-  gpu->buffer = next;
-  gpu->used_bytes = 0;
-  return FLASHMLA_OK;
-}
-
-static flashmla_status finish_buffer(fm_cuda_pool *gpu, void *stream) {
-  if (gpu->used_bytes == 0) return FLASHMLA_OK;
-  FM_DRIVER_TRY(gpu->driver, event_record, gpu->uploaded[gpu->buffer], (CUstream)stream);
-  gpu->uploading[gpu->buffer] = true;
-  return FLASHMLA_OK;
-}
-
-static flashmla_status check_and_turn(fm_cuda_pool *gpu, void *stream) {
+static flashmla_status check_and_begin(fm_cuda_pool *gpu, void *stream) {
   FM_TRY(check_capture(gpu, stream));
-  return turn_buffer(gpu);
+  return fm_uploads_begin(&gpu->uploads, stream);
 }
 
 static flashmla_status begin_upload(flashmla_pool *pool, void *stream) {
   fm_cuda_pool *gpu = pool->backend_state;
   FM_TRY(fm_device_enter(gpu->driver, gpu->device, &gpu->pushed));
-  const flashmla_status status = check_and_turn(gpu, stream);
+  const flashmla_status status = check_and_begin(gpu, stream);
   if (status != FLASHMLA_OK) fm_device_leave(gpu->driver, gpu->pushed);
   return status;
 }
 
 static flashmla_status upload(flashmla_pool *pool, void *to, const void *from, int64_t bytes, void *stream) {
   fm_cuda_pool *gpu = pool->backend_state;
-  const int64_t size = fm_staging_buffer_bytes(&pool->books.sizes);
-  if (gpu->used_bytes + bytes > size) {
-    FM_TRY(finish_buffer(gpu, stream));
-    FM_TRY(turn_buffer(gpu));
-  }
-  char *staged = pool->memory.staging + gpu->buffer * size + gpu->used_bytes;
-  memcpy(staged, from, (size_t)bytes);
-  gpu->used_bytes += fm_staged_bytes(bytes);
-  const copying by = {gpu->driver, (CUstream)stream};
-  return copy(&by, to, staged, bytes);
+  return fm_uploads_add(&gpu->uploads, to, from, bytes, stream);
 }
 
 static flashmla_status end_upload(flashmla_pool *pool, void *stream) {
   fm_cuda_pool *gpu = pool->backend_state;
-  const flashmla_status status = finish_buffer(gpu, stream);
+  const flashmla_status status = fm_uploads_end(&gpu->uploads, stream);
   fm_device_leave(gpu->driver, gpu->pushed);
   return status;
 }

@@ -40,6 +40,7 @@ typedef struct fm_pool_arrays {
   int32_t lengths_first, lengths_end;
   int32_t num_slots, shown_slots; /* that are not -1; in slot_mapping */
   bool slots_dirty;
+  bool unsent; /* the end of an upload failed: the backend has parts of it still */
 } fm_pool_arrays;
 
 /* A block that is copied. */
@@ -71,7 +72,7 @@ typedef struct fm_pool_backend {
                           void *stream);
   /* Makes `stream` wait for a swap. */
   flashmla_status (*wait_for_swap)(flashmla_pool *pool, uint64_t swap, void *stream);
-  /* Pieces of arrays, between a begin and an end. */
+  /* Parts of arrays, between a begin and an end; where that fails, the next begin and end go on with them. */
   flashmla_status (*begin_upload)(flashmla_pool *pool, void *stream);
   flashmla_status (*upload)(flashmla_pool *pool, void *to, const void *from, int64_t bytes, void *stream);
   flashmla_status (*end_upload)(flashmla_pool *pool, void *stream);
@@ -100,11 +101,12 @@ flashmla_status fm_copy_pieces(const flashmla_pool *pool, const fm_block_copy *c
 
 enum {
   FM_STAGING_BUFFERS = 4, /* uploads under way at once */
-  FM_STAGING_ALIGNMENT = 16
+  FM_STAGING_ALIGNMENT = 16,
+  FM_STAGING_PIECE = 512 /* bytes that are uploaded as one, at most */
 };
-/* What a piece of an array takes of a buffer. */
+/* What a part of an array takes of a buffer: its bytes, and as many as it is aligned to for each of its pieces. */
 static inline int64_t fm_staged_bytes(int64_t bytes) {
-  return fm_ceil_div(bytes, FM_STAGING_ALIGNMENT) * FM_STAGING_ALIGNMENT;
+  return (fm_ceil_div(bytes, FM_STAGING_ALIGNMENT) + fm_ceil_div(bytes, FM_STAGING_PIECE)) * FM_STAGING_ALIGNMENT;
 }
 /* Bytes of one of them: all lengths, all slots, and an entry of every row or all of one. */
 int64_t fm_staging_buffer_bytes(const fm_pool_sizes *sizes);

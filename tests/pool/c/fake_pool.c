@@ -40,6 +40,11 @@ static flashmla_status upload(flashmla_pool *pool, void *to, const void *from, i
   return called(&fake_pool.uploaded, 1);
 }
 
+static flashmla_status end_upload(flashmla_pool *pool, void *stream) {
+  (void)pool, (void)stream;
+  return called(&fake_pool.ended, 1);
+}
+
 #define STAND_IN                   \
   {.open = on_stream,              \
    .close = close_pool,            \
@@ -49,5 +54,5 @@ static flashmla_status upload(flashmla_pool *pool, void *to, const void *from, i
    .wait_for_swap = wait_for_swap, \
    .begin_upload = on_stream,      \
    .upload = upload,               \
-   .end_upload = on_stream}
+   .end_upload = end_upload}
 const fm_pool_backend fm_pool_cpu = STAND_IN, fm_pool_cuda = STAND_IN;

@@ -3,8 +3,8 @@
 #define FAKE_POOL_H_
 
 typedef struct fake_copies {
-  int copied, swapped, waited, uploaded; /* blocks, blocks, swaps, pieces */
-  int fails_at;                          /* the call of this number fails, from 1; 0: none */
+  int copied, swapped, waited, uploaded, ended; /* blocks, blocks, swaps, parts, uploads */
+  int fails_at;                                 /* the call of this number fails, from 1; 0: none */
   int calls;
 } fake_copies;
 extern fake_copies fake_pool;

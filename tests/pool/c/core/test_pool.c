@@ -84,10 +84,11 @@ static void rules(void) {
           p.host_pool.device.device_type = kDLCUDA);
   REFUSED(MIXED_DEVICES, "block_table is on cuda:0, kv_cache[0] is on cpu:0",
           p.block_table.device.device_type = kDLCUDA);
-  REFUSED(NULL_POINTER, "staging is NULL; 768 bytes of host memory are needed", on_cuda(); p.params.staging = NULL);
-  REFUSED(WORKSPACE_TOO_SMALL, "staging.shape[0] is 767; it must be at least 768", on_cuda(); p.staging_shape[0] = 767);
+  REFUSED(NULL_POINTER, "staging is NULL; 1088 bytes of host memory are needed", on_cuda(); p.params.staging = NULL);
+  REFUSED(WORKSPACE_TOO_SMALL, "staging.shape[0] is 1087; it must be at least 1088", on_cuda();
+          p.staging_shape[0] = 1087);
   ACCEPTED(stack());
-  ACCEPTED(on_cuda(); p.staging_shape[0] = 768);
+  ACCEPTED(on_cuda(); p.staging_shape[0] = 1088);
   ACCEPTED(p.params.host_pool = NULL);
   ACCEPTED(p.host_pool.device.device_type = 3);
 }
@@ -102,7 +103,7 @@ static void sizes(void) {
   CHECK(bytes == 0);
   on_cuda();
   CHECK_OK(flashmla_pool_staging_size(&p.params, &bytes));
-  CHECK(bytes == 768);
+  CHECK(bytes == 1088);
   p.params.block_table = p.params.cache_seqlens = p.params.slot_mapping = NULL;
   CHECK_OK(flashmla_pool_block_bytes(&p.params, &bytes));
   CHECK_STATUS(flashmla_pool_block_bytes(&p.params, NULL), FLASHMLA_ERROR_NULL_POINTER, "bytes is NULL");
@@ -186,6 +187,7 @@ static void failing_upload(void) {
     fake_pool.fails_at = 0;
     CHECK_OK(flashmla_pool_update(p.pool, NULL));
     CHECK(fake_pool.uploaded == 4); /* lengths, slots, two rows */
+    CHECK(fake_pool.ended >= 1);
     CHECK_OK(flashmla_pool_update(p.pool, NULL));
     CHECK(fake_pool.uploaded == 4);
     pools_free(&p);
