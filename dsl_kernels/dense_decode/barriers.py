@@ -69,10 +69,10 @@ its `full`. So PV waits for item i + 2 when the phase of that slot's item before
 producer's first warp; the others have their last look at a record before their copies arrive for the piece's last unit,
 or for the RoPE part of that.
 
-In a pair of CTAs (made_codes.py) each makes half of a unit's rows for both. What it made of item i it copies to the other
-CTA, whose `full` counts the bytes; they belong to i's phase there, since both CTAs' `empty` of item i - slots came
-before, after which nobody waits for that item's `full`. The other CTA's producer announces them before it fetches its
-own rows of i. Where they come sooner they are owed: that phase does not end without the arrivals of PV, which follow.
+In a pair of CTAs (made_codes.py) each makes half of a unit's rows for both. What it made of item i it copies to the
+other CTA, whose `full` counts the bytes; they belong to i's phase there, since both CTAs' `empty` of item i - slots
+came before, after which nobody waits for that item's `full`. The other CTA's producer announces them before it fetches
+its own rows of i. Where they come sooner they are owed: that phase does not end without the arrivals of PV, which follow.
 What a copy reads is not overwritten: both CTAs have given the slot back by then, the other one when the copy had come.
 
 Where RoPE parts and P take turns in two slices, that of item i is fetched when item i - 2 has left, which the slot of

@@ -1,11 +1,11 @@
 """PV where a warpgroup of its own fetches the rows (producer.py). What came as codes the eight warps of PV make into
-numbers (made_codes.py) beside the product that runs then or behind it: of the unit behind the next one, so that QK has it
-when it is done with that.
+numbers (made_codes.py) beside the product that runs then or behind it: of the unit behind the next one, so that QK has
+it when it is done with that.
 """
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int32, const_expr
+from cutlass import Int32, const_expr
 from cutlass.cute.nvgpu import warpgroup
 
 from dsl_kernels.core.fragments import row_of
@@ -58,7 +58,7 @@ class FedPV(PV):
 
     @cute.jit
     def make(self, half, warp, item, begin):
-        """Makes numbers of this warp's part of an item from a four on (made_codes.py), when its rows have come; says so."""
+        """Makes numbers of this warp's fours of an item from one on, when its rows have come; says so."""
         slot, phase = self.bars.slot_phase(item)
         cute.arch.mbarrier_wait(self.bars.fetched(slot), phase)
         self.rows.make(half, slot, warp % 4, begin, self.rows.fours)

@@ -1,13 +1,13 @@
-"""Rows of 8-bit codes that the producer fetches (producer.py) and PV's warps make into bfloat16 in the slot (fed_pv.py);
-codes.py says how numbers come of codes. Where a pair of CTAs makes a unit's rows together each makes half, a stretch,
-for both: what a warp has made it copies to the same place of the other CTA, whose `full` barrier counts the bytes. RoPE
-parts that take turns each CTA fetches for itself.
+"""Rows of 8-bit codes that the producer fetches (producer.py) and PV's warps make into bfloat16 in the slot
+(fed_pv.py); codes.py says how numbers come of codes. Where a pair of CTAs makes a unit's rows together each makes half,
+a stretch, for both: what a warp has made it copies to the same place of the other CTA, whose `full` barrier counts the
+bytes. RoPE parts that take turns each CTA fetches for itself.
 
-Rows are worked on by eights, four at a time: a warp of PV makes four slices of an eight, and two such fours of a unit; of
-a stretch one slice of its four eights. Of an eight, the codes of slices 2 i and 2 i + 1 come where numbers of the latter
-will be, a row of both in a row of that; its halves are exchanged in odd rows, so that loads touch no bank twice. (A slice
-whose neighbour is RoPE parts has its codes itself.) Scales of both, a word a row, come where numbers of the former will
-be. So before anything is written whoever makes either of two slices has all of it in registers.
+Rows are worked on by eights, four at a time: a warp of PV makes four slices of an eight, and two such fours of a unit;
+of a stretch one slice of its four eights. Of an eight, the codes of slices 2 i and 2 i + 1 come where numbers of the
+latter will be, a row of both in a row of that; its halves are exchanged in odd rows, so that loads touch no bank twice.
+(A slice whose neighbour is RoPE parts has its codes itself.) Scales of both, a word a row, come where numbers of the
+former will be. So whoever makes either slice has its codes and scales in registers before anything of both is written.
 """
 
 import cutlass
@@ -43,7 +43,7 @@ class MadeCodes(CodedRows):
         return self.kernel.smem.slice_start(slot, which).toint() + first + warp * (EIGHT_BYTES * self.eights)
 
     def is_coded(self, which):
-        """Whether a slice is one of codes; of the seventh, which is RoPE parts where they are columns of V."""
+        """Whether a slice is one of codes: one is not where RoPE parts are columns of V."""
         return which < self.coded if const_expr(self.short) else True
 
     # ---- fetching
@@ -159,6 +159,7 @@ class MadeCodes(CodedRows):
                 for word in codes[i]:
                     found = found | ((word & Uint32(0x7F7F7F7F)) + Uint32(0x01010101))
         slow = cute.arch.vote_any_sync(((found & Uint32(0x80808080)) != Uint32(0)) or (special != 0))
+        # Numbers go now over codes and scales that all have, in a pair the warp of the other slice, too.
         if const_expr(self.paired):
             self.kernel.bars.sync_two_warps(half, warp)
         else:

@@ -1,9 +1,9 @@
 """The producer: a warpgroup of its own that fetches rows which TMA does not bring, by cp.async, and Q by TMA.
 
 Each of its four warps brings 16 rows of a unit, all their columns (rows.py), or of codes in a pair of CTAs 8 of those
-that its CTA makes for both (made_codes.py). What says where a row lies (`keys`: an index, a page number) is read one unit
-ahead, one a lane: lanes 16 to 31 have the same rows as lanes 0 to 15, but of codes in a pair. Its first warp is the
-reader, too: it writes the records of pieces (work.py), but for the first one; in a pair that of the first CTA.
+that its CTA makes for both (made_codes.py). What says where a row lies (`keys`: an index, a page number) is read one
+unit ahead, one a lane: lanes 16 to 31 have the same rows as lanes 0 to 15, but of codes in a pair. Its first warp is
+the reader, too: it writes the records of pieces (work.py), but for the first one; in a pair that of the first CTA.
 
 It has few registers, since O, S and Q take nearly all that there are.
 """
