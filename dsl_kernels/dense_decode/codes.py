@@ -16,7 +16,6 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Uint32, const_expr
 
 from dsl_kernels.core import async_copy
-from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now
 
 from .queries import SLICE_BYTES
@@ -83,11 +82,8 @@ class CodedRows(Rows):
         async_copy.copy_4(self.scales_place(half, slot, warp, row, part), source, ((valid >> row) & 1) << 2)
 
     def scales_place(self, half, slot, warp, row, part):
-        """In a box behind one another in the row, 128 bytes apart; else a row's beside the next one's."""
-        place = self.place(slot, self.half_slices * half, warp)
-        if self.boxed:
-            return place + row * 128 + ((row & 7) << 4) + 8 * half + part * 4
-        return place + 4 * (STRIPE * part + row)
+        place = self.place(slot, self.half_slices * half, warp) + row * 128 + part * 4
+        return place + ((row & 7) << 4) + 8 * half if self.boxed else place
 
     @cute.jit
     def finish(self, half, slot, warp):
