@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere (bindings/python/flashmla/libflashmla.so.2).
+# Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere: bindings/python/flashmla/libflashmla.so.2
+# and _cdef.py; libflashmla/generated/kernels.json, by which records say of which kernels they are.
 # usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default tests, sanitizer and bench:
 #   tests        what only a GPU shows, random calls       -> OUT/gpu-tests.txt (pytest's summary)
 #   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt
@@ -35,9 +36,11 @@ status=0
 suite() { # name, pytest arguments...
   local name=$1
   shift
-  HYPOTHESIS_PROFILE=${HYPOTHESIS_PROFILE:-gpu} timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -rs -n "${WORKERS:-8}" "$@" > "$out/$name.log" 2>&1 || status=1
+  HYPOTHESIS_PROFILE=${HYPOTHESIS_PROFILE:-gpu} timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -v -rs -n "${WORKERS:-8}" "$@" > "$out/$name.log" 2>&1 || status=1
+  # A suite that is stopped has no summary: what failed until then is named, and how many passed.
   { echo "== pytest $*"
-    grep -E "^(backend|hypothesis|figure|FAILED|ERROR|SKIPPED|calls drawn)| passed| failed" "$out/$name.log" | sort -u
+    grep -E "^(backend|hypothesis|figure|FAILED|ERROR|SKIPPED|calls drawn)| passed| failed|%\] (FAILED|ERROR) " "$out/$name.log" | sort -u
+    grep -qE " (passed|failed).* in " "$out/$name.log" || echo "stopped; until then $(grep -c "%\] PASSED " "$out/$name.log") passed"
     echo; } >> "$out/gpu-tests.txt"
 }
 
