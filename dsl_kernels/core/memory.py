@@ -29,10 +29,10 @@ def fresh_number_at(dtype: cutlass.Constexpr, where):
 
 
 @cute.jit
-def load_fresh(where, words: cute.Tensor):
-    """16 bytes as they are in L2."""
+def load_fresh(where, words: cute.Tensor, scope: cutlass.Constexpr = "gpu"):
+    """16 bytes as they are in L2. scope: of whom else the kernel shares them with; "sys": the host too."""
     words[0], words[1], words[2], words[3] = cute.arch.inline_ptx(
-        "ld.relaxed.gpu.global.v4.b32 { {$w0}, {$w1}, {$w2}, {$w3} }, [{$r0}];",
+        f"ld.relaxed.{scope}.global.v4.b32 {{ {{$w0}}, {{$w1}}, {{$w2}}, {{$w3}} }}, [{{$r0}}];",
         write_only_types=[Int32] * 4,
         read_only_args=[Int64(where)],
     )

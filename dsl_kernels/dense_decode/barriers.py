@@ -73,8 +73,12 @@ In a pair of CTAs (made_codes.py) each makes half of a unit's rows for both. Wha
 other CTA, whose `full` counts the bytes; they belong to i's phase there, since both CTAs' `empty` of item i - slots
 came before, after which nobody waits for that item's `full`. The other CTA's producer announces them before it fetches
 its own rows of i. Where they come sooner they are owed: that phase does not end without the arrivals of PV, which
-follow. What a copy reads is not overwritten: both CTAs have given the slot back by then, the other one when it had
-come.
+follow. The producer overwrites nothing that a copy reads: both CTAs have given the slot back by then, the other one
+when the copy had come. But at a piece's end the rows are staged in the slot of its last unit before that is given back;
+that its copies, which were started a softmax and two products before, are done by then nobody waits for.
+
+Codes of slices 2 i and 2 i + 1 come into one of them. So the two warps that make these wait for each other between
+loads and stores (sync_two_warps); both make every unit, in order.
 
 Where RoPE parts and P take turns in two slices, that of item i is fetched when item i - 2 has left, which the slot of
 item i + 1 needs too: so behind the rows of that item. `rope` tells QK that it has come, in phase (i / 2) & 1; QK waits

@@ -1,8 +1,9 @@
 """Rows of 8-bit codes and scales, made into bfloat16 in the slot itself.
 
-Codes come by cp.async into slices of the slot that their numbers do not need yet: of each half of 256 columns, those
-of the first 128 into its third slice, those of the last 128 into its fourth; scales into its first. Then a warp, for
-its 16 rows alone, makes numbers of the former into the first two slices and of the latter into the last two.
+Codes that PV's warps fetch come by cp.async into slices of the slot that their numbers do not need yet: of each half of
+256 columns, those of the first 128 into its third slice, those of the last 128 into its fourth; scales into its first.
+Then a warp, for its 16 rows alone, makes numbers of the former into the first two slices and of the latter into the
+last two. Those that a producer fetches: made_codes.py.
 
 float8_e4m3fn to bfloat16 by shifting the bits: a code's exponent and mantissa, in place of a bfloat16's last exponent
 bits and first mantissa bits, are the number times 2^-120, subnormal ones too. One multiplication by scale * 2^120 in
@@ -60,7 +61,7 @@ class CodedRows(Rows):
         if const_expr(self.short):  # half as many, and nothing behind them
             of_second = Int32(0) if (half == 1) and (cute.arch.lane_idx() & 4 != 0) else size
         async_copy.copy_16(to + SLICE_BYTES * self.raw(half, 1), source + (HALF * half + PART), of_second)
-        if const_expr(codes.rope_at is not None and not self.kernel.turns):
+        if const_expr(codes.rope_at is not None):
             if half == 1:
                 async_copy.copy_16(to + SLICE_BYTES * self.rope_slice(), source + codes.rope_at, size)
 

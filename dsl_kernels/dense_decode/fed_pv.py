@@ -58,7 +58,7 @@ class FedPV(PV):
 
     @cute.jit
     def make(self, half, warp, item, begin):
-        """Makes numbers of this warp's fours of an item from one on, when its rows have come; says so."""
+        """Makes numbers of this warp's fours of an item, from `begin` on, when its rows have come; says so."""
         slot, phase = self.bars.slot_phase(item)
         cute.arch.mbarrier_wait(self.bars.fetched(slot), phase)
         self.rows.make(half, slot, warp % 4, begin, self.rows.fours)

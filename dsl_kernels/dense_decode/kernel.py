@@ -108,7 +108,7 @@ class DenseDecode:
                 self.rows = PlainRows(self)
             else:
                 rows = TurnedRows if self.fp8_products else UnscaledRows if self.one_scale else CodedRows
-                self.rows = (MadeCodes if self.regs_producer else rows)(self, codes, self.boxed)
+                self.rows = MadeCodes(self, codes) if self.regs_producer else rows(self, codes, self.boxed)
         self.bars = Barriers(self.slots, self.cluster, variant.barriers)
 
     @cute.jit

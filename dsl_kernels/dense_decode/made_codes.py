@@ -5,7 +5,7 @@ bytes. RoPE parts that take turns each CTA fetches for itself.
 
 Rows are worked on by eights, four at a time: a warp of PV makes four slices of an eight, and two such fours of a unit;
 of a stretch one slice of its four eights. Of an eight, the codes of slices 2 i and 2 i + 1 come where numbers of the
-latter will be, a row of both in a row of that; its halves are exchanged in odd rows, so that loads touch no bank twice.
+latter will be, a row of both in a row of that, with its halves exchanged in odd rows: no load touches a bank twice.
 (A slice whose neighbour is RoPE parts has its codes itself.) Scales of both, a word a row, come where numbers of the
 former will be. So whoever makes either slice has its codes and scales in registers before anything of both is written.
 """
@@ -18,24 +18,28 @@ from dsl_kernels.core import async_copy
 from dsl_kernels.core.schedule_params import STRIPE, UNIT
 from dsl_kernels.core.threads import lane_now
 
-from .codes import CodedRows, load_byte, load_word, load_words, make, power_of_two, special_float
+from .codes import load_byte, load_word, load_words, make, power_of_two, special_float
 from .queries import SLICE_BYTES
-from .rows import WARP_BYTES
+from .rows import WARP_BYTES, Rows
 
 STRETCH = UNIT // 2  # rows
 STRETCH_BYTES = STRETCH * 128  # of numbers of a slice
-EIGHT, FOUR = 8, 4
+EIGHT, FOUR = 8, 4  # rows; slices of an eight, or eights of a slice
 EIGHT_BYTES = EIGHT * 128
 ROPE_SLICE = 7  # where RoPE parts are that are columns of V
 
 
-class MadeCodes(CodedRows):
-    def __init__(self, kernel, codes, boxed):
-        super().__init__(kernel, codes, boxed)
+class MadeCodes(Rows):
+    COPIES_ARRIVE = False
+
+    def __init__(self, kernel, codes):
+        super().__init__(kernel)
+        self.codes, self.short = codes, codes.rope_in_v  # short: 64 columns less of codes
         self.paired = kernel.cluster > 1
         self.eights = 1 if self.paired else 2  # that a warp of the producer fetches
         self.fours = 1 if self.paired else 2  # that a warp of PV makes
-        self.coded = ROPE_SLICE if self.short else 2 * kernel.half_slices  # slices of codes
+        self.slices = 2 * kernel.half_slices
+        self.coded = ROPE_SLICE if self.short else self.slices  # slices of codes
 
     def start_of(self, slot, which, warp):
         """Address of a warp's rows in a slice."""
@@ -135,7 +139,7 @@ class MadeCodes(CodedRows):
         """That which a warp of a pair makes."""
         return FOUR * half + warp
 
-    def place(self, first, i):
+    def of_four(self, first, i):
         """Of the i-th of four: bytes to its eight, its slice, whether that is odd. first: the first one's."""
         return (EIGHT_BYTES * i, first, first & 1) if self.paired else (0, first + i, i & 1)
 
@@ -153,7 +157,7 @@ class MadeCodes(CodedRows):
             else:
                 scales.append(self.load_scale(there, row, column, first, i))
         for i in cutlass.range_constexpr(FOUR):
-            _, which, _ = self.place(first, i)
+            _, which, _ = self.of_four(first, i)
             if self.is_coded(which):
                 special = special | special_float(scales[i])
                 for word in codes[i]:
@@ -173,14 +177,14 @@ class MadeCodes(CodedRows):
     @cute.jit
     def store_four(self, codes, to, scales, first, special: cutlass.Constexpr):
         for i in cutlass.range_constexpr(FOUR):
-            eight, which, _ = self.place(first, i)
+            eight, which, _ = self.of_four(first, i)
             if self.is_coded(which):
                 make(codes[i], to + (eight + SLICE_BYTES * which), scales[i], special)
 
     @cute.jit
     def load_codes(self, there, row, column, first, i: cutlass.Constexpr):
         """16 codes of a lane."""
-        eight, which, odd = self.place(first, i)
+        eight, which, odd = self.of_four(first, i)
         chunk, of = (column + 4 * odd) ^ ((row & 1) << 2), which + 1 - odd
         if const_expr(self.short):
             of = which if which == ROPE_SLICE - 1 else of
@@ -189,7 +193,7 @@ class MadeCodes(CodedRows):
     @cute.jit
     def load_scale(self, there, row, column, first, i: cutlass.Constexpr):
         """Their scale, in float32's bits."""
-        eight, which, odd = self.place(first, i)
+        eight, which, odd = self.of_four(first, i)
         at = there + (eight + SLICE_BYTES * (which - odd)) + row * 4
         if const_expr(self.codes.scales_at is not None):
             return load_word(at)
@@ -198,6 +202,12 @@ class MadeCodes(CodedRows):
                 at += self.beside_codes(row)
         byte = which & 3 if const_expr(self.codes.tile == 64) else 2 * odd + (column >> 1)
         return power_of_two(load_byte(at + byte))
+
+    @cute.jit
+    def announce(self, slot):
+        """To this CTA's barrier what the other one will share of a unit."""
+        with cute.arch.elect_one():
+            cute.arch.mbarrier_expect_tx(self.kernel.bars.full(slot), self.slices * STRETCH_BYTES)
 
     @cute.jit
     def share(self, half, slot, warp):

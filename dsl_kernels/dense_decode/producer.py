@@ -12,11 +12,9 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, const_expr
 
 from dsl_kernels.core import schedule
-from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now
 
 from . import work
-from .made_codes import STRETCH_BYTES
 from .queries import SLICE_BYTES, Queries
 
 
@@ -81,8 +79,6 @@ class Producer(Queries):
 
     def row(self, warp, unit):
         """This lane's row in a unit."""
-        if const_expr(self.rows.COPIES_ARRIVE):
-            return warp * STRIPE + lane_now(unit) % STRIPE
         return self.rows.row(warp, lane_now(unit))
 
     @cute.jit
@@ -135,8 +131,7 @@ class Producer(Queries):
         slot, _ = self.bars.slot_phase(item)
         if const_expr(self.kernel.cluster > 1):
             if warp == 0:
-                with cute.arch.elect_one():
-                    cute.arch.mbarrier_expect_tx(self.bars.full(slot), 2 * self.half_slices * STRETCH_BYTES)
+                self.rows.announce(slot)
         valid = cute.arch.vote_ballot_sync(attended)
         if lane_now(slot) == 0:
             self.keys.tell(warp, slot, valid)

@@ -56,6 +56,10 @@ class Rows:
 class PlainRows(Rows):
     COPIES_ARRIVE = True  # the copies say for each thread that its rows have come
 
+    def row(self, warp, lane):
+        """Of a unit: that of which a lane has the address."""
+        return warp * STRIPE + lane % STRIPE
+
     @cute.jit
     def start(self, half, slot, warp, address, _scales, valid):
         self.start_slices(slot, warp, address, valid, half)

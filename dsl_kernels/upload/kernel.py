@@ -40,10 +40,10 @@ class Upload:
         record, words = cute.make_rmem_tensor((4,), Int32), cute.make_rmem_tensor((4,), Int32)
         record.fill(0)
         if piece < a.num_pieces:
-            load_fresh(address(a.end) - 16 * Int64(piece + 1), record)
+            load_fresh(address(a.end) - 16 * Int64(piece + 1), record, "sys")
         left = record[2] - mine
         if left > 0:
-            load_fresh(address(a.staged) + LANE_BYTES * Int64(record[3]) + mine, words)
+            load_fresh(address(a.staged) + LANE_BYTES * Int64(record[3]) + mine, words, "sys")
         cute.arch.griddepcontrol_wait()
         to = (Int64(record[1]) << 32 | Int64(Uint32(record[0]))) + mine
         for i in cutlass.range_constexpr(4):

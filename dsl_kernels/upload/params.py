@@ -4,7 +4,7 @@ from dsl_kernels.core.params import Param
 
 LANE_BYTES = 16
 PIECE_BYTES = 32 * LANE_BYTES  # at most
-CONSTANTS = {"PIECE_BYTES": PIECE_BYTES}
+CONSTANTS = {"UPLOAD_BYTES": PIECE_BYTES}
 
 PARAMS = (
     Param("staged", "const int32_t*", "a buffer in pinned memory of the host", 16),

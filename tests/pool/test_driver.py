@@ -101,6 +101,22 @@ look()
     assert after == [[0, 0, 5, 6], True, [18, 19, 20, -1]]  # in blocks 4 and 5
 
 
+def test_a_buffer_whose_event_was_not_recorded_is_not_taken_for_free(driver, uploads):
+    """What was enqueued may not have been read yet: the next update records the event first."""
+    code = """
+ready()
+cache.truncate(one, 5)
+driver.stub_finish()
+fail("cuEventRecord", 999)
+tried(cache.update)
+tried(cache.update)
+"""
+    ran = driver.run(BEGIN + code, **uploads)
+    assert [status for status, *_ in ran.told] == [DRIVER, 0]
+    results = [call["result"] for call in ran.of("cuEventRecord")]
+    assert results[results.index(999) + 1 :] == [0]
+
+
 def test_a_captured_stream_is_refused(driver):
     code = "import os\nready(); os.putenv('STUB_CAPTURING', '1')\n"  # which the stub reads as C does
     calls = ["cache.append([other])", "cache.swap_out(one)", "cache.swap_in(out)", "cache.update()", "make()"]

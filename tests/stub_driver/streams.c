@@ -68,7 +68,7 @@ static void bring(const char *records, const char *staged, int32_t num_pieces) {
   } piece;
   for (int32_t i = 0; i < num_pieces; ++i) {
     memcpy(&piece, records -= sizeof piece, sizeof piece);
-    if (piece.bytes <= 0 || piece.bytes > FM_KERNEL_PIECE_BYTES || piece.bytes % 4 != 0) abort();
+    if (piece.bytes <= 0 || piece.bytes > FM_KERNEL_UPLOAD_BYTES || piece.bytes % 4 != 0) abort();
     memcpy(piece.to, staged + 16 * (int64_t)piece.place, (size_t)piece.bytes);
   }
 }

@@ -38,11 +38,11 @@ enum { FM_KERNEL_FAMILIES = 11 };
 #define FM_KERNEL_NODE_PIECES 8
 #define FM_KERNEL_PARTIAL_BYTES 2
 #define FM_KERNEL_PARTIAL_FACTS 4
-#define FM_KERNEL_PIECE_BYTES 512
 #define FM_KERNEL_READ_BLOCKS 8
 #define FM_KERNEL_SMALL_PIECES 8
 #define FM_KERNEL_STRIPE 16
 #define FM_KERNEL_UNIT 64
+#define FM_KERNEL_UPLOAD_BYTES 512
 #define FM_KERNEL_WRITE_BLOCKS 8
 #define FM_KERNEL_WRITE_DISTINCT 0
 #define FM_KERNEL_WRITE_MARK 2
@@ -1129,6 +1129,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x6fe5757a
+#define FM_KERNEL_PARAMS_DIGEST 0xd92a04f2
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

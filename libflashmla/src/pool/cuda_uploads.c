@@ -14,7 +14,7 @@ typedef struct piece {
   int32_t place; /* in the buffer, in units of FM_STAGING_ALIGNMENT */
 } piece;
 _Static_assert(sizeof(piece) == FM_STAGING_ALIGNMENT, "as fm_staged_bytes counts");
-_Static_assert(FM_STAGING_PIECE == FM_KERNEL_PIECE_BYTES, "of a warp");
+_Static_assert(FM_STAGING_PIECE == FM_KERNEL_UPLOAD_BYTES, "of a warp");
 
 static flashmla_status load_kernel(fm_uploads *uploads) {
   const fm_need need = {.family = FM_KERNEL_UPLOAD,
@@ -85,7 +85,8 @@ static flashmla_status turn(fm_uploads *uploads) {
 }
 
 flashmla_status fm_uploads_begin(fm_uploads *uploads, void *stream) {
-  if (uploads->num_pieces > 0) FM_TRY(send(uploads, stream));
+  /* of an end that failed: it may have launched, and its event not have been recorded */
+  if (!uploads->busy[uploads->buffer]) FM_TRY(send(uploads, stream));
   return turn(uploads);
 }
 

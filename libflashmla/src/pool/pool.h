@@ -104,7 +104,7 @@ enum {
   FM_STAGING_ALIGNMENT = 16,
   FM_STAGING_PIECE = 512 /* bytes that are uploaded as one, at most */
 };
-/* What a part of an array takes of a buffer: its bytes, and as many as it is aligned to for each of its pieces. */
+/* What a part of an array takes of a buffer: its bytes, and for each of its pieces a record of 16. */
 static inline int64_t fm_staged_bytes(int64_t bytes) {
   return (fm_ceil_div(bytes, FM_STAGING_ALIGNMENT) + fm_ceil_div(bytes, FM_STAGING_PIECE)) * FM_STAGING_ALIGNMENT;
 }

@@ -125,8 +125,10 @@ class ProducerModel(Model):
         self.has_made(block, half, item)
         block.full[slot].arrive(EVERY_LANE)
 
-    def has_made(self, block: Block, half: int, item: int) -> None:
-        self.made(block, half, item, PV_WARPS)
+    def has_made(self, block: Block, _half: int, item: int) -> None:
+        """Rows of its own, all their columns."""
+        for half in range(2):
+            self.made(block, half, item, 2 * PV_WARPS)
 
     def made(self, block: Block, half: int, item: int, parts: int) -> None:
         """One part more of half an item, which has so many, is numbers."""
