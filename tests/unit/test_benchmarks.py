@@ -175,3 +175,26 @@ def test_block_tables_share_no_page_where_the_pool_suffices(load, monkeypatch):
     assert p.attended == 199 + 200 + 0 + 1 + 63 + 64
     assert p.flop == 2 * 16 * p.attended * (576 + 512)
     assert p.kv_bytes == 265 * 1152
+
+
+def test_stalls_of_each_role(load, tmp_path):
+    stalls = load("stalls")
+    head = f'"Source","{stalls.SAMPLES}","{stalls.EXECUTED}","stall_wait","stall_long_sb","stall_wait (Not Issued)"'
+    rows = [
+        '"  S2R R0, SR_TID.X","1","8","1","",""',
+        '"  USETMAXREG.TRY_ALLOC.CTAPOOL UP0, 0xa8","2","8","2","0","2"',
+        '"  HGMMA.64x64x16.F32.BF16 R24","7","64","0","",""',
+        '"  USETMAXREG.DEALLOC.CTAPOOL 0x18","0","4","0","0","0"',
+        '"  @!P0 BRA 0x10","90","4","1","89","0"',
+    ]
+    file = tmp_path / "source.csv"
+    file.write_text("\n".join(['"Kernel Name","made up"', head, *rows]) + "\n")
+    before, qk, producer = stalls.roles_of(file)
+    assert (before.samples, qk.samples, producer.samples) == (1, 9, 90)
+    assert (qk.name, producer.name) == ("role 1: 168 registers", "role 2: 24 registers")
+    assert producer.causes == {"long_sb": 89, "wait": 1}
+    text = stalls.told(producer, 100, 50)
+    assert text.startswith("role 2: 24 registers: 90 % of samples, 8 instructions; long_sb 89, wait 1\n")
+    assert text.count("\n") == 1
+    assert text.endswith("long_sb 89, wait 1")
+    assert "none that is sampled" in stalls.told(qk, 100, 7)
