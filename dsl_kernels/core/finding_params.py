@@ -26,7 +26,3 @@ class CheckerVariant(Variant):
     @property
     def threads(self) -> int:
         return 256
-
-    @property
-    def shared_bytes(self) -> int:
-        return 0

@@ -55,8 +55,8 @@ class MadeCodes(Rows):
     @cute.jit
     def row(self, warp, lane):
         """Of a unit: that of which a lane has the address. Of a pair, lanes 0 to 15 have the rows whose RoPE parts the
-        warp fetches and of which it tells whether they are attended, lanes 16 to 31 twice those that it makes; else
-        both have those that are all of that.
+        warp fetches and of which it tells whether they are attended, lanes 16 to 31 twice those whose codes it fetches;
+        else both have those that are all of that.
         """
         row = warp * STRIPE + lane % STRIPE
         if const_expr(self.paired):
@@ -111,7 +111,7 @@ class MadeCodes(Rows):
         return 124 * row + 64 - ((row & 1) << 6)
 
     def first_lane(self):
-        """That of the first row that the warp makes."""
+        """That of the first row whose codes a warp fetches."""
         return STRIPE if self.paired else 0
 
     @cute.jit

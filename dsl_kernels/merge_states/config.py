@@ -15,10 +15,6 @@ class Variant(Base):
     def threads(self) -> int:
         return 256
 
-    @property
-    def shared_bytes(self) -> int:
-        return 0
-
 
 VARIANTS = (
     Variant(HOPPER, Elements(out="bfloat16")),

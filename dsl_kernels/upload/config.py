@@ -16,9 +16,5 @@ class Variant(Base):
     def threads(self) -> int:
         return THREADS
 
-    @property
-    def shared_bytes(self) -> int:
-        return 0
-
 
 VARIANTS = (Variant(HOPPER),)

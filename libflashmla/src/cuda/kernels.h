@@ -66,6 +66,8 @@ bool fm_kernel_for_arch(int32_t arch);
 
 /* Whether a row does a call. */
 bool fm_kernel_does(const fm_kernel *kernel, const fm_need *need, int32_t arch, int32_t driver_version);
+/* The first row that does; NULL: none. */
+const fm_kernel *fm_kernel_find(const fm_need *need, int32_t arch, int32_t driver_version);
 
 /* kernels.c: rows for flashmla_kernel_at, and which kernels they are. */
 const char *fm_cuda_kernels_digest(void);

@@ -46,6 +46,12 @@ bool fm_kernel_does(const fm_kernel *kernel, const fm_need *need, int32_t arch, 
   return misfit(kernel, need, arch, driver_version) == NULL;
 }
 
+const fm_kernel *fm_kernel_find(const fm_need *need, int32_t arch, int32_t driver_version) {
+  for (int32_t i = 0; i < fm_kernel_count; i++)
+    if (fm_kernel_does(&fm_kernels[i], need, arch, driver_version)) return &fm_kernels[i];
+  return NULL;
+}
+
 static _Atomic(const char *) forced; /* name; NULL: none */
 
 static void take_name(const char *value, fm_text *problem) {
@@ -121,9 +127,8 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
   }
   fm_need wanted = *need;
   wanted.features |= need->preferred;
-  for (int32_t i = 0; i < fm_kernel_count; i++) {
-    if (misfit(&fm_kernels[i], &wanted, arch, driver_version)) continue;
-    *kernel = &fm_kernels[i];
+  *kernel = fm_kernel_find(&wanted, arch, driver_version);
+  if (*kernel != NULL) {
     if (fm_logs()) log_choice(&wanted, *kernel, NULL, arch, driver_version);
     return FLASHMLA_OK;
   }

@@ -20,16 +20,12 @@ static flashmla_status load_kernel(fm_uploads *uploads) {
   const fm_need need = {.family = FM_KERNEL_UPLOAD,
                         .elements = {.q = FM_ANY_DTYPE, .cache = FM_ANY_DTYPE, .out = FM_ANY_DTYPE}};
   const fm_gpu gpu = uploads->gpu;
-  for (const fm_kernel *row = fm_kernels; row < fm_kernels + fm_kernel_count; ++row) {
-    if (!fm_kernel_does(row, &need, gpu.device->arch, gpu.driver->version)) continue;
-    const CUresult result = gpu.driver->pointer_get_attribute(&uploads->mapped, CU_POINTER_ATTRIBUTE_DEVICE_POINTER,
-                                                              (CUdeviceptr)(uintptr_t)uploads->staging);
-    if (result == CUDA_ERROR_INVALID_VALUE) return FLASHMLA_OK; /* it is not pinned */
-    if (result != 0) return fm_driver_fail(gpu.driver, "pointer_get_attribute", result);
-    uploads->kernel.kernel = row;
-    return fm_kernel_load(gpu.driver, row, gpu.device, &uploads->kernel.handle, &uploads->kernel.clusters);
-  }
-  return FLASHMLA_OK;
+  if (fm_kernel_find(&need, gpu.device->arch, gpu.driver->version) == NULL) return FLASHMLA_OK;
+  const CUresult result = gpu.driver->pointer_get_attribute(&uploads->mapped, CU_POINTER_ATTRIBUTE_DEVICE_POINTER,
+                                                            (CUdeviceptr)(uintptr_t)uploads->staging);
+  if (result == CUDA_ERROR_INVALID_VALUE) return FLASHMLA_OK; /* it is not pinned */
+  if (result != 0) return fm_driver_fail(gpu.driver, "pointer_get_attribute", result);
+  return fm_load(gpu, need, &uploads->kernel);
 }
 
 flashmla_status fm_uploads_open(const flashmla_pool *pool, fm_gpu gpu, fm_uploads *uploads) {
