@@ -101,6 +101,12 @@ def producing(copies_arrive: bool, turns: bool = False, paired: bool = False) ->
     by_pv = "every thread of PV, with numbers; of Q, each of the producer twice"
     if paired:
         by_pv += "; with the bytes of what the other CTA made of a unit"
+        # Then the other CTA has all that was copied to it, too.
+        sums = "the warps of PV of both CTAs, which have had all units"
+        others = [
+            replace(barrier, cluster=True, arrive=sums, wait="QK; PV") if barrier.name == "sum_empty" else barrier
+            for barrier in others
+        ]
     fetched = Barrier("fetched", "slot", arrivals, arrive=by_all, wait="PV; of a Q, the producer")
     return (replace(BARRIERS[0], arrivals=GATHERERS, arrive=by_pv), *others, fetched)
 

@@ -74,8 +74,9 @@ other CTA, whose `full` counts the bytes; they belong to i's phase there, since 
 came before, after which nobody waits for that item's `full`. The other CTA's producer announces them before it fetches
 its own rows of i. Where they come sooner they are owed: that phase does not end without the arrivals of PV, which
 follow. The producer overwrites nothing that a copy reads: both CTAs have given the slot back by then, the other one
-when the copy had come. But at a piece's end the rows are staged in the slot of its last unit before that is given back;
-that its copies, which were started a softmax and two products before, are done by then nobody waits for.
+when the copy had come. At a piece's end the rows are staged in the slot of its last unit before that is given back. So
+the warps of PV say in both CTAs that they have taken the sums, which they do when they have had that unit, whole; and
+PV waits for that of both before it stages.
 
 Codes of slices 2 i and 2 i + 1 come into one of them. So the two warps that make these wait for each other between
 loads and stores (sync_two_warps); both make every unit, in order.
@@ -202,6 +203,16 @@ class Barriers:
         """One arrival of this warp."""
         with cute.arch.elect_one():
             cute.arch.mbarrier_arrive(bar)
+
+    @cute.jit
+    def arrive_in_all(self, bar):
+        """One arrival of this warp in every CTA of the cluster."""
+        with cute.arch.elect_one():
+            if const_expr(self.cluster > 1):
+                for c in cutlass.range_constexpr(self.cluster):
+                    cute.arch.mbarrier_arrive(bar, c)
+            else:
+                cute.arch.mbarrier_arrive(bar)
 
     @cute.jit
     def arrive_quads(self, bar):

@@ -39,7 +39,9 @@ class FedPV(PV):
             record, _ = self.bars.record_phase(piece)
             inverse = self.take_sums(it, row_of(thread_now()))
             cute.arch.sync_warp()
-            self.bars.arrive(self.bars.sum_empty())
+            self.bars.arrive_in_all(self.bars.sum_empty())
+            if const_expr(self.kernel.cluster > 1):  # rows are staged where the last unit's copies were read
+                cute.arch.mbarrier_wait(self.bars.sum_empty(), piece & 1)
             self.store_output(half, it, record, inverse)
             piece += 1
             n = sWork[work.UNITS, self.bars.wait_for_work(piece)]

@@ -196,7 +196,8 @@ class Turns(ProducerModel):
 
     def put_rope(self, block: Block, warps: range, item: int) -> None:
         if item > 1:
-            assert not any(block.users[(item - 2) % self.slots]), "P is overwritten that somebody reads"
+            users = [user for half in block.users[(item - 2) % self.slots] for user in half]
+            assert all(user[0] == "copy" for user in users), "P is overwritten that somebody reads"
         for warp in warps:
             self.ropes[item % 2][warp] = item
 
@@ -225,7 +226,21 @@ class Pair(ProducerModel):
 
     ctas = 2
     barriers = producing(copies_arrive=False, paired=True)
-    announces = waits_for_pair = True
+    announces = waits_for_pair = waits_for_copies = True
+
+    def end_piece(self, block: Block, half: int, me: tuple, it: int, piece: int) -> Role:
+        """Rows are staged over what a warp has made of the last unit, when nobody copies that any more."""
+        slot, phase = self.slot_phase(it)
+        yield block.p_full[slot], phase
+        for target in self.blocks:
+            target.sum_empty.arrive(ONE_LANE)
+        if self.waits_for_copies:
+            yield block.sum_empty, piece & 1
+        last = (it - 1) % self.slots
+        assert not any(user[0] == "copy" for user in block.users[last][half]), "rows are staged over what is copied"
+        yield None
+        self.done_with(block, piece, me)
+        self.release(block, me, last, half)
 
     def release(self, block: Block, warp: object, slot: int, half: int) -> None:
         if self.waits_for_pair:
@@ -243,10 +258,15 @@ class Pair(ProducerModel):
             if target is block:
                 self.made(block, half, item, 2 * PV_WARPS)
             else:
-                assert not any(target.users[item % self.slots]), "a slot is overwritten that somebody reads"
-                self.later(functools.partial(self.come_made, target, half, item))
+                users = [user for half in target.users[item % self.slots] for user in half]
+                assert all(user[0] == "copy" for user in users), "a slot is overwritten that somebody reads"
+                copy = ("copy", self.now, len(self.events))
+                block.users[item % self.slots][half].add(copy)
+                come = functools.partial(self.come_made, block, copy, target, half, item)
+                self.events.append((self.now + self.random.choice((1, 20, 400)), come))  # some take long
 
-    def come_made(self, block: Block, half: int, item: int) -> None:
+    def come_made(self, source: Block, copy: tuple, block: Block, half: int, item: int) -> None:
+        source.users[item % self.slots][half].discard(copy)
         self.made(block, half, item, 2 * PV_WARPS)
         block.full[item % self.slots].come(SHARE)
 

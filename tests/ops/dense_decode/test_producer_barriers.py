@@ -60,5 +60,11 @@ def test_what_the_other_cta_makes_is_waited_for(model):
 
         waits_for_pair = False
 
+    class Careless(model):
+        """Rows are staged when this CTA's are done, whatever the other one has."""
+
+        waits_for_copies = False
+
     assert fails(Unannounced)
     assert fails(Hasty)
+    assert fails(Careless)
