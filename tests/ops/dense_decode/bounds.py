@@ -1,5 +1,7 @@
 """How far a result of dense_decode may be from the oracle, for logits of magnitude 1 on a CPU (compare.Tolerance)."""
 
+from dataclasses import replace
+
 from compare import Tolerance
 
 # element_of_row is 8 times the norm bound: rounding errors are near Gaussian and no row has more than 1,024 elements.
@@ -14,3 +16,5 @@ BY_DTYPE = {  # of q
     "fp8 products": Tolerance(4e-2, 2.01 / 16, 3.2e-1, 2.0**-126, lse_absolute=3e-3, lse_relative=2.5e-3, logit=3e-3),
     "float32": Tolerance(1e-5, 1e-5, 8e-5, 2.0**-126),
 }
+# Of a cache of codes with one scale, whose weights are float16 on a GPU.
+BY_DTYPE["bfloat16, codes"] = replace(BY_DTYPE["bfloat16"], element_absolute=BY_DTYPE["float16"].element_absolute)

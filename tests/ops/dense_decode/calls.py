@@ -260,7 +260,9 @@ def reference(case: Case, data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bound_of(case: Case) -> compare.Tolerance:
-    kind = "fp8 products" if case.compute == "fp8" and case.q_dtype else case.dtype
+    kind = case.dtype
+    if case.kv_format == "fp8":
+        kind = "fp8 products" if case.compute == "fp8" and case.q_dtype else f"{case.dtype}, codes"
     return sunk(case, compare.tolerance("dense_decode", kind, case.softmax_scale, case.d_qk))
 
 
