@@ -31,8 +31,10 @@ def online_softmax(
         new = old if (new - old) * scale_log2 <= lazy else new
         row_max[r] = new
         base = 0.0 if new == -Float32.inf else new
-        # the difference first: exactly 1 when the maximum is kept, whatever the rounding of the product
-        scale[r] = cute.math.exp2((old - base) * scale_log2, fastmath=True)
+        # the difference first: exactly 1 when the maximum is kept, whatever the rounding of the product; and 1 where
+        # nothing was accumulated before, so that zeros are not rescaled
+        kept = cute.math.exp2((old - base) * scale_log2, fastmath=True)
+        scale[r] = 1.0 if old == -Float32.inf else kept
         shift = base * scale_log2 - top if const_expr(top != 0.0) else base * scale_log2
         p = cute.math.exp2(s_rows[r, None].load() * scale_log2 - shift, fastmath=True)
         s_rows[r, None].store(p)

@@ -95,7 +95,7 @@ from enum import IntEnum
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import const_expr
+from cutlass import Int32, const_expr
 
 from dsl_kernels.core.threads import opaque
 
@@ -165,6 +165,12 @@ class Barriers:
 
     def slot_phase(self, item):
         return item % self.slots, (item // self.slots) & 1
+
+    @cute.jit
+    def step(self, slot, phase):
+        """Those of the item behind."""
+        ends = slot == self.slots - 1
+        return Int32(0) if ends else slot + 1, phase ^ 1 if ends else phase
 
     def record_phase(self, piece):
         return piece % self.records, (piece // self.records) & 1

@@ -70,7 +70,7 @@ class CodeQK(GatherQK):
                 factors = [self.factor(0), self.factor(1)]
                 scale = online_softmax(factors, s_rows, row_max, row_sum, LAZY_LOG2, TOP_LOG2)
                 self.store_unit(s_rows, scale, slot, thread)
-                self.hand_over(it)
+                self.hand_over(slot)
                 it += 1
             # where 1 / row sum travels, and what must be over: qk.py
             slot, phase = self.bars.slot_phase(it)

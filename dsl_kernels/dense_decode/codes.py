@@ -5,11 +5,9 @@ Codes that PV's warps fetch come by cp.async into slices of the slot that their 
 Then a warp, for its 16 rows alone, makes numbers of the former into the first two slices and of the latter into the
 last two. Those that a producer fetches: made_codes.py.
 
-float8_e4m3fn to bfloat16 by shifting the bits: a code's exponent and mantissa, in place of a bfloat16's last exponent
-bits and first mantissa bits, are the number times 2^-120, subnormal ones too. One multiplication by scale * 2^120 in
-bfloat16 then makes it code * scale, rounded once. NaN codes, scales that are no bfloat16 (a power of two is one), and
-those of 256 and more, of which that factor is too large, take a slower way by float32. In either a row is bit for bit
-what dequantize_kv gives.
+The instruction for two codes gives float16, which holds them exactly; their products with the scale are made in float32
+and rounded once. So a row is bit for bit what dequantize_kv gives, of any code and any scale. To shift the bits and
+multiply once in bfloat16 takes no fewer instructions, since NaN codes and most scales have to be looked for then.
 """
 
 import cutlass
@@ -17,15 +15,13 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Uint32, const_expr
 
 from dsl_kernels.core import async_copy
+from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now
 
 from .queries import SLICE_BYTES
 from .rows import Rows
 
-SHIFT = 120  # log2 of what a shifted code is too small by
 HALF, PART = 256, 128  # columns
-TWO_TO_SHIFT = 0x7B807B80  # twice 2^120 in bfloat16
-LARGE_BITS = 0x43800000  # 256: a scale of which 2^120 as much is too large for bfloat16
 
 
 class CodedRows(Rows):
@@ -83,8 +79,11 @@ class CodedRows(Rows):
         async_copy.copy_4(self.scales_place(half, slot, warp, row, part), source, ((valid >> row) & 1) << 2)
 
     def scales_place(self, half, slot, warp, row, part):
-        place = self.place(slot, self.half_slices * half, warp) + row * 128 + part * 4
-        return place + ((row & 7) << 4) + 8 * half if self.boxed else place
+        """Those of a box lie in its rows; else those of a part side by side, so that no two are in one bank."""
+        place = self.place(slot, self.half_slices * half, warp)
+        if self.boxed:
+            return place + row * 128 + part * 4 + ((row & 7) << 4) + 8 * half
+        return place + 4 * (STRIPE * part + row)
 
     @cute.jit
     def finish(self, half, slot, warp):
@@ -93,13 +92,12 @@ class CodedRows(Rows):
         row, source, to = self.places_of(lane)
         scales = self.load_scales(half, slot, warp, lane)
         cute.arch.sync_warp()  # numbers go there now
-        special = cute.arch.vote_any_sync(self.special_bits(scales) != 0)
         to += self.place(slot, 4 * half, warp)
         codes = self.load_part(half, slot, warp, source, 0)
-        self.make_part(half, codes, to, scales, row, special, 0)
+        self.make_part(half, codes, to, scales, row, 0)
         codes = self.load_part(half, slot, warp, source, 1)
         cute.arch.sync_warp()  # all have read what numbers go over now
-        self.make_part(half, codes, to + 2 * SLICE_BYTES, scales, row, special, 1)
+        self.make_part(half, codes, to + 2 * SLICE_BYTES, scales, row, 1)
 
     @cute.jit
     def load_scales(self, half, slot, warp, lane):
@@ -124,38 +122,19 @@ class CodedRows(Rows):
         return [load_words((raw ^ (64 * g)) + 1024 * i) for g in (0, 1) for i in (0, 1)]
 
     @cute.jit
-    def make_part(self, half, codes, to, scales, row, special, part: cutlass.Constexpr):
-        found = Uint32(0)
-        for words in codes:
-            for word in words:
-                found = found | ((word & Uint32(0x7F7F7F7F)) + Uint32(0x01010101))
-        if special or cute.arch.vote_any_sync((found & Uint32(0x80808080)) != Uint32(0)):
-            self.make_slices(half, codes, to, scales, row, part, True)
-        else:
-            self.make_slices(half, codes, to, scales, row, part, False)
-
-    @cute.jit
-    def make_slices(self, half, codes, to, scales, row, part: cutlass.Constexpr, special: cutlass.Constexpr):
+    def make_part(self, half, codes, to, scales, row, part: cutlass.Constexpr):
         for g in cutlass.range_constexpr(2):
             if const_expr(part == 1 and g == 1 and self.short):
                 if half == 0:
-                    self.make_slice(codes, to, scales, row, part, g, special)
+                    self.make_slice(codes, to, scales, row, part, g)
             else:
-                self.make_slice(codes, to, scales, row, part, g, special)
+                self.make_slice(codes, to, scales, row, part, g)
 
     @cute.jit
-    def make_slice(
-        self, codes, to, scales, row, part: cutlass.Constexpr, g: cutlass.Constexpr, special: cutlass.Constexpr
-    ):
+    def make_slice(self, codes, to, scales, row, part: cutlass.Constexpr, g: cutlass.Constexpr):
         for i in cutlass.range_constexpr(2):
             scale = self.scale_of(scales, row + 8 * i, part, g)
-            make(codes[2 * g + i], to + (SLICE_BYTES * g + 1024 * i), scale, special)
-
-    def special_bits(self, scales):
-        """Not 0: a scale of this lane's takes the slower way."""
-        if self.codes.scales_at is None:  # a byte of 135 and more is 256 or more
-            return ((scales & 0x7F7F7F7F) + 0x79797979) & scales & Int32(-0x7F7F7F80)
-        return special_float(scales)
+            make(codes[2 * g + i], to + (SLICE_BYTES * g + 1024 * i), scale)
 
     @cute.jit
     def scale_of(self, scales, row, part: cutlass.Constexpr, g: cutlass.Constexpr):
@@ -171,11 +150,6 @@ class CodedRows(Rows):
         return word
 
 
-def special_float(bits):
-    """Not 0: a scale takes the slower way."""
-    return (bits & 0xFFFF) | cutlass.max((bits & 0x7FFFFFFF) - (LARGE_BITS - 1), 0)
-
-
 @cute.jit
 def power_of_two(byte):
     """What a float8_e8m0fnu is, in float32's bits."""
@@ -183,54 +157,22 @@ def power_of_two(byte):
     return bits if byte != 0xFF else Int32(0x7FC00000)
 
 
-@cute.jit
-def make(words, to, scale, special: cutlass.Constexpr):
-    """Stores the numbers of 16 codes, and those behind them at `to` ^ 16. scale: its bits; special: they may be any."""
+def make(words, to, scale):
+    """Stores the numbers of 16 codes, and those behind them at `to` ^ 16. scale: its bits."""
     value = as_float(scale)
-    if const_expr(special):
-        for i in cutlass.range_constexpr(8):  # pair after pair, which takes the fewest registers
-            store_word((to ^ (16 * (i // 4))) + 4 * (i % 4), special_pair(words[i // 2], value, i % 2))
-    else:
-        factor = twice_bf16(value * Float32(2.0**SHIFT))
-        for half in cutlass.range_constexpr(2):
-            pairs = [pair for i in (0, 1) for pair in fast_pairs(words[2 * half + i], factor)]
-            store_words(to ^ (16 * half), pairs)
+    for half in (0, 1):
+        store_words(to ^ (16 * half), [pair(words[2 * half + i // 2], value, i % 2) for i in range(4)])
 
 
-# Bytes 0 and 1, or 2 and 3, of a word: each in the high byte of 16 bits with its sign spread over the low byte, then
-# shifted and cut to the sign at bit 15 and the other bits from bit 4 on.
-SPREAD = ("0x9180", "0xB3A2")
-
-
-def fast_pairs(word, factor):
-    """4 codes -> 2 pairs of numbers. factor: the scale times 2^120, twice."""
+def pair(word, scale, which):
+    """2 codes of a word -> 2 numbers."""
     return cute.arch.inline_ptx(
-        "{ .reg .b32 a, b; "
-        f"prmt.b32 a, {{$r0}}, 0, {SPREAD[0]}; prmt.b32 b, {{$r0}}, 0, {SPREAD[1]}; shl.b32 a, a, 4; shl.b32 b, b, 4;"
-        " and.b32 a, a, 0x87F087F0; and.b32 b, b, 0x87F087F0; mul.rn.bf16x2 {$w0}, a, {$r1};"
-        " mul.rn.bf16x2 {$w1}, b, {$r1}; }",
-        write_only_types=[Uint32, Uint32],
-        read_only_args=[word, factor],
-    )
-
-
-def special_pair(word, scale, which):
-    """2 codes -> 2 numbers, of any code and any scale."""
-    return cute.arch.inline_ptx(
-        "{ .reg .b32 a, n, t; .reg .f32 x, y; .reg .pred p; "
-        f"prmt.b32 a, {{$r0}}, 0, {SPREAD[which]}; mov.b32 t, {TWO_TO_SHIFT}; shl.b32 a, a, 4;"
-        " and.b32 a, a, 0x87F087F0; and.b32 n, a, 0x07F007F0; mul.rn.bf16x2 a, a, t;"
-        " and.b32 t, n, 0xFFFF; setp.eq.u32 p, t, 0x07F0; @p or.b32 a, a, 0x7FFF;"
-        " shr.u32 t, n, 16; setp.eq.u32 p, t, 0x07F0; @p or.b32 a, a, 0x7FFF0000;"
-        " shl.b32 t, a, 16; mov.b32 x, t; and.b32 t, a, 0xFFFF0000; mov.b32 y, t;"
+        "{ .reg .b16 c<2>, low, high; .reg .b32 h; .reg .f32 x, y; mov.b32 {c0, c1}, {$r0};"
+        f" cvt.rn.f16x2.e4m3x2 h, c{which}; mov.b32 {{low, high}}, h; cvt.f32.f16 x, low; cvt.f32.f16 y, high;"
         " mul.rn.f32 x, x, {$r1}; mul.rn.f32 y, y, {$r1}; cvt.rn.bf16x2.f32 {$w0}, y, x; }",
         write_only_types=[Uint32],
         read_only_args=[word, scale],
     )
-
-
-def twice_bf16(x):
-    return cute.arch.inline_ptx("cvt.rn.bf16x2.f32 {$w0}, {$r0}, {$r0};", write_only_types=[Uint32], read_only_args=[x])
 
 
 def as_float(bits):
@@ -241,20 +183,12 @@ def load_word(address):
     return cute.arch.inline_ptx("ld.shared.b32 {$w0}, [{$r0}];", write_only_types=[Int32], read_only_args=[address])
 
 
-def load_byte(address):
-    return cute.arch.inline_ptx("ld.shared.u8 {$w0}, [{$r0}];", write_only_types=[Int32], read_only_args=[address])
-
-
 def load_words(address):
     return cute.arch.inline_ptx(
         "ld.shared.v4.b32 {{$w0}, {$w1}, {$w2}, {$w3}}, [{$r0}];",
         write_only_types=[Uint32] * 4,
         read_only_args=[address],
     )
-
-
-def store_word(address, word):
-    cute.arch.inline_ptx("st.shared.b32 [{$r0}], {$r1};", read_only_args=[address, word])
 
 
 def store_words(address, words):

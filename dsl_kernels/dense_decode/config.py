@@ -141,8 +141,10 @@ class Variant(Base):
             "a producer gathers rows": self.producer_registers == 0 or (self.gathers and not self.batch_invariant),
             "a producer brings no codes with one scale": self.producer_registers == 0
             or not (self.kv_format in CODES and CODES[self.kv_format].one_scale),
-            "slices that items take in turn are for RoPE parts of codes, a producer and three slots": not self.turns
-            or (self.producer_registers > 0 and self.rope_slices > 0 and self.kv_format in CODES and self.slots == 3),
+            "with a producer of codes there are three slots": not (self.producer_registers and self.kv_format in CODES)
+            or self.slots == 3,
+            "slices that items take in turn are for RoPE parts of codes and a producer": not self.turns
+            or (self.producer_registers > 0 and self.rope_slices > 0 and self.kv_format in CODES),
             # of loaders that gather
             "each slot has a bit in the loader's cursor": self.kv_format not in CODES or self.slots <= AHEAD_BIT,
             "a loader may be so many pieces ahead": barrier_table.records(self.slots) < 1 << (PIECE_BIT - AHEAD_BIT),

@@ -26,16 +26,22 @@ class FedPV(PV):
         sWork = self.smem.sWork
         self.make_fragments()
         it, piece = Int32(0), Int32(0)
+        # of item `it`, and of the item before, whose slot the item after next has
+        slot, phase, last, parity = Int32(0), Int32(0), Int32(self.kernel.slots - 1), Int32(1)
         n = sWork[work.UNITS, self.bars.wait_for_work(piece)]
         while n > 0:
             self.make_ahead(half, warp, it, n)
             it += 1  # nothing to do for Q
+            last, parity = slot, phase
+            slot, phase = self.bars.step(slot, phase)
             self.rO.fill(0.0)
             while n > 0:
-                self.start_unit(half, it, row_of(thread_now()), self.remaining(it, n))
-                self.end_unit(half, warp, it, piece, n)
+                self.start_unit(half, it, (slot, phase), row_of(thread_now()), self.remaining(it, n))
+                self.end_unit(half, warp, slot, (last, parity ^ 1), piece, n)
                 n -= 1
                 it += 1
+                last, parity = slot, phase
+                slot, phase = self.bars.step(slot, phase)
             record, _ = self.bars.record_phase(piece)
             inverse = self.take_sums(it, row_of(thread_now()))
             cute.arch.sync_warp()
@@ -56,12 +62,12 @@ class FedPV(PV):
             if n > 1:
                 end += 1
             for item in cutlass.range(begin, end, unroll=1):
-                self.make(half, warp, item, 0)
+                self.make(half, warp, self.bars.slot_phase(item), 0)
 
     @cute.jit
-    def make(self, half, warp, item, begin):
+    def make(self, half, warp, at: tuple, begin):
         """Makes numbers of this warp's fours of an item, from `begin` on, when its rows have come; says so."""
-        slot, phase = self.bars.slot_phase(item)
+        slot, phase = at
         cute.arch.mbarrier_wait(self.bars.fetched(slot), phase)
         self.rows.make(half, slot, warp % 4, begin, self.rows.fours)
         cute.arch.fence_proxy("async.shared", space="cta")
@@ -78,12 +84,11 @@ class FedPV(PV):
         return follows
 
     @cute.jit
-    def end_unit(self, half, warp, it, piece, n):
+    def end_unit(self, half, warp, slot, behind: tuple, piece, n):
         """Waits for the product of a unit, behind which n - 1 follow, and gives its slot back at once; makes what comes
-        two items later, if it is a unit: half of it beside the product where its rows are there and no other CTA waits
-        for the product's end, which that delays.
+        two items later (`behind`: slot and phase of that), if it is a unit: half of it beside the product where its
+        rows are there and no other CTA waits for the product's end, which that delays.
         """
-        slot, _ = self.bars.slot_phase(it)
         if const_expr(self.rows.COPIES_ARRIVE):
             warpgroup.wait_group(0)
             if n > 1:
@@ -91,7 +96,7 @@ class FedPV(PV):
         else:
             follows, begin = self.follows(piece, n), Int32(0)
             if const_expr(self.kernel.cluster == 1):
-                ahead, parity = self.bars.slot_phase(it + 2)
+                ahead, parity = behind
                 here = follows and cute.arch.mbarrier_test_wait(self.bars.fetched(ahead), parity)
                 if cute.arch.vote_all_sync(here):
                     self.rows.make(half, ahead, warp % 4, 0, 1)
@@ -100,7 +105,7 @@ class FedPV(PV):
             if n > 1:
                 self.bars.release(slot, half)
             if follows:
-                self.make(half, warp, it + 2, begin)
+                self.make(half, warp, behind, begin)
 
     def see_rows(self):
         see_rows(self.kernel)

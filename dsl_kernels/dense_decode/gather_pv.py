@@ -38,7 +38,7 @@ class GatherPV(PV):
                 it += 1  # nothing to do for Q
                 self.rO.fill(0.0)
                 while n > 0:
-                    self.start_unit(half, it, row_of(thread_now()), self.remaining(at, n))
+                    self.start_unit(half, it, self.bars.slot_phase(it), row_of(thread_now()), self.remaining(at, n))
                     # beside the product
                     at = self.loader.settle(half, warp, at, it)
                     aimed = self.loader.aim_ahead(warp, at, unit, index)

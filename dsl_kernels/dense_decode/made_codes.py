@@ -12,13 +12,13 @@ former will be. So whoever makes either slice has its codes and scales in regist
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Int64, Uint32, const_expr
+from cutlass import Int32, Int64, const_expr
 
 from dsl_kernels.core import async_copy
 from dsl_kernels.core.schedule_params import STRIPE, UNIT
 from dsl_kernels.core.threads import lane_now
 
-from .codes import load_byte, load_word, load_words, make, power_of_two, special_float
+from .codes import load_word, load_words, make, power_of_two
 from .queries import SLICE_BYTES
 from .rows import WARP_BYTES, Rows
 
@@ -40,6 +40,8 @@ class MadeCodes(Rows):
         self.fours = 1 if self.paired else 2  # that a warp of PV makes
         self.slices = 2 * kernel.half_slices
         self.coded = ROPE_SLICE if self.short else self.slices  # slices of codes
+        # slices of a four whose scales are in one word: those of a stretch are of different rows
+        self.sharing = 1 if self.paired else FOUR if codes.tile == 64 else 2
 
     def start_of(self, slot, which, warp):
         """Address of a warp's rows in a slice."""
@@ -148,38 +150,21 @@ class MadeCodes(Rows):
         """there: where the first eight is in slice 0."""
         lane = lane_now(first)  # what follows from it is not worked out before all fours and kept
         row, column = lane >> 2, lane & 3
-        codes, scales, found, special = [], [], Uint32(0), Int32(0)
+        codes = [self.load_codes(there, row, column, first, i) for i in range(FOUR)]
+        scales = []
         for i in cutlass.range_constexpr(FOUR):
-            codes.append(self.load_codes(there, row, column, first, i))
-        for i in cutlass.range_constexpr(FOUR):
-            if const_expr(self.codes.tile == 128 and not self.paired and i % 2 == 1):
-                scales.append(scales[i - 1])  # of both
-            else:
-                scales.append(self.load_scale(there, row, column, first, i))
-        for i in cutlass.range_constexpr(FOUR):
-            _, which, _ = self.of_four(first, i)
-            if self.is_coded(which):
-                special = special | special_float(scales[i])
-                for word in codes[i]:
-                    found = found | ((word & Uint32(0x7F7F7F7F)) + Uint32(0x01010101))
-        slow = cute.arch.vote_any_sync(((found & Uint32(0x80808080)) != Uint32(0)) or (special != 0))
+            shared = i % self.sharing
+            scales.append(scales[i - shared] if const_expr(shared > 0) else self.load_scales(there, row, first, i))
         # Numbers go now over codes and scales that all have, in a pair the warp of the other slice, too.
         if const_expr(self.paired):
             self.kernel.bars.sync_two_warps(half, warp)
         else:
             cute.arch.sync_warp()
         to = there + row * 128 + (((2 * column) ^ row) << 4)
-        if slow:
-            self.store_four(codes, to, scales, first, True)
-        else:
-            self.store_four(codes, to, scales, first, False)
-
-    @cute.jit
-    def store_four(self, codes, to, scales, first, special: cutlass.Constexpr):
         for i in cutlass.range_constexpr(FOUR):
             eight, which, _ = self.of_four(first, i)
             if self.is_coded(which):
-                make(codes[i], to + (eight + SLICE_BYTES * which), scales[i], special)
+                make(codes[i], to + (eight + SLICE_BYTES * which), self.scale_of(scales[i], first, i, column))
 
     @cute.jit
     def load_codes(self, there, row, column, first, i: cutlass.Constexpr):
@@ -191,17 +176,25 @@ class MadeCodes(Rows):
         return load_words(there + (eight + SLICE_BYTES * of) + row * 128 + (chunk << 4))
 
     @cute.jit
-    def load_scale(self, there, row, column, first, i: cutlass.Constexpr):
-        """Their scale, in float32's bits."""
+    def load_scales(self, there, row, first, i: cutlass.Constexpr):
+        """The word with the scale of what load_codes() gives."""
         eight, which, odd = self.of_four(first, i)
         at = there + (eight + SLICE_BYTES * (which - odd)) + row * 4
-        if const_expr(self.codes.scales_at is not None):
-            return load_word(at)
-        if const_expr(self.short):
+        if const_expr(self.short and self.paired):
             if which == ROPE_SLICE - 1:
                 at += self.beside_codes(row)
-        byte = which & 3 if const_expr(self.codes.tile == 64) else 2 * odd + (column >> 1)
-        return power_of_two(load_byte(at + byte))
+        return load_word(at)
+
+    @cute.jit
+    def scale_of(self, word, first, i: cutlass.Constexpr, column):
+        """That scale, in float32's bits."""
+        if const_expr(self.codes.scales_at is None):
+            _, which, odd = self.of_four(first, i)
+            byte = 2 * odd + (column >> 1)
+            if const_expr(self.codes.tile == 64):  # a word is of four slices: all that a warp makes together, or one
+                byte = which & 3 if const_expr(self.paired) else i
+            word = power_of_two((word >> (8 * byte)) & 0xFF)
+        return word
 
     @cute.jit
     def announce(self, slot):

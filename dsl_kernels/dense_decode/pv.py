@@ -84,14 +84,13 @@ class PV:
         """O += P V of a unit, from whose begin on `remaining` tokens remain for the block's last query token.
         `row`: the first of this thread's.
         """
-        self.start_unit(half, it, row, remaining)
+        self.start_unit(half, it, self.bars.slot_phase(it), row, remaining)
         warpgroup.wait_group(0)
 
     @cute.jit
-    def start_unit(self, half, it, row, remaining):
-        """The same, but for the end of the product."""
-        sScale, o_rows = self.smem.sScale, accumulator_rows(self.rO)
-        slot, phase = self.bars.slot_phase(it)
+    def start_unit(self, half, it, at: tuple, row, remaining):
+        """The same, but for the end of the product. at: slot and phase of the item."""
+        sScale, o_rows, (slot, phase) = self.smem.sScale, accumulator_rows(self.rO), at
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
         scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
         if cute.arch.vote_any_sync(scale0 * scale1 != 1.0):

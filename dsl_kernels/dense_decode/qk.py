@@ -43,8 +43,9 @@ class QK:
         row_max = cute.make_rmem_tensor((2,), Float32)
         row_sum = cute.make_rmem_tensor((2,), Float32)
         it, piece = Int32(0), Int32(0)  # items, pieces
+        slot, phase, last = Int32(0), Int32(0), Int32(0)  # of item `it`; the slot of the item before
         self.bars.arrive_quads(self.bars.p_full(0))  # there is no tile before the first Q
-        self.go_past_q(it, warp)
+        self.go_past_q(slot, phase, warp)
         record = self.bars.wait_for_work(piece)
         cute.arch.mbarrier_wait(self.bars.p_full(0), 0)  # over by now
         n = sWork[work.UNITS, record]
@@ -52,7 +53,6 @@ class QK:
             self.await_unused()
         while n > 0:
             remaining = self.first_remaining(record)
-            slot, phase = self.bars.slot_phase(it)
             other_q = Boolean(True)
             if const_expr(kernel.invariant):
                 other_q = not invariant.has(sWork[work.TOKENS, record], invariant.SAME_Q)
@@ -62,17 +62,18 @@ class QK:
                 self.bars.release(slot, 0)
                 self.bars.release(slot, 1)
             it += 1
+            last = slot
+            slot, phase = self.bars.step(slot, phase)
             row_max.fill(-Float32.inf)
             row_sum.fill(0.0)
             begun, here = Boolean(False), Boolean(False)
             while n > 0:
-                slot, phase = self.bars.slot_phase(it)
                 rS = cute.make_rmem_tensor(thr_rs.partition_shape_C((64, UNIT)), Float32)
                 # When the unit is not there yet the tensor cores are free: the unit before goes to PV at once.
                 if not here:
                     if begun:
-                        self.hand_over(it - 1)
-                        self.go(it - 1, warp)
+                        self.hand_over(last)
+                        self.go(last, warp)
                     cute.arch.mbarrier_wait(self.bars.full(slot), phase)
                 self.see_rows()
                 warpgroup.fence()
@@ -83,7 +84,7 @@ class QK:
                 sB = rK[None, None, None, slot]
                 gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)
                 if here:
-                    self.hand_over(it - 1)
+                    self.hand_over(last)
                 # the last tile's 1 / row sum was read (long ago)
                 cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
                 warpgroup.fence()  # behind a branch the compiler wants one, and serialises where it puts it in itself
@@ -103,7 +104,7 @@ class QK:
                 warpgroup.commit_group()
                 warpgroup.wait_group(1)
                 if here:
-                    self.go(it - 1, warp)
+                    self.go(last, warp)
                 warpgroup.wait_group(0)
                 n -= 1
                 thread = thread_now()
@@ -122,25 +123,25 @@ class QK:
                     sScale[row + 8, slot] = scale[1]
                 it += 1
                 begun = Boolean(True)
-                slot, phase = self.bars.slot_phase(it)
+                last = slot
+                slot, phase = self.bars.step(slot, phase)
                 here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.full(slot), phase))
-            self.hand_over(it - 1)
-            self.go(it - 1, warp)
+            self.hand_over(last)
+            self.go(last, warp)
             # 1 / row sum travels in the scale array of the next item's slot (a Q item, which needs none): the slot's
             # last unit must be done, and the last tile's 1 / row sum read
-            slot, phase = self.bars.slot_phase(it)
             cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
             cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
             if const_expr(kernel.invariant):  # log-sum-exps go into the scales of the item behind
-                ahead, phase = self.bars.slot_phase(it + 1)
-                cute.arch.mbarrier_wait(self.bars.empty(ahead, 0), phase ^ 1)
-                cute.arch.mbarrier_wait(self.bars.empty(ahead, 1), phase ^ 1)
+                ahead, parity = self.bars.step(slot, phase)
+                cute.arch.mbarrier_wait(self.bars.empty(ahead, 0), parity ^ 1)
+                cute.arch.mbarrier_wait(self.bars.empty(ahead, 1), parity ^ 1)
                 finish_piece(kernel, row_max, row_sum, sScale[None, slot], sScale[None, ahead])
             else:
                 finish_rows(kernel, self.record_of(piece, record), row_max, row_sum, sScale[None, slot])
             self.bars.arrive_quads(self.bars.p_full(slot))
-            self.go_past_q(it, warp)
+            self.go_past_q(slot, phase, warp)
             piece += 1
             record = self.bars.wait_for_work(piece)
             n = sWork[work.UNITS, record]
@@ -201,21 +202,20 @@ class QK:
         cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
 
     @cute.jit
-    def hand_over(self, item):
+    def hand_over(self, slot):
         """P and scale of a unit were written with ordinary stores: shows them to the tensor cores and says so."""
         cute.arch.fence_proxy("async.shared", space="cta")
-        self.bars.arrive_quads(self.bars.p_full(item % self.kernel.slots))
+        self.bars.arrive_quads(self.bars.p_full(slot))
 
     @cute.jit
-    def go(self, item, warp):
+    def go(self, slot, warp):
         """PV of a unit may start."""
         if warp == 0:
-            self.bars.arrive(self.bars.qk_done(item % self.kernel.slots))
+            self.bars.arrive(self.bars.qk_done(slot))
 
     @cute.jit
-    def go_past_q(self, item, warp):
+    def go_past_q(self, slot, phase, warp):
         """The same of a Q: nobody wants to know, so the warp that says so waits itself, for what is over by then."""
-        self.go(item, warp)
+        self.go(slot, warp)
         if warp == 0:
-            slot, phase = self.bars.slot_phase(item)
             cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
