@@ -2,7 +2,7 @@
 # Runs tests and benchmarks on a machine with a Hopper GPU, with a library built elsewhere: bindings/python/flashmla/libflashmla.so.2
 # and _cdef.py; libflashmla/generated/kernels.json, by which records say of which kernels they are.
 # usage: benchmarks/on_gpu.sh OUT [PART...]      parts, by default tests, sanitizer and bench:
-#   tests        what only a GPU shows, random calls       -> OUT/gpu-tests.txt (pytest's summary)
+#   tests        what only a GPU shows, random calls       -> OUT/gpu-tests.txt (pytest's summary), OUT/failures.txt
 #   sanitizer    compute-sanitizer on a reduced set        -> OUT/sanitizer.txt
 #   faults       faults of the kernels, made by tests/gpu/build_faults.py -> OUT/faults.txt
 #   bench        the benchmark cases                       -> OUT/dense_decode.jsonl
@@ -31,6 +31,7 @@ out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [trace
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export FLASHMLA_TEST_FAILURES=$out/failures.txt
 status=0
 
 suite() { # name, pytest arguments...

@@ -48,6 +48,8 @@ environment.follow_monkeypatch()
 
 GPU_SECONDS = 100  # a test; one that hangs in the driver can only be ended with its process
 figures: list[str] = []
+# What failed is appended to this file at once, for suites that may be stopped before their summary.
+FAILURES = os.environ.get("FLASHMLA_TEST_FAILURES")
 
 
 @pytest.fixture(scope="session", params=list(backends.available()))
@@ -85,6 +87,9 @@ def figure(record_property):
 def pytest_runtest_logreport(report) -> None:
     if report.when == "call":  # parallel workers send their reports here
         figures.extend(f"figure: {name}: {value}" for name, value in report.user_properties)
+    if FAILURES and report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        with open(FAILURES, "a") as file:
+            file.write(f"{report.nodeid}\n{report.longreprtext}\n\n")
 
 
 def pytest_report_header() -> list[str]:
