@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -88,7 +89,7 @@ def pytest_runtest_logreport(report) -> None:
     if report.when == "call":  # parallel workers send their reports here
         figures.extend(f"figure: {name}: {value}" for name, value in report.user_properties)
     if FAILURES and report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
-        with open(FAILURES, "a") as file:
+        with Path(FAILURES).open("a") as file:
             file.write(f"{report.nodeid}\n{report.longreprtext}\n\n")
 
 
