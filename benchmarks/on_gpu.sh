@@ -32,12 +32,13 @@ shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export FLASHMLA_TEST_FAILURES=$out/failures.txt
+rm -f "$FLASHMLA_TEST_FAILURES"
 status=0
 
 suite() { # name, pytest arguments...
   local name=$1
   shift
-  HYPOTHESIS_PROFILE=${HYPOTHESIS_PROFILE:-gpu} timeout -k 5 "${TEST_LIMIT:-240}" python3 -m pytest -p no:cacheprovider -v -rs -n "${WORKERS:-8}" "$@" > "$out/$name.log" 2>&1 || status=1
+  HYPOTHESIS_PROFILE=${HYPOTHESIS_PROFILE:-gpu} timeout -k 5 "${TEST_LIMIT:-400}" python3 -m pytest -p no:cacheprovider -v -rs -n "${WORKERS:-8}" "$@" > "$out/$name.log" 2>&1 || status=1
   # A suite that is stopped has no summary: what failed until then is named, and how many passed.
   { echo "== pytest $*"
     grep -E "^(backend|hypothesis|figure|FAILED|ERROR|SKIPPED|calls drawn)| passed| failed|%\] (FAILED|ERROR) " "$out/$name.log" | sort -u

@@ -168,7 +168,7 @@ class Barriers:
 
     @cute.jit
     def step(self, slot, phase):
-        """Those of the item behind."""
+        """Slot and phase of the item behind the one that has these."""
         ends = slot == self.slots - 1
         return Int32(0) if ends else slot + 1, phase ^ 1 if ends else phase
 
@@ -186,13 +186,8 @@ class Barriers:
     @cute.jit
     def release(self, slot, half):
         """This thread is done with half of a slot: one arrival in every CTA of the cluster."""
-        bar = self.empty(slot, half)
         cute.arch.sync_warp()  # the lanes in one instruction
-        if const_expr(self.cluster > 1):
-            for c in cutlass.range_constexpr(self.cluster):
-                cute.arch.mbarrier_arrive(bar, c)
-        else:
-            cute.arch.mbarrier_arrive(bar)
+        self.arrive_in_cluster(self.empty(slot, half))
 
     @cute.jit
     def sync_half(self, half):
@@ -214,11 +209,16 @@ class Barriers:
     def arrive_in_all(self, bar):
         """One arrival of this warp in every CTA of the cluster."""
         with cute.arch.elect_one():
-            if const_expr(self.cluster > 1):
-                for c in cutlass.range_constexpr(self.cluster):
-                    cute.arch.mbarrier_arrive(bar, c)
-            else:
-                cute.arch.mbarrier_arrive(bar)
+            self.arrive_in_cluster(bar)
+
+    @cute.jit
+    def arrive_in_cluster(self, bar):
+        """One arrival of this thread in every CTA of the cluster."""
+        if const_expr(self.cluster > 1):
+            for c in cutlass.range_constexpr(self.cluster):
+                cute.arch.mbarrier_arrive(bar, c)
+        else:
+            cute.arch.mbarrier_arrive(bar)
 
     @cute.jit
     def arrive_quads(self, bar):

@@ -46,7 +46,7 @@ class CodePV(GatherPV):
                 self.rO.fill(0.0)
                 follows = Boolean(False)
                 while n > 0:
-                    self.start_unit(half, it, row_of(thread_now()), self.remaining(at, n))
+                    self.start_product(half, it, row_of(thread_now()), self.remaining(at, n))
                     # beside the product
                     if follows:
                         self.await_other_warps(half, it - 1)  # the next unit has the same copy
@@ -98,7 +98,7 @@ class CodePV(GatherPV):
         cute.arch.mbarrier_arrive(self.bars.full(slot))
 
     @cute.jit
-    def start_unit(self, half, it, row, remaining):
+    def start_product(self, half, it, row, remaining):
         kernel, sScale, o_rows = self.kernel, self.smem.sScale, accumulator_rows(self.rO)
         slot, phase = self.bars.slot_phase(it)
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)

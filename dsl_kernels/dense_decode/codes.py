@@ -6,8 +6,7 @@ Then a warp, for its 16 rows alone, makes numbers of the former into the first t
 last two. Those that a producer fetches: made_codes.py.
 
 The instruction for two codes gives float16, which holds them exactly; their products with the scale are made in float32
-and rounded once. So a row is bit for bit what dequantize_kv gives, of any code and any scale. To shift the bits and
-multiply once in bfloat16 takes no fewer instructions, since NaN codes and most scales have to be looked for then.
+and rounded to bfloat16. So a row is bit for bit what dequantize_kv gives, of any code and any scale.
 """
 
 import cutlass
@@ -15,6 +14,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, Uint32, const_expr
 
 from dsl_kernels.core import async_copy
+from dsl_kernels.core.codes import power_of_two
 from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import lane_now
 
@@ -150,22 +150,15 @@ class CodedRows(Rows):
         return word
 
 
-@cute.jit
-def power_of_two(byte):
-    """What a float8_e8m0fnu is, in float32's bits."""
-    bits = byte << 23 if byte != 0 else Int32(0x00400000)  # 2^-127; 255 becomes NaN below
-    return bits if byte != 0xFF else Int32(0x7FC00000)
-
-
 def make(words, to, scale):
     """Stores the numbers of 16 codes, and those behind them at `to` ^ 16. scale: its bits."""
     value = as_float(scale)
     for half in (0, 1):
-        store_words(to ^ (16 * half), [pair(words[2 * half + i // 2], value, i % 2) for i in range(4)])
+        store_words(to ^ (16 * half), [two_numbers(words[2 * half + i // 2], value, i % 2) for i in range(4)])
 
 
-def pair(word, scale, which):
-    """2 codes of a word -> 2 numbers."""
+def two_numbers(word, scale, which):
+    """The lower or the upper two codes of a word -> 2 numbers."""
     return cute.arch.inline_ptx(
         "{ .reg .b16 c<2>, low, high; .reg .b32 h; .reg .f32 x, y; mov.b32 {c0, c1}, {$r0};"
         f" cvt.rn.f16x2.e4m3x2 h, c{which}; mov.b32 {{low, high}}, h; cvt.f32.f16 x, low; cvt.f32.f16 y, high;"

@@ -27,20 +27,20 @@ class FedPV(PV):
         self.make_fragments()
         it, piece = Int32(0), Int32(0)
         # of item `it`, and of the item before, whose slot the item after next has
-        slot, phase, last, parity = Int32(0), Int32(0), Int32(self.kernel.slots - 1), Int32(1)
+        slot, phase, before, parity = Int32(0), Int32(0), Int32(self.kernel.slots - 1), Int32(1)
         n = sWork[work.UNITS, self.bars.wait_for_work(piece)]
         while n > 0:
             self.make_ahead(half, warp, it, n)
             it += 1  # nothing to do for Q
-            last, parity = slot, phase
+            before, parity = slot, phase
             slot, phase = self.bars.step(slot, phase)
             self.rO.fill(0.0)
             while n > 0:
                 self.start_unit(half, it, (slot, phase), row_of(thread_now()), self.remaining(it, n))
-                self.end_unit(half, warp, slot, (last, parity ^ 1), piece, n)
+                self.end_unit(half, warp, slot, (before, parity ^ 1), piece, n)
                 n -= 1
                 it += 1
-                last, parity = slot, phase
+                before, parity = slot, phase
                 slot, phase = self.bars.step(slot, phase)
             record, _ = self.bars.record_phase(piece)
             inverse = self.take_sums(it, row_of(thread_now()))
@@ -65,9 +65,11 @@ class FedPV(PV):
                 self.make(half, warp, self.bars.slot_phase(item), 0)
 
     @cute.jit
-    def make(self, half, warp, at: tuple, begin):
-        """Makes numbers of this warp's fours of an item, from `begin` on, when its rows have come; says so."""
-        slot, phase = at
+    def make(self, half, warp, position: tuple, begin):
+        """Makes numbers of this warp's fours of an item, from `begin` on, when its rows have come; says so. position:
+        slot and phase of the item.
+        """
+        slot, phase = position
         cute.arch.mbarrier_wait(self.bars.fetched(slot), phase)
         self.rows.make(half, slot, warp % 4, begin, self.rows.fours)
         cute.arch.fence_proxy("async.shared", space="cta")
@@ -86,7 +88,7 @@ class FedPV(PV):
     @cute.jit
     def end_unit(self, half, warp, slot, behind: tuple, piece, n):
         """Waits for the product of a unit, behind which n - 1 follow, and gives its slot back at once; makes what comes
-        two items later (`behind`: slot and phase of that), if it is a unit: half of it beside the product where its
+        two items later (behind: slot and phase of that), if it is a unit: half of it beside the product where its
         rows are there and no other CTA waits for the product's end, which that delays.
         """
         if const_expr(self.rows.COPIES_ARRIVE):

@@ -7,7 +7,8 @@ Rows are worked on by eights, four at a time: a warp of PV makes four slices of 
 of a stretch one slice of its four eights. Of an eight, the codes of slices 2 i and 2 i + 1 come where numbers of the
 latter will be, a row of both in a row of that, with its halves exchanged in odd rows: no load touches a bank twice.
 (A slice whose neighbour is RoPE parts has its codes itself.) Scales of both, a word a row, come where numbers of the
-former will be. So whoever makes either slice has its codes and scales in registers before anything of both is written.
+former will be; a word that has those of four slices comes twice. So whoever makes either slice has its codes and scales
+in registers before anything of both is written.
 """
 
 import cutlass
@@ -15,10 +16,11 @@ import cutlass.cute as cute
 from cutlass import Int32, Int64, const_expr
 
 from dsl_kernels.core import async_copy
+from dsl_kernels.core.codes import power_of_two
 from dsl_kernels.core.schedule_params import STRIPE, UNIT
 from dsl_kernels.core.threads import lane_now
 
-from .codes import load_word, load_words, make, power_of_two
+from .codes import load_word, load_words, make
 from .queries import SLICE_BYTES
 from .rows import WARP_BYTES, Rows
 
@@ -41,7 +43,7 @@ class MadeCodes(Rows):
         self.slices = 2 * kernel.half_slices
         self.coded = ROPE_SLICE if self.short else self.slices  # slices of codes
         # slices of a four whose scales are in one word: those of a stretch are of different rows
-        self.sharing = 1 if self.paired else FOUR if codes.tile == 64 else 2
+        self.per_word = 1 if self.paired else FOUR if codes.tile == 64 else 2
 
     def start_of(self, slot, which, warp):
         """Address of a warp's rows in a slice."""
@@ -153,7 +155,7 @@ class MadeCodes(Rows):
         codes = [self.load_codes(there, row, column, first, i) for i in range(FOUR)]
         scales = []
         for i in cutlass.range_constexpr(FOUR):
-            shared = i % self.sharing
+            shared = i % self.per_word
             scales.append(scales[i - shared] if const_expr(shared > 0) else self.load_scales(there, row, first, i))
         # Numbers go now over codes and scales that all have, in a pair the warp of the other slice, too.
         if const_expr(self.paired):

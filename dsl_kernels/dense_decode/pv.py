@@ -88,9 +88,9 @@ class PV:
         warpgroup.wait_group(0)
 
     @cute.jit
-    def start_unit(self, half, it, at: tuple, row, remaining):
-        """The same, but for the end of the product. at: slot and phase of the item."""
-        sScale, o_rows, (slot, phase) = self.smem.sScale, accumulator_rows(self.rO), at
+    def start_unit(self, half, it, position: tuple, row, remaining):
+        """The same, but for the end of the product. position: slot and phase of the item."""
+        sScale, o_rows, (slot, phase) = self.smem.sScale, accumulator_rows(self.rO), position
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
         scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
         if cute.arch.vote_any_sync(scale0 * scale1 != 1.0):

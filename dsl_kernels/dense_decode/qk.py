@@ -43,7 +43,7 @@ class QK:
         row_max = cute.make_rmem_tensor((2,), Float32)
         row_sum = cute.make_rmem_tensor((2,), Float32)
         it, piece = Int32(0), Int32(0)  # items, pieces
-        slot, phase, last = Int32(0), Int32(0), Int32(0)  # of item `it`; the slot of the item before
+        slot, phase, before = Int32(0), Int32(0), Int32(0)  # of item `it`; the slot of the item before
         self.bars.arrive_quads(self.bars.p_full(0))  # there is no tile before the first Q
         self.go_past_q(slot, phase, warp)
         record = self.bars.wait_for_work(piece)
@@ -62,7 +62,7 @@ class QK:
                 self.bars.release(slot, 0)
                 self.bars.release(slot, 1)
             it += 1
-            last = slot
+            before = slot
             slot, phase = self.bars.step(slot, phase)
             row_max.fill(-Float32.inf)
             row_sum.fill(0.0)
@@ -72,8 +72,8 @@ class QK:
                 # When the unit is not there yet the tensor cores are free: the unit before goes to PV at once.
                 if not here:
                     if begun:
-                        self.hand_over(last)
-                        self.go(last, warp)
+                        self.hand_over(before)
+                        self.go(before, warp)
                     cute.arch.mbarrier_wait(self.bars.full(slot), phase)
                 self.see_rows()
                 warpgroup.fence()
@@ -84,8 +84,8 @@ class QK:
                 sB = rK[None, None, None, slot]
                 gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)
                 if here:
-                    self.hand_over(last)
-                # the last tile's 1 / row sum was read (long ago)
+                    self.hand_over(before)
+                # the last tile's 1 / row sum was read
                 cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
                 warpgroup.fence()  # behind a branch the compiler wants one, and serialises where it puts it in itself
                 gemm(mma_rs, rS, rQ, sB, (HANDED, kernel.q_steps - kernel.early), False)
@@ -104,7 +104,7 @@ class QK:
                 warpgroup.commit_group()
                 warpgroup.wait_group(1)
                 if here:
-                    self.go(last, warp)
+                    self.go(before, warp)
                 warpgroup.wait_group(0)
                 n -= 1
                 thread = thread_now()
@@ -123,11 +123,11 @@ class QK:
                     sScale[row + 8, slot] = scale[1]
                 it += 1
                 begun = Boolean(True)
-                last = slot
+                before = slot
                 slot, phase = self.bars.step(slot, phase)
                 here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.full(slot), phase))
-            self.hand_over(last)
-            self.go(last, warp)
+            self.hand_over(before)
+            self.go(before, warp)
             # 1 / row sum travels in the scale array of the next item's slot (a Q item, which needs none): the slot's
             # last unit must be done, and the last tile's 1 / row sum read
             cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)

@@ -4,9 +4,10 @@ holds it exactly and for which there is an instruction. What becomes of the scal
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Uint32, const_expr
+from cutlass import Int32, const_expr
 
 from dsl_kernels.core import async_copy
+from dsl_kernels.core.codes import halves
 from dsl_kernels.core.threads import lane_now, opaque
 
 from .codes import PART, CodedRows, load_words, store_words
@@ -56,13 +57,4 @@ class UnscaledRows(CodedRows):
         for number, words in enumerate(codes):
             place = to + SLICE_BYTES * (number // 2) + 1024 * (number % 2)
             for half in (0, 1):
-                store_words(place ^ (16 * half), [pair for i in (0, 1) for pair in numbers(words[2 * half + i])])
-
-
-def numbers(word):
-    """4 codes -> 2 pairs of numbers; NaN codes become NaN."""
-    return cute.arch.inline_ptx(
-        "{ .reg .b16 a, b; mov.b32 {a, b}, {$r0}; cvt.rn.f16x2.e4m3x2 {$w0}, a; cvt.rn.f16x2.e4m3x2 {$w1}, b; }",
-        write_only_types=[Uint32, Uint32],
-        read_only_args=[word],
-    )
+                store_words(place ^ (16 * half), [pair for i in (0, 1) for pair in halves(words[2 * half + i])])

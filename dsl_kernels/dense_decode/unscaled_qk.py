@@ -8,6 +8,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, max, min
 
+from dsl_kernels.core.codes import halves
 from dsl_kernels.core.schedule_params import STRIPE
 from dsl_kernels.core.threads import thread_now
 
@@ -16,7 +17,6 @@ from .descale import bounded, scale_of, scale_of_q, sign_of_codes
 from .gather_qk import GatherQK
 from .qk import QK
 from .queries import SLICE_BYTES
-from .unscaled import numbers
 
 TOP = 14  # log2 of a row's largest element, or a little more
 LEAST, MOST = 15, 254  # exponents, with bfloat16's bias, of that element which have a power: others take the next one
@@ -93,7 +93,7 @@ class UnscaledQK(GatherQK):
                 if 128 * j + 16 * chunk < self.kernel.d_qk:
                     for half in cutlass.range_constexpr(2):
                         codes = [words[j][2 * half + k] ^ sign for k in (0, 1)]
-                        pairs = [pair for word in codes for pair in numbers(word)]
+                        pairs = [pair for word in codes for pair in halves(word)]
                         store_words((to ^ (16 * half)) + 2 * SLICE_BYTES * j, pairs)
             place += ROWS_AT_ONCE * 128
         cute.arch.sync_warp()

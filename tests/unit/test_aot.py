@@ -201,6 +201,7 @@ def test_a_geometry_beyond_the_chip_does_not_fit(geometry, change):
     [
         (DenseDecode(HOPPER, BF16, 512, 512, any_page=True, gathers=True, **PRODUCER), "no kernel of the family"),
         (SparseDecode(HOPPER, BF16, 512, 512, kv_format="fp8", **PRODUCER), "no codes with one scale"),
+        (SparseDecode(HOPPER, BF16, 512, 512, kv_format="model1", **PRODUCER | {"slots": 4}), "three slots"),
         (SparseDecode(HOPPER, BF16, 576, 512, **TURNS), "for RoPE parts of codes"),
         (SparseDecode(HOPPER, BF16, 512, 512, kv_format="model1", **TURNS), "for RoPE parts of codes"),
     ],

@@ -63,9 +63,9 @@ GPU_FAULTS = [
     fault(
         "stale phase of a full slot",
         QK,
-        "                        self.go(last, warp)\n"
+        "                        self.go(before, warp)\n"
         "                    cute.arch.mbarrier_wait(self.bars.full(slot), phase)\n",
-        "                        self.go(last, warp)\n"
+        "                        self.go(before, warp)\n"
         "                    cute.arch.mbarrier_wait(self.bars.full(slot), phase ^ 1)\n",
     ),
     fault(

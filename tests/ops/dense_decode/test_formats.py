@@ -106,6 +106,23 @@ def test_any_bytes(backend, kv_format):
     np.testing.assert_array_equal(result.lse, wanted.lse)
 
 
+@pytest.mark.parametrize("page_size", [64, 16])  # on a GPU, boxes and rows
+@pytest.mark.parametrize("kv_format", formats.FORMATS)
+def test_one_nan_spoils_its_row_alone(backend, kv_format, page_size):
+    """A request has one token, every other of which holds a NaN."""
+    case = of_format(kv_format, BASE.but(s_q=1, h_q=1, page_size=page_size, num_blocks=256, bad_pages=False))
+    case = case.but(lengths=(1,) * 256, max_blocks=1)
+    numbers, fmt = make_data(case), formats.FORMATS[kv_format]
+    pages = np.zeros_like(numbers.kv_cache)
+    for request in range(0, 256, 2):
+        formats.put(fmt, pages[request], 0, *formats.with_a_nan(fmt, request // 2))
+    table = np.arange(256, dtype=np.int32)[:, None]
+    numbers = replace(numbers, q=np.zeros_like(numbers.q), kv_cache=pages, block_table=table)
+    out = calls.run(case, backend, numbers).out.astype(np.float32)
+    assert np.isnan(out[::2]).all()
+    assert (out[1::2] == 0).all()
+
+
 @pytest.mark.parametrize("kv_format", formats.FORMATS)
 def test_page_size_does_not_show(backend, kv_format):
     """The same tokens in pages of 64 and of one."""

@@ -7,7 +7,7 @@ from planted_faults import Edit, KernelFault
 FOLDER = "dsl_kernels/sparse_decode/"
 SELECTION, QK = FOLDER + "selection.py", FOLDER + "qk.py"
 PRODUCER, FED_PV = "dsl_kernels/dense_decode/producer.py", "dsl_kernels/dense_decode/fed_pv.py"
-MADE = "dsl_kernels/dense_decode/made_codes.py"
+MADE, CODES = "dsl_kernels/dense_decode/made_codes.py", "dsl_kernels/dense_decode/codes.py"
 SINKS, SCHEDULE = "dsl_kernels/core/sinks.py", "dsl_kernels/core/schedule.py"
 
 
@@ -72,6 +72,15 @@ GPU_FAULTS = [
         MADE,
         "self.kernel.bars.sync_two_warps(half, warp)",
         "cute.arch.sync_warp()",
+        always=False,
+    ),
+    fault("codes of a word's lower half twice", CODES, "e4m3x2 h, c{which}", "e4m3x2 h, c0"),
+    fault("scales of every other slice", MADE, "which & 3 if const_expr(", "which & 2 if const_expr("),
+    fault(
+        "rows are staged while the other CTA copies",
+        FED_PV,
+        "cute.arch.mbarrier_wait(self.bars.sum_empty(), piece & 1)",
+        "pass",
         always=False,
     ),
     # ---- which logits

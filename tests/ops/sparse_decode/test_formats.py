@@ -29,23 +29,32 @@ def cpu(backend) -> Backend:
     return backend
 
 
-def each_slot_alone(kv_format: str, kv_cache: np.ndarray, slots: np.ndarray, descale: float | None = None):
-    """Query tokens that attend a slot each, and are zero unless given: out is the row itself."""
-    fmt = formats.FORMATS.get(kv_format)
-    case = ONE_A_TOKEN.but(kv_format=kv_format, s_q=len(slots), d_qk=fmt.columns if fmt else 576, descale=descale)
+def each_slot_alone(kv_format: str, kv_cache: np.ndarray, slots: np.ndarray, descale: float | None = None, **alone):
+    """Query tokens that attend a slot each, and are zero unless given: out is the row itself. alone: h_q; and topk,
+    indices of which the others select nothing, each at a place of its own.
+    """
+    fmt, topk = formats.FORMATS.get(kv_format), alone.get("topk", 1)
+    columns = fmt.columns if fmt else 576
+    case = ONE_A_TOKEN.but(kv_format=kv_format, s_q=len(slots), d_qk=columns, descale=descale, **alone)
     numbers = make_data(case)
-    indices = slots.astype(np.int32).reshape(1, -1, 1)
+    indices = np.full((1, len(slots), topk), -1, np.int32)
+    indices[0, np.arange(len(slots)), np.arange(len(slots)) % topk] = slots
     scale = numbers.caches[""].descale_k
     return case, replace(numbers, q=np.zeros_like(numbers.q), caches={"": Selected(kv_cache, indices, None, scale)})
 
 
+# On a GPU one block of heads, or two, which make what they attend for each other: there each place of a unit.
+ALONE = pytest.mark.parametrize("alone", [{}, {"h_q": 128, "topk": 64}], ids=["a block", "two blocks"])
+
+
+@ALONE
 @pytest.mark.parametrize("kv_format", formats.SCALED)
-def test_every_code_with_every_kind_of_scale(backend, kv_format):
+def test_every_code_with_every_kind_of_scale(backend, kv_format, alone):
     """Products in float32 that are rounded to bfloat16, whatever the scale is: a power of two or not, large, tiny."""
     fmt = formats.FORMATS[kv_format]
     pages = np.zeros((4, 64, 1, fmt.token_bytes), np.uint8)
     scales = np.array([0, 2.0**-120, 1e-30, 0.1, 1, 255, 256, 257.3, 2.0**100, 7e29, -1.5, 1 / 3], "<f4")
-    codes_of_scales = np.array([7, 64, 126, 127, 128, 134, 135, 136, 200, 227], np.uint8)
+    codes_of_scales = np.array([7, 64, 126, 127, 128, 134, 135, 136, 200, 227, 0], np.uint8)
     for code in range(256):
         row = np.full(fmt.quantized + 2 * (fmt.columns - fmt.quantized), code, np.uint8)
         row[fmt.quantized :] = 0x3F  # some number
@@ -53,14 +62,27 @@ def test_every_code_with_every_kind_of_scale(backend, kv_format):
             row[: fmt.quantized] = np.arange(fmt.quantized) % 0x7F
         chosen = np.arange(code, code + fmt.tiles)
         wide = fmt.scale != "e8m0"
-        given = scales[chosen % 12].view(np.uint8) if wide else codes_of_scales[chosen % 10]
+        given = scales[chosen % 12].view(np.uint8) if wide else codes_of_scales[chosen % 11]
         formats.put(fmt, pages[code // 64], code % 64, row, given)
-    case, numbers = each_slot_alone(kv_format, pages, np.arange(256))
-    wanted = rows_of(case.main, pages)[:, :512]
+    case, numbers = each_slot_alone(kv_format, pages, np.arange(256), **alone)
+    wanted = rows_of(case.main, pages)[:, None, :512]
     assert np.isfinite(wanted).all()
-    found = calls.run(case, backend, numbers).out[0, :, 0]
+    found = calls.run(case, backend, numbers).out[0]
     subnormal = np.abs(wanted) < 2.0**-126  # which count as zero
-    np.testing.assert_array_equal(np.where(subnormal, 0, found), np.where(subnormal, 0, wanted))
+    np.testing.assert_array_equal(np.where(subnormal, 0, found), np.where(subnormal, 0, wanted).repeat(case.h_q, 1))
+
+
+@ALONE
+@pytest.mark.parametrize("kv_format", formats.SCALED)
+def test_one_nan_spoils_its_row_alone(backend, kv_format, alone):
+    fmt = formats.FORMATS[kv_format]
+    pages = np.zeros((4, 64, 1, fmt.token_bytes), np.uint8)
+    for token in range(0, 256, 2):  # between them: zeros
+        formats.put(fmt, pages[token // 64], token % 64, *formats.with_a_nan(fmt, token // 2))
+    case, numbers = each_slot_alone(kv_format, pages, np.arange(256), **alone)
+    found = calls.run(case, backend, numbers).out[0]
+    assert np.isnan(found[::2]).all()
+    assert (found[1::2] == 0).all()
 
 
 @pytest.mark.parametrize("descale", [0.0, 1e-30, 0.1, 1.0, 257.3, 2.0**100, -1.5, 1 / 3])
