@@ -51,6 +51,7 @@ CASES = (
     (4, 1, 1, 8192),
 )
 LEAD, RATE, BANDWIDTH, MANY_HEADS, FEW_HEADS = 1.3, 0.5, 0.8, 64, 16
+WARM_SECONDS = 0.05
 PRODUCT = 2048  # rows, columns and depth of the product whose rate is measured
 READ_BYTES = 1 << 30  # more than any cache holds
 
@@ -99,16 +100,16 @@ def attend_with_torch(q, kv_cache, block_table, cache_seqlens, dtype=torch.float
 
 def median_times(functions, rounds):
     """Median seconds of each function; the rounds alternate, so that a change of clock or load meets all of them. Each
-    is called twice and timed once: layers follow one another, so threads are awake and units have power.
+    is called for a while before it is timed: layers follow one another, so threads are awake and clocks are up.
     """
     times = [[] for _ in functions]
     for _ in range(rounds):
         for function, record in zip(functions, times, strict=True):
             time.sleep(0.02)  # the OpenMP threads of the one before spin for some milliseconds
-            function()
-            start = time.perf_counter()
-            function()
-            record.append(time.perf_counter() - start)
+            warm = time.perf_counter() + WARM_SECONDS
+            while time.perf_counter() < warm:
+                function()
+            record.append(best_seconds(function, 1))
     return [statistics.median(record) for record in times]
 
 
