@@ -32,7 +32,6 @@ shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export FLASHMLA_TEST_FAILURES=$out/failures.txt
-rm -f "$FLASHMLA_TEST_FAILURES"
 status=0
 
 suite() { # name, pytest arguments...
@@ -47,6 +46,7 @@ suite() { # name, pytest arguments...
 }
 
 run_tests() {
+  rm -f "$FLASHMLA_TEST_FAILURES"
   { nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
     echo "kernels $(python3 -c 'import sys; sys.path.insert(0, "benchmarks"); import digest; print(digest.current())')"
   } > "$out/gpu-tests.txt"

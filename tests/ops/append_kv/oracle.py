@@ -163,16 +163,16 @@ def put(fmt: Format, page: np.ndarray, place: int, row: np.ndarray, scales: np.n
 
 def with_a_nan(fmt: Format, token: int) -> tuple[np.ndarray, np.ndarray]:
     """(Bytes of a row of ones, those of its scales) that hold one NaN, each token another: a code with either sign at
-    an even or an odd column of any slice, or a scale, of float32 also an infinite one.
+    any byte of a word of any slice, or, of every fourth token, a scale, of float32 also an infinite one.
     """
     row = np.full(fmt.quantized + 2 * (fmt.columns - fmt.quantized), 0x38, np.uint8)
     row[fmt.quantized :] = 0x3F
-    wide = fmt.scale != "e8m0"
+    wide, four = fmt.scale != "e8m0", token // 4
     scales = np.ones(fmt.tiles, "<f4") if wide else np.full(fmt.tiles, 127, np.uint8)
     if token % 4 == 3 and fmt.scale != "call":
-        scales[token // 4 % fmt.tiles] = [np.nan, np.inf][token // 8 % 2] if wide else 255
+        scales[four % fmt.tiles] = (np.nan, np.inf)[four // fmt.tiles % 2] if wide else 255
     else:
-        row[7 * token % fmt.quantized] = (0x7F, 0xFF)[token // 2 % 2]
+        row[(64 * four + token + four // 8) % fmt.quantized] = (0x7F, 0xFF)[four // 16]
     return row, scales.view(np.uint8)[: fmt.scale_bytes]
 
 
