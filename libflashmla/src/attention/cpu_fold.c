@@ -1,10 +1,10 @@
-/* cpu_fold.c - joins pieces of batch-invariant work, in the one order that items.h gives them. Log-sum-exps are
- * float64 here: a long request has hundreds of pieces, and each fold would round them. */
+/* cpu_fold.c - joins the pieces of a tile one after the other, in the order of the tile: in memory of the thread that
+ * has them all, or in partial slots. Log-sum-exps are float64 here: a long request has hundreds of pieces, and each
+ * fold would round them. */
 #include <math.h>
 #include <string.h>
 
-#include "attention/cpu.h"
-#include "schedule/items.h"
+#include "attention/cpu_piece.h"
 
 void fm_fold_row(const fm_cpu_elements *elements, float *values, double *lse, const float *x, double x_lse,
                  int32_t d_v) {
@@ -21,46 +21,73 @@ void fm_fold_row(const fm_cpu_elements *elements, float *values, double *lse, co
   *lse = largest + log2(sum);
 }
 
-void fm_store_item_row(const fm_attention *attention, int64_t at, const float *values, double lse) {
-  memcpy(attention->partials.facts + at * FM_CPU_ITEM_FACTS, &lse, sizeof lse);
-  if (lse == -INFINITY) return;
-  memcpy((float *)attention->partials.rows + at * attention->d_v, values, sizeof *values * (size_t)attention->d_v);
-}
-
 void fm_write_folded_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows,
                          int32_t row, const float *values, double lse) {
   fm_write_row(attention, elements, rows, row, lse == -INFINITY ? NULL : values, 1.0f, lse * M_LN2);
 }
 
-/* Row `row` of a tile of `items` items from slot `slot` on, of which `in_turn` make a node. */
-static void fold_items(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows,
-                       int64_t slot, int64_t items, int32_t in_turn, int32_t row) {
-  const int32_t d_v = attention->d_v;
-  float node[FM_CPU_MOST_D_V] __attribute__((aligned(64))), tile[FM_CPU_MOST_D_V] __attribute__((aligned(64)));
-  double node_lse = -INFINITY, tile_lse = -INFINITY;
-  for (int64_t i = 0; i < items; i++) {
-    const int64_t at = (slot + i) * attention->tiling.block_rows + row;
-    double lse;
-    memcpy(&lse, attention->partials.facts + at * FM_CPU_ITEM_FACTS, sizeof lse);
-    fm_fold_row(elements, node, &node_lse, (const float *)attention->partials.rows + at * d_v, lse, d_v);
-    if ((i + 1) % in_turn != 0 && i + 1 < items) continue;
-    fm_fold_row(elements, tile, &tile_lse, node, node_lse, d_v);
-    node_lse = -INFINITY;
-  }
-  fm_write_folded_row(attention, elements, rows, row, tile, tile_lse);
+/* ---- partial slots ---- */
+
+static float *values_at(const fm_attention *attention, int64_t at) {
+  return (float *)attention->partials.rows + at * attention->d_v;
 }
 
-void fm_fold_partials(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
-                      int32_t count) {
-  const fm_tiling *tiling = &attention->tiling;
-  const fm_schedule schedule = attention->schedule;
-  const fm_items first = fm_last_items(tiling, schedule, part);
-  if (first.count == 0) return;
-  int64_t items = first.count;
-  for (int32_t v = part + 1; v < tiling->num_parts && schedule.cuts[v].tile == first.tile; v++)
-    items += fm_first_items(tiling, schedule, v).count;
-  const int32_t in_turn = fm_level(tiling, schedule) == 0 ? FM_NODE_PIECES : 1;
-  const fm_rows rows = fm_rows_of(attention, first.tile);
-  for (int32_t r = row; r < row + count && r < rows.count; r++)
-    fold_items(attention, elements, &rows, first.slot, items, in_turn, r);
+static float *lse_at(const fm_attention *attention, int64_t at) {
+  return attention->partials.facts + at * FM_CPU_PARTIAL_FACTS;
+}
+
+void fm_store_partial_row(const fm_attention *attention, int64_t at, const fm_cpu_elements *elements,
+                          const float *values, float normalise, double lse) {
+  memcpy(lse_at(attention, at), &lse, sizeof lse);
+  if (lse == -INFINITY) return;
+  elements->narrow[FM_FP32](values_at(attention, at), values, normalise, attention->d_v);
+}
+
+void fm_fold_partial_row(const fm_attention *attention, int64_t at, const fm_cpu_elements *elements, float *values,
+                         double *lse) {
+  double x_lse;
+  memcpy(&x_lse, lse_at(attention, at), sizeof x_lse);
+  fm_fold_row(elements, values, lse, values_at(attention, at), x_lse, attention->d_v);
+}
+
+/* ---- memory of a thread ---- */
+
+static size_t values_of(const fm_attention *attention) {
+  return (size_t)attention->tiling.block_rows * (size_t)attention->d_v;
+}
+
+size_t fm_folds_bytes(const fm_attention *attention, int32_t levels) {
+  const size_t lse = (size_t)attention->tiling.block_rows * sizeof(double);
+  return (size_t)levels * ((values_of(attention) * sizeof(float) + lse + 63) / 64 * 64);
+}
+
+fm_folded fm_folded_in(const fm_attention *attention, const fm_piece_worker *worker, int32_t level) {
+  float *values = (float *)(void *)((char *)worker->folds + fm_folds_bytes(attention, level));
+  return (fm_folded){values, (double *)(void *)(values + values_of(attention))};
+}
+
+void fm_empty_folded(fm_folded to, int32_t rows) {
+  for (int32_t row = 0; row < rows; row++) to.lse[row] = -INFINITY;
+}
+
+void fm_fold_result(void *context, int32_t row, fm_row_result result) {
+  const fm_fold_target *target = context;
+  const int32_t d_v = target->d_v;
+  float *values = target->to.values + (int64_t)row * d_v;
+  double *lse = &target->to.lse[row];
+  if (result.values == NULL) return;
+  if (*lse == -INFINITY) {
+    target->elements->narrow[FM_FP32](values, result.values, result.normalise, d_v);
+    *lse = result.lse / M_LN2;
+    return;
+  }
+  float x[FM_CPU_MOST_D_V] __attribute__((aligned(64)));
+  target->elements->narrow[FM_FP32](x, result.values, result.normalise, d_v);
+  fm_fold_row(target->elements, values, lse, x, result.lse / M_LN2, d_v);
+}
+
+void fm_write_folded(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows,
+                     fm_folded folded) {
+  for (int32_t row = 0; row < rows->count; row++)
+    fm_write_folded_row(attention, elements, rows, row, folded.values + (int64_t)row * attention->d_v, folded.lse[row]);
 }

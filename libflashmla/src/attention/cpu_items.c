@@ -1,71 +1,22 @@
 /* cpu_items.c - a part of batch-invariant work on the CPU: pieces are folded to nodes and tiles in memory of the
- * thread, or to items of cut tiles, which go to partial slots. */
+ * thread, or to items of cut tiles, which go to partial slots and are joined there, in the one order that items.h gives
+ * them. */
 #include <math.h>
 
 #include "attention/cpu_piece.h"
 #include "schedule/items.h"
 
-/* What the rows of a tile are folded to. */
-typedef struct folded {
-  float *values; /* [rows][d_v], 64-byte aligned */
-  double *lse;   /* [rows], base 2; -inf: empty */
-} folded;
-
-static size_t values_of(const fm_attention *attention) {
-  return (size_t)attention->tiling.block_rows * (size_t)attention->d_v;
-}
-
-size_t fm_folds_bytes(const fm_attention *attention) {
-  if (attention->tiling.piece_units == 0) return 0;
-  const size_t lse = (size_t)attention->tiling.block_rows * sizeof(double);
-  return (2 * (values_of(attention) * sizeof(float) + lse) + 63) / 64 * 64;
-}
-
-static folded node_in(const fm_piece_worker *worker, const fm_attention *attention) {
-  float *values = worker->folds;
-  return (folded){values, (double *)(values + 2 * values_of(attention))};
-}
-
-static folded tile_in(const fm_piece_worker *worker, const fm_attention *attention) {
-  const folded node = node_in(worker, attention);
-  return (folded){node.values + values_of(attention), node.lse + attention->tiling.block_rows};
-}
-
-static void empty(folded to, int32_t rows) {
-  for (int32_t row = 0; row < rows; row++) to.lse[row] = -INFINITY;
-}
-
-typedef struct target {
-  const fm_cpu_elements *elements;
-  int32_t d_v;
-  folded to;
-} target;
-
-static void fold_result(void *context, int32_t row, fm_row_result result) {
-  const target *target = context;
-  const int32_t d_v = target->d_v;
-  float *values = target->to.values + (int64_t)row * d_v;
-  double *lse = &target->to.lse[row];
-  if (result.values == NULL) return;
-  if (*lse == -INFINITY) {
-    target->elements->narrow[FM_FP32](values, result.values, result.normalise, d_v);
-    *lse = result.lse / M_LN2;
-    return;
-  }
-  float x[FM_CPU_MOST_D_V] __attribute__((aligned(64)));
-  target->elements->narrow[FM_FP32](x, result.values, result.normalise, d_v);
-  fm_fold_row(target->elements, values, lse, x, result.lse / M_LN2, d_v);
-}
+enum { NODE, TILE }; /* levels of what rows are folded to */
 
 /* Folds pieces [piece, end) of a tile into its node. The last one runs to the current end where `ends`. */
 static void fold_pieces(const fm_attention *attention, fm_piece_worker *worker, int32_t tile, int64_t piece,
                         int64_t end, bool ends) {
   const int64_t quantum = attention->tiling.piece_units;
-  target target = {worker->elements, attention->d_v, node_in(worker, attention)};
-  empty(target.to, attention->tiling.block_rows);
+  fm_fold_target target = {worker->elements, attention->d_v, fm_folded_in(attention, worker, NODE)};
+  fm_empty_folded(target.to, attention->tiling.block_rows);
   for (; piece < end; piece++) {
     const int64_t last = ends && piece + 1 == end ? -1 : fm_piece_begin(piece + 1) * quantum;
-    fm_attend_piece(attention, worker, tile, fm_piece_begin(piece) * quantum, last, fold_result, &target);
+    fm_attend_piece(attention, worker, tile, fm_piece_begin(piece) * quantum, last, fm_fold_result, &target);
   }
 }
 
@@ -78,7 +29,7 @@ static int64_t pieces_of(const fm_attention *attention, const fm_rows *rows) {
 static void store_items(const fm_attention *attention, fm_piece_worker *worker, fm_items items) {
   if (items.count == 0) return;
   const fm_rows rows = fm_rows_of(attention, items.tile);
-  const folded node = node_in(worker, attention);
+  const fm_folded node = fm_folded_in(attention, worker, NODE);
   const int32_t level = fm_level(&attention->tiling, attention->schedule);
   for (int32_t i = 0; i < items.count; i++) {
     const bool ends = items.ends && i + 1 == items.count;
@@ -87,17 +38,17 @@ static void store_items(const fm_attention *attention, fm_piece_worker *worker, 
     if (ends && level > 0) end = fm_max64(piece + 1, pieces_of(attention, &rows)); /* more than planned, or fewer */
     fold_pieces(attention, worker, items.tile, piece, end, ends);
     for (int32_t row = 0; row < rows.count; row++)
-      fm_store_item_row(attention, (int64_t)(items.slot + i) * attention->tiling.block_rows + row,
-                        node.values + (int64_t)row * attention->d_v, node.lse[row]);
+      fm_store_partial_row(attention, (int64_t)(items.slot + i) * attention->tiling.block_rows + row, worker->elements,
+                           node.values + (int64_t)row * attention->d_v, 1.0f, node.lse[row]);
   }
 }
 
 static void attend_whole(const fm_attention *attention, fm_piece_worker *worker, int32_t tile) {
   const fm_rows rows = fm_rows_of(attention, tile);
-  const folded node = node_in(worker, attention), total = tile_in(worker, attention);
+  const fm_folded node = fm_folded_in(attention, worker, NODE), total = fm_folded_in(attention, worker, TILE);
   const int32_t d_v = attention->d_v;
   if (rows.count == 0) return;
-  empty(total, rows.count);
+  fm_empty_folded(total, rows.count);
   const int64_t pieces = pieces_of(attention, &rows);
   for (int64_t piece = 0; piece < pieces; piece += FM_NODE_PIECES) {
     const int64_t end = fm_min64(piece + FM_NODE_PIECES, pieces);
@@ -106,8 +57,7 @@ static void attend_whole(const fm_attention *attention, fm_piece_worker *worker,
       fm_fold_row(worker->elements, total.values + row * d_v, &total.lse[row], node.values + row * d_v, node.lse[row],
                   d_v);
   }
-  for (int32_t row = 0; row < rows.count; row++)
-    fm_write_folded_row(attention, worker->elements, &rows, row, total.values + (int64_t)row * d_v, total.lse[row]);
+  fm_write_folded(attention, worker->elements, &rows, total);
 }
 
 void fm_attend_invariant_part(const fm_attention *attention, fm_piece_worker *worker, int32_t part) {
@@ -116,4 +66,33 @@ void fm_attend_invariant_part(const fm_attention *attention, fm_piece_worker *wo
   for (int32_t tile = from.unit > 0 ? from.tile + 1 : from.tile; tile < to.tile; tile++)
     attend_whole(attention, worker, tile);
   store_items(attention, worker, fm_last_items(&attention->tiling, attention->schedule, part));
+}
+
+/* Row `row` of a tile of `items` items from slot `slot` on, of which `in_turn` make a node. */
+static void join_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows, int64_t slot,
+                     int64_t items, int32_t in_turn, int32_t row) {
+  float node[FM_CPU_MOST_D_V] __attribute__((aligned(64))), tile[FM_CPU_MOST_D_V] __attribute__((aligned(64)));
+  double node_lse = -INFINITY, tile_lse = -INFINITY;
+  for (int64_t i = 0; i < items; i++) {
+    fm_fold_partial_row(attention, (slot + i) * attention->tiling.block_rows + row, elements, node, &node_lse);
+    if ((i + 1) % in_turn != 0 && i + 1 < items) continue;
+    fm_fold_row(elements, tile, &tile_lse, node, node_lse, attention->d_v);
+    node_lse = -INFINITY;
+  }
+  fm_write_folded_row(attention, elements, rows, row, tile, tile_lse);
+}
+
+void fm_join_items(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
+                   int32_t count) {
+  const fm_tiling *tiling = &attention->tiling;
+  const fm_schedule schedule = attention->schedule;
+  const fm_items first = fm_last_items(tiling, schedule, part);
+  if (first.count == 0) return;
+  int64_t items = first.count;
+  for (int32_t v = part + 1; v < tiling->num_parts && schedule.cuts[v].tile == first.tile; v++)
+    items += fm_first_items(tiling, schedule, v).count;
+  const int32_t in_turn = fm_level(tiling, schedule) == 0 ? FM_NODE_PIECES : 1;
+  const fm_rows rows = fm_rows_of(attention, first.tile);
+  for (int32_t r = row; r < row + count && r < rows.count; r++)
+    join_row(attention, elements, &rows, first.slot, items, in_turn, r);
 }

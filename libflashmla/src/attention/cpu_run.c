@@ -46,7 +46,7 @@ void fm_cpu_limits(const fm_work *work, fm_limits *limits) {
       .piece_units = PIECE_UNITS,
       .partial_bytes = sizeof(float),
       .max_slots = MOST_SLOTS,
-      .partial_facts = work->batch_invariant ? FM_CPU_ITEM_FACTS : 1,
+      .partial_facts = FM_CPU_PARTIAL_FACTS,
   };
 }
 
@@ -58,17 +58,63 @@ typedef struct job {
   char *scratch; /* scratch_bytes for each thread: the step's, what long pieces are added up in, what is folded,
                     queries, keys */
   size_t scratch_bytes, step_bytes, totals_bytes, folds_bytes, queries_bytes;
-  atomic_llong next_part, next_merge;
+  int32_t runs, run_parts; /* the first parts, so many at a time, have the pieces of a tile for one thread each */
+  atomic_int next_task;    /* a run, or one of the other parts */
+  atomic_llong next_merge;
   atomic_int attended; /* parts */
   fm_cpu_gate all_attended;
 } job;
+
+static int64_t units_of(const fm_attention *attention, int32_t tile) {
+  const fm_rows rows = fm_rows_of(attention, tile);
+  return rows.count == 0 ? 0 : fm_ceil_div(rows.length - rows.first_item, attention->tiling.unit);
+}
+
+/* One thread attends all pieces of a tile, so that nothing has to be joined, as long as it is done with them when all
+ * work would be if it were shared out evenly. Which tiles these are depends on the number of threads, the bits do
+ * not. */
+static int32_t count_runs(const fm_attention *attention, int32_t threads) {
+  const fm_tiling *tiling = &attention->tiling;
+  if (!fm_may_split(tiling) || tiling->piece_units > 0 || tiling->num_parts < 2 * tiling->num_tiles) return 0;
+  int64_t all = 0, busy[MOST_PARTS] = {0}; /* of a thread */
+  for (int32_t tile = 0; tile < tiling->num_tiles; tile++) all += units_of(attention, tile);
+  for (int32_t tile = 0; tile < tiling->num_tiles; tile++) {
+    int32_t first = 0; /* to be free again */
+    for (int32_t i = 1; i < threads; i++)
+      if (busy[i] < busy[first]) first = i;
+    busy[first] += units_of(attention, tile);
+    if (busy[first] > fm_ceil_div(all, threads)) return tile;
+  }
+  return tiling->num_tiles;
+}
+
+/* Whether a part belongs to a tile that one thread has. */
+static bool is_in_run(const job *job, int32_t part) {
+  const int32_t first = part / job->run_parts * job->run_parts;
+  return first < job->runs * job->run_parts && fm_is_cut_tile(job->attention, first, first + job->run_parts);
+}
+
+/* Attends parts; returns how many. */
+static int32_t attend_task(const job *job, fm_piece_worker *worker, int32_t task) {
+  const fm_attention *attention = job->attention;
+  const bool run = task < job->runs;
+  const int32_t count = run ? job->run_parts : 1, before = run ? 0 : job->runs;
+  const int32_t first = before * job->run_parts + (task - before) * count;
+  if (run && is_in_run(job, first)) {
+    fm_attend_cut_tile(attention, worker, first, first + count);
+    return count;
+  }
+  for (int32_t part = first; part < first + count; part++)
+    (attention->tiling.piece_units > 0 ? fm_attend_invariant_part : fm_attend_part)(attention, worker, part);
+  return count;
+}
 
 /* Every thread attends parts until none is left, waits for those still at work elsewhere, and takes merge tasks. Nobody
  * waits for a thread that may not exist: the thread that takes a part finishes it. */
 static void work(void *context, int32_t thread) {
   job *job = context;
   const fm_attention *attention = job->attention;
-  const int32_t parts = attention->tiling.num_parts;
+  const int32_t parts = attention->tiling.num_parts, tasks = job->runs + parts - job->runs * job->run_parts;
   char *scratch = job->scratch + job->scratch_bytes * (size_t)thread;
   fm_piece_worker worker = {.source = job->source, .elements = job->elements, .step = job->step, .tile = -1};
   worker.scratch = scratch;
@@ -76,21 +122,19 @@ static void work(void *context, int32_t thread) {
   worker.folds = scratch += job->totals_bytes;
   worker.queries = scratch += job->folds_bytes;
   worker.keys = scratch + job->queries_bytes;
-  const bool invariant = attention->tiling.piece_units > 0;
-  void (*const attend)(const fm_attention *, fm_piece_worker *, int32_t) =
-      invariant ? fm_attend_invariant_part : fm_attend_part;
-  void (*const join)(const fm_attention *, const fm_cpu_elements *, int32_t, int32_t, int32_t) =
-      invariant ? fm_fold_partials : fm_merge_partials;
   int32_t done = 0;
-  for (int64_t part; (part = atomic_fetch_add(&job->next_part, 1)) < parts; done++)
-    attend(attention, &worker, (int32_t)part);
+  for (int32_t task; (task = atomic_fetch_add(&job->next_task, 1)) < tasks;) done += attend_task(job, &worker, task);
   if (!fm_may_split(&attention->tiling)) return;
   if (atomic_fetch_add(&job->attended, done) + done == parts) fm_cpu_gate_open(&job->all_attended);
   fm_cpu_gate_wait(&job->all_attended);
+  void (*const join)(const fm_attention *, const fm_cpu_elements *, int32_t, int32_t, int32_t) =
+      attention->tiling.piece_units > 0 ? fm_join_items : fm_join_pieces;
   const int64_t tasks_per_part = (attention->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
-  for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;)
-    join(attention, job->elements, (int32_t)(task / tasks_per_part), (int32_t)(task % tasks_per_part) * MERGE_ROWS,
-         MERGE_ROWS);
+  for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;) {
+    const int32_t part = (int32_t)(task / tasks_per_part);
+    if (is_in_run(job, part)) continue;
+    join(attention, job->elements, part, (int32_t)(task % tasks_per_part) * MERGE_ROWS, MERGE_ROWS);
+  }
 }
 
 static int32_t choose_threads(const fm_attention *attention, const fm_cpu_step *step, int32_t num_threads) {
@@ -108,6 +152,12 @@ static int32_t choose_threads(const fm_attention *attention, const fm_cpu_step *
   return fm_cpu_threads_for(num_threads, (int32_t)most, flop / step->flop_per_thread);
 }
 
+/* That a thread folds to. */
+static int32_t levels_of(const fm_attention *attention) {
+  if (attention->tiling.piece_units > 0) return FM_CPU_ITEM_LEVELS;
+  return fm_may_split(&attention->tiling) ? 1 : 0;
+}
+
 flashmla_status fm_run_on_cpu(const fm_call *call, const fm_attention *attention, const fm_key_source *source,
                               int32_t num_threads) {
   const fm_cpu_isa *isa = fm_cpu_select();
@@ -117,7 +167,7 @@ flashmla_status fm_run_on_cpu(const fm_call *call, const fm_attention *attention
       .attention = attention, .source = source, .elements = isa->elements, .step = fm_cpu_step_for(isa, &largest)};
   job.step_bytes = job.step->scratch_bytes(&largest);
   job.totals_bytes = (fm_piece_totals_bytes(attention) + 63) / 64 * 64;
-  job.folds_bytes = fm_folds_bytes(attention);
+  job.folds_bytes = fm_folds_bytes(attention, levels_of(attention));
   job.queries_bytes = fm_queries_bytes(attention);
   job.scratch_bytes = job.step_bytes + job.totals_bytes + job.folds_bytes + job.queries_bytes + source->room_bytes;
   int32_t threads = choose_threads(attention, job.step, num_threads);
@@ -128,6 +178,8 @@ flashmla_status fm_run_on_cpu(const fm_call *call, const fm_attention *attention
                    rows, job.scratch_bytes);
 
   if (attention->own_plan) fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
+  job.run_parts = fm_max32(attention->tiling.num_parts / fm_max32(attention->tiling.num_tiles, 1), 1);
+  job.runs = count_runs(attention, threads);
   fm_cpu_parallel(threads, work, &job);
   free(job.scratch);
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from buffers import COMPACT, Layout, Pages
 from ops.dense_decode.case import Case, Layouts
 from ops.dense_decode.oracle import Shard
-from ops.dense_decode.relations import CHUNK, LONG, MILLION, MIXED, STEP
+from ops.dense_decode.relations import CHUNK, LONG, MILLION, MIXED, STEP, UNEVEN
 from planted_faults import Edit, Fault
 
 __all__ = ["FAULTS", "Case", "Layout", "Layouts", "Pages", "Shard"]  # what a drawn case is written with
@@ -24,8 +24,8 @@ PIECE = "libflashmla/src/attention/cpu_piece.c"
 PAGES = "libflashmla/src/ops/dense_decode/cpu.c"
 ROWS = "libflashmla/src/attention/cpu.c"
 MASK = "libflashmla/src/attention/mask.c"
-MERGE = "libflashmla/src/attention/cpu_merge.c"
 FOLD = "libflashmla/src/attention/cpu_fold.c"
+PARTS = "libflashmla/src/attention/cpu_parts.c"
 ITEMS = "libflashmla/src/attention/cpu_items.c"
 KEYS = "libflashmla/src/attention/cpu_keys.c"
 
@@ -146,10 +146,26 @@ FAULTS = [
     ),
     found_in_any_call(
         "split weight",
-        one(
-            MERGE, "const float weight = exp2f(attention->partials.facts[at] - largest);", "const float weight = 1.0f;"
-        ),
+        one(FOLD, "now = exp2(x_lse - largest), sum", "now = 1, sum"),
         lambda case: case.but(plan="fresh", num_splits=1, batch_invariant=False),
+    ),
+    found_in_any_call(
+        "last piece of a tile of one thread",
+        one(PARTS, "if (unit != last) fm_attend", "if (unit != last && last >= 0) fm_attend"),
+        lambda case: case.but(plan="fresh", num_splits=1, batch_invariant=False),
+    ),
+    Fault(
+        "digits of what a thread folds",  # which are not those of partial slots
+        one(
+            FOLD,
+            "fm_fold_row(target->elements, values, lse, x, result.lse / M_LN2, d_v);",
+            "fm_fold_row(target->elements, values, lse, x, (float)(result.lse / M_LN2), d_v);",
+        ),
+        lambda case: case.but(num_splits=1),
+        TESTS + "test_relations.py::test_one_thread_or_several_have_the_pieces_of_a_tile[cpu]",
+        OTHER_BITS,
+        "ops.dense_decode.relations.check_threads",
+        UNEVEN,
     ),
     found_in_any_call(
         "lse base",
@@ -290,7 +306,7 @@ FAULTS = [
     ),
     other_bits(
         "order of folds",  # pieces are joined without nodes where a tile is cut
-        one(FOLD, "== 0 ? FM_NODE_PIECES : 1;", "== 0 ? 1 : 1;"),
+        one(ITEMS, "== 0 ? FM_NODE_PIECES : 1;", "== 0 ? 1 : 1;"),
         lambda case: capped(case, 8 * 512),
     ),
     other_bits(

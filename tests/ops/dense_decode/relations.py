@@ -45,6 +45,17 @@ CHUNK = Case(
 MIXED = STEP.but(
     s_q=3, lengths=(300, 71, 0, 129), cu_seqlens_q=(1, 4, 4, 5, 7), total_q=8, num_blocks=14, given=("out", "lse")
 )
+# Tiles of very different lengths, each in several pieces, with work for several threads.
+UNEVEN = Case(
+    h_q=128,
+    num_blocks=80,
+    max_blocks=40,
+    lengths=(2500, 71, 0, 640, 1100, 300),
+    given=("lse",),
+    seed=13,
+    plan="fresh",
+    num_splits=3,
+)
 # A window of few of its tokens.
 LONG = Case(
     s_q=3, h_q=16, page_size=16, num_blocks=600, max_blocks=300, lengths=(4700, 0, 70), causal=True, given=("lse",),
@@ -140,6 +151,15 @@ def check_chunks(
     found = calls.run(parts, backend, numbers)
     for i, chunk in enumerate(chunks):
         same_bits(tokens_of(parts, found, Chunk(i, 0, chunk.end - chunk.begin)), tokens_of(case, wanted, chunk))
+
+
+def check_threads(case: Case, backend) -> None:
+    """Which threads have the pieces of a tile does not show."""
+    numbers = make_data(case)
+    alone = calls.run(case.but(num_threads=1), backend, numbers)
+    calls.check_result(case, numbers, alone)
+    for threads in (2, 3, 5):
+        same_bits(alone, calls.run(case.but(num_threads=threads), backend, numbers))
 
 
 def check_every_size(case: Case, backend) -> None:

@@ -17,7 +17,7 @@ from buffers import DTYPES
 from ops.dense_decode import calls, strategies
 from ops.dense_decode.calls import Tensors, decode, make_plan
 from ops.dense_decode.case import INT32_MAX, INT32_MIN, Case, gathered, make_data
-from ops.dense_decode.relations import STEP, close
+from ops.dense_decode.relations import STEP, UNEVEN, check_threads, close
 from properties import share
 
 FEW = 1 / 25  # of the main property's examples
@@ -93,6 +93,10 @@ def test_number_of_threads_does_not_show(backend, data):
     alone = calls.run(case, backend, numbers)
     for threads in (2, 3, 64):
         same_bits(alone, calls.run(case.but(num_threads=threads), backend, numbers))
+
+
+def test_one_thread_or_several_have_the_pieces_of_a_tile(backend):
+    check_threads(UNEVEN, backend)
 
 
 @share(FEW)
