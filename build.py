@@ -108,7 +108,10 @@ def command_install(options: argparse.Namespace) -> None:
         ensure_kernels()
     destdir = os.environ.get("DESTDIR", "")
     prefix = Path(os.path.abspath(options.prefix))  # noqa: PTH100 - links in it are the user's
-    install(prefix, libdir=options.libdir, cpu_only=options.cpu_only, destdir=destdir)
+    try:
+        install(prefix, libdir=options.libdir, cpu_only=options.cpu_only, destdir=destdir)
+    except OSError as error:
+        raise SystemExit(f"build.py: {error.filename} cannot be written: {error.strerror}") from None
 
 
 def command_demo(options: argparse.Namespace) -> None:

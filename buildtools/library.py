@@ -57,6 +57,8 @@ def compiler() -> str:
     found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
     if not found:
         raise SystemExit("build.py: no C compiler: install gcc or clang, or set CC")
+    if not shutil.which(found):
+        raise SystemExit(f"build.py: CC is {found!r}, which is no program that can be found")
     return found
 
 

@@ -14,7 +14,7 @@ from buildtools import install, library
 from buildtools.environments import ensure_kernels
 from buildtools.tree import BUILD, SONAME, one_build_at_a_time, say
 
-CPU_ONLY = "FLASHMLA_BUILD_CPU_ONLY"  # set to 1: no GPU kernels
+CPU_ONLY = "FLASHMLA_BUILD_CPU_ONLY"  # 1: no GPU kernels
 
 
 def glibc_needed(file: Path) -> tuple[int, int]:
@@ -59,6 +59,13 @@ def build_for_wheel(*, cpu_only: bool) -> Path:
     return made
 
 
+def switched_on(variable: str) -> bool:
+    value = os.environ.get(variable, "")
+    if value not in {"", "0", "1"}:
+        raise SystemExit(f"{variable} is {value!r}; it must be 1, 0 or empty")
+    return value == "1"
+
+
 def get_build_hook() -> type[Any]:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface  # noqa: PLC0415
 
@@ -66,7 +73,7 @@ def get_build_hook() -> type[Any]:
         PLUGIN_NAME = "custom"
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            cpu_only = os.environ.get(CPU_ONLY, "0") not in {"", "0"}
+            cpu_only = switched_on(CPU_ONLY)
             if not cpu_only:
                 ensure_kernels()
             if self.target_name != "wheel":  # compiled kernels travel along in a source distribution

@@ -64,6 +64,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"{value} is not positive")
         return value
 
+    def heads(text: str) -> int:
+        if (value := int(text)) not in range(1, 129):
+            raise argparse.ArgumentTypeError(f"{value} is not in 1 ... 128")
+        return value
+
     def amount(text: str) -> float:
         if not 0 < (value := float(text)) < math.inf:
             raise argparse.ArgumentTypeError(f"{text} is not positive and finite")
@@ -76,7 +81,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--seconds", type=amount, help="of trace time: only requests that arrive within them")
     add("--load", type=amount, help="times the published arrival rate (*)")
     add("--shorten", type=positive, help="divide all lengths by this (*)")
-    add("--heads", type=positive, help="query heads (*)")
+    add("--heads", type=heads, help="query heads, at most 128 (*)")
     add("--layers", type=positive, help="attention layers, each with its own cache (*)")
     add("--sparse", type=positive, metavar="TOPK", help="attend at most so many, chosen by a toy indexer (all)")
     add("--max-batch", type=positive, help="requests that run at once (*)")

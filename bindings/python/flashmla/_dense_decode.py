@@ -9,9 +9,10 @@ import math
 from typing import Any, Literal, TypeVar, overload
 
 from flashmla._attention import described, lse_flags, set_scale
+from flashmla._cdef import ffi
 from flashmla._dynamo import eager
 from flashmla._exchange import UNUSUAL
-from flashmla._formats import Compute, KvFormat, compute_number, dtype_made, kv_format_number
+from flashmla._formats import Compute, KvFormat, compute_number, kv_format_number
 from flashmla._operation import Operation, enqueued
 from flashmla._options import Options, check_out_dtype, dtype_of_new, fresh, wanted
 from flashmla._plan import Plan, check_plan, step_params
@@ -20,6 +21,7 @@ from flashmla._scalars import INT32, integer, remembered
 from flashmla._tensor import OutDType, SupportsDLPack
 
 TensorT = TypeVar("TensorT", bound=SupportsDLPack)
+_KV_FP8: int = ffi.integer_const("FLASHMLA_KV_FP8")
 
 _OPERATION = Operation(
     "dense_decode",
@@ -59,7 +61,8 @@ def _options(
     params.kv_format = kv_format_number(kv_format)
     params.window = integer(window, "window", INT32)
     params.compute = compute_number(compute)
-    made = dtype_of_new(out_dtype) or dtype_made(params.kv_format)
+    coded = params.kv_format == _KV_FP8  # then q may be codes, which out is not
+    made = dtype_of_new(out_dtype) or ("bfloat16" if coded else None)
     return Options(_OPERATION, params, out_dtype=made)
 
 

@@ -56,7 +56,8 @@ def load() -> tuple[Any, str]:
         if found != ABI_VERSION:
             raise ABIMismatchError(f"{path} has ABI {found}, this package was made for ABI {ABI_VERSION}")
         return lib, path
-    raise ImportError(f"{SONAME} cannot be loaded: " + "; ".join(failures))
+    forced = "FLASHMLA_LIBRARY is set: " if os.environ.get("FLASHMLA_LIBRARY") else ""
+    raise ImportError(f"{SONAME} cannot be loaded: {forced}" + "; ".join(failures))
 
 
 lib, PATH = load()

@@ -73,7 +73,8 @@ def on_error(policy: Policy) -> Policy:
     """
     global _policy
     if policy not in (_RAISE, _CPU) and not callable(policy):
-        raise TypeError(f'policy is {a(policy)}: "raise", "cpu" or a function is needed')
+        given = repr(policy) if isinstance(policy, str) else a(policy)
+        raise TypeError(f'policy is {given}: "raise", "cpu" or a function is needed')
     before, _policy = _policy, policy
     return before
 

@@ -27,25 +27,4 @@ int64_t fm_row_offset(const fm_attention *attention, const fm_rows *rows, int32_
 void fm_write_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows, int32_t row,
                   const float *values, float scale, double lse);
 
-/* cpu_fold.c: pieces are folded one after the other, in the order of the tile. What is folded is a normalised float32
- * row, 64-byte aligned, with a base-2 log-sum-exp; -inf: it is empty and holds nothing. Folds another row `x` in. */
-void fm_fold_row(const fm_cpu_elements *elements, float *values, double *lse, const float *x, double x_lse,
-                 int32_t d_v);
-void fm_write_folded_row(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows,
-                         int32_t row, const float *values, double lse);
-
-/* Row `at` of all partial slots is such a row: stores values * normalise and the log-sum-exp there; folds it in. */
-enum { FM_CPU_PARTIAL_FACTS = sizeof(double) / sizeof(float) };
-void fm_store_partial_row(const fm_attention *attention, int64_t at, const fm_cpu_elements *elements,
-                          const float *values, float normalise, double lse);
-void fm_fold_partial_row(const fm_attention *attention, int64_t at, const fm_cpu_elements *elements, float *values,
-                         double *lse);
-
-/* Joins the pieces of the tile that part `part` begins and does not end, if there is one: rows [row, row + count) of
- * it. cpu_merge.c; cpu_items.c: of batch-invariant work. */
-void fm_join_pieces(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
-                    int32_t count);
-void fm_join_items(const fm_attention *attention, const fm_cpu_elements *elements, int32_t part, int32_t row,
-                   int32_t count);
-
 #endif /* FLASHMLA_ATTENTION_CPU_H_ */

@@ -1,10 +1,9 @@
-/* cpu_fold.c - joins the pieces of a tile one after the other, in the order of the tile: in memory of the thread that
- * has them all, or in partial slots. Log-sum-exps are float64 here: a long request has hundreds of pieces, and each
- * fold would round them. */
+/* cpu_fold.c - see cpu_fold.h. Log-sum-exps are float64 here: a long request has hundreds of pieces, and each fold
+ * would round them. */
 #include <math.h>
 #include <string.h>
 
-#include "attention/cpu_piece.h"
+#include "attention/cpu_fold.h"
 
 void fm_fold_row(const fm_cpu_elements *elements, float *values, double *lse, const float *x, double x_lse,
                  int32_t d_v) {
@@ -56,14 +55,29 @@ static size_t values_of(const fm_attention *attention) {
   return (size_t)attention->tiling.block_rows * (size_t)attention->d_v;
 }
 
-size_t fm_folds_bytes(const fm_attention *attention, int32_t levels) {
-  const size_t lse = (size_t)attention->tiling.block_rows * sizeof(double);
-  return (size_t)levels * ((values_of(attention) * sizeof(float) + lse + 63) / 64 * 64);
+static size_t row_bytes(const fm_attention *attention) {
+  return ((size_t)attention->d_v * sizeof(float) + 63) / 64 * 64;
 }
 
-fm_folded fm_folded_in(const fm_attention *attention, const fm_piece_worker *worker, int32_t level) {
-  float *values = (float *)(void *)((char *)worker->folds + fm_folds_bytes(attention, level));
+static size_t set_bytes(const fm_attention *attention) {
+  const size_t lse = (size_t)attention->tiling.block_rows * sizeof(double);
+  return (values_of(attention) * sizeof(float) + lse + 63) / 64 * 64;
+}
+
+size_t fm_folds_bytes(const fm_attention *attention, int32_t count) {
+  return count == 0 ? 0 : row_bytes(attention) + (size_t)count * set_bytes(attention);
+}
+
+fm_folded fm_folded_in(const fm_attention *attention, const fm_piece_worker *worker, int32_t set) {
+  char *sets = (char *)worker->folds + row_bytes(attention);
+  float *values = (float *)(void *)(sets + (size_t)set * set_bytes(attention));
   return (fm_folded){values, (double *)(void *)(values + values_of(attention))};
+}
+
+fm_fold_target fm_fold_into(const fm_attention *attention, const fm_piece_worker *worker, int32_t set) {
+  const fm_fold_target target = {worker->elements, attention->d_v, worker->folds, fm_folded_in(attention, worker, set)};
+  fm_empty_folded(target.to, attention->tiling.block_rows);
+  return target;
 }
 
 void fm_empty_folded(fm_folded to, int32_t rows) {
@@ -81,9 +95,8 @@ void fm_fold_result(void *context, int32_t row, fm_row_result result) {
     *lse = result.lse / M_LN2;
     return;
   }
-  float x[FM_CPU_MOST_D_V] __attribute__((aligned(64)));
-  target->elements->narrow[FM_FP32](x, result.values, result.normalise, d_v);
-  fm_fold_row(target->elements, values, lse, x, result.lse / M_LN2, d_v);
+  target->elements->narrow[FM_FP32](target->row, result.values, result.normalise, d_v);
+  fm_fold_row(target->elements, values, lse, target->row, result.lse / M_LN2, d_v);
 }
 
 void fm_write_folded(const fm_attention *attention, const fm_cpu_elements *elements, const fm_rows *rows,

@@ -3,17 +3,16 @@
  * them. */
 #include <math.h>
 
-#include "attention/cpu_piece.h"
+#include "attention/cpu_fold.h"
 #include "schedule/items.h"
 
-enum { NODE, TILE }; /* levels of what rows are folded to */
+enum { NODE, TILE }; /* what is folded */
 
 /* Folds pieces [piece, end) of a tile into its node. The last one runs to the current end where `ends`. */
 static void fold_pieces(const fm_attention *attention, fm_piece_worker *worker, int32_t tile, int64_t piece,
                         int64_t end, bool ends) {
   const int64_t quantum = attention->tiling.piece_units;
-  fm_fold_target target = {worker->elements, attention->d_v, fm_folded_in(attention, worker, NODE)};
-  fm_empty_folded(target.to, attention->tiling.block_rows);
+  fm_fold_target target = fm_fold_into(attention, worker, NODE);
   for (; piece < end; piece++) {
     const int64_t last = ends && piece + 1 == end ? -1 : fm_piece_begin(piece + 1) * quantum;
     fm_attend_piece(attention, worker, tile, fm_piece_begin(piece) * quantum, last, fm_fold_result, &target);

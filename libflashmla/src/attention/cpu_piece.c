@@ -142,14 +142,19 @@ static attended_keys attend(const fm_attention *attention, const fm_piece_worker
   return done;
 }
 
+static const fm_row_result empty_row = {.lse = -INFINITY};
+
+/* Where infinities in the cache make all logits of a row -inf, no weight is left: as on a GPU, the row is empty. */
 static fm_row_result result_of(const fm_attention *attention, const fm_piece_worker *worker, const fm_cpu_tile *shape,
                                int32_t row, bool several) {
   if (!several) {
     const fm_cpu_row_sums sums = worker->step->finish(worker->scratch, shape, row);
+    if (sums.weight == 0) return empty_row;
     return (fm_row_result){sums.values, 1.0f / sums.weight,
                            (double)sums.largest * attention->queries.softmax_scale + log((double)sums.weight)};
   }
   total *total = (struct total *)worker->totals + row;
+  if (total->weight == 0) return empty_row;
   float *values = (float *)(void *)total->values; /* in the place of sums that were read */
   for (int32_t d = 0; d < shape->d_v; d++) {
     const float value = (float)(total->values[d] / total->weight);
@@ -164,8 +169,7 @@ static void tell_rows(const fm_attention *attention, const fm_piece_worker *work
   for (int32_t row = 0; row < rows->count; row++) {
     const bool beyond = fm_row_bound(attention, rows, rows->first_token + row / rows->heads) <= begin;
     sink(context, row,
-         beyond || attended.count == 0 ? (fm_row_result){.lse = -INFINITY}
-                                       : result_of(attention, worker, shape, row, attended.several));
+         beyond || attended.count == 0 ? empty_row : result_of(attention, worker, shape, row, attended.several));
   }
 }
 

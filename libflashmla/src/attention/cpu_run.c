@@ -4,20 +4,22 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "attention/cpu_piece.h"
+#include "attention/cpu_fold.h"
 #include "cpu/threads.h"
 
 enum {
   /* The number of parts follows from the shapes, never from the number of threads: results must not depend on that. A
-   * part costs a partial result in memory, so short page tables make few. */
+   * part costs a partial result in memory, unless one thread has all parts of its tile, so short page tables make
+   * few. */
   TOKENS_PER_PART = 512,
   LEAST_PARTS = 8,
   MOST_PARTS = 128,   /* and threads */
   KEY_ROWS = 2,       /* bringing a token's key in takes as long as attending it with so many query rows */
-  MERGE_ROWS = 16,    /* rows of one merge task */
+  JOIN_ROWS = 16,     /* rows of one join task */
+  MOST_KEPT = 2048,   /* tiles that are looked through for those of one thread */
   UNIT = 64,          /* tokens; what the three below count */
   START_OVERHEAD = 1, /* packing queries and writing results takes as long as attending 16 tokens */
-  SPLIT_OVERHEAD = 1, /* a partial result and its merge as 64 */
+  SPLIT_OVERHEAD = 1, /* a partial result and its join as 64 */
   PIECE_UNITS = TOKENS_PER_PART / UNIT,
   MOST_SLOTS = 1 << 30
 };
@@ -58,9 +60,9 @@ typedef struct job {
   char *scratch; /* scratch_bytes for each thread: the step's, what long pieces are added up in, what is folded,
                     queries, keys */
   size_t scratch_bytes, step_bytes, totals_bytes, folds_bytes, queries_bytes;
-  int32_t runs, run_parts; /* the first parts, so many at a time, have the pieces of a tile for one thread each */
-  atomic_int next_task;    /* a run, or one of the other parts */
-  atomic_llong next_merge;
+  int32_t kept, tile_parts; /* the first tiles, each cut into so many parts, are attended by one thread each */
+  atomic_int next_task;     /* such a tile, or one of the other parts */
+  atomic_llong next_join;
   atomic_int attended; /* parts */
   fm_cpu_gate all_attended;
 } job;
@@ -71,11 +73,12 @@ static int64_t units_of(const fm_attention *attention, int32_t tile) {
 }
 
 /* One thread attends all pieces of a tile, so that nothing has to be joined, as long as it is done with them when all
- * work would be if it were shared out evenly. Which tiles these are depends on the number of threads, the bits do
- * not. */
-static int32_t count_runs(const fm_attention *attention, int32_t threads) {
+ * work would be if it were shared out evenly: the first tiles, up to one of which that is not so. How many these are
+ * depends on the number of threads, the bits do not. Not inline: no stack is held by it while threads work. */
+__attribute__((noinline)) static int32_t count_kept(const fm_attention *attention, int32_t threads,
+                                                    int32_t tile_parts) {
   const fm_tiling *tiling = &attention->tiling;
-  if (!fm_may_split(tiling) || tiling->piece_units > 0 || tiling->num_parts < 2 * tiling->num_tiles) return 0;
+  if (!fm_may_split(tiling) || tiling->piece_units > 0 || tile_parts < 2 || tiling->num_tiles > MOST_KEPT) return 0;
   int64_t all = 0, busy[MOST_PARTS] = {0}; /* of a thread */
   for (int32_t tile = 0; tile < tiling->num_tiles; tile++) all += units_of(attention, tile);
   for (int32_t tile = 0; tile < tiling->num_tiles; tile++) {
@@ -89,18 +92,18 @@ static int32_t count_runs(const fm_attention *attention, int32_t threads) {
 }
 
 /* Whether a part belongs to a tile that one thread has. */
-static bool is_in_run(const job *job, int32_t part) {
-  const int32_t first = part / job->run_parts * job->run_parts;
-  return first < job->runs * job->run_parts && fm_is_cut_tile(job->attention, first, first + job->run_parts);
+static bool is_kept(const job *job, int32_t part) {
+  const int32_t first = part / job->tile_parts * job->tile_parts;
+  return first < job->kept * job->tile_parts && fm_is_cut_tile(job->attention, first, first + job->tile_parts);
 }
 
 /* Attends parts; returns how many. */
 static int32_t attend_task(const job *job, fm_piece_worker *worker, int32_t task) {
   const fm_attention *attention = job->attention;
-  const bool run = task < job->runs;
-  const int32_t count = run ? job->run_parts : 1, before = run ? 0 : job->runs;
-  const int32_t first = before * job->run_parts + (task - before) * count;
-  if (run && is_in_run(job, first)) {
+  const bool tile = task < job->kept;
+  const int32_t count = tile ? job->tile_parts : 1, before = tile ? 0 : job->kept;
+  const int32_t first = before * job->tile_parts + (task - before) * count;
+  if (is_kept(job, first)) {
     fm_attend_cut_tile(attention, worker, first, first + count);
     return count;
   }
@@ -109,12 +112,12 @@ static int32_t attend_task(const job *job, fm_piece_worker *worker, int32_t task
   return count;
 }
 
-/* Every thread attends parts until none is left, waits for those still at work elsewhere, and takes merge tasks. Nobody
- * waits for a thread that may not exist: the thread that takes a part finishes it. */
+/* Every thread takes tasks until none is left, waits for those still at work elsewhere, and takes join tasks. Nobody
+ * waits for a thread that may not exist: the thread that takes a task finishes it. */
 static void work(void *context, int32_t thread) {
   job *job = context;
   const fm_attention *attention = job->attention;
-  const int32_t parts = attention->tiling.num_parts, tasks = job->runs + parts - job->runs * job->run_parts;
+  const int32_t parts = attention->tiling.num_parts, tasks = job->kept + parts - job->kept * job->tile_parts;
   char *scratch = job->scratch + job->scratch_bytes * (size_t)thread;
   fm_piece_worker worker = {.source = job->source, .elements = job->elements, .step = job->step, .tile = -1};
   worker.scratch = scratch;
@@ -129,11 +132,11 @@ static void work(void *context, int32_t thread) {
   fm_cpu_gate_wait(&job->all_attended);
   void (*const join)(const fm_attention *, const fm_cpu_elements *, int32_t, int32_t, int32_t) =
       attention->tiling.piece_units > 0 ? fm_join_items : fm_join_pieces;
-  const int64_t tasks_per_part = (attention->tiling.block_rows + MERGE_ROWS - 1) / MERGE_ROWS;
-  for (int64_t task; (task = atomic_fetch_add(&job->next_merge, 1)) < parts * tasks_per_part;) {
+  const int64_t tasks_per_part = (attention->tiling.block_rows + JOIN_ROWS - 1) / JOIN_ROWS;
+  for (int64_t task; (task = atomic_fetch_add(&job->next_join, 1)) < parts * tasks_per_part;) {
     const int32_t part = (int32_t)(task / tasks_per_part);
-    if (is_in_run(job, part)) continue;
-    join(attention, job->elements, part, (int32_t)(task % tasks_per_part) * MERGE_ROWS, MERGE_ROWS);
+    if (is_kept(job, part)) continue;
+    join(attention, job->elements, part, (int32_t)(task % tasks_per_part) * JOIN_ROWS, JOIN_ROWS);
   }
 }
 
@@ -152,10 +155,10 @@ static int32_t choose_threads(const fm_attention *attention, const fm_cpu_step *
   return fm_cpu_threads_for(num_threads, (int32_t)most, flop / step->flop_per_thread);
 }
 
-/* That a thread folds to. */
-static int32_t levels_of(const fm_attention *attention) {
-  if (attention->tiling.piece_units > 0) return FM_CPU_ITEM_LEVELS;
-  return fm_may_split(&attention->tiling) ? 1 : 0;
+/* Sets of rows that a thread folds to. */
+static int32_t sets_of(const fm_attention *attention) {
+  if (attention->tiling.piece_units > 0) return FM_CPU_SETS_OF_ITEMS;
+  return fm_may_split(&attention->tiling) ? FM_CPU_SETS_OF_PARTS : 0;
 }
 
 flashmla_status fm_run_on_cpu(const fm_call *call, const fm_attention *attention, const fm_key_source *source,
@@ -166,8 +169,8 @@ flashmla_status fm_run_on_cpu(const fm_call *call, const fm_attention *attention
   job job = {
       .attention = attention, .source = source, .elements = isa->elements, .step = fm_cpu_step_for(isa, &largest)};
   job.step_bytes = job.step->scratch_bytes(&largest);
-  job.totals_bytes = (fm_piece_totals_bytes(attention) + 63) / 64 * 64;
-  job.folds_bytes = fm_folds_bytes(attention, levels_of(attention));
+  job.totals_bytes = fm_piece_totals_bytes(attention);
+  job.folds_bytes = fm_folds_bytes(attention, sets_of(attention));
   job.queries_bytes = fm_queries_bytes(attention);
   job.scratch_bytes = job.step_bytes + job.totals_bytes + job.folds_bytes + job.queries_bytes + source->room_bytes;
   int32_t threads = choose_threads(attention, job.step, num_threads);
@@ -178,8 +181,8 @@ flashmla_status fm_run_on_cpu(const fm_call *call, const fm_attention *attention
                    rows, job.scratch_bytes);
 
   if (attention->own_plan) fm_schedule_on_host(&attention->work, &attention->tiling, attention->schedule);
-  job.run_parts = fm_max32(attention->tiling.num_parts / fm_max32(attention->tiling.num_tiles, 1), 1);
-  job.runs = count_runs(attention, threads);
+  job.tile_parts = fm_max32(attention->tiling.num_parts / attention->tiling.num_tiles, 1);
+  job.kept = count_kept(attention, threads, job.tile_parts);
   fm_cpu_parallel(threads, work, &job);
   free(job.scratch);
 

@@ -81,7 +81,7 @@ flashmla_status fm_check_scratch(const fm_call *call) {
   memcpy(&buffer, call->params + operation->scratch_offset, sizeof buffer);
   memcpy(&size, call->params + operation->scratch_size_offset, sizeof size);
   if (buffer == NULL)
-    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "{params.|}%s is {NULL|None}; %llu bytes are needed", name,
+    return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "{params.|}%s is {NULL|empty}; %llu bytes are needed", name,
                    (unsigned long long)needed);
   if ((uintptr_t)buffer % SCRATCH_ALIGNMENT != 0)
     return fm_fail(FLASHMLA_ERROR_ALIGNMENT, "{params.|}%s is {|at address }%p; it must be a multiple of %d bytes",

@@ -2,7 +2,7 @@
  * query rows. isa.c has the table of the sets, and says which one runs.
  *
  * Above a step stands what is the same for all sets: which rows and keys there are, the walk over pages, bounds,
- * merging and writing. Below it a set has its own layout of queries, keys and sums. */
+ * joining and writing. Below it a set has its own layout of queries, keys and sums. */
 #ifndef FLASHMLA_CPU_ISA_H_
 #define FLASHMLA_CPU_ISA_H_
 

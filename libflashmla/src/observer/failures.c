@@ -38,7 +38,8 @@ flashmla_status flashmla_fail_next(const char *operation, flashmla_status status
   const fm_operation *found = operation != NULL ? named(operation) : NULL;
   if (operation == NULL) return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "operation is NULL; the name is required");
   if (found == NULL)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "operation is \"%.64s\", which this library lacks", operation);
+    return fm_fail(FLASHMLA_ERROR_VALUE, "operation is \"%.64s\"; it must be \"dense_decode\" or another entry point",
+                   operation);
   const bool machine = status >= FLASHMLA_ERROR_UNSUPPORTED && status < FLASHMLA_ERROR_OUT_OF_BLOCKS;
   if (!machine || strcmp(flashmla_status_string(status), "unknown status") == 0)
     return fm_fail(FLASHMLA_ERROR_VALUE, "status is %d; it must be one of 2xx or 3xx", (int)status);

@@ -83,15 +83,15 @@ typedef struct fm_tiling {
   int32_t slots_per_part;    /* partial slots: 2, or 1 where no part has two pieces; not of work in quanta */
   int32_t pieces_apart;      /* pieces of a tile's items of each kind, attended by launches of their own; else 0 */
   int32_t start_overhead;    /* cost of beginning a tile, in units */
-  int32_t split_overhead;    /* extra cost of a split work list (partials, merge), in units */
+  int32_t split_overhead;    /* extra cost of a split work list (partials, join), in units */
   int32_t unit;              /* KV items that are worked on as one: 64 on CUDA */
   int32_t piece_units;       /* batch invariant: units of a quantum; 0 where no tile is split, and else */
   int32_t carries;           /* batch invariant: slots of a part for what it folds on the way */
   int32_t slots;             /* batch invariant: partial slots; 0: no tile has a second piece, or none to store */
   int32_t slot_rows;         /* rows of a block that a slot has room for: block_rows, or those that there can be */
   int32_t whole_units;       /* a tile of at most so many units is not worth splitting */
-  /* A partial row: bytes of an element, and floats that belong to it. The CPU has float32 rows and the log-sum-exp; for
-   * CUDA see FACTS in dsl_kernels/core. */
+  /* A partial row: bytes of an element, and floats that belong to it. The CPU has float32 rows and a float64
+   * log-sum-exp, two floats; for CUDA see FACTS in dsl_kernels/core. */
   int32_t partial_bytes, partial_facts;
 } fm_tiling;
 

@@ -4,18 +4,21 @@
 #include <string.h>
 
 #define FM_PLAN_MAGIC UINT64_C(0x4e414c50414c4d46) /* "FMLAPLAN", little endian */
-enum { FM_PLAN_LAYOUT = 7 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
+enum { FM_PLAN_LAYOUT = 8 /* goes up with every change of fm_plan_stamp or of the schedule's layout */ };
 
 _Static_assert(sizeof(fm_plan_stamp) <= sizeof(flashmla_plan), "the stamp must fit the opaque plan");
 _Static_assert(offsetof(fm_plan_stamp, check) == 16 + (8 + FM_PLAN_FACTS) * sizeof(int32_t) + 8,
                "no padding: the check covers it all");
 
-/* FNV-1a (Fowler, Noll, Vo) over 64-bit words: each step is invertible, so one changed word always changes the result.
- */
+/* FNV-1a (Fowler, Noll, Vo) over 64-bit words, whose upper bits also go into the lower ones, or a change of the top bit
+ * would stay there and another one undo it. Each step is invertible, so one changed word always changes the result. */
 static uint64_t check_of(const fm_plan_stamp *stamp) {
   uint64_t words[offsetof(fm_plan_stamp, check) / sizeof(uint64_t)], hash = UINT64_C(0xcbf29ce484222325);
   memcpy(words, stamp, sizeof words);
-  for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) hash = (hash ^ words[i]) * UINT64_C(0x100000001b3);
+  for (size_t i = 0; i < sizeof words / sizeof words[0]; ++i) {
+    hash = (hash ^ words[i]) * UINT64_C(0x100000001b3);
+    hash ^= hash >> 32;
+  }
   return hash;
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from buffers import COMPACT, Layout, Pages
 from ops.dense_decode.case import Case, Layouts
 from ops.dense_decode.oracle import Shard
-from ops.dense_decode.relations import CHUNK, LONG, MILLION, MIXED, STEP, UNEVEN
+from ops.dense_decode.relations import ACROSS_THREADS, CHUNK, LONG, MILLION, MIXED, STEP
 from planted_faults import Edit, Fault
 
 __all__ = ["FAULTS", "Case", "Layout", "Layouts", "Pages", "Shard"]  # what a drawn case is written with
@@ -26,6 +26,7 @@ ROWS = "libflashmla/src/attention/cpu.c"
 MASK = "libflashmla/src/attention/mask.c"
 FOLD = "libflashmla/src/attention/cpu_fold.c"
 PARTS = "libflashmla/src/attention/cpu_parts.c"
+RUN = "libflashmla/src/attention/cpu_run.c"
 ITEMS = "libflashmla/src/attention/cpu_items.c"
 KEYS = "libflashmla/src/attention/cpu_keys.c"
 
@@ -91,6 +92,12 @@ def other_bits(name: str, edits: tuple[Edit, ...], heal) -> Fault:
     return Fault(name, edits, heal, test, OTHER_BITS, "ops.dense_decode.relations.check_every_size", CHUNK.but(h_q=8))
 
 
+def other_bits_across_threads(name: str, edits: tuple[Edit, ...], heal, which: str) -> Fault:
+    """Found where one thread or several have the pieces of a tile."""
+    test = TESTS + f"test_relations.py::test_one_thread_or_several_have_the_pieces_of_a_tile[cpu-{which}]"
+    return Fault(name, edits, heal, test, OTHER_BITS, "ops.dense_decode.relations.check_threads", ACROSS_THREADS[which])
+
+
 FAULTS = [
     found_in_any_call(
         "page end off by one",
@@ -154,18 +161,34 @@ FAULTS = [
         one(PARTS, "if (unit != last) fm_attend", "if (unit != last && last >= 0) fm_attend"),
         lambda case: case.but(plan="fresh", num_splits=1, batch_invariant=False),
     ),
-    Fault(
+    other_bits_across_threads(
         "digits of what a thread folds",  # which are not those of partial slots
         one(
             FOLD,
-            "fm_fold_row(target->elements, values, lse, x, result.lse / M_LN2, d_v);",
-            "fm_fold_row(target->elements, values, lse, x, (float)(result.lse / M_LN2), d_v);",
+            "fm_fold_row(target->elements, values, lse, target->row, result.lse / M_LN2, d_v);",
+            "fm_fold_row(target->elements, values, lse, target->row, (float)(result.lse / M_LN2), d_v);",
         ),
         lambda case: case.but(num_splits=1),
-        TESTS + "test_relations.py::test_one_thread_or_several_have_the_pieces_of_a_tile[cpu]",
-        OTHER_BITS,
-        "ops.dense_decode.relations.check_threads",
-        UNEVEN,
+        "uneven",
+    ),
+    other_bits_across_threads(
+        "a tile behind an empty part is folded",
+        one(PARTS, "is_tile && cuts[first + 1].unit > 0;", "is_tile && cuts[first + 1].tile == begin.tile;"),
+        lambda case: case.but(sink=None),
+        "empty-parts",
+    ),
+    other_bits_across_threads(
+        "parts behind the tiles of one thread",
+        one(RUN, "before = tile ? 0 : job->kept;", "before = 0;"),
+        lambda case: case.but(num_splits=1),
+        "uneven",
+    ),
+    found_in_any_call(
+        "slot of a piece that is not a tile's first",
+        one(
+            PARTS, "fm_partial_slot(&attention->tiling, v, v == part);", "fm_partial_slot(&attention->tiling, v, true);"
+        ),
+        lambda case: case.but(plan="fresh", num_splits=3, batch_invariant=False),
     ),
     found_in_any_call(
         "lse base",

@@ -45,17 +45,35 @@ CHUNK = Case(
 MIXED = STEP.but(
     s_q=3, lengths=(300, 71, 0, 129), cu_seqlens_q=(1, 4, 4, 5, 7), total_q=8, num_blocks=14, given=("out", "lse")
 )
-# Tiles of very different lengths, each in several pieces, with work for several threads.
+# Tiles of very different lengths, each in several pieces, with work for several threads: the first tiles are for one
+# thread each, the last one is for several.
 UNEVEN = Case(
     h_q=128,
     num_blocks=80,
     max_blocks=40,
-    lengths=(2500, 71, 0, 640, 1100, 300),
+    lengths=(300, 71, 0, 640, 1100, 2500),
     given=("lse",),
     seed=13,
     plan="fresh",
     num_splits=3,
 )
+# Parts of so little that the first one of a tile is empty, whose rows a sink scales.
+EMPTY_PARTS = Case(
+    h_q=128,
+    num_blocks=40,
+    max_blocks=23,
+    lengths=(320, 64, 64, 64, 64),
+    given=("lse",),
+    seed=3,
+    sink="some",
+    out_dtype="float32",
+)
+ACROSS_THREADS = {
+    "uneven": UNEVEN,
+    "uneven-sink-float32": UNEVEN.but(sink="some", out_dtype="float32"),
+    "aligned": UNEVEN.but(num_splits=0, lengths=(1024,) * 6, num_blocks=100),
+    "empty-parts": EMPTY_PARTS,
+}
 # A window of few of its tokens.
 LONG = Case(
     s_q=3, h_q=16, page_size=16, num_blocks=600, max_blocks=300, lengths=(4700, 0, 70), causal=True, given=("lse",),

@@ -17,7 +17,7 @@ from buffers import DTYPES
 from ops.dense_decode import calls, strategies
 from ops.dense_decode.calls import Tensors, decode, make_plan
 from ops.dense_decode.case import INT32_MAX, INT32_MIN, Case, gathered, make_data
-from ops.dense_decode.relations import STEP, UNEVEN, check_threads, close
+from ops.dense_decode.relations import ACROSS_THREADS, STEP, check_threads, close
 from properties import share
 
 FEW = 1 / 25  # of the main property's examples
@@ -95,8 +95,27 @@ def test_number_of_threads_does_not_show(backend, data):
         same_bits(alone, calls.run(case.but(num_threads=threads), backend, numbers))
 
 
-def test_one_thread_or_several_have_the_pieces_of_a_tile(backend):
-    check_threads(UNEVEN, backend)
+@pytest.mark.parametrize("name", ACROSS_THREADS)
+def test_one_thread_or_several_have_the_pieces_of_a_tile(backend, name):
+    if backend.name != "cpu":
+        pytest.skip("threads are the CPU's")
+    check_threads(ACROSS_THREADS[name], backend)
+
+
+@pytest.mark.parametrize("plan", [{"num_splits": n} for n in (0, 1, 2, 3)] + [{"batch_invariant": True}], ids=str)
+def test_a_row_whose_logits_are_all_minus_infinity_is_empty(backend, plan):
+    """However its tile is cut. On a GPU infinities are outside the promise."""
+    if backend.name != "cpu":
+        pytest.skip("infinities in a cache are outside the promise on a GPU")
+    case = STEP.but(
+        lengths=(640, 64), num_blocks=12, max_blocks=10, causal=False, plan="fresh", bad_pages=False, **plan
+    )
+    numbers = make_data(case)
+    numbers.q[..., 512:] = np.abs(numbers.q[..., 512:]) + DTYPES[case.dtype].type(1)
+    numbers.kv_cache[..., 512:] = -np.inf
+    found = calls.run(case, backend, numbers)
+    assert not found.out.astype(np.float32).any()
+    assert (found.lse == np.inf).all()
 
 
 @share(FEW)

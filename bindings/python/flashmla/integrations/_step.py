@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,13 @@ from flashmla._words import a
 from flashmla.errors import invalid
 
 T = TypeVar("T")
+
+
+def _whole(lengths: Sequence[int], name: str) -> list[int]:
+    try:
+        return [*map(operator.index, lengths)]
+    except TypeError as error:
+        raise TypeError(f"{name} must be a sequence of integers: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,12 @@ class PagedStep:
         sequences in it; None: one after the other.
 
         Raises InvalidArgumentError for lengths that are below 0, beyond what a row of block_table has room for, or not
-        as many as the rows, and for kv_caches that are not one of each layer.
+        as many as the rows, and for kv_caches that are not one of each layer; TypeError for what is no tensor, and
+        no integers.
         """
+        if not isinstance(block_table, torch.Tensor):
+            raise TypeError(f"block_table is {a(block_table)}; a torch.Tensor is needed")
+        context_lens, query_lens = _whole(context_lens, "context_lens"), _whole(query_lens, "query_lens")
         number = block_table.shape[0] if rows is None else len(rows)
         if not len(context_lens) == len(query_lens) == number:
             raise invalid(

@@ -47,7 +47,7 @@ static void buffers_do_not_overlap(void) {
       const uint64_t slots = splits[i] == 1 ? 0 : (splits[i] == 0 ? 2 : 1) * (uint64_t)t.num_parts;
       const uint64_t rows = slots * t.cluster * t.block_rows;
       CHECK(l.partial_facts_offset - l.partial_offset == rows * 512 * 4);
-      CHECK(l.workspace_bytes - l.partial_facts_offset == rows * 8);
+      CHECK(l.workspace_bytes - l.partial_facts_offset == rows * 4);
     }
 }
 

@@ -134,6 +134,24 @@ static void damaged(int32_t device_type) {
   fixture_free(&f);
 }
 
+/* Any two bits of the stamp changed, the top ones of two words too, of which a product keeps nothing else. */
+static void damaged_twice(void) {
+  fixture f;
+  fixture_init(&f, SMALL);
+  fixture_use_plan(&f, 3);
+  const flashmla_plan made = f.plan;
+  enum { BITS = 8 * sizeof(fm_plan_stamp) };
+  for (size_t first = 0; first < BITS; ++first)
+    for (size_t second = first + 1; second < BITS; ++second) {
+      f.plan = made;
+      f.plan.opaque[first / 64] ^= UINT64_C(1) << first % 64;
+      f.plan.opaque[second / 64] ^= UINT64_C(1) << second % 64;
+      uint64_t size;
+      CHECK(flashmla_dense_decode_workspace_size(&f.decode, &size) == FLASHMLA_ERROR_PLAN_MISMATCH);
+    }
+  fixture_free(&f);
+}
+
 /* The schedule of another machine size would be read beyond its end. */
 static void other_number_of_parts(void) {
   fixture f;
@@ -210,6 +228,7 @@ int main(void) {
   never_made();
   damaged(kDLCPU);
   damaged(kDLCUDA);
+  damaged_twice();
   what_a_plan_leaves_open();
   plan_of_an_empty_call();
   other_number_of_parts();
