@@ -10,9 +10,13 @@
 _Static_assert(FM_KERNEL_MOST_D_QK <= FM_CPU_MOST_D_QK && FM_KERNEL_MOST_D_V <= FM_CPU_MOST_D_V,
                "a step has room for all head sizes that the rules let through");
 
-/* A step adds up in float32, whose rounding errors grow with the number of terms. So sums of longer pieces are taken
- * over stretches of so many tokens, in whole steps, and those are added in float64. */
-enum { STRETCH = 9216 };
+/* A step adds up in float32, whose rounding errors grow with the number of terms, and fastest where tokens repeat: then
+ * they have one sign. So sums of longer pieces are taken over stretches of so many tokens, in whole steps, and those
+ * are added in float64. The bound of results in float32 is the tight one. */
+enum { STRETCH = 9216, STRETCH_OF_FLOATS = 1024 };
+static int32_t stretch_of(const fm_attention *attention) {
+  return attention->queries.dtype == FM_FP32 ? STRETCH_OF_FLOATS : STRETCH;
+}
 
 fm_cpu_tile fm_tile_of(const fm_attention *attention, const fm_key_source *source, int32_t tokens, int32_t heads) {
   return (fm_cpu_tile){.q_dtype = attention->queries.dtype,
@@ -85,7 +89,7 @@ typedef struct total {
 size_t fm_piece_totals_bytes(const fm_attention *attention) {
   const int64_t rows = attention->tiling.block_rows;
   const int64_t most = fm_most_units(&attention->work, attention->tiling.unit) * attention->tiling.unit;
-  return most > STRETCH - FM_CPU_MOST_KEYS ? sizeof(total) * (size_t)rows : 0;
+  return most > stretch_of(attention) - FM_CPU_MOST_KEYS ? sizeof(total) * (size_t)rows : 0;
 }
 
 static void begin_totals(total *totals, int32_t rows) {
@@ -121,7 +125,7 @@ static attended_keys attend(const fm_attention *attention, const fm_piece_worker
                             const fm_rows *rows, int64_t begin, int64_t end) {
   const fm_cpu_step *step = worker->step;
   const fm_key_source *source = worker->source;
-  const int32_t most = step->keys(shape), stretch = STRETCH / most * most;
+  const int32_t most = step->keys(shape), stretch = stretch_of(attention) / most * most;
   const int32_t wanted = most + (source->room_bytes == 0 ? step->keys_ahead : 0);
   const void *keys[FM_CPU_MOST_KEYS + FM_CPU_KEYS_AHEAD];
   int32_t bounds[FM_CPU_MOST_ROWS], have = 0;
