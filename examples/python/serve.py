@@ -132,7 +132,7 @@ def serve(
             scheduler.submit(arriving[0], prompts.of(arriving.popleft()))
         if not scheduler:  # it was refused
             continue
-        seen: list[Attended] | None = None if len(totals.samples) % options.check_every else []
+        seen: list[Attended] | None = None if checker.compared and len(totals.samples) % options.check_every else []
         began = time.perf_counter()
         step, tokens, pieces = scheduler.next_step(functools.partial(model.begin, cache, seen=seen))
         follow = model.run(cache, step, tokens)

@@ -103,6 +103,20 @@ def test_prompts_that_begin_alike_share_pages(served, monkeypatch):
     assert [len(tokens) for tokens in fed] == [len(prompts[3]) - 32]
 
 
+def test_prompts_that_run_together_share_pages_too(served, monkeypatch):
+    model, prompts, _ = served
+    cache, fed = cache_of(model, 40), []
+    monkeypatch.setattr(
+        integration, "forward", lambda *call, inner=integration.forward: fed.append(call[1]) or inner(*call)
+    )
+    longest = max(prompts, key=len)
+    options = {"max_new_tokens": 2, "max_step_tokens": len(longest)}  # one after the other, the first still decodes
+    alone = integration.generate(model, [longest], cache_of(model, 40), **options)
+    fed.clear()
+    assert integration.generate(model, [longest, longest], cache, **options) == alone * 2
+    assert sum(map(len, fed)) < 2 * len(longest)
+
+
 def test_a_sequence_ends_with_a_token_that_ends_it(served):
     model, prompts, expected = served
     end = expected[0][4]

@@ -1,5 +1,6 @@
 """Models of transformers over paged caches say what the eager models say, whatever is beside a sequence in a step."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -181,14 +182,61 @@ def test_other_models_are_refused_by_their_configuration():
     assert llama.config._attn_implementation != integration.IMPLEMENTATION
 
 
-def test_projections_that_are_no_plain_weights_are_refused():
-    class Quantised(torch.nn.Linear):
-        pass
+class Quantised(torch.nn.Linear):
+    pass
 
+
+def _biased(_linear):
+    return torch.nn.Linear(512, 16 * 256, bias=True)
+
+
+def _hooked(linear):
+    linear.register_forward_hook(lambda _module, _inputs, out: 2 * out)
+    return linear
+
+
+def _wrapped(linear):
+    linear.forward = lambda x: torch.nn.functional.linear(x, linear.weight) + 1
+    return linear
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda _: Quantised(512, 16 * 256), r"is a .*\.Quantised"),
+        (_biased, "has a bias"),
+        (_hooked, "has a forward of its own, or hooks"),
+        (_wrapped, "has a forward of its own, or hooks"),
+    ],
+    ids=["quantised", "bias", "hook", "forward"],
+)
+def test_projections_that_are_no_plain_weights_are_refused(change, sentence):
     model = tiny_models.make("deepseek_v3")
-    model.model.layers[1].self_attn.kv_b_proj = Quantised(512, 16 * 256)
-    with pytest.raises(flashmla.UnsupportedError, match="kv_b_proj is a Quantised; it must be a plain"):
+    layer = model.model.layers[1].self_attn
+    layer.kv_b_proj = change(layer.kv_b_proj)
+    with pytest.raises(flashmla.UnsupportedError, match=f"kv_b_proj of layer 1 {sentence}; it must be a plain"):
         integration.attach(model)
+
+
+def test_head_sizes_without_kernels_are_refused_by_the_names_of_their_fields():
+    model = tiny_models.make("deepseek_v3")
+    model.config.qk_rope_head_dim = 32
+    with pytest.raises(flashmla.UnsupportedError, match="kv_lora_rank and qk_rope_head_dim are 512 and 32; supported"):
+        integration.attach(model)
+
+
+def test_a_step_that_is_refused_leaves_the_books_alone():
+    cache = flashmla.PagedKVCache([torch.zeros(8, 64, 1, 576)], max_seqs=2, max_seq_len=128)
+    sequence, _ = cache.allocate()
+    with pytest.raises(TypeError, match="of_cache has no option 'up_project'"):
+        integration.PagedStep.of_cache(cache, [sequence], [3], up_project=1)
+    of_arrays = flashmla.PagedKVCache([np.zeros((8, 64, 1, 576), np.float32)], max_seqs=2, max_seq_len=128)
+    other, _ = of_arrays.allocate()
+    with pytest.raises(TypeError, match=r"block_table is an ndarray; a torch\.Tensor is needed"):
+        integration.PagedStep.of_cache(of_arrays, [other], [3])
+    assert cache.length(sequence) == of_arrays.length(other) == 0
+    step = integration.PagedStep.of_cache(cache, iter([sequence]), iter([3]))
+    assert step.query_lens == (3,)
 
 
 @pytest.mark.parametrize(

@@ -65,12 +65,22 @@ def test_ids_of_torch():
     assert cache.allocate(torch.arange(6)) != cache.allocate(torch.arange(6, dtype=torch.int32))
 
 
+def released():
+    view = memoryview(b"12345678")
+    view.release()
+    return view
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "parts"),
     [
         (lambda c, s: c.allocate([2**63]), flashmla.InvalidArgumentError, ["a token id is beyond 64 bits"]),
         (lambda c, s: c.allocate(["a"]), TypeError, ["tokens is a list: integers are needed"]),
         (lambda c, s: c.allocate(7), TypeError, ["tokens is an int: integers are needed"]),
+        (lambda c, s: c.match(np.zeros(3, "M8[s]")), TypeError, ["tokens is an ndarray: integers are needed"]),
+        (lambda c, s: c.match(released()), TypeError, ["tokens is a memoryview: integers are needed"]),
+        (lambda c, s: c.load(released()), TypeError, ["state is a memoryview: the bytes of to_bytes are needed"]),
+        (lambda c, s: c.load(np.zeros(8, np.uint8)[::2]), TypeError, ["state is an ndarray: the bytes of to_bytes"]),
         (lambda c, s: c.append([s], [1, 2]), flashmla.InvalidArgumentError, ["counts has 2 numbers, seqs 1"]),
         (lambda c, s: c.append([s, s]), flashmla.InvalidArgumentError, ["is named twice"]),
         (lambda c, s: c.append([-1]), flashmla.InvalidArgumentError, ["seqs: "]),

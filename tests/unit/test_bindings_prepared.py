@@ -79,7 +79,6 @@ def test_another_plan_and_workspace(framework):
         torch = pytest.importorskip("torch")
         workspace, small_one, larger = map(torch.from_numpy, (workspace, small_one, larger))
     equal(prepared(plan=plans[1], workspace=workspace), wanted)
-    assert bool((workspace != 0).any())
     with_more = flashmla.prepare(flashmla.dense_decode, *arguments, plan=plans[0], workspace=larger)
     for sufficient in (workspace, larger):
         equal(with_more(workspace=sufficient), wanted)

@@ -155,6 +155,18 @@ def test_one_profile_at_a_time():
         pass
 
 
+def test_a_profile_that_is_left_again_leaves_others_alone():
+    earlier = flashmla.profile()
+    with earlier:
+        decode()
+    with flashmla.profile() as report:
+        decode()
+        earlier.__exit__(None, None, None)
+        flashmla.profile().__exit__(None, None, None)
+        decode()
+    assert (len(earlier.records), len(report.records)) == (1, 2)
+
+
 def test_an_exception_ends_the_profile():
     report = flashmla.profile()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flashmla._cdef import ffi
@@ -123,7 +125,15 @@ def _count(operation: str, error: FlashMLAError) -> None:
         _found[key] = Fallback(*key, str(error), count)
     if count == 1:
         words = f"flashmla.{operation} failed and was saved by on_error: {error}; flashmla.fallbacks() counts these"
-        warnings.warn(words, RuntimeWarning, stacklevel=5)
+        warnings.warn(words, RuntimeWarning, stacklevel=_caller())
+
+
+def _caller() -> int:
+    """How many frames above this function's caller the program is that called the library."""
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001 - warnings count frames so, too
+    while frame.f_back is not None and Path(frame.f_code.co_filename).parent == Path(__file__).parent:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _on_cpu(

@@ -285,7 +285,7 @@ class PagedKVCache:
         """Takes over what `to_bytes` wrote, of a cache alike, into one without sequences. Their names stay."""
         try:
             held = ffi.from_buffer(state)
-        except TypeError:
+        except (TypeError, ValueError):  # the latter of memory that is released, or has gaps
             raise TypeError(f"state is {a(state)}: the bytes of to_bytes are needed") from None
         check(lib, lib.flashmla_pool_load(self._pool, held, len(held)))
         self.update(stream=stream)

@@ -39,7 +39,7 @@ def token_ids(tokens: Any) -> Any:
         return ffi.from_buffer(_IDS, _NO_TOKENS)
     try:
         view = memoryview(tokens)
-    except TypeError:
+    except (TypeError, ValueError):
         view = None
     if view is not None and view.ndim == 1 and view.c_contiguous and view.format in {"l", "q"} and view.itemsize == 8:
         return ffi.from_buffer(_IDS, view)
@@ -47,7 +47,7 @@ def token_ids(tokens: Any) -> Any:
         return ffi.from_buffer(_IDS, _array("q", tokens.tolist() if hasattr(tokens, "tolist") else tokens))
     except OverflowError:
         raise invalid("FLASHMLA_ERROR_VALUE", "a token id is beyond 64 bits; it must be in [-2^63, 2^63)") from None
-    except TypeError as error:
+    except (TypeError, ValueError, NotImplementedError) as error:  # whatever its framework says
         raise TypeError(f"tokens is {a(tokens)}: integers are needed ({error})") from None
 
 
@@ -57,7 +57,7 @@ def _numbers(kind: Any, code: str, numbers: Any, argument: str) -> Any:
         return ffi.from_buffer(kind, _array(code, numbers))
     except OverflowError as error:
         raise invalid("FLASHMLA_ERROR_VALUE", f"{argument}: {error}") from None
-    except TypeError as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise TypeError(f"{argument} is {a(numbers)}: integers are needed ({error})") from None
 
 

@@ -48,7 +48,7 @@ class Profile:
         self._records: list[Record] = []
         self._state: tuple[int, int, int] = (0, 0, 0)
         self._made = 0
-        self._entered = False
+        self._entered = self._open = False
 
     def __enter__(self) -> Profile:  # noqa: PYI034 - Python 3.10 has no Self
         if self._entered:
@@ -57,12 +57,15 @@ class Profile:
             for other in _running:
                 other._read_locked()  # noqa: SLF001 - what the next profile would drop
             check(lib, lib.flashmla_profile_start(self._options))
-            self._entered = True
+            self._entered = self._open = True
             _running[:] = [self]
         MADE.on, MADE.calls = True, 0
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if not self._open:  # it was left before: another one may be running
+            return
+        self._open = False
         lib.flashmla_profile_stop()
         MADE.on, self._made = False, MADE.calls
         self._read()

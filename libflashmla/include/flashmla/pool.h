@@ -40,7 +40,8 @@ extern "C" {
 typedef struct flashmla_pool flashmla_pool;
 
 /* The name of a sequence, from flashmla_pool_allocate or flashmla_pool_fork; never 0, below 2^63, and not used again
- * for another sequence (of the pool, before its place was used 2^32 times). */
+ * for another sequence (of the pool, before its place was used 2^32 times). A name of another pool is refused, but for
+ * pools that were made 127 pools before this one or behind it, or a multiple of that. */
 typedef uint64_t flashmla_sequence;
 
 /* Arguments of flashmla_pool_create. */

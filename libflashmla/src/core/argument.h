@@ -116,17 +116,22 @@ flashmla_status fm_check_extents(const fm_tensors *tensors, int32_t extents[FM_M
 /* Where a checked tensor lies: byte_offset applied; strides in elements, that of an extent of 1 set to the innermost
  * extent, so that it is as aligned as the others and may be handed to a tensor map. All zero without elements or when
  * not given. */
+typedef struct fm_reach {
+  uint64_t span;      /* bytes, from the first element to behind the last */
+  uint32_t alignment; /* of the first, bytes */
+} fm_reach;
 typedef struct fm_view {
   void *data;
   int64_t stride[FM_MAX_RANK];
-  uint64_t span; /* bytes, from the first element to behind the last */
+  fm_reach reach;
 } fm_view;
 
 /* view.c: strides, overlap and address of one tensor that passed the checks above. `empty`: the call has no elements,
  * data may be NULL. */
 flashmla_status fm_view_tensor(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, fm_view *view);
-/* The address alone, of a tensor in a call that is not empty; `span`: of the view that it had before. */
-flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, uint64_t span, void **address);
+/* The address alone, of a tensor in a call that is not empty; `reach`: of the view that it had before. */
+flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, fm_reach reach,
+                                void **address);
 /* Strides of a view from the batch axis on: 0 for that axis where it was dropped. */
 void fm_strides_from_batch(const int64_t *stride, bool dropped, int64_t from_batch[3]);
 

@@ -78,7 +78,7 @@ static flashmla_status read_addresses(const fm_call *before, fm_call *call) {
     call->views[row].data = NULL;
     const bool looked_at = !rule->listed && !rule->shape_only && !call->empty && has_elements(call, rule);
     if (tensors->given[row] != NULL && looked_at)
-      FM_TRY(fm_view_address(tensors, row, 0, before->views[row].span, &call->views[row].data));
+      FM_TRY(fm_view_address(tensors, row, 0, before->views[row].reach, &call->views[row].data));
   }
   return FLASHMLA_OK;
 }

@@ -128,7 +128,7 @@ static uint64_t span_of(given g, const int64_t *stride) {
 }
 
 /* Address of the elements, byte_offset applied; NULL where that may be. */
-static flashmla_status find_address(given g, uint64_t span, bool empty, void **address) {
+static flashmla_status find_address(given g, fm_reach reach, bool empty, void **address) {
   *address = NULL;
   if (g.tensor->data == NULL) {
     if (empty) return FLASHMLA_OK;
@@ -136,24 +136,24 @@ static flashmla_status find_address(given g, uint64_t span, bool empty, void **a
   }
   uintptr_t found, end;
   if (__builtin_add_overflow((uintptr_t)g.tensor->data, g.tensor->byte_offset, &found) ||
-      __builtin_add_overflow(found, span - 1, &end))
+      __builtin_add_overflow(found, reach.span - 1, &end))
     return fm_fail(FLASHMLA_ERROR_OVERFLOW,
                    "%s.byte_offset is %llu from data 0x%llx on; its %llu bytes must end below address 2^64", NAME(g),
                    (unsigned long long)g.tensor->byte_offset, (unsigned long long)(uintptr_t)g.tensor->data,
-                   (unsigned long long)span);
-  if (!is_aligned(found, g))
+                   (unsigned long long)reach.span);
+  if ((found & (reach.alignment - 1u)) != 0)
     return fm_fail(FLASHMLA_ERROR_ALIGNMENT, "%s starts at address 0x%llx; it must be a multiple of %u bytes", NAME(g),
-                   (unsigned long long)found, alignment_of(g));
+                   (unsigned long long)found, reach.alignment);
   *address = (void *)found;
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, uint64_t span,
+flashmla_status fm_view_address(const fm_tensors *tensors, int32_t row, int32_t element, fm_reach reach,
                                 void **address) {
   const given g = given_at(tensors, row, element);
   if (g.tensor == NULL)
     return fm_fail(FLASHMLA_ERROR_NULL_POINTER, "%s is {NULL|None}; the tensor is required", NAME(g));
-  return find_address(g, span, false, address);
+  return find_address(g, reach, false, address);
 }
 
 flashmla_status fm_view_tensor(const fm_tensors *tensors, int32_t row, int32_t element, bool empty, fm_view *view) {
@@ -164,10 +164,10 @@ flashmla_status fm_view_tensor(const fm_tensors *tensors, int32_t row, int32_t e
   FM_TRY(read_strides(g, view->stride));
   FM_TRY(check_strides(g, view->stride));
   if (g.rule->written) FM_TRY(check_overlap(g, view->stride));
-  view->span = span_of(g, view->stride);
+  view->reach = (fm_reach){span_of(g, view->stride), alignment_of(g)};
   for (int32_t axis = 0; axis < g.rule->rank; ++axis)
     if (g.tensor->shape[axis] == 1) view->stride[axis] = g.tensor->shape[g.rule->rank - 1];
-  return find_address(g, view->span, empty, &view->data);
+  return find_address(g, view->reach, empty, &view->data);
 }
 
 void fm_strides_from_batch(const int64_t *stride, bool dropped, int64_t from_batch[3]) {

@@ -26,6 +26,7 @@ class _Request:
 
     tokens: list[int]
     most: int  # tokens of both
+    prompt: int  # how many of them it began with
     handle: int = 0
     written: int = 0
 
@@ -71,6 +72,11 @@ class Batch:
         for request in self._running:
             self._cache.free(request.handle)
         self._running.clear()
+
+    def publish(self, request: _Request) -> None:
+        """Whole pages of a prompt serve requests that begin alike, from now on."""
+        if request.written <= request.prompt:
+            self._cache.commit(request.handle, request.tokens[: request.written])
 
     def finish(self, request: _Request) -> None:
         """Frees what the request has; whole pages of it may serve requests that begin alike."""
@@ -123,7 +129,7 @@ def generate(
     requests = []
     for number, prompt in enumerate(prompts):
         tokens = _token_ids(prompt, f"prompts[{number}]")
-        requests.append(_Request(tokens, len(tokens) + more))
+        requests.append(_Request(tokens, len(tokens) + more, len(tokens)))
         _check_request(requests[-1], f"prompts[{number}]", more, cache)
     batch = Batch(cache, min(max_step_tokens, cache.slot_mapping.shape[0]))
     for request in requests:
@@ -180,6 +186,7 @@ def _run(
         step, tokens, of_step = batch.step()
         chosen = choose(forward(torch.tensor(tokens, device=device), step)).tolist()
         for request, token in zip(of_step, chosen, strict=True):
+            batch.publish(request)
             if request.written < len(request.tokens):
                 continue  # the rest of its prompt comes first
             request.tokens.append(token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate, chain, repeat
 from typing import Any, TypeVar
@@ -17,6 +17,11 @@ from flashmla._words import a
 from flashmla.errors import invalid
 
 T = TypeVar("T")
+
+
+def _check_table(block_table: Any) -> None:
+    if not isinstance(block_table, torch.Tensor):
+        raise TypeError(f"block_table is {a(block_table)}; a torch.Tensor is needed")
 
 
 def _whole(lengths: Sequence[int], name: str) -> list[int]:
@@ -114,8 +119,7 @@ class PagedStep:
         as many as the rows, and for kv_caches that are not one of each layer; TypeError for what is no tensor, and
         no integers.
         """
-        if not isinstance(block_table, torch.Tensor):
-            raise TypeError(f"block_table is {a(block_table)}; a torch.Tensor is needed")
+        _check_table(block_table)
         context_lens, query_lens = _whole(context_lens, "context_lens"), _whole(query_lens, "query_lens")
         number = block_table.shape[0] if rows is None else len(rows)
         if not len(context_lens) == len(query_lens) == number:
@@ -166,7 +170,11 @@ class PagedStep:
         >>> PagedStep.of_cache(cache, [sequence], [3]).position_ids
         tensor([0, 1, 2])
         """
-        counts = [1] * len(seqs) if counts is None else counts
+        seqs = [*seqs]
+        counts = [1] * len(seqs) if counts is None else [*counts]
+        if unknown := sorted(set(options) - {"slot_mapping", "rows", *(each.name for each in fields(cls))}):
+            raise TypeError(f"of_cache has no option {unknown[0]!r}")
+        _check_table(cache.block_table)
         total = cache.append(seqs, counts)
         rows, lengths = cache.rows_and_lengths(seqs)
         contexts = [length - count for length, count in zip(lengths, counts, strict=True)]

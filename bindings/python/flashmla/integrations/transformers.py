@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 import flashmla
+from flashmla._attention import D_V
 from flashmla.errors import UnsupportedError, invalid
 from flashmla.integrations import _generation as continuous
 from flashmla.integrations._graphs import DecodeGraph
@@ -213,11 +214,28 @@ def _layers(model: PreTrainedModel) -> Iterator[Any]:
     for layer in found:
         if not hasattr(layer, "expand_kv"):
             raise UnsupportedError(f"{type(layer).__name__} keeps no latents; transformers 5.24 or later does")
-        if type(layer.kv_b_proj) is not torch.nn.Linear:
+        if more := _beside_weight(layer.kv_b_proj):
             raise UnsupportedError(
-                f"kv_b_proj is a {type(layer.kv_b_proj).__name__}; it must be a plain torch.nn.Linear"
+                f"kv_b_proj of layer {layer.layer_idx} {more}; it must be a plain torch.nn.Linear, of which the weight "
+                "alone is used"
+            )
+        rank, rope = layer.config.kv_lora_rank, layer.config.qk_rope_head_dim
+        if D_V.get(rank + rope) != rank:
+            pairs = ", ".join(f"{d_v} and {d_qk - d_v}" for d_qk, d_v in D_V.items())
+            raise UnsupportedError(
+                f"kv_lora_rank and qk_rope_head_dim are {rank} and {rope}; supported are {pairs}, on a GPU some of them"
             )
     return iter(found)
+
+
+def _beside_weight(linear: torch.nn.Module) -> str:
+    """What a projection does beside the product with its weight; empty: nothing."""
+    if type(linear) is not torch.nn.Linear:
+        return f"is a {type(linear).__module__}.{type(linear).__name__}"
+    if linear.bias is not None:
+        return "has a bias"
+    hooked = linear._forward_hooks or linear._forward_pre_hooks  # noqa: SLF001 - there is no public way to ask
+    return "has a forward of its own, or hooks" if hooked or "forward" in vars(linear) else ""
 
 
 def _as_they_are(latent: torch.Tensor, rope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

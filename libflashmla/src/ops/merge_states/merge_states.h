@@ -17,8 +17,8 @@ typedef struct fm_state {
   const void *out;
   int64_t out_stride[3]; /* batch, token, head */
   const float *lse;
-  int64_t lse_stride[3];       /* batch, head, token */
-  uint64_t out_span, lse_span; /* of their views */
+  int64_t lse_stride[3];         /* batch, head, token */
+  fm_reach out_reach, lse_reach; /* of their views */
 } fm_state;
 
 /* Part i's elements are at out[i] / lse[i]. Without the batch axis batch is 1 and s_q total_q. */

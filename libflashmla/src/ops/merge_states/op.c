@@ -107,8 +107,8 @@ static flashmla_status view_part(const fm_call *call, int32_t i, fm_merge *merge
   fm_state *part = &merge->states[i];
   part->out = out.data;
   part->lse = lse.data;
-  part->out_span = out.span;
-  part->lse_span = lse.span;
+  part->out_reach = out.reach;
+  part->lse_reach = lse.reach;
   fm_strides_from_batch(&out.stride[stack], call->form.varlen, part->out_stride);
   fm_strides_from_batch(&lse.stride[stack], call->form.varlen, part->lse_stride);
   return FLASHMLA_OK;
@@ -135,8 +135,8 @@ static flashmla_status read_parts_again(const fm_call *call, fm_merge *merge) {
   for (int32_t i = 0; i < merge->listed; ++i) {
     fm_state *part = &merge->states[i];
     void *out, *lse;
-    FM_TRY(fm_view_address(&call->tensors, OUTS, i, part->out_span, &out));
-    FM_TRY(fm_view_address(&call->tensors, LSES, i, part->lse_span, &lse));
+    FM_TRY(fm_view_address(&call->tensors, OUTS, i, part->out_reach, &out));
+    FM_TRY(fm_view_address(&call->tensors, LSES, i, part->lse_reach, &lse));
     part->out = out;
     part->lse = lse;
   }

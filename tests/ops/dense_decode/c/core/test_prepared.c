@@ -36,7 +36,7 @@ static void scramble(fixture *f) {
   for (int i = 0; i < TENSORS; ++i) {
     f->tensor[i].device.device_type = 55;
     f->tensor[i].ndim = -1;
-    f->tensor[i].dtype = (DLDataType){77, 3, 0};
+    f->tensor[i].dtype = (DLDataType){77, 168, 0}; /* alignment is that of the prepared call, too */
     f->tensor[i].shape = f->tensor[i].strides = NULL;
   }
   f->decode.flags = UINT32_MAX;

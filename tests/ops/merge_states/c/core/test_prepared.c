@@ -43,9 +43,10 @@ static void scramble(void) {
   for (int i = 0; i < MOST; ++i) {
     p.out[i].shape = p.out[i].strides = p.lse[i].shape = p.lse[i].strides = NULL;
     p.out[i].ndim = p.lse[i].ndim = -1;
+    p.out[i].dtype = p.lse[i].dtype = (DLDataType){77, 168, 0};
   }
   p.result_out.shape = p.result_out.strides = NULL;
-  p.result_out.dtype = p.result_lse.dtype = (DLDataType){77, 3, 0};
+  p.result_out.dtype = p.result_lse.dtype = (DLDataType){77, 168, 0};
   p.params.flags = UINT32_MAX;
   p.params.num_states = p.params.num_threads = -1;
 }
