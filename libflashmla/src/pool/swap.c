@@ -92,8 +92,11 @@ static void publish_again(flashmla_pool *pool, const fm_sequence *sequence, int3
   int32_t host = sequence->host_first;
   for (int32_t i = sequence->head; i < end; ++i, host = books->host_next[host]) {
     fm_block *block = &books->blocks[row[i]];
-    if (!block->published) block->busy = sequence->arrival;
-    if (i < sequence->committed_blocks && !block->published) fm_publish(books, row[i], books->host_hashes[host]);
+    if (block->published) continue;
+    block->busy = sequence->arrival;
+    if (i >= sequence->committed_blocks) continue;
+    const fm_hash hash = books->host_hashes[host]; /* published already: a loaded state had it twice */
+    if (fm_find_published(books, hash) == FM_NONE) fm_publish(books, row[i], hash);
   }
 }
 

@@ -123,6 +123,40 @@ static int few_holds(const unsigned char *state) {
   return 1;
 }
 
+/* A state that has one hash for two blocks in host memory: what a pool saves that has it loads again. */
+static void one_hash_of_two_host_blocks(void) {
+  static const int64_t ids[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  pools p, q;
+  uint64_t bytes, again_bytes;
+  pools_make(&p);
+  const flashmla_sequence swapped = add(&p, 8);
+  CHECK_OK(flashmla_pool_commit(p.pool, swapped, ids, 8));
+  CHECK_OK(flashmla_pool_swap_out(p.pool, swapped, NULL));
+  const flashmla_sequence others[] = {add(&p, 16), add(&p, 8)}; /* of whose blocks two were published */
+  unsigned char *state = saved(&p, &bytes);
+  const fm_books *books = &p.pool->books;
+  fm_sequence *sequence;
+  CHECK_OK(fm_find_sequence(&p.pool->books, swapped, &sequence));
+  const int32_t first = sequence->host_first, second = books->host_next[first];
+  uint64_t place = bytes - sizeof(fm_hash); /* the last one is of host memory */
+  while (place > 0 && memcmp(state + place, &books->host_hashes[second], sizeof(fm_hash)) != 0) place -= 4;
+  CHECK(place > 0);
+  memcpy(state + place, &books->host_hashes[first], sizeof(fm_hash));
+  seal(state, bytes);
+  pools_free(&p);
+  pools_make(&p);
+  CHECK_OK(flashmla_pool_load(p.pool, state, bytes));
+  for (int i = 0; i < 2; ++i) CHECK_OK(flashmla_pool_free(p.pool, others[i]));
+  CHECK_OK(flashmla_pool_swap_in(p.pool, swapped, NULL));
+  unsigned char *again = saved(&p, &again_bytes);
+  pools_make(&q);
+  CHECK_OK(flashmla_pool_load(q.pool, again, again_bytes));
+  pools_free(&p);
+  pools_free(&q);
+  free(state);
+  free(again);
+}
+
 /* As many holds as a state may have leave room for sequences. */
 static void many_holds(void) {
   pools p;
@@ -184,6 +218,7 @@ int main(void) {
   printf("%d of %d hostile states were consistent\n", loaded, TRIALS);
   CHECK(loaded > TRIALS / 100);
   many_holds();
+  one_hash_of_two_host_blocks();
   free(state);
   free(changed);
   flashmla_pool_destroy(first);
