@@ -178,8 +178,11 @@ def test_layers_with_other_heads_share_a_step():
         ({"kv_b_proj.weight": None}, 4, r"weights lack kv_b_proj\.weight"),
         ({"q_b_proj.weight": None, "o_proj.weight": None}, 4, r"weights lack o_proj\.weight, q_b_proj\.weight"),
         ({"indexer.wk.weight": torch.zeros(1)}, 4, r"weights have the unknown indexer\.wk\.weight"),
-        ({}, 3, r"num_heads is 3; the 704 columns of kv_b_proj\.weight must be a multiple"),
+        ({}, 3, r"num_heads is 3; the 704 rows of kv_b_proj\.weight must be a multiple"),
         ({}, 0, r"num_heads is 0"),
+        ({}, 4.0, r"num_heads is 4\.0"),
+        ({"kv_a_layernorm.weight": torch.ones(500)}, 4, r"kv_a_layernorm\.weight has the shape \(500,\); it must be"),
+        ({"o_proj.weight": [1.0]}, 4, r"weights\['o_proj\.weight'\] is a list; a torch\.Tensor is needed"),
         (
             {"q_b_proj.weight": torch.zeros(4 * 112, 24), "kv_a_proj_with_mqa.weight": torch.zeros(528, 32)},
             2,
@@ -190,8 +193,17 @@ def test_layers_with_other_heads_share_a_step():
 def test_what_is_no_layer_is_refused(change, heads, sentence):
     weights = random_weights() | change
     weights = {name: weight for name, weight in weights.items() if weight is not None}
-    with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
+    with pytest.raises((flashmla.InvalidArgumentError, TypeError), match=sentence):
         FlashMLAAttention(weights, num_heads=heads)
+
+
+@pytest.mark.parametrize("shape", [(19, 32), (1, 20, 32), (20,)], ids=str)
+def test_hidden_states_of_other_tokens_are_refused(shape):
+    layer, step = FlashMLAAttention(random_weights(), num_heads=4), Paging((8, 16, 1, 528), 1).step({"x": 20})
+    with pytest.raises(flashmla.InvalidArgumentError, match=r"it must be \(20, hidden_size\), a row for each token"):
+        layer(torch.zeros(shape), step)
+    with pytest.raises(flashmla.InvalidArgumentError, match="layer is -1; it must be"):
+        FlashMLAAttention(random_weights(), num_heads=4, layer=-1)
 
 
 @pytest.mark.usefixtures("gpu")

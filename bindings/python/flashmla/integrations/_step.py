@@ -188,7 +188,7 @@ class PagedStep:
 
     def cache_of(self, layer: int) -> Any:
         """The cache of a layer. Raises InvalidArgumentError where there is none."""
-        if layer < len(self.kv_caches):
+        if 0 <= layer < len(self.kv_caches):
             return self.kv_caches[layer]
         raise invalid("FLASHMLA_ERROR_SHAPE", f"layer is {layer}; kv_caches has {len(self.kv_caches)} of them")
 

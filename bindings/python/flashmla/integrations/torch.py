@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from flashmla._scalars import EXTENT, integer
+from flashmla._words import a
 from flashmla.errors import invalid
 from flashmla.integrations._latent_attention import KvUpProjection, attend
 from flashmla.integrations._rotary import Rope, Yarn
@@ -31,7 +33,8 @@ class FlashMLAAttention(nn.Module):
     softmax_scale  None: (d_nope + d_rope) ** -0.5, times what YaRN wants
     norm_eps       of both norms
 
-    Raises InvalidArgumentError where weights are missing or unknown, or their extents are not of so many heads.
+    Raises InvalidArgumentError where weights are missing or unknown, or their extents are not of so many heads;
+    TypeError for what is no tensor, and no integer.
 
     W_UK goes to the queries and W_UV to the results as views of kv_b_proj, so that weights may be loaded, moved and
     converted as those of any module.
@@ -58,6 +61,7 @@ class FlashMLAAttention(nn.Module):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        num_heads, layer = integer(num_heads, "num_heads", EXTENT), integer(layer, "layer", EXTENT)
         _check(weights, num_heads)
         self.num_heads, self.layer, self.rope = num_heads, layer, rope
         if "q_proj.weight" in weights:
@@ -85,9 +89,16 @@ class FlashMLAAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor, step: PagedStep) -> torch.Tensor:
         """The layer's output for the tokens of a step, (total_q, hidden_size) as its input.
 
-        Raises InvalidArgumentError where the step has no cache for the layer, and what `append_kv` and `dense_decode`
-        do.
+        Raises InvalidArgumentError where the step has no cache for the layer or other tokens, and what `append_kv` and
+        `dense_decode` do.
         """
+        tokens = step.position_ids.shape[0]
+        if hidden_states.ndim != 2 or hidden_states.shape[0] != tokens:
+            raise invalid(
+                "FLASHMLA_ERROR_SHAPE",
+                f"hidden_states has the shape {tuple(hidden_states.shape)}; it must be ({tokens}, hidden_size), a row "
+                "for each token of the step",
+            )
         if hasattr(self, "q_proj"):
             q = self.q_proj(hidden_states)
         else:
@@ -112,11 +123,21 @@ def _check(weights: Mapping[str, torch.Tensor], num_heads: int) -> None:
     for problem, names in ("lack", expected - set(weights)), ("have the unknown", set(weights) - expected - BIASES):
         if names:
             raise invalid("FLASHMLA_ERROR_VALUE", f"weights {problem} {', '.join(sorted(names))}")
-    for name in "kv_b_proj.weight", "o_proj.weight":
-        extent = weights[name].shape[0 if name.startswith("kv") else 1]
+    for name, weight in weights.items():
+        if not isinstance(weight, torch.Tensor):
+            raise TypeError(f"weights[{name!r}] is {a(weight)}; a torch.Tensor is needed")
+    for name, axis, lines in ("kv_b_proj.weight", 0, "rows"), ("o_proj.weight", 1, "columns"):
+        extent = weights[name].shape[axis]
         if num_heads < 1 or extent % num_heads:
             raise invalid(
-                "FLASHMLA_ERROR_SHAPE", f"num_heads is {num_heads}; the {extent} columns of {name} must be a multiple"
+                "FLASHMLA_ERROR_SHAPE", f"num_heads is {num_heads}; the {extent} {lines} of {name} must be a multiple"
+            )
+    for norm, behind in ("kv_a_layernorm.weight", "kv_b_proj.weight"), ("q_a_layernorm.weight", "q_b_proj.weight"):
+        if norm in weights and weights[norm].shape != weights[behind].shape[1:]:
+            raise invalid(
+                "FLASHMLA_ERROR_SHAPE",
+                f"{norm} has the shape {tuple(weights[norm].shape)}; it must be {tuple(weights[behind].shape[1:])}, by "
+                f"the columns of {behind}",
             )
     d_rope = weights["kv_a_proj_with_mqa.weight"].shape[0] - weights["kv_b_proj.weight"].shape[1]
     d_nope = (weights["kv_b_proj.weight"].shape[0] - weights["o_proj.weight"].shape[1]) // num_heads
