@@ -79,6 +79,10 @@ def test_another_plan_and_workspace(framework):
         torch = pytest.importorskip("torch")
         workspace, small_one, larger = map(torch.from_numpy, (workspace, small_one, larger))
     equal(prepared(plan=plans[1], workspace=workspace), wanted)
+    used = np.zeros(flashmla.dense_decode_workspace_size(*arguments), np.uint8)  # for the schedule, if nothing else
+    given = torch.from_numpy(used) if framework == "torch" else used
+    flashmla.prepare(flashmla.dense_decode, *arguments)(workspace=given)
+    assert used.any()
     with_more = flashmla.prepare(flashmla.dense_decode, *arguments, plan=plans[0], workspace=larger)
     for sufficient in (workspace, larger):
         equal(with_more(workspace=sufficient), wanted)

@@ -113,13 +113,15 @@ flashmla_status fm_check_devices(const fm_tensors *tensors);
 /* `extents`: by axis; 0 where no tensor has it. */
 flashmla_status fm_check_extents(const fm_tensors *tensors, int32_t extents[FM_MAX_AXES]);
 
-/* Where a checked tensor lies: byte_offset applied; strides in elements, that of an extent of 1 set to the innermost
- * extent, so that it is as aligned as the others and may be handed to a tensor map. All zero without elements or when
- * not given. */
+/* What any address of a tensor like a checked one has to hold. */
 typedef struct fm_reach {
   uint64_t span;      /* bytes, from the first element to behind the last */
   uint32_t alignment; /* of the first, bytes */
 } fm_reach;
+
+/* Where a checked tensor lies: byte_offset applied; strides in elements, that of an extent of 1 set to the innermost
+ * extent, so that it is as aligned as the others and may be handed to a tensor map. All zero without elements or when
+ * not given. */
 typedef struct fm_view {
   void *data;
   int64_t stride[FM_MAX_RANK];

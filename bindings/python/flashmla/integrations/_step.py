@@ -172,6 +172,7 @@ class PagedStep:
         """
         seqs = [*seqs]
         counts = [1] * len(seqs) if counts is None else [*counts]
+        # a subclass may have fields of its own
         if unknown := sorted(set(options) - {"slot_mapping", "rows", *(each.name for each in fields(cls))}):
             raise TypeError(f"of_cache has no option {unknown[0]!r}")
         _check_table(cache.block_table)

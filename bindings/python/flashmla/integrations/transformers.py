@@ -17,8 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 import flashmla
-from flashmla._attention import D_V
-from flashmla.errors import UnsupportedError, invalid
+from flashmla.errors import FlashMLAError, UnsupportedError, invalid
 from flashmla.integrations import _generation as continuous
 from flashmla.integrations._graphs import DecodeGraph
 from flashmla.integrations._latent_attention import KvUpProjection, attend
@@ -64,6 +63,7 @@ def attach(model: PreTrainedModel) -> PreTrainedModel:
     True
     """
     layers = list(_layers(model))
+    _check_head_sizes(layers[0].config)
     for layer in layers:
         layer.expand_kv = _as_they_are
     model.set_attn_implementation(IMPLEMENTATION)
@@ -219,13 +219,20 @@ def _layers(model: PreTrainedModel) -> Iterator[Any]:
                 f"kv_b_proj of layer {layer.layer_idx} {more}; it must be a plain torch.nn.Linear, of which the weight "
                 "alone is used"
             )
-        rank, rope = layer.config.kv_lora_rank, layer.config.qk_rope_head_dim
-        if D_V.get(rank + rope) != rank:
-            pairs = ", ".join(f"{d_v} and {d_qk - d_v}" for d_qk, d_v in D_V.items())
-            raise UnsupportedError(
-                f"kv_lora_rank and qk_rope_head_dim are {rank} and {rope}; supported are {pairs}, on a GPU some of them"
-            )
     return iter(found)
+
+
+def _check_head_sizes(config: Any) -> None:
+    """Asks the library, by a call of the CPU, which has all head sizes that GPUs have."""
+    rank, rope = config.kv_lora_rank, config.qk_rope_head_dim
+    with torch.device("cpu"):
+        extents = (rank, rope, rank + rope)
+        q, q_rope, kv_cache = (torch.empty(1, 1, 1, columns, dtype=torch.float32) for columns in extents)
+        block_table, cache_seqlens = torch.zeros(1, 1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    try:
+        flashmla.dense_decode_workspace_size(q, kv_cache, block_table, cache_seqlens, q_rope=q_rope)
+    except FlashMLAError as error:
+        raise UnsupportedError(f"kv_lora_rank and qk_rope_head_dim are {rank} and {rope}: {error}") from None
 
 
 def _beside_weight(linear: torch.nn.Module) -> str:
