@@ -89,11 +89,9 @@ def store_rows(kernel, record, half, o_rows: cute.Tensor, inverse, stage: cute.P
         where = row_address(kernel, record, half, ((thread >> 5) << 4) + (thread & 15), 2)
         if cute.arch.vote_any_sync(where != 0):
             if slot >= 0:
-                stage_rows(o_rows, scale_rows(kernel, slot, half, o_rows, inverse), warp_stage, Float16)
+                store_two_bytes(o_rows, scale_rows(kernel, slot, half, o_rows, inverse), warp_stage, Float16, where)
             else:
-                stage_rows(o_rows, inverse, warp_stage, kernel.out_dtype)
-            cute.arch.sync_warp()
-            store_staged(kernel, where, warp_stage)
+                store_two_bytes(o_rows, inverse, warp_stage, kernel.out_dtype, where)
 
 
 @cute.jit
@@ -153,17 +151,47 @@ def _float(bits):
     return cute.arch.inline_ptx("mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[Int32(bits)])
 
 
+GROUP = 8  # chunks of 16 bytes of a row: 128 bytes, of which a warp stores those of four rows at once
+
+
 @cute.jit
-def stage_rows(o_rows: cute.Tensor, factors, stage: cute.Pointer, dtype: cutlass.Constexpr):
-    """Both rows of this thread, times their factors, to shared memory. Chunk c of 16 bytes of row r is stored as
-    chunk c ^ (r % 8): no bank conflicts, written or read.
+def row_addresses(where):
+    """Of the rows that this lane stores chunks of: 4 j + lane // 8. where: the address of row lane % 16; 0: it is not
+    stored.
+    """
+    low, high = Int32(where & 0xFFFFFFFF), Int32(where >> 32)
+    to = cute.make_rmem_tensor((4,), Int64)
+    for j in cutlass.range_constexpr(4):
+        row = 4 * j + ((thread_now() & 31) >> 3)
+        to_low, to_high = cute.arch.shuffle_sync(low, row), cute.arch.shuffle_sync(high, row)
+        to[j] = (Int64(to_high) << 32) | (Int64(to_low) & 0xFFFFFFFF)
+    return to
+
+
+@cute.jit
+def store_two_bytes(o_rows: cute.Tensor, factors, stage: cute.Pointer, dtype: cutlass.Constexpr, where):
+    """A warp's rows, times the factors of both of this thread, by way of shared memory, a group of chunks at a time, so
+    that some warps store while others turn rows round. Chunk c of row r lies as chunk c ^ (r % 8) there: no bank
+    conflicts, written or read.
     """
     chunks: cutlass.Constexpr = cute.size(o_rows, mode=[1]) // 2
+    to = row_addresses(where)
     lane = thread_now() & 31
     start = stage.toint() + (lane & 15) * (16 * chunks) + (((lane >> 4) ^ (lane & 7)) << 4)
-    for c in cutlass.range_constexpr(0, chunks, 2):
-        words = [_packed(o_rows, r, 2 * j, factors[r], dtype) for j in (c, c + 1) for r in (0, 1)]
-        store_matrices(start ^ (16 * c), words)
+    own = stage.toint() + (lane >> 3) * (16 * chunks)
+    vectors = cute.make_rmem_tensor(cute.make_layout((4, 4)), Int32)
+    for first in cutlass.range_constexpr(0, chunks, GROUP):
+        for c in cutlass.range_constexpr(first, first + GROUP, 2):
+            words = [_packed(o_rows, r, 2 * j, factors[r], dtype) for j in (c, c + 1) for r in (0, 1)]
+            store_matrices(start ^ (16 * c), words)
+        cute.arch.sync_warp()
+        for j in cutlass.range_constexpr(4):
+            swizzled = ((lane & 7) ^ ((4 * j + (lane >> 3)) & 7)) << 4
+            there = own + (4 * j * 16 * chunks + 16 * first) + swizzled
+            cute.autovec_copy(shared_tensor(Int32, there, 4, 16), vectors[None, j])
+        for j in cutlass.range_constexpr(4):
+            if to[j] != 0:
+                cute.autovec_copy(vectors[None, j], global_tensor(Int32, to[j] + 16 * (first + (lane & 7)), 4, 16))
 
 
 def _packed(o_rows, r, column, factor, dtype):
@@ -173,33 +201,6 @@ def _packed(o_rows, r, column, factor, dtype):
     packed = cute.make_rmem_tensor((2,), dtype)
     packed.store(pair.load().to(dtype))
     return cute.recast_tensor(packed, Int32)[0]
-
-
-BEFORE_STORES = 4  # loads of a lane that are under way before it stores the first
-
-
-@cute.jit
-def store_staged(kernel, where, stage: cute.Pointer):
-    """A warp's rows of two-byte elements from shared memory, 16 bytes a lane: a row at a time, or two short ones.
-
-    where: the address of this half of row lane % 16 of the warp; 0: it is not stored.
-    """
-    chunks, log_chunks = kernel.half // 8, 5 if const_expr(kernel.half == 256) else 4
-    low, high = Int32(where & 0xFFFFFFFF), Int32(where >> 32)
-    lane = thread_now() & 31
-    chunk = lane & (chunks - 1)
-    words = cute.make_tensor(cute.recast_ptr(stage, dtype=Int32), cute.make_layout(64 * chunks))
-    vectors = cute.make_rmem_tensor(cute.make_layout((4, BEFORE_STORES)), Int32)
-    to = cute.make_rmem_tensor((BEFORE_STORES,), Int64)
-    for i in cutlass.range(0, chunks // 2, BEFORE_STORES, unroll=1):
-        for j in cutlass.range_constexpr(BEFORE_STORES):
-            row = (i + j) * (32 // chunks) + (lane >> log_chunks)
-            cute.autovec_copy(cute.local_tile(words, (4,), (row * chunks + (chunk ^ (row & 7)),)), vectors[None, j])
-            to_low, to_high = cute.arch.shuffle_sync(low, row), cute.arch.shuffle_sync(high, row)
-            to[j] = (Int64(to_high) << 32) | (Int64(to_low) & 0xFFFFFFFF)
-        for j in cutlass.range_constexpr(BEFORE_STORES):
-            if to[j] != 0:
-                cute.autovec_copy(vectors[None, j], global_tensor(Int32, to[j] + 16 * chunk, 4, 16))
 
 
 @cute.jit
