@@ -104,12 +104,13 @@ from .barrier_table import BARRIERS
 
 
 class NamedBarrier(IntEnum):
-    """Numbers of bar.sync; 0 belongs to sync_threads. Each is of one warpgroup, but for those of two warps."""
+    """Numbers of bar.sync; 0 belongs to sync_threads. Each is of one warpgroup, but for those of two warps and SUMS."""
 
     QK = 1
     PV_LEFT = 2
     PV_RIGHT = 3
     PV_WARPS = 4  # the first of four: warps 2 i and 2 i + 1 of the left half, then of the right one
+    SUMS = 8  # the first of two: QK and the PV warpgroup of a half
 
 
 class Barriers:
@@ -198,6 +199,16 @@ class Barriers:
     def sync_two_warps(self, half, warp):
         """Waits for the warp of PV beside this one: 2 i and 2 i + 1 of a half wait for each other."""
         cute.arch.barrier(barrier_id=NamedBarrier.PV_WARPS + 2 * half + (warp >> 1), number_of_threads=64)
+
+    @cute.jit
+    def say_sums(self):
+        """QK to PV: row sums of a piece are there."""
+        for half in cutlass.range_constexpr(2):
+            cute.arch.barrier_arrive(barrier_id=NamedBarrier.SUMS + half, number_of_threads=256)
+
+    @cute.jit
+    def hear_sums(self, half):
+        cute.arch.barrier(barrier_id=NamedBarrier.SUMS + opaque(half), number_of_threads=256)
 
     @cute.jit
     def arrive(self, bar):

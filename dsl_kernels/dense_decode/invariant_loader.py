@@ -52,12 +52,5 @@ class InvariantLoader(Loader):
         same_q = invariant.has(self.smem.sWork[work.TOKENS, record], invariant.SAME_Q)
         return Int32(0) if same_q else Int32(InvariantReader.FIRST)
 
-    def same_q(self, number):
-        return number >= 0
-
-    @cute.jit
-    def give_q(self, same_q, half, bar, first, tile_of_head, head, request, query):
-        if same_q:
-            self.bars.arrive(bar)
-        else:
-            self.load_q(half, bar, first, tile_of_head, head, request, query)
+    def has_own_q(self, number):
+        return number < 0

@@ -4,7 +4,7 @@ What is counted shares registers, or is read again where it is needed: carries t
 """
 
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, const_expr
 
 from dsl_kernels.core.fragments import row_of
 from dsl_kernels.core.schedule_params import UNIT
@@ -49,7 +49,7 @@ class InvariantPV(PV):
             self.loader.start(half)
         self.publish_first(half, warp)
         self.make_fragments()
-        it = Int32(0)
+        it = Int32(0)  # Q, or the last unit of the piece before where that has the same
         while it != OVER:
             if loads(pieces):  # all that there is room for
                 item, its_piece, page = self.loader.fetch_all(half, item, it + kernel.slots + 1, loaded(pieces), page)
@@ -71,53 +71,70 @@ class InvariantPV(PV):
                         remaining = limit - begin * UNIT
                     tid, _, _ = cute.arch.thread_idx()
                     self.add_unit(half, it, row_of(tid % 128), remaining)
-                    given = it + 1 < end
-                    if not given:
-                        given = invariant.has(self.destination(pieces), invariant.MORE)
-                    if given:
-                        slot, _ = self.bars.slot_phase(it)
-                        self.bars.release(slot, half)
-                        if loads(pieces):
-                            its_piece, page = self.loader.fetch(half, it + kernel.slots, loaded(pieces), page)
-                            pieces = ahead_by(pieces, its_piece)
                     it += 1
-                item = self.end_piece(half, it, pieces)
+                    if it < end:
+                        self.give_back(half, it)
+                        page, pieces = self.fetch_behind(half, it, page, pieces)
+                destination = self.destination(pieces)
+                lse = self.fold_piece(half, it, destination)
+                item = it + (kernel.slots - 1)
+                if goes_on(destination):
+                    cute.arch.fence_proxy("async.shared", space="cta")
+                    self.give_back(half, it)
+                    if const_expr(not kernel.any_page):  # or there are too few registers
+                        page, pieces = self.fetch_behind(half, it, page, pieces)
+                        item += 1
+                    store_slot(kernel, destination, half, self.rO, lse)
+                    it -= 1
+                elif destination >= 0:
+                    store_slot(kernel, destination, half, self.rO, lse)
+                    cute.arch.fence_proxy("async.shared", space="cta")
+                    self.give_back(half, it)
+                else:
+                    self.end_tile(half, it, pieces, lse)
                 pieces += (1 << LOG_AHEAD) - (1 if loads(pieces) else 0)
 
+    def give_back(self, half, it):
+        """The unit before `it`."""
+        slot, _ = self.bars.slot_phase(it + (self.kernel.slots - 1))
+        self.bars.release(slot, half)
+
     @cute.jit
-    def end_piece(self, half, it, pieces):
-        """The rows of a piece are folded with those that are carried, and carried on, stored or done; `it`: the next Q.
-        Returns the item that is fetched next.
+    def fetch_behind(self, half, it, page, pieces):
+        """Into the slot of the unit before `it`; returns what is fetched next."""
+        if loads(pieces):
+            its_piece, page = self.loader.fetch(half, it + (self.kernel.slots - 1), loaded(pieces), page)
+            pieces = ahead_by(pieces, its_piece)
+        return page, pieces
+
+    @cute.jit
+    def fold_piece(self, half, it, destination):
+        """The rows of a piece are folded with those that are carried, by way of this half of the last unit's slot; `it`:
+        the item behind. Returns the rows' log-sum-exps.
         """
-        kernel, destination = self.kernel, self.destination(pieces)
-        slot, phase = self.bars.slot_phase(it)
+        sScale = self.smem.sScale
+        self.bars.hear_sums(half)
+        row = row_of(thread_now())
+        slot, _ = self.bars.slot_phase(it)
         ahead, _ = self.bars.slot_phase(it + 1)
-        inverse = self.take_sums(it, row_of(thread_now()))
+        inverse = sScale[row, slot], sScale[row + 8, slot]
         lse = cute.make_rmem_tensor((1,), Float32)
-        lse[0] = self.smem.sScale[row_of(thread_now()) + 8 * (thread_now() & 1), ahead]
+        lse[0] = sScale[row + 8 * (thread_now() & 1), ahead]
         cute.arch.sync_warp()
         self.bars.arrive(self.bars.sum_empty())
-        # carries come by way of this half of the last unit's slot, or of the next Q's, which stays empty where the same
-        # Q serves again and is given back here
-        via, _ = self.bars.slot_phase(it + (0 if goes_on(destination) else kernel.slots - 1))
-        stage = self.smem.slice_start(via, kernel.half_slices * opaque(half))
-        fold_rows(kernel, destination, half, self.rO, inverse, lse, stage)
-        if goes_on(destination):
-            cute.arch.mbarrier_wait(self.bars.full(slot), phase)
-            cute.arch.fence_proxy("async.shared", space="cta")
-            self.bars.release(slot, opaque(half))
-        if destination >= 0:
-            store_slot(kernel, destination, half, self.rO, lse)
-            if not goes_on(destination):
-                slot, _ = self.bars.slot_phase(it + (kernel.slots - 1))
-                cute.arch.fence_proxy("async.shared", space="cta")
-                self.bars.release(slot, half)
-        else:
-            record, _ = self.bars.record_phase(opaque(done(pieces)))
-            if half == 0:
-                store_lses(kernel, record, lse)
-            self.store_output(half, it, record, final_factors(kernel, record, lse))
-        return it + (kernel.slots if goes_on(destination) else kernel.slots - 1)
+        via, _ = self.bars.slot_phase(it + (self.kernel.slots - 1))
+        stage = self.smem.slice_start(via, self.kernel.half_slices * opaque(half))
+        fold_rows(self.kernel, destination, half, self.rO, inverse, lse, stage)
+        return lse
+
+    @cute.jit
+    def end_tile(self, half, it, pieces, lse: cute.Tensor):
+        """The rows are the output's."""
+        kernel = self.kernel
+        record, _ = self.bars.record_phase(opaque(done(pieces)))
+        if half == 0:
+            store_lses(kernel, record, lse)
+        self.store_output(half, it, record, final_factors(kernel, record, lse))
 
     @cute.jit
     def destination(self, pieces):

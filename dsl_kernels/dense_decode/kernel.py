@@ -29,7 +29,7 @@ Calls that permit products of 8-bit codes have kernels of their own: code_qk.py,
 are of raw codes, and of V there are two copies beside them.
 
 Batch-invariant calls have kernels of their own, which do a tile piece by piece: invariant.py says which pieces there
-are, invariant_loader.py and invariant_pv.py what the roles do otherwise, carries.py what becomes of the rows.
+are, invariant_loader.py, invariant_qk.py and invariant_pv.py what the roles do otherwise, carries.py what becomes of the rows.
 """
 
 import cuda.bindings.driver as cuda
@@ -55,6 +55,7 @@ from .gather_qk import GatherQK
 from .gather_reader import GatherReader
 from .invariant_loader import InvariantLoader
 from .invariant_pv import InvariantPV
+from .invariant_qk import InvariantQK
 from .loader import Loader
 from .made_codes import MadeCodes
 from .pages import Pages
@@ -173,7 +174,8 @@ class DenseDecode:
             self.run_roles(*maps)
         else:
             loader = (InvariantLoader if self.invariant else Loader)(self, *q, tma_kv, mKV)
-            self.qk, self.pv = QK(self), (InvariantPV if self.invariant else PV)(self, loader)
+            self.qk = (InvariantQK if self.invariant else QK)(self)
+            self.pv = (InvariantPV if self.invariant else PV)(self, loader)
             self.run_roles(*maps, tma_kv)
 
     def begin(self):

@@ -106,10 +106,11 @@ class Loader(Queries):
             cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
             if half == 1:
                 cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
-            if index == Q_ITEM:
+            is_q = index == Q_ITEM
+            if is_q:
                 found = self.begin_piece(half, bar, first, piece, request, head, end)
-                index, end, request, head, column, row, page = found
-            else:
+                index, end, request, head, column, row, page, is_q = found
+            if not is_q:
                 if const_expr(kernel.any_page):
                     self.load_boxes(half, bar, first, head, page, request, column, row)
                     column, row = column + a.whole_pages, row + a.rows_beyond
@@ -140,8 +141,9 @@ class Loader(Queries):
 
     @cute.jit
     def begin_piece(self, half, bar, first, piece, part, tile, number):
-        """Loads Q of a piece, if there is one; returns the cursor at its first unit, and that unit's page. The reader's
-        `part`, `tile` and `number` count, and those of any loader before the first record.
+        """Loads Q of a piece, if there is one and it has its own; returns the cursor at its first unit, that unit's page,
+        and whether the item is done with. The reader's `part`, `tile` and `number` count, and those of any loader
+        before the first record.
         """
         kernel, a, sWork = self.kernel, self.a, self.smem.sWork
         unit, query, count, end, page, length = (Int32(0) for _ in range(6))
@@ -170,12 +172,12 @@ class Loader(Queries):
             length, query, count = self.reader.look_up(request)
         elif piece == 0:
             query, _ = schedule.query_range(a, request)
-        same_q = self.same_q(number)
-        if there:
-            self.give_q(same_q, half, bar, first, tile_of_head, head, request, query)
+        own_q = self.has_own_q(number)
+        if there and own_q:
+            self.load_q(half, bar, first, tile_of_head, head, request, query)
         if reads:
             unit, end = self.reader.publish(piece, part, tile, number, (length, query, count))
-        return unit if there else Int32(DONE), end, request, head, column, row, page
+        return unit if there else Int32(DONE), end, request, head, column, row, page, own_q or not there
 
     # of batch-invariant calls, where it matters which piece of a tile it is: invariant_loader.py
 
@@ -185,11 +187,8 @@ class Loader(Queries):
     def number_of(self, _record, number):
         return number
 
-    def same_q(self, _number):
-        return False
-
-    def give_q(self, _same_q, *where):
-        self.load_q(*where)
+    def has_own_q(self, _number):
+        return True
 
     @cute.jit
     def lane_column(self, column, row, skipped: cutlass.Constexpr = 0):

@@ -11,9 +11,8 @@ from dsl_kernels.core.schedule_params import UNIT
 from dsl_kernels.core.softmax import online_softmax
 from dsl_kernels.core.threads import thread_now
 
-from . import invariant, work
+from . import work
 from .barriers import NamedBarrier
-from .carries import finish_piece
 from .epilogue import finish_rows
 from .masking import mask, mask_before_window
 
@@ -44,26 +43,23 @@ class QK:
         row_sum = cute.make_rmem_tensor((2,), Float32)
         it, piece = Int32(0), Int32(0)  # items, pieces
         slot, phase, before = Int32(0), Int32(0), Int32(0)  # of item `it`; the slot of the item before
-        self.bars.arrive_quads(self.bars.p_full(0))  # there is no tile before the first Q
-        self.go_past_q(slot, phase, warp)
+        self.start(slot, phase, warp)
         record = self.bars.wait_for_work(piece)
-        cute.arch.mbarrier_wait(self.bars.p_full(0), 0)  # over by now
+        self.started()
         n = sWork[work.UNITS, record]
         if n == 0:
             self.await_unused()
         while n > 0:
             remaining = self.first_remaining(record)
-            other_q = Boolean(True)
-            if const_expr(kernel.invariant):
-                other_q = not invariant.has(sWork[work.TOKENS, record], invariant.SAME_Q)
-            if other_q:
+            if self.has_own_q(record):
                 cute.arch.mbarrier_wait(self.bars.full(slot), phase)
                 self.take_q(it, slot, mma_rs, rQ, tid)
                 self.bars.release(slot, 0)
                 self.bars.release(slot, 1)
-            it += 1
-            before = slot
-            slot, phase = self.bars.step(slot, phase)
+                self.took_q(slot, phase, warp)
+                it += 1
+                before = slot
+                slot, phase = self.bars.step(slot, phase)
             row_max.fill(-Float32.inf)
             row_sum.fill(0.0)
             begun, here = Boolean(False), Boolean(False)
@@ -128,23 +124,45 @@ class QK:
                 here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.full(slot), phase))
             self.hand_over(before)
             self.go(before, warp)
-            # 1 / row sum travels in the scale array of the next item's slot (a Q item, which needs none): the slot's
-            # last unit must be done, and the last tile's 1 / row sum read
+            # 1 / row sum travels in the scale array of the next item's slot: the slot's last unit must be done, and the
+            # last piece's 1 / row sum read
             cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
-            cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
-            cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
-            if const_expr(kernel.invariant):  # log-sum-exps go into the scales of the item behind
-                ahead, parity = self.bars.step(slot, phase)
-                cute.arch.mbarrier_wait(self.bars.empty(ahead, 0), parity ^ 1)
-                cute.arch.mbarrier_wait(self.bars.empty(ahead, 1), parity ^ 1)
-                finish_piece(kernel, row_max, row_sum, sScale[None, slot], sScale[None, ahead])
-            else:
-                finish_rows(kernel, self.record_of(piece, record), row_max, row_sum, sScale[None, slot])
-            self.bars.arrive_quads(self.bars.p_full(slot))
-            self.go_past_q(slot, phase, warp)
+            self.wait_until_left(slot, phase)
+            self.finish(self.record_of(piece, record), row_max, row_sum, slot, phase, warp)
             piece += 1
             record = self.bars.wait_for_work(piece)
             n = sWork[work.UNITS, record]
+
+    # of batch-invariant calls, where pieces of a tile share a Q: invariant_qk.py
+
+    @cute.jit
+    def start(self, slot, phase, warp):
+        """There is no tile before the first Q."""
+        self.bars.arrive_quads(self.bars.p_full(0))
+        self.go_past_q(slot, phase, warp)
+
+    @cute.jit
+    def started(self):
+        cute.arch.mbarrier_wait(self.bars.p_full(0), 0)  # over by now
+
+    def has_own_q(self, _record):
+        return True
+
+    def took_q(self, _slot, _phase, _warp):
+        """Its barriers told of the end of the tile before."""
+
+    @cute.jit
+    def finish(self, record, row_max: cute.Tensor, row_sum: cute.Tensor, slot, phase, warp):
+        """Says the end of a piece in the slot of the next Q, which has no scales."""
+        finish_rows(self.kernel, record, row_max, row_sum, self.smem.sScale[None, slot])
+        self.bars.arrive_quads(self.bars.p_full(slot))
+        self.go_past_q(slot, phase, warp)
+
+    @cute.jit
+    def wait_until_left(self, slot, phase):
+        """Until PV is done with what had the slot before the item of that phase."""
+        cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
+        cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
 
     def record_of(self, _piece, record):
         return record

@@ -1,7 +1,7 @@
 """A model of the roles of dense_decode and its barriers, run in random order with long stalls. It stops with an
 AssertionError where a wait never ends, or where somebody finds in shared memory what he does not expect.
 
-The barriers are those of the kernel's table. The roles follow dsl_kernels/dense_decode/{qk,pv,invariant_pv,loader}.py
+The barriers are those of the kernel's table. The roles follow dsl_kernels/dense_decode/{qk,pv,invariant_qk,invariant_pv,loader}.py
 step by step and must be changed with them. A warp is a generator that yields what it waits for, or None where time
 passes; its threads arrive together.
 """
@@ -63,6 +63,8 @@ class Block:
         empty, halves = self.made["empty"], len(self.made["empty"]) // slots  # one for both halves, or one each
         self.empty = [[empty[halves * slot], empty[halves * slot + halves - 1]] for slot in range(slots)]
         (self.sum_empty,), self.work_full = self.made["sum_empty"], self.made["work_full"]
+        # bar.sync of QK and PV's warps of a half, in batch-invariant calls
+        self.sums = [Mbarrier(QK_WARPS + PV_WARPS) for _ in range(2)]
         self.holds = [[-1, -1] for _ in range(slots)]  # the item whose half has come
         self.boxes: dict[tuple[int, int], int] = {}  # (item, half): boxes that have come
         self.users: list[list[set]] = [[set(), set()] for _ in range(slots)]  # warps that read half a slot
@@ -92,7 +94,7 @@ class Model:
     qk_waits_for_q = True
     reader_half = 1
     fewer_records = 0
-    qk_waits_for_empty_q = False
+    sums_of_one_half = False
 
     def __init__(self, tiles: list[int], slots: int, cluster: int, seed: int, more: list[bool] | None = None) -> None:
         """tiles: units of each piece, at least one. more, of a batch-invariant call: whether the next piece is of the
@@ -182,22 +184,20 @@ class Model:
                 if cursor.units == 0:
                     cursor.done = True
                     return
-            if self.same_q(cursor.piece):
-                block.full[slot].arrive(ONE_LANE)
-            else:
-                self.load(block, half, item, [block])
             cursor.fetched = 0
-        else:
-            self.load(block, half, item, self.blocks)
-            if item == 1:
-                yield self.wait_for_work(block, cursor.piece)
-                cursor.units = self.read(block, cursor.piece, me)
-            cursor.fetched += 1
-            if cursor.fetched >= cursor.units:
-                cursor.done = cursor.units == 0
-                yield None
-                self.done_with(block, cursor.piece, me)
-                cursor.piece, cursor.fetched = cursor.piece + 1, None
+            if not self.same_q(cursor.piece):
+                self.load(block, half, item, [block])
+                return
+        self.load(block, half, item, self.blocks)
+        if item == 1:
+            yield self.wait_for_work(block, cursor.piece)
+            cursor.units = self.read(block, cursor.piece, me)
+        cursor.fetched += 1
+        if cursor.fetched >= cursor.units:
+            cursor.done = cursor.units == 0
+            yield None
+            self.done_with(block, cursor.piece, me)
+            cursor.piece, cursor.fetched = cursor.piece + 1, None
 
     def reads(self, block: Block, half: int) -> bool:
         return block is self.blocks[0] and half == self.reader_half
@@ -225,17 +225,19 @@ class Model:
     def qk(self, block: Block, warp: int) -> Role:
         me = ("QK", warp)
         it = piece = 0
-        self.hand_over(block, it)
-        yield from self.go_past_q(block, warp, it)
+        if not self.invariant:
+            self.hand_over(block, it)
+            yield from self.go_past_q(block, warp, it)
         yield self.wait_for_work(block, piece)
-        if self.qk_waits_for_q:
+        if self.qk_waits_for_q and not self.invariant:
             yield block.p_full[0], 0
         n = self.read(block, piece, me)
         if n == 0:
             yield from self.await_unused(block)
         while n > 0:
-            yield from self.take_q(block, warp, it, piece)
-            it += 1
+            if not self.same_q(piece):
+                yield from self.take_q(block, warp, it)
+                it += 1
             begun = here = False
             while n > 0:
                 slot, phase = self.slot_phase(it)
@@ -264,7 +266,8 @@ class Model:
                 yield None
             self.hand_over_last(block, warp, it - 1, piece)
             yield from self.finish(block, warp, it, piece)
-            yield from self.go_past_q(block, warp, it)
+            if not self.invariant:
+                yield from self.go_past_q(block, warp, it)
             piece += 1
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
@@ -280,15 +283,18 @@ class Model:
         yield block.full[0], 0
         yield block.full[1], 0
 
-    def take_q(self, block: Block, warp: int, it: int, piece: int) -> Role:
+    def take_q(self, block: Block, warp: int, it: int) -> Role:
         me, (slot, phase) = ("QK", warp), self.slot_phase(it)
-        if self.qk_waits_for_empty_q or not self.same_q(piece):
-            yield block.full[slot], phase
-        if not self.same_q(piece):
-            self.use(block, it, me, (0, 1))
-            yield None
-            self.release(block, me, slot, 0)
-            self.release(block, me, slot, 1)
+        yield block.full[slot], phase
+        self.use(block, it, me, (0, 1))
+        yield None
+        self.release(block, me, slot, 0)
+        self.release(block, me, slot, 1)
+        if self.invariant:  # nobody else says so
+            self.hand_over(block, it)
+            yield from self.go_past_q(block, warp, it)
+            if self.qk_waits_for_q:
+                yield block.p_full[slot], phase
 
     def hand_over_last(self, block: Block, warp: int, item: int, piece: int) -> None:
         if self.invariant:
@@ -297,7 +303,7 @@ class Model:
         self.go(block, warp, item)
 
     def finish(self, block: Block, warp: int, it: int, piece: int) -> Role:
-        """Behind the last unit of a piece 1 / row sum is handed over; `it`: the next Q."""
+        """Behind the last unit of a piece 1 / row sum is handed over; `it`: the next item."""
         me, (slot, phase) = ("QK", warp), self.slot_phase(it)
         yield block.sum_empty, (piece + 1) & 1
         yield block.empty[slot][0], phase ^ 1
@@ -309,7 +315,11 @@ class Model:
             block.scales[ahead][warp] = ("lse", piece)
         self.done_with(block, piece, me)
         block.scales[slot][warp] = ("sum", piece)
-        self.hand_over(block, it)
+        if self.invariant:
+            for sums in block.sums[: 1 if self.sums_of_one_half else 2]:
+                sums.arrive()
+        else:
+            self.hand_over(block, it)
 
     # ---- PV
 
@@ -320,7 +330,7 @@ class Model:
             self.publish(0)
         it = piece = 0
         while True:
-            while warp == 0 and cursor.item <= it + self.slots:
+            while warp == 0 and cursor.item < it + self.slots + (not self.same_q(piece)):
                 yield from self.fetch(block, half, cursor)
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
@@ -329,7 +339,7 @@ class Model:
             if self.pv_waits_for_q:
                 slot, phase = self.slot_phase(it)
                 yield block.full[slot], phase
-            it += 1
+            it += not self.same_q(piece)
             while n > 0:
                 slot, phase = self.slot_phase(it)
                 yield block.p_full[slot], phase
@@ -340,35 +350,31 @@ class Model:
                 yield block.qk_done[slot], phase
                 yield None
                 assert block.p[slot] == [it] * QK_WARPS, "P of another unit"
-                if n > 0 or self.more[piece]:
+                if n > 0:
                     self.release(block, me, slot, half)
                     if warp == 0:
                         yield from self.fetch(block, half, cursor)
                 it += 1
             yield from self.end_piece(block, half, me, it, piece)
+            if warp == 0 and self.more[piece]:
+                yield from self.fetch(block, half, cursor)
             piece += 1
 
     def end_piece(self, block: Block, half: int, me: tuple, it: int, piece: int) -> Role:
-        """Rows are folded and stored; `it`: the next Q."""
+        """Rows are folded and stored; `it`: the next item."""
         slot, phase = self.slot_phase(it)
-        yield block.p_full[slot], phase
+        if self.invariant:
+            block.sums[half].arrive()
+            yield block.sums[half], piece & 1
+        else:
+            yield block.p_full[slot], phase
         assert block.scales[slot] == [("sum", piece)] * QK_WARPS, "sums of another tile"
         if self.invariant:
             assert block.scales[(it + 1) % self.slots] == [("lse", piece)] * QK_WARPS, "sums of another tile"
         block.sum_empty.arrive(ONE_LANE)
         yield None
-        if self.more[piece]:
-            users = block.users[slot][half]
-            assert all(user[0] == "stage" for user in users), "a stage that somebody reads"
-            users.add(("stage", me))
-            yield None
-            users.discard(("stage", me))
-            self.done_with(block, piece, me)
-            yield block.full[slot], phase
-            self.release(block, me, slot, half)
-        else:
-            self.done_with(block, piece, me)
-            self.release(block, me, (it - 1) % self.slots, half)
+        self.done_with(block, piece, me)
+        self.release(block, me, (it - 1) % self.slots, half)
 
     # ---- the run
 

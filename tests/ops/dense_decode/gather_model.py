@@ -199,7 +199,7 @@ class CodeProducts(Boxed):
         yield block.p_full[0], 0
         n = self.read(block, piece, me)
         while n > 0:
-            yield from self.take_q(block, warp, it, piece)
+            yield from self.take_q(block, warp, it)
             it += 1
             while n > 0:
                 slot, phase = self.slot_phase(it)
