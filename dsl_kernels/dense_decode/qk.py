@@ -81,8 +81,6 @@ class QK:
                 gemm(mma_rs, rS, rQ, sB, (0, HANDED), True)
                 if here:
                     self.hand_over(before)
-                # the last tile's 1 / row sum was read
-                cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
                 warpgroup.fence()  # behind a branch the compiler wants one, and serialises where it puts it in itself
                 gemm(mma_rs, rS, rQ, sB, (HANDED, kernel.q_steps - kernel.early), False)
                 warpgroup.commit_group()
@@ -113,6 +111,8 @@ class QK:
                 # every warp must be past its S before P overwrites the RoPE slice
                 cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
                 store_p(cute.recast_tensor(rP, Int32), self.smem.last_start(it, slot), thread)
+                # the last tile's 1 / row sum was read
+                cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
                 if (thread & 3) == 0:
                     row = row_of(thread)
                     sScale[row, slot] = scale[0]
