@@ -35,18 +35,18 @@ class Barrier:
 
 
 BARRIERS = (
-    # An item has come. (For a Q that is not loaded PV waits and QK does not.)
+    # An item has come.
     Barrier("full", "slot", 2, arrive="both loaders, with their half's bytes", wait="QK; PV where it is a unit"),
     # Nobody needs an item any more. Every thread arrives, because racecheck does not see what a warp does before one
     # lane arrives for it.
     Barrier(
         "empty", "half", 128, cluster=True,
-        arrive="of Q, QK; of a unit or a Q that is not loaded, the PV warpgroup of the half",
-        wait="the left loader for its half, the right one for both; QK at the end of a tile for both",
+        arrive="of Q, QK; of a unit, the PV warpgroup of the half",
+        wait="the left loader for its half, the right one for both; QK at the end of a piece for both",
     ),
-    # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before; in
-    # batch-invariant calls that of the item behind has the rows' log-sum-exps.
-    Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV; of the first Q, QK"),
+    # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before, but for
+    # batch-invariant calls, which tell that by bar.sync.
+    Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV; of the first Q, or any there, QK"),
     # PV of a unit may start: S of the next one is nearly done, or that one is late. Of a Q it says nothing.
     Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit; of a Q, warp 0 of QK"),
     # 1 / row sum has been read, and the log-sum-exps with it.

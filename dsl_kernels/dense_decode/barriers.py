@@ -9,10 +9,8 @@ because they are turned round in that half (epilogue.store_rows). The right load
 loads the RoPE part, which P lies over and both halves of PV read.
 
 Batch-invariant calls go on with a tile piece after piece, in its CTA, with the same Q (invariant.MORE; the next has
-SAME_Q). Then the last unit is given back at once, like any other, and the next Q's slot stays empty: both loaders
-arrive there without bytes, and PV, which uses it to fold (carries.py), gives it back after that and after `full`, so
-that no loader can arrive for the slot's next item before both did for this one. QK does not wait for `full` of such a
-Q: it could come when the next item there has come too.
+SAME_Q). Such a piece has no Q item: its first unit follows the last one of the piece before, which PV gives back when
+it has folded by way of it (carries.py), before the rows are stored.
 
 An item's phase in its slot is (item / slots) & 1. Who waits until a slot is empty wants the item before to have left,
 so the other phase, which a new barrier counts as over.
@@ -33,21 +31,22 @@ The end of a tile is said in p_full of the next Q, in the slot whose scales then
 waits for that of the tile before before it writes a unit's scales, which may lie where that tile's 1 / row sum is, and
 before it writes the next 1 / row sum.
 
-In batch-invariant calls the rows' log-sum-exps lie in the scales of the item behind that Q, the next piece's first
-unit: QK waits until the item before it in that slot, the last but one of the piece, has left. That unit's own scales it
-writes after sum_empty, as any.
+In batch-invariant calls 1 / row sum lies in the scales of the item behind the piece, too, be it a Q or a unit, and the
+rows' log-sum-exps in those of the item behind that: QK waits until the item before it in that slot, the last but one of
+the piece, has left. The scales of units there it writes after sum_empty, as any. That sums are there QK says to each
+half of PV by a bar.sync that it does not wait at itself (SUMS); it says so again only after sum_empty, when all have
+left that. Then p_full of a Q tells nobody anything, and QK waits for it itself.
 
 Work records (work.py). That of piece i is record i % records, its phase (i / records) & 1. The reader is the right
 loader of rank 0 (for the first record of all, the warp beside it; in sparse_decode before the roles begin). It writes
-the record of a piece where it fetches the piece's Q, item e, so after its wait until e's slot is empty. It has waited
+the record of a piece where it fetches its first item, e, so after its wait until e's slot is empty. It has waited
 so for both halves of every item before, hence in every CTA all items up to e - slots are done with. A piece has at
 least two items: the one that had the record before, `records` pieces earlier, ended with item e - 2 (records - 1) - 1
 or before, which is e - slots or before. That item is the last unit of its piece, given back by all threads of both PV
-warpgroups of every CTA after their rows were stored, hence after all PV warps, loaders among them, had their last look
-at the record; and QK had its own before it said the end of that tile to PV. Where the part goes on with the tile, PV
-looks at the record once more when its last unit has been given back. But then the next piece has two units at least
-(invariant.describe), so that e - slots is its Q or a later item; and that Q PV gives back after its last look. So no
-barrier says that a record is empty, and nobody can miss a phase of work_full.
+warpgroups of every CTA after their rows were stored, or folded where the part goes on with the tile, hence after all PV
+warps, loaders among them, had their last look at the record; and QK had its own before it said the end of that piece to
+PV. A piece without a Q item has two units at least (invariant.describe). So no barrier says that a record is empty, and
+nobody can miss a phase of work_full.
 
 Nobody waits for ever for a record: before anyone waits for that of piece i + 1 he is done with piece i, and the reader
 needs for it no more than that piece i is done but for its last slots - 2 items. At the end of the work there is one

@@ -1,4 +1,5 @@
 """The PV warpgroups of batch-invariant calls: pieces of a tile, one after another with the same Q, folded on the way.
+Of a piece that the part goes on from, the last unit is given back before the rows are stored, for the next loads.
 
 What is counted shares registers, or is read again where it is needed: carries take what there are.
 """
@@ -109,8 +110,8 @@ class InvariantPV(PV):
 
     @cute.jit
     def fold_piece(self, half, it, destination):
-        """The rows of a piece are folded with those that are carried, by way of this half of the last unit's slot; `it`:
-        the item behind. Returns the rows' log-sum-exps.
+        """The rows of a piece are folded with those that are carried, by way of this half of the last unit's slot.
+        `it`: the item behind. Returns the rows' log-sum-exps.
         """
         sScale = self.smem.sScale
         self.bars.hear_sums(half)

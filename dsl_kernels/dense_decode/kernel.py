@@ -29,7 +29,7 @@ Calls that permit products of 8-bit codes have kernels of their own: code_qk.py,
 are of raw codes, and of V there are two copies beside them.
 
 Batch-invariant calls have kernels of their own, which do a tile piece by piece: invariant.py says which pieces there
-are, invariant_loader.py, invariant_qk.py and invariant_pv.py what the roles do otherwise, carries.py what becomes of the rows.
+are, invariant_{loader,qk,pv}.py what the roles do otherwise, carries.py what becomes of the rows.
 """
 
 import cuda.bindings.driver as cuda

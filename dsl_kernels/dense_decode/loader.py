@@ -141,8 +141,8 @@ class Loader(Queries):
 
     @cute.jit
     def begin_piece(self, half, bar, first, piece, part, tile, number):
-        """Loads Q of a piece, if there is one and it has its own; returns the cursor at its first unit, that unit's page,
-        and whether the item is done with. The reader's `part`, `tile` and `number` count, and those of any loader
+        """Loads Q of a piece, if there is one and it has its own; returns the cursor at its first unit, that unit's
+        page, and whether the item is done with. The reader's `part`, `tile` and `number` count, and those of any loader
         before the first record.
         """
         kernel, a, sWork = self.kernel, self.a, self.smem.sWork

@@ -1,9 +1,9 @@
 """A model of the roles of dense_decode and its barriers, run in random order with long stalls. It stops with an
 AssertionError where a wait never ends, or where somebody finds in shared memory what he does not expect.
 
-The barriers are those of the kernel's table. The roles follow dsl_kernels/dense_decode/{qk,pv,invariant_qk,invariant_pv,loader}.py
-step by step and must be changed with them. A warp is a generator that yields what it waits for, or None where time
-passes; its threads arrive together.
+The barriers are those of the kernel's table. The roles follow dsl_kernels/dense_decode/{qk,pv,loader}.py and what
+invariant_*.py have otherwise, step by step, and must be changed with them. A warp is a generator that yields what it
+waits for, or None where time passes; its threads arrive together.
 """
 
 from __future__ import annotations
@@ -225,12 +225,7 @@ class Model:
     def qk(self, block: Block, warp: int) -> Role:
         me = ("QK", warp)
         it = piece = 0
-        if not self.invariant:
-            self.hand_over(block, it)
-            yield from self.go_past_q(block, warp, it)
-        yield self.wait_for_work(block, piece)
-        if self.qk_waits_for_q and not self.invariant:
-            yield block.p_full[0], 0
+        yield from self.start(block, warp)
         n = self.read(block, piece, me)
         if n == 0:
             yield from self.await_unused(block)
@@ -251,7 +246,6 @@ class Model:
                 yield None
                 if here:
                     self.hand_over(block, it - 1)
-                yield block.sum_empty, (piece + 1) & 1
                 yield from self.await_rope(block, it)
                 yield None
                 if here:
@@ -259,6 +253,7 @@ class Model:
                 block.users[slot][0].discard(me)
                 block.users[slot][1].discard(me)
                 yield None
+                yield block.sum_empty, (piece + 1) & 1
                 block.p[slot][warp], block.scales[slot][warp] = it, it
                 it, n, begun = it + 1, n - 1, True
                 slot, phase = self.slot_phase(it)
@@ -266,11 +261,19 @@ class Model:
                 yield None
             self.hand_over_last(block, warp, it - 1, piece)
             yield from self.finish(block, warp, it, piece)
-            if not self.invariant:
-                yield from self.go_past_q(block, warp, it)
+            yield from self.said_end(block, warp, it)
             piece += 1
             yield self.wait_for_work(block, piece)
             n = self.read(block, piece, me)
+
+    def start(self, block: Block, warp: int) -> Role:
+        """To the first record."""
+        if not self.invariant:
+            self.hand_over(block, 0)
+            yield from self.go_past_q(block, warp, 0)
+        yield self.wait_for_work(block, 0)
+        if self.qk_waits_for_q and not self.invariant:
+            yield block.p_full[0], 0
 
     def that_unit_came(self, block: Block, item: int) -> list[Mbarrier]:
         return [block.full[item % self.slots]]
@@ -320,6 +323,10 @@ class Model:
                 sums.arrive()
         else:
             self.hand_over(block, it)
+
+    def said_end(self, block: Block, warp: int, it: int) -> Role:
+        if not self.invariant:
+            yield from self.go_past_q(block, warp, it)
 
     # ---- PV
 

@@ -306,14 +306,15 @@ GPU_FAULTS = [
         "        return Int32(0) if same_q or True else",
     ),
     fault(
-        "Q's empty slot is given back before the fold",
+        "the last unit is given back before the fold",
         FOLDER + "invariant_pv.py",
-        "        fold_rows(kernel, destination, half, self.rO, inverse, lse, stage)\n        if goes_on(destination):\n"
-        "            cute.arch.mbarrier_wait(self.bars.full(slot), phase)\n"
-        '            cute.arch.fence_proxy("async.shared", space="cta")\n'
-        "            self.bars.release(slot, opaque(half))\n",
-        "        if goes_on(destination):\n            self.bars.release(slot, opaque(half))\n"
-        "        fold_rows(kernel, destination, half, self.rO, inverse, lse, stage)\n",
+        "                lse = self.fold_piece(half, it, destination)\n"
+        "                item = it + (kernel.slots - 1)\n                if goes_on(destination):\n"
+        '                    cute.arch.fence_proxy("async.shared", space="cta")\n'
+        "                    self.give_back(half, it)\n",
+        "                if goes_on(destination):\n                    self.give_back(half, it)\n"
+        "                lse = self.fold_piece(half, it, destination)\n"
+        "                item = it + (kernel.slots - 1)\n                if goes_on(destination):\n",
         always=False,
     ),
     fault(
