@@ -98,6 +98,7 @@ class Call:
             "num_splits": tiling.num_splits,
             "pieces_apart": tiling.pieces_apart,
             "piece_units": tiling.piece_units,
+            "piece_overhead": tiling.piece_overhead,
             "bands": tiling.bands,
             "whole_units": tiling.whole_units,
             "start_overhead": tiling.start_overhead,

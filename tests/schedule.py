@@ -19,6 +19,7 @@ from dsl_kernels.core.schedule_params import PARTIAL_BYTES, ROWS
 INT32_MAX = 2**31 - 1
 MAX_SLOTS = FACTS["MAX_SLOTS"]
 SMALL_PIECES, NODE_PIECES = 8, 8
+BUDGETS = 128  # of parts of batch-invariant work, that are tried
 CAP_BYTES = 64 << 20  # and twice the rows of results in float32
 
 
@@ -38,6 +39,8 @@ class Limits:
     unit_rows: int = 0  # partial rows that take as long as a unit; 0: only whole_units say which tiles stay whole
     start_overhead_alone: int | None = None  # where a request has one row block, if it differs
     piece_units_few: int | None = None  # where a KV head has at most `few_heads`, if it differs
+    piece_overhead: int = 0
+    piece_overhead_few: int = 0
     few_heads: int = 0
     partial_bytes: int = 4
     clusters: int | None = None  # of max_cluster blocks that run at once, where that is not workers / max_cluster
@@ -72,6 +75,8 @@ def hopper(processors: int, clusters: int | None = None) -> Limits:
         split_overhead=found["SPLIT_OVERHEAD"],
         piece_units=found["PIECE_UNITS"],
         piece_units_few=found["PIECE_UNITS_FEW"],
+        piece_overhead=found["PIECE_OVERHEAD"],
+        piece_overhead_few=found["PIECE_OVERHEAD_FEW"],
         few_heads=found["FEW_HEADS"],
         whole_units=found["WHOLE_UNITS"],
         partial_bytes=PARTIAL_BYTES,
@@ -120,6 +125,7 @@ class Tiling:
     start_overhead: int
     pieces_apart: int = 0  # of each kind of items, where a launch of its own attends either
     piece_units: int = 0  # batch invariant, where tiles are split in quanta
+    piece_overhead: int = 0
     carries: int = 0
     slots: int = 0
     slot_rows: int = ROWS
@@ -199,6 +205,7 @@ def tile(
         slots = min(most_slots, min(live, num_parts - 1) * pieces + limits.carries * num_parts)
         slots = slots if pieces > 1 else 0
         invariant = {"piece_units": piece_units, "carries": limits.carries, "slots": slots, "slot_rows": slot_rows}
+        invariant["piece_overhead"] = limits.piece_overhead_few if few else limits.piece_overhead
     elif num_splits == 0:
         rows = cluster * block_heads * block_tokens * num_tiles
         num_splits = int(batch_invariant or stays_whole(limits, most_units, at_once // max(num_tiles, 1), rows))
@@ -342,14 +349,16 @@ def schedule(limits: Limits, tiling: Tiling, n: np.ndarray, tokens: np.ndarray |
     cost = np.where(live, n[request] + tiling.start_overhead, 0)
     if tiling.piece_units:
         quanta = np.maximum(1, ceil(n[request], tiling.piece_units))
-        cost = np.where(live, quanta, 0)
+        pieces = np.array([len(begins(int(q), 0)) for q in quanta])
+        cost = np.maximum(1, n[request]) + tiling.start_overhead + pieces * tiling.piece_overhead
+        cost = np.where(live, cost, 0)
     at = np.concatenate([[0], np.cumsum(cost)])
     before = at[np.arange(batch + 1) * (tiling.columns if tiling.request_major else 1)]
 
     w = np.arange(parts)
     if tiling.piece_units:
         for level in range(3):
-            found = _between_items(tiling, at, quanta, level)
+            found = _between_items(tiling, at, quanta, live, level)
             first_slot = _slots(tiling, found, quanta, level)
             if first_slot[-1] <= tiling.slots:
                 break
@@ -376,20 +385,33 @@ def schedule_apart(tiling: Tiling, units: tuple[np.ndarray, np.ndarray]) -> np.n
     return np.concatenate([np.array([*cuts, *end]) for cuts in (both, *of_kinds)])
 
 
-def _between_items(tiling: Tiling, at: np.ndarray, quanta: np.ndarray, level: int) -> np.ndarray:
-    """Batch invariant: pairs (tile, quantum), at the begins of items that are nearest to even cuts."""
+def _between_items(tiling: Tiling, at: np.ndarray, quanta: np.ndarray, live: np.ndarray, level: int) -> np.ndarray:
+    """Batch invariant: pairs (tile, quantum), at begins of items, for the costliest part to cost about the least."""
     parts, tiles = tiling.num_parts // tiling.bands, tiling.num_tiles // tiling.bands
-    cost, found = int(at[tiles]), []
-    for w in range(tiling.num_parts):
-        band, inside = divmod(w, parts)
-        position = band * cost + min(inside * ceil(cost, parts), cost)
-        tile_of = int(np.searchsorted(at, position, side="right")) - 1  # the last one that begins there: no dead one
-        if position >= at[-1]:
-            found.append((tiling.num_tiles, 0))
-            continue
-        ends = np.append(begins(int(quanta[tile_of]), level), quanta[tile_of])
-        nearest = int(ends[np.argmin(np.abs(ends - (position - at[tile_of])))])  # the first of two
-        found.append((tile_of, nearest) if nearest < quanta[tile_of] else (tile_of + 1, 0))
+    cost, places, where = int(at[tiles]), [], []  # of a band: where items begin
+    for t in np.flatnonzero(live[:tiles]):
+        quanta_of_items = begins(int(quanta[t]), level)
+        pieces = np.searchsorted(begins(int(quanta[t]), 0), quanta_of_items)  # before each
+        within = quanta_of_items * tiling.piece_units + pieces * tiling.piece_overhead
+        where += [int(at[t] + x + (tiling.start_overhead if x else 0)) for x in within]
+        places += [(int(t), int(q)) for q in quanta_of_items]
+    where, places = [*where, cost], [*places, (tiles, 0)]
+    of_item = (1, NODE_PIECES, 2**30)[level] * (2 * tiling.piece_units + tiling.piece_overhead)
+    most = min(int(np.diff(at[: tiles + 1]).max()), tiling.start_overhead + of_item)
+    step = most // (BUDGETS - 1) + 1
+    for budget in range(ceil(cost, parts), ceil(cost, parts) + BUDGETS * step, step):
+        cuts = [0]  # numbers of items
+        while len(cuts) < parts + 1 and cuts[-1] < len(where) - 1:
+            cuts.append(int(np.searchsorted(where, where[cuts[-1]] + budget, side="right")) - 1)
+            if cuts[-1] == cuts[-2]:
+                break
+        if cuts[-1] == len(where) - 1:
+            break
+    else:
+        raise AssertionError("no budget suffices")
+    cuts += [len(where) - 1] * (parts + 1 - len(cuts))
+    found = [(band * tiles + places[i][0], places[i][1]) for band in range(tiling.bands) for i in cuts[:parts]]
+    found += [(tiling.num_tiles, 0)] * (tiling.num_parts - len(found))
     found[0] = (0, 0)
     return np.array([*found, (tiling.num_tiles, 0)])
 

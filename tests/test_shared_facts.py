@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,15 +116,15 @@ def pieces():
 
 def test_pieces_of_batch_invariant_schedules(pieces):
     """Where pieces and items begin: the CPU and the scheduler of the host have it of C, kernels of pieces.py."""
-    for quanta, begin, piece, count, levels in FACTS["pieces"]:
+    costs = SimpleNamespace(piece_units=5, piece_overhead=2)
+    for quanta, begin, piece, count, levels, cost, affordable in FACTS["pieces"]:
         assert (pieces.piece_begin(quanta), pieces.piece_at(quanta), pieces.pieces_of(quanta)) == (begin, piece, count)
         assert len(levels) == pieces.LEVELS
-        for level, (of_item, items, nearest) in enumerate(levels):
+        assert (pieces.cost_before(costs, quanta), pieces.pieces_for(costs, quanta)) == (cost, affordable)
+        for level, (of_item, items) in enumerate(levels):
             shift = pieces.item_shift(level)
             assert 1 << shift == of_item
             assert pieces.items_between(0, quanta, shift) == items
-            last = range(max(0, quanta - 40), quanta)
-            assert [pieces.nearest_item(at, quanta, shift) for at in last] == nearest
 
 
 def test_users_are_told_where_pieces_end():

@@ -36,9 +36,19 @@ def items_between(begin, end, shift):
 
 
 @cute.jit
-def nearest_item(quantum, quanta, shift):
-    """The begin of an item that is nearest to a quantum of a tile of so many, or the tile's end."""
-    item = piece_at(quantum) >> shift
-    low = piece_begin(item << shift)
-    high = min(piece_begin((item + 1) << shift), quanta)
-    return low if quantum - low <= high - quantum else high
+def pieces_for(a, cost):
+    """How many pieces of a tile cost so much at most, but for start_overhead."""
+    of_small = a.piece_units + a.piece_overhead
+    small = SMALL_PIECES * of_small
+    number = SMALL_PIECES
+    if cost < small:
+        number = cost // of_small
+    else:
+        number += (cost - small) // (of_small + a.piece_units)
+    return number
+
+
+@cute.jit
+def cost_before(a, piece):
+    """Of a tile's pieces before one, but for start_overhead."""
+    return piece_begin(piece) * a.piece_units + piece * a.piece_overhead

@@ -12,6 +12,7 @@ from cutlass import Int32, Int64, max, min
 
 from dsl_kernels.core import attended, pieces, schedule
 from dsl_kernels.core.params import Named
+from dsl_kernels.core.schedule_params import BUDGETS
 
 from .apart import cut_apart
 from .config import LOG2_THREADS, Variant
@@ -51,11 +52,12 @@ class Plan:
         run = (a.batch + (THREADS - 1)) // THREADS
         begin = min(tid * run, a.batch)
         end = min(begin + run, a.batch)
-        own, largest = Int64(0), Int32(0)
+        own, largest, costliest = Int64(0), Int32(0), Int64(0)
         splits = a.num_parts // a.num_tiles  # of a tile in an aligned schedule; 0: whole tiles
         for i in cutlass.range(begin, end, unroll=1):
             own += self.request_cost(i)
             largest = max(largest, self.aligned_piece(self.units(i), max(splits, 1)))
+            costliest = max(costliest, self.tile_cost(i))
         column = self.scan_add(scan, tid, own)  # cost of a column of tiles, with variable-length queries of all
         running = scan[tid] - own
         for i in cutlass.range(begin, end, unroll=1):
@@ -69,7 +71,8 @@ class Plan:
 
         total = column if schedule.by_request(a) else column * a.tiles_per_request
         if a.piece_units > 0:
-            self.cut_between_pieces(scan, tid, column if a.bands > 1 else total, total)
+            costliest = self.reduce_max(scan, tid, costliest)
+            self.cut_between_pieces(scan, tid, column if a.bands > 1 else total, costliest)
         elif a.pieces_apart > 0:
             cut_apart(a, cuts, tid, THREADS)
         elif a.num_splits > 0:
@@ -96,7 +99,7 @@ class Plan:
                 j = Int64(part - band * parts)
                 tile, unit = Int32(min(band * tiles + min(j * per_part, Int64(tiles)), Int64(a.num_tiles))), Int32(0)
                 if not aligned:
-                    tile, unit = self.cut_at(band * cost + min(j * share, cost), total, Int32(0))
+                    tile, unit = self.cut_at(band * cost + min(j * share, cost), total)
                 elif splits > 0:
                     tile, unit = self.cut_in_pieces(part, splits)
                 self.write_cut(part, tile, unit)
@@ -114,11 +117,11 @@ class Plan:
 
     @cute.jit
     def tile_cost(self, i):
-        """Of one tile of request i; batch invariant in quanta, else in units."""
-        a = self.a
-        cost = self.units(i) + a.start_overhead
+        """Of one tile of request i, in units."""
+        a, units = self.a, self.units(i)
+        cost = units + a.start_overhead
         if a.piece_units > 0:
-            cost = self.quanta(i)
+            cost = max(units, 1) + a.start_overhead + pieces.pieces_of(self.quanta(i)) * a.piece_overhead
         return Int64(cost)
 
     @cute.jit
@@ -193,23 +196,19 @@ class Plan:
         return tile, unit
 
     @cute.jit
-    def cut_between_pieces(self, scan, tid, cost, total):
+    def cut_between_pieces(self, scan, tid, cost, costliest):
         """Batch invariant: cuts where a piece, a node or a tile begins, whichever is the first whose partial slots are
-        not too many, and the slots. `cost`: of a band.
+        not too many, and the slots. `cost`: of a band; costliest: of the tiles.
         """
         a, first_slot = self.a, self.first_slot
-        parts, carries = a.num_parts // a.bands, Int64(2 * a.num_parts)
-        share = (cost + (parts - 1)) // Int64(parts)
+        carries = Int64(2 * a.num_parts)
         run = (a.num_parts + (THREADS - 1)) // THREADS
         begin = min(tid * run, a.num_parts)
         end = min(begin + run, a.num_parts)
         level = Int32(0)
         while level < pieces.LEVELS:
             shift = pieces.item_shift(level)
-            for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
-                band = part // parts
-                where = band * cost + min(Int64(part - band * parts) * share, cost)
-                self.write_cut(part, *self.cut_at(where, total, shift))
+            self.fill_evenly(scan, tid, cost, costliest, shift)
             cute.arch.sync_threads()
             own = Int64(0)
             for part in cutlass.range(begin, end, unroll=1):
@@ -229,6 +228,90 @@ class Plan:
             cute.arch.sync_threads()
 
     @cute.jit
+    def fill_evenly(self, scan, tid, cost, costliest, shift):
+        """Cuts between items of 2^shift pieces, such that the costliest part costs the least of BUDGETS: a thread tries
+        each. The last one always suffices.
+        """
+        a, parts = self.a, self.a.num_parts // self.a.bands
+        most = min(costliest, Int64(a.start_overhead) + (Int64(2 * a.piece_units + a.piece_overhead) << shift))
+        least, step = (cost + (parts - 1)) // Int64(parts), most // (BUDGETS - 1) + 1
+        left, i = Int64(0), tid  # budgets behind the first that suffices
+        while i < BUDGETS:
+            if self.fill_parts(least + i * step, cost, shift, Int32(-1)):
+                left, i = Int64(BUDGETS - 1 - i), Int32(BUDGETS)
+            i += THREADS
+        left = self.reduce_max(scan, tid, left)
+        for band in cutlass.range(tid, a.bands, THREADS, unroll=1):
+            self.fill_parts(least + (BUDGETS - 1 - left) * step, cost, shift, band)
+        for part in cutlass.range(a.bands * parts + tid, a.num_parts, THREADS, unroll=1):
+            self.write_cut(part, a.num_tiles, Int32(0))
+
+    @cute.jit
+    def fill_parts(self, budget, cost, shift, band):
+        """Whether a band's parts do all its work if each takes as many items as cost `budget` at most; writes where
+        those of a band begin, if it has a number.
+        """
+        a, before = self.a, self.before
+        parts, tiles = a.num_parts // a.bands, a.num_tiles // a.bands
+        where, tile, unit = Int64(0), Int32(0) if cost > 0 else tiles, Int32(0)
+        # where the search for the next position goes on: a request of a column, which begins at a cost
+        request, column, base = Int32(0), Int32(0), Int64(0)
+        part, fits = Int32(0), True
+        while part < parts:
+            if band >= 0:
+                self.write_cut(band * parts + part, band * tiles + tile, unit)
+            elif where >= cost:
+                part = parts
+            if where < cost:
+                limit = where + budget
+                end = cost
+                tile, unit = tiles, Int32(0)
+                if limit < cost:
+                    while limit - base >= before[a.batch]:
+                        request, column, base = Int32(0), column + 1, base + before[a.batch]
+                    request = self.last_before(request, limit - base)
+                    offset = limit - base - before[request]
+                    tile, offset = self.live_tile(request, column, offset)
+                    first = Int32(0)  # piece that the next part begins with
+                    end = limit - offset
+                    if offset > a.start_overhead:
+                        first = pieces.pieces_for(a, Int32(offset) - a.start_overhead) >> shift << shift
+                    if first > 0:
+                        end += a.start_overhead + pieces.cost_before(a, first)
+                        unit = pieces.piece_begin(first) * a.piece_units
+                if end <= where:  # an item costs more
+                    fits, part = False, parts
+                where = end
+            part += 1
+        return fits and (where >= cost)
+
+    @cute.jit
+    def last_before(self, request, rest):
+        """The last request of a column, from one on, that begins at `rest` or before."""
+        a, before = self.a, self.before
+        step = Int32(1)
+        while (request + step < a.batch) and (before[min(request + step, a.batch)] <= rest):
+            request, step = request + step, 2 * step
+        while step > 1:
+            step = step // 2
+            if (request + step < a.batch) and (before[min(request + step, a.batch)] <= rest):
+                request += step
+        return request
+
+    @cute.jit
+    def live_tile(self, request, column, rest):
+        """The tile that lies `rest` behind the begin of a request's, and how far behind its own begin that is."""
+        a = self.a
+        tile = column * a.batch + request
+        if schedule.by_request(a):
+            cost, live = self.tile_cost(request), max(self.live_tiles(request), Int64(1))
+            j = rest // cost
+            head = j // live
+            tile = request * a.tiles_per_request + Int32(head * a.tiles_per_head + j - head * live)
+            rest -= j * cost
+        return tile, rest
+
+    @cute.jit
     def stored_items(self, part, shift):
         """Partial slots of a part besides its carries: what it stores of the cut tiles that it begins and ends in."""
         a, cuts = self.a, self.cuts
@@ -245,36 +328,16 @@ class Plan:
         return Int64(items)
 
     @cute.jit
-    def cut_at(self, where, total, shift):
-        """The (tile, unit) at which the cost before reaches `where`; batch invariant rounded to an item of 2^shift
-        pieces.
-        """
+    def cut_at(self, where, total):
+        """The (tile, unit) at which the cost before reaches `where`."""
         a, before = self.a, self.before
-        varlen = schedule.by_request(a)
         tile, unit = a.num_tiles, Int32(0)
         if where < total:
-            column = Int64(0) if varlen else where // before[a.batch]
+            column = Int64(0) if schedule.by_request(a) else where // before[a.batch]
             rest = where - column * before[a.batch]
-            low, high = Int32(0), a.batch
-            while high - low > 1:
-                middle = low + (high - low) // 2
-                below = before[middle] <= rest
-                low = middle if below else low
-                high = high if below else middle
-            rest -= before[low]
-            if varlen:
-                cost, live = self.tile_cost(low), max(self.live_tiles(low), Int64(1))
-                j = rest // cost
-                head = j // live
-                tile = low * a.tiles_per_request + Int32(head * a.tiles_per_head + j - head * live)
-                rest -= j * cost
-            else:
-                tile = Int32(column) * a.batch + low
+            request = self.last_before(Int32(0), rest)
+            tile, rest = self.live_tile(request, Int32(column), rest - before[request])
             unit = Int32(max(rest - a.start_overhead, Int64(0)))
-            if a.piece_units > 0:
-                quanta = self.quanta(low)
-                unit = pieces.nearest_item(Int32(rest), quanta, shift)
-                tile, unit = (tile, unit * a.piece_units) if unit < quanta else (tile + 1, Int32(0))
         return tile, unit
 
     @cute.jit

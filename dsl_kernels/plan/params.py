@@ -23,6 +23,7 @@ PARAMS = (
         "pieces of a tile's items of each kind, which are attended by launches of their own; or 0",
     ),
     shared.PIECE_UNITS,
+    Param("piece_overhead", "int32_t", "batch invariant: cost of ending a piece, units"),
     Param("slots", "int32_t", "batch invariant: partial slots in all"),
     Param("whole_units", "int32_t", "a tile of at most so many units is not split"),
     Param("start_overhead", "int32_t", "cost of beginning a tile, units"),

@@ -92,19 +92,17 @@ static void print_kernel_facts(void) {
   printf("]");
 }
 
-/* Of so many quanta: [quanta, begin of that piece, piece there, pieces, by level [first piece of the item 1, items,
- * nearest begins of an item]]. */
+/* Of so many quanta: [quanta, begin of that piece, piece there, pieces, by level [first piece of the item 1, items],
+ * cost before that piece, pieces for so many units], of quanta of 5 units, with 2 for the end of a piece. */
 static void print_pieces_of(int64_t quanta) {
   printf("[%lld, %lld, %lld, %lld, [", (long long)quanta, (long long)fm_piece_begin(quanta),
          (long long)fm_piece_at(quanta), (long long)fm_pieces_of(quanta));
   for (int32_t level = 0; level < FM_LEVELS; ++level) {
-    printf("%s[%lld, %lld, [", comma(level), (long long)fm_first_piece(1, level),
+    printf("%s[%lld, %lld]", comma(level), (long long)fm_first_piece(1, level),
            (long long)fm_items_between(0, quanta, level));
-    for (int64_t at = fm_max64(0, quanta - 40); at < quanta; ++at)
-      printf("%s%lld", comma(at > fm_max64(0, quanta - 40)), (long long)fm_nearest_item(at, quanta, level));
-    printf("]]");
   }
-  printf("]]");
+  const fm_tiling tiling = {.piece_units = 5, .piece_overhead = 2};
+  printf("], %lld, %lld]", (long long)fm_cost_before_piece(&tiling, quanta), (long long)fm_pieces_for(&tiling, quanta));
 }
 
 static void print_pieces(void) {

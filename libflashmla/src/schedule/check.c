@@ -15,7 +15,7 @@ static bool is_before(fm_cut a, fm_cut b) { return a.tile < b.tile || (a.tile ==
 static bool is_begin_of_item(const fm_tiling *tiling, int32_t unit, int32_t level) {
   if (unit % tiling->piece_units != 0) return false;
   const int64_t quantum = unit / tiling->piece_units;
-  return fm_nearest_item(quantum, INT32_MAX, level) == quantum;
+  return fm_piece_begin(fm_first_piece(fm_item_of(fm_piece_at(quantum), level), level)) == quantum;
 }
 
 static flashmla_status check_cuts(const fm_work *work, const fm_tiling *tiling, fm_schedule schedule, int32_t level) {

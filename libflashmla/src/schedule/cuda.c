@@ -3,7 +3,8 @@
 
 #include "schedule/items.h"
 
-_Static_assert(FM_KERNEL_SMALL_PIECES == FM_SMALL_PIECES && FM_KERNEL_NODE_PIECES == FM_NODE_PIECES,
+_Static_assert(FM_KERNEL_SMALL_PIECES == FM_SMALL_PIECES && FM_KERNEL_NODE_PIECES == FM_NODE_PIECES &&
+                   FM_KERNEL_BUDGETS == FM_BUDGETS,
                "the device's pieces are the host's");
 
 int64_t fm_divisor(int32_t d) {
@@ -41,6 +42,7 @@ flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work 
                                         .num_splits = tiling->num_splits,
                                         .pieces_apart = tiling->pieces_apart,
                                         .piece_units = tiling->piece_units,
+                                        .piece_overhead = tiling->piece_overhead,
                                         .slots = tiling->slots,
                                         .whole_units = tiling->whole_units,
                                         .start_overhead = tiling->start_overhead,

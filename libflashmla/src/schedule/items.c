@@ -7,16 +7,30 @@ _Static_assert(FM_NODE_PIECES == 1 << 3, "item_shift of level 1");
 
 int64_t fm_items_between(int64_t begin, int64_t end, int32_t level) {
   const int32_t shift = item_shift[level];
-  return fm_ceil_div(fm_pieces_of(end), INT64_C(1) << shift) - (fm_piece_at(begin) >> shift);
+  return fm_ceil_div(fm_pieces_of(end), INT64_C(1) << shift) - fm_item_of(fm_piece_at(begin), level);
 }
 
 int64_t fm_first_piece(int64_t item, int32_t level) { return item << item_shift[level]; }
 
-int64_t fm_nearest_item(int64_t quantum, int64_t quanta, int32_t level) {
-  const int64_t item = fm_piece_at(quantum) >> item_shift[level];
-  const int64_t low = fm_piece_begin(fm_first_piece(item, level));
-  const int64_t high = fm_min64(fm_piece_begin(fm_first_piece(item + 1, level)), quanta);
-  return quantum - low <= high - quantum ? low : high;
+int64_t fm_item_of(int64_t piece, int32_t level) { return piece >> item_shift[level]; }
+
+int64_t fm_cost_of_pieces(const fm_tiling *tiling, int64_t units) {
+  const int64_t quanta = fm_max64(fm_ceil_div(units, tiling->piece_units), 1);
+  return tiling->start_overhead + fm_max64(units, 1) + fm_pieces_of(quanta) * tiling->piece_overhead;
+}
+
+int64_t fm_cost_before_piece(const fm_tiling *tiling, int64_t piece) {
+  return fm_piece_begin(piece) * tiling->piece_units + piece * tiling->piece_overhead;
+}
+
+int64_t fm_pieces_for(const fm_tiling *tiling, int64_t cost) {
+  const int64_t of_small = tiling->piece_units + tiling->piece_overhead, small = FM_SMALL_PIECES * of_small;
+  return cost < small ? cost / of_small : FM_SMALL_PIECES + (cost - small) / (of_small + tiling->piece_units);
+}
+
+int64_t fm_most_of_item(const fm_tiling *tiling, int32_t level) {
+  const int64_t of_large = 2 * tiling->piece_units + tiling->piece_overhead;
+  return tiling->start_overhead + (of_large << item_shift[level]);
 }
 
 int32_t fm_level(const fm_tiling *tiling, fm_schedule schedule) {

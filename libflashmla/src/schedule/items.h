@@ -47,10 +47,15 @@ static inline int64_t fm_pieces_of(int64_t quanta) {
 
 /* Items from the quantum `begin`, where one begins, to the quantum `end`. */
 int64_t fm_items_between(int64_t begin, int64_t end, int32_t level);
-/* The quantum where an item begins that is nearest to a quantum of a tile of so many, or the tile's end. */
-int64_t fm_nearest_item(int64_t quantum, int64_t quanta, int32_t level);
-/* First piece of an item. */
+/* First piece of an item; the item that a piece is of. */
 int64_t fm_first_piece(int64_t item, int32_t level);
+int64_t fm_item_of(int64_t piece, int32_t level);
+/* Costs of batch-invariant tiles: of one that has so many units; of its pieces before one, but for start_overhead; how
+ * many pieces cost so much at most; and a bound of what an item costs. */
+int64_t fm_cost_of_pieces(const fm_tiling *tiling, int64_t units);
+int64_t fm_cost_before_piece(const fm_tiling *tiling, int64_t piece);
+int64_t fm_pieces_for(const fm_tiling *tiling, int64_t cost);
+int64_t fm_most_of_item(const fm_tiling *tiling, int32_t level);
 int32_t fm_level(const fm_tiling *tiling, fm_schedule schedule);
 /* What a part stores of a cut tile. */
 typedef struct fm_items {

@@ -42,6 +42,7 @@ typedef struct fm_limits {
   int32_t start_overhead, split_overhead;
   int32_t unit;                         /* KV items that are worked on as one */
   int32_t piece_units, whole_units;     /* of fm_tiling, the first for batch-invariant calls; 0: they split no tile */
+  int32_t piece_overhead;               /* of fm_tiling */
   int32_t join_overhead, unit_rows;     /* of tiles in pieces: what joining them takes, and as many partial rows as take
                                            a unit; 0: up to whole_units alone tiles stay whole */
   int32_t carries, max_slots;           /* batch invariant: of fm_tiling, and the most slots there may be */
@@ -86,6 +87,7 @@ typedef struct fm_tiling {
   int32_t split_overhead;    /* extra cost of a split work list (partials, join), in units */
   int32_t unit;              /* KV items that are worked on as one: 64 on CUDA */
   int32_t piece_units;       /* batch invariant: units of a quantum; 0 where no tile is split, and else */
+  int32_t piece_overhead;    /* batch invariant: cost of ending a piece, in units: its rows are carried on or stored */
   int32_t carries;           /* batch invariant: slots of a part for what it folds on the way */
   int32_t slots;             /* batch invariant: partial slots; 0: no tile has a second piece, or none to store */
   int32_t slot_rows;         /* rows of a block that a slot has room for: block_rows, or those that there can be */
@@ -133,11 +135,13 @@ typedef struct fm_tiling {
  *         unit = max(0, o - start_overhead), or (num_tiles, 0) when x >= total.
  *   even, variable-length queries: i = the last request with before_i <= x, o = x - before_i, live tile
  *         j = o / c_i of it (kv_head j / live_i, in_head j % live_i), unit = max(0, o - j * c_i - start_overhead).
- *   batch invariant (piece_units p > 0): in quanta of p units, q_i = max(1, ceil(n_i / p)), which are what a tile
- *         costs, instead of n_i + start_overhead. Parts as `even`: cut[w] is position x in tile t at quantum o = x -
- *         at(t), but where an item of the tile begins: at the nearest of those begins and the tile's end q_i, the lower
- *         one where two are as near. unit = p * that, or (t + 1, 0) for q_i. Items are pieces at level 0, nodes at
- *         level 1, whole tiles at level 2 (items.h); the level is the first whose slots fit: total <= slots, else 2.
+ *   batch invariant (piece_units p > 0): a piece costs its units, at least one, and piece_overhead, the first of a
+ *         tile start_overhead more, and c_i or cost_i are the sums of that. Of a band, part after part takes as many
+ *         items as cost B at most; those that are left over have none. B is the first of S + d * D, d = 0, 1, ... ,
+ *         FM_BUDGETS - 1, with which that takes all, S = ceil(C / W), D = floor(M / (FM_BUDGETS - 1)) + 1, where no item
+ *         costs more than M: the least of the costliest tile and start_overhead + 2^k * (2 p + piece_overhead), with
+ *         2^k pieces in an item. Items are pieces at level 0, nodes at level 1, whole tiles at level 2 (items.h); the
+ *         level is the first whose slots fit: total <= slots, else 2.
  *
  *   apart (P = pieces_apart > 0): part w begins tile t = w / 2P at unit w % 2P, which says no more than which pieces
  *         there are. Behind these cuts lie those of the launches of the first and of the second kind, of num_parts / 2
@@ -147,7 +151,7 @@ typedef struct fm_tiling {
  *
  * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
  * make the fewest partial results. Always cut[0] = (0, 0) and cut[num_parts] = (num_tiles, 0). */
-enum { FM_MAX_SPLITS = 1024 /* that a plan can be forced to */ };
+enum { FM_MAX_SPLITS = 1024 /* that a plan can be forced to */, FM_BUDGETS = 128 };
 typedef struct fm_cut {
   int32_t tile, unit;
 } fm_cut;

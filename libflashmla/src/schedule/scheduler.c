@@ -29,7 +29,7 @@ static int64_t quanta_of(const scheduler *s, int32_t request) {
 }
 
 static int64_t tile_cost(const scheduler *s, int32_t request) {
-  if (s->tiling->piece_units > 0) return quanta_of(s, request);
+  if (s->tiling->piece_units > 0) return fm_cost_of_pieces(s->tiling, units_of(s, request));
   return units_of(s, request) + s->tiling->start_overhead;
 }
 
@@ -102,40 +102,42 @@ static void cut_whole_tiles(const scheduler *s, int64_t tiles_per_part, fm_cut *
   }
 }
 
-/* Where a tile is cut at most `offset` behind its begin. `level`: of batch-invariant work. */
-static fm_cut cut_in_tile(const scheduler *s, int32_t tile, int32_t request, int64_t offset, int32_t level) {
-  const fm_tiling *tiling = s->tiling;
-  if (tiling->piece_units == 0) return (fm_cut){tile, (int32_t)fm_max64(offset - tiling->start_overhead, 0)};
-  const int64_t quanta = quanta_of(s, request), quantum = fm_nearest_item(offset, quanta, level);
-  return quantum == quanta ? (fm_cut){tile + 1, 0} : (fm_cut){tile, (int32_t)(quantum * tiling->piece_units)};
-}
+/* A search for positions that only grow, so that it goes on from the last one: of the request, and anew in the next
+ * column. Numbered request by request, all tiles are one column of requests. */
+typedef struct search {
+  int64_t column;
+  int32_t request;
+} search;
 
-/* Every part costs part_cost. Positions only grow, so the search for the request goes on from the last one, and anew
- * in the next column. Numbered request by request, all tiles are one column of requests. */
-static void cut_evenly(const scheduler *s, int64_t part_cost, int32_t level, fm_cut *cuts) {
+/* The tile in which a position lies, of less than all cost; `offset`: how far behind its begin. */
+static int32_t find_tile(const scheduler *s, search *at, int64_t position, int64_t *offset) {
   const fm_tiling *tiling = s->tiling;
   const int32_t batch = s->work->batch;
   const int64_t column_cost = s->cost_before[batch];
+  for (; at->column < position / column_cost; ++at->column) at->request = 0;
+  *offset = position - at->column * column_cost;
+  while (s->cost_before[at->request + 1] <= *offset) ++at->request;
+  *offset -= s->cost_before[at->request];
+  if (!tiling->request_major) return (int32_t)(at->column * batch + at->request);
+  const int64_t live = live_tiles(s, at->request), cost = tile_cost(s, at->request), j = *offset / cost;
+  *offset -= j * cost;
+  return at->request * tiling->tiles_per_request + (int32_t)(j / live * tiling->tiles_per_head + j % live);
+}
+
+/* Every part costs part_cost. */
+static void cut_evenly(const scheduler *s, int64_t part_cost, fm_cut *cuts) {
+  const fm_tiling *tiling = s->tiling;
   const band_extents band = band_of(s);
-  int64_t column = 0;
-  int32_t request = 0;
+  search at = {0};
   for (int32_t w = 0; w < tiling->num_parts; ++w) {
     const int64_t position = w / band.parts * band.cost + fm_min64(w % band.parts * part_cost, band.cost);
     if (position >= total_cost(s)) {
       cuts[w] = (fm_cut){tiling->num_tiles, 0};
       continue;
     }
-    for (; column < position / column_cost; ++column) request = 0;
-    int64_t offset = position - column * column_cost;
-    while (s->cost_before[request + 1] <= offset) ++request;
-    offset -= s->cost_before[request];
-    int64_t tile = column * batch + request;
-    if (tiling->request_major) {
-      const int64_t live = live_tiles(s, request), cost = tile_cost(s, request), j = offset / cost;
-      tile = (int64_t)request * tiling->tiles_per_request + j / live * tiling->tiles_per_head + j % live;
-      offset -= j * cost;
-    }
-    cuts[w] = cut_in_tile(s, (int32_t)tile, request, offset, level);
+    int64_t offset;
+    const int32_t tile = find_tile(s, &at, position, &offset);
+    cuts[w] = (fm_cut){tile, (int32_t)fm_max64(offset - tiling->start_overhead, 0)};
   }
 }
 
@@ -177,7 +179,7 @@ static void cut_for_balance(const scheduler *s, fm_cut *cuts) {
   const band_extents band = band_of(s);
   const int64_t tiles_per_part = fm_ceil_div(band.tiles, band.parts), part_cost = fm_ceil_div(band.cost, band.parts);
   if (!are_even(tiling, worst_aligned(s, band, pieces, tiles_per_part), part_cost))
-    cut_evenly(s, part_cost, 0, cuts);
+    cut_evenly(s, part_cost, cuts);
   else if (pieces > 0)
     cut_in_pieces(s, pieces, cuts);
   else
@@ -208,13 +210,59 @@ static void set_ends(const fm_tiling *tiling, fm_cut *cuts) {
   cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
 }
 
-/* Of batch-invariant work: as evenly as its items let it, and as finely as there are slots for them. */
-static void cut_between_items(const scheduler *s, fm_schedule schedule) {
+/* Whether the parts of the first band do all its work if each takes as many items as cost `budget` at most; where they
+ * begin. */
+static bool fill_parts(const scheduler *s, band_extents band, int64_t budget, int32_t level, fm_cut *cuts) {
+  const fm_tiling *tiling = s->tiling;
+  search at = {0};
+  int64_t position = 0;
+  fm_cut cut = {band.cost > 0 ? 0 : band.tiles, 0};
+  for (int32_t w = 0; w < band.parts; ++w) {
+    cuts[w] = cut;
+    if (position == band.cost) continue;
+    int64_t end = band.cost, offset;
+    cut = (fm_cut){band.tiles, 0};
+    if (position + budget < band.cost) {
+      const int32_t tile = find_tile(s, &at, position + budget, &offset);
+      const int64_t pieces = fm_pieces_for(tiling, fm_max64(offset - tiling->start_overhead, 0));
+      const int64_t first = fm_first_piece(fm_item_of(pieces, level), level); /* that the next part begins with */
+      end = position + budget - offset + (first > 0 ? tiling->start_overhead + fm_cost_before_piece(tiling, first) : 0);
+      cut = (fm_cut){tile, (int32_t)(fm_piece_begin(first) * tiling->piece_units)};
+    }
+    if (end <= position) return false; /* an item costs more */
+    position = end;
+  }
+  return position == band.cost;
+}
+
+/* As evenly as items let it. */
+static void fill_evenly(const scheduler *s, int32_t level, fm_cut *cuts) {
+  const fm_tiling *tiling = s->tiling;
   const band_extents band = band_of(s);
-  const int64_t part_cost = fm_ceil_div(band.cost, band.parts);
+  int64_t most = 0;
+  for (int32_t i = 0; i < s->work->batch; ++i) most = fm_max64(most, tile_cost(s, i));
+  most = fm_min64(most, fm_most_of_item(tiling, level));
+  const int64_t least = fm_ceil_div(band.cost, band.parts), step = most / (FM_BUDGETS - 1) + 1;
+  int32_t low = 0, high = FM_BUDGETS - 1; /* what suffices for less suffices for more, and the last one always does */
+  while (low < high) {
+    const int32_t middle = (low + high) / 2;
+    if (fill_parts(s, band, least + middle * step, level, cuts))
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  fill_parts(s, band, least + high * step, level, cuts);
+  for (int32_t w = band.parts; w < tiling->num_parts; ++w) {
+    const fm_cut of_first = w < tiling->bands * band.parts ? cuts[w % band.parts] : (fm_cut){band.tiles, 0};
+    cuts[w] = (fm_cut){(fm_min32(w / band.parts, tiling->bands - 1)) * band.tiles + of_first.tile, of_first.unit};
+  }
+}
+
+/* Of batch-invariant work: as finely as there are slots for the items. */
+static void cut_between_items(const scheduler *s, fm_schedule schedule) {
   int32_t level = 0;
   for (;; ++level) {
-    cut_evenly(s, part_cost, level, schedule.cuts);
+    fill_evenly(s, level, schedule.cuts);
     set_ends(s->tiling, schedule.cuts);
     const int64_t slots = number_slots(s, level, schedule.cuts, schedule.first_slot);
     if (slots <= s->tiling->slots || level == FM_LEVELS - 1) break;

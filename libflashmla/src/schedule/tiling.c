@@ -42,6 +42,7 @@ static void set_slots(const fm_work *work, fm_limits limits, int32_t d_v, fm_til
   const int64_t stored = fm_min64(live, parts - 1) * fm_pieces_of(quanta);
   tiling->num_parts = (int32_t)parts;
   tiling->piece_units = limits.piece_units;
+  tiling->piece_overhead = limits.piece_overhead;
   tiling->carries = limits.carries;
   tiling->slots = quanta > 1 ? (int32_t)fm_min64(most, stored + limits.carries * parts) : 0;
 }

@@ -2,10 +2,11 @@
 #include "check.h"
 #include "schedule/schedule.h"
 
-enum { MAX_BATCH = 40, MAX_TILES = 4096, MAX_PARTS = 4096 };
+enum { MAX_BATCH = 40, MAX_TILES = 4096, MAX_PARTS = 4096, MAX_ITEMS = 1 << 20 };
 
 static uint32_t state = 1;
 static int levels[3]; /* schedules of each */
+static int32_t cases;
 
 /* Uniform in [low, high], from a linear congruential generator. */
 static int32_t draw(int32_t low, int32_t high) {
@@ -20,11 +21,33 @@ typedef struct list {
   int64_t at[MAX_TILES + 1];
 } list;
 
-/* Batch invariant: what a tile costs. */
+/* Batch invariant: quanta of a tile; its pieces; what it costs. */
 static int64_t quanta_of(const fm_tiling *t, int64_t units) {
   int64_t quanta = 1;
   while (quanta * t->piece_units < units) quanta++;
   return quanta;
+}
+
+/* Batch invariant: whether item begins at a quantum, of pieces of 1 quantum and then of 2, of nodes of 8, or of tiles.
+ */
+static bool begins(int64_t quantum, int32_t level) {
+  const int64_t piece = quantum < 8 ? quantum : (quantum + 8) / 2;
+  const bool is_piece = quantum < 8 || quantum % 2 == 0;
+  return level == 0 ? is_piece : level == 1 ? is_piece && piece % 8 == 0 : quantum == 0;
+}
+
+/* Items from one cut to another one of a tile, or to its end. */
+static int32_t count_items(int64_t quantum, int64_t end, int32_t level) {
+  int32_t items = 0;
+  for (; quantum < end; quantum++) items += begins(quantum, level);
+  return items;
+}
+
+/* What a tile of so many units costs up to a quantum at which a piece begins, or up to its end. */
+static int64_t cost_up_to(const fm_tiling *t, int64_t units, int64_t quantum) {
+  if (quantum == 0) return 0;
+  const int64_t whole = units > 0 ? units : 1, all = quantum * t->piece_units;
+  return t->start_overhead + (all < whole ? all : whole) + t->piece_overhead * count_items(0, quantum, 0);
 }
 
 /* Units that hold the items of a kind. */
@@ -39,7 +62,8 @@ static void add_tile(list *w, const fm_work *p, const fm_tiling *t, int32_t i, i
   const int64_t token = (int64_t)k * t->cluster / t->head_chunks * t->block_tokens;
   w->dead[w->tiles] = token >= fm_query_range_of(p, i).count;
   w->units[w->tiles] = units_of(t, p->lengths, i, p->capacity) + units_of(t, p->extra_lengths, i, p->extra_capacity);
-  const int64_t cost = t->piece_units > 0 ? quanta_of(t, w->units[w->tiles]) : w->units[w->tiles] + t->start_overhead;
+  const int64_t units = w->units[w->tiles];
+  const int64_t cost = t->piece_units > 0 ? cost_up_to(t, units, quanta_of(t, units)) : units + t->start_overhead;
   w->at[w->tiles + 1] = w->at[w->tiles] + (w->dead[w->tiles] ? 0 : cost);
   ++w->tiles;
 }
@@ -81,21 +105,6 @@ static fm_cut forced_cut(const list *w, int32_t i, int32_t splits) {
   return split < pieces ? (fm_cut){tile, (int32_t)(split * w->units[tile] / pieces)} : (fm_cut){tile + 1, 0};
 }
 
-/* Batch invariant: whether item begins at a quantum, of pieces of 1 quantum and then of 2, of nodes of 8, or of tiles.
- */
-static bool begins(int64_t quantum, int32_t level) {
-  const int64_t piece = quantum < 8 ? quantum : (quantum + 8) / 2;
-  const bool is_piece = quantum < 8 || quantum % 2 == 0;
-  return level == 0 ? is_piece : level == 1 ? is_piece && piece % 8 == 0 : quantum == 0;
-}
-
-/* Items from one cut to another one of a tile, or to its end. */
-static int32_t count_items(int64_t quantum, int64_t end, int32_t level) {
-  int32_t items = 0;
-  for (; quantum < end; quantum++) items += begins(quantum, level);
-  return items;
-}
-
 static int32_t level_of(const fm_tiling *t, fm_schedule s) { return s.first_slot[t->num_parts + 1]; }
 
 static fm_cut even_cut(const fm_tiling *t, const list *w, int64_t position) {
@@ -105,26 +114,76 @@ static fm_cut even_cut(const fm_tiling *t, const list *w, int64_t position) {
   return (fm_cut){tile, (int32_t)(unit < 0 ? 0 : unit)};
 }
 
-/* The nearest begin of an item, or end of a tile, to a quantum; the lower one of two. */
-static fm_cut invariant_cut(const fm_tiling *t, const list *w, int64_t position, int32_t level) {
-  int32_t tile = 0;
-  while (tile < w->tiles && w->at[tile + 1] <= position) ++tile;
-  if (tile == w->tiles) return (fm_cut){tile, 0};
-  const int64_t quanta = quanta_of(t, w->units[tile]), at = position - w->at[tile];
-  for (int64_t away = 0;; away++) {
-    if (at - away >= 0 && begins(at - away, level)) return (fm_cut){tile, (int32_t)((at - away) * t->piece_units)};
-    if (at + away >= quanta) return (fm_cut){tile + 1, 0};
-    if (begins(at + away, level)) return (fm_cut){tile, (int32_t)((at + away) * t->piece_units)};
+/* The items of a band: where each begins, and where that lies. */
+typedef struct item_list {
+  int32_t number;
+  int64_t at[MAX_ITEMS + 1];
+  fm_cut cuts[MAX_ITEMS + 1];
+} item_list;
+
+static void add_item(item_list *items, int64_t at, int64_t tile, int64_t unit) {
+  CHECK(items->number <= MAX_ITEMS);
+  items->at[items->number] = at;
+  items->cuts[items->number++] = (fm_cut){(int32_t)tile, (int32_t)unit};
+}
+
+static void list_items(const fm_tiling *t, const list *w, int32_t level, item_list *items) {
+  const int32_t tiles = w->tiles / t->bands;
+  items->number = 0;
+  for (int32_t tile = 0; tile < tiles; ++tile)
+    for (int64_t q = 0; !w->dead[tile] && q < quanta_of(t, w->units[tile]); q++)
+      if (begins(q, level)) add_item(items, w->at[tile] + cost_up_to(t, w->units[tile], q), tile, q * t->piece_units);
+  add_item(items, w->at[tiles], tiles, 0);
+}
+
+/* The item with which part `part` of a band begins, if each takes as many as `budget` allows; -1: one allows none. */
+static int32_t first_item(const item_list *items, int64_t budget, int32_t part) {
+  int32_t i = 0;
+  for (int32_t w = 0; w < part && i < items->number - 1; w++) {
+    const int32_t before = i;
+    while (i < items->number - 1 && items->at[i + 1] - items->at[before] <= budget) ++i;
+    if (i == before) return -1;
   }
+  return i;
+}
+
+static int64_t budget_of(const fm_tiling *t, const list *w, const item_list *items, int32_t level) {
+  const int32_t parts = t->num_parts / t->bands, tiles = w->tiles / t->bands;
+  const int64_t in_item = level == 0 ? 1 : level == 1 ? 8 : 1 << 30;
+  int64_t most = 0;
+  for (int32_t tile = 0; tile < tiles; ++tile) most = fm_max64(most, w->at[tile + 1] - w->at[tile]);
+  most = fm_min64(most, t->start_overhead + in_item * (2 * t->piece_units + t->piece_overhead));
+  for (int64_t d = 0; d < 128; d++) {
+    const int64_t budget = (w->at[tiles] + parts - 1) / parts + d * (most / 127 + 1);
+    if (first_item(items, budget, parts) == items->number - 1) return budget;
+  }
+  CHECK(false);
+  return 0;
+}
+
+static fm_cut invariant_cut(const fm_tiling *t, const list *w, int32_t i, int32_t level) {
+  static item_list items;
+  static int64_t budget;
+  static const void *of = NULL;
+  static int32_t of_level, of_case;
+  if (of != w || of_level != level || of_case != cases) { /* the same for all parts */
+    list_items(t, w, level, &items);
+    budget = budget_of(t, w, &items, level);
+    of = w, of_level = level, of_case = cases;
+  }
+  const int32_t parts = t->num_parts / t->bands, tiles = w->tiles / t->bands, band = i / parts;
+  if (band >= t->bands) return (fm_cut){w->tiles, 0};
+  const fm_cut cut = items.cuts[first_item(&items, budget, i % parts)];
+  return (fm_cut){band * tiles + cut.tile, cut.unit};
 }
 
 static fm_cut wanted_cut(const fm_tiling *t, const list *w, int32_t i, int32_t level) {
   if (t->num_splits > 0) return forced_cut(w, i, t->num_splits);
+  if (t->piece_units > 0) return invariant_cut(t, w, i, level);
   /* Every band has its own parts, all alike; what is left over has none. */
   const int32_t parts = t->num_parts / t->bands, tiles = w->tiles / t->bands, band = i / parts, inside = i % parts;
   const int64_t cost_of_band = w->at[tiles], share = (cost_of_band + parts - 1) / parts;
   const int64_t within = inside * share < cost_of_band ? inside * share : cost_of_band;
-  if (t->piece_units > 0) return invariant_cut(t, w, band * cost_of_band + within, level);
   const int64_t whole = (tiles + parts - 1) / parts;
   const int32_t pieces = t->num_parts / w->tiles;
   int64_t worst = 0; /* of the parts that are aligned with tiles */
@@ -290,6 +349,7 @@ static void one_case(void) {
                             .split_overhead = draw(0, 20),
                             .unit = draw(1, 70),
                             .piece_units = draw(0, 3) == 0 ? 0 : draw(1, 20),
+                            .piece_overhead = draw(0, 4),
                             .whole_units = draw(0, 5),
                             .join_overhead = draw(0, 2),
                             .unit_rows = draw(0, 1) ? draw(1, 5000) : 0,
@@ -323,6 +383,7 @@ static void one_case(void) {
   const fm_schedule schedule = {cuts, t.piece_units > 0 ? first_slot : NULL, cost_before};
   fm_schedule_on_host(&p, &t, schedule);
   list_tiles(&p, &t, &w);
+  cases++;
   for (int32_t i = 0; i <= p.batch; ++i) CHECK(cost_before[i] == w.at[t.request_major ? i * t.tiles_per_request : i]);
   check_definition(&t, &w, schedule);
   if (t.piece_units > 0) check_stored(&t, &w, schedule);

@@ -56,7 +56,19 @@ FAULTS = [
     of_schedule(
         "level", "slots <= s->tiling->slots", "slots <= s->tiling->slots / 4", LEVELS.but(lengths=(1 << 16,) * 2)
     ),
-    of_schedule("nearest item", "quantum - low <= high", "quantum - low < high", LEVELS, "items.c"),
+    of_schedule(
+        "budget of a part",
+        "const int64_t least = fm_ceil_div(band.cost, band.parts)",
+        "const int64_t least = fm_ceil_div(band.cost, band.parts) + 1",
+        LEVELS,
+    ),
+    of_schedule(
+        "cost of a piece",
+        "+ piece * tiling->piece_overhead",
+        "+ (piece + 1) * tiling->piece_overhead",
+        LEVELS,
+        "items.c",
+    ),
     of_schedule(
         "begin of a node", "item_shift[FM_LEVELS] = {0, 3, 30}", "item_shift[FM_LEVELS] = {0, 2, 30}", LEVELS, "items.c"
     ),

@@ -13,6 +13,8 @@
 #define PIECE_UNITS 32
 #define PIECE_UNITS_FEW 16
 #define FEW_HEADS 32
+#define PIECE_OVERHEAD 3 /* units: the rows of a piece are stored, and read again where the next one ends */
+#define PIECE_OVERHEAD_FEW 1
 #define CARRIES 2     /* slots of a part: of the node and of the tile that it folds */
 #define WHOLE_UNITS 3 /* of a tile that is not split: partial rows and their merge take longer */
 #define LARGEST_CLUSTER 2
@@ -110,14 +112,16 @@ flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_
   fm_gpu gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
   const int64_t blocks = fm_row_blocks(work, FM_KERNEL_UNIT);
+  const bool few_heads = work->h_q / work->h_kv <= FEW_HEADS;
   *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
                         .workers = fm_min32(gpu.device->processors, FM_KERNEL_MAX_PARTS),
                         .start_overhead = blocks == 1 ? START_OVERHEAD_ALONE : START_OVERHEAD,
                         .split_overhead = SPLIT_OVERHEAD,
                         .unit = FM_KERNEL_UNIT,
-                        .piece_units = !folds(decode)                        ? 0
-                                       : work->h_q / work->h_kv <= FEW_HEADS ? PIECE_UNITS_FEW
-                                                                             : PIECE_UNITS,
+                        .piece_units = !folds(decode) ? 0
+                                       : few_heads    ? PIECE_UNITS_FEW
+                                                      : PIECE_UNITS,
+                        .piece_overhead = few_heads ? PIECE_OVERHEAD_FEW : PIECE_OVERHEAD,
                         .whole_units = WHOLE_UNITS,
                         .carries = CARRIES,
                         .max_slots = FM_KERNEL_MAX_SLOTS,
