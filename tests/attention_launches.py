@@ -99,6 +99,8 @@ class Call:
             "pieces_apart": tiling.pieces_apart,
             "piece_units": tiling.piece_units,
             "piece_overhead": tiling.piece_overhead,
+            "by_small_piece": schedule.divisor(max(1, tiling.piece_units + tiling.piece_overhead)),
+            "by_large_piece": schedule.divisor(max(1, 2 * tiling.piece_units + tiling.piece_overhead)),
             "bands": tiling.bands,
             "whole_units": tiling.whole_units,
             "start_overhead": tiling.start_overhead,

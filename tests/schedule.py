@@ -19,7 +19,7 @@ from dsl_kernels.core.schedule_params import PARTIAL_BYTES, ROWS
 INT32_MAX = 2**31 - 1
 MAX_SLOTS = FACTS["MAX_SLOTS"]
 SMALL_PIECES, NODE_PIECES = 8, 8
-BUDGETS = 128  # of parts of batch-invariant work, that are tried
+BUDGETS = 64  # of parts of batch-invariant work, that are tried
 CAP_BYTES = 64 << 20  # and twice the rows of results in float32
 
 

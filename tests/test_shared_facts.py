@@ -116,7 +116,9 @@ def pieces():
 
 def test_pieces_of_batch_invariant_schedules(pieces):
     """Where pieces and items begin: the CPU and the scheduler of the host have it of C, kernels of pieces.py."""
-    costs = SimpleNamespace(piece_units=5, piece_overhead=2)
+    costs = SimpleNamespace(
+        piece_units=5, piece_overhead=2, by_small_piece=schedule.divisor(7), by_large_piece=schedule.divisor(12)
+    )
     for quanta, begin, piece, count, levels, cost, affordable in FACTS["pieces"]:
         assert (pieces.piece_begin(quanta), pieces.piece_at(quanta), pieces.pieces_of(quanta)) == (begin, piece, count)
         assert len(levels) == pieces.LEVELS

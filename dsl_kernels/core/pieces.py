@@ -5,6 +5,7 @@ See fm_cut of the C core.
 import cutlass.cute as cute
 from cutlass import max, min
 
+from . import schedule
 from .schedule_params import LOG_NODE_PIECES, SMALL_PIECES
 
 LEVELS = 3  # what a cut tile stores: pieces; nodes of so many pieces; nothing, since no tile is cut
@@ -38,14 +39,9 @@ def items_between(begin, end, shift):
 @cute.jit
 def pieces_for(a, cost):
     """How many pieces of a tile cost so much at most, but for start_overhead."""
-    of_small = a.piece_units + a.piece_overhead
-    small = SMALL_PIECES * of_small
-    number = SMALL_PIECES
-    if cost < small:
-        number = cost // of_small
-    else:
-        number += (cost - small) // (of_small + a.piece_units)
-    return number
+    small = SMALL_PIECES * (a.piece_units + a.piece_overhead)
+    of_small = schedule.divide(min(cost, small), a.by_small_piece)
+    return of_small + schedule.divide(max(cost - small, 0), a.by_large_piece)
 
 
 @cute.jit

@@ -19,7 +19,7 @@ FACT_LSE, FACT_LEFT, FACT_RIGHT, FACTS = 0, 1, 2, 4
 # pieces in turn are a node. What the packed words of a work record have room for.
 SMALL_PIECES, LOG_NODE_PIECES = 8, 3
 NODE_PIECES = 1 << LOG_NODE_PIECES
-BUDGETS = 128  # of a part, that the scheduler tries
+BUDGETS = 64  # of a part, that the scheduler tries
 LOG_MAX_SLOTS, LOG_MAX_PARTS = 20, 8
 STRIPE = 16  # rows of a block that a warp has; a slot has room for the stripes in which a row can be one of the block's
 

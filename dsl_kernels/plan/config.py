@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsl_kernels.core.schedule_params import BUDGETS, LOG_MAX_PARTS
 from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import Variant as Base
 
 LOG2_THREADS = 8
+NOTED = 8  # parts, of which the begin of one is noted (filling.py)
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Variant(Base):
 
     @property
     def shared_bytes(self) -> int:
-        return 8 * self.threads  # one number each
+        return 8 * (self.threads + (1 << LOG_MAX_PARTS) // NOTED * BUDGETS)  # a number each, and notes of budgets
 
 
 VARIANTS = (Variant(HOPPER),)

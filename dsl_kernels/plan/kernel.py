@@ -12,10 +12,10 @@ from cutlass import Int32, Int64, max, min
 
 from dsl_kernels.core import attended, pieces, schedule
 from dsl_kernels.core.params import Named
-from dsl_kernels.core.schedule_params import BUDGETS
 
 from .apart import cut_apart
 from .config import LOG2_THREADS, Variant
+from .filling import NOTES, Filling
 from .params import PARAMS
 
 THREADS = 1 << LOG2_THREADS
@@ -31,6 +31,7 @@ class Plan:
         @cute.struct
         class Storage:
             scan: cute.struct.MemRange[Int64, THREADS]
+            notes: cute.struct.MemRange[Int64, NOTES]
 
         self.storage = Storage
         self.shared_bytes = Storage.size_in_bytes()
@@ -40,10 +41,12 @@ class Plan:
     def kernel(self, args: tuple):
         self.a = a = Named(PARAMS, args)
         tid, _, _ = cute.arch.thread_idx()
-        scan = cutlass.memory.SmemAllocator().allocate(self.storage).scan.get_tensor(cute.make_layout(THREADS))
+        storage = cutlass.memory.SmemAllocator().allocate(self.storage)
+        scan = storage.scan.get_tensor(cute.make_layout(THREADS))
         self.before = before = cute.make_tensor(a.cost_before, cute.make_layout(2**30))
         self.cuts = cuts = cute.make_tensor(a.cuts, cute.make_layout(2**30))
         self.first_slot = cute.make_tensor(a.first_slot, cute.make_layout(2**30))
+        self.filling = Filling(self, storage.notes.get_tensor(cute.make_layout(NOTES)))
 
         cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()  # the lengths are written, and nobody reads the old schedule any more
@@ -208,7 +211,7 @@ class Plan:
         level = Int32(0)
         while level < pieces.LEVELS:
             shift = pieces.item_shift(level)
-            self.fill_evenly(scan, tid, cost, costliest, shift)
+            self.filling.fill_evenly(scan, tid, THREADS, (cost, costliest, shift))
             cute.arch.sync_threads()
             own = Int64(0)
             for part in cutlass.range(begin, end, unroll=1):
@@ -228,65 +231,7 @@ class Plan:
             cute.arch.sync_threads()
 
     @cute.jit
-    def fill_evenly(self, scan, tid, cost, costliest, shift):
-        """Cuts between items of 2^shift pieces, such that the costliest part costs the least of BUDGETS: a thread tries
-        each. The last one always suffices.
-        """
-        a, parts = self.a, self.a.num_parts // self.a.bands
-        most = min(costliest, Int64(a.start_overhead) + (Int64(2 * a.piece_units + a.piece_overhead) << shift))
-        least, step = (cost + (parts - 1)) // Int64(parts), most // (BUDGETS - 1) + 1
-        left, i = Int64(0), tid  # budgets behind the first that suffices
-        while i < BUDGETS:
-            if self.fill_parts(least + i * step, cost, shift, Int32(-1)):
-                left, i = Int64(BUDGETS - 1 - i), Int32(BUDGETS)
-            i += THREADS
-        left = self.reduce_max(scan, tid, left)
-        for band in cutlass.range(tid, a.bands, THREADS, unroll=1):
-            self.fill_parts(least + (BUDGETS - 1 - left) * step, cost, shift, band)
-        for part in cutlass.range(a.bands * parts + tid, a.num_parts, THREADS, unroll=1):
-            self.write_cut(part, a.num_tiles, Int32(0))
-
-    @cute.jit
-    def fill_parts(self, budget, cost, shift, band):
-        """Whether a band's parts do all its work if each takes as many items as cost `budget` at most; writes where
-        those of a band begin, if it has a number.
-        """
-        a, before = self.a, self.before
-        parts, tiles = a.num_parts // a.bands, a.num_tiles // a.bands
-        where, tile, unit = Int64(0), Int32(0) if cost > 0 else tiles, Int32(0)
-        # where the search for the next position goes on: a request of a column, which begins at a cost
-        request, column, base = Int32(0), Int32(0), Int64(0)
-        part, fits = Int32(0), True
-        while part < parts:
-            if band >= 0:
-                self.write_cut(band * parts + part, band * tiles + tile, unit)
-            elif where >= cost:
-                part = parts
-            if where < cost:
-                limit = where + budget
-                end = cost
-                tile, unit = tiles, Int32(0)
-                if limit < cost:
-                    while limit - base >= before[a.batch]:
-                        request, column, base = Int32(0), column + 1, base + before[a.batch]
-                    request = self.last_before(request, limit - base)
-                    offset = limit - base - before[request]
-                    tile, offset = self.live_tile(request, column, offset)
-                    first = Int32(0)  # piece that the next part begins with
-                    end = limit - offset
-                    if offset > a.start_overhead:
-                        first = pieces.pieces_for(a, Int32(offset) - a.start_overhead) >> shift << shift
-                    if first > 0:
-                        end += a.start_overhead + pieces.cost_before(a, first)
-                        unit = pieces.piece_begin(first) * a.piece_units
-                if end <= where:  # an item costs more
-                    fits, part = False, parts
-                where = end
-            part += 1
-        return fits and (where >= cost)
-
-    @cute.jit
-    def last_before(self, request, rest):
+    def last_request(self, request, rest):
         """The last request of a column, from one on, that begins at `rest` or before."""
         a, before = self.a, self.before
         step = Int32(1)
@@ -335,7 +280,7 @@ class Plan:
         if where < total:
             column = Int64(0) if schedule.by_request(a) else where // before[a.batch]
             rest = where - column * before[a.batch]
-            request = self.last_before(Int32(0), rest)
+            request = self.last_request(Int32(0), rest)
             tile, rest = self.live_tile(request, Int32(column), rest - before[request])
             unit = Int32(max(rest - a.start_overhead, Int64(0)))
         return tile, unit

@@ -24,6 +24,8 @@ PARAMS = (
     ),
     shared.PIECE_UNITS,
     Param("piece_overhead", "int32_t", "batch invariant: cost of ending a piece, units"),
+    Param("by_small_piece", "int64_t", "divides by what a piece of a quantum costs"),
+    Param("by_large_piece", "int64_t", "divides by what a piece of two costs"),
     Param("slots", "int32_t", "batch invariant: partial slots in all"),
     Param("whole_units", "int32_t", "a tile of at most so many units is not split"),
     Param("start_overhead", "int32_t", "cost of beginning a tile, units"),

@@ -24,7 +24,7 @@ typedef enum fm_kernel_family {
 enum { FM_KERNEL_FAMILIES = 11 };
 #define FM_KERNEL_FAMILY_NAMES {"check_decode", "check_sparse_decode", "combine", "dense_decode", "fold", "merge_states", "plan", "read_kv", "sparse_decode", "upload", "write_kv"}
 
-#define FM_KERNEL_BUDGETS 128
+#define FM_KERNEL_BUDGETS 64
 #define FM_KERNEL_CHECKED_VALUES 10
 #define FM_KERNEL_FINDING_BYTES 128
 #define FM_KERNEL_FOLD_BLOCKS 2
@@ -796,6 +796,8 @@ typedef struct fm_plan_kernel_params {
   int32_t pieces_apart; /* pieces of a tile's items of each kind, which are attended by launches of their own; or 0 */
   int32_t piece_units; /* batch invariant: units of a quantum; else 0 */
   int32_t piece_overhead; /* batch invariant: cost of ending a piece, units */
+  int64_t by_small_piece; /* divides by what a piece of a quantum costs */
+  int64_t by_large_piece; /* divides by what a piece of two costs */
   int32_t slots; /* batch invariant: partial slots in all */
   int32_t whole_units; /* a tile of at most so many units is not split */
   int32_t start_overhead; /* cost of beginning a tile, units */
@@ -833,6 +835,8 @@ typedef struct fm_plan_kernel_params {
     {offsetof(fm_plan_kernel_params, pieces_apart), 4}, \
     {offsetof(fm_plan_kernel_params, piece_units), 4}, \
     {offsetof(fm_plan_kernel_params, piece_overhead), 4}, \
+    {offsetof(fm_plan_kernel_params, by_small_piece), 8}, \
+    {offsetof(fm_plan_kernel_params, by_large_piece), 8}, \
     {offsetof(fm_plan_kernel_params, slots), 4}, \
     {offsetof(fm_plan_kernel_params, whole_units), 4}, \
     {offsetof(fm_plan_kernel_params, start_overhead), 4}, \
@@ -1132,6 +1136,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x94be3f49
+#define FM_KERNEL_PARAMS_DIGEST 0x88ea9149
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -30,6 +30,7 @@ flashmla_status fm_load_plan(fm_gpu gpu, fm_loaded *plan) {
 
 flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work *work, const fm_tiling *tiling,
                                const fm_divisors *divisors, const fm_schedule *schedule, void *stream) {
+  const int32_t small = tiling->piece_units + tiling->piece_overhead;
   const fm_plan_kernel_params params = {FM_SCHEDULE_FIELDS(work, tiling, divisors, schedule),
                                         .lengths = work->lengths,
                                         .capacity = work->capacity,
@@ -43,6 +44,8 @@ flashmla_status fm_launch_plan(fm_gpu gpu, const fm_loaded *plan, const fm_work 
                                         .pieces_apart = tiling->pieces_apart,
                                         .piece_units = tiling->piece_units,
                                         .piece_overhead = tiling->piece_overhead,
+                                        .by_small_piece = fm_divisor(fm_max32(small, 1)),
+                                        .by_large_piece = fm_divisor(fm_max32(small + tiling->piece_units, 1)),
                                         .slots = tiling->slots,
                                         .whole_units = tiling->whole_units,
                                         .start_overhead = tiling->start_overhead,

@@ -151,7 +151,7 @@ typedef struct fm_tiling {
  *
  * Aligned parts are taken if their cost <= S + start_overhead + (split_overhead if they split no tile, else 1): they
  * make the fewest partial results. Always cut[0] = (0, 0) and cut[num_parts] = (num_tiles, 0). */
-enum { FM_MAX_SPLITS = 1024 /* that a plan can be forced to */, FM_BUDGETS = 128 };
+enum { FM_MAX_SPLITS = 1024 /* that a plan can be forced to */, FM_BUDGETS = 64 };
 typedef struct fm_cut {
   int32_t tile, unit;
 } fm_cut;

@@ -153,8 +153,8 @@ static int64_t budget_of(const fm_tiling *t, const list *w, const item_list *ite
   int64_t most = 0;
   for (int32_t tile = 0; tile < tiles; ++tile) most = fm_max64(most, w->at[tile + 1] - w->at[tile]);
   most = fm_min64(most, t->start_overhead + in_item * (2 * t->piece_units + t->piece_overhead));
-  for (int64_t d = 0; d < 128; d++) {
-    const int64_t budget = (w->at[tiles] + parts - 1) / parts + d * (most / 127 + 1);
+  for (int64_t d = 0; d < 64; d++) {
+    const int64_t budget = (w->at[tiles] + parts - 1) / parts + d * (most / 63 + 1);
     if (first_item(items, budget, parts) == items->number - 1) return budget;
   }
   CHECK(false);

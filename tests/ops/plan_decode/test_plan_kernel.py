@@ -56,9 +56,9 @@ def stand_ins() -> dict[str, ModuleType]:
     cutlass.Int32, cutlass.Int64, cutlass.Uint32 = integer(32), integer(64), integer(32, signed=False)
     cutlass.max, cutlass.min = builtins.max, builtins.min
     cutlass.range, cutlass.range_constexpr = loop, builtins.range
-    cutlass.Constexpr = int
-    scan = SimpleNamespace(get_tensor=lambda _: [0])
-    allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=scan))
+    cutlass.Constexpr, cutlass.Boolean = int, bool
+    scan, notes = (SimpleNamespace(get_tensor=lambda _, n=n: [0] * n) for n in (1, 1 << 16))
+    allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=scan, notes=notes))
     cutlass.memory = SimpleNamespace(SmemAllocator=lambda: allocator)
     cutlass.cute = cute
     cute.Tensor = list
@@ -80,6 +80,7 @@ def plan():
     names = [
         "dsl_kernels.plan.kernel",
         "dsl_kernels.plan.apart",
+        "dsl_kernels.plan.filling",
         *(f"dsl_kernels.core.{name}" for name in ("attended", "pieces", "schedule", "threads")),
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -109,6 +110,8 @@ def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> sc
         "by_tiles_per_head": schedule.divisor(tiling.tiles_per_head),
         "by_head_chunks": schedule.divisor(tiling.head_chunks),
         "by_block_heads": schedule.divisor(tiling.block_heads),
+        "by_small_piece": schedule.divisor(max(1, tiling.piece_units + tiling.piece_overhead)),
+        "by_large_piece": schedule.divisor(max(1, 2 * tiling.piece_units + tiling.piece_overhead)),
     }
     kernel = module.Plan(VARIANTS[0])
     kernel.storage = None
