@@ -24,7 +24,7 @@ class Filling:
     @cute.jit
     def fill_evenly(self, scan: cute.Tensor, tid, threads: cutlass.Constexpr, of: tuple):
         """of: cost of a band, of the costliest tile; log2 of the pieces of an item."""
-        a = self.a
+        a, self.column_cost = self.a, self.plan.before[self.a.batch]
         cost, costliest, shift = of
         parts = a.num_parts // a.bands
         most = min(costliest, Int64(a.start_overhead) + (Int64(2 * a.piece_units + a.piece_overhead) << shift))
@@ -85,8 +85,8 @@ class Filling:
         request, begin, column, base = at
         end, tile, unit = cost, a.num_tiles // a.bands, Int32(0)
         if limit < cost:
-            while limit - base >= self.plan.before[a.batch]:
-                request, begin, column, base = Int32(0), Int64(0), column + 1, base + self.plan.before[a.batch]
+            while limit - base >= self.column_cost:
+                request, begin, column, base = Int32(0), Int64(0), column + 1, base + self.column_cost
             request, begin = self.last_before(request, begin, limit - base)
             tile, offset = self.plan.live_tile(request, column, limit - base - begin)
             end = limit - offset

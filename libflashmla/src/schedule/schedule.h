@@ -136,12 +136,12 @@ typedef struct fm_tiling {
  *   even, variable-length queries: i = the last request with before_i <= x, o = x - before_i, live tile
  *         j = o / c_i of it (kv_head j / live_i, in_head j % live_i), unit = max(0, o - j * c_i - start_overhead).
  *   batch invariant (piece_units p > 0): a piece costs its units, at least one, and piece_overhead, the first of a
- *         tile start_overhead more, and c_i or cost_i are the sums of that. Of a band, part after part takes as many
- *         items as cost B at most; those that are left over have none. B is the first of S + d * D, d = 0, 1, ... ,
- *         FM_BUDGETS - 1, with which that takes all, S = ceil(C / W), D = floor(M / (FM_BUDGETS - 1)) + 1, where no item
- *         costs more than M: the least of the costliest tile and start_overhead + 2^k * (2 p + piece_overhead), with
- *         2^k pieces in an item. Items are pieces at level 0, nodes at level 1, whole tiles at level 2 (items.h); the
- *         level is the first whose slots fit: total <= slots, else 2.
+ *         tile start_overhead more; a tile (cost_i, or c_i) costs what its pieces do. Of a band, part after part takes
+ *         as many items as cost B at most; parts that are left over have none. B is the first of S + d * D, with d = 0,
+ *         1, ... , FM_BUDGETS - 1, that is enough for all, where S = ceil(C / W) and D = floor(M / (FM_BUDGETS - 1)) +
+ *         1. No item costs more than M, the smaller of what the costliest tile costs and start_overhead + 2^k * (2 p +
+ *         piece_overhead), with 2^k pieces in an item. Items are pieces at level 0, nodes at level 1, whole tiles at
+ *         level 2 (items.h); the level is the first whose slots fit: total <= slots, else 2.
  *
  *   apart (P = pieces_apart > 0): part w begins tile t = w / 2P at unit w % 2P, which says no more than which pieces
  *         there are. Behind these cuts lie those of the launches of the first and of the second kind, of num_parts / 2
