@@ -122,7 +122,7 @@ def test_pieces_of_batch_invariant_schedules(pieces):
     for quanta, begin, piece, count, levels, cost, affordable in FACTS["pieces"]:
         assert (pieces.piece_begin(quanta), pieces.piece_at(quanta), pieces.pieces_of(quanta)) == (begin, piece, count)
         assert len(levels) == pieces.LEVELS
-        assert (pieces.cost_before(costs, quanta), pieces.pieces_for(costs, quanta)) == (cost, affordable)
+        assert (pieces.cost_before_piece(costs, quanta), pieces.pieces_for(costs, quanta)) == (cost, affordable)
         for level, (of_item, items) in enumerate(levels):
             shift = pieces.item_shift(level)
             assert 1 << shift == of_item

@@ -45,6 +45,6 @@ def pieces_for(a, cost):
 
 
 @cute.jit
-def cost_before(a, piece):
+def cost_before_piece(a, piece):
     """Of a tile's pieces before one, but for start_overhead."""
     return piece_begin(piece) * a.piece_units + piece * a.piece_overhead

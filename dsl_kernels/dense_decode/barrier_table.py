@@ -44,9 +44,9 @@ BARRIERS = (
         arrive="of Q, QK; of a unit, the PV warpgroup of the half",
         wait="the left loader for its half, the right one for both; QK at the end of a piece for both",
     ),
-    # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before, but for
-    # batch-invariant calls, which tell that by bar.sync.
-    Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV; of the first Q, or any there, QK"),
+    # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before, but of the first
+    # Q and in batch-invariant calls, which tell that by bar.sync.
+    Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV; QK of a Q that says nothing"),
     # PV of a unit may start: S of the next one is nearly done, or that one is late. Of a Q it says nothing.
     Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit; of a Q, warp 0 of QK"),
     # 1 / row sum has been read, and the log-sum-exps with it.

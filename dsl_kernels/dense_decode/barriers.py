@@ -32,10 +32,10 @@ waits for that of the tile before before it writes a unit's scales, which may li
 before it writes the next 1 / row sum.
 
 In batch-invariant calls 1 / row sum lies in the scales of the item behind the piece, too, be it a Q or a unit, and the
-rows' log-sum-exps in those of the item behind that: QK waits until the item before it in that slot, the last but one of
-the piece, has left. The scales of units there it writes after sum_empty, as any. That sums are there QK says to each
-half of PV by a bar.sync that it does not wait at itself (SUMS); it says so again only after sum_empty, when all have
-left that. Then p_full of a Q tells nobody anything, and QK waits for it itself.
+rows' log-sum-exps in those of the item behind that: QK waits until what had that slot before has left. The scales of
+units there it writes after sum_empty, as any. That sums are there QK says to each half of PV by a bar.sync that it does
+not wait at itself (SUMS); it says so again only after sum_empty, when all have left that. Then p_full of a Q tells
+nobody anything, and QK waits for it itself.
 
 Work records (work.py). That of piece i is record i % records, its phase (i / records) & 1. The reader is the right
 loader of rank 0 (for the first record of all, the warp beside it; in sparse_decode before the roles begin). It writes

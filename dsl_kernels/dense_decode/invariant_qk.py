@@ -1,6 +1,9 @@
 """QK of batch-invariant calls: the pieces of a tile share a Q, and PV folds what it is told at the end of each."""
 
 import cutlass.cute as cute
+from cutlass import const_expr
+
+from dsl_kernels.core.threads import thread_now
 
 from . import invariant, work
 from .carries import finish_piece
@@ -17,6 +20,13 @@ class InvariantQK(QK):
     @cute.jit
     def has_own_q(self, record):
         return not invariant.has(self.smem.sWork[work.TOKENS, record], invariant.SAME_Q)
+
+    @cute.jit
+    def go(self, slot, warp):
+        if const_expr(self.kernel.regs_qk <= self.kernel.regs_at_entry):  # none is left that knows the warp
+            warp = thread_now() >> 5
+        if warp == 0:
+            self.bars.arrive(self.bars.qk_done(slot))
 
     @cute.jit
     def took_q(self, slot, phase, warp):

@@ -1,9 +1,9 @@
 """TMA loads of Q and of the KV units, by one warp for each half of the columns.
 
-Items in the order of the ring: for each piece first Q, then its units of 64 tokens. Where a loader is, it keeps in
-shared memory (the cursor), because its warp also holds an accumulator and has no registers to spare; only the numbers
-of the next item, its piece and its page, read one item ahead, stay in them. Which pieces there are the records say
-(work.py); the right loader of rank 0 is the reader, who writes them.
+Items in the order of the ring: for each piece first Q, if it has its own, then its units of 64 tokens. Where a loader
+is, it keeps in shared memory (the cursor), because its warp also holds an accumulator and has no registers to spare;
+only the numbers of the next item, its piece and its page, read one item ahead, stay in them. Which pieces there are the
+records say (work.py); the right loader of rank 0 is the reader, who writes them.
 
 A unit of a 64-token page is one box, whose halves the CTAs of a cluster load for each other. With pages of any other
 size (`any_page`) a CTA loads its 64 / cluster rows of a unit as boxes of box_rows rows, the largest power of two that
@@ -30,7 +30,7 @@ from .queries import SLICE_BYTES, Queries
 # number in the tile, part and tile; where the unit begins: column of the block table and row in that page (only with
 # pages of any size; with lengths near 2^31 the row wraps behind the last unit, of which nothing is attended).
 INDEX, END, REQUEST, HEAD, COLUMN, ROW = range(CURSOR)
-Q_ITEM, DONE = -1, -2  # unit of the item that carries Q; no item is left
+Q_ITEM, DONE = -1, -2  # unit where a piece begins, with Q if it has its own; no item is left
 
 
 class Loader(Queries):
@@ -106,11 +106,11 @@ class Loader(Queries):
             cute.arch.mbarrier_wait(self.bars.empty(slot, 0), phase ^ 1)
             if half == 1:
                 cute.arch.mbarrier_wait(self.bars.empty(slot, 1), phase ^ 1)
-            is_q = index == Q_ITEM
-            if is_q:
+            over = index == Q_ITEM  # with the item
+            if over:
                 found = self.begin_piece(half, bar, first, piece, request, head, end)
-                index, end, request, head, column, row, page, is_q = found
-            if not is_q:
+                index, end, request, head, column, row, page, over = found
+            if not over:
                 if const_expr(kernel.any_page):
                     self.load_boxes(half, bar, first, head, page, request, column, row)
                     column, row = column + a.whole_pages, row + a.rows_beyond

@@ -10,6 +10,7 @@ from dsl_kernels.core.variant import Variant as Base
 
 LOG2_THREADS = 8
 NOTED = 8  # parts, of which the begin of one is noted (filling.py)
+NOTES = (1 << LOG_MAX_PARTS) // NOTED * BUDGETS
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Variant(Base):
 
     @property
     def shared_bytes(self) -> int:
-        return 8 * (self.threads + (1 << LOG_MAX_PARTS) // NOTED * BUDGETS)  # a number each, and notes of budgets
+        return 8 * (self.threads + NOTES)  # a number each, and notes of budgets
 
 
 VARIANTS = (Variant(HOPPER),)

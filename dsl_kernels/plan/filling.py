@@ -9,11 +9,10 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, min
 
 from dsl_kernels.core import pieces
-from dsl_kernels.core.schedule_params import BUDGETS, LOG_MAX_PARTS
+from dsl_kernels.core.schedule_params import BUDGETS
 
 from .config import NOTED
 
-NOTES = (1 << LOG_MAX_PARTS) // NOTED * BUDGETS
 AT_ONCE = 4  # requests whose begins are loaded together
 
 
@@ -93,7 +92,7 @@ class Filling:
             if offset > a.start_overhead:
                 number = pieces.pieces_for(a, Int32(offset) - a.start_overhead) >> shift << shift
                 if number > 0:
-                    end += a.start_overhead + pieces.cost_before(a, number)
+                    end += a.start_overhead + pieces.cost_before_piece(a, number)
                     unit = pieces.piece_begin(number) * a.piece_units
         return end, tile, unit, (request, begin, column, base)
 

@@ -2,7 +2,7 @@
 
 The algorithm, in exact integers, is that of fm_cut in the C core, which does it on the host; the results are equal bit
 for bit. A thread sums the costs of its run of requests, the block scans the sums, then threads find cuts independently
-by binary search.
+by binary search, or try how parts are filled (filling.py).
 """
 
 import cuda.bindings.driver as cuda
@@ -14,8 +14,8 @@ from dsl_kernels.core import attended, pieces, schedule
 from dsl_kernels.core.params import Named
 
 from .apart import cut_apart
-from .config import LOG2_THREADS, Variant
-from .filling import NOTES, Filling
+from .config import LOG2_THREADS, NOTES, Variant
+from .filling import Filling
 from .params import PARAMS
 
 THREADS = 1 << LOG2_THREADS
@@ -58,9 +58,10 @@ class Plan:
         own, largest, costliest = Int64(0), Int32(0), Int64(0)
         splits = a.num_parts // a.num_tiles  # of a tile in an aligned schedule; 0: whole tiles
         for i in cutlass.range(begin, end, unroll=1):
-            own += self.request_cost(i)
+            cost = self.request_cost(i)
+            own += cost
             largest = max(largest, self.aligned_piece(self.units(i), max(splits, 1)))
-            costliest = max(costliest, self.tile_cost(i))
+            costliest = max(costliest, self.tile_cost(i) if cost > 0 else Int64(0))  # of those with live tiles
         column = self.scan_add(scan, tid, own)  # cost of a column of tiles, with variable-length queries of all
         running = scan[tid] - own
         for i in cutlass.range(begin, end, unroll=1):

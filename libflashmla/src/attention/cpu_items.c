@@ -22,7 +22,7 @@ static void fold_pieces(const fm_attention *attention, fm_piece_worker *worker, 
 /* Of the current length. */
 static int64_t pieces_of(const fm_attention *attention, const fm_rows *rows) {
   const int64_t units = fm_ceil_div(rows->length, attention->tiling.unit);
-  return fm_pieces_of(fm_max64(1, fm_ceil_div(units, attention->tiling.piece_units)));
+  return fm_pieces_of(fm_quanta_of(&attention->tiling, units));
 }
 
 static void store_items(const fm_attention *attention, fm_piece_worker *worker, fm_items items) {

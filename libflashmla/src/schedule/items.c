@@ -15,8 +15,8 @@ int64_t fm_first_piece(int64_t item, int32_t level) { return item << item_shift[
 int64_t fm_item_of(int64_t piece, int32_t level) { return piece >> item_shift[level]; }
 
 int64_t fm_cost_of_pieces(const fm_tiling *tiling, int64_t units) {
-  const int64_t quanta = fm_max64(fm_ceil_div(units, tiling->piece_units), 1);
-  return tiling->start_overhead + fm_max64(units, 1) + fm_pieces_of(quanta) * tiling->piece_overhead;
+  const int64_t pieces = fm_pieces_of(fm_quanta_of(tiling, units));
+  return tiling->start_overhead + fm_max64(units, 1) + pieces * tiling->piece_overhead;
 }
 
 int64_t fm_cost_before_piece(const fm_tiling *tiling, int64_t piece) {

@@ -47,6 +47,10 @@ static inline int64_t fm_pieces_of(int64_t quanta) {
 
 /* Items from the quantum `begin`, where one begins, to the quantum `end`. */
 int64_t fm_items_between(int64_t begin, int64_t end, int32_t level);
+/* Quanta of a tile that has so many units: at least one. */
+static inline int64_t fm_quanta_of(const fm_tiling *tiling, int64_t units) {
+  return fm_max64(fm_ceil_div(units, tiling->piece_units), 1);
+}
 /* First piece of an item; the item that a piece is of. */
 int64_t fm_first_piece(int64_t item, int32_t level);
 int64_t fm_item_of(int64_t piece, int32_t level);

@@ -139,9 +139,9 @@ typedef struct fm_tiling {
  *         tile start_overhead more; a tile (cost_i, or c_i) costs what its pieces do. Of a band, part after part takes
  *         as many items as cost B at most; parts that are left over have none. B is the first of S + d * D, with d = 0,
  *         1, ... , FM_BUDGETS - 1, that is enough for all, where S = ceil(C / W) and D = floor(M / (FM_BUDGETS - 1)) +
- *         1. No item costs more than M, the smaller of what the costliest tile costs and start_overhead + 2^k * (2 p +
- *         piece_overhead), with 2^k pieces in an item. Items are pieces at level 0, nodes at level 1, whole tiles at
- *         level 2 (items.h); the level is the first whose slots fit: total <= slots, else 2.
+ *         1. No item costs more than M, the smaller of what the costliest live tile costs and start_overhead + 2^k *
+ *         (2 p + piece_overhead), with 2^k pieces in an item. Items are pieces at level 0, nodes at level 1, whole
+ *         tiles at level 2 (items.h); the level is the first whose slots fit: total <= slots, else 2.
  *
  *   apart (P = pieces_apart > 0): part w begins tile t = w / 2P at unit w % 2P, which says no more than which pieces
  *         there are. Behind these cuts lie those of the launches of the first and of the second kind, of num_parts / 2

@@ -24,9 +24,7 @@ static int64_t aligned_piece(const scheduler *s, int32_t request, int32_t pieces
 }
 
 /* Of batch-invariant work. */
-static int64_t quanta_of(const scheduler *s, int32_t request) {
-  return fm_max64(fm_ceil_div(units_of(s, request), s->tiling->piece_units), 1);
-}
+static int64_t quanta_of(const scheduler *s, int32_t request) { return fm_quanta_of(s->tiling, units_of(s, request)); }
 
 static int64_t tile_cost(const scheduler *s, int32_t request) {
   if (s->tiling->piece_units > 0) return fm_cost_of_pieces(s->tiling, units_of(s, request));
@@ -240,7 +238,8 @@ static void fill_evenly(const scheduler *s, int32_t level, fm_cut *cuts) {
   const fm_tiling *tiling = s->tiling;
   const band_extents band = band_of(s);
   int64_t most = 0;
-  for (int32_t i = 0; i < s->work->batch; ++i) most = fm_max64(most, tile_cost(s, i));
+  for (int32_t i = 0; i < s->work->batch; ++i)
+    if (s->cost_before[i] < s->cost_before[i + 1]) most = fm_max64(most, tile_cost(s, i));
   most = fm_min64(most, fm_most_of_item(tiling, level));
   const int64_t least = fm_ceil_div(band.cost, band.parts), step = most / (FM_BUDGETS - 1) + 1;
   int32_t low = 0, high = FM_BUDGETS - 1; /* what suffices for less suffices for more, and the last one always does */
@@ -252,10 +251,11 @@ static void fill_evenly(const scheduler *s, int32_t level, fm_cut *cuts) {
       low = middle + 1;
   }
   fill_parts(s, band, least + high * step, level, cuts);
-  for (int32_t w = band.parts; w < tiling->num_parts; ++w) {
-    const fm_cut of_first = w < tiling->bands * band.parts ? cuts[w % band.parts] : (fm_cut){band.tiles, 0};
-    cuts[w] = (fm_cut){(fm_min32(w / band.parts, tiling->bands - 1)) * band.tiles + of_first.tile, of_first.unit};
+  for (int32_t w = band.parts; w < tiling->bands * band.parts; ++w) {
+    const fm_cut of_first = cuts[w % band.parts];
+    cuts[w] = (fm_cut){w / band.parts * band.tiles + of_first.tile, of_first.unit};
   }
+  for (int32_t w = tiling->bands * band.parts; w < tiling->num_parts; ++w) cuts[w] = (fm_cut){tiling->num_tiles, 0};
 }
 
 /* Of batch-invariant work: as finely as there are slots for the items. */

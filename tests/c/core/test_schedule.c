@@ -21,7 +21,7 @@ typedef struct list {
   int64_t at[MAX_TILES + 1];
 } list;
 
-/* Batch invariant: quanta of a tile; its pieces; what it costs. */
+/* Batch invariant: quanta of a tile. */
 static int64_t quanta_of(const fm_tiling *t, int64_t units) {
   int64_t quanta = 1;
   while (quanta * t->piece_units < units) quanta++;

@@ -65,8 +65,10 @@ class Block:
         (self.sum_empty,), self.work_full = self.made["sum_empty"], self.made["work_full"]
         # bar.sync of QK and PV's warps of a half, in batch-invariant calls
         self.sums = [Mbarrier(QK_WARPS + PV_WARPS) for _ in range(2)]
+        self.joined = [Mbarrier(PV_WARPS) for _ in range(2)]  # and of the latter alone, before they fold
         self.holds = [[-1, -1] for _ in range(slots)]  # the item whose half has come
         self.boxes: dict[tuple[int, int], int] = {}  # (item, half): boxes that have come
+        self.products: list[list[set]] = [[set(), set()] for _ in range(slots)]  # warps of PV, until they have its end
         self.users: list[list[set]] = [[set(), set()] for _ in range(slots)]  # warps that read half a slot
         self.p: list[list] = [[None] * QK_WARPS for _ in range(slots)]  # the unit of which a warp's rows of P lie there
         # of V, where it is turned round: the unit of which a warp's tokens lie there, and who reads them
@@ -95,6 +97,7 @@ class Model:
     reader_half = 1
     fewer_records = 0
     sums_of_one_half = False
+    folds_at_once = False
 
     def __init__(self, tiles: list[int], slots: int, cluster: int, seed: int, more: list[bool] | None = None) -> None:
         """tiles: units of each piece, at least one. more, of a batch-invariant call: whether the next piece is of the
@@ -353,11 +356,13 @@ class Model:
                 assert block.scales[slot] == [it] * QK_WARPS, "scales of another unit"
                 yield block.full[slot], phase
                 self.use(block, it, me, (half,))
+                block.products[slot][half].add(me)
                 n -= 1
                 yield block.qk_done[slot], phase
                 yield None
                 assert block.p[slot] == [it] * QK_WARPS, "P of another unit"
                 if n > 0:
+                    block.products[slot][half].discard(me)
                     self.release(block, me, slot, half)
                     if warp == 0:
                         yield from self.fetch(block, half, cursor)
@@ -380,8 +385,20 @@ class Model:
             assert block.scales[(it + 1) % self.slots] == [("lse", piece)] * QK_WARPS, "sums of another tile"
         block.sum_empty.arrive(ONE_LANE)
         yield None
+        if self.invariant:
+            yield from self.fold(block, half, me, it, piece)
         self.done_with(block, piece, me)
         self.release(block, me, (it - 1) % self.slots, half)
+
+    def fold(self, block: Block, half: int, me: tuple, it: int, piece: int) -> Role:
+        """By way of the half of the last unit's slot, when nobody's product reads that any more."""
+        products = block.products[(it - 1) % self.slots][half]
+        products.discard(me)
+        if not self.folds_at_once:
+            block.joined[half].arrive()
+            yield block.joined[half], piece & 1
+        assert not products, "a stage that somebody reads"
+        yield None
 
     # ---- the run
 

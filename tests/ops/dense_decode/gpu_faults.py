@@ -300,7 +300,7 @@ GPU_FAULTS = [
         "src[None, chunk, 1, token, head, layer], to",
     ),
     fault(
-        "Q of the tile before",
+        "a loader takes no Q",
         FOLDER + "invariant_loader.py",
         "        return Int32(0) if same_q else",
         "        return Int32(0) if same_q or True else",

@@ -62,6 +62,13 @@ def test_sums_that_one_half_alone_hears_of_are_noticed():
     assert fails(Careless, 1)
 
 
+def test_a_fold_that_waits_for_no_other_warp_is_noticed():
+    class Careless(Model):
+        folds_at_once = True
+
+    assert fails(Careless, 1)
+
+
 @pytest.mark.parametrize("cluster", [1, 2])
 @pytest.mark.parametrize("change", [-1, 1])
 @pytest.mark.parametrize("name", [barrier.name for barrier in BARRIERS])
@@ -130,8 +137,9 @@ def test_a_phase_that_nobody_waits_for_is_noticed():
     class Deaf(Model):
         qk_waits_for_q = False
 
-    with pytest.raises(AssertionError, match="a phase that nobody waits for"):
-        Deaf([7], 3, 1, 0).run()
+    for more in (None, [False, False]):
+        with pytest.raises(AssertionError, match="a phase that nobody waits for"):
+            Deaf([7, 7], 3, 1, 0, more).run()
 
 
 @pytest.mark.parametrize("table", [BARRIERS, gathering(), gathering(boxed=True)])

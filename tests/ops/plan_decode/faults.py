@@ -2,12 +2,13 @@
 
 from ops.dense_decode.case import Case
 from ops.dense_decode.relations import CHUNK, INVARIANT
-from ops.plan_decode.relations import LEVELS
+from ops.plan_decode.relations import LEVELS, RAGGED
 from planted_faults import Edit, Fault
 
 CHUNKS = "tests/ops/dense_decode/test_chunks.py::test_every_size_of_chunks[cpu-causal-8]"
 ALONE = "tests/ops/dense_decode/test_batch_invariance.py::test_every_request_alone_and_among_many[cpu-bfloat16-16]"
 LEVEL = "tests/ops/plan_decode/test_schedule.py::test_every_level_is_found"
+EVEN = "tests/ops/plan_decode/test_schedule.py::test_ragged_requests"
 SCHEDULE = "libflashmla/src/schedule/"
 OTHER_BITS = "results differ in some bit"
 OTHER_SCHEDULE = r"\nE +Arrays are not equal"
@@ -18,9 +19,9 @@ def one_piece(case: Case) -> Case:
     return case.but(lengths=tuple(min(n, 8 * 64) for n in case.lengths))
 
 
-def of_schedule(name: str, before: str, after: str, case: Case, file: str = "scheduler.c", heal=one_piece) -> Fault:
+def of_schedule(name: str, before: str, after: str, case: Case, file: str = "scheduler.c", test: str = LEVEL) -> Fault:
     check = "ops.plan_decode.relations.check_host_schedule"
-    return Fault(name, (Edit(SCHEDULE + file, before, after),), heal, LEVEL, OTHER_SCHEDULE, check, case)
+    return Fault(name, (Edit(SCHEDULE + file, before, after),), one_piece, test, OTHER_SCHEDULE, check, case)
 
 
 FAULTS = [
@@ -56,18 +57,14 @@ FAULTS = [
     of_schedule(
         "level", "slots <= s->tiling->slots", "slots <= s->tiling->slots / 4", LEVELS.but(lengths=(1 << 16,) * 2)
     ),
+    of_schedule("budget of a part", "least + high * step", "least + (high + 1) * step", RAGGED, test=EVEN),
     of_schedule(
-        "budget of a part",
-        "const int64_t least = fm_ceil_div(band.cost, band.parts)",
-        "const int64_t least = fm_ceil_div(band.cost, band.parts) + 1",
-        LEVELS,
-    ),
-    of_schedule(
-        "cost of a piece",
-        "+ piece * tiling->piece_overhead",
-        "+ (piece + 1) * tiling->piece_overhead",
-        LEVELS,
+        "pieces for a cost",
+        "(cost - small) / (of_small + tiling->piece_units)",
+        "(cost - small) / of_small",
+        RAGGED,
         "items.c",
+        EVEN,
     ),
     of_schedule(
         "begin of a node", "item_shift[FM_LEVELS] = {0, 3, 30}", "item_shift[FM_LEVELS] = {0, 2, 30}", LEVELS, "items.c"

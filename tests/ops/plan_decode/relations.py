@@ -14,6 +14,7 @@ from ops.dense_decode.shape_only import plan_call
 CPU = schedule.cpu()
 # Long requests of many query rows, of which few give as many pieces as there is room for.
 LEVELS = Case(h_q=128, max_blocks=1 << 10, lengths=(1 << 16,) * 4, batch_invariant=True)
+RAGGED = LEVELS.but(lengths=(1 << 16, 40_000, 3_000, 60_001, 5_000, 20_000))
 
 
 def host_schedule(case: Case, tiling: schedule.Tiling) -> schedule.Schedule:

@@ -5,7 +5,7 @@ import pytest
 
 import schedule
 from ops.dense_decode.case import Case
-from ops.plan_decode.relations import CPU, LEVELS, check_host_schedule
+from ops.plan_decode.relations import CPU, LEVELS, RAGGED, check_host_schedule
 
 PAGE_SIZES = (16, 64, 256)
 CASES = [(2, 1 << 16), (4, 1 << 16), (100, 40_000)]  # requests and their length
@@ -34,6 +34,22 @@ def test_it_is_that_of_the_host_scheduler(num_splits, spread, varlen):
 def test_every_level_is_found():
     levels = [check_host_schedule(LEVELS.but(lengths=(length,) * batch)).first_slot[-1] for batch, length in CASES]
     assert levels == [0, 1, 2]
+
+
+def test_ragged_requests():
+    check_host_schedule(RAGGED)
+
+
+def test_the_longest_request_has_no_queries():
+    """Then no tile costs as much, and parts are no less even."""
+    lengths = (3_000, 700, 1 << 16, 900, 2_500, 60)
+    check_host_schedule(LEVELS.but(lengths=lengths, cu_seqlens_q=(0, 1, 2, 2, 3, 4, 5), total_q=5, s_q=1))
+    many = (1 << 16, *range(40_000, 53_000, 100))  # of which more pieces would be stored than there is room for
+    offsets = (0, *range(len(many)))
+    case = LEVELS.but(lengths=many, cu_seqlens_q=offsets, total_q=offsets[-1], s_q=1)
+    found = check_host_schedule(case)
+    assert found.first_slot[-1] == 2
+    assert np.diff(found.cuts[:, 0]).max() <= 3
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 7, 64, 127, 128, 641, 65_535, 10**6 + 3, 2**30 - 1, 2**30, 2**31 - 1])
