@@ -18,6 +18,12 @@ typedef struct fm_rows {
 } fm_rows;
 
 fm_rows fm_rows_of(const fm_attention *attention, int32_t tile);
+/* The next tile in which there may be something to do: behind a dead one all others of its KV head are dead, too. */
+static inline int32_t fm_tile_behind(const fm_attention *attention, const fm_rows *rows, int32_t tile) {
+  const int32_t of_head = attention->tiling.tiles_per_head;
+  const bool dead = rows->count == 0 && attention->tiling.request_major;
+  return dead ? tile - tile % of_head + of_head : tile + 1;
+}
 /* Query token `token` of the request attends to tokens [0, bound); 0: an empty row. Grows with the token. */
 int64_t fm_row_bound(const fm_attention *attention, const fm_rows *rows, int32_t token);
 /* Elements before a row of a tensor with these strides: batch, token, head. */

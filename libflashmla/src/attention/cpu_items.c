@@ -42,11 +42,13 @@ static void store_items(const fm_attention *attention, fm_piece_worker *worker, 
   }
 }
 
-static void attend_whole(const fm_attention *attention, fm_piece_worker *worker, int32_t tile) {
+/* Returns the tile that comes next. */
+static int32_t attend_whole(const fm_attention *attention, fm_piece_worker *worker, int32_t tile) {
   const fm_rows rows = fm_rows_of(attention, tile);
+  const int32_t next = fm_tile_behind(attention, &rows, tile);
   const fm_folded node = fm_folded_in(attention, worker, NODE), total = fm_folded_in(attention, worker, TILE);
   const int32_t d_v = attention->d_v;
-  if (rows.count == 0) return;
+  if (rows.count == 0) return next;
   fm_empty_folded(total, rows.count);
   const int64_t pieces = pieces_of(attention, &rows);
   for (int64_t piece = 0; piece < pieces; piece += FM_NODE_PIECES) {
@@ -57,13 +59,14 @@ static void attend_whole(const fm_attention *attention, fm_piece_worker *worker,
                   d_v);
   }
   fm_write_folded(attention, worker->elements, &rows, total);
+  return next;
 }
 
 void fm_attend_invariant_part(const fm_attention *attention, fm_piece_worker *worker, int32_t part) {
   const fm_cut from = attention->schedule.cuts[part], to = attention->schedule.cuts[part + 1];
   store_items(attention, worker, fm_first_items(&attention->tiling, attention->schedule, part));
-  for (int32_t tile = from.unit > 0 ? from.tile + 1 : from.tile; tile < to.tile; tile++)
-    attend_whole(attention, worker, tile);
+  for (int32_t tile = from.unit > 0 ? from.tile + 1 : from.tile; tile < to.tile;)
+    tile = attend_whole(attention, worker, tile);
   store_items(attention, worker, fm_last_items(&attention->tiling, attention->schedule, part));
 }
 

@@ -26,12 +26,14 @@ static void write_row(void *context, int32_t row, fm_row_result result) {
 
 void fm_attend_part(const fm_attention *attention, fm_piece_worker *worker, int32_t part) {
   const fm_cut from = attention->schedule.cuts[part], to = attention->schedule.cuts[part + 1];
-  for (int32_t tile = from.tile; tile < to.tile || (tile == to.tile && to.unit > 0); tile++) {
+  int32_t next;
+  for (int32_t tile = from.tile; tile < to.tile || (tile == to.tile && to.unit > 0); tile = next) {
     const int32_t first = tile == from.tile ? from.unit : 0;
     const int32_t last = tile == to.tile ? to.unit : -1;
     if (first == last) return; /* an empty part: both cuts are the same */
     const bool whole = first == 0 && last < 0;
     const fm_rows rows = fm_rows_of(attention, tile);
+    next = fm_tile_behind(attention, &rows, tile);
     target target = {.attention = attention,
                      .elements = worker->elements,
                      .rows = &rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compare
+import flashmla
 from ops.dense_decode import calls, strategies
 from ops.dense_decode.case import INT32_MAX, INT32_MIN, Case, Layouts, make_data
 from ops.dense_decode.oracle import Shard
@@ -111,3 +113,21 @@ def test_an_empty_call_succeeds_and_writes_nothing(backend, total_q, batch, plan
         result = calls.run(case.but(route=route, given=given), backend)
         assert result.out.shape == (total_q, 4, 512)
         assert result.lse.shape == (4, total_q)
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_no_limit_on_queries_costs_nothing(batch_invariant):
+    """Of 4,096 requests with a token each most tiles that there might be are dead."""
+    tokens, h_q = 4096, 4
+    q, out = np.zeros((tokens, h_q, 576), np.float32), np.zeros((tokens, h_q, 512), np.float32)
+    kv_cache, lengths = np.zeros((1, 64, 1, 576), np.float32), np.full(tokens, 5, np.int32)
+    table, offsets = np.zeros((tokens, 1), np.int32), np.arange(tokens + 1, dtype=np.int32)
+    options = {"cu_seqlens_q": offsets, "batch_invariant": batch_invariant, "out": out}
+
+    def seconds(most: int) -> float:
+        begin = time.perf_counter()
+        flashmla.dense_decode(q, kv_cache, table, lengths, max_seqlen_q=most, **options)
+        return time.perf_counter() - begin
+
+    bounded, unbounded = (min(seconds(most) for _ in range(5)) for most in (1, INT32_MAX))
+    assert unbounded < 4 * bounded
