@@ -84,8 +84,9 @@ class Filling:
         request, begin, column, base = at
         end, tile, unit = cost, a.num_tiles // a.bands, Int32(0)
         if limit < cost:
-            while limit - base >= self.column_cost:
-                request, begin, column, base = Int32(0), Int64(0), column + 1, base + self.column_cost
+            if limit - base >= self.column_cost:
+                column = Int32(limit // self.column_cost)
+                request, begin, base = Int32(0), Int64(0), column * self.column_cost
             request, begin = self.last_before(request, begin, limit - base)
             tile, offset = self.plan.live_tile(request, column, limit - base - begin)
             end = limit - offset

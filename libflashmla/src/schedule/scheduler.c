@@ -100,7 +100,20 @@ static void cut_whole_tiles(const scheduler *s, int64_t tiles_per_part, fm_cut *
   }
 }
 
-/* A search for positions that only grow, so that it goes on from the last one: of the request, and anew in the next
+/* The last request that begins at a cost or before, of a column that costs more. */
+static int32_t last_before(const scheduler *s, int64_t cost) {
+  int32_t low = 0, high = s->work->batch;
+  while (high - low > 1) {
+    const int32_t middle = low + (high - low) / 2;
+    if (s->cost_before[middle] <= cost)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/* A search for positions that only grow, so that it goes on from the last one: of the request, and anew in another
  * column. Numbered request by request, all tiles are one column of requests. */
 typedef struct search {
   int64_t column;
@@ -112,8 +125,9 @@ static int32_t find_tile(const scheduler *s, search *at, int64_t position, int64
   const fm_tiling *tiling = s->tiling;
   const int32_t batch = s->work->batch;
   const int64_t column_cost = s->cost_before[batch];
-  for (; at->column < position / column_cost; ++at->column) at->request = 0;
-  *offset = position - at->column * column_cost;
+  const int64_t column = position / column_cost;
+  *offset = position - column * column_cost;
+  if (at->column != column) *at = (search){column, last_before(s, *offset)};
   while (s->cost_before[at->request + 1] <= *offset) ++at->request;
   *offset -= s->cost_before[at->request];
   if (!tiling->request_major) return (int32_t)(at->column * batch + at->request);
