@@ -189,7 +189,7 @@ VARIANTS = (
 
 
 def _invariant(variant: Variant) -> Variant:
-    """For batch-invariant calls. Where two boxes of a unit may be a lane's, PV needs registers that QK gives."""
+    """For batch-invariant calls. With one block a tile and no RoPE part PV needs registers that QK gives."""
     given: dict[str, int] = {}
     if variant.cluster == 1 and variant.d_qk == variant.d_v:
         given = {"q_steps_in_registers": 27, "qk_registers": 168, "pv_registers": 168}
