@@ -126,7 +126,7 @@ def test_cuts_apart_are_those_of_the_definition(plan, varlen):
     draw = np.random.default_rng(varlen)
     for number in range(60):
         batch, s_q, h_q = int(draw.integers(1, 80)), int(draw.choice([1, 2, 5])), int(draw.choice([1, 64, 65, 128]))
-        limits = sparse_limits(h_q, str(draw.choice(["bf16", "v32"])), 132)
+        limits = sparse_limits(int(draw.choice([1, 100])), h_q, str(draw.choice(["bf16", "v32"])), 132)
         capacities = [int(draw.choice([1, 64, 100, 2048, 70_000])) for _ in range(2)]
         spread = schedule.SPREADS[number % len(schedule.SPREADS)]
         lengths = [schedule.draw_lengths(draw, spread, batch, most) for most in capacities]

@@ -48,7 +48,7 @@ def test_cuts_are_those_of_the_definition(gpu, seed, varlen):
         extents = {"batch": batch, "s_q": min(s_q, total_q) if varlen else s_q, "h_q": h_q, "h_kv": 1}
         extents |= {"max_blocks": schedule.ceil(topk, UNIT) + schedule.ceil(extra_topk, UNIT), "varlen": varlen}
         extents |= {"num_splits": num_splits, "batch_invariant": invariant, "total_q": total_q, "own_items": True}
-        limits = limits_of(h_q, kv_format, processors)
+        limits = limits_of(total_q if varlen else batch * s_q, h_q, kv_format, processors)
         tiling = schedule.tile(limits, **extents)
         found = schedule.read(buffer.cpu().numpy(), tiling, batch)
         units = schedule.units(limits, lengths[0], topk) + schedule.units(limits, lengths[1], extra_topk)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
 import c_abi
 import compare
+import environment
 import flashmla
 import properties
 from attention import Result
 from buffers import COMPACT, POISON, Guarded
+from dsl_kernels.core.schedule_params import ROWS
 from ops.dense_decode.calls import format_number
 from ops.sparse_decode import oracle
 from ops.sparse_decode.case import SparseCase
@@ -225,7 +228,16 @@ def without_free_rows(case: SparseCase, result: Result) -> Result:
 def run(case: SparseCase, backend, data: Data | None = None) -> Result:
     """The whole case: its plan, if it has one, and its call."""
     tensors = Tensors(case, backend, data)
-    return decode(tensors, make_plan(tensors))
+    with forced(case, backend):
+        return decode(tensors, make_plan(tensors))
+
+
+def forced(case: SparseCase, backend) -> contextlib.AbstractContextManager:
+    """Names the kernel that a paired case must have."""
+    formats = case.main.kv_format, case.planned_format
+    if not case.paired or backend.name != "gpu" or case.h_q <= ROWS or "bf16" in formats:
+        return contextlib.nullcontext()
+    return environment.variable("FLASHMLA_FORCE_KERNEL", f"sparse_decode_bf16_{case.d_qk}_{formats[0]}_pair")
 
 
 def reference(case: SparseCase, data: Data) -> Result:

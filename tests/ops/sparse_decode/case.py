@@ -86,6 +86,7 @@ class SparseCase(QueryTokens):
     lse_base2: bool = False
     empty_lse_minus: bool = False
     batch_invariant: bool = False
+    paired: bool = False  # on a GPU, codes for more than 64 heads: pairs of CTAs, however few query tokens there are
 
     @property
     def d_v(self) -> int:

@@ -30,12 +30,13 @@ def is_apart(case: SparseCase) -> bool:
     return case.extra is not None and case.extra.topk > 0 and case.extra.kv_format != case.main.kv_format
 
 
-def limits_of(h_q: int, kv_format: str, processors: int) -> schedule.Limits:
-    """Both blocks of heads of a query token are a tile where its rows are codes."""
+def limits_of(tokens: int, h_q: int, kv_format: str, processors: int) -> schedule.Limits:
+    """Both blocks of heads of a query token are a tile where its rows are codes and query tokens are not few."""
     found = schedule.constants("ops/sparse_decode/cuda.c")
+    pairs = tokens * found["PAIR"] * found["FEW"] > processors and h_q > ROWS and kv_format != "bf16"
     return schedule.Limits(
         block_rows=ROWS,
-        max_cluster=found["PAIR"] if h_q > ROWS and kv_format != "bf16" else 1,
+        max_cluster=found["PAIR"] if pairs else 1,
         workers=processors,
         start_overhead=found["START_OVERHEAD"],
         split_overhead=found["SPLIT_OVERHEAD"],
@@ -53,7 +54,8 @@ def call_of(case: SparseCase, processors: int) -> Call:
     units = schedule.ceil(case.main.topk, UNIT), schedule.ceil(extra_topk, UNIT)
     apart = is_apart(case)
     own_plan = case.plan == "none" or apart
-    limits = limits_of(case.h_q, case.main.kv_format if own_plan else case.planned_format, processors)
+    tokens = case.batch * case.s_q if case.cu_seqlens_q is None else case.total_q
+    limits = limits_of(tokens, case.h_q, case.main.kv_format if own_plan else case.planned_format, processors)
     tiling = schedule.tile(
         limits,
         batch=case.batch,

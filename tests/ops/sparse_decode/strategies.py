@@ -167,6 +167,7 @@ def cases(
         "lse_base2": draw(st.booleans()),
         "empty_lse_minus": draw(st.booleans()),
         "batch_invariant": invariant,
+        "paired": draw(st.booleans()),
     }
     drawn |= {name: value for name, value in fixed.items() if name not in {"main", "extra"}}
     rows = max(1, drawn["batch"] * drawn["s_q"] * drawn["h_q"])

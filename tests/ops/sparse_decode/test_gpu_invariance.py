@@ -76,6 +76,7 @@ KINDS = {
     "bf16": (128, ("bf16",), False),
     "v32": (16, ("v32",), True),
     "model1 twice": (64, ("model1", "model1"), True),
+    "v32 of pairs and not": (128, ("v32",), True),
     "v32 and bf16": (128, ("v32", "bf16"), True),
 }
 

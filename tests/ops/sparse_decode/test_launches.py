@@ -18,6 +18,7 @@ from stub_driver.launches import CLUSTER, PROCESSORS, QUIET, decoded, family, ma
 
 FORMATS = ("bf16", *formats.SCALED)
 EXTRA = Cache(num_blocks=40, page_size=7, topk=130)
+MANY = STEP.but(batch=40)  # query tokens: where rows are codes they have pairs of CTAs
 
 
 def in_format(case: SparseCase, kv_format: str) -> SparseCase:
@@ -225,11 +226,10 @@ def test_calls_with_a_plan_launch_no_scheduler(cuda_12_0, case):
 
 @pytest.mark.parametrize(("kv_format", "planned"), [("v32", "bf16"), ("bf16", "v32")])
 def test_a_plan_of_another_format_decides_on_tiles(cuda_12_0, kv_format, planned):
-    case = in_format(STEP, kv_format).but(plan="fresh", plan_format=planned)
+    case = in_format(MANY, kv_format).but(plan="fresh", plan_format=planned)
     ran = cuda_12_0.run(f"sparse_decode({case!r}, plan=plan_sparse({case!r}))")
-    kernel = expected.kernel_of(case)
-    assert ran.told[-1] == [0, "", 0, kernel]
-    assert "pair" in kernel if planned == "v32" and kv_format == "v32" else "pair" not in kernel
+    assert ran.told[-1] == [0, "", 0, expected.kernel_of(case)]
+    assert expected.call_of(case, PROCESSORS).tiling.cluster == (2 if planned == "v32" else 1)
     check_call(case, ran.launches(), {call["map"]: call for call in ran.of("cuTensorMapEncodeTiled")})
 
 
@@ -273,9 +273,17 @@ def test_a_forced_kernel_must_be_of_the_format(cuda_12_0):
     assert sentence.endswith("which does not fit the call: it is for another format of the cache")
 
 
-def test_a_forced_kernel_of_one_block_a_tile_does_without_pairs(cuda_12_0):
-    case = in_format(STEP, "v32")
-    forced = "sparse_decode_bf16_576_v32"
-    ran = cuda_12_0.run(f"sparse_decode({case!r})", force_kernel=forced)
+@pytest.mark.parametrize("case", [STEP, MANY], ids=["few tokens", "many tokens"])
+@pytest.mark.parametrize("pair", ["", "_pair"])
+def test_a_forced_kernel_decides_on_pairs(cuda_12_0, case, pair):
+    forced = f"sparse_decode_bf16_576_v32{pair}"
+    ran = cuda_12_0.run(f"sparse_decode({in_format(case, 'v32')!r})", force_kernel=forced)
     assert ran.told == [[0, "", 0, forced]]
-    assert next(launch for launch in ran.launches() if "sparse" in launch["kernel"])["attributes"][CLUSTER] == 1
+    decode = next(launch for launch in ran.launches() if "sparse" in launch["kernel"])
+    assert decode["attributes"][CLUSTER] == (2 if pair else 1)
+
+
+@pytest.mark.parametrize(("batch", "pair"), [(33, ""), (34, "_pair")])
+def test_pairs_are_for_more_blocks_than_half_of_the_processors(cuda_12_0, batch, pair):
+    ran = cuda_12_0.run(f"sparse_decode({in_format(STEP.but(batch=batch, s_q=1), 'v32')!r})")
+    assert ran.told == [[0, "", 0, f"sparse_decode_bf16_576_v32{pair}"]]

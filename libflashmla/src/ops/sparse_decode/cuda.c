@@ -4,6 +4,9 @@
 
 /* Blocks of a tile: heads of one query token, which attend the same rows. */
 #define PAIR 2
+/* Pairs serve where there is a block for more than one in so many processors: else tiles are split into short pieces,
+ * and at either end of each a pair waits for both its blocks. */
+#define FEW 2
 /* Units, see dense_decode's. There are no quanta of batch-invariant work: what a query token selects is short enough to
  * be attended whole. Fixed pieces would need partial rows of every token. */
 #define START_OVERHEAD 3
@@ -26,12 +29,14 @@ static fm_need need_of(const fm_attention *attention, int32_t kv_format, int32_t
 /* Whether both blocks of heads of a query token are a tile: where they make what they attend for each other. Rows that
  * need no conversion are best fetched by each block in its own time. A call that follows a plan has the tiles of that.
  */
-static flashmla_status choose_pairs(const fm_sparse_decode *decode, bool *pairs) {
+static flashmla_status choose_pairs(const fm_sparse_decode *decode, fm_gpu gpu, bool *pairs) {
   const fm_attention *attention = &decode->attention;
+  const fm_work *work = &attention->work;
+  const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
   const fm_kernel *named;
   FM_TRY(fm_kernel_forced(FM_KERNEL_SPARSE_DECODE, &named));
-  *pairs = attention->work.h_q > FM_KERNEL_UNIT && fm_quantizes(decode->selections[FM_MAIN].pages.format);
-  if (named != NULL) *pairs = *pairs && named->cluster > 1;
+  const bool wanted = named != NULL ? named->cluster > 1 : tokens * PAIR * FEW > gpu.device->processors;
+  *pairs = wanted && work->h_q > FM_KERNEL_UNIT && fm_quantizes(decode->selections[FM_MAIN].pages.format);
   if (!fm_makes_schedule(attention)) *pairs = attention->stamp.cluster > 1;
   return FLASHMLA_OK;
 }
@@ -58,7 +63,7 @@ flashmla_status fm_sparse_decode_cuda_limits(const fm_call *call, const fm_spars
   fm_gpu gpu;
   FM_TRY(fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu));
   bool pairs;
-  FM_TRY(choose_pairs(decode, &pairs));
+  FM_TRY(choose_pairs(decode, gpu, &pairs));
   *limits = (fm_limits){.block_rows = FM_KERNEL_UNIT,
                         .max_cluster = pairs ? PAIR : 1,
                         .workers = fm_min32(gpu.device->processors, FM_KERNEL_MAX_PARTS),
