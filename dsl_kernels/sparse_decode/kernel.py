@@ -1,13 +1,13 @@
 """Token-sparse MLA decode for Hopper: dense_decode's roles on rows of the cache that each query token selects.
 
 A tile is a block of up to 64 heads of one query token, or both blocks of it: of codes, and where query tokens are not
-few, those are a pair of CTAs, which fetch and make half of the rows each, for both. Its KV items are the rows that the token selects, in units
-of 64: first those of the main cache, then those of the extra one. TMA cannot gather rows on this chip: a warpgroup of
-its own, the producer, or the warps of PV fetch them with cp.async (producer.py, gather.py of dense_decode) into the
-slot that the product before has left, while QK works on the next unit; and the warps of PV make what is quantised into
-bfloat16 in its place (made_codes.py there), beside the product that runs on the tensor cores then, or behind it. A row
-that is not attended, because its index lies outside the cache or behind the length, is zeros, and its logits are hidden
-(qk.py).
+few, those are a pair of CTAs, which fetch and make half of the rows each, for both. Its KV items are the rows that the
+token selects, in units of 64: first those of the main cache, then those of the extra one. TMA cannot gather rows on
+this chip: a warpgroup of its own, the producer, or the warps of PV fetch them with cp.async (producer.py, gather.py of
+dense_decode) into the slot that the product before has left, while QK works on the next unit; and the warps of PV make
+what is quantised into bfloat16 in its place (made_codes.py there), beside the product that runs on the tensor cores
+then, or behind it. A row that is not attended, because its index lies outside the cache or behind the length, is zeros,
+and its logits are hidden (qk.py).
 
 What differs of the barriers: an item has come (`full`) when every thread of who fetches or makes it has arrived, and
 each loads what it needs only when the record of the piece is there, so that nothing is loaded without work.

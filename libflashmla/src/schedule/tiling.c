@@ -31,7 +31,9 @@ static int64_t slots_in_cap(const fm_work *work, const fm_tiling *tiling, fm_lim
 
 /* Parts and slots of batch-invariant work. Between parts there are fewer cuts than parts, so no more tiles are cut. */
 static void set_slots(const fm_work *work, fm_limits limits, int32_t d_v, fm_tiling *tiling) {
-  const int64_t quanta = fm_max64(1, fm_ceil_div(fm_most_units(work, limits.unit), limits.piece_units));
+  tiling->piece_units = limits.piece_units;
+  tiling->piece_overhead = limits.piece_overhead;
+  const int64_t quanta = fm_quanta_of(tiling, fm_most_units(work, limits.unit));
   if (limits.stripe_rows > 0)
     tiling->slot_rows =
         (int32_t)fm_ceil_div(tiling->block_heads * tiling->block_tokens, limits.stripe_rows) * limits.stripe_rows;
@@ -41,8 +43,6 @@ static void set_slots(const fm_work *work, fm_limits limits, int32_t d_v, fm_til
   if (quanta > 1 && limits.carries > 0) parts = fm_max64(1, fm_min64(parts, most / limits.carries));
   const int64_t stored = fm_min64(live, parts - 1) * fm_pieces_of(quanta);
   tiling->num_parts = (int32_t)parts;
-  tiling->piece_units = limits.piece_units;
-  tiling->piece_overhead = limits.piece_overhead;
   tiling->carries = limits.carries;
   tiling->slots = quanta > 1 ? (int32_t)fm_min64(most, stored + limits.carries * parts) : 0;
 }

@@ -19,7 +19,7 @@ def one_piece(case: Case) -> Case:
     return case.but(lengths=tuple(min(n, 8 * 64) for n in case.lengths))
 
 
-def of_schedule(name: str, before: str, after: str, case: Case, file: str = "scheduler.c", test: str = LEVEL) -> Fault:
+def of_schedule(name: str, before: str, after: str, case: Case, file: str, test: str = LEVEL) -> Fault:
     check = "ops.plan_decode.relations.check_host_schedule"
     return Fault(name, (Edit(SCHEDULE + file, before, after),), one_piece, test, OTHER_SCHEDULE, check, case)
 
@@ -55,9 +55,13 @@ FAULTS = [
     ),
     # Others have the same bits, and cost time or memory.
     of_schedule(
-        "level", "slots <= s->tiling->slots", "slots <= s->tiling->slots / 4", LEVELS.but(lengths=(1 << 16,) * 2)
+        "level",
+        "slots <= pile->tiling->slots",
+        "slots <= pile->tiling->slots / 4",
+        LEVELS.but(lengths=(1 << 16,) * 2),
+        "filling.c",
     ),
-    of_schedule("budget of a part", "least + high * step", "least + (high + 1) * step", RAGGED, test=EVEN),
+    of_schedule("budget of a part", "least + high * step", "least + (high + 1) * step", RAGGED, "filling.c", EVEN),
     of_schedule(
         "pieces for a cost",
         "(cost - small) / (of_small + tiling->piece_units)",
