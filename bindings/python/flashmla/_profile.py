@@ -192,10 +192,10 @@ def profile(*, lengths: bool = False, max_records: int = 0, max_pending: int = 0
     `Profile` and docs/profiling.md.
 
     >>> with flashmla.profile() as report:
-    ...     for layer in range(2):
+    ...     for layer in range(8):
     ...         out, lse = flashmla.dense_decode(q, kv_cache, block_table, cache_seqlens)
     >>> report.advice()[0].rule
-    'share a plan'
+    'give outputs'
     """
     options = ffi.new("flashmla_profile_options *")
     options.struct_size = ffi.sizeof("flashmla_profile_options")

@@ -21,7 +21,7 @@ _ATTENTION = frozenset({"dense_decode", "sparse_decode"})
 
 def _share_a_plan(group: Group) -> str | None:
     own = group.count("own_plan")
-    if group.operation not in _ATTENTION or own < 2:
+    if not group.on_gpu or group.operation not in _ATTENTION or own < 2:
         return None
     maker = "plan_decode" if group.operation == "dense_decode" else "plan_sparse_decode"
     return (
