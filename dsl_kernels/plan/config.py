@@ -9,6 +9,7 @@ from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import Variant as Base
 
 LOG2_THREADS = 8
+WARPS = (1 << LOG2_THREADS) // 32
 NOTED = 8  # parts, of which the begin of one is noted (filling.py)
 NOTES = (1 << LOG_MAX_PARTS) // NOTED * BUDGETS
 
@@ -21,7 +22,7 @@ class Variant(Base):
 
     @property
     def shared_bytes(self) -> int:
-        return 8 * (self.threads + NOTES)  # a number each, and notes of budgets
+        return 8 * (self.threads + WARPS + NOTES)  # a number each, of each warp, and notes of budgets
 
 
 VARIANTS = (Variant(HOPPER),)

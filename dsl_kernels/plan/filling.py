@@ -21,7 +21,7 @@ class Filling:
         self.plan, self.a, self.notes = plan, plan.a, notes
 
     @cute.jit
-    def fill_evenly(self, scan: cute.Tensor, tid, threads: cutlass.Constexpr, of: tuple):
+    def fill_evenly(self, tid, threads: cutlass.Constexpr, of: tuple):
         """of: cost of a band, of the costliest tile; log2 of the pieces of an item."""
         a, self.column_cost = self.a, self.plan.before[self.a.batch]
         cost, costliest, shift = of
@@ -33,7 +33,7 @@ class Filling:
             if self.suffices(i, least + i * step, cost, shift):
                 left, i = Int64(BUDGETS - 1 - i), Int32(BUDGETS)
             i += threads
-        i = BUDGETS - 1 - Int32(self.plan.reduce_max(scan, tid, left))
+        i = BUDGETS - 1 - Int32(self.plan.block.reduce_max(tid, left))
         for note in cutlass.range(tid, (parts + (NOTED - 1)) // NOTED, threads, unroll=1):
             self.write_parts(note * NOTED, self.notes[note * BUDGETS + i], least + i * step, cost, shift)
         for part in cutlass.range(a.bands * parts + tid, a.num_parts, threads, unroll=1):

@@ -14,7 +14,8 @@ from dsl_kernels.core import attended, pieces, schedule
 from dsl_kernels.core.params import Named
 
 from .apart import cut_apart
-from .config import LOG2_THREADS, NOTES, Variant
+from .block import Block
+from .config import LOG2_THREADS, NOTES, WARPS, Variant
 from .filling import Filling
 from .params import PARAMS
 
@@ -31,6 +32,7 @@ class Plan:
         @cute.struct
         class Storage:
             scan: cute.struct.MemRange[Int64, THREADS]
+            of_warps: cute.struct.MemRange[Int64, WARPS]
             notes: cute.struct.MemRange[Int64, NOTES]
 
         self.storage = Storage
@@ -42,31 +44,38 @@ class Plan:
         self.a = a = Named(PARAMS, args)
         tid, _, _ = cute.arch.thread_idx()
         storage = cutlass.memory.SmemAllocator().allocate(self.storage)
-        scan = storage.scan.get_tensor(cute.make_layout(THREADS))
+        self.scan = scan = storage.scan.get_tensor(cute.make_layout(THREADS))
+        self.block = Block(THREADS, storage.of_warps.get_tensor(cute.make_layout(WARPS)))
         self.before = before = cute.make_tensor(a.cost_before, cute.make_layout(2**30))
         self.cuts = cuts = cute.make_tensor(a.cuts, cute.make_layout(2**30))
         self.first_slot = cute.make_tensor(a.first_slot, cute.make_layout(2**30))
         self.filling = Filling(self, storage.notes.get_tensor(cute.make_layout(NOTES)))
 
+        # each thread has a run of requests
+        self.run = run = (a.batch + (THREADS - 1)) // THREADS
+        begin = min(tid * run, a.batch)
+        end = min(begin + run, a.batch)
+        splits = a.num_parts // a.num_tiles  # of a tile in an aligned schedule; 0: whole tiles
+        parts, tiles = a.num_parts // a.bands, a.num_tiles // a.bands  # of a band
+        per_part = ceil_div(tiles, parts)
+
         cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()  # the lengths are written, and nobody reads the old schedule any more
 
-        # prefix sums of the cost: each thread a run of requests
-        run = (a.batch + (THREADS - 1)) // THREADS
-        begin = min(tid * run, a.batch)
-        end = min(begin + run, a.batch)
+        # prefix sums of the cost
         own, largest, costliest = Int64(0), Int32(0), Int64(0)
-        splits = a.num_parts // a.num_tiles  # of a tile in an aligned schedule; 0: whole tiles
         for i in cutlass.range(begin, end, unroll=1):
             cost = self.request_cost(i)
             own += cost
-            largest = max(largest, self.aligned_piece(self.units(i), max(splits, 1)))
+            largest = max(largest, self.aligned_piece(self.units(i), splits))
             costliest = max(costliest, self.tile_cost(i) if cost > 0 else Int64(0))  # of those with live tiles
-        column = self.scan_add(scan, tid, own)  # cost of a column of tiles, with variable-length queries of all
+        # cost of a column of tiles, with variable-length queries of all
+        self.column = column = self.block.scan_add(scan, tid, own)
         running = scan[tid] - own
         for i in cutlass.range(begin, end, unroll=1):
             before[i] = running
-            running += self.request_cost(i)
+            if i + 1 < end:
+                running += self.request_cost(i)
         if tid == 0:
             before[a.batch] = column
             cuts[2 * a.num_parts] = a.num_tiles
@@ -75,7 +84,7 @@ class Plan:
 
         total = column if schedule.by_request(a) else column * a.tiles_per_request
         if a.piece_units > 0:
-            costliest = self.reduce_max(scan, tid, costliest)
+            costliest = self.block.reduce_max(tid, costliest)
             self.cut_between_pieces(scan, tid, column if a.bands > 1 else total, costliest)
         elif a.pieces_apart > 0:
             cut_apart(a, cuts, tid, THREADS)
@@ -83,9 +92,7 @@ class Plan:
             for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 self.write_cut(part, *self.cut_forced(part))
         else:
-            parts, tiles = a.num_parts // a.bands, a.num_tiles // a.bands  # of a band
             cost = column if a.bands > 1 else total
-            per_part = ceil_div(tiles, parts)
             worst = Int64(0)  # cost of the most expensive aligned part
             if splits > 0:
                 worst = Int64(largest + a.start_overhead)
@@ -95,8 +102,8 @@ class Plan:
                         self.position(min((part + i) * per_part, Int64(tiles)), total) for i in (Int64(0), Int64(1))
                     ]
                     worst = max(worst, edges[1] - edges[0])
-            worst = self.reduce_max(scan, tid, worst)
-            share = (cost + (parts - 1)) // Int64(parts)
+            worst = self.block.reduce_max(tid, worst)
+            share = share_of(cost, parts)
             aligned = worst <= share + a.start_overhead + (1 if splits > 1 else a.split_overhead)
             for part in cutlass.range(tid, a.num_parts, THREADS, unroll=1):
                 band = part // parts
@@ -136,7 +143,10 @@ class Plan:
     @cute.jit
     def aligned_piece(self, units, pieces):
         """Units of a piece of an aligned schedule, with at most `pieces` of a tile."""
-        return max(units, 1) if units <= self.a.whole_units else ceil_div(units, pieces)
+        piece = max(units, 1)
+        if (units > self.a.whole_units) and (pieces > 1):
+            piece = ceil_div(units, pieces)
+        return piece
 
     @cute.jit
     def live_tiles(self, i):
@@ -161,10 +171,10 @@ class Plan:
             request, head, tile_of_head = schedule.locate_tile(a, Int32(tile))
             if schedule.by_request(a):
                 live = self.live_tiles(request)
-                before = self.before[request]
-                where = before + (head * live + min(Int64(tile_of_head), live)) * self.tile_cost(request)
+                of_tiles = (head * live + min(Int64(tile_of_head), live)) * self.tile_cost(request)
+                where = self.begin_of(request) + of_tiles
             else:
-                where = (head * a.tiles_per_head + tile_of_head) * self.before[a.batch] + self.before[request]
+                where = (head * a.tiles_per_head + tile_of_head) * self.column + self.begin_of(request)
         return where
 
     @cute.jit
@@ -212,12 +222,12 @@ class Plan:
         level = Int32(0)
         while level < pieces.LEVELS:
             shift = pieces.item_shift(level)
-            self.filling.fill_evenly(scan, tid, THREADS, (cost, costliest, shift))
+            self.filling.fill_evenly(tid, THREADS, (cost, costliest, shift))
             cute.arch.sync_threads()
             own = Int64(0)
             for part in cutlass.range(begin, end, unroll=1):
                 own += self.stored_items(part, shift)
-            used = carries + self.scan_add(scan, tid, own)
+            used = carries + self.block.scan_add(scan, tid, own)
             running = carries + scan[tid] - own
             if (used <= a.slots) or (level == pieces.LEVELS - 1):
                 for part in cutlass.range(begin, end, unroll=1):
@@ -230,6 +240,28 @@ class Plan:
             else:
                 level += 1
             cute.arch.sync_threads()
+
+    @cute.jit
+    def begin_of(self, request):
+        """What the requests before one cost."""
+        begin = Int64(0)
+        if self.run > 1:
+            begin = self.before[request]
+        elif request > 0:
+            begin = self.scan[request - 1]
+        return begin
+
+    @cute.jit
+    def request_at(self, rest):
+        """The last request of a column that begins at `rest` or before, of less than its cost: by the runs of threads."""
+        thread = Int32(0)
+        for log in cutlass.range_constexpr(LOG2_THREADS):
+            half = THREADS >> (log + 1)
+            thread += half if self.scan[thread + (half - 1)] <= rest else 0
+        request = thread * self.run
+        if self.run > 1:
+            request = self.last_request(request, rest)
+        return request
 
     @cute.jit
     def last_request(self, request, rest):
@@ -276,38 +308,27 @@ class Plan:
     @cute.jit
     def cut_at(self, where, total):
         """The (tile, unit) at which the cost before reaches `where`."""
-        a, before = self.a, self.before
-        tile, unit = a.num_tiles, Int32(0)
+        tile, unit = self.a.num_tiles, Int32(0)
         if where < total:
-            column = Int64(0) if schedule.by_request(a) else where // before[a.batch]
-            rest = where - column * before[a.batch]
-            request = self.last_request(Int32(0), rest)
-            tile, rest = self.live_tile(request, Int32(column), rest - before[request])
-            unit = Int32(max(rest - a.start_overhead, Int64(0)))
+            column, rest = Int32(0), where
+            if where >= self.column:
+                column = Int32(where // self.column)
+                rest = where - column * self.column
+            request = self.request_at(rest)
+            tile, rest = self.live_tile(request, column, rest - self.begin_of(request))
+            unit = Int32(max(rest - self.a.start_overhead, Int64(0)))
         return tile, unit
 
-    @cute.jit
-    def scan_add(self, scan, tid, value):
-        """Inclusive prefix sums over the block into `scan`; returns the total."""
-        scan[tid] = value
-        cute.arch.sync_threads()
-        for step in cutlass.range_constexpr(LOG2_THREADS):
-            below = scan[max(tid - (1 << step), 0)] if tid >= (1 << step) else Int64(0)
-            cute.arch.sync_threads()
-            scan[tid] = scan[tid] + below
-            cute.arch.sync_threads()
-        return scan[THREADS - 1]
 
-    @cute.jit
-    def reduce_max(self, scan, tid, value):
-        cute.arch.sync_threads()
-        scan[tid] = value
-        cute.arch.sync_threads()
-        for step in cutlass.range_constexpr(LOG2_THREADS):
-            if tid < (THREADS >> (step + 1)):
-                scan[tid] = max(scan[tid], scan[tid + (THREADS >> (step + 1))])
-            cute.arch.sync_threads()
-        return scan[0]
+@cute.jit
+def share_of(cost, parts):
+    """ceil(cost / parts). A division of 64 bits takes several times as long as one of 32."""
+    share = Int64(0)
+    if cost + parts < 2**31:
+        share = Int64((Int32(cost) + (parts - 1)) // parts)
+    else:
+        share = (cost + (parts - 1)) // Int64(parts)
+    return share
 
 
 def ceil_div(x, y):

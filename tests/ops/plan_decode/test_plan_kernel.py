@@ -46,6 +46,20 @@ def nothing_to_do() -> None:
     """One thread waits for nobody."""
 
 
+class Block:
+    """Of one thread: what the threads find out together it knows."""
+
+    def __init__(self, *_):
+        pass
+
+    def scan_add(self, scan: list[int], tid: int, value: int) -> int:
+        scan[tid] = value
+        return value
+
+    def reduce_max(self, _tid: int, value: int) -> int:
+        return value
+
+
 def stand_ins() -> dict[str, ModuleType]:
     """The modules that the kernel and what it imports of core import."""
     made = {
@@ -58,9 +72,10 @@ def stand_ins() -> dict[str, ModuleType]:
     cutlass.range, cutlass.range_constexpr = loop, builtins.range
     cutlass.Constexpr, cutlass.Boolean = int, bool
     scan, notes = (SimpleNamespace(get_tensor=lambda _, n=n: [0] * n) for n in (1, 1 << 16))
-    allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=scan, notes=notes))
+    allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=scan, of_warps=scan, notes=notes))
     cutlass.memory = SimpleNamespace(SmemAllocator=lambda: allocator)
     cutlass.cute = cute
+    made["dsl_kernels.plan.block"] = SimpleNamespace(Block=Block)
     cute.Tensor = list
     cute.jit = cute.kernel = lambda function: function
     cute.make_layout = lambda _: None
