@@ -22,7 +22,7 @@ class Variant(Base):
 
     @property
     def shared_bytes(self) -> int:
-        return 8 * (self.threads + WARPS + NOTES)  # a number each, of each warp, and notes of budgets
+        return 8 * (2 * self.threads + WARPS + NOTES)  # sums of threads and of warps, notes of budgets
 
 
 VARIANTS = (Variant(HOPPER),)

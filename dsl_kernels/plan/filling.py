@@ -8,7 +8,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, min
 
-from dsl_kernels.core import pieces
+from dsl_kernels.core import pieces, schedule
 from dsl_kernels.core.schedule_params import BUDGETS
 
 from .config import NOTED
@@ -17,15 +17,46 @@ AT_ONCE = 4  # requests whose begins are loaded together
 
 
 class Filling:
-    def __init__(self, plan, notes: cute.Tensor):
-        self.plan, self.a, self.notes = plan, plan.a, notes
+    def __init__(self, plan, notes: cute.Tensor, stored: cute.Tensor, first_slot: cute.Tensor):
+        """notes, stored: shared memory for numbers of budgets, and of threads."""
+        self.plan, self.a, self.notes, self.stored, self.first_slot = plan, plan.a, notes, stored, first_slot
 
     @cute.jit
-    def fill_evenly(self, tid, threads: cutlass.Constexpr, of: tuple):
-        """of: cost of a band, of the costliest tile; log2 of the pieces of an item."""
-        a, self.column_cost = self.a, self.plan.before[self.a.batch]
-        cost, costliest, shift = of
-        parts = a.num_parts // a.bands
+    def cut_between_items(self, tid, cost, costliest):
+        """Cuts where a piece, a node or a tile begins, whichever is the first whose partial slots are not too many, and
+        the slots. `cost`: of a band; costliest: of the tiles.
+        """
+        a, first_slot, stored, threads = self.a, self.first_slot, self.stored, self.plan.threads
+        carries = Int64(2 * a.num_parts)
+        run = (a.num_parts + (threads - 1)) // threads
+        begin = min(tid * run, a.num_parts)
+        end = min(begin + run, a.num_parts)
+        level = Int32(0)
+        while level < pieces.LEVELS:
+            shift = pieces.item_shift(level)
+            self.fill_evenly(tid, threads, cost, costliest, shift)
+            cute.arch.sync_threads()
+            own = Int64(0)
+            for part in cutlass.range(begin, end, unroll=1):
+                own += self.stored_items(part, shift)
+            used = carries + self.plan.block.scan_add(stored, tid, own)
+            running = carries + stored[tid] - own
+            if (used <= a.slots) or (level == pieces.LEVELS - 1):
+                for part in cutlass.range(begin, end, unroll=1):
+                    first_slot[part] = Int32(running)
+                    running += self.stored_items(part, shift)
+                if tid == 0:
+                    first_slot[a.num_parts] = Int32(used)
+                    first_slot[a.num_parts + 1] = level
+                level = Int32(pieces.LEVELS)
+            else:
+                level += 1
+            cute.arch.sync_threads()
+
+    @cute.jit
+    def fill_evenly(self, tid, threads: cutlass.Constexpr, cost, costliest, shift):
+        """shift: log2 of the pieces of an item."""
+        a, parts = self.a, self.a.num_parts // self.a.bands
         most = min(costliest, Int64(a.start_overhead) + (Int64(2 * a.piece_units + a.piece_overhead) << shift))
         least, step = (cost + (parts - 1)) // Int64(parts), most // (BUDGETS - 1) + 1
         left, i = Int64(0), tid  # budgets behind the first that suffices; the last one always does
@@ -38,6 +69,22 @@ class Filling:
             self.write_parts(note * NOTED, self.notes[note * BUDGETS + i], least + i * step, cost, shift)
         for part in cutlass.range(a.bands * parts + tid, a.num_parts, threads, unroll=1):
             self.plan.write_cut(part, a.num_tiles, Int32(0))
+
+    @cute.jit
+    def stored_items(self, part, shift):
+        """Partial slots of a part besides its carries: what it stores of the cut tiles that it begins and ends in."""
+        a, cuts = self.a, self.plan.cuts
+        first, unit, last, last_unit = (cuts[2 * part + i] for i in range(4))
+        end, items = last_unit // a.piece_units, Int32(0)
+        if unit > 0:
+            of_first = end
+            if first != last:
+                request, _, _ = schedule.locate_tile(a, first)
+                of_first = self.plan.quanta(request)
+            items = pieces.items_between(unit // a.piece_units, of_first, shift)
+        if (last_unit > 0) and ((first != last) or (unit == 0)):
+            items += pieces.items_between(Int32(0), end, shift)
+        return Int64(items)
 
     @cute.jit
     def suffices(self, i, budget, cost, shift):
@@ -73,7 +120,7 @@ class Filling:
     @cute.jit
     def begin_search(self):
         """Where a search begins for positions that only grow: the request, and when it begins; its column, and when."""
-        return Int32(0), self.plan.before[0], Int32(0), Int64(0)
+        return Int32(0), Int64(0), Int32(0), Int64(0)
 
     @cute.jit
     def next_cut(self, limit, cost, shift, at: tuple):
@@ -84,9 +131,9 @@ class Filling:
         request, begin, column, base = at
         end, tile, unit = cost, a.num_tiles // a.bands, Int32(0)
         if limit < cost:
-            if limit - base >= self.column_cost:
-                column = Int32(limit // self.column_cost)
-                request, begin, base = Int32(0), Int64(0), column * self.column_cost
+            if limit - base >= self.plan.column:
+                column = Int32(limit // self.plan.column)
+                request, begin, base = Int32(0), Int64(0), column * self.plan.column
             request, begin = self.last_before(request, begin, limit - base)
             tile, offset = self.plan.live_tile(request, column, limit - base - begin)
             end = limit - offset
@@ -100,15 +147,15 @@ class Filling:
     @cute.jit
     def last_before(self, request, begin, rest):
         """The last request of a column, from one on, that begins at `rest` or before; and where."""
-        batch, before = self.a.batch, self.plan.before
+        batch = self.a.batch
         first, passed = request, Boolean(True)
         for i in cutlass.range_constexpr(AT_ONCE):
             following = first + (i + 1)
-            its_begin = before[min(following, batch)]
+            its_begin = self.plan.begin_of(min(following, batch))
             passed = passed and (following < batch) and (its_begin <= rest)
             request = following if passed else request
             begin = its_begin if passed else begin
         if passed:
             request = self.plan.last_request(request, rest)
-            begin = before[request]
+            begin = self.plan.begin_of(request)
         return request, begin

@@ -32,6 +32,7 @@ class Plan:
         @cute.struct
         class Storage:
             scan: cute.struct.MemRange[Int64, THREADS]
+            stored: cute.struct.MemRange[Int64, THREADS]
             of_warps: cute.struct.MemRange[Int64, WARPS]
             notes: cute.struct.MemRange[Int64, NOTES]
 
@@ -44,12 +45,14 @@ class Plan:
         self.a = a = Named(PARAMS, args)
         tid, _, _ = cute.arch.thread_idx()
         storage = cutlass.memory.SmemAllocator().allocate(self.storage)
+        # what the runs of threads add up to: of requests their costs, of parts the items that they store
         self.scan = scan = storage.scan.get_tensor(cute.make_layout(THREADS))
+        stored = storage.stored.get_tensor(cute.make_layout(THREADS))
         self.block = Block(THREADS, storage.of_warps.get_tensor(cute.make_layout(WARPS)))
         self.before = before = cute.make_tensor(a.cost_before, cute.make_layout(2**30))
         self.cuts = cuts = cute.make_tensor(a.cuts, cute.make_layout(2**30))
-        self.first_slot = cute.make_tensor(a.first_slot, cute.make_layout(2**30))
-        self.filling = Filling(self, storage.notes.get_tensor(cute.make_layout(NOTES)))
+        notes = storage.notes.get_tensor(cute.make_layout(NOTES))
+        self.filling = Filling(self, notes, stored, cute.make_tensor(a.first_slot, cute.make_layout(2**30)))
 
         # each thread has a run of requests
         self.run = run = (a.batch + (THREADS - 1)) // THREADS
@@ -85,7 +88,7 @@ class Plan:
         total = column if schedule.by_request(a) else column * a.tiles_per_request
         if a.piece_units > 0:
             costliest = self.block.reduce_max(tid, costliest)
-            self.cut_between_pieces(scan, tid, column if a.bands > 1 else total, costliest)
+            self.filling.cut_between_items(tid, column if a.bands > 1 else total, costliest)
         elif a.pieces_apart > 0:
             cut_apart(a, cuts, tid, THREADS)
         elif a.num_splits > 0:
@@ -210,38 +213,6 @@ class Plan:
         return tile, unit
 
     @cute.jit
-    def cut_between_pieces(self, scan, tid, cost, costliest):
-        """Batch invariant: cuts where a piece, a node or a tile begins, whichever is the first whose partial slots are
-        not too many, and the slots. `cost`: of a band; costliest: of the tiles.
-        """
-        a, first_slot = self.a, self.first_slot
-        carries = Int64(2 * a.num_parts)
-        run = (a.num_parts + (THREADS - 1)) // THREADS
-        begin = min(tid * run, a.num_parts)
-        end = min(begin + run, a.num_parts)
-        level = Int32(0)
-        while level < pieces.LEVELS:
-            shift = pieces.item_shift(level)
-            self.filling.fill_evenly(tid, THREADS, (cost, costliest, shift))
-            cute.arch.sync_threads()
-            own = Int64(0)
-            for part in cutlass.range(begin, end, unroll=1):
-                own += self.stored_items(part, shift)
-            used = carries + self.block.scan_add(scan, tid, own)
-            running = carries + scan[tid] - own
-            if (used <= a.slots) or (level == pieces.LEVELS - 1):
-                for part in cutlass.range(begin, end, unroll=1):
-                    first_slot[part] = Int32(running)
-                    running += self.stored_items(part, shift)
-                if tid == 0:
-                    first_slot[a.num_parts] = Int32(used)
-                    first_slot[a.num_parts + 1] = level
-                level = Int32(pieces.LEVELS)
-            else:
-                level += 1
-            cute.arch.sync_threads()
-
-    @cute.jit
     def begin_of(self, request):
         """What the requests before one cost."""
         begin = Int64(0)
@@ -253,7 +224,7 @@ class Plan:
 
     @cute.jit
     def request_at(self, rest):
-        """The last request of a column that begins at `rest` or before, of less than its cost: by the runs of threads."""
+        """The last request of a column that begins at `rest` or before, which is less than the cost of all: by runs."""
         thread = Int32(0)
         for log in cutlass.range_constexpr(LOG2_THREADS):
             half = THREADS >> (log + 1)
@@ -288,22 +259,6 @@ class Plan:
             tile = request * a.tiles_per_request + Int32(head * a.tiles_per_head + j - head * live)
             rest -= j * cost
         return tile, rest
-
-    @cute.jit
-    def stored_items(self, part, shift):
-        """Partial slots of a part besides its carries: what it stores of the cut tiles that it begins and ends in."""
-        a, cuts = self.a, self.cuts
-        first, unit, last, last_unit = (cuts[2 * part + i] for i in range(4))
-        end, items = last_unit // a.piece_units, Int32(0)
-        if unit > 0:
-            of_first = end
-            if first != last:
-                request, _, _ = schedule.locate_tile(a, first)
-                of_first = self.quanta(request)
-            items = pieces.items_between(unit // a.piece_units, of_first, shift)
-        if (last_unit > 0) and ((first != last) or (unit == 0)):
-            items += pieces.items_between(Int32(0), end, shift)
-        return Int64(items)
 
     @cute.jit
     def cut_at(self, where, total):

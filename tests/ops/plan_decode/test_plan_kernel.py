@@ -71,8 +71,8 @@ def stand_ins() -> dict[str, ModuleType]:
     cutlass.max, cutlass.min = builtins.max, builtins.min
     cutlass.range, cutlass.range_constexpr = loop, builtins.range
     cutlass.Constexpr, cutlass.Boolean = int, bool
-    scan, notes = (SimpleNamespace(get_tensor=lambda _, n=n: [0] * n) for n in (1, 1 << 16))
-    allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=scan, of_warps=scan, notes=notes))
+    one, notes = (SimpleNamespace(get_tensor=lambda _, n=n: [0] * n) for n in (1, 1 << 16))
+    allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=one, stored=one, of_warps=one, notes=notes))
     cutlass.memory = SimpleNamespace(SmemAllocator=lambda: allocator)
     cutlass.cute = cute
     made["dsl_kernels.plan.block"] = SimpleNamespace(Block=Block)
