@@ -147,15 +147,15 @@ class Filling:
     @cute.jit
     def last_before(self, request, begin, rest):
         """The last request of a column, from one on, that begins at `rest` or before; and where."""
-        batch = self.a.batch
+        batch, before = self.a.batch, self.plan.before
         first, passed = request, Boolean(True)
         for i in cutlass.range_constexpr(AT_ONCE):
             following = first + (i + 1)
-            its_begin = self.plan.begin_of(min(following, batch))
+            its_begin = before[min(following, batch)]
             passed = passed and (following < batch) and (its_begin <= rest)
             request = following if passed else request
             begin = its_begin if passed else begin
         if passed:
             request = self.plan.last_request(request, rest)
-            begin = self.plan.begin_of(request)
+            begin = before[request]
         return request, begin
