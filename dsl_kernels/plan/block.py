@@ -4,7 +4,9 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int64, max
 
-WARP = 32
+from dsl_kernels.core.threads import warp_reduce
+
+from .config import WARP
 
 
 class Block:
@@ -35,8 +37,7 @@ class Block:
     @cute.jit
     def reduce_max(self, tid, value):
         of_warps = self.of_warps
-        for log in cutlass.range_constexpr(5):
-            value = max(value, cute.arch.shuffle_sync_bfly(value, 1 << log))
+        value = warp_reduce(value, max)
         if tid % WARP == 0:
             of_warps[tid // WARP] = value
         cute.arch.sync_threads()

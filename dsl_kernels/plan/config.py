@@ -9,7 +9,8 @@ from dsl_kernels.core.targets import HOPPER
 from dsl_kernels.core.variant import Variant as Base
 
 LOG2_THREADS = 8
-WARPS = (1 << LOG2_THREADS) // 32
+WARP = 32
+WARPS = (1 << LOG2_THREADS) // WARP
 NOTED = 8  # parts, of which the begin of one is noted (filling.py)
 NOTES = (1 << LOG_MAX_PARTS) // NOTED * BUDGETS
 

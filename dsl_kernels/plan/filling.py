@@ -1,4 +1,5 @@
-"""Cuts between items of batch-invariant work, for the costliest part to cost about the least: see fm_cut of the C core.
+"""Cuts between items of batch-invariant work, for the costliest part to cost about the least, as finely as there are
+slots for the items, and those slots: see fm_cut of the C core.
 
 Each of BUDGETS threads fills part after part with as many items as its budget allows, and every NOTED parts notes where
 it is. What the first budget that suffices gives, threads then write, from a note on each.
@@ -18,7 +19,7 @@ AT_ONCE = 4  # requests whose begins are loaded together
 
 class Filling:
     def __init__(self, plan, notes: cute.Tensor, stored: cute.Tensor, first_slot: cute.Tensor):
-        """notes, stored: shared memory for numbers of budgets, and of threads."""
+        """notes, stored: shared memory for numbers of budgets, and of threads; first_slot: of the schedule."""
         self.plan, self.a, self.notes, self.stored, self.first_slot = plan, plan.a, notes, stored, first_slot
 
     @cute.jit

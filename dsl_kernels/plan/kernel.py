@@ -54,7 +54,7 @@ class Plan:
         notes = storage.notes.get_tensor(cute.make_layout(NOTES))
         self.filling = Filling(self, notes, stored, cute.make_tensor(a.first_slot, cute.make_layout(2**30)))
 
-        # each thread has a run of requests
+        # What follows from parameters is worked out in front of the wait. Each thread has a run of requests.
         self.run = run = (a.batch + (THREADS - 1)) // THREADS
         begin = min(tid * run, a.batch)
         end = min(begin + run, a.batch)

@@ -68,7 +68,7 @@ static void fill_evenly(const fm_pile *pile, int32_t level, fm_cut *cuts) {
     const fm_cut of_first = cuts[w % band.parts];
     cuts[w] = (fm_cut){w / band.parts * band.tiles + of_first.tile, of_first.unit};
   }
-  for (int32_t w = tiling->bands * band.parts; w < tiling->num_parts; ++w) cuts[w] = (fm_cut){tiling->num_tiles, 0};
+  for (int32_t w = tiling->bands * band.parts; w <= tiling->num_parts; ++w) cuts[w] = (fm_cut){tiling->num_tiles, 0};
 }
 
 /* As finely as there are slots for the items. */
@@ -76,7 +76,6 @@ void fm_cut_between_items(const fm_pile *pile, fm_schedule schedule) {
   int32_t level = 0;
   for (;; ++level) {
     fill_evenly(pile, level, schedule.cuts);
-    fm_set_ends(pile->tiling, schedule.cuts);
     const int64_t slots = number_slots(pile, level, schedule.cuts, schedule.first_slot);
     if (slots <= pile->tiling->slots || level == FM_LEVELS - 1) break;
   }

@@ -37,9 +37,7 @@ typedef struct fm_search {
 /* The tile in which a position lies, of less than all cost; `offset`: how far behind its begin. */
 int32_t fm_find_tile(const fm_pile *pile, fm_search *at, int64_t position, int64_t *offset);
 
-/* filling.c: the cuts of batch-invariant work, and the slots of what lies between them. */
+/* filling.c: the cuts of batch-invariant work but for the first, and the slots of what lies between them. */
 void fm_cut_between_items(const fm_pile *pile, fm_schedule schedule);
-/* scheduler.c: the first cut and the last one. */
-void fm_set_ends(const fm_tiling *tiling, fm_cut *cuts);
 
 #endif /* FLASHMLA_SCHEDULE_PILE_H_ */

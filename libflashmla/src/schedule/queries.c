@@ -3,6 +3,8 @@
 
 bool fm_is_empty(const fm_work *work) { return work->batch == 0 || (work->varlen ? work->total_q : work->s_q) == 0; }
 
+int64_t fm_query_tokens(const fm_work *work) { return work->varlen ? work->total_q : (int64_t)work->batch * work->s_q; }
+
 fm_query_range fm_query_range_of(const fm_work *work, int32_t request) {
   if (work->cu_seqlens_q == NULL) return (fm_query_range){.begin = 0, .count = work->s_q};
   const int32_t *offset = work->cu_seqlens_q + request;

@@ -110,7 +110,8 @@ typedef struct fm_tiling {
  * parts. A part with cut[v] == cut[v + 1] has no piece. Since the last piece of a tile runs to the current end, rows
  * are right with lengths that changed after planning. For batch-invariant work see items.h.
  *
- * Scheduling, in exact integers (scheduler.c on the host, dsl_kernels/plan on the device, equal bit for bit):
+ * Scheduling, in exact integers (scheduler.c and filling.c on the host, dsl_kernels/plan on the device, equal bit
+ * for bit):
  *
  *     n_i = ceil(clamp(length_i, 0, capacity) / unit) + ceil(clamp(extra_length_i, 0, extra_capacity) / unit)
  *     cost_i = n_i + start_overhead;   before_i = sum_{j < i} cost_j;   total = tiles_per_request * before_batch
@@ -225,6 +226,8 @@ typedef struct fm_query_range {
   int32_t begin, count;
 } fm_query_range;
 fm_query_range fm_query_range_of(const fm_work *work, int32_t request);
+/* Of all requests, as shapes say. */
+int64_t fm_query_tokens(const fm_work *work);
 /* No query tokens, or no requests: nothing is run. */
 bool fm_is_empty(const fm_work *work);
 /* KV items of a request, clamped; of the first kind and of the second one. */

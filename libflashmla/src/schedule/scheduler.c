@@ -106,7 +106,7 @@ static void cut_for_balance(const fm_pile *pile, fm_cut *cuts) {
     cut_whole_tiles(pile, tiles_per_part, cuts);
 }
 
-void fm_set_ends(const fm_tiling *tiling, fm_cut *cuts) {
+static void set_ends(const fm_tiling *tiling, fm_cut *cuts) {
   cuts[0] = (fm_cut){0, 0}; /* dead tiles before the first live one belong to some part too */
   cuts[tiling->num_parts] = (fm_cut){tiling->num_tiles, 0};
 }
@@ -120,13 +120,11 @@ void fm_schedule_on_host(const fm_work *work, const fm_tiling *tiling, fm_schedu
     const int64_t tiles = tiling->request_major ? work->h_kv * fm_live_tiles(&pile, i) : 1;
     cost_before[i + 1] = cost_before[i] + tiles * fm_tile_cost(&pile, i);
   }
-  if (tiling->piece_units > 0) {
+  if (tiling->piece_units > 0)
     fm_cut_between_items(&pile, schedule);
-    return;
-  }
-  if (tiling->num_splits > 0)
+  else if (tiling->num_splits > 0)
     cut_forced(&pile, cuts);
   else
     cut_for_balance(&pile, cuts);
-  fm_set_ends(tiling, cuts);
+  set_ends(tiling, cuts);
 }

@@ -21,11 +21,10 @@ static int64_t most_live(const fm_work *work, const fm_tiling *tiling) {
 
 /* Slots that the cap has room for. */
 static int64_t slots_in_cap(const fm_work *work, const fm_tiling *tiling, fm_limits limits, int32_t d_v) {
-  const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
   const int64_t row_bytes = (int64_t)d_v * limits.partial_bytes + (int64_t)sizeof(float) * limits.partial_facts;
   const int64_t slot_bytes = (int64_t)tiling->cluster * tiling->slot_rows * row_bytes;
   int64_t cap;
-  if (__builtin_mul_overflow(tokens * work->h_q, FM_CAP_ROW_BYTES(d_v), &cap)) cap = INT64_MAX;
+  if (__builtin_mul_overflow(fm_query_tokens(work) * work->h_q, FM_CAP_ROW_BYTES(d_v), &cap)) cap = INT64_MAX;
   return fm_min64((fm_min64(cap, INT64_MAX / 2) + FM_CAP_BYTES) / slot_bytes, limits.max_slots);
 }
 

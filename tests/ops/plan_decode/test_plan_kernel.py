@@ -1,4 +1,4 @@
-"""The device scheduler (dsl_kernels/plan) run as plain Python, with one thread, against the definition.
+"""The device scheduler (dsl_kernels/plan) run as plain Python, by one thread and by several, against the definition.
 
 The module's own code runs; of the DSL it finds stand-ins here that compute with Python's integers and refuse what does
 not fit in 32 or 64 bits. tests/gpu/test_device_schedule.py compares the compiled kernel.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -42,25 +44,69 @@ def loop(*bounds: int, unroll: int) -> range:
     return range(*bounds)
 
 
-def nothing_to_do() -> None:
-    """One thread waits for nobody."""
+MOST_BLOCKS = 33_000_000  # of 64 tokens, which an int32 counts; the cost of a few such requests none does
 
 
-class Block:
-    """Of one thread: what the threads find out together it knows."""
+class Team:
+    """The threads of the block: shared memory, what they find out together, and waiting for each other."""
 
-    def __init__(self, *_):
-        pass
+    def __init__(self, log2_threads: int):
+        self.size = 1 << log2_threads
+        self.own, self.barrier = threading.local(), threading.Barrier(self.size)
+        self.numbers = [0] * self.size
+        self.memory = {
+            name: [0] * size for name, size in (("scan", self.size), ("stored", self.size), ("notes", 1 << 16))
+        }
 
-    def scan_add(self, scan: list[int], tid: int, value: int) -> int:
-        scan[tid] = value
-        return value
+    def run(self, work) -> None:
+        """By all of them at once."""
 
-    def reduce_max(self, _tid: int, value: int) -> int:
-        return value
+        def one(number: int) -> None:
+            self.own.number = number
+            try:
+                work()
+            except BaseException:
+                self.barrier.abort()  # nobody waits for this one
+                raise
+
+        with ThreadPoolExecutor(self.size) as pool:
+            done = [pool.submit(one, number) for number in range(self.size)]
+        errors = [error for each in done if (error := each.exception())]
+        for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+            raise error
+
+    def allocate(self, _):
+        memory = {name: SimpleNamespace(get_tensor=lambda _, x=x: x) for name, x in self.memory.items()}
+        return SimpleNamespace(**memory, of_warps=SimpleNamespace(get_tensor=lambda _: None))
+
+    def told(self, tid: int, value: int) -> list[int]:
+        """The numbers of all threads."""
+        self.barrier.wait()
+        self.numbers[tid] = value
+        self.barrier.wait()
+        return list(self.numbers)
 
 
-def stand_ins() -> dict[str, ModuleType]:
+def block_of(team: Team):
+    """In the place of dsl_kernels/plan/block.py, which goes by warps."""
+
+    class Block:
+        def __init__(self, *_):
+            pass
+
+        def scan_add(self, scan: list[int], tid: int, value: int) -> int:
+            numbers = team.told(tid, value)
+            scan[tid] = sum(numbers[: tid + 1])
+            team.barrier.wait()
+            return sum(numbers)
+
+        def reduce_max(self, tid: int, value: int) -> int:
+            return max(team.told(tid, value))
+
+    return Block
+
+
+def stand_ins(team: Team) -> dict[str, ModuleType]:
     """The modules that the kernel and what it imports of core import."""
     made = {
         name: ModuleType(name) for name in ("cuda", "cuda.bindings", "cuda.bindings.driver", "cutlass", "cutlass.cute")
@@ -71,27 +117,26 @@ def stand_ins() -> dict[str, ModuleType]:
     cutlass.max, cutlass.min = builtins.max, builtins.min
     cutlass.range, cutlass.range_constexpr = loop, builtins.range
     cutlass.Constexpr, cutlass.Boolean = int, bool
-    one, notes = (SimpleNamespace(get_tensor=lambda _, n=n: [0] * n) for n in (1, 1 << 16))
-    allocator = SimpleNamespace(allocate=lambda _: SimpleNamespace(scan=one, stored=one, of_warps=one, notes=notes))
-    cutlass.memory = SimpleNamespace(SmemAllocator=lambda: allocator)
+    cutlass.memory = SimpleNamespace(SmemAllocator=lambda: team)
     cutlass.cute = cute
-    made["dsl_kernels.plan.block"] = SimpleNamespace(Block=Block)
+    made["dsl_kernels.plan.block"] = SimpleNamespace(Block=block_of(team))
     cute.Tensor = list
     cute.jit = cute.kernel = lambda function: function
     cute.make_layout = lambda _: None
     cute.make_tensor = lambda pointer, _: pointer
     cute.arch = SimpleNamespace(
-        thread_idx=lambda: (0, 0, 0),
-        sync_threads=nothing_to_do,
-        griddepcontrol_wait=nothing_to_do,
-        griddepcontrol_launch_dependents=nothing_to_do,
+        thread_idx=lambda: (team.own.number, 0, 0),
+        sync_threads=team.barrier.wait,
+        griddepcontrol_wait=lambda: None,
+        griddepcontrol_launch_dependents=lambda: None,
     )
     return made
 
 
-@pytest.fixture(scope="module")
-def plan():
-    """The module, with one thread."""
+@pytest.fixture(scope="module", params=[0, 3], ids=["a thread", "threads"])
+def plan(request):
+    """The module, and who runs it."""
+    team = Team(request.param)
     names = [
         "dsl_kernels.plan.kernel",
         "dsl_kernels.plan.apart",
@@ -101,10 +146,11 @@ def plan():
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
             patch.delitem(sys.modules, name, raising=False)
-        for name, module in stand_ins().items():
+        for name, module in stand_ins(team).items():
             patch.setitem(sys.modules, name, module)
         module = importlib.import_module("dsl_kernels.plan.kernel")
-        module.LOG2_THREADS, module.THREADS = 0, 1
+        module.LOG2_THREADS, module.THREADS = request.param, team.size
+        module.team = team
         yield module
         for name in names:
             sys.modules.pop(name, None)
@@ -128,9 +174,13 @@ def run(module, limits: schedule.Limits, tiling: schedule.Tiling, **given) -> sc
         "by_small_piece": schedule.divisor(max(1, tiling.piece_units + tiling.piece_overhead)),
         "by_large_piece": schedule.divisor(max(1, 2 * tiling.piece_units + tiling.piece_overhead)),
     }
-    kernel = module.Plan(VARIANTS[0])
-    kernel.storage = None
-    kernel.kernel(tuple(values[p.name] for p in PARAMS))
+
+    def work() -> None:
+        kernel = module.Plan(VARIANTS[0])
+        kernel.storage = None
+        kernel.kernel(tuple(values[p.name] for p in PARAMS))
+
+    module.team.run(work)
     slots = np.array(first_slot) if tiling.piece_units else None
     return schedule.Schedule(np.array(cuts).reshape(-1, 2), np.array(costs), slots)
 
@@ -175,8 +225,10 @@ def test_cuts_apart_are_those_of_the_definition(plan, varlen):
 def test_cuts_are_those_of_the_definition(plan, mode, varlen):
     draw = np.random.default_rng((len(mode), varlen))
     for number in range(60):
-        batch, s_q, h_kv = int(draw.integers(1, 200)), int(draw.choice([1, 2, 3, 5])), int(draw.choice([1, 1, 2, 4]))
-        max_blocks = int(draw.choice([1, 2, 3, 4, 64, 3126]))
+        # a request a thread, or several
+        batch = int(draw.choice([draw.integers(1, 9), draw.integers(9, 200)]))
+        s_q, h_kv = int(draw.choice([1, 2, 3, 5])), int(draw.choice([1, 1, 2, 4]))
+        max_blocks = int(draw.choice([1, 2, 3, 4, 64, 3126, 3126 if mode == "batch invariant" else MOST_BLOCKS]))
         extents = {"batch": batch, "s_q": s_q, "h_q": h_kv * int(draw.choice([1, 16, 64, 65, 128])), "h_kv": h_kv}
         extra_capacity = int(draw.choice([0, 0, 1, 64, 100, 3000]))  # items of a second kind, in units of their own
         most_units = max_blocks + -(-extra_capacity // 64)

@@ -100,7 +100,7 @@ def check_all(backend) -> None:
                 calls.check(case, backend)
                 assert last_kernel() == name
         print(f"{name}: {len(cases)} cases right", flush=True)
-    with environment.variable("FLASHMLA_CHECK", "1"):
+    with environment.variable("FLASHMLA_CHECK", "1"), forced("sparse_decode_bf16_576_v32_pair"):
         for case, _ in decode_cases("v32", 576, HEADS["pair"]):  # many have indices outside, which the next call tells
             with contextlib.suppress(flashmla.InvalidArgumentError):
                 calls.run(case.but(route="torch"), backend)

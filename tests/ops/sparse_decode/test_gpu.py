@@ -22,9 +22,10 @@ BYTES = {"kv_format": "v32", "route": "torch"}
 STEPS = {
     "bf16": STEP.but(route="torch"),
     "v32": STEP.but(**BYTES),
+    "v32 of pairs": STEP.but(**BYTES, h_q=128, paired=True),
     "two caches": TWOFOLD.but(route="torch", index_dtype="int64"),
     "packed": MIXED.but(route="torch"),
-    "two formats": TWOFOLD.but(**BYTES, extra=EXTRA.but(kv_format="bf16"), h_q=128),
+    "two formats": TWOFOLD.but(**BYTES, extra=EXTRA.but(kv_format="bf16"), h_q=128, paired=True),
     "two formats packed": MIXED.but(route="torch", extra=MIXED.extra.but(kv_format="v32")),
 }
 
@@ -37,12 +38,21 @@ class Step:
         self.tensors = calls.Tensors(case, backend, self.data)
         self.arguments, self.options = self.tensors.package_call()
 
+    def forced(self):
+        return calls.forced(self.case, self.backend)
+
     def decode(self, plan=None):
-        return flashmla.sparse_decode(*self.arguments, **self.options, plan=plan)
+        with self.forced():
+            return flashmla.sparse_decode(*self.arguments, **self.options, plan=plan)
+
+    def prepare(self, plan=None):
+        with self.forced():
+            return flashmla.prepare(flashmla.sparse_decode, *self.arguments, **self.options, plan=plan)
 
     def plan(self, **options):
         arguments, given = self.tensors.package_plan_call()
-        return flashmla.plan_sparse_decode(*arguments, **given | options)
+        with self.forced():
+            return flashmla.plan_sparse_decode(*arguments, **given | options)
 
     def enqueue_change(self, **facts) -> None:
         """The numbers of another case of the same shapes, copied on the current stream."""
@@ -73,7 +83,7 @@ def changes(case: SparseCase):
 def test_a_captured_call_follows_what_changes(gpu, case, prepared):
     """Captured with lengths of zero, replayed with real ones."""
     step = Step(case.but(lengths=(0,) * case.batch), gpu)
-    call = flashmla.prepare(flashmla.sparse_decode, *step.arguments, **step.options) if prepared else step.decode
+    call = step.prepare() if prepared else step.decode
     graph, (out, lse) = capture(call)
     for facts in changes(case):
         step.enqueue_change(**facts)
@@ -110,7 +120,7 @@ def test_a_plan_on_the_device_gives_the_bits_of_the_calls_own(gpu, case, num_spl
     plan = step.plan(num_splits=num_splits)
     out, lse = step.decode(plan)
     step.check(out, lse)
-    again = flashmla.prepare(flashmla.sparse_decode, *step.arguments, **step.options, plan=plan)()
+    again = step.prepare(plan)()
     others = [again, step.decode()] if num_splits == 0 else [again]
     for other_out, other_lse in others:
         assert torch.equal(out[owned], other_out[owned])

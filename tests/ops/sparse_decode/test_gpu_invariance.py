@@ -76,7 +76,11 @@ KINDS = {
     "bf16": (128, ("bf16",), False),
     "v32": (16, ("v32",), True),
     "model1 twice": (64, ("model1", "model1"), True),
-    "v32 of pairs and not": (128, ("v32",), True),
+    # In a crowd pairs of CTAs do 128 heads of codes, alone they do not.
+    "v32 of 128 heads": (128, ("v32",), True),
+    "v32_nope of 128 heads": (128, ("v32_nope",), False),
+    "v41 of 128 heads": (128, ("v41",), True),
+    "model1 twice of 128 heads": (128, ("model1", "model1"), True),
     "v32 and bf16": (128, ("v32", "bf16"), True),
 }
 

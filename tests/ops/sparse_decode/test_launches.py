@@ -182,8 +182,8 @@ def test_the_grid_follows_the_processors(cuda_12_0, h_q, processors):
 
 @pytest.mark.parametrize("kv_format", FORMATS)
 def test_a_run_of_a_prepared_call_is_the_same_launches_elsewhere(cuda_12_0, kv_format):
-    lengths = (1,) * STEP.batch  # so that there is a schedule to make
-    case = in_format(STEP.but(extra=EXTRA.but(page_size=8), sink="some", lengths=lengths), kv_format)
+    lengths = (1,) * MANY.batch  # so that there is a schedule to make
+    case = in_format(MANY.but(extra=EXTRA.but(page_size=8), sink="some", lengths=lengths), kv_format)
     ran = cuda_12_0.run(f"made = prepare_sparse({case!r}); run_sparse(made); run_sparse(made, 4096, stream=9)")
     assert [line[:3] for line in ran.told] == [[0, "", 0]] * 3
     first, again = ran.launches()[:3], ran.launches()[3:]
@@ -287,3 +287,20 @@ def test_a_forced_kernel_decides_on_pairs(cuda_12_0, case, pair):
 def test_pairs_are_for_more_blocks_than_half_of_the_processors(cuda_12_0, batch, pair):
     ran = cuda_12_0.run(f"sparse_decode({in_format(STEP.but(batch=batch, s_q=1), 'v32')!r})")
     assert ran.told == [[0, "", 0, f"sparse_decode_bf16_576_v32{pair}"]]
+
+
+@pytest.mark.parametrize("kv_format", ["bf16", "v32"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_sizes_serve_fewer_query_tokens(cuda_12_0, kv_format, packed):
+    """A server asks once, for its largest step."""
+    most = in_format(STEP.but(batch=66, s_q=4, lengths=(1,) * 66), kv_format)
+    if packed:
+        cases = [most.but(cu_seqlens_q=(0,) * 67, total_q=tokens) for tokens in (264, 100, 34, 33, 1)]
+    else:
+        cases = [most.but(batch=batch, s_q=1, lengths=(1,) * batch) for batch in (66, 40, 34, 33, 1)]
+    sizes = f"[(plan_call(case).size(), decode_call(case).size()) for case in {cases!r}]"
+    ran = cuda_12_0.run(f"from ops.sparse_decode.shape_only import decode_call, plan_call\ntell({sizes})")
+    for kind in (0, 1):
+        found = [each[kind] for each in ran.told[0][0]]
+        assert all(status == 0 for status, _ in found)
+        assert max(size for _, size in found) == found[0][1]

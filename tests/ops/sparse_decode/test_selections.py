@@ -48,7 +48,9 @@ def test_pairs_of_formats(backend, kv_format):
         columns = d_qk if other == "bf16" else columns_of(other)
         case = SparseCase(main=main, extra=extra, d_qk=columns, batch=2, s_q=2, h_q=64, given=("lse",), sink="some")
         calls.check(case, backend)
-        calls.check(case.but(plan="fresh", num_splits=3, h_q=128, sink="wild", out_dtype="float32"), backend)
+        calls.check(
+            case.but(plan="fresh", num_splits=3, h_q=128, paired=True, sink="wild", out_dtype="float32"), backend
+        )
         calls.check(case.but(plan="stale", lengths=(0, 100), extra=extra.but(lengths=(60, 1))), backend)
         calls.check(case.but(h_q=5, topk=0, lengths=None, batch_invariant=True), backend)
 
@@ -57,7 +59,8 @@ def test_pairs_of_formats(backend, kv_format):
 def test_every_number_of_heads(backend, h_q):
     for kv_format in ("bf16", "v32"):
         for s_q in (1, 2, 3, 4):
-            calls.check(STEP.but(h_q=h_q, s_q=s_q, kv_format=kv_format, topk=70, lengths=(70, 9)), backend)
+            case = STEP.but(h_q=h_q, s_q=s_q, kv_format=kv_format, topk=70, lengths=(70, 9), paired=s_q % 2 == 0)
+            calls.check(case, backend)
 
 
 @pytest.mark.parametrize("topk", [0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 2048])

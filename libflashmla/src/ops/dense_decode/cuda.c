@@ -168,11 +168,10 @@ static int64_t kv_policy(const fm_dense_decode *decode) {
   if (tuned->found && tuned->l2_policy != FLASHMLA_L2_RULE)
     return tuned->l2_policy == FLASHMLA_L2_EVICT_FIRST ? EVICT_FIRST : EVICT_NORMAL;
   const int64_t kept_bytes = (int64_t)decode->kernels.gpu.device->l2_bytes / 5 * KEPT_FIFTHS;
-  const fm_work *work = &decode->attention.work;
-  const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
   const int64_t row_bytes = (int64_t)fm_dtype_bytes(decode->attention.queries.dtype) * decode->attention.queries.d_qk +
                             (int64_t)fm_dtype_bytes(decode->attention.output.dtype) * decode->attention.d_v;
-  return tokens * work->h_q <= kept_bytes / row_bytes ? EVICT_FIRST : EVICT_NORMAL;
+  const fm_work *work = &decode->attention.work;
+  return fm_query_tokens(work) * work->h_q <= kept_bytes / row_bytes ? EVICT_FIRST : EVICT_NORMAL;
 }
 
 /* The kernel counts in 32 bits without sign; what is beyond them no length reaches. */

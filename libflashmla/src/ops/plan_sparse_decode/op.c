@@ -1,6 +1,5 @@
 /* op.c - plan_sparse_decode: the schedule of a step of sparse decode, which the calls of all its layers share. */
 #include "attention/describe.h"
-#include "attention/tuned.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
 typedef flashmla_plan_sparse_decode_params params_type;
@@ -39,8 +38,7 @@ static flashmla_status lay_out_step(fm_call *call, void *state) {
 static flashmla_status lay_out(fm_call *call, void *state) {
   fm_sparse_decode *decode = state;
   if (call->empty) return FLASHMLA_OK;
-  fm_look_up_sparse_step(call, -1, decode);
-  return fm_lay_out_tuned(call, decode, &decode->attention, lay_out_step);
+  return fm_lay_out_sparse_step(call, -1, decode, lay_out_step);
 }
 
 static flashmla_status bind(fm_call *call, void *state) {

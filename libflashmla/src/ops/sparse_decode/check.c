@@ -77,9 +77,22 @@ void fm_bind_sparse_lengths(const fm_call *call, fm_sparse_decode *decode) {
   work->cu_seqlens_q = call->views[FM_SPARSE_CU_SEQLENS_Q].data;
 }
 
-void fm_look_up_sparse_step(const fm_call *call, int32_t kv_format, fm_sparse_decode *decode) {
+flashmla_status fm_lay_out_sparse_step(fm_call *call, int32_t kv_format, fm_sparse_decode *decode, fm_hook *lay_out) {
   const fm_tuned_call facts = {.operation = "sparse_decode", .q = FM_SPARSE_Q, .kv_format = kv_format};
-  fm_look_up_tuned(call, &facts, &decode->attention);
+  fm_attention *attention = &decode->attention;
+  const int32_t num_splits = attention->work.num_splits;
+  uint64_t bytes_of_few = 0;
+  fm_look_up_tuned(call, &facts, attention);
+  if (call->sizes_only) {
+    decode->as_few = true;
+    FM_TRY(fm_lay_out_tuned(call, decode, attention, lay_out));
+    bytes_of_few = call->scratch_bytes;
+    decode->as_few = false;
+    attention->work.num_splits = num_splits;
+  }
+  FM_TRY(fm_lay_out_tuned(call, decode, attention, lay_out));
+  if (call->scratch_bytes < bytes_of_few) call->scratch_bytes = bytes_of_few;
+  return FLASHMLA_OK;
 }
 
 flashmla_status fm_tile_sparse_step(const fm_call *call, fm_sparse_decode *decode) {

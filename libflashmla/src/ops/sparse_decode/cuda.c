@@ -4,8 +4,8 @@
 
 /* Blocks of a tile: heads of one query token, which attend the same rows. */
 #define PAIR 2
-/* Pairs serve where there is a block for more than one in so many processors: else tiles are split into short pieces,
- * and at either end of each a pair waits for both its blocks. */
+/* Pairs serve where there is a block for more than one in so many processors: else calls are short, and a pair waits
+ * for both its blocks at either end of each piece. */
 #define FEW 2
 /* Units, see dense_decode's. There are no quanta of batch-invariant work: what a query token selects is short enough to
  * be attended whole. Fixed pieces would need partial rows of every token. */
@@ -32,11 +32,11 @@ static fm_need need_of(const fm_attention *attention, int32_t kv_format, int32_t
 static flashmla_status choose_pairs(const fm_sparse_decode *decode, fm_gpu gpu, bool *pairs) {
   const fm_attention *attention = &decode->attention;
   const fm_work *work = &attention->work;
-  const int64_t tokens = work->varlen ? work->total_q : (int64_t)work->batch * work->s_q;
   const fm_kernel *named;
   FM_TRY(fm_kernel_forced(FM_KERNEL_SPARSE_DECODE, &named));
-  const bool wanted = named != NULL ? named->cluster > 1 : tokens * PAIR * FEW > gpu.device->processors;
-  *pairs = wanted && work->h_q > FM_KERNEL_UNIT && fm_quantizes(decode->selections[FM_MAIN].pages.format);
+  const bool wanted = named != NULL ? named->cluster > 1 : fm_query_tokens(work) * PAIR * FEW > gpu.device->processors;
+  *pairs =
+      wanted && !decode->as_few && work->h_q > FM_KERNEL_UNIT && fm_quantizes(decode->selections[FM_MAIN].pages.format);
   if (!fm_makes_schedule(attention)) *pairs = attention->stamp.cluster > 1;
   return FLASHMLA_OK;
 }

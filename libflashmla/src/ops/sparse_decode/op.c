@@ -1,6 +1,5 @@
 /* op.c - sparse_decode: its descriptor, rules between its fields, and its entry points. */
 #include "attention/describe.h"
-#include "attention/tuned.h"
 #include "attention/keys.h"
 #include "ops/sparse_decode/sparse_decode.h"
 
@@ -129,8 +128,7 @@ static flashmla_status lay_out(fm_call *call, void *state) {
   const fm_given_plan given = given_plan(call, decode);
   FM_TRY(fm_use_plan(&given, call, &decode->attention));
   if (call->empty) return FLASHMLA_OK;
-  fm_look_up_sparse_step(call, decode->selections[FM_MAIN].kv_format, decode);
-  return fm_lay_out_tuned(call, decode, &decode->attention, lay_out_step);
+  return fm_lay_out_sparse_step(call, decode->selections[FM_MAIN].kv_format, decode, lay_out_step);
 }
 
 static flashmla_status bind(fm_call *call, void *state) {

@@ -101,6 +101,7 @@ typedef struct fm_sparse_decode {
   int32_t num_threads; /* CPU only; 0: not given */
   void *stream;
   /* GPU */
+  bool as_few; /* tiles are as those of few query tokens, however many there are */
   fm_attention_kernels kernels;
   fm_loaded attend_extra; /* of work apart: the kernel of the extra cache's format */
   fm_checker checker;
@@ -112,8 +113,9 @@ flashmla_status fm_check_sparse_step(const fm_call *call, uint32_t flags, int32_
 flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_sparse_decode *decode);
 /* Addresses of lengths and offsets. */
 void fm_bind_sparse_lengths(const fm_call *call, fm_sparse_decode *decode);
-/* Asks the tuning file; kv_format of the main cache, -1 of a plan. */
-void fm_look_up_sparse_step(const fm_call *call, int32_t kv_format, fm_sparse_decode *decode);
+/* Lays out the call by `lay_out`, as a tuning file may say; kv_format of the main cache, -1 of a plan. What a size
+ * query gives serves a call with fewer query tokens, too. */
+flashmla_status fm_lay_out_sparse_step(fm_call *call, int32_t kv_format, fm_sparse_decode *decode, fm_hook *lay_out);
 /* Tiles the call on its backend. */
 flashmla_status fm_tile_sparse_step(const fm_call *call, fm_sparse_decode *decode);
 /* A plan of such calls with what they must agree on, which is given (or NULL) or to be made. */
