@@ -127,7 +127,7 @@ def test_split_as_a_plan_says(crowd, num_splits):
 
     together = decode(list(range(BATCH)))
     whole, _ = crowd.decode()
-    torch.testing.assert_close(together[0].float(), whole.float(), rtol=2e-2, atol=2e-3)
+    torch.testing.assert_close(together[0].float(), whole.float(), rtol=2e-2, atol=5e-3)
     for picks in ([0], [3], [BATCH - 1], [5, 2, 40, 1]):
         same(decode(picks), [tensor[picks] for tensor in together])
 
