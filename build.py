@@ -115,9 +115,11 @@ def command_install(options: argparse.Namespace) -> None:
 
 
 def command_demo(options: argparse.Namespace) -> None:
-    enter_venv(extras("aot", "demo", *(["demo-gpu"] if has_driver() else [])))
-    ensure_kernels()
-    build_library()
+    kernels = [] if options.cpu_only else ["aot", *(["demo-gpu"] if has_driver() else [])]
+    enter_venv(extras("demo", *kernels))
+    if not options.cpu_only:
+        ensure_kernels()
+    build_library(cpu_only=options.cpu_only)
     run([sys.executable, "examples/python/serve.py", *options.rest])
 
 
@@ -168,14 +170,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     to = command("install", command_install, "install library, header, pkg-config and CMake files for C programs")
     to.add_argument("--prefix", type=Path, default=Path("/usr/local"), help="default: /usr/local; DESTDIR is heeded")
     to.add_argument("--libdir", default="lib", help="folder of libraries below the prefix; default: lib")
-    command(
+    demo = command(
         "demo",
         command_demo,
         "serve a request trace; further arguments go to examples/python/serve.py: demo -- --help lists them",
     )
     command("test", command_test, "lint, types and all tests; arguments after -- go to pytest")
     wheel = command("wheel", command_wheel, "make a wheel in dist/")
-    for added in (lib, to, wheel):
+    for added in (lib, to, demo, wheel):
         added.add_argument("--cpu-only", action="store_true", help="leave the GPU kernels out")
     command("check-release", command_check_release, "fail where records or documents are not of these sources")
     command("clean", command_clean, "remove what builds made")
