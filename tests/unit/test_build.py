@@ -17,6 +17,9 @@ def test_arguments_after_two_dashes_are_passed_on():
     assert options.action is build.command_test
     assert options.rest == ["-k", "plan", "-x"]
     assert build.parse(["demo", "--requests", "3"]).rest == ["--requests", "3"]
+    demo = build.parse(["demo", "--cpu-only", "--requests", "3"])
+    assert demo.cpu_only
+    assert demo.rest == ["--requests", "3"]
 
 
 @pytest.mark.parametrize("arguments", [["lib", "--sanitize"], ["lib", "--surprise"], []])
