@@ -65,7 +65,7 @@ KNOWN = {"dense_decode", "combine", "plan"}
         ("dsl_kernels/combine/params.py", {"combine"}),
         ("dsl_kernels/core/fragments.py", {"dense_decode"}),
         ("dsl_kernels/core/schedule.py", {"dense_decode", "combine", "plan"}),
-        ("dsl_kernels/core/threads.py", {"dense_decode", "combine"}),
+        ("dsl_kernels/core/threads.py", {"dense_decode", "combine", "plan"}),
         ("dsl_kernels/core/__init__.py", KNOWN),
         ("dsl_kernels/variants.py", set()),
         ("aot/compiling.py", KNOWN),

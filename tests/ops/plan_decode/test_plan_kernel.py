@@ -53,6 +53,7 @@ class Team:
     def __init__(self, log2_threads: int):
         self.size = 1 << log2_threads
         self.own, self.barrier = threading.local(), threading.Barrier(self.size)
+        self.own.number = 0
         self.numbers = [0] * self.size
         self.memory = {
             name: [0] * size for name, size in (("scan", self.size), ("stored", self.size), ("notes", 1 << 16))
@@ -106,8 +107,9 @@ def block_of(team: Team):
     return Block
 
 
-def stand_ins(team: Team) -> dict[str, ModuleType]:
-    """The modules that the kernel and what it imports of core import."""
+def stand_ins(team: Team | None = None) -> dict[str, ModuleType]:
+    """The modules that the kernel and what it imports of core import; team: who runs it, if more than one thread."""
+    team = team or Team(0)
     made = {
         name: ModuleType(name) for name in ("cuda", "cuda.bindings", "cuda.bindings.driver", "cutlass", "cutlass.cute")
     }
