@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 BYTES = 8  # of a barrier
+QUADS = 32  # of the QK warpgroup
+PV_THREADS = 256
 
 
 def records(slots: int) -> int:
@@ -46,18 +48,20 @@ BARRIERS = (
     ),
     # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before, but of the first
     # Q and in batch-invariant calls, which tell that by bar.sync.
-    Barrier("p_full", "slot", 32, arrive="every fourth thread of QK", wait="PV; QK of a Q that says nothing"),
+    Barrier("p_full", "slot", QUADS, arrive="every fourth thread of QK", wait="PV; QK of a Q that says nothing"),
     # PV of a unit may start: S of the next one is nearly done, or that one is late. Of a Q it says nothing.
     Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit; of a Q, warp 0 of QK"),
-    # 1 / row sum has been read, and the log-sum-exps with it.
-    Barrier("sum_empty", "CTA", 8, arrive="the warps of PV", wait="QK"),
+    # 1 / row sum has been read, and the log-sum-exps with it. Every thread arrives as above: in batch-invariant calls
+    # nothing else parts its loads from what QK writes there next.
+    Barrier("sum_empty", "CTA", PV_THREADS, arrive="every thread of PV", wait="QK"),
     # The record of a piece is in shared memory.
     Barrier("work_full", "record", 1, arrive="the reader, in every CTA", wait="QK, PV, loaders"),
 )  # fmt: skip
+FULL, EMPTY, P_FULL, QK_DONE, SUM_EMPTY, WORK_FULL = BARRIERS
 
 
-GATHERERS = 256  # threads of PV, of which each says that what it fetched of an item has come
-
+# The same where other barriers do part them; registers are scarce there.
+BY_WARPS = replace(SUM_EMPTY, arrivals=8, arrive="the warps of PV")
 
 # Codes that come by TMA are there; of a Q, which has none, it says nothing.
 RAW = Barrier(
@@ -72,9 +76,8 @@ def gathering(boxed: bool = False, fp8_products: bool = False) -> tuple[Barrier,
     is there.
     """
     arrive = "every thread of PV, of its copies or with what it has made of them"
-    full = replace(BARRIERS[0], arrivals=GATHERERS, arrive=arrive)
-    others = [barrier for barrier in BARRIERS[1:] if not (fp8_products and barrier.name == "qk_done")]
-    return (full, *others, *([RAW] if boxed else []))
+    full, go = replace(FULL, arrivals=PV_THREADS, arrive=arrive), [] if fp8_products else [QK_DONE]
+    return (full, EMPTY, P_FULL, *go, BY_WARPS, WORK_FULL, *([RAW] if boxed else []))
 
 
 PRODUCERS = 128  # threads of the warpgroup that fetches rows
@@ -90,25 +93,30 @@ def producing(copies_arrive: bool, turns: bool = False, paired: bool = False) ->
     by_copies = "every thread of the producer, of its copies"
     arrivals, by_all = PRODUCERS + WRITERS, f"{by_copies}; and the writers of which rows are attended"
     # Where RoPE parts take turns there is no room for a barrier of each half.
-    empty = replace(BARRIERS[1], wait="the producer and, at the end of a tile, QK, for all of it")
-    joined = replace(empty, of="slot", arrivals=2 * empty.arrivals, arrive="of Q, QK twice; of a unit, PV")
-    record = replace(BARRIERS[-1], wait="QK, PV, the producer")
-    others = [joined if turns else empty, *BARRIERS[2:-1], record]
+    empty = replace(EMPTY, wait="the producer and, at the end of a tile, QK, for all of it")
     if turns:
-        others.append(Barrier("rope", "turn", PRODUCERS, arrive=by_copies, wait="QK; of a Q, the producer"))
+        empty = replace(empty, of="slot", arrivals=2 * EMPTY.arrivals, arrive="of Q, QK twice; of a unit, PV")
+    record = replace(WORK_FULL, wait="QK, PV, the producer")
+    rope = [Barrier("rope", "turn", PRODUCERS, arrive=by_copies, wait="QK; of a Q, the producer")] * turns
     if copies_arrive:
-        return (replace(BARRIERS[0], arrivals=arrivals, arrive=by_all), *others)
-    by_pv = "every thread of PV, with numbers; of Q, each of the producer twice"
+        full = replace(FULL, arrivals=arrivals, arrive=by_all)
+        return (full, empty, P_FULL, QK_DONE, BY_WARPS, record, *rope)
+    # PV is told with P that it may start.
+    arrive = "every fourth thread of QK; its warp 0 when PV may start, too"
+    p_full = replace(P_FULL, arrivals=QUADS + 1, arrive=arrive)
+    fetched = Barrier("fetched", "slot", arrivals, arrive=by_all, wait="PV; of a Q, the producer")
+    by_pv, sums, free = "every thread of PV, with numbers; of Q, each of the producer twice", BY_WARPS, []
     if paired:
         by_pv += "; with the bytes of what the other CTA made of a unit"
         # Then the other CTA has all that was copied to it, too.
-        sums = "the warps of PV of both CTAs, which have had all units"
-        others = [
-            replace(barrier, cluster=True, arrive=sums, wait="QK; PV") if barrier.name == "sum_empty" else barrier
-            for barrier in others
-        ]
-    fetched = Barrier("fetched", "slot", arrivals, arrive=by_all, wait="PV; of a Q, the producer")
-    return (replace(BARRIERS[0], arrivals=GATHERERS, arrive=by_pv), *others, fetched)
+        arrive = "the warps of PV of both CTAs, which have had all units"
+        sums = replace(sums, cluster=True, arrive=arrive, wait="QK; PV")
+        # This CTA is done with an item, and the other one has what was copied of it: rows may be fetched over those
+        # that were made here.
+        arrive = "those who arrive at empty, in their own CTA; warp 0 of QK of the other one, when the item has come"
+        free = [Barrier("free", "slot", 2 * EMPTY.arrivals + 1, arrive=arrive, wait="the producer")]
+    full = replace(FULL, arrivals=PV_THREADS, arrive=by_pv)
+    return (full, empty, p_full, sums, record, *rope, *free, fetched)
 
 
 def first(name: str, slots: int, table: tuple[Barrier, ...]) -> int:

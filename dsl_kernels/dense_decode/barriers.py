@@ -26,6 +26,9 @@ that nobody waits for looks like a fault, to compute-sanitizer too. What tells n
 p_full of the first Q, QK waits for itself, at once, when its own arrivals have ended the phase; PV could come so late
 that QK is three units ahead.
 
+Where codes are made of a producer's rows, PV waits for both at once: warp 0 of QK arrives once more at p_full, when PV
+may start.
+
 The end of a tile is said in p_full of the next Q, in the slot whose scales then hold 1 / row sum: a Q has no scales.
 (For the first Q of all QK arrives at once.) That they have been read is a phase of sum_empty, i & 1 for tile i. QK
 waits for that of the tile before before it writes a unit's scales, which may lie where that tile's 1 / row sum is, and
@@ -69,11 +72,12 @@ producer's first warp; the others have their last look at a record before their 
 or for the RoPE part of that.
 
 In a pair of CTAs (made_codes.py) each makes half of a unit's rows for both. What it made of item i it copies to the
-other CTA, whose `full` counts the bytes; they belong to i's phase there, since both CTAs' `empty` of item i - slots
-came before, after which nobody waits for that item's `full`. The other CTA's producer announces them before it fetches
-its own rows of i. Where they come sooner they are owed: that phase does not end without the arrivals of PV, which
-follow. The producer overwrites nothing that a copy reads: both CTAs have given the slot back by then, the other one
-when the copy had come. At a piece's end the rows are staged in the slot of its last unit before that is given back. So
+other CTA, when that has given the slot back, too; its `full` counts the bytes. They belong to i's phase there, since
+both CTAs' `empty` of item i - slots came before, after which nobody waits for that item's `full`. The other CTA's
+producer announces them before it fetches its own rows of i. Where they come sooner they are owed: that phase does not
+end without the arrivals of PV, which follow. Rows may be fetched when this CTA alone has given the slot back and the
+other one's QK has had the item, so that no copy reads what it overwrites: that is `free`. It waits for `empty` behind
+them, in every slot, or it would take an older phase for the one that it wants. At a piece's end the rows are staged in the slot of its last unit before that is given back. So
 the warps of PV say in both CTAs that they have taken the sums, which they do when they have had that unit, whole; and
 PV waits for that of both before it stages.
 
@@ -118,6 +122,8 @@ class Barriers:
     def __init__(self, slots, cluster, table=BARRIERS):
         self.slots, self.cluster, self.table = slots, cluster, table
         self.records = barrier_table.records(slots)
+        names = [barrier.name for barrier in table]
+        self.go_apart, self.frees = "qk_done" in names, "free" in names  # whether there are such
         self.joined = next(barrier for barrier in table if barrier.name == "empty").of == "slot"
 
     def lie_at(self, start):
@@ -140,9 +146,19 @@ class Barriers:
     def wait_for_room(self, item):
         """Until nobody needs the item any more that had the slot of `item` before."""
         slot, phase = self.slot_phase(item)
-        cute.arch.mbarrier_wait(self.empty(slot, 0), phase ^ 1)
+        self.wait_until_empty(slot, 0, phase)
         if const_expr(not self.joined):
-            cute.arch.mbarrier_wait(self.empty(slot, 1), phase ^ 1)
+            self.wait_until_empty(slot, 1, phase)
+        if const_expr(self.frees):  # a phase that is over, too
+            cute.arch.mbarrier_wait(self.free(slot), phase ^ 1)
+
+    @cute.jit
+    def wait_until_empty(self, slot, half, phase):
+        """The same of half of a slot. phase: of the item that comes there."""
+        cute.arch.mbarrier_wait(self.empty(slot, half), phase ^ 1)
+
+    def free(self, slot):
+        return self.first("free") + slot
 
     def rope(self, item):
         """Of the RoPE part alone, and its phase."""
@@ -155,7 +171,7 @@ class Barriers:
         return self.first("p_full") + slot
 
     def qk_done(self, slot):
-        return self.first("qk_done") + slot
+        return self.first("qk_done" if self.go_apart else "p_full") + slot
 
     def sum_empty(self):
         return self.first("sum_empty")
@@ -187,6 +203,8 @@ class Barriers:
     def release(self, slot, half):
         """This thread is done with half of a slot: one arrival in every CTA of the cluster."""
         cute.arch.sync_warp()  # the lanes in one instruction
+        if const_expr(self.frees):  # first: the other CTA may say the next that it has come when `empty` is over
+            cute.arch.mbarrier_arrive(self.free(slot))
         self.arrive_in_cluster(self.empty(slot, half))
 
     @cute.jit

@@ -65,7 +65,7 @@ class CodeQK(GatherQK):
                 n -= 1
                 thread = thread_now()
                 s_rows = accumulator_rows(rS)
-                self.hide(s_rows, thread, slot, record, remaining)
+                self.hide(s_rows, thread, (), record, remaining)
                 remaining -= UNIT
                 factors = [self.factor(0), self.factor(1)]
                 scale = online_softmax(factors, s_rows, row_max, row_sum, LAZY_LOG2, TOP_LOG2)

@@ -74,6 +74,7 @@ class FedPV(PV):
         self.rows.make(half, slot, warp % 4, begin, self.rows.fours)
         cute.arch.fence_proxy("async.shared", space="cta")
         if const_expr(self.kernel.cluster > 1):
+            self.bars.wait_until_empty(slot, half, phase)
             self.rows.share(half, slot, warp % 4)
         cute.arch.mbarrier_arrive(self.bars.full(slot))
 

@@ -122,7 +122,7 @@ class InvariantPV(PV):
         lse = cute.make_rmem_tensor((1,), Float32)
         lse[0] = sScale[row + 8 * (thread_now() & 1), ahead]
         cute.arch.sync_warp()
-        self.bars.arrive(self.bars.sum_empty())
+        cute.arch.mbarrier_arrive(self.bars.sum_empty())
         via, _ = self.bars.slot_phase(it + (self.kernel.slots - 1))
         stage = self.smem.slice_start(via, self.kernel.half_slices * opaque(half))
         fold_rows(self.kernel, destination, half, self.rO, inverse, lse, stage)

@@ -50,8 +50,10 @@ class Producer(Queries):
                 ahead = index
                 if more:
                     ahead = self.keys.read(record, unit, self.row(warp, unit))
-                self.bars.wait_for_room(item)
+                self.await_place(item)
                 self.start_rows(warp, item, attended, address, scales)
+                if const_expr(self.kernel.cluster > 1):  # no phase is skipped
+                    self.bars.wait_for_room(item)
                 if const_expr(self.kernel.turns):
                     if unit > sWork[work.FIRST_UNIT, record] + 1:
                         self.start_rope(warp, item - 1, record, unit - 2, before)
@@ -68,6 +70,15 @@ class Producer(Queries):
             if self.reads(warp):
                 self.reader.publish_next(piece)
             there = sWork[work.UNITS, self.bars.wait_for_work(piece)] > 0
+
+    @cute.jit
+    def await_place(self, item):
+        """Until rows of a unit may be fetched: of a pair, where this CTA's own ones lie."""
+        if const_expr(self.kernel.cluster > 1):
+            slot, phase = self.bars.slot_phase(item)
+            cute.arch.mbarrier_wait(self.bars.free(slot), phase ^ 1)
+        else:
+            self.bars.wait_for_room(item)
 
     @cute.jit
     def reads(self, warp):

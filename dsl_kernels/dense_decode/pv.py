@@ -5,7 +5,7 @@ The first warp of each is also the loader of its half (loader.py).
 
 import cutlass.cute as cute
 import cutlass.utils.hopper_helpers as sm90
-from cutlass import Boolean, Float32, Int32
+from cutlass import Boolean, Float32, Int32, const_expr
 from cutlass.cute.nvgpu import OperandMajorMode, warpgroup
 
 from dsl_kernels.core.fragments import accumulator_rows, gemm, row_of, transposed
@@ -55,7 +55,7 @@ class PV:
                     it += 1
                 inverse = self.take_sums(it, self.row)
                 cute.arch.sync_warp()
-                self.bars.arrive(self.bars.sum_empty())
+                cute.arch.mbarrier_arrive(self.bars.sum_empty())
                 self.store_output(half, it, record, inverse)
                 piece += 1
 
@@ -91,15 +91,16 @@ class PV:
     def start_unit(self, half, it, position: tuple, row, remaining):
         """The same, but for the end of the product. position: slot and phase of the item."""
         sScale, o_rows, (slot, phase) = self.smem.sScale, accumulator_rows(self.rO), position
+        cute.arch.mbarrier_wait(self.bars.full(slot), phase)  # it is there: QK had it
+        self.see_rows()
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
         scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
         if cute.arch.vote_any_sync(scale0 * scale1 != 1.0):
             o_rows[0, None].store(o_rows[0, None].load() * scale0)
             o_rows[1, None].store(o_rows[1, None].load() * scale1)
-        cute.arch.mbarrier_wait(self.bars.full(slot), phase)
-        self.see_rows()
         self.clear(half, slot, remaining)
-        cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
+        if const_expr(self.bars.go_apart):
+            cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
         warpgroup.fence()
         rPs = self.rP[None, None, None, self.smem.last(it, slot)]
         gemm(self.mma, self.rO, rPs, self.rV[None, None, None, half, slot], (0, 4), False)

@@ -53,6 +53,7 @@ class QK:
             remaining = self.first_remaining(record)
             if self.has_own_q(record):
                 cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+                self.say_came(slot, warp)
                 self.take_q(it, slot, mma_rs, rQ, tid)
                 self.bars.release(slot, 0)
                 self.bars.release(slot, 1)
@@ -71,6 +72,7 @@ class QK:
                         self.hand_over(before)
                         self.go(before, warp)
                     cute.arch.mbarrier_wait(self.bars.full(slot), phase)
+                self.say_came(slot, warp)
                 self.see_rows()
                 warpgroup.fence()
                 # The warps stall in the issue of a long chain, so: HANDED k-steps, the hand-over of the unit before,
@@ -96,23 +98,26 @@ class QK:
                     rB = rKrope[None, None, None, self.smem.last(it, slot)]
                     gemm(mma_ss, rS, rQrope, rB, (0, 4), False)
                 warpgroup.commit_group()
+                attended = self.attended(slot)
                 warpgroup.wait_group(1)
                 if here:
                     self.go(before, warp)
+                # the last tile's 1 / row sum was read
+                cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
                 warpgroup.wait_group(0)
                 n -= 1
                 thread = thread_now()
                 s_rows = accumulator_rows(rS)
-                self.hide(s_rows, thread, slot, record, remaining)
+                self.hide(s_rows, thread, attended, record, remaining)
                 remaining -= UNIT
                 scale = online_softmax([self.factor(0), self.factor(1)], s_rows, row_max, row_sum)
+                ahead, ahead_phase = self.bars.step(slot, phase)
+                here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.full(ahead), ahead_phase))
                 rP = cute.make_rmem_tensor_like(rS, dt)
                 rP.store(rS.load().to(dt))
                 # every warp must be past its S before P overwrites the RoPE slice
                 cute.arch.barrier(barrier_id=NamedBarrier.QK, number_of_threads=128)
                 store_p(cute.recast_tensor(rP, Int32), self.smem.last_start(it, slot), thread)
-                # the last tile's 1 / row sum was read
-                cute.arch.mbarrier_wait(self.bars.sum_empty(), (piece + 1) & 1)
                 if (thread & 3) == 0:
                     row = row_of(thread)
                     sScale[row, slot] = scale[0]
@@ -120,8 +125,7 @@ class QK:
                 it += 1
                 begun = Boolean(True)
                 before = slot
-                slot, phase = self.bars.step(slot, phase)
-                here = cute.arch.vote_all_sync(cute.arch.mbarrier_test_wait(self.bars.full(slot), phase))
+                slot, phase = ahead, ahead_phase
             self.hand_over(before)
             self.go(before, warp)
             # 1 / row sum travels in the scale array of the next item's slot: the slot's last unit must be done, and the
@@ -178,6 +182,13 @@ class QK:
     def see_rows(self):
         """What TMA brought the tensor cores see."""
 
+    def say_came(self, slot, warp):
+        """Nobody wants to know that an item has come."""
+
+    def attended(self, _slot):
+        """What a loader told of a unit: nothing."""
+        return ()
+
     def first_remaining(self, record):
         return work.first_remaining(self.kernel, record)
 
@@ -188,7 +199,7 @@ class QK:
         cute.arch.mbarrier_wait(self.bars.full(1), 0)
 
     @cute.jit
-    def hide(self, s_rows: cute.Tensor, thread, _slot, record, remaining):
+    def hide(self, s_rows: cute.Tensor, thread, _attended, record, remaining):
         """Logits of tokens that a row does not attend become -inf."""
         if remaining < UNIT:
             mask(self.a, s_rows, thread, remaining, self.smem.sWork, record)

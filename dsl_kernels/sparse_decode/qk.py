@@ -2,7 +2,7 @@
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, const_expr
 
 from dsl_kernels.dense_decode.gather_qk import GatherQK
 
@@ -20,13 +20,22 @@ class SparseQK(GatherQK):
         return Int32(0)
 
     @cute.jit
-    def hide(self, s_rows: cute.Tensor, thread, slot, _record, _remaining):
+    def say_came(self, slot, warp):
+        """To the other CTA of a pair, whose copies have come with it."""
+        if const_expr(self.kernel.cluster > 1):
+            if warp == 0:
+                with cute.arch.elect_one():
+                    cute.arch.mbarrier_arrive(self.bars.free(slot), 1 - self.kernel.rank)
+
+    def attended(self, slot):
+        """A bit for each row of a unit, in two words."""
+        words = valid_words(self.kernel)
+        return words[0, slot], words[1, slot]
+
+    @cute.jit
+    def hide(self, s_rows: cute.Tensor, thread, attended: tuple, _record, _remaining):
         """Logits of rows that are not attended become -inf, of all heads alike."""
-        sValid = valid_words(self.kernel)
-        low, high = Int32(0), Int32(0)
-        if (thread & 3) == 0:  # the lane that says for its quad that this has been read
-            low, high = sValid[0, slot], sValid[1, slot]
-        low, high = cute.arch.shuffle_sync(low, thread & 28), cute.arch.shuffle_sync(high, thread & 28)
+        low, high = attended
         if (low & high) != -1:
             shift = (thread & 3) * 2
             low, high = low >> shift, high >> shift

@@ -59,7 +59,8 @@ class Block:
 
     def __init__(self, barriers: tuple[Barrier, ...], slots: int, cluster: int, records: int) -> None:
         self.made = {b.name: [Mbarrier(b.count(cluster)) for _ in range(b.number(slots))] for b in barriers}
-        self.full, self.p_full, self.qk_done = (self.made.get(name, []) for name in ("full", "p_full", "qk_done"))
+        self.full, self.p_full = self.made["full"], self.made["p_full"]
+        self.go = self.made.get("qk_done", self.p_full)  # the latter where PV hears both at once
         empty, halves = self.made["empty"], len(self.made["empty"]) // slots  # one for both halves, or one each
         self.empty = [[empty[halves * slot], empty[halves * slot + halves - 1]] for slot in range(slots)]
         (self.sum_empty,), self.work_full = self.made["sum_empty"], self.made["work_full"]
@@ -98,6 +99,7 @@ class Model:
     fewer_records = 0
     sums_of_one_half = False
     folds_at_once = False
+    says_sums = EVERY_LANE
 
     def __init__(self, tiles: list[int], slots: int, cluster: int, seed: int, more: list[bool] | None = None) -> None:
         """tiles: units of each piece, at least one. more, of a batch-invariant call: whether the next piece is of the
@@ -212,13 +214,13 @@ class Model:
 
     def go(self, block: Block, warp: int, item: int) -> None:
         if warp == 0:
-            block.qk_done[item % self.slots].arrive(ONE_LANE)
+            block.go[item % self.slots].arrive(ONE_LANE)
 
     def go_past_q(self, block: Block, warp: int, item: int) -> Role:
         self.go(block, warp, item)
         if warp == 0 and self.qk_waits_for_q:
             slot, phase = self.slot_phase(item)
-            yield block.qk_done[slot], phase
+            yield block.go[slot], phase
 
     def use(self, block: Block, item: int, warp: object, halves: tuple[int, ...]) -> None:
         for half in halves:
@@ -245,6 +247,7 @@ class Model:
                         self.go(block, warp, it - 1)
                     for barrier in self.that_unit_came(block, it):
                         yield barrier, phase
+                self.say_came(block, warp, it)
                 self.use(block, it, me, (0, 1))
                 yield None
                 if here:
@@ -253,15 +256,15 @@ class Model:
                 yield None
                 if here:
                     self.go(block, warp, it - 1)
+                yield block.sum_empty, (piece + 1) & 1
                 block.users[slot][0].discard(me)
                 block.users[slot][1].discard(me)
                 yield None
-                yield block.sum_empty, (piece + 1) & 1
+                _, phase = self.slot_phase(it + 1)
+                here = all(barrier.over(phase) for barrier in self.that_unit_came(block, it + 1))
+                yield None
                 block.p[slot][warp], block.scales[slot][warp] = it, it
                 it, n, begun = it + 1, n - 1, True
-                slot, phase = self.slot_phase(it)
-                here = all(barrier.over(phase) for barrier in self.that_unit_came(block, it))
-                yield None
             self.hand_over_last(block, warp, it - 1, piece)
             yield from self.finish(block, warp, it, piece)
             yield from self.said_end(block, warp, it)
@@ -281,6 +284,9 @@ class Model:
     def that_unit_came(self, block: Block, item: int) -> list[Mbarrier]:
         return [block.full[item % self.slots]]
 
+    def say_came(self, _block: Block, _warp: int, _item: int) -> None:
+        """Nobody wants to know."""
+
     def await_rope(self, _block: Block, _item: int) -> Role:
         """It came with the unit."""
         yield from ()
@@ -292,6 +298,7 @@ class Model:
     def take_q(self, block: Block, warp: int, it: int) -> Role:
         me, (slot, phase) = ("QK", warp), self.slot_phase(it)
         yield block.full[slot], phase
+        self.say_came(block, warp, it)
         self.use(block, it, me, (0, 1))
         yield None
         self.release(block, me, slot, 0)
@@ -352,13 +359,13 @@ class Model:
             it += not self.same_q(piece)
             while n > 0:
                 slot, phase = self.slot_phase(it)
+                yield block.full[slot], phase
                 yield block.p_full[slot], phase
                 assert block.scales[slot] == [it] * QK_WARPS, "scales of another unit"
-                yield block.full[slot], phase
                 self.use(block, it, me, (half,))
                 block.products[slot][half].add(me)
                 n -= 1
-                yield block.qk_done[slot], phase
+                yield block.go[slot], phase
                 yield None
                 assert block.p[slot] == [it] * QK_WARPS, "P of another unit"
                 if n > 0:
@@ -383,7 +390,7 @@ class Model:
         assert block.scales[slot] == [("sum", piece)] * QK_WARPS, "sums of another tile"
         if self.invariant:
             assert block.scales[(it + 1) % self.slots] == [("lse", piece)] * QK_WARPS, "sums of another tile"
-        block.sum_empty.arrive(ONE_LANE)
+        block.sum_empty.arrive(self.says_sums)
         yield None
         if self.invariant:
             yield from self.fold(block, half, me, it, piece)

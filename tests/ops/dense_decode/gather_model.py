@@ -26,6 +26,7 @@ class GatherModel(Model):
     """
 
     copies_arrive = tells = False
+    says_sums = ONE_LANE
     barriers = gathering()
     waits_for_rows = True
 
@@ -134,10 +135,10 @@ class GatherModel(Model):
             it += 1
             while n > 0:
                 slot, phase = self.slot_phase(it)
-                yield block.p_full[slot], phase
                 yield block.full[slot], phase
+                yield block.p_full[slot], phase
                 self.use(block, it, me, (half,))
-                yield block.qk_done[slot], phase
+                yield block.go[slot], phase
                 yield None
                 assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"
                 yield from self.settle(block, half, cursor)

@@ -57,7 +57,7 @@ GPU_FAULTS = [
     fault(
         "barrier count of P",
         BARRIERS,
-        'Barrier("p_full", "slot", 32,',
+        'Barrier("p_full", "slot", QUADS,',
         'Barrier("p_full", "slot", 24,',
     ),
     fault(

@@ -20,6 +20,7 @@ class ProducerModel(Model):
     """
 
     copies_arrive = turns = False
+    says_sums = ONE_LANE
     barriers = producing(copies_arrive=False)
     waits_for_rows = True
 
@@ -37,6 +38,14 @@ class ProducerModel(Model):
         for half in range(2):
             yield block.empty[slot][half], phase ^ 1
 
+    def await_place(self, block: Block, item: int) -> Role:
+        """Where rows of a unit come."""
+        yield from self.await_room(block, item)
+
+    def await_rest(self, _block: Block, _item: int) -> Role:
+        """Of the slot: it is free if the place is."""
+        yield from ()
+
     def producer(self, block: Block, warp: int) -> Role:
         me = ("producer", warp)
         reads = warp == 0 and block is self.blocks[0]
@@ -50,7 +59,7 @@ class ProducerModel(Model):
             yield from self.give_q(block, warp, item)
             item += 1
             for unit in range(units):
-                yield from self.await_room(block, item)
+                yield from self.await_place(block, item)
                 slot = item % self.slots
                 assert not any(block.users[slot]), "a slot is overwritten that somebody reads"
                 if warp == 0:
@@ -60,6 +69,7 @@ class ProducerModel(Model):
                     self.done_with(block, piece, me)
                 self.come_of(block, item).arrive(ONE_LANE)
                 self.later(functools.partial(self.come_rows, block, item))
+                yield from self.await_rest(block, item)
                 if unit > 0:
                     self.start_rope(block, warp, item - 1)
                 item += 1
@@ -122,8 +132,13 @@ class ProducerModel(Model):
             yield self.come_of(block, item), phase
         assert block.boxes.get((item, 0)) == PRODUCER_WARPS, "codes that have not come"
         yield None
+        yield from self.await_other_place(block, half, item)
         self.has_made(block, half, item)
         block.full[slot].arrive(EVERY_LANE)
+
+    def await_other_place(self, _block: Block, _half: int, _item: int) -> Role:
+        """What is made is for this CTA alone."""
+        yield from ()
 
     def has_made(self, block: Block, _half: int, item: int) -> None:
         """Rows of its own, all their columns."""
@@ -148,10 +163,11 @@ class ProducerModel(Model):
             it += 1
             while n > 0:
                 slot, phase = self.slot_phase(it)
-                yield block.p_full[slot], phase
                 yield block.full[slot], phase
+                yield block.p_full[slot], phase
                 self.use(block, it, me, (half,))
-                yield block.qk_done[slot], phase
+                if self.copies_arrive:
+                    yield block.go[slot], phase
                 yield None
                 assert block.p[slot] == [it] * len(block.p[slot]), "P of another unit"
                 follows = n > 2
@@ -226,14 +242,37 @@ class Pair(ProducerModel):
 
     ctas = 2
     barriers = producing(copies_arrive=False, paired=True)
-    announces = waits_for_pair = waits_for_copies = True
+    announces = waits_for_pair = waits_for_copies = waits_for_place = waits_for_rest = True
+
+    def free(self, block: Block, item: int) -> Mbarrier:
+        return block.made["free"][item % self.slots]
+
+    def say_came(self, block: Block, warp: int, item: int) -> None:
+        if warp == 0:
+            self.free(next(other for other in self.blocks if other is not block), item).arrive(ONE_LANE)
+
+    def await_room(self, block: Block, item: int) -> Role:
+        yield from super().await_room(block, item)
+        yield from self.await_place(block, item)
+
+    def await_place(self, block: Block, item: int) -> Role:
+        yield self.free(block, item), self.slot_phase(item)[1] ^ 1
+
+    def await_rest(self, block: Block, item: int) -> Role:
+        if self.waits_for_rest:
+            yield from self.await_room(block, item)
+
+    def await_other_place(self, block: Block, half: int, item: int) -> Role:
+        slot, phase = self.slot_phase(item)
+        if self.waits_for_place:
+            yield block.empty[slot][half], phase ^ 1
 
     def end_piece(self, block: Block, half: int, me: tuple, it: int, piece: int) -> Role:
         """Rows are staged over what a warp has made of the last unit, when nobody copies that any more."""
         slot, phase = self.slot_phase(it)
         yield block.p_full[slot], phase
         for target in self.blocks:
-            target.sum_empty.arrive(ONE_LANE)
+            target.sum_empty.arrive(self.says_sums)
         if self.waits_for_copies:
             yield block.sum_empty, piece & 1
         last = (it - 1) % self.slots
@@ -243,10 +282,11 @@ class Pair(ProducerModel):
         self.release(block, me, last, half)
 
     def release(self, block: Block, warp: object, slot: int, half: int) -> None:
+        block.users[slot][half].discard(warp)
+        self.free(block, slot).arrive(EVERY_LANE)
         if self.waits_for_pair:
             super().release(block, warp, slot, half)
         else:
-            block.users[slot][half].discard(warp)
             block.empty[slot][half].arrive(2 * EVERY_LANE)
 
     def announce(self, block: Block, item: int) -> None:
@@ -258,7 +298,7 @@ class Pair(ProducerModel):
             if target is block:
                 self.made(block, half, item, 2 * PV_WARPS)
             else:
-                users = [user for half in target.users[item % self.slots] for user in half]
+                users = target.users[item % self.slots][half]  # the slices that a warp makes are of its own half
                 assert all(user[0] == "copy" for user in users), "a slot is overwritten that somebody reads"
                 copy = ("copy", self.now, len(self.events))
                 block.users[item % self.slots][half].add(copy)

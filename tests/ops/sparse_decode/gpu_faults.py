@@ -83,6 +83,13 @@ GPU_FAULTS = [
         "pass",
         always=False,
     ),
+    fault(
+        "what is made is copied while the other CTA needs its place",
+        FED_PV,
+        "            self.bars.wait_until_empty(slot, half, phase)\n",
+        "",
+        always=False,
+    ),
     # ---- which logits
     fault("rows that are not attended are not hidden", QK, "if (low & high) != -1:", "if (low & high) == 77:"),
     fault("sinks in base 2", SINKS, "element(a.sink, head) * LOG2_E", "element(a.sink, head)"),
