@@ -191,7 +191,12 @@ def format_rules() -> list[Rule]:
     ]
     packed = [
         Rule("kv_format", "VALUE", r"\bkv_format", spoil.field("kv_format", *WRONG_FORMATS)),
-        Rule("kv_format of no bytes", "DTYPE", r"kv_cache\.dtype", spoil.field("kv_format", 0)),
+        Rule(
+            "kv_format of no bytes",
+            "DTYPE",
+            r"kv_cache\.dtype is .*\bkv_format must name the format of the bytes",
+            spoil.field("kv_format", 0),
+        ),
         Rule("q of another dtype", "DTYPE", r"q\.dtype is .* must be bfloat16", all_of_dtype("q", "out")),
         Rule("q of other columns", "SHAPE", r"d_qk.* a row of kv_cache .* columns", other_columns),
         Rule("bytes of a token", "SHAPE", r"kv_cache\.shape\[3\]", more_columns("kv_cache", 16)),

@@ -134,6 +134,10 @@ OF_BYTES = [
     Rule("extra_kv_format alone", "VALUE", "extra_kv_format", without("extra_kv_cache", "extra_indices")),
     *(Rule(f"bytes of a token of {name}", "SHAPE", rf"{name}\.shape\[3\]", more_columns(name, 16)) for name in CACHES),
     *(Rule(f"dtype of bytes of {name}", "DTYPE", rf"{name}\.dtype is", all_of_dtype(name)) for name in CACHES),
+    *(
+        Rule(f"{name} of no bytes", "DTYPE", rf"{name} must name the format of the bytes", spoil.field(name, 0))
+        for name in ("kv_format", "extra_kv_format")
+    ),
 ]
 OF_CODES = [
     Rule(

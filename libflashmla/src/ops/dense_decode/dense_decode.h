@@ -50,7 +50,7 @@ enum {
                    .alignment = FM_VECTOR_BYTES,                                                                   \
                    .mapped = true,                                                                                 \
                    .shape_only = shapes,                                                                           \
-                   .paged = FM_MAIN_PAGES,                                                                         \
+                   FM_OF_FORMAT(FM_MAIN_PAGES, kv_format),                                                         \
                    .packed_axis = FM_TOKEN},                                                                       \
   [FM_BLOCK_TABLE] = {FM_FIELD(type, block_table),       .rank = 2,                                                \
                       .axes = {FM_BATCH, FM_MAX_BLOCKS}, .dtypes = FM_ONLY(FM_INT32),                              \
