@@ -84,7 +84,7 @@ flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t q_rope
   if (parted) FM_TRY(check_parts(call, q, table[found]));
   const int32_t d_v = table[found].d_v;
   if (given != 0 && given != d_v)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported with d_qk %d is %d",
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "out.shape[%d] (d_v) is %d; with d_qk %d it must be %d",
                    call->tensors.rows[q].rank - 1, given, (int32_t)d_qk, d_v);
   const fm_dtype dtype = fm_dtype_of(fm_tensor_at(&call->tensors, q, 0)->dtype);
   attention->queries.coded = (FM_ONLY(dtype) & FM_ANY_BYTE) != 0;

@@ -262,8 +262,8 @@ def own_rules() -> list[Rule]:
     """Of dense_decode alone."""
     fixed = [
         Rule("scale", "VALUE", "softmax_scale", bad_scale),
-        Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 256)),
-        Rule("d_v of another geometry", "UNSUPPORTED", "d_v", spoil.extents({"q": -1, "kv_cache": -1}, 320)),
+        Rule("d_v", "SHAPE", "d_v", spoil.extents({"out": 3}, 256)),
+        Rule("d_v of another geometry", "SHAPE", "d_v", spoil.extents({"q": -1, "kv_cache": -1}, 320)),
         Rule("compute", "VALUE", r"\bcompute", spoil.field("compute", -1, 1, 2, 2**31 - 1)),
         Rule("scale of no codes", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "q")),
         Rule("scale of no coded q", "VALUE", "^descale_q is given", spoil.scalar("descale_q", "q")),
