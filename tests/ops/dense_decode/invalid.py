@@ -174,6 +174,7 @@ def part_rules(caches: tuple[str, ...] = ("kv_cache",)) -> list[Rule]:
             r"q\.shape\[3\] \+ q_rope\.shape\[3\] \(d_qk\) is",
             widths(q_rope=72),
         ),
+        Rule("all columns in q", "SHAPE", r"q\.shape\[3\] is 576 \(d_qk\); with q_rope", widths(q=576)),
         Rule("d_v of q", "UNSUPPORTED", r"q\.shape\[3\] \(d_v\) is 448", widths(q=448, out=448, q_rope=128)),
         Rule("no RoPE columns", "UNSUPPORTED", "q_rope is given", widths(q=448, out=448, q_rope=64, **behind)),
         Rule("RoPE columns alone", "UNSUPPORTED", "q_rope is given", widths(q=64, out=64, q_rope=448, **behind)),

@@ -20,6 +20,7 @@ enum {
   FM_D_V,
   FM_OFFSETS,
   FM_TOKEN,
+  FM_Q_LATENT_COLUMNS,
   FM_Q_ROPE_COLUMNS,
   FM_DECODE_AXES
 };
@@ -41,7 +42,7 @@ enum {
             .mapped = true,                                                                                        \
             .of_queries = true,                                                                                    \
             .coded = true,                                                                                         \
-            .parted_axis = FM_D_V,                                                                                 \
+            .parted_axis = FM_Q_LATENT_COLUMNS,                                                                    \
             .shape_only = shapes},                                                                                 \
   [FM_KV_CACHE] = {FM_FIELD(type, kv_cache),                                                                       \
                    .rank = 4,                                                                                      \
