@@ -28,6 +28,7 @@ typedef struct fixture {
 #define BF16 ((DLDataType){kDLBfloat, 16, 1})
 #define FP16 ((DLDataType){kDLFloat, 16, 1})
 #define FP32 ((DLDataType){kDLFloat, 32, 1})
+#define UINT8 ((DLDataType){kDLUInt, 8, 1})
 /* Four requests of two tokens: every extent that may vary is greater than 1. */
 #define SMALL ((geometry){4, 2, 6, 2, 5, 64, 3, .dtype = BF16})
 /* The same with seven query tokens among the requests. */

@@ -46,6 +46,23 @@ def test_what_it_tells():
     assert cache.usage() == flashmla.PoolUsage(8, 8, 0, 0, 0, 4, 4, 3, 3, 0, 0)
 
 
+def test_slots_are_no_more_than_tokens_fit_in():
+    """Unless they are asked for; rows of block_table are as long as sequences may be, whose heads may be freed."""
+    assert cache_of(max_seq_len=2**20).slot_mapping.shape == (8 * PAGE,)
+    assert cache_of(max_seq_len=2**20).block_table.shape == (3, 2**20 // PAGE)
+    assert cache_of(max_seqs=50).slot_mapping.shape == (50,), "one for each row"
+    assert cache_of(max_seq_len=2**20, max_slots=100).slot_mapping.shape == (100,)
+    cache = cache_of(max_seq_len=2**20)
+    sequence, _ = cache.allocate()
+    refused(
+        lambda: cache.append([sequence], [8 * PAGE + 1]),
+        "33 tokens are appended; slot_mapping has room for 32",
+        kind=flashmla.PoolFullError,
+    )
+    assert cache.append([sequence], [8 * PAGE]) == 8 * PAGE
+    np.testing.assert_array_equal(np.sort(cache.slot_mapping), np.arange(8 * PAGE))
+
+
 @pytest.mark.parametrize(
     "tokens",
     [range(6), (0, 1, 2, 3, 4, 5), array.array("q", range(6)), np.arange(6), np.arange(6, dtype="int32"),

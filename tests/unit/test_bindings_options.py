@@ -75,6 +75,27 @@ def test_another_geometry_is_refused_by_c(d_qk):
     assert caught.value.status_name == ("FLASHMLA_ERROR_UNSUPPORTED" if d_qk else "FLASHMLA_ERROR_ZERO_EXTENT")
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "float8_e4m3fn"])
+def test_bytes_without_a_format_are_told_to_want_one(dtype):
+    q, kv_cache, block_table, cache_seqlens = small.inputs("bfloat16")
+    codes, indices = np.zeros((2, 64, 1, 656), dtype), np.zeros((2, 2, 5), np.int32)
+    pool = {"max_seqs": 1, "max_seq_len": 64}
+    calls = {
+        "kv_cache": lambda: flashmla.dense_decode(q, codes, block_table, cache_seqlens),
+        "kv_cache of a plan": lambda: flashmla.plan_decode(q, codes, block_table, cache_seqlens),
+        "kv_cache of sparse_decode": lambda: flashmla.sparse_decode(q, codes, indices),
+        "extra_kv_cache": lambda: flashmla.sparse_decode(
+            q, kv_cache, indices, extra_kv_cache=codes, extra_indices=indices
+        ),
+        r"kv_cache\[0\] of a pool": lambda: flashmla.PagedKVCache([codes], **pool),
+    }
+    for name, call in calls.items():
+        cache, field = name.split()[0], "extra_kv_format" if name.startswith("extra") else "kv_format"
+        sentence = rf"^{cache}\.dtype is {dtype}[,;] .*, or {field} must name the format of the bytes$"
+        with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
+            call()
+
+
 @pytest.mark.parametrize("dtype", small.DTYPES)
 @pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
 def test_float32_out_on_request(dtype, framework):

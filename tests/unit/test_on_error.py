@@ -135,6 +135,24 @@ def test_wrong_calls_always_raise():
     assert counts() == []
 
 
+@pytest.mark.parametrize("columns", [256, 576])
+def test_an_out_of_wrong_width_is_no_failure(columns):
+    """No backend takes it: d_v follows from d_qk."""
+    seen = []
+    flashmla.on_error(lambda failure: seen.append(failure) or failure.on_cpu())
+    out = np.zeros((*TENSORS[0].shape[:-1], columns), np.float32)
+    sentence = rf"^out\.shape\[3\] \(d_v\) is {columns}; with d_qk 576 it must be 512$"
+    calls = {
+        "dense_decode": lambda: flashmla.dense_decode(*TENSORS, out=out),
+        "sparse_decode": lambda: flashmla.sparse_decode(*TENSORS[:2], np.zeros((2, 2, 5), np.int32), out=out),
+    }
+    for call in calls.values():
+        with pytest.raises(flashmla.InvalidArgumentError, match=sentence) as caught:
+            call()
+        assert caught.value.status_name == "FLASHMLA_ERROR_SHAPE"
+    assert seen == []
+
+
 def test_what_the_package_refuses_is_not_tried_on_the_cpu():
     torch = pytest.importorskip("torch")
     tensors = [torch.from_numpy(array) for array in TENSORS]

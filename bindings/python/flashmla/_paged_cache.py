@@ -39,7 +39,8 @@ class PagedKVCache:
                    or NumPy; JAX arrays cannot be written in place
     max_seqs       rows of `block_table`: sequences that are on the device at once
     max_seq_len    tokens of a sequence at most
-    max_slots      tokens of one `append` at most; None: the larger of max_seqs and max_seq_len
+    max_slots      tokens of one `append` at most; None: the larger of max_seqs and max_seq_len, or of max_seqs and the
+                   tokens that kv_cache has room for where these are fewer
     kv_format      as in `append_kv`
     host_pool      (num_host_blocks, block_bytes) uint8 in host memory, pinned where the cache is on a GPU, for
                    `swap_out`; `PagedKVCache.bytes_of_block` tells block_bytes

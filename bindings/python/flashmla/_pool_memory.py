@@ -60,7 +60,7 @@ def make_memory(
     if max_seqs is None:
         return memory
     rows, tokens = integer(max_seqs, "max_seqs", EXTENT), integer(max_seq_len, "max_seq_len", EXTENT)
-    slots = max(rows, tokens) if max_slots is None else integer(max_slots, "max_slots", EXTENT)
+    slots = _most_slots(memory, rows, tokens) if max_slots is None else integer(max_slots, "max_slots", EXTENT)
     extents = {
         "block_table": ((rows, -(-tokens // memory.page_size)), "int32"),
         "cache_seqlens": ((rows,), "int32"),
@@ -81,6 +81,11 @@ def make_memory(
     if host_pool is not None:
         params.host_pool = call.write(host_pool, "host_pool")
     return memory
+
+
+def _most_slots(memory: PoolMemory, rows: int, tokens: int) -> int:
+    """Of an `append` of a sequence with so many tokens, or of a token to each row: the cache has room for no more."""
+    return max(rows, min(tokens, memory.num_blocks * memory.page_size))
 
 
 def _read_layers(params: Any, kv_cache: Any, stream: Any) -> PoolMemory:

@@ -57,7 +57,29 @@ static int32_t columns_of(const fm_call *call, int32_t row) {
   return call->extents[rule->axes[rule->rank - 1]];
 }
 
-/* Queries in two parts: the first has the latent columns, which out has too, and no other. */
+/* NULL: the table does not have it. */
+static const fm_geometry *find_geometry(const fm_geometry *table, int32_t count, int64_t d_qk) {
+  int32_t found = 0;
+  while (found < count && table[found].d_qk != d_qk) ++found;
+  return found < count ? &table[found] : NULL;
+}
+
+/* Queries in two parts: the first has the latent columns, which out has too. They are as many as no d_qk with RoPE
+ * columns, so that a q which has those as well is known for it, whatever out and q_rope are. `given`: d_v of out; 0:
+ * there is none. */
+static flashmla_status check_first_part(const fm_call *call, int32_t q, int32_t given) {
+  const int32_t columns = columns_of(call, q), inner = call->tensors.rows[q].rank - 1;
+  const fm_geometry *whole = find_geometry(geometries, GEOMETRIES, columns);
+  if (whole != NULL && whole->d_qk != whole->d_v)
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "q.shape[%d] is %d (d_qk); with q_rope it must be %d (d_v)", inner, columns,
+                   whole->d_v);
+  if (given != 0 && given != columns)
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "out.shape[%d] is %d, q.shape[%d] (d_v) is %d; they must be equal", inner,
+                   given, inner, columns);
+  return FLASHMLA_OK;
+}
+
+/* The parts make up a geometry. */
 static flashmla_status check_parts(const fm_call *call, int32_t q, fm_geometry geometry) {
   const int32_t columns = columns_of(call, q);
   if (geometry.d_qk == geometry.d_v)
@@ -76,15 +98,15 @@ flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t q_rope
   const int64_t d_qk = (int64_t)columns_of(call, q) + (parted ? columns_of(call, q_rope) : 0);
   const fm_geometry *const table = call->cuda ? of_kernels : geometries;
   const int32_t count = call->cuda ? OF_KERNELS : GEOMETRIES;
-  int32_t found = 0;
-  while (found < count && table[found].d_qk != d_qk) ++found;
-  if (found == count)
+  const fm_geometry *geometry = find_geometry(table, count, d_qk);
+  if (parted) FM_TRY(check_first_part(call, q, given));
+  if (geometry == NULL)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s (d_qk) is %lld; supported%s are %s", fm_name_d_qk(call, q).chars,
                    (long long)d_qk, call->cuda ? " on CUDA" : "", d_qk_of(table, count).chars);
-  if (parted) FM_TRY(check_parts(call, q, table[found]));
-  const int32_t d_v = table[found].d_v;
+  if (parted) FM_TRY(check_parts(call, q, *geometry));
+  const int32_t d_v = geometry->d_v;
   if (given != 0 && given != d_v)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "out.shape[%d] (d_v) is %d; supported with d_qk %d is %d",
+    return fm_fail(FLASHMLA_ERROR_SHAPE, "out.shape[%d] (d_v) is %d; with d_qk %d it must be %d",
                    call->tensors.rows[q].rank - 1, given, (int32_t)d_qk, d_v);
   const fm_dtype dtype = fm_dtype_of(fm_tensor_at(&call->tensors, q, 0)->dtype);
   attention->queries.coded = (FM_ONLY(dtype) & FM_ANY_BYTE) != 0;

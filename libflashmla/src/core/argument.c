@@ -120,26 +120,35 @@ flashmla_status fm_check_presence(const fm_tensors *tensors) {
 
 static bool same_dtype(DLDataType a, DLDataType b) { return memcmp(&a, &b, sizeof a) == 0; }
 
-/* `alternatives`: dtypes that the former may have too. */
+/* `unless`: what else would do. */
 static flashmla_status fail_unequal(const fm_tensors *tensors, int32_t row, int32_t element, DLDataType dtype,
-                                    int32_t other, uint32_t alternatives) {
+                                    int32_t other, fm_text unless) {
   const DLDataType wanted = fm_tensor_at(tensors, other, 0)->dtype;
-  return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s, %s.dtype is %s; they must be equal%s%s", NAME(row, element),
-                 fm_describe_dtype(dtype).chars, NAME(other, 0), fm_describe_dtype(wanted).chars,
-                 alternatives != 0 ? ", or the former " : "", fm_describe_dtypes(alternatives).chars);
+  return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s, %s.dtype is %s; they must be equal%s", NAME(row, element),
+                 fm_describe_dtype(dtype).chars, NAME(other, 0), fm_describe_dtype(wanted).chars, unless.chars);
+}
+
+/* A dtype that the row does not have in this form. Bytes it has in another one. */
+static flashmla_status fail_dtype(const fm_tensors *tensors, int32_t row, int32_t element, DLDataType dtype) {
+  const fm_argument *rule = &tensors->rows[row];
+  fm_text unless = {""};
+  if (rule->like != 0 && rule->dtypes != 0)
+    fm_append(&unless, ", or the former %s", fm_describe_dtypes(rule->dtypes).chars);
+  if (rule->packed_by != NULL && (FM_ONLY(fm_dtype_of(dtype)) & FM_ANY_BYTE) != 0)
+    fm_append(&unless, ", or %s%s must name the format of the bytes", fm_named("{params.|}").chars, rule->packed_by);
+  if (rule->like != 0) return fail_unequal(tensors, row, element, dtype, rule->like - 1, unless);
+  return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s; it must be %s%s", NAME(row, element),
+                 fm_describe_dtype(dtype).chars, fm_describe_dtypes(rule->dtypes).chars, unless.chars);
 }
 
 static flashmla_status check_dtype(const fm_tensors *tensors, int32_t row, int32_t element, DLDataType dtype) {
   const fm_argument *rule = &tensors->rows[row];
   const fm_dtype known = fm_dtype_of(dtype);
   const bool allowed = known < FM_DTYPES && (rule->dtypes & FM_ONLY(known)) != 0;
-  if (!allowed && rule->like == 0)
-    return fm_fail(FLASHMLA_ERROR_DTYPE, "%s.dtype is %s; it must be %s", NAME(row, element),
-                   fm_describe_dtype(dtype).chars, fm_describe_dtypes(rule->dtypes).chars);
-  if (!allowed && !same_dtype(dtype, fm_tensor_at(tensors, rule->like - 1, 0)->dtype))
-    return fail_unequal(tensors, row, element, dtype, rule->like - 1, rule->dtypes);
+  if (!allowed && (rule->like == 0 || !same_dtype(dtype, fm_tensor_at(tensors, rule->like - 1, 0)->dtype)))
+    return fail_dtype(tensors, row, element, dtype);
   if (!same_dtype(dtype, fm_tensor_at(tensors, row, 0)->dtype)) /* those of a list are like its first */
-    return fail_unequal(tensors, row, element, dtype, row, 0);
+    return fail_unequal(tensors, row, element, dtype, row, (fm_text){""});
   return FLASHMLA_OK;
 }
 

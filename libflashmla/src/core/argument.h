@@ -34,7 +34,8 @@ typedef struct fm_axis {
 
 typedef struct fm_argument {
   const char *name;
-  uint16_t offset; /* in the params struct, of a const DLTensor *; of a const DLTensor *const * where `listed` */
+  const char *packed_by; /* NULL, or the field of params that makes it `packed` */
+  uint16_t offset;       /* in the params struct, of a const DLTensor *; of a const DLTensor *const * where `listed` */
   uint8_t rank;
   uint8_t axes[FM_MAX_RANK];
   uint8_t dtypes;      /* set of fm_dtype that it may have */

@@ -10,13 +10,14 @@ enum { FM_PAGES_BLOCKS = FM_OWN_AXES, FM_PAGES_SIZE, FM_PAGES_HEADS, FM_PAGES_RO
 #define FM_PAGES_AXES                                                                \
   [FM_PAGES_BLOCKS] = {"num_blocks", false}, [FM_PAGES_SIZE] = {"page_size", false}, \
   [FM_PAGES_HEADS] = {"h_kv", false}, [FM_PAGES_ROW] = {"row", false}
-/* Bits of fm_argument.paged: the caches of a call, each of a format of its own. */
+/* Bits of fm_argument.paged: the caches of a call, each of a format of its own, which a field `format` names. */
 enum { FM_MAIN_PAGES = 1, FM_EXTRA_PAGES = 2 };
-#define FM_PAGES_OF(type, field, which, blocks, size, row)                                               \
+#define FM_OF_FORMAT(which, format) .paged = which, .packed_by = #format
+#define FM_PAGES_OF(type, field, which, format, blocks, size, row)                                       \
   FM_FIELD(type, field), .rank = 4, .axes = {blocks, size, FM_PAGES_HEADS, row}, .dtypes = FM_ANY_FLOAT, \
-      .alignment = FM_VECTOR_BYTES, .paged = which
+      .alignment = FM_VECTOR_BYTES, FM_OF_FORMAT(which, format)
 #define FM_PAGES_FIELDS(type, field) \
-  FM_PAGES_OF(type, field, FM_MAIN_PAGES, FM_PAGES_BLOCKS, FM_PAGES_SIZE, FM_PAGES_ROW)
+  FM_PAGES_OF(type, field, FM_MAIN_PAGES, kv_format, FM_PAGES_BLOCKS, FM_PAGES_SIZE, FM_PAGES_ROW)
 
 /* In read_form: the format that a field of the call names, of the cache `which`. */
 flashmla_status fm_add_format(const char *field, int32_t kv_format, uint8_t which, fm_form *form);

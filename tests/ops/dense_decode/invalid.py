@@ -174,6 +174,7 @@ def part_rules(caches: tuple[str, ...] = ("kv_cache",)) -> list[Rule]:
             r"q\.shape\[3\] \+ q_rope\.shape\[3\] \(d_qk\) is",
             widths(q_rope=72),
         ),
+        Rule("all columns in q", "SHAPE", r"q\.shape\[3\] is 576 \(d_qk\); with q_rope", widths(q=576)),
         Rule("d_v of q", "UNSUPPORTED", r"q\.shape\[3\] \(d_v\) is 448", widths(q=448, out=448, q_rope=128)),
         Rule("no RoPE columns", "UNSUPPORTED", "q_rope is given", widths(q=448, out=448, q_rope=64, **behind)),
         Rule("RoPE columns alone", "UNSUPPORTED", "q_rope is given", widths(q=64, out=64, q_rope=448, **behind)),
@@ -191,7 +192,12 @@ def format_rules() -> list[Rule]:
     ]
     packed = [
         Rule("kv_format", "VALUE", r"\bkv_format", spoil.field("kv_format", *WRONG_FORMATS)),
-        Rule("kv_format of no bytes", "DTYPE", r"kv_cache\.dtype", spoil.field("kv_format", 0)),
+        Rule(
+            "kv_format of no bytes",
+            "DTYPE",
+            r"kv_cache\.dtype is .*\bkv_format must name the format of the bytes",
+            spoil.field("kv_format", 0),
+        ),
         Rule("q of another dtype", "DTYPE", r"q\.dtype is .* must be bfloat16", all_of_dtype("q", "out")),
         Rule("q of other columns", "SHAPE", r"d_qk.* a row of kv_cache .* columns", other_columns),
         Rule("bytes of a token", "SHAPE", r"kv_cache\.shape\[3\]", more_columns("kv_cache", 16)),
@@ -257,8 +263,8 @@ def own_rules() -> list[Rule]:
     """Of dense_decode alone."""
     fixed = [
         Rule("scale", "VALUE", "softmax_scale", bad_scale),
-        Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 256)),
-        Rule("d_v of another geometry", "UNSUPPORTED", "d_v", spoil.extents({"q": -1, "kv_cache": -1}, 320)),
+        Rule("d_v", "SHAPE", "d_v", spoil.extents({"out": 3}, 256)),
+        Rule("d_v of another geometry", "SHAPE", "d_v", spoil.extents({"q": -1, "kv_cache": -1}, 320)),
         Rule("compute", "VALUE", r"\bcompute", spoil.field("compute", -1, 1, 2, 2**31 - 1)),
         Rule("scale of no codes", "VALUE", "^descale_k is given", spoil.scalar("descale_k", "q")),
         Rule("scale of no coded q", "VALUE", "^descale_q is given", spoil.scalar("descale_q", "q")),

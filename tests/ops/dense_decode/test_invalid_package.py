@@ -38,7 +38,7 @@ REFUSED = {
     "lengths": ("SHAPE", "cache_seqlens", lambda c, a: {"cache_seqlens": other(a, (c.batch + 1,), "int32")}),
     "out shape": ("SHAPE", "out", lambda c, a: {"out": other(a, longer(c.shapes()["out"], 2), c.dtype)}),
     "kv_cache rank": ("SHAPE", r"kv_cache\.ndim", lambda c, a: {"kv_cache": other(a, (4, 576), c.dtype)}),
-    "d_v": ("UNSUPPORTED", "d_v", lambda c, a: {"out": other(a, (*c.shapes()["out"][:3], 256), c.dtype)}),
+    "d_v": ("SHAPE", "d_v", lambda c, a: {"out": other(a, (*c.shapes()["out"][:3], 256), c.dtype)}),
     "scale": ("VALUE", "softmax_scale", lambda _c, _a: {"softmax_scale": -1.0}),
     "max_seqlen_q": ("VALUE", "max_seqlen_q", lambda _c, _a: {"max_seqlen_q": 3}),
     "cu_seqlens_q": (

@@ -114,6 +114,28 @@ def test_sizes_are_those_of_q_in_one_part(parts):
         assert size(latent, *others, q_rope=rope) == size(q, *others)
 
 
+@pytest.mark.parametrize("function", ["dense_decode", "plan_decode", "dense_decode_workspace_size"])
+@pytest.mark.parametrize("columns", [576, 320, 288, 160, 1088])
+def test_all_columns_in_q_beside_its_rope_part_are_told_as_that(function, columns, parts):
+    _, rope, others, _ = parts
+    q = np.zeros((*rope.shape[:-1], columns), rope.dtype)
+    sentence = rf"^q\.shape\[3\] is {columns} \(d_qk\); with q_rope it must be {D_V[columns]} \(d_v\)$"
+    with pytest.raises(flashmla.InvalidArgumentError, match=sentence) as caught:
+        getattr(flashmla, function)(q, *others, q_rope=rope[..., : columns - D_V[columns]])
+    assert caught.value.status_name == "FLASHMLA_ERROR_SHAPE"
+
+
+@pytest.mark.parametrize(("name", "columns"), [("q", 513), ("out", 256)])
+def test_the_latent_part_and_out_have_the_same_columns(name, columns, parts):
+    latent, rope, others, _ = parts
+    given = {"q": latent, "out": np.zeros_like(latent)}
+    given[name] = np.zeros((*latent.shape[:-1], columns), latent.dtype)
+    extents = (given["out"].shape[-1], given["q"].shape[-1])
+    sentence = r"^out\.shape\[3\] is {}, q\.shape\[3\] \(d_v\) is {}; they must be equal$".format(*extents)
+    with pytest.raises(flashmla.InvalidArgumentError, match=sentence):
+        flashmla.dense_decode(given["q"], *others, q_rope=rope, out=given["out"])
+
+
 def test_a_record_tells_all_columns(parts):
     latent, rope, others, q = parts
     with flashmla.profile() as profile:

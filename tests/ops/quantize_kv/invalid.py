@@ -24,7 +24,8 @@ def more_tokens(call, _draw, _legal):
 
 
 def as_it_is(call, _draw, _legal):
-    """The format that does not quantise."""
+    """The format that does not quantise, without the flag that is for those which do."""
+    call.fields["flags"] &= ~c_abi.constant("UNROUNDED_SCALES")
     call.fields["kv_format"] = c_abi.constant("KV_BF16")
 
 

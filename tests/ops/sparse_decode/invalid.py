@@ -111,7 +111,7 @@ OF_STEPS = [  # of a plan as well
 ONE = [  # in a call on caches that are not quantised
     Rule("h_q", "UNSUPPORTED", "h_q", spoil.extents({"q": 2, "out": 2, "lse": 1, "attn_sink": 0}, 129, 200, 2**31 - 1)),
     Rule("d_qk", "UNSUPPORTED", "d_qk", spoil.extents(dict.fromkeys(("q", *CACHES), -1), 64, 192, 328, 584)),
-    Rule("d_v", "UNSUPPORTED", "d_v", spoil.extents({"out": 3}, 64, 384)),
+    Rule("d_v", "SHAPE", "d_v", spoil.extents({"out": 3}, 64, 384)),
     Rule("scale", "VALUE", "softmax_scale", bad_scale),
     Rule("reserved", "VALUE", "reserved", spoil.field("reserved", 1, 2**32 - 1)),
     Rule("float", "UNSUPPORTED", "float16|float32", all_of_dtype("q", "out", *CACHES), only="gpu"),
@@ -134,6 +134,10 @@ OF_BYTES = [
     Rule("extra_kv_format alone", "VALUE", "extra_kv_format", without("extra_kv_cache", "extra_indices")),
     *(Rule(f"bytes of a token of {name}", "SHAPE", rf"{name}\.shape\[3\]", more_columns(name, 16)) for name in CACHES),
     *(Rule(f"dtype of bytes of {name}", "DTYPE", rf"{name}\.dtype is", all_of_dtype(name)) for name in CACHES),
+    *(
+        Rule(f"{name} of no bytes", "DTYPE", rf"{name} must name the format of the bytes", spoil.field(name, 0))
+        for name in ("kv_format", "extra_kv_format")
+    ),
 ]
 OF_CODES = [
     Rule(

@@ -14,6 +14,7 @@ const fm_axis fm_decode_axes[FM_DECODE_AXES] = {
     [FM_D_V] = {"d_v", false},
     [FM_OFFSETS] = {"batch + 1", false},
     [FM_TOKEN] = {"row", false},
+    [FM_Q_LATENT_COLUMNS] = {"d_v", false}, /* fm_check_geometry compares it with that of out */
     [FM_Q_ROPE_COLUMNS] = {"d_rope", false},
 };
 

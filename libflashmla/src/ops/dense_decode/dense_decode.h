@@ -20,6 +20,7 @@ enum {
   FM_D_V,
   FM_OFFSETS,
   FM_TOKEN,
+  FM_Q_LATENT_COLUMNS,
   FM_Q_ROPE_COLUMNS,
   FM_DECODE_AXES
 };
@@ -41,7 +42,7 @@ enum {
             .mapped = true,                                                                                        \
             .of_queries = true,                                                                                    \
             .coded = true,                                                                                         \
-            .parted_axis = FM_D_V,                                                                                 \
+            .parted_axis = FM_Q_LATENT_COLUMNS,                                                                    \
             .shape_only = shapes},                                                                                 \
   [FM_KV_CACHE] = {FM_FIELD(type, kv_cache),                                                                       \
                    .rank = 4,                                                                                      \
@@ -50,7 +51,7 @@ enum {
                    .alignment = FM_VECTOR_BYTES,                                                                   \
                    .mapped = true,                                                                                 \
                    .shape_only = shapes,                                                                           \
-                   .paged = FM_MAIN_PAGES,                                                                         \
+                   FM_OF_FORMAT(FM_MAIN_PAGES, kv_format),                                                         \
                    .packed_axis = FM_TOKEN},                                                                       \
   [FM_BLOCK_TABLE] = {FM_FIELD(type, block_table),       .rank = 2,                                                \
                       .axes = {FM_BATCH, FM_MAX_BLOCKS}, .dtypes = FM_ONLY(FM_INT32),                              \

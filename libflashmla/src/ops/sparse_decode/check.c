@@ -15,6 +15,7 @@ const fm_axis fm_sparse_axes[FM_SPARSE_AXES] = {
     [FM_EXTRA_SIZE] = {"extra_page_size", false},
     [FM_EXTRA_ROW] = {"extra_row", false},
     [FM_SPARSE_D_V] = {"d_v", false},
+    [FM_SPARSE_Q_LATENT_COLUMNS] = {"d_v", false}, /* fm_check_geometry compares it with that of out */
     [FM_SPARSE_Q_ROPE_COLUMNS] = {"d_rope", false},
 };
 

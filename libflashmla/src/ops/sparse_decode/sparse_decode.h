@@ -23,6 +23,7 @@ enum {
   FM_EXTRA_SIZE,
   FM_EXTRA_ROW,
   FM_SPARSE_D_V,
+  FM_SPARSE_Q_LATENT_COLUMNS,
   FM_SPARSE_Q_ROPE_COLUMNS,
   FM_SPARSE_AXES
 };
@@ -58,7 +59,7 @@ enum {
                    .alignment = FM_VECTOR_BYTES,                                                          \
                    .mapped = true,                                                                        \
                    .of_queries = true,                                                                    \
-                   .parted_axis = FM_SPARSE_D_V,                                                          \
+                   .parted_axis = FM_SPARSE_Q_LATENT_COLUMNS,                                             \
                    .shape_only = shapes},                                                                 \
   [FM_INDICES] = {FM_INDICES_FIELDS(type, indices, FM_TOPK, shapes)},                                     \
   [FM_TOPK_LENGTH] = {FM_LENGTHS_FIELDS(type, topk_length, FM_BATCH)},                                    \

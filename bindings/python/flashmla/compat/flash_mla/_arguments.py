@@ -51,7 +51,7 @@ def check_dense(k_cache: Any, *, is_fp8_kvcache: bool | None, **of_sparse: Any) 
         if value is not None:
             raise AssertionError(f"{name} is given, indices is not: it must be None for dense attention")
     dtype = str(k_cache.dtype)
-    if is_fp8_kvcache or "float8" in dtype:
+    if is_fp8_kvcache or "float8" in dtype or "int8" in dtype:  # codes, or their bytes
         said = "is_fp8_kvcache is True" if is_fp8_kvcache else f"k_cache.dtype is {dtype}"
         raise NotImplementedError(
             f"{said}: flashmla.compat.flash_mla does no fp8 caches without indices, k_cache must be bfloat16 or "

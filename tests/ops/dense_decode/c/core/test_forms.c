@@ -76,9 +76,9 @@ static void geometries(void) {
           f.shape[Q][3] = f.shape[KV_CACHE][3] = 575);
   REFUSED_ON_CUDA(UNSUPPORTED, "q.shape[3] (d_qk) is 288; supported on CUDA are 576, 512 and 320",
                   f.shape[Q][3] = f.shape[KV_CACHE][3] = 288);
-  REFUSED(UNSUPPORTED, "out.shape[3] (d_v) is 256; supported with d_qk 576 is 512", f.shape[OUT][3] = 256);
+  REFUSED(SHAPE, "out.shape[3] (d_v) is 256; with d_qk 576 it must be 512", f.shape[OUT][3] = 256);
   REFUSED_VARLEN(UNSUPPORTED, "q.shape[2] (d_qk) is 64;", f.shape[Q][2] = f.shape[KV_CACHE][3] = 64);
-  REFUSED_VARLEN(UNSUPPORTED, "out.shape[2] (d_v) is 576;", f.shape[OUT][2] = 576);
+  REFUSED_VARLEN(SHAPE, "out.shape[2] (d_v) is 576;", f.shape[OUT][2] = 576);
   PLAN_REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 192;", f.shape[Q][3] = f.shape[KV_CACHE][3] = 192);
 }
 

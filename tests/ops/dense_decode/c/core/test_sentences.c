@@ -45,6 +45,8 @@ static void dtypes(void) {
   for (size_t i = 0; i < sizeof others / sizeof others[0]; ++i)
     REFUSED(DTYPE, others[i].part, f.tensor[Q].dtype.code = others[i].code; f.tensor[Q].dtype.bits = others[i].bits);
   REFUSED(DTYPE, "kv_cache.dtype is float16, q.dtype is bfloat16; they must be equal", f.tensor[KV_CACHE].dtype = FP16);
+  REFUSED(DTYPE, "they must be equal, or params.kv_format must name the format of the bytes",
+          f.tensor[KV_CACHE].dtype = UINT8);
   REFUSED(DTYPE, "out.dtype is float16, q.dtype is bfloat16; they must be equal, or the former float32",
           f.tensor[OUT].dtype = FP16);
   REFUSED(DTYPE, "block_table.dtype is int64; it must be int32", f.tensor[BLOCK_TABLE].dtype.bits = 64);

@@ -54,6 +54,10 @@ static void rules(void) {
   REFUSED(DTYPE, "extra_kv_cache.dtype is float16, q.dtype is bfloat16; they must be equal in format \"bf16\"",
           s.tensor[EXTRA_KV].dtype = FP16);
   REFUSED(DTYPE, "kv_cache.dtype is bfloat16; it must be uint8, int8 or float8_e4m3fn", s.tensor[KV].dtype = BF16);
+  REFUSED(DTYPE, "bfloat16, float16 or float32, or params.kv_format must name the format of the bytes",
+          s.params.kv_format = FLASHMLA_KV_BF16);
+  REFUSED(DTYPE, "float16 or float32, or params.extra_kv_format must name the format of the bytes",
+          s.tensor[EXTRA_KV].dtype = UINT8);
   REFUSED(DTYPE, "indices.dtype is uint8; it must be int32 or int64", s.tensor[INDICES].dtype = UINT8);
   REFUSED(SHAPE, "indices.shape[1] is 3, q.shape[1] (s_q) is 2", SET(&s, INDICES, INT32, BATCH, 3, TOPK));
   REFUSED(STRIDE, "indices.strides[2] is 2; the innermost stride must be 1", s.strides[INDICES][2] = 2);
