@@ -93,7 +93,8 @@ def producing(copies_arrive: bool, turns: bool = False, paired: bool = False) ->
     by_copies = "every thread of the producer, of its copies"
     arrivals, by_all = PRODUCERS + WRITERS, f"{by_copies}; and the writers of which rows are attended"
     # Where RoPE parts take turns there is no room for a barrier of each half.
-    empty = replace(EMPTY, wait="the producer and, at the end of a tile, QK, for all of it")
+    makers = "; PV, before it copies what it made" if paired else ""
+    empty = replace(EMPTY, wait=f"the producer and, at the end of a tile, QK, for all of it{makers}")
     if turns:
         empty = replace(empty, of="slot", arrivals=2 * EMPTY.arrivals, arrive="of Q, QK twice; of a unit, PV")
     record = replace(WORK_FULL, wait="QK, PV, the producer")

@@ -26,8 +26,11 @@ that nobody waits for looks like a fault, to compute-sanitizer too. What tells n
 p_full of the first Q, QK waits for itself, at once, when its own arrivals have ended the phase; PV could come so late
 that QK is three units ahead.
 
-Where codes are made of a producer's rows, PV waits for both at once: warp 0 of QK arrives once more at p_full, when PV
-may start.
+PV waits for `full` of a unit before p_full. It cannot take an older phase for it: the unit that had the slot before it
+had itself; and if that was a Q, it had the unit behind, whose P came when QK had taken the Q.
+
+Where codes are made of a producer's rows, one barrier tells PV that P is there and that it may start: for the latter
+warp 0 of QK arrives once more at p_full.
 
 The end of a tile is said in p_full of the next Q, in the slot whose scales then hold 1 / row sum: a Q has no scales.
 (For the first Q of all QK arrives at once.) That they have been read is a phase of sum_empty, i & 1 for tile i. QK
@@ -64,8 +67,8 @@ item's, so a Q ends one too. For 8-bit products QK takes units from there, and `
 PV starts when P is there, so nobody says qk_done.
 
 Where a warpgroup of its own fetches them (producer.py) it takes items in order, each when nobody needs what had its
-slot before. Rows that need no conversion arrive at `full`; codes at `fetched`, for which PV waits, and PV at `full`
-with what it has made of them. Beside the product of item i it makes item i + 2. It knows by then that QK has worked on
+slot before (of pairs see below). Rows that need no conversion arrive at `full`; codes at `fetched`, for which PV waits,
+and PV at `full` with what it has made of them. Beside the product of item i it makes item i + 2. It knows by then that QK has worked on
 item i, hence took item i - 1 if that was a Q; and Q's own phase of `fetched`, which the producer ends itself, precedes
 its `full`. So PV waits for item i + 2 when the phase of that slot's item before, i - 1, is over. The reader is the
 producer's first warp; the others have their last look at a record before their copies arrive for the piece's last unit,
@@ -75,11 +78,15 @@ In a pair of CTAs (made_codes.py) each makes half of a unit's rows for both. Wha
 other CTA, when that has given the slot back, too; its `full` counts the bytes. They belong to i's phase there, since
 both CTAs' `empty` of item i - slots came before, after which nobody waits for that item's `full`. The other CTA's
 producer announces them before it fetches its own rows of i. Where they come sooner they are owed: that phase does not
-end without the arrivals of PV, which follow. Rows may be fetched when this CTA alone has given the slot back and the
-other one's QK has had the item, so that no copy reads what it overwrites: that is `free`. It waits for `empty` behind
-them, in every slot, or it would take an older phase for the one that it wants. At a piece's end the rows are staged in the slot of its last unit before that is given back. So
-the warps of PV say in both CTAs that they have taken the sums, which they do when they have had that unit, whole; and
-PV waits for that of both before it stages.
+end without the arrivals of PV, which follow. Rows of a unit may be fetched when this CTA alone has given the slot back
+and the other one's QK has had what was there, so that no copy reads what they overwrite: that is `free`. A Q needs
+`empty`, too, for which the producer waits behind `free`: PV had the item by then, and to make it waited for the phase
+of `empty` before, so that one is not taken for the other. It waits so for the last unit of a piece, too, before its
+last arrival for that: then it has for all items on which the next record depends.
+
+At a piece's end the rows are staged in the slot of its last unit before that is given back. So the warps of PV say in
+both CTAs that they have taken the sums, which they do when they have had that unit, whole; and PV waits for that of
+both before it stages.
 
 Codes of slices 2 i and 2 i + 1 come into one of them. So the two warps that make these wait for each other between
 loads and stores (sync_two_warps); both make every unit, in order.
@@ -146,11 +153,11 @@ class Barriers:
     def wait_for_room(self, item):
         """Until nobody needs the item any more that had the slot of `item` before."""
         slot, phase = self.slot_phase(item)
+        if const_expr(self.frees):
+            cute.arch.mbarrier_wait(self.free(slot), phase ^ 1)
         self.wait_until_empty(slot, 0, phase)
         if const_expr(not self.joined):
             self.wait_until_empty(slot, 1, phase)
-        if const_expr(self.frees):  # a phase that is over, too
-            cute.arch.mbarrier_wait(self.free(slot), phase ^ 1)
 
     @cute.jit
     def wait_until_empty(self, slot, half, phase):
@@ -170,7 +177,8 @@ class Barriers:
     def p_full(self, slot):
         return self.first("p_full") + slot
 
-    def qk_done(self, slot):
+    def go(self, slot):
+        """Where PV hears that it may start."""
         return self.first("qk_done" if self.go_apart else "p_full") + slot
 
     def sum_empty(self):

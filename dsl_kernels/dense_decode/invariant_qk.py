@@ -26,7 +26,7 @@ class InvariantQK(QK):
         if const_expr(self.kernel.regs_qk <= self.kernel.regs_at_entry):  # none is left that knows the warp
             warp = thread_now() >> 5
         if warp == 0:
-            self.bars.arrive(self.bars.qk_done(slot))
+            self.bars.arrive(self.bars.go(slot))
 
     @cute.jit
     def took_q(self, slot, phase, warp):

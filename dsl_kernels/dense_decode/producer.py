@@ -51,9 +51,7 @@ class Producer(Queries):
                 if more:
                     ahead = self.keys.read(record, unit, self.row(warp, unit))
                 self.await_place(item)
-                self.start_rows(warp, item, attended, address, scales)
-                if const_expr(self.kernel.cluster > 1):  # no phase is skipped
-                    self.bars.wait_for_room(item)
+                self.start_rows(warp, item, attended, address, scales, not more)
                 if const_expr(self.kernel.turns):
                     if unit > sWork[work.FIRST_UNIT, record] + 1:
                         self.start_rope(warp, item - 1, record, unit - 2, before)
@@ -135,9 +133,9 @@ class Producer(Queries):
         cute.arch.sync_warp()
 
     @cute.jit
-    def start_rows(self, warp, item, attended, address, scales):
+    def start_rows(self, warp, item, attended, address, scales, last):
         """Starts the loads of this warp's rows of a unit; tells which of them are attended. What the other CTA of a
-        pair makes of the unit is announced.
+        pair makes of the unit is announced. last: of the piece.
         """
         slot, _ = self.bars.slot_phase(item)
         if const_expr(self.kernel.cluster > 1):
@@ -148,4 +146,7 @@ class Producer(Queries):
             self.keys.tell(warp, slot, valid)
             cute.arch.mbarrier_arrive(self.come(slot))
         self.rows.start_whole(slot, warp, address, scales, valid)
+        if const_expr(self.kernel.cluster > 1):
+            if last:  # the next record asks for it (barriers.py)
+                self.bars.wait_for_room(item)
         cute.arch.cp_async_mbarrier_arrive_noinc(self.come(slot))

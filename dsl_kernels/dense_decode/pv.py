@@ -91,7 +91,7 @@ class PV:
     def start_unit(self, half, it, position: tuple, row, remaining):
         """The same, but for the end of the product. position: slot and phase of the item."""
         sScale, o_rows, (slot, phase) = self.smem.sScale, accumulator_rows(self.rO), position
-        cute.arch.mbarrier_wait(self.bars.full(slot), phase)  # it is there: QK had it
+        cute.arch.mbarrier_wait(self.bars.full(slot), phase)
         self.see_rows()
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
         scale0, scale1 = sScale[row, slot], sScale[row + 8, slot]
@@ -100,7 +100,7 @@ class PV:
             o_rows[1, None].store(o_rows[1, None].load() * scale1)
         self.clear(half, slot, remaining)
         if const_expr(self.bars.go_apart):
-            cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
+            cute.arch.mbarrier_wait(self.bars.go(slot), phase)
         warpgroup.fence()
         rPs = self.rP[None, None, None, self.smem.last(it, slot)]
         gemm(self.mma, self.rO, rPs, self.rV[None, None, None, half, slot], (0, 4), False)

@@ -240,11 +240,11 @@ class QK:
     def go(self, slot, warp):
         """PV of a unit may start."""
         if warp == 0:
-            self.bars.arrive(self.bars.qk_done(slot))
+            self.bars.arrive(self.bars.go(slot))
 
     @cute.jit
     def go_past_q(self, slot, phase, warp):
         """The same of a Q: nobody wants to know, so the warp that says so waits itself, for what is over by then."""
         self.go(slot, warp)
         if warp == 0:
-            cute.arch.mbarrier_wait(self.bars.qk_done(slot), phase)
+            cute.arch.mbarrier_wait(self.bars.go(slot), phase)

@@ -21,7 +21,7 @@ class SparseQK(GatherQK):
 
     @cute.jit
     def say_came(self, slot, warp):
-        """To the other CTA of a pair, whose copies have come with it."""
+        """To the other CTA of a pair: its copies have come with a unit."""
         if const_expr(self.kernel.cluster > 1):
             if warp == 0:
                 with cute.arch.elect_one():

@@ -100,6 +100,7 @@ class Model:
     sums_of_one_half = False
     folds_at_once = False
     says_sums = EVERY_LANE
+    stalls = 50, 400  # steps
 
     def __init__(self, tiles: list[int], slots: int, cluster: int, seed: int, more: list[bool] | None = None) -> None:
         """tiles: units of each piece, at least one. more, of a batch-invariant call: whether the next piece is of the
@@ -437,6 +438,6 @@ class Model:
                     except StopIteration:
                         del waits[warp]
                     stalls = self.random.random() < 0.02
-                    awake[warp] = self.now + self.random.randint(*((50, 400) if stalls else (0, 6)))
+                    awake[warp] = self.now + self.random.randint(*(self.stalls if stalls else (0, 6)))
             assert moved, "a deadlock"
         assert not self.events, "a load that nobody waited for"

@@ -43,7 +43,7 @@ class ProducerModel(Model):
         yield from self.await_room(block, item)
 
     def await_rest(self, _block: Block, _item: int) -> Role:
-        """Of the slot: it is free if the place is."""
+        """All that the next record depends on is waited for."""
         yield from ()
 
     def producer(self, block: Block, warp: int) -> Role:
@@ -68,8 +68,10 @@ class ProducerModel(Model):
                 if unit == units - 1 and not self.turns:
                     self.done_with(block, piece, me)
                 self.come_of(block, item).arrive(ONE_LANE)
+                if unit == units - 1:
+                    yield from self.await_rest(block, item)
                 self.later(functools.partial(self.come_rows, block, item))
-                yield from self.await_rest(block, item)
+                yield None
                 if unit > 0:
                     self.start_rope(block, warp, item - 1)
                 item += 1
@@ -200,22 +202,22 @@ class Turns(ProducerModel):
 
     def __init__(self, *args) -> None:
         super().__init__(*args)
-        self.ropes: list[list] = [[None] * PRODUCER_WARPS for _ in range(2)]  # whose RoPE part a warp's rows there are
+        # of each CTA: whose RoPE part a warp's rows there are
+        self.ropes = {id(block): [[None] * PRODUCER_WARPS for _ in range(2)] for block in self.blocks}
 
     def rope(self, block: Block, item: int) -> Mbarrier:
         return block.made["rope"][item % 2]
 
     def await_last(self, block: Block, item: int) -> Role:
-        slot, phase = self.slot_phase(item - 2)
         if self.waits_for_last:
-            yield block.empty[slot][0], phase
+            yield from self.await_room(block, item + self.slots - 2)
 
     def put_rope(self, block: Block, warps: range, item: int) -> None:
         if item > 1:
             users = [user for half in block.users[(item - 2) % self.slots] for user in half]
             assert all(user[0] == "copy" for user in users), "P is overwritten that somebody reads"
         for warp in warps:
-            self.ropes[item % 2][warp] = item
+            self.ropes[id(block)][item % 2][warp] = item
 
     def come_q(self, block: Block, half: int, item: int) -> None:
         if half == 1:
@@ -234,7 +236,7 @@ class Turns(ProducerModel):
     def await_rope(self, block: Block, item: int) -> Role:
         if self.waits_for_rope:
             yield self.rope(block, item), item // 2 & 1
-        assert self.ropes[item % 2] == [item] * PRODUCER_WARPS, "the RoPE part of another item"
+        assert self.ropes[id(block)][item % 2] == [item] * PRODUCER_WARPS, "the RoPE part of another item"
 
 
 class Pair(ProducerModel):
@@ -242,6 +244,7 @@ class Pair(ProducerModel):
 
     ctas = 2
     barriers = producing(copies_arrive=False, paired=True)
+    copies_take = 1, 20, 400  # steps
     announces = waits_for_pair = waits_for_copies = waits_for_place = waits_for_rest = True
 
     def free(self, block: Block, item: int) -> Mbarrier:
@@ -252,8 +255,8 @@ class Pair(ProducerModel):
             self.free(next(other for other in self.blocks if other is not block), item).arrive(ONE_LANE)
 
     def await_room(self, block: Block, item: int) -> Role:
-        yield from super().await_room(block, item)
         yield from self.await_place(block, item)
+        yield from super().await_room(block, item)
 
     def await_place(self, block: Block, item: int) -> Role:
         yield self.free(block, item), self.slot_phase(item)[1] ^ 1
@@ -303,7 +306,7 @@ class Pair(ProducerModel):
                 copy = ("copy", self.now, len(self.events))
                 block.users[item % self.slots][half].add(copy)
                 come = functools.partial(self.come_made, block, copy, target, half, item)
-                self.events.append((self.now + self.random.choice((1, 20, 400)), come))  # some take long
+                self.events.append((self.now + self.random.choice(self.copies_take), come))
 
     def come_made(self, source: Block, copy: tuple, block: Block, half: int, item: int) -> None:
         source.users[item % self.slots][half].discard(copy)

@@ -77,10 +77,19 @@ def test_what_the_other_cta_makes_is_waited_for(model):
     assert fails(Careless)
 
 
-def test_a_producer_that_skips_phases_is_noticed():
-    class Skips(Pair):
-        """It waits for its own rows alone, and so takes a phase for the one before the last."""
+def test_a_record_that_is_written_too_early_is_noticed():
+    class Hasty(Pair):
+        """The producer counts on items for which it has not waited."""
 
         waits_for_rest = False
 
-    assert fails(Skips)
+    assert fails(Hasty)
+
+
+@pytest.mark.parametrize("model", [Pair, PairTurns])
+def test_warps_that_are_late_by_more_than_a_unit(model):
+    class Late(model):
+        copies_take = 1, 20
+        stalls = 500, 1500
+
+    run_in_any_order(Late, 3)

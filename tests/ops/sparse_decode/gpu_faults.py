@@ -90,6 +90,13 @@ GPU_FAULTS = [
         "",
         always=False,
     ),
+    fault(
+        "rows are fetched over what is copied, and used",
+        PRODUCER,
+        "            cute.arch.mbarrier_wait(self.bars.free(slot), phase ^ 1)\n",
+        "            pass\n",
+        always=False,
+    ),
     # ---- which logits
     fault("rows that are not attended are not hidden", QK, "if (low & high) != -1:", "if (low & high) == 77:"),
     fault("sinks in base 2", SINKS, "element(a.sink, head) * LOG2_E", "element(a.sink, head)"),
