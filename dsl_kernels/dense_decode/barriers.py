@@ -68,11 +68,11 @@ PV starts when P is there, so nobody says qk_done.
 
 Where a warpgroup of its own fetches them (producer.py) it takes items in order, each when nobody needs what had its
 slot before (of pairs see below). Rows that need no conversion arrive at `full`; codes at `fetched`, for which PV waits,
-and PV at `full` with what it has made of them. Beside the product of item i it makes item i + 2. It knows by then that QK has worked on
-item i, hence took item i - 1 if that was a Q; and Q's own phase of `fetched`, which the producer ends itself, precedes
-its `full`. So PV waits for item i + 2 when the phase of that slot's item before, i - 1, is over. The reader is the
-producer's first warp; the others have their last look at a record before their copies arrive for the piece's last unit,
-or for the RoPE part of that.
+and PV at `full` with what it has made of them. Beside the product of item i it makes item i + 2. It knows by then that
+QK has worked on item i, hence took item i - 1 if that was a Q; and Q's own phase of `fetched`, which the producer ends
+itself, precedes its `full`. So PV waits for item i + 2 when the phase of that slot's item before, i - 1, is over. The
+reader is the producer's first warp; the others have their last look at a record before their copies arrive for the
+piece's last unit, or for the RoPE part of that.
 
 In a pair of CTAs (made_codes.py) each makes half of a unit's rows for both. What it made of item i it copies to the
 other CTA, when that has given the slot back, too; its `full` counts the bytes. They belong to i's phase there, since
