@@ -4,6 +4,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, const_expr
 
+from dsl_kernels.core.threads import thread_now
 from dsl_kernels.dense_decode.gather_qk import GatherQK
 
 from .selection import valid_words
@@ -27,10 +28,14 @@ class SparseQK(GatherQK):
                 with cute.arch.elect_one():
                     cute.arch.mbarrier_arrive(self.bars.free(slot), 1 - self.kernel.rank)
 
+    @cute.jit
     def attended(self, slot):
         """A bit for each row of a unit, in two words."""
-        words = valid_words(self.kernel)
-        return words[0, slot], words[1, slot]
+        words, thread = valid_words(self.kernel), thread_now()
+        low, high = Int32(0), Int32(0)
+        if (thread & 3) == 0:  # the lane that says for its quad that this has been read
+            low, high = words[0, slot], words[1, slot]
+        return cute.arch.shuffle_sync(low, thread & 28), cute.arch.shuffle_sync(high, thread & 28)
 
     @cute.jit
     def hide(self, s_rows: cute.Tensor, thread, attended: tuple, _record, _remaining):
