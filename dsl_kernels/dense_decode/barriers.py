@@ -23,8 +23,8 @@ Q, until both halves are empty.
 
 Every phase is waited for by somebody before the next one is over, though the algorithm does not need it of all: one
 that nobody waits for looks like a fault, to compute-sanitizer too. What tells nobody anything, qk_done of a Q and
-p_full of the first Q, QK waits for itself, at once, when its own arrivals have ended the phase; PV could come so late
-that QK is three units ahead.
+p_full of the first Q, QK waits for itself, when its own arrivals have ended the phase; PV could come so late that QK is
+three units ahead.
 
 PV waits for `full` of a unit before p_full. It cannot take an older phase for it: the unit that had the slot before it
 had itself; and if that was a Q, it had the unit behind, whose P came when QK had taken the Q.
@@ -154,7 +154,7 @@ class Barriers:
         """Until nobody needs the item any more that had the slot of `item` before."""
         slot, phase = self.slot_phase(item)
         if const_expr(self.frees):
-            cute.arch.mbarrier_wait(self.free(slot), phase ^ 1)
+            self.wait_until_free(slot, phase)
         self.wait_until_empty(slot, 0, phase)
         if const_expr(not self.joined):
             self.wait_until_empty(slot, 1, phase)
@@ -163,6 +163,11 @@ class Barriers:
     def wait_until_empty(self, slot, half, phase):
         """The same of half of a slot. phase: of the item that comes there."""
         cute.arch.mbarrier_wait(self.empty(slot, half), phase ^ 1)
+
+    @cute.jit
+    def wait_until_free(self, slot, phase):
+        """The same of this CTA's own rows in a pair."""
+        cute.arch.mbarrier_wait(self.free(slot), phase ^ 1)
 
     def free(self, slot):
         return self.first("free") + slot

@@ -74,7 +74,7 @@ class Producer(Queries):
         """Until rows of a unit may be fetched: of a pair, where this CTA's own ones lie."""
         if const_expr(self.kernel.cluster > 1):
             slot, phase = self.bars.slot_phase(item)
-            cute.arch.mbarrier_wait(self.bars.free(slot), phase ^ 1)
+            self.bars.wait_until_free(slot, phase)
         else:
             self.bars.wait_for_room(item)
 

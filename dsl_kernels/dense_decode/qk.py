@@ -244,7 +244,7 @@ class QK:
 
     @cute.jit
     def go_past_q(self, slot, phase, warp):
-        """The same of a Q: nobody wants to know, so the warp that says so waits itself, for what is over by then."""
+        """The same of a Q: nobody wants to know, so the warp that says so waits itself."""
         self.go(slot, warp)
         if warp == 0:
             cute.arch.mbarrier_wait(self.bars.go(slot), phase)

@@ -46,6 +46,10 @@ class ProducerModel(Model):
         """All that the next record depends on is waited for."""
         yield from ()
 
+    def has_arrived(self, _block: Block, _item: int) -> Role:
+        """Time passes behind a warp's last arrival for a unit."""
+        yield None
+
     def producer(self, block: Block, warp: int) -> Role:
         me = ("producer", warp)
         reads = warp == 0 and block is self.blocks[0]
@@ -71,7 +75,7 @@ class ProducerModel(Model):
                 if unit == units - 1:
                     yield from self.await_rest(block, item)
                 self.later(functools.partial(self.come_rows, block, item))
-                yield None
+                yield from self.has_arrived(block, item)
                 if unit > 0:
                     self.start_rope(block, warp, item - 1)
                 item += 1

@@ -93,7 +93,7 @@ GPU_FAULTS = [
     fault(
         "rows are fetched over what is copied, and used",
         PRODUCER,
-        "            cute.arch.mbarrier_wait(self.bars.free(slot), phase ^ 1)\n",
+        "            self.bars.wait_until_free(slot, phase)\n",
         "            pass\n",
         always=False,
     ),
