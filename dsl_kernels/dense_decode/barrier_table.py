@@ -60,6 +60,13 @@ BARRIERS = (
 FULL, EMPTY, P_FULL, QK_DONE, SUM_EMPTY, WORK_FULL = BARRIERS
 
 
+# One barrier tells PV that P is there and that it may start.
+_ARRIVE = "every fourth thread of QK; its warp 0 when PV may start, too"
+TOLD_AT_ONCE = replace(P_FULL, arrivals=QUADS + 1, arrive=_ARRIVE)
+# Row sums and log-sum-exps of a piece of batch-invariant calls are there; their barrier takes the place of qk_done's.
+SUMS = Barrier("sums", "CTA", QUADS, arrive="every fourth thread of QK", wait="PV")
+INVARIANT = (FULL, EMPTY, TOLD_AT_ONCE, SUMS, SUM_EMPTY, WORK_FULL)
+
 # The same where other barriers do part them; registers are scarce there.
 BY_WARPS = replace(SUM_EMPTY, arrivals=8, arrive="the warps of PV")
 
@@ -102,9 +109,6 @@ def producing(copies_arrive: bool, turns: bool = False, paired: bool = False) ->
     if copies_arrive:
         full = replace(FULL, arrivals=arrivals, arrive=by_all)
         return (full, empty, P_FULL, QK_DONE, BY_WARPS, record, *rope)
-    # PV is told with P that it may start.
-    arrive = "every fourth thread of QK; its warp 0 when PV may start, too"
-    p_full = replace(P_FULL, arrivals=QUADS + 1, arrive=arrive)
     fetched = Barrier("fetched", "slot", arrivals, arrive=by_all, wait="PV; of a Q, the producer")
     by_pv, sums, free = "every thread of PV, with numbers; of Q, each of the producer twice", BY_WARPS, []
     if paired:
@@ -117,7 +121,7 @@ def producing(copies_arrive: bool, turns: bool = False, paired: bool = False) ->
         arrive = "those who arrive at empty, in their own CTA; warp 0 of QK of the other one, when the item has come"
         free = [Barrier("free", "slot", 2 * EMPTY.arrivals + 1, arrive=arrive, wait="the producer")]
     full = replace(FULL, arrivals=PV_THREADS, arrive=by_pv)
-    return (full, empty, p_full, sums, record, *rope, *free, fetched)
+    return (full, empty, TOLD_AT_ONCE, sums, record, *rope, *free, fetched)
 
 
 def first(name: str, slots: int, table: tuple[Barrier, ...]) -> int:

@@ -39,8 +39,8 @@ before it writes the next 1 / row sum.
 
 In batch-invariant calls 1 / row sum lies in the scales of the item behind the piece, too, be it a Q or a unit, and the
 rows' log-sum-exps in those of the item behind that: QK waits until what had that slot before has left. The scales of
-units there it writes after sum_empty, as any. That sums are there QK says to each half of PV by a bar.sync that it does
-not wait at itself (SUMS); it says so again only after sum_empty, when all have left that. Then p_full of a Q tells
+units there it writes after sum_empty, as any. That sums of piece i are there is phase i & 1 of `sums`; QK says so again
+only after sum_empty, when all have waited for that. Then p_full of a Q tells
 nobody anything, and QK waits for it itself.
 
 Work records (work.py). That of piece i is record i % records, its phase (i / records) & 1. The reader is the right
@@ -114,13 +114,12 @@ from .barrier_table import BARRIERS
 
 
 class NamedBarrier(IntEnum):
-    """Numbers of bar.sync; 0 belongs to sync_threads. Each is of one warpgroup, but for those of two warps and SUMS."""
+    """Numbers of bar.sync; 0 belongs to sync_threads. Each is of one warpgroup, but for those of two warps."""
 
     QK = 1
     PV_LEFT = 2
     PV_RIGHT = 3
     PV_WARPS = 4  # the first of four: warps 2 i and 2 i + 1 of the left half, then of the right one
-    SUMS = 8  # the first of two: QK and the PV warpgroup of a half
 
 
 class Barriers:
@@ -233,12 +232,11 @@ class Barriers:
     @cute.jit
     def say_sums(self):
         """QK to PV: row sums of a piece are there."""
-        for half in cutlass.range_constexpr(2):
-            cute.arch.barrier_arrive(barrier_id=NamedBarrier.SUMS + half, number_of_threads=256)
+        self.arrive_quads(self.first("sums"))
 
     @cute.jit
-    def hear_sums(self, half):
-        cute.arch.barrier(barrier_id=NamedBarrier.SUMS + opaque(half), number_of_threads=256)
+    def hear_sums(self, piece):
+        cute.arch.mbarrier_wait(self.first("sums"), piece & 1)
 
     @cute.jit
     def arrive(self, bar):

@@ -87,7 +87,7 @@ class Variant(Base):
     def barriers(self) -> tuple[barrier_table.Barrier, ...]:
         if self.gathers or self.boxed:
             return barrier_table.gathering(self.boxed, self.fp8_products)
-        return barrier_table.BARRIERS
+        return barrier_table.INVARIANT if self.batch_invariant else barrier_table.BARRIERS
 
     @property
     def shared_bytes(self) -> int:

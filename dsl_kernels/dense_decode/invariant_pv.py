@@ -77,7 +77,7 @@ class InvariantPV(PV):
                         self.give_back(half, it)
                         page, pieces = self.fetch_behind(half, it, page, pieces)
                 destination = self.destination(pieces)
-                lse = self.fold_piece(half, it, destination)
+                lse = self.fold_piece(half, it, destination, done(pieces))
                 item = it + (kernel.slots - 1)
                 if goes_on(destination):
                     cute.arch.fence_proxy("async.shared", space="cta")
@@ -109,12 +109,12 @@ class InvariantPV(PV):
         return page, pieces
 
     @cute.jit
-    def fold_piece(self, half, it, destination):
+    def fold_piece(self, half, it, destination, piece):
         """The rows of a piece are folded with those that are carried, by way of this half of the last unit's slot.
         `it`: the item behind. Returns the rows' log-sum-exps.
         """
         sScale = self.smem.sScale
-        self.bars.hear_sums(half)
+        self.bars.hear_sums(piece)
         row = row_of(thread_now())
         slot, _ = self.bars.slot_phase(it)
         ahead, _ = self.bars.slot_phase(it + 1)

@@ -13,7 +13,7 @@ import functools
 import random
 from collections.abc import Callable, Iterator
 
-from dsl_kernels.dense_decode.barrier_table import BARRIERS, Barrier, records
+from dsl_kernels.dense_decode.barrier_table import BARRIERS, INVARIANT, Barrier, records
 
 QK_WARPS, PV_WARPS = 4, 4  # the latter of each half
 # arrivals of a warp, as barriers.py has them
@@ -64,9 +64,8 @@ class Block:
         empty, halves = self.made["empty"], len(self.made["empty"]) // slots  # one for both halves, or one each
         self.empty = [[empty[halves * slot], empty[halves * slot + halves - 1]] for slot in range(slots)]
         (self.sum_empty,), self.work_full = self.made["sum_empty"], self.made["work_full"]
-        # bar.sync of QK and PV's warps of a half, in batch-invariant calls
-        self.sums = [Mbarrier(QK_WARPS + PV_WARPS) for _ in range(2)]
-        self.joined = [Mbarrier(PV_WARPS) for _ in range(2)]  # and of the latter alone, before they fold
+        self.sums = self.made.get("sums", [])  # in batch-invariant calls
+        self.joined = [Mbarrier(PV_WARPS) for _ in range(2)]  # bar.sync of PV's warps of a half, before they fold
         self.holds = [[-1, -1] for _ in range(slots)]  # the item whose half has come
         self.boxes: dict[tuple[int, int], int] = {}  # (item, half): boxes that have come
         self.products: list[list[set]] = [[set(), set()] for _ in range(slots)]  # warps of PV, until they have its end
@@ -92,12 +91,12 @@ class Cursor:
 
 class Model:
     ctas = 1  # of a cluster, where all kernels have as many
-    barriers = BARRIERS
+    barriers, of_invariant = BARRIERS, INVARIANT
     pv_waits_for_q = False
     qk_waits_for_q = True
     reader_half = 1
     fewer_records = 0
-    sums_of_one_half = False
+    waits_for_sums = True
     folds_at_once = False
     says_sums = EVERY_LANE
     stalls = 50, 400  # steps
@@ -110,7 +109,8 @@ class Model:
         self.invariant, self.more = more is not None, more or [False] * len(tiles)
         self.records = records(slots) - self.fewer_records
         self.random = random.Random(seed)
-        self.blocks = [Block(self.barriers, slots, cluster, self.records) for _ in range(cluster)]
+        barriers = self.of_invariant if self.invariant else self.barriers
+        self.blocks = [Block(barriers, slots, cluster, self.records) for _ in range(cluster)]
         self.events: list[tuple[int, Callable[[], None]]] = []  # what is under way, and when it comes
         self.now = 0
 
@@ -330,8 +330,7 @@ class Model:
         self.done_with(block, piece, me)
         block.scales[slot][warp] = ("sum", piece)
         if self.invariant:
-            for sums in block.sums[: 1 if self.sums_of_one_half else 2]:
-                sums.arrive()
+            block.sums[0].arrive(EVERY_FOURTH)
         else:
             self.hand_over(block, it)
 
@@ -384,8 +383,8 @@ class Model:
         """Rows are folded and stored; `it`: the next item."""
         slot, phase = self.slot_phase(it)
         if self.invariant:
-            block.sums[half].arrive()
-            yield block.sums[half], piece & 1
+            if self.waits_for_sums:
+                yield block.sums[0], piece & 1
         else:
             yield block.p_full[slot], phase
         assert block.scales[slot] == [("sum", piece)] * QK_WARPS, "sums of another tile"

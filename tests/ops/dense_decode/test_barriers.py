@@ -9,9 +9,10 @@ import random
 
 import pytest
 
-from dsl_kernels.dense_decode.barrier_table import BARRIERS, first, gathering, total
+from dsl_kernels.dense_decode.barrier_table import BARRIERS, INVARIANT, first, gathering, total
 from ops.dense_decode.barrier_model import Model
 
+NAMES = list(dict.fromkeys(barrier.name for barrier in (*BARRIERS, *INVARIANT)))
 LENGTHS = [1, 1, 1, 1, 2, 2, 3, 4, 5, 7]
 
 
@@ -55,9 +56,9 @@ def fails(model: type[Model], cluster: int, runs: int = 20, slots: int = 3, leas
     return False
 
 
-def test_sums_that_one_half_alone_hears_of_are_noticed():
+def test_sums_that_are_not_waited_for_are_noticed():
     class Careless(Model):
-        sums_of_one_half = True
+        waits_for_sums = False
 
     assert fails(Careless, 1)
 
@@ -71,24 +72,24 @@ def test_a_fold_that_waits_for_no_other_warp_is_noticed():
 
 @pytest.mark.parametrize("cluster", [1, 2])
 @pytest.mark.parametrize("change", [-1, 1])
-@pytest.mark.parametrize("name", [barrier.name for barrier in BARRIERS])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_wrong_count_is_noticed(name, change, cluster):
     def other(barrier):
         return dataclasses.replace(barrier, arrivals=barrier.arrivals + change) if barrier.name == name else barrier
 
     class Wrong(Model):
-        barriers = tuple(map(other, BARRIERS))
+        barriers, of_invariant = tuple(map(other, BARRIERS)), tuple(map(other, INVARIANT))
 
     assert fails(Wrong, cluster)
 
 
-@pytest.mark.parametrize("name", [barrier.name for barrier in BARRIERS])
+@pytest.mark.parametrize("name", NAMES)
 def test_arrivals_of_one_cta_too_many_or_too_few_are_noticed(name):
     def other(barrier):
         return dataclasses.replace(barrier, cluster=not barrier.cluster) if barrier.name == name else barrier
 
     class Wrong(Model):
-        barriers = tuple(map(other, BARRIERS))
+        barriers, of_invariant = tuple(map(other, BARRIERS)), tuple(map(other, INVARIANT))
 
     assert fails(Wrong, 2)
 
@@ -142,7 +143,7 @@ def test_a_phase_that_nobody_waits_for_is_noticed():
             Deaf([7, 7], 3, 1, 0, more).run()
 
 
-@pytest.mark.parametrize("table", [BARRIERS, gathering(), gathering(boxed=True)])
+@pytest.mark.parametrize("table", [BARRIERS, INVARIANT, gathering(), gathering(boxed=True)])
 def test_barriers_lie_one_after_another(table):
     for slots in (3, 5):
         found = [first(barrier.name, slots, table) + i for barrier in table for i in range(barrier.number(slots))]
