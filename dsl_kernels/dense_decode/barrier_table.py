@@ -47,7 +47,7 @@ BARRIERS = (
         wait="the left loader for its half, the right one for both; QK at the end of a piece for both",
     ),
     # P and scales of a unit are in shared memory; in the slot of a Q, 1 / row sum of the tile before, but of the first
-    # Q and in batch-invariant calls, which tell that by bar.sync.
+    # Q and in batch-invariant calls, which tell that by `sums`.
     Barrier("p_full", "slot", QUADS, arrive="every fourth thread of QK", wait="PV; QK of a Q that says nothing"),
     # PV of a unit may start: S of the next one is nearly done, or that one is late. Of a Q it says nothing.
     Barrier("qk_done", "slot", 1, arrive="warp 0 of QK", wait="PV, where it is a unit; of a Q, warp 0 of QK"),
@@ -60,12 +60,13 @@ BARRIERS = (
 FULL, EMPTY, P_FULL, QK_DONE, SUM_EMPTY, WORK_FULL = BARRIERS
 
 
-# One barrier tells PV that P is there and that it may start.
-_ARRIVE = "every fourth thread of QK; its warp 0 when PV may start, too"
-TOLD_AT_ONCE = replace(P_FULL, arrivals=QUADS + 1, arrive=_ARRIVE)
-# Row sums and log-sum-exps of a piece of batch-invariant calls are there; their barrier takes the place of qk_done's.
-SUMS = Barrier("sums", "CTA", QUADS, arrive="every fourth thread of QK", wait="PV")
-INVARIANT = (FULL, EMPTY, TOLD_AT_ONCE, SUMS, SUM_EMPTY, WORK_FULL)
+# p_full where it tells PV, too, that it may start: there is no qk_done then.
+P_FULL_AND_GO = replace(
+    P_FULL, arrivals=QUADS + 1, arrive=f"{P_FULL.arrive}; its warp 0 once more, when PV may start"
+)
+# Row sums and log-sum-exps of a piece are there.
+SUMS = Barrier("sums", "CTA", QUADS, arrive=P_FULL.arrive, wait="PV")
+INVARIANT = (FULL, EMPTY, P_FULL_AND_GO, SUMS, SUM_EMPTY, WORK_FULL)  # of batch-invariant calls
 
 # The same where other barriers do part them; registers are scarce there.
 BY_WARPS = replace(SUM_EMPTY, arrivals=8, arrive="the warps of PV")
@@ -121,7 +122,7 @@ def producing(copies_arrive: bool, turns: bool = False, paired: bool = False) ->
         arrive = "those who arrive at empty, in their own CTA; warp 0 of QK of the other one, when the item has come"
         free = [Barrier("free", "slot", 2 * EMPTY.arrivals + 1, arrive=arrive, wait="the producer")]
     full = replace(FULL, arrivals=PV_THREADS, arrive=by_pv)
-    return (full, empty, TOLD_AT_ONCE, sums, record, *rope, *free, fetched)
+    return (full, empty, P_FULL_AND_GO, sums, record, *rope, *free, fetched)
 
 
 def first(name: str, slots: int, table: tuple[Barrier, ...]) -> int:

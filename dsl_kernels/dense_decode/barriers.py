@@ -29,8 +29,8 @@ three units ahead.
 PV waits for `full` of a unit before p_full. It cannot take an older phase for it: the unit that had the slot before it
 had itself; and if that was a Q, it had the unit behind, whose P came when QK had taken the Q.
 
-Where codes are made of a producer's rows, one barrier tells PV that P is there and that it may start: for the latter
-warp 0 of QK arrives once more at p_full.
+Where codes are made of a producer's rows, and in batch-invariant calls, one barrier tells PV that P is there and that
+it may start: for the latter warp 0 of QK arrives once more at p_full.
 
 The end of a tile is said in p_full of the next Q, in the slot whose scales then hold 1 / row sum: a Q has no scales.
 (For the first Q of all QK arrives at once.) That they have been read is a phase of sum_empty, i & 1 for tile i. QK
@@ -40,8 +40,8 @@ before it writes the next 1 / row sum.
 In batch-invariant calls 1 / row sum lies in the scales of the item behind the piece, too, be it a Q or a unit, and the
 rows' log-sum-exps in those of the item behind that: QK waits until what had that slot before has left. The scales of
 units there it writes after sum_empty, as any. That sums of piece i are there is phase i & 1 of `sums`; QK says so again
-only after sum_empty, when all have waited for that. Then p_full of a Q tells
-nobody anything, and QK waits for it itself.
+only after sum_empty, when all have waited for that. Then p_full of a Q tells nobody anything, and QK waits for it
+itself.
 
 Work records (work.py). That of piece i is record i % records, its phase (i / records) & 1. The reader is the right
 loader of rank 0 (for the first record of all, the warp beside it; in sparse_decode before the roles begin). It writes
