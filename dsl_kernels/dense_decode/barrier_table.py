@@ -61,9 +61,7 @@ FULL, EMPTY, P_FULL, QK_DONE, SUM_EMPTY, WORK_FULL = BARRIERS
 
 
 # p_full where it tells PV, too, that it may start: there is no qk_done then.
-P_FULL_AND_GO = replace(
-    P_FULL, arrivals=QUADS + 1, arrive=f"{P_FULL.arrive}; its warp 0 once more, when PV may start"
-)
+P_FULL_AND_GO = replace(P_FULL, arrivals=QUADS + 1, arrive=f"{P_FULL.arrive}; its warp 0 once more, when PV may start")
 # Row sums and log-sum-exps of a piece are there.
 SUMS = Barrier("sums", "CTA", QUADS, arrive=P_FULL.arrive, wait="PV")
 INVARIANT = (FULL, EMPTY, P_FULL_AND_GO, SUMS, SUM_EMPTY, WORK_FULL)  # of batch-invariant calls
