@@ -306,14 +306,21 @@ GPU_FAULTS = [
         "        return Int32(0) if same_q or True else",
     ),
     fault(
+        "sums of a piece are not waited for",
+        FOLDER + "invariant_pv.py",
+        "        self.bars.hear_sums(piece)\n",
+        "",
+        always=False,
+    ),
+    fault(
         "the last unit is given back before the fold",
         FOLDER + "invariant_pv.py",
-        "                lse = self.fold_piece(half, it, destination)\n"
+        "                lse = self.fold_piece(half, it, destination, done(pieces))\n"
         "                item = it + (kernel.slots - 1)\n                if goes_on(destination):\n"
         '                    cute.arch.fence_proxy("async.shared", space="cta")\n'
         "                    self.give_back(half, it)\n",
         "                if goes_on(destination):\n                    self.give_back(half, it)\n"
-        "                lse = self.fold_piece(half, it, destination)\n"
+        "                lse = self.fold_piece(half, it, destination, done(pieces))\n"
         "                item = it + (kernel.slots - 1)\n                if goes_on(destination):\n",
         always=False,
     ),
