@@ -79,6 +79,11 @@ class Variant(Base):
         return (self.d_qk - self.d_v) // SLICE
 
     @property
+    def any_rope(self) -> bool:
+        """Whether rows with fewer RoPE columns are done, too (288 / 256); in their place loaders bring zeros."""
+        return (self.d_qk, self.d_v) == (320, 256)
+
+    @property
     def q_tail_steps(self) -> int:
         """k-steps of Q's latent part that stay in shared memory."""
         return self.d_v // 16 - self.q_steps_in_registers

@@ -87,7 +87,7 @@ class DenseDecode:
         self.slices = variant.slot_slices
         self.last = variant.d_v // 64 if not variant.fp8_products else self.slices - 1  # the slice of RoPE and P
         self.turns = variant.turns
-        self.rope = variant.rope_slices > 0
+        self.rope, self.any_rope = variant.rope_slices > 0, variant.any_rope
         self.fp8_products = variant.fp8_products
         self.constants = {"window": 0} if variant.batch_invariant else {}  # parameters that such kernels do not know
         self.any_page, self.invariant = variant.any_page, variant.batch_invariant

@@ -47,6 +47,7 @@ PARAMS = (
     Param("cache", "const void*", "pages", 16, "cache"),
     Param("block_step", "int64_t", "bytes between pages"),
     Param("row_step", "int64_t", "bytes between the tokens of a page"),
+    Param("rope_bytes", "int32_t", "of a row; in formats with scales of their own: not read"),
     Param("head_step", "int64_t", "bytes between KV heads"),
     Param("num_blocks", "int32_t", "pages of the cache"),
     Param("scales_at", "int64_t", "byte of a page at which the scales of its first token are"),

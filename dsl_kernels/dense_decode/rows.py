@@ -52,6 +52,11 @@ class Rows:
             for columns in which:
                 self.start_row(columns, to, source + 16 * (lane & 7), size)
 
+    @cute.jit
+    def size_of_rope(self, size):
+        """Of a lane's 16 bytes of the RoPE part: 0 behind its end."""
+        return Int32(0) if 16 * (cute.arch.lane_idx() & 7) >= self.kernel.a.rope_bytes else size
+
 
 class PlainRows(Rows):
     COPIES_ARRIVE = True  # the copies say for each thread that its rows have come
@@ -78,6 +83,8 @@ class PlainRows(Rows):
         if const_expr(self.kernel.rope):
             if half == 1:
                 last = self.kernel.last
+                if const_expr(self.kernel.any_rope):
+                    size = self.size_of_rope(size)
                 async_copy.copy_16(to + SLICE_BYTES * last, source + 128 * last, size)
 
     def finish(self, half, slot, warp):

@@ -31,8 +31,8 @@ class UnscaledRows(CodedRows):
             column = kernel.half * opaque(half) + PART * part  # there is no register for it
             async_copy.copy_16(to + SLICE_BYTES * self.raw(half, part), source + column, size)
         if const_expr(kernel.rope):
-            if half == 1:  # half as many, and nothing behind them
-                of_rope = Int32(0) if cute.arch.lane_idx() & 4 != 0 else size
+            if half == 1:
+                of_rope = self.size_of_rope(size)
                 async_copy.copy_16(to + SLICE_BYTES * self.half_slices, source + kernel.d_v, of_rope)
 
     @cute.jit

@@ -175,7 +175,7 @@ def dense_decode(
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
 
     q                (batch, s_q, h_q, d_qk) bfloat16 or float16, on the CPU also float32; with cu_seqlens_q
-                     (total_q, h_q, d_qk). d_qk is 576, 512 or 320, on the CPU also 288, 160 or 1088
+                     (total_q, h_q, d_qk). d_qk is 576, 512, 320 or 288, on the CPU also 160 or 1088
     kv_cache         (num_blocks, page_size, h_kv, d_qk), dtype of q; any page_size
     block_table      (batch, max_blocks) int32: page numbers of each request
     cache_seqlens    (batch,) int32: tokens of each request

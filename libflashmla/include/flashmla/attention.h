@@ -51,7 +51,7 @@ typedef struct flashmla_dense_decode_params {
   uint32_t flags;       /* flashmla_flags */
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; with
    * FLASHMLA_KV_FP8 bf16 or codes: float8_e4m3fn, or uint8 or int8 for their bytes; d_qk / d_v 576 / 512, 512 /
-   * 512 or 320 / 256, on CPU also 288 / 256, 160 / 128 or 1088 / 1024; innermost stride 1, the others and the address
+   * 512, 320 / 256 or 288 / 256, on CPU also 160 / 128 or 1088 / 1024; innermost stride 1, the others and the address
    * multiples of 16 bytes */
   const DLTensor *q;
   /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size; strides as q. Of a format that

@@ -12,6 +12,16 @@ enum { GEOMETRIES = sizeof geometries / sizeof geometries[0], OF_KERNELS = sizeo
 
 const fm_geometry *fm_geometry_at(int32_t i) { return i < GEOMETRIES ? &geometries[i] : NULL; }
 
+const fm_geometry *fm_kernel_geometry(int32_t d_qk, int32_t d_v) {
+  const fm_geometry *found = NULL;
+  for (int32_t i = 0; i < OF_KERNELS; ++i) {
+    const fm_geometry *kernel = &of_kernels[i];
+    const bool wider = kernel->d_qk > d_qk && d_qk > d_v;
+    if (kernel->d_v == d_v && (wider || kernel->d_qk == d_qk)) found = kernel;
+  }
+  return found;
+}
+
 flashmla_status fm_check_queries(const DLTensor *cu_seqlens_q, const DLTensor *q_rope, int32_t max_seqlen_q,
                                  fm_form *form) {
   form->varlen = cu_seqlens_q != NULL;
@@ -38,11 +48,18 @@ fm_work fm_work_of(const fm_call *call, int32_t batch, uint32_t flags, int32_t m
                    .batch_invariant = (flags & FLASHMLA_BATCH_INVARIANT) != 0};
 }
 
-/* "576, 512 and 320" */
-static fm_text d_qk_of(const fm_geometry *table, int32_t count) {
+static bool is_supported(const fm_geometry *geometry, bool cuda) {
+  return !cuda || fm_kernel_geometry(geometry->d_qk, geometry->d_v) != NULL;
+}
+
+/* "576, 512, 320 and 288": d_qk of those that are supported. */
+static fm_text supported_d_qk(bool cuda) {
   fm_text text = {""};
-  for (int32_t i = 0; i < count; ++i)
-    fm_append(&text, "%s%d", i == 0 ? "" : i == count - 1 ? " and " : ", ", table[i].d_qk);
+  int32_t last = GEOMETRIES - 1;
+  while (!is_supported(&geometries[last], cuda)) --last;
+  for (int32_t i = 0; i <= last; ++i)
+    if (is_supported(&geometries[i], cuda))
+      fm_append(&text, "%s%d", i == 0 ? "" : i == last ? " and " : ", ", geometries[i].d_qk);
   return text;
 }
 
@@ -57,11 +74,11 @@ static int32_t columns_of(const fm_call *call, int32_t row) {
   return call->extents[rule->axes[rule->rank - 1]];
 }
 
-/* NULL: the table does not have it. */
-static const fm_geometry *find_geometry(const fm_geometry *table, int32_t count, int64_t d_qk) {
+/* NULL: there is none. */
+static const fm_geometry *find_geometry(int64_t d_qk) {
   int32_t found = 0;
-  while (found < count && table[found].d_qk != d_qk) ++found;
-  return found < count ? &table[found] : NULL;
+  while (found < GEOMETRIES && geometries[found].d_qk != d_qk) ++found;
+  return fm_geometry_at(found);
 }
 
 /* Queries in two parts: the first has the latent columns, which out has too. They are as many as no d_qk with RoPE
@@ -69,7 +86,7 @@ static const fm_geometry *find_geometry(const fm_geometry *table, int32_t count,
  * there is none. */
 static flashmla_status check_first_part(const fm_call *call, int32_t q, int32_t given) {
   const int32_t columns = columns_of(call, q), inner = call->tensors.rows[q].rank - 1;
-  const fm_geometry *whole = find_geometry(geometries, GEOMETRIES, columns);
+  const fm_geometry *whole = find_geometry(columns);
   if (whole != NULL && whole->d_qk != whole->d_v)
     return fm_fail(FLASHMLA_ERROR_SHAPE, "q.shape[%d] is %d (d_qk); with q_rope it must be %d (d_v)", inner, columns,
                    whole->d_v);
@@ -96,13 +113,11 @@ flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t q_rope
                                   fm_attention *attention) {
   const bool parted = call->form.parted;
   const int64_t d_qk = (int64_t)columns_of(call, q) + (parted ? columns_of(call, q_rope) : 0);
-  const fm_geometry *const table = call->cuda ? of_kernels : geometries;
-  const int32_t count = call->cuda ? OF_KERNELS : GEOMETRIES;
-  const fm_geometry *geometry = find_geometry(table, count, d_qk);
+  const fm_geometry *geometry = find_geometry(d_qk);
   if (parted) FM_TRY(check_first_part(call, q, given));
-  if (geometry == NULL)
+  if (geometry == NULL || !is_supported(geometry, call->cuda))
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s (d_qk) is %lld; supported%s are %s", fm_name_d_qk(call, q).chars,
-                   (long long)d_qk, call->cuda ? " on CUDA" : "", d_qk_of(table, count).chars);
+                   (long long)d_qk, call->cuda ? " on CUDA" : "", supported_d_qk(call->cuda).chars);
   if (parted) FM_TRY(check_parts(call, q, *geometry));
   const int32_t d_v = geometry->d_v;
   if (given != 0 && given != d_v)

@@ -15,6 +15,9 @@ typedef struct fm_geometry {
   int32_t d_qk, d_v;
 } fm_geometry;
 const fm_geometry *fm_geometry_at(int32_t i); /* `i` from 0; NULL behind the last */
+/* That of the kernels which do one: its own, or one with more RoPE dimensions, in whose place kernels find zeros. NULL:
+ * none do. */
+const fm_geometry *fm_kernel_geometry(int32_t d_qk, int32_t d_v);
 
 /* In check_shapes: the query rows of a call that passed; h_kv is 1, and nothing is said of KV items. */
 fm_work fm_work_of(const fm_call *call, int32_t batch, uint32_t flags, int32_t max_seqlen_q);

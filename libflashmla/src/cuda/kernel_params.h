@@ -301,6 +301,7 @@ typedef struct fm_dense_decode_kernel_params {
   const void *cache; /* pages */
   int64_t block_step; /* bytes between pages */
   int64_t row_step; /* bytes between the tokens of a page */
+  int32_t rope_bytes; /* of a row; in formats with scales of their own: not read */
   int64_t head_step; /* bytes between KV heads */
   int32_t num_blocks; /* pages of the cache */
   int64_t scales_at; /* byte of a page at which the scales of its first token are */
@@ -374,6 +375,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, cache), 8}, \
     {offsetof(fm_dense_decode_kernel_params, block_step), 8}, \
     {offsetof(fm_dense_decode_kernel_params, row_step), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, rope_bytes), 4}, \
     {offsetof(fm_dense_decode_kernel_params, head_step), 8}, \
     {offsetof(fm_dense_decode_kernel_params, num_blocks), 4}, \
     {offsetof(fm_dense_decode_kernel_params, scales_at), 8}, \
@@ -1136,6 +1138,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x88ea9149
+#define FM_KERNEL_PARAMS_DIGEST 0x0c35a5ba
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -11,7 +11,7 @@ from buffers import Pages
 from gpu.kernel_rows import FORCE, last_kernel, rows_of
 from ops.append_kv import oracle as formats
 from ops.dense_decode import calls
-from ops.dense_decode.case import ON_GPUS, Case, Layouts, make_data
+from ops.dense_decode.case import OF_WIDER, ON_GPUS, Case, Layouts, make_data
 from ops.dense_decode.oracle import D_V, Shard
 from ops.dense_decode.shape_only import decode_call, plan_call
 from schedule import hopper
@@ -97,9 +97,16 @@ def fields_of(row: dict) -> dict:
     }  # fmt: skip
 
 
+def geometries_of(row: dict) -> list[int]:
+    """d_qk of the calls that a kernel could do."""
+    own = fields_of(row)["d_qk"]
+    return [d_qk for d_qk in ON_GPUS if OF_WIDER.get(d_qk, d_qk) == own]
+
+
 def may_fit(row: dict, case: Case) -> bool:
     """Whether a kernel could do a case: data of cases take time to make."""
-    return all(getattr(case, field) == value for field, value in fields_of(row).items())
+    fields = fields_of(row) | {"d_qk": case.d_qk}
+    return case.d_qk in geometries_of(row) and all(getattr(case, field) == value for field, value in fields.items())
 
 
 def run_decode(row: dict, case: Case, backend) -> bool:

@@ -10,7 +10,7 @@ import flashmla
 from gpu.kernel_rows import FORCE, last_kernel, rows_of
 from ops.dense_decode import calls, strategies
 from ops.dense_decode.case import ON_GPUS
-from ops.dense_decode.sanitizer_cases import decode_cases, fields_of, is_split, may_fit, run_decode
+from ops.dense_decode.sanitizer_cases import decode_cases, fields_of, geometries_of, is_split, may_fit, run_decode
 from properties import share
 
 torch = pytest.importorskip("torch")
@@ -33,7 +33,8 @@ def test_any_call_that_a_kernel_does(gpu, row):
     @share(1 / 10, suppress_health_check=[HealthCheck.filter_too_much])  # which pages and clusters fit is drawn
     @given(data=st.data())
     def any_call(data):
-        case = data.draw(strategies.cases(gpu, route="torch", **fields_of(row)))
+        d_qk = data.draw(st.sampled_from(geometries_of(row)))
+        case = data.draw(strategies.cases(gpu, route="torch", **(fields_of(row) | {"d_qk": d_qk})))
         assume(0 not in case.shapes()["out"])  # an empty call runs no kernel
         assume(run_decode(row, case, gpu))
 

@@ -51,7 +51,7 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
   return (fm_need){.family = FM_KERNEL_DENSE_DECODE,
                    .elements = {.q = q, .cache = q, .out = q},
                    .kv_format = (int8_t)paged->kv_format,
-                   .d_qk = decode->attention.queries.d_qk,
+                   .d_qk = fm_kernel_geometry(decode->attention.queries.d_qk, decode->attention.d_v)->d_qk,
                    .d_v = decode->attention.d_v,
                    .features = whole ? 0 : FM_DENSE_DECODE_ANY_PAGE,
                    .lacking = "pages of 64 tokens",
@@ -153,7 +153,8 @@ static fm_tensor_map cache_map(const fm_dense_decode *decode) {
   const fm_pages *pages = &decode->paged.pages;
   const fm_dtype dtype = quantizes(&decode->paged) ? FM_BF16 : pages->dtype;
   const int32_t bytes = fm_dtype_bytes(dtype), columns = FM_SWIZZLE_BYTES / bytes;
-  const int32_t width = quantizes(&decode->paged) ? (int32_t)pages->row_step / bytes : pages->columns;
+  const int32_t row_bytes = pages->format->row_bytes > 0 ? pages->format->row_bytes : pages->columns;
+  const int32_t width = quantizes(&decode->paged) ? row_bytes / bytes : pages->columns;
   return (fm_tensor_map){.dtype = dtype,
                          .rank = 4,
                          .address = pages->data,
@@ -206,6 +207,13 @@ static flashmla_status prepare(fm_call *call, void *state) {
   return fm_encode(gpu->driver, &cache, &decode->cache_map);
 }
 
+/* Of a row of the cache, where its RoPE columns are no format's own. */
+static int32_t rope_bytes(const fm_dense_decode *decode) {
+  const fm_pages *pages = &decode->paged.pages;
+  const int32_t bytes = quantizes(&decode->paged) ? 1 : fm_dtype_bytes(pages->dtype);
+  return bytes * (decode->attention.queries.d_qk - decode->attention.d_v);
+}
+
 /* Kernels read an entry ahead of the length. Of a table without columns, behind which no length reaches, they read any
  * integer in its place. */
 static const int32_t *table_of(const fm_dense_decode *decode) {
@@ -249,6 +257,7 @@ static flashmla_status launch_all(const void *state) {
                                           .cache = pages->data,
                                           .block_step = pages->block_step,
                                           .row_step = pages->row_step,
+                                          .rope_bytes = rope_bytes(decode),
                                           .head_step = pages->head_step,
                                           .num_blocks = pages->num_blocks,
                                           .scales_at = pages->scales_at,

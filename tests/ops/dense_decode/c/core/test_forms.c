@@ -74,8 +74,8 @@ static void geometries(void) {
   }
   REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 575; supported are 576, 512, 320, 288, 160 and 1088",
           f.shape[Q][3] = f.shape[KV_CACHE][3] = 575);
-  REFUSED_ON_CUDA(UNSUPPORTED, "q.shape[3] (d_qk) is 288; supported on CUDA are 576, 512 and 320",
-                  f.shape[Q][3] = f.shape[KV_CACHE][3] = 288);
+  REFUSED_ON_CUDA(UNSUPPORTED, "q.shape[3] (d_qk) is 160; supported on CUDA are 576, 512, 320 and 288",
+                  f.shape[Q][3] = f.shape[KV_CACHE][3] = 160);
   REFUSED(SHAPE, "out.shape[3] (d_v) is 256; with d_qk 576 it must be 512", f.shape[OUT][3] = 256);
   REFUSED_VARLEN(UNSUPPORTED, "q.shape[2] (d_qk) is 64;", f.shape[Q][2] = f.shape[KV_CACHE][3] = 64);
   REFUSED_VARLEN(SHAPE, "out.shape[2] (d_v) is 576;", f.shape[OUT][2] = 576);
