@@ -115,11 +115,12 @@ def command_install(options: argparse.Namespace) -> None:
 
 
 def command_demo(options: argparse.Namespace) -> None:
-    kernels = [] if options.cpu_only else ["aot", *(["demo-gpu"] if has_driver() else [])]
+    cpu_only = options.cpu_only or not {"-h", "--help"}.isdisjoint(options.rest)
+    kernels = [] if cpu_only else ["aot", *(["demo-gpu"] if has_driver() else [])]
     enter_venv(extras("demo", *kernels))
-    if not options.cpu_only:
+    if not cpu_only:
         ensure_kernels()
-    build_library(cpu_only=options.cpu_only)
+    build_library(cpu_only=cpu_only)
     run([sys.executable, "examples/python/serve.py", *options.rest])
 
 
@@ -173,7 +174,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     demo = command(
         "demo",
         command_demo,
-        "serve a request trace; further arguments go to examples/python/serve.py: demo -- --help lists them",
+        "serve a request trace; further arguments, as --sparse, go to examples/python/serve.py (demo -- --help)",
     )
     command("test", command_test, "lint, types and all tests; arguments after -- go to pytest")
     wheel = command("wheel", command_wheel, "make a wheel in dist/")

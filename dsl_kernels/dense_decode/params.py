@@ -47,7 +47,6 @@ PARAMS = (
     Param("cache", "const void*", "pages", 16, "cache"),
     Param("block_step", "int64_t", "bytes between pages"),
     Param("row_step", "int64_t", "bytes between the tokens of a page"),
-    Param("rope_bytes", "int32_t", "of a row; in formats with scales of their own: not read"),
     Param("head_step", "int64_t", "bytes between KV heads"),
     Param("num_blocks", "int32_t", "pages of the cache"),
     Param("scales_at", "int64_t", "byte of a page at which the scales of its first token are"),
@@ -56,4 +55,5 @@ PARAMS = (
     # Q as codes, of which the map sees two as an element
     Param("q_coded", "int32_t", "1: Q is codes; 0"),
     Param("descale_q", "const float*", "what all codes of Q are multiplied with, or null: 1"),
+    Param("rope_bytes", "int32_t", "of a row of the cache without scales of its own"),
 )

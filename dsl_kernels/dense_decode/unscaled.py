@@ -4,7 +4,7 @@ holds it exactly and for which there is an instruction. What becomes of the scal
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, const_expr
+from cutlass import const_expr
 
 from dsl_kernels.core import async_copy
 from dsl_kernels.core.codes import halves

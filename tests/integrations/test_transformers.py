@@ -121,7 +121,7 @@ def test_bfloat16_is_no_further_from_float32_than_the_eager_model(name, up_proje
 
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("up_project_from", [2, None])
-@pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v2", "kimi_k2", "glm4_moe_lite", "mistral4"])
+@pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v2", "kimi_k2", "glm4_moe_lite", "mistral4", "minicpm3"])
 def test_bfloat16_on_a_gpu_is_no_further_from_float32_than_the_eager_model(name, up_project_from, figure):
     check_bfloat16(name, "cuda", up_project_from, figure)
 

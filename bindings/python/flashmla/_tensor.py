@@ -139,7 +139,7 @@ def difference(tensor: Any, other: Any) -> tuple[str, str] | None:
     """What keeps one `DLTensor *` from the place of another: the status that fits, and the words. None: nothing."""
     for status, name, of in (
         ("FLASHMLA_ERROR_MIXED_DEVICES", "device", device),
-        ("FLASHMLA_ERROR_DTYPE", "dtype (code, bits, lanes)", lambda x: (x.dtype.code, x.dtype.bits, x.dtype.lanes)),
+        ("FLASHMLA_ERROR_DTYPE", "dtype", _dtype),
         ("FLASHMLA_ERROR_SHAPE", "shape", shape),
         ("FLASHMLA_ERROR_STRIDE", "strides", _strides),
     ):
@@ -151,6 +151,15 @@ def difference(tensor: Any, other: Any) -> tuple[str, str] | None:
                 return status, f"{name} is {found}, was {was}"
             return status, f"{name}[{differing}] is {found[differing]}, was {was[differing]}"
     return None
+
+
+_KINDS = {ffi.integer_const(f"kDL{kind}"): kind.lower() for kind in ("Int", "UInt", "Float", "Bfloat")}
+
+
+def _dtype(tensor: Any) -> str:
+    """What a `DLTensor *` has for elements: "bfloat16", or by DLPack's code what has no such name."""
+    code, bits, lanes = tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes
+    return f"{_KINDS.get(code, f'of DLPack code {code}, bits ')}{bits}" + (f" x {lanes}" if lanes != 1 else "")
 
 
 def _strides(tensor: Any) -> tuple[int, ...]:

@@ -301,7 +301,6 @@ typedef struct fm_dense_decode_kernel_params {
   const void *cache; /* pages */
   int64_t block_step; /* bytes between pages */
   int64_t row_step; /* bytes between the tokens of a page */
-  int32_t rope_bytes; /* of a row; in formats with scales of their own: not read */
   int64_t head_step; /* bytes between KV heads */
   int32_t num_blocks; /* pages of the cache */
   int64_t scales_at; /* byte of a page at which the scales of its first token are */
@@ -309,6 +308,7 @@ typedef struct fm_dense_decode_kernel_params {
   const float *descale_k; /* what all codes of a cache without scales are multiplied with, or null: 1 */
   int32_t q_coded; /* 1: Q is codes; 0 */
   const float *descale_q; /* what all codes of Q are multiplied with, or null: 1 */
+  int32_t rope_bytes; /* of a row of the cache without scales of its own */
 } fm_dense_decode_kernel_params;
 #define FM_DENSE_DECODE_PARAMS \
   { \
@@ -375,7 +375,6 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, cache), 8}, \
     {offsetof(fm_dense_decode_kernel_params, block_step), 8}, \
     {offsetof(fm_dense_decode_kernel_params, row_step), 8}, \
-    {offsetof(fm_dense_decode_kernel_params, rope_bytes), 4}, \
     {offsetof(fm_dense_decode_kernel_params, head_step), 8}, \
     {offsetof(fm_dense_decode_kernel_params, num_blocks), 4}, \
     {offsetof(fm_dense_decode_kernel_params, scales_at), 8}, \
@@ -383,6 +382,7 @@ typedef struct fm_dense_decode_kernel_params {
     {offsetof(fm_dense_decode_kernel_params, descale_k), 8}, \
     {offsetof(fm_dense_decode_kernel_params, q_coded), 4}, \
     {offsetof(fm_dense_decode_kernel_params, descale_q), 8}, \
+    {offsetof(fm_dense_decode_kernel_params, rope_bytes), 4}, \
   }
 
 typedef struct fm_fold_kernel_params {
@@ -1138,6 +1138,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0x0c35a5ba
+#define FM_KERNEL_PARAMS_DIGEST 0xf54d0249
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -194,7 +194,7 @@ def test_what_is_refused(prepare):
         call(*usual, kv_format="fp4")
     with invalid(match=r"^extra_kv_format is 3; it must be one of \["):
         call(*usual, **extra, extra_kv_format=3)
-    with invalid(match=r"^extra_kv_format is .*; without extra_kv_cache it must be None$"):
+    with invalid(match=r"^extra_kv_format is \"[a-z0-9_]+\"; without extra_kv_cache it must be None$"):
         call(*usual, extra_kv_format="v32")
     with invalid(match=r"^extra_indices is None; with extra_kv_cache it is required$"):
         call(*usual, extra_kv_cache=EXTRA_CACHE)

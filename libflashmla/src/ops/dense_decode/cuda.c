@@ -257,14 +257,14 @@ static flashmla_status launch_all(const void *state) {
                                           .cache = pages->data,
                                           .block_step = pages->block_step,
                                           .row_step = pages->row_step,
-                                          .rope_bytes = rope_bytes(decode),
                                           .head_step = pages->head_step,
                                           .num_blocks = pages->num_blocks,
                                           .scales_at = pages->scales_at,
                                           .scales_step = pages->format->scales_step,
                                           .descale_k = pages->descale,
                                           .q_coded = attention->queries.coded,
-                                          .descale_q = attention->queries.descale};
+                                          .descale_q = attention->queries.descale,
+                                          .rope_bytes = rope_bytes(decode)};
   FM_TRY(fm_launch_check(decode));
   const fm_attend attend = {&decode->kernels.attend, tiling->num_parts, &params};
   return fm_launch_attention(attention, &decode->kernels, &attend, 1, decode->stream);

@@ -30,8 +30,9 @@ static flashmla_status read_form(const void *given, fm_form *form) {
   FM_TRY(fm_add_format("kv_format", params->kv_format, FM_MAIN_PAGES, form));
   FM_TRY(fm_add_format("extra_kv_format", params->extra_kv_format, FM_EXTRA_PAGES, form));
   if (params->extra_kv_cache == NULL && params->extra_kv_format != 0)
-    return fm_fail(FLASHMLA_ERROR_VALUE, "{params.|}extra_kv_format is %d; without extra_kv_cache it must be {0|None}",
-                   params->extra_kv_format);
+    return fm_fail(FLASHMLA_ERROR_VALUE,
+                   "{params.|}extra_kv_format is \"%s\"; without extra_kv_cache it must be {0|None}",
+                   fm_format_at(params->extra_kv_format)->name);
   return FLASHMLA_OK;
 }
 
