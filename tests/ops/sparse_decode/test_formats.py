@@ -95,6 +95,17 @@ def test_every_code_with_one_scale_for_all(cpu, descale):
     np.testing.assert_array_equal(calls.run(case, cpu, numbers).out[0, :, 0], wanted)
 
 
+@pytest.mark.parametrize("descale", [np.inf, -np.inf, np.nan])
+def test_a_scale_that_is_not_finite_makes_rows_nan(cpu, descale):
+    """Also where all logits are -inf, which is not as if there were none."""
+    for code in (0x38, 0xB8):  # 1 and -1
+        pages = np.full((4, 64, 1, 576), code, np.uint8)
+        case, numbers = each_slot_alone("fp8", pages, np.arange(3), descale)
+        result = calls.run(case.but(given=("lse",)), cpu, replace(numbers, q=np.ones_like(numbers.q)))
+        assert np.isnan(result.out).all()
+        assert np.isnan(result.lse).all()
+
+
 def test_two_caches_of_one_scale_each(cpu):
     """And one of them beside another format."""
     main, extra = Cache("fp8", topk=70, descale=0.013), Cache("fp8", topk=9, page_size=7, num_blocks=9, descale=-0.2)

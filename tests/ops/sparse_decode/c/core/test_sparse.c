@@ -29,8 +29,8 @@ static void rules(void) {
   REFUSED(VALUE, "params.extra_kv_format is -1; it must be a flashmla_kv_format", s.params.extra_kv_format = -1);
   REFUSED(VALUE, "params.reserved is 1; it must be 0", s.params.reserved = 1);
   REFUSED(FLAGS, "params.flags is 0x1;", s.params.flags = FLASHMLA_CAUSAL);
-  REFUSED(VALUE, "params.extra_kv_format is \"v32\"; without extra_kv_cache it must be 0", s.params.extra_kv_cache = NULL,
-          s.params.extra_kv_format = 1);
+  REFUSED(VALUE, "params.extra_kv_format is \"v32\"; without extra_kv_cache it must be 0",
+          s.params.extra_kv_cache = NULL, s.params.extra_kv_format = 1);
   REFUSED(NULL_POINTER, "extra_indices is NULL; with extra_kv_cache it is required", s.params.extra_indices = NULL);
   REFUSED(NULL_POINTER, "extra_kv_cache is NULL; with extra_indices it is required", s.params.extra_kv_cache = NULL);
   REFUSED(VALUE, "extra_topk_length is given; without extra_kv_cache it must be left out",
