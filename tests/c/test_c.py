@@ -142,11 +142,12 @@ def test_a_warning_is_no_error_unless_asked(compiler, tmp_path, monkeypatch):
     assert re.search(r"^export CFLAGS=.*-Werror", (build.ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
 
-def test_example_builds_with_the_line_it_states():
-    source = build.ROOT / "examples" / "c" / "decode.c"
+@pytest.mark.parametrize("name", ["decode.c", "sparse_decode.c"])
+def test_example_builds_with_the_line_it_states(name):
+    source = build.ROOT / "examples" / "c" / name
     comment = source.read_text().split("*/")[0]
     lines = re.findall(r"^ \*  (\S.*)$", comment, re.MULTILINE)
-    assert lines[0].startswith("gcc examples/c/decode.c ")
+    assert lines[0].startswith(f"gcc examples/c/{name} ")
     output = ""
     for line in lines:
         output = subprocess.run(shlex.split(line), cwd=build.ROOT, check=True, capture_output=True, text=True).stdout
