@@ -142,7 +142,7 @@ def test_a_warning_is_no_error_unless_asked(compiler, tmp_path, monkeypatch):
     assert re.search(r"^export CFLAGS=.*-Werror", (build.ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["decode.c", "sparse_decode.c"])
+@pytest.mark.parametrize("name", ["decode.c", "sparse.c"])
 def test_example_builds_with_the_line_it_states(name):
     source = build.ROOT / "examples" / "c" / name
     comment = source.read_text().split("*/")[0]

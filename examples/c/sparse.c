@@ -1,8 +1,8 @@
-/* sparse_decode.c - one token-sparse decode step over a cache in format "v32" on the CPU backend: append_kv writes the
+/* sparse.c - one token-sparse decode step over a cache in format "v32" on the CPU backend: append_kv writes the
  * rows, sparse_decode attends some of them, and a plain loop over what dequantize_kv reads checks it.
  * In the root of the source tree, after `python3 build.py lib`:
- *  gcc examples/c/sparse_decode.c -Ilibflashmla/include -Lbuild -lflashmla -Wl,-R,bindings/python/flashmla -lm -o build/s
- *  build/s
+ *  gcc examples/c/sparse.c -Ilibflashmla/include -Lbuild -lflashmla -Wl,-R,bindings/python/flashmla -lm -o build/sparse
+ *  build/sparse
  */
 #include <flashmla/flashmla.h>
 #include <math.h>
