@@ -115,12 +115,12 @@ def command_install(options: argparse.Namespace) -> None:
 
 
 def command_demo(options: argparse.Namespace) -> None:
-    cpu_only = options.cpu_only or not {"-h", "--help"}.isdisjoint(options.rest)
-    kernels = [] if cpu_only else ["aot", *(["demo-gpu"] if has_driver() else [])]
+    needs_kernels = not options.cpu_only and {"-h", "--help"}.isdisjoint(options.rest)
+    kernels = [] if not needs_kernels else ["aot", *(["demo-gpu"] if has_driver() else [])]
     enter_venv(extras("demo", *kernels))
-    if not cpu_only:
+    if needs_kernels:
         ensure_kernels()
-    build_library(cpu_only=cpu_only)
+    build_library(cpu_only=options.cpu_only)  # with the kernels that are there
     run([sys.executable, "examples/python/serve.py", *options.rest])
 
 
@@ -174,7 +174,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     demo = command(
         "demo",
         command_demo,
-        "serve a request trace; further arguments, as --sparse, go to examples/python/serve.py (demo -- --help)",
+        "serve a request trace; further arguments, such as --sparse, go to examples/python/serve.py (demo -- --help)",
     )
     command("test", command_test, "lint, types and all tests; arguments after -- go to pytest")
     wheel = command("wheel", command_wheel, "make a wheel in dist/")

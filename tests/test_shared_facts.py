@@ -23,7 +23,7 @@ from dsl_kernels.variants import FAMILIES
 from flashmla import _attention, _tune_search
 from flashmla._cdef import ffi
 from ops.dense_decode import oracle
-from ops.dense_decode.case import ON_GPUS
+from ops.dense_decode.case import OF_WIDER, ON_GPUS
 from ops.plan_decode.test_plan_kernel import stand_ins
 
 TABLES = argument_tables.operations()
@@ -87,12 +87,21 @@ def test_element_types():
 
 
 def test_head_dimensions():
-    names = "geometries", "kernel_geometries", "done_by_kernels"
-    geometries, of_kernels, done = ({tuple(pair) for pair in FACTS[name]} for name in names)
+    geometries, of_kernels = ({tuple(pair) for pair in FACTS[name]} for name in ("geometries", "kernel_geometries"))
     assert geometries == set(oracle.D_V.items()) == set(_attention.D_V.items())
     assert of_kernels == {(v.d_qk, v.d_v) for v in FAMILIES["dense_decode"].variants}
-    assert done == {(d_qk, oracle.D_V[d_qk]) for d_qk in ON_GPUS}
-    assert of_kernels < done < geometries
+    assert of_kernels < geometries
+
+
+def test_head_dimensions_that_kernels_do():
+    """Those of their own, and fewer RoPE columns where their loaders bring zeros instead."""
+    done = {int(d_qk): kernel for d_qk, kernel in FACTS["d_qk_of_kernels"].items()}
+    assert set(done) == set(ON_GPUS)
+    wider = {d_qk: kernel for d_qk, kernel in done.items() if kernel != d_qk}
+    assert wider == OF_WIDER
+    variants = [v for v in FAMILIES["dense_decode"].variants if v.d_qk in wider.values()]
+    assert variants
+    assert all(variant.any_rope for variant in variants)
 
 
 def test_families_of_kernels():

@@ -66,7 +66,7 @@ P_FULL_AND_GO = replace(P_FULL, arrivals=QUADS + 1, arrive=f"{P_FULL.arrive}; it
 SUMS = Barrier("sums", "CTA", QUADS, arrive=P_FULL.arrive, wait="PV")
 INVARIANT = (FULL, EMPTY, P_FULL_AND_GO, SUMS, SUM_EMPTY, WORK_FULL)  # of batch-invariant calls
 
-# The same where other barriers do part them; registers are scarce there.
+# sum_empty where other barriers part these loads from what QK writes next; registers are scarce there.
 BY_WARPS = replace(SUM_EMPTY, arrivals=8, arrive="the warps of PV")
 
 # Codes that come by TMA are there; of a Q, which has none, it says nothing.
@@ -109,18 +109,18 @@ def producing(copies_arrive: bool, turns: bool = False, paired: bool = False) ->
         full = replace(FULL, arrivals=arrivals, arrive=by_all)
         return (full, empty, P_FULL, QK_DONE, BY_WARPS, record, *rope)
     fetched = Barrier("fetched", "slot", arrivals, arrive=by_all, wait="PV; of a Q, the producer")
-    by_pv, sums, free = "every thread of PV, with numbers; of Q, each of the producer twice", BY_WARPS, []
+    by_pv, sum_empty, free = "every thread of PV, with numbers; of Q, each of the producer twice", BY_WARPS, []
     if paired:
         by_pv += "; with the bytes of what the other CTA made of a unit"
         # Then the other CTA has all that was copied to it, too.
         arrive = "the warps of PV of both CTAs, which have had all units"
-        sums = replace(sums, cluster=True, arrive=arrive, wait="QK; PV")
+        sum_empty = replace(sum_empty, cluster=True, arrive=arrive, wait="QK; PV")
         # This CTA is done with an item, and the other one has what was copied of it: rows may be fetched over those
         # that were made here.
         arrive = "those who arrive at empty, in their own CTA; warp 0 of QK of the other one, when the item has come"
         free = [Barrier("free", "slot", 2 * EMPTY.arrivals + 1, arrive=arrive, wait="the producer")]
     full = replace(FULL, arrivals=PV_THREADS, arrive=by_pv)
-    return (full, empty, P_FULL_AND_GO, sums, record, *rope, *free, fetched)
+    return (full, empty, P_FULL_AND_GO, sum_empty, record, *rope, *free, fetched)
 
 
 def first(name: str, slots: int, table: tuple[Barrier, ...]) -> int:

@@ -3,10 +3,10 @@
 Which there are, who arrives and who waits stands in barrier_table.py.
 
 The ring. Items (Q of a tile, then its units, of which there is at least one) take the slots in turn. Each passes these
-once, in its own slot: `full`; for each half of the columns, `empty`; p_full and qk_done. QK gives Q back once Q is in
-its own place, PV a half of a unit once the product is done; in the last unit of a piece only after the rows are stored,
-because they are turned round in that half (epilogue.store_rows). The right loader waits for both halves, because it
-loads the RoPE part, which P lies over and both halves of PV read.
+once, in its own slot: `full`; for each half of the columns, `empty`; p_full and, where there is one, qk_done. QK gives
+Q back once Q is in its own place, PV a half of a unit once the product is done; in the last unit of a piece only after
+the rows are stored, because they are turned round in that half (epilogue.store_rows). The right loader waits for both
+halves, because it loads the RoPE part, which P lies over and both halves of PV read.
 
 Batch-invariant calls go on with a tile piece after piece, in its CTA, with the same Q (invariant.MORE; the next has
 SAME_Q). Such a piece has no Q item: its first unit follows the last one of the piece before, which PV gives back when
@@ -236,6 +236,7 @@ class Barriers:
 
     @cute.jit
     def hear_sums(self, piece):
+        """PV: until those of a piece are there."""
         cute.arch.mbarrier_wait(self.first("sums"), piece & 1)
 
     @cute.jit

@@ -110,8 +110,8 @@ class InvariantPV(PV):
 
     @cute.jit
     def fold_piece(self, half, it, destination, piece):
-        """The rows of a piece are folded with those that are carried, by way of this half of the last unit's slot.
-        `it`: the item behind. Returns the rows' log-sum-exps.
+        """The rows of piece number `piece` are folded with those that are carried, by way of this half of the last
+        unit's slot. `it`: the item behind. Returns the rows' log-sum-exps.
         """
         sScale = self.smem.sScale
         self.bars.hear_sums(piece)

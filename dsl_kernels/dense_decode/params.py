@@ -55,5 +55,5 @@ PARAMS = (
     # Q as codes, of which the map sees two as an element
     Param("q_coded", "int32_t", "1: Q is codes; 0"),
     Param("descale_q", "const float*", "what all codes of Q are multiplied with, or null: 1"),
-    Param("rope_bytes", "int32_t", "of a row of the cache without scales of its own"),
+    Param("rope_bytes", "int32_t", "of the RoPE part of a row of the cache; of formats with scales any number"),
 )

@@ -87,13 +87,13 @@ static void print_kernel_facts(void) {
   printf("], \"kernel_geometries\": [");
   for (size_t i = 0; i < sizeof of_kernels / sizeof of_kernels[0]; ++i)
     printf("%s[%d, %d]", comma((int32_t)i), of_kernels[i][0], of_kernels[i][1]);
-  printf("], \"done_by_kernels\": [");
+  printf("], \"d_qk_of_kernels\": {");
   for (int32_t i = 0, found = 0; fm_geometry_at(i) != NULL; ++i) {
-    const fm_geometry *geometry = fm_geometry_at(i);
-    if (fm_kernel_geometry(geometry->d_qk, geometry->d_v) != NULL)
-      printf("%s[%d, %d]", comma(found++), geometry->d_qk, geometry->d_v);
+    const fm_geometry *geometry = fm_geometry_at(i), *kernel = fm_kernel_geometry(geometry->d_qk, geometry->d_v);
+    if (kernel != NULL) printf("%s\"%d\": %d", comma(found++), geometry->d_qk, kernel->d_qk);
   }
-  printf("], \"families\": [");
+  printf("}");
+  printf(", \"families\": [");
   for (int32_t i = 0; i < FM_KERNEL_FAMILIES; ++i) printf("%s\"%s\"", comma(i), families[i]);
   printf("]");
 }

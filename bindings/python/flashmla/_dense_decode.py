@@ -286,7 +286,7 @@ def dense_decode_workspace_size(
 ) -> int:
     """Bytes of `workspace` that `dense_decode` needs: from shapes, flags and device, never from lengths.
 
-    Arguments are those of `dense_decode` on which it depends. Raises what it raises.
+    Arguments: those of `dense_decode` that the size depends on. Raises what it raises.
 
     >>> size = flashmla.dense_decode_workspace_size(q, kv_cache, block_table, cache_seqlens)
     >>> workspace = numpy.empty(size, "uint8")

@@ -231,7 +231,7 @@ def sparse_decode_workspace_size(
 ) -> int:
     """Bytes of `workspace` that `sparse_decode` needs: from shapes, flags and device, never from lengths.
 
-    Arguments are those of `sparse_decode` on which it depends. Raises what it raises.
+    Arguments: those of `sparse_decode` that the size depends on. Raises what it raises.
 
     >>> indices = numpy.array([[[128, 129, 191]], [[0, 1, -1]]])
     >>> workspace = numpy.empty(flashmla.sparse_decode_workspace_size(q, kv_cache, indices), "uint8")

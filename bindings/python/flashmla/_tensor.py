@@ -153,13 +153,15 @@ def difference(tensor: Any, other: Any) -> tuple[str, str] | None:
     return None
 
 
-_KINDS = {ffi.integer_const(f"kDL{kind}"): kind.lower() for kind in ("Int", "UInt", "Float", "Bfloat")}
+_KINDS = ffi.typeof("DLDataTypeCode").elements  # by code: "kDLBfloat"
 
 
 def _dtype(tensor: Any) -> str:
-    """What a `DLTensor *` has for elements: "bfloat16", or by DLPack's code what has no such name."""
+    """What a `DLTensor *` has for elements: "bfloat16", "float8_e4m3fn"."""
     code, bits, lanes = tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes
-    return f"{_KINDS.get(code, f'of DLPack code {code}, bits ')}{bits}" + (f" x {lanes}" if lanes != 1 else "")
+    kind = str(_KINDS.get(code, f"code {code}, {bits} bits")).removeprefix("kDL").lower()
+    of_any_width = kind in {"int", "uint", "float", "bfloat", "complex"}
+    return kind + (str(bits) if of_any_width else "") + (f"x{lanes}" if lanes != 1 else "")
 
 
 def _strides(tensor: Any) -> tuple[int, ...]:

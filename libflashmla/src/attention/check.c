@@ -16,8 +16,9 @@ const fm_geometry *fm_kernel_geometry(int32_t d_qk, int32_t d_v) {
   const fm_geometry *found = NULL;
   for (int32_t i = 0; i < OF_KERNELS; ++i) {
     const fm_geometry *kernel = &of_kernels[i];
-    const bool wider = kernel->d_qk > d_qk && d_qk > d_v;
-    if (kernel->d_v == d_v && (wider || kernel->d_qk == d_qk)) found = kernel;
+    if (kernel->d_v != d_v) continue;
+    if (kernel->d_qk == d_qk) return kernel;
+    if (kernel->d_qk > d_qk && d_qk > d_v) found = kernel;
   }
   return found;
 }
@@ -48,17 +49,19 @@ fm_work fm_work_of(const fm_call *call, int32_t batch, uint32_t flags, int32_t m
                    .batch_invariant = (flags & FLASHMLA_BATCH_INVARIANT) != 0};
 }
 
-static bool is_supported(const fm_geometry *geometry, bool cuda) {
-  return !cuda || fm_kernel_geometry(geometry->d_qk, geometry->d_v) != NULL;
+static bool is_supported(const fm_geometry *geometry, bool cuda, int32_t kernels_d_v) {
+  if (!cuda) return true;
+  const bool has_kernels = kernels_d_v == 0 || geometry->d_v == kernels_d_v;
+  return has_kernels && fm_kernel_geometry(geometry->d_qk, geometry->d_v) != NULL;
 }
 
 /* "576, 512, 320 and 288": d_qk of those that are supported. */
-static fm_text supported_d_qk(bool cuda) {
+static fm_text supported_d_qk(bool cuda, int32_t kernels_d_v) {
   fm_text text = {""};
   int32_t last = GEOMETRIES - 1;
-  while (!is_supported(&geometries[last], cuda)) --last;
+  while (!is_supported(&geometries[last], cuda, kernels_d_v)) --last;
   for (int32_t i = 0; i <= last; ++i)
-    if (is_supported(&geometries[i], cuda))
+    if (is_supported(&geometries[i], cuda, kernels_d_v))
       fm_append(&text, "%s%d", i == 0 ? "" : i == last ? " and " : ", ", geometries[i].d_qk);
   return text;
 }
@@ -109,15 +112,15 @@ static flashmla_status check_parts(const fm_call *call, int32_t q, fm_geometry g
   return FLASHMLA_OK;
 }
 
-flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t q_rope, int32_t given,
+flashmla_status fm_check_geometry(const fm_call *call, int32_t q, int32_t q_rope, int32_t given, int32_t kernels_d_v,
                                   fm_attention *attention) {
   const bool parted = call->form.parted;
   const int64_t d_qk = (int64_t)columns_of(call, q) + (parted ? columns_of(call, q_rope) : 0);
   const fm_geometry *geometry = find_geometry(d_qk);
   if (parted) FM_TRY(check_first_part(call, q, given));
-  if (geometry == NULL || !is_supported(geometry, call->cuda))
+  if (geometry == NULL || !is_supported(geometry, call->cuda, kernels_d_v))
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s (d_qk) is %lld; supported%s are %s", fm_name_d_qk(call, q).chars,
-                   (long long)d_qk, call->cuda ? " on CUDA" : "", supported_d_qk(call->cuda).chars);
+                   (long long)d_qk, call->cuda ? " on CUDA" : "", supported_d_qk(call->cuda, kernels_d_v).chars);
   if (parted) FM_TRY(check_parts(call, q, *geometry));
   const int32_t d_v = geometry->d_v;
   if (given != 0 && given != d_v)

@@ -25,7 +25,7 @@ const void *fm_read_key(const fm_key_reader *reader, const fm_pages *pages, fm_t
   if (!fm_quantizes(pages->format)) return token.row;
   char *key = room + (int64_t)number * reader->key_bytes;
   const float descale = reader->sign != 0 ? reader->sign : fm_descale_of(pages);
-  /* infinite keys may be further from all queries than what has no weight: then the row would be empty */
+  /* With an infinite scale all logits of a row may be -inf, which counts as attending nothing. NaN makes it NaN. */
   fm_dequantize_token(pages, token, isfinite(descale) ? descale : NAN, reader->elements, FM_BF16, key);
   return key;
 }

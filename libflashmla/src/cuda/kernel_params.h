@@ -308,7 +308,7 @@ typedef struct fm_dense_decode_kernel_params {
   const float *descale_k; /* what all codes of a cache without scales are multiplied with, or null: 1 */
   int32_t q_coded; /* 1: Q is codes; 0 */
   const float *descale_q; /* what all codes of Q are multiplied with, or null: 1 */
-  int32_t rope_bytes; /* of a row of the cache without scales of its own */
+  int32_t rope_bytes; /* of the RoPE part of a row of the cache; of formats with scales any number */
 } fm_dense_decode_kernel_params;
 #define FM_DENSE_DECODE_PARAMS \
   { \
@@ -1138,6 +1138,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xf54d0249
+#define FM_KERNEL_PARAMS_DIGEST 0xa720e6a5
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -98,7 +98,7 @@ class Model:
     fewer_records = 0
     waits_for_sums = True
     folds_at_once = False
-    says_sums = EVERY_LANE
+    took_sums = EVERY_LANE
     stalls = 50, 400  # steps
 
     def __init__(self, tiles: list[int], slots: int, cluster: int, seed: int, more: list[bool] | None = None) -> None:
@@ -390,7 +390,7 @@ class Model:
         assert block.scales[slot] == [("sum", piece)] * QK_WARPS, "sums of another tile"
         if self.invariant:
             assert block.scales[(it + 1) % self.slots] == [("lse", piece)] * QK_WARPS, "sums of another tile"
-        block.sum_empty.arrive(self.says_sums)
+        block.sum_empty.arrive(self.took_sums)
         yield None
         if self.invariant:
             yield from self.fold(block, half, me, it, piece)

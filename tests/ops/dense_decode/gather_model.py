@@ -26,7 +26,7 @@ class GatherModel(Model):
     """
 
     copies_arrive = tells = False
-    says_sums = ONE_LANE
+    took_sums = ONE_LANE
     barriers = gathering()
     waits_for_rows = True
 

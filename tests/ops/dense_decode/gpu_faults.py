@@ -274,6 +274,13 @@ GPU_FAULTS = [
         "",
         calls=CODES,
     ),
+    fault(
+        "RoPE columns behind the end of a row",
+        FOLDER + "rows.py",
+        "Int32(0) if 16 * (cute.arch.lane_idx() & 7) >= self.kernel.a.rope_bytes else size",
+        "size",
+        always=False,  # Q has zeros there: only NaN and infinity show
+    ),
     # ---- batch invariant
     fault(
         "the carry of another source",

@@ -9,7 +9,8 @@ import schedule
 from attention_launches import INT32_MAX, SWIZZLED, TENSOR_MAP_DTYPES, Call, byte_strides, log2_scale
 from dsl_kernels.core.variant import SHORT_DTYPES
 from dsl_kernels.dense_decode.params import LOG_INVERSE
-from ops.dense_decode.case import Case
+from ops.dense_decode.case import OF_WIDER, Case
+from ops.dense_decode.oracle import D_V
 from ops.dense_decode.shape_only import ADDRESSES, strides
 
 FAMILIES = ("dense_decode", "combine", "fold", "plan")  # whose kernels a call may launch
@@ -21,7 +22,8 @@ def kernel_of(case: Case, processors: int) -> str:
     any_page = "" if (case.d_qk, case.page_size) == (576, UNIT) else "_gather" if gathers(case) else "_pages"
     invariant = "_invariant" if case.batch_invariant else ""
     cluster = tiling_of(case, processors).cluster
-    return f"dense_decode_{SHORT_DTYPES[case.dtype]}_{case.d_qk}_cluster{cluster}{any_page}{invariant}"
+    d_qk = OF_WIDER.get(case.d_qk, case.d_qk)
+    return f"dense_decode_{SHORT_DTYPES[case.dtype]}_{d_qk}_cluster{cluster}{any_page}{invariant}"
 
 
 def gathers(case: Case) -> bool:
@@ -92,7 +94,8 @@ def cache_params(case: Case) -> dict:
     steps = [2 * stride for stride in strides(case, "kv_cache")[:3]]
     names = "block_step", "row_step", "head_step"
     found = {name: step for name, step, extent in zip(names, steps, extents, strict=True) if extent > 1}
-    return found | {"cache": ADDRESSES["kv_cache"], "num_blocks": case.num_blocks}
+    rope_bytes = 2 * (case.d_qk - D_V[case.d_qk])
+    return found | {"cache": ADDRESSES["kv_cache"], "num_blocks": case.num_blocks, "rope_bytes": rope_bytes}
 
 
 def paging_params(case: Case, cluster: int) -> dict:

@@ -20,7 +20,7 @@ class ProducerModel(Model):
     """
 
     copies_arrive = turns = False
-    says_sums = ONE_LANE
+    took_sums = ONE_LANE
     barriers = producing(copies_arrive=False)
     waits_for_rows = True
 
@@ -279,7 +279,7 @@ class Pair(ProducerModel):
         slot, phase = self.slot_phase(it)
         yield block.p_full[slot], phase
         for target in self.blocks:
-            target.sum_empty.arrive(self.says_sums)
+            target.sum_empty.arrive(self.took_sums)
         if self.waits_for_copies:
             yield block.sum_empty, piece & 1
         last = (it - 1) % self.slots

@@ -105,7 +105,8 @@ def geometries_of(row: dict) -> list[int]:
 
 def may_fit(row: dict, case: Case) -> bool:
     """Whether a kernel could do a case: data of cases take time to make."""
-    fields = fields_of(row) | {"d_qk": case.d_qk}
+    fields = fields_of(row)
+    del fields["d_qk"]  # that of the kernel
     return case.d_qk in geometries_of(row) and all(getattr(case, field) == value for field, value in fields.items())
 
 

@@ -15,7 +15,7 @@ from buffers import DTYPES, PAGES
 from ops.append_kv import oracle as formats
 from ops.dense_decode import calls, strategies
 from ops.dense_decode.calls import Tensors
-from ops.dense_decode.case import Case, Layouts, make_data
+from ops.dense_decode.case import ON_GPUS, Case, Layouts, make_data
 from properties import share, shown_if_it_fails
 
 BASE = Case(
@@ -51,7 +51,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("base", [BASE, CODED], ids=["bfloat16 q", "coded q"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("d_qk", [576, 512, 320])
+@pytest.mark.parametrize("d_qk", ON_GPUS)
 def test_options(backend, base, options, d_qk):
     own = {name: value for name, value in options.items() if name != "descale_q" or base.q_dtype}
     calls.check(base.but(d_qk=d_qk, **own), backend)

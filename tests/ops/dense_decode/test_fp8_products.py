@@ -12,7 +12,7 @@ import flashmla
 from attention import same_bits
 from ops.append_kv import oracle as formats
 from ops.dense_decode import calls
-from ops.dense_decode.case import Layouts, make_data
+from ops.dense_decode.case import ON_GPUS, Layouts, make_data
 from ops.dense_decode.test_fp8 import BASE, CODED, OPTIONS
 
 PRODUCTS = CODED.but(compute="fp8", page_size=64, num_blocks=30, max_blocks=9)
@@ -20,7 +20,7 @@ LONG = {"page_size": 128, "num_blocks": 157, "max_blocks": 157}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("d_qk", [576, 512, 320])
+@pytest.mark.parametrize("d_qk", ON_GPUS)
 def test_options(backend, options, d_qk):
     own = options | (LONG if "page_size" in options else {})
     calls.check(PRODUCTS.but(d_qk=d_qk, **own), backend)

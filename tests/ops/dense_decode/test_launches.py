@@ -13,7 +13,7 @@ from dsl_kernels.core.variant import SHORT_DTYPES
 from dsl_kernels.fold.config import BLOCKS_PER_SM as FOLD_BLOCKS
 from dsl_kernels.variants import FAMILIES
 from ops.dense_decode import launches as expected
-from ops.dense_decode.case import Case, Layouts, Shard
+from ops.dense_decode.case import ON_GPUS, Case, Layouts, Shard
 from ops.dense_decode.shape_only import STEP
 from stub_driver.launches import CLUSTER, DEPENDENT_LAUNCH, PROCESSORS, QUIET, decoded, family, same
 
@@ -77,7 +77,7 @@ def random_case(draw: random.Random) -> Case:
     axes = 2 if varlen else 3
     orders = [(*draw.sample(range(n), n), n) for n in (axes, 3, axes)]
     invariant = draw.random() < 0.2
-    d_qk = draw.choice((576, 576, 512, 320))
+    d_qk = draw.choice((576, *ON_GPUS))
     return Case(
         dtype=draw.choice(("bfloat16", "float16")),
         d_qk=d_qk,
@@ -116,7 +116,7 @@ def random_case(draw: random.Random) -> Case:
 def drawn(cuda_12_0):
     """Many calls in one process: with a plan of their own, or with one that was made before."""
     draw = random.Random(0)
-    cases = [random_case(draw) for _ in range(500)]
+    cases = [random_case(draw) for _ in range(800)]
     code = f"for case in {cases!r}:\n  decode(case, plan=plan(case)) if case.num_splits else decode(case)\n"
     ran = cuda_12_0.run(code)
     assert {tuple(line[:3]) for line in ran.told} == {(0, "", 0)}
@@ -227,7 +227,7 @@ def test_a_scale_whose_product_is_no_float_is_clamped(cuda_12_0):
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 4, 8, 16, 19, 32, 48, 63, 64, 80, 96, 128, 192, 256, 272, 528, 1056])
-@pytest.mark.parametrize("d_qk", [576, 512, 320])
+@pytest.mark.parametrize("d_qk", ON_GPUS)
 @pytest.mark.parametrize("h_q", [16, 128])
 def test_pages_and_geometries_have_their_kernels_and_boxes(cuda_12_0, page_size, d_qk, h_q):
     case = STEP.but(s_q=1, h_q=h_q, page_size=page_size, d_qk=d_qk)

@@ -58,7 +58,7 @@ flashmla_status fm_check_step(const fm_call *call, fm_step_scalars scalars, fm_d
   attention->work.window = attention->mask.window = scalars.window;
   attention->mask.causal = (scalars.flags & FLASHMLA_CAUSAL) != 0;
   decode->paged = (fm_paged){.kv_format = scalars.kv_format, .max_blocks = extents[FM_MAX_BLOCKS]};
-  FM_TRY(fm_check_geometry(call, FM_Q, FM_Q_ROPE, extents[FM_D_V], attention));
+  FM_TRY(fm_check_geometry(call, FM_Q, FM_Q_ROPE, extents[FM_D_V], 0, attention));
   FM_TRY(fm_check_pages(call, FM_KV_CACHE, scalars.kv_format, true, &decode->paged.pages));
   FM_TRY(fm_check_keys(call, FM_Q, FM_KV_CACHE, &attention->queries, &decode->paged.pages));
   return call->cuda ? check_cuda_support(call, &attention->queries) : FLASHMLA_OK;

@@ -148,13 +148,13 @@ static fm_paging paging_of(int32_t page_size, int32_t cluster) {
 }
 
 /* kv_cache as (d, row, head, block), with a box of some rows of a page. A page number outside [0, num_blocks) reads as
- * zeros: the hardware checks the bounds. Rows of codes are of elements of two bytes, too. */
+ * zeros, and so do columns behind the end of a row: the hardware checks the bounds. Rows of codes, which lie one after
+ * another, are of elements of two bytes, too. */
 static fm_tensor_map cache_map(const fm_dense_decode *decode) {
   const fm_pages *pages = &decode->paged.pages;
   const fm_dtype dtype = quantizes(&decode->paged) ? FM_BF16 : pages->dtype;
   const int32_t bytes = fm_dtype_bytes(dtype), columns = FM_SWIZZLE_BYTES / bytes;
-  const int32_t row_bytes = pages->format->row_bytes > 0 ? pages->format->row_bytes : pages->columns;
-  const int32_t width = quantizes(&decode->paged) ? row_bytes / bytes : pages->columns;
+  const int32_t width = quantizes(&decode->paged) ? (int32_t)pages->row_step / bytes : pages->columns;
   return (fm_tensor_map){.dtype = dtype,
                          .rank = 4,
                          .address = pages->data,
@@ -207,11 +207,9 @@ static flashmla_status prepare(fm_call *call, void *state) {
   return fm_encode(gpu->driver, &cache, &decode->cache_map);
 }
 
-/* Of a row of the cache, where its RoPE columns are no format's own. */
+/* Of a row of the cache. Kernels of formats with scales do not look at it: there it is any number. */
 static int32_t rope_bytes(const fm_dense_decode *decode) {
-  const fm_pages *pages = &decode->paged.pages;
-  const int32_t bytes = quantizes(&decode->paged) ? 1 : fm_dtype_bytes(pages->dtype);
-  return bytes * (decode->attention.queries.d_qk - decode->attention.d_v);
+  return fm_dtype_bytes(decode->paged.pages.dtype) * (decode->attention.queries.d_qk - decode->attention.d_v);
 }
 
 /* Kernels read an entry ahead of the length. Of a table without columns, behind which no length reaches, they read any

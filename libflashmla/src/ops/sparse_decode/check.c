@@ -56,7 +56,8 @@ flashmla_status fm_check_sparse_step(const fm_call *call, uint32_t flags, int32_
   if (attention->work.h_q > FM_SPARSE_MOST_HEADS)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.shape[%d] (h_q) is %d; supported are at most %d",
                    call->tensors.rows[FM_SPARSE_Q].rank - 2, attention->work.h_q, FM_SPARSE_MOST_HEADS);
-  FM_TRY(fm_check_geometry(call, FM_SPARSE_Q, FM_SPARSE_Q_ROPE, call->extents[FM_SPARSE_D_V], attention));
+  FM_TRY(fm_check_geometry(call, FM_SPARSE_Q, FM_SPARSE_Q_ROPE, call->extents[FM_SPARSE_D_V], FM_KERNEL_MOST_D_V,
+                           attention));
   return set_items(call, &attention->work);
 }
 
@@ -65,9 +66,6 @@ flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_spars
   if (queries->dtype != FM_BF16)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.dtype is %s; supported on CUDA is bfloat16",
                    fm_dtype_name((int32_t)queries->dtype));
-  if (decode->attention.d_v != FM_KERNEL_MOST_D_V)
-    return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "%s (d_qk) is %d; supported on CUDA are those with d_v %d",
-                   fm_name_d_qk(call, FM_SPARSE_Q).chars, queries->d_qk, FM_KERNEL_MOST_D_V);
   return FLASHMLA_OK;
 }
 

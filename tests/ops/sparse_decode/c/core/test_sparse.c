@@ -74,7 +74,7 @@ static void rules(void) {
 static void rules_of_gpus(void) {
   REFUSED_ON_CUDA(FLASHMLA_KV_BF16, UNSUPPORTED, "q.dtype is float16; supported on CUDA is bfloat16",
                   s.tensor[Q].dtype = s.tensor[KV].dtype = s.tensor[EXTRA_KV].dtype = s.tensor[OUT].dtype = FP16);
-  REFUSED_ON_CUDA(FLASHMLA_KV_BF16, UNSUPPORTED, "q.shape[3] (d_qk) is 320; supported on CUDA are those with d_v 512",
+  REFUSED_ON_CUDA(FLASHMLA_KV_BF16, UNSUPPORTED, "q.shape[3] (d_qk) is 320; supported on CUDA are 576 and 512",
                   SET(&s, Q, BF16, BATCH, S_Q, H_Q, 320), SET(&s, KV, BF16, 2, 3, 1, 320),
                   SET(&s, EXTRA_KV, BF16, 2, 2, 1, 320), SET(&s, OUT, BF16, BATCH, S_Q, H_Q, 256));
   REFUSED_ON_CUDA(FLASHMLA_KV_BF16, OVERFLOW, "kv_cache.strides[1] is 1073741824; on CUDA it must be < 2^31 bytes",
