@@ -26,7 +26,7 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   decode->selections[FM_MAIN].kv_format = params->kv_format;
   decode->selections[FM_MAIN].pages.format = fm_format_at(params->kv_format);
   fm_begin_plan(params->num_splits, call, &decode->attention);
-  return call->cuda ? fm_check_sparse_step_on_cuda(call, decode) : FLASHMLA_OK;
+  return call->cuda ? fm_check_sparse_step_on_cuda(decode) : FLASHMLA_OK;
 }
 
 static flashmla_status lay_out_step(fm_call *call, void *state) {

@@ -61,7 +61,7 @@ flashmla_status fm_check_sparse_step(const fm_call *call, uint32_t flags, int32_
   return set_items(call, &attention->work);
 }
 
-flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_sparse_decode *decode) {
+flashmla_status fm_check_sparse_step_on_cuda(const fm_sparse_decode *decode) {
   const fm_queries *queries = &decode->attention.queries;
   if (queries->dtype != FM_BF16)
     return fm_fail(FLASHMLA_ERROR_UNSUPPORTED, "q.dtype is %s; supported on CUDA is bfloat16",

@@ -80,7 +80,7 @@ static flashmla_status check_shapes(fm_call *call, void *state) {
   call->empty = fm_is_empty(&decode->attention.work);
   decode->attention.own_plan = params->plan == NULL;
   decode->attention.work.apart = call->cuda && needs_two_kernels(selections);
-  return call->cuda ? fm_check_sparse_step_on_cuda(call, decode) : FLASHMLA_OK;
+  return call->cuda ? fm_check_sparse_step_on_cuda(decode) : FLASHMLA_OK;
 }
 
 /* Kernels hold the distance of rows and the number of a slot in 32 bits. */

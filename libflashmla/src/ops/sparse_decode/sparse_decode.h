@@ -111,7 +111,7 @@ typedef struct fm_sparse_decode {
 /* check.c: the rules that both operations have, on shapes and on what GPUs support. */
 flashmla_status fm_check_sparse_step(const fm_call *call, uint32_t flags, int32_t max_seqlen_q,
                                      fm_sparse_decode *decode);
-flashmla_status fm_check_sparse_step_on_cuda(const fm_call *call, const fm_sparse_decode *decode);
+flashmla_status fm_check_sparse_step_on_cuda(const fm_sparse_decode *decode);
 /* Addresses of lengths and offsets. */
 void fm_bind_sparse_lengths(const fm_call *call, fm_sparse_decode *decode);
 /* Lays out the call by `lay_out`, as a tuning file may say; kv_format of the main cache, -1 of a plan. What a size
