@@ -116,7 +116,7 @@ def command_install(options: argparse.Namespace) -> None:
 
 def command_demo(options: argparse.Namespace) -> None:
     needs_kernels = not options.cpu_only and {"-h", "--help"}.isdisjoint(options.rest)
-    kernels = [] if not needs_kernels else ["aot", *(["demo-gpu"] if has_driver() else [])]
+    kernels = ["aot", *(["demo-gpu"] if has_driver() else [])] if needs_kernels else []
     enter_venv(extras("demo", *kernels))
     if needs_kernels:
         ensure_kernels()
