@@ -11,7 +11,7 @@ from dsl_kernels.core.variant import Variant as Base
 
 THREADS = MAX_SPLITS // 2  # where a CTA merges a row, a thread weighs two pieces
 WARPS = THREADS // 32
-VECTOR = 8  # float16 values of a load
+VECTOR = 8  # float16 values of a load at most
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,13 @@ class Variant(Base):
         return THREADS
 
     @property
+    def vector(self) -> int:
+        """float16 values of a load: a warp has a row at once at least."""
+        return min(VECTOR, self.d_v // 32)
+
+    @property
     def shared_bytes(self) -> int:
-        sums, weights, reduced, lists, found = THREADS * VECTOR, 2 * MAX_SPLITS, 2 * WARPS, 5 * THREADS, WARPS
+        sums, weights, reduced, lists, found = THREADS * self.vector, 2 * MAX_SPLITS, 2 * WARPS, 5 * THREADS, WARPS
         return 4 * (sums + weights + reduced + lists + found)
 
 
@@ -31,4 +36,6 @@ VARIANTS = (
     Variant(HOPPER, Elements(out="float16"), d_v=512),
     Variant(HOPPER, Elements(out="bfloat16"), d_v=256),
     Variant(HOPPER, Elements(out="float16"), d_v=256),
+    Variant(HOPPER, Elements(out="bfloat16"), d_v=128),
+    Variant(HOPPER, Elements(out="float16"), d_v=128),
 )

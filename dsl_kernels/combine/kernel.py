@@ -20,7 +20,7 @@ from dsl_kernels.core.schedule_params import FACT_LEFT, FACT_LSE, FACT_RIGHT, FA
 from dsl_kernels.core.sinks import sink_of, with_sink
 from dsl_kernels.core.threads import warp_reduce
 
-from .config import THREADS, VECTOR, WARPS, Variant
+from .config import THREADS, WARPS, Variant
 from .params import PARAMS
 
 IN_FLIGHT = 8  # loads that a thread starts before it uses the first, where a CTA merges a row
@@ -30,10 +30,10 @@ LOG_MAX_CHUNKS = 3  # log2 of the most chunks of columns in which several CTAs m
 class Combine:
     def __init__(self, variant: Variant):
         self.dtype = DTYPES[variant.elements.out]
-        self.d_v = variant.d_v
-        self.log_row_threads = (variant.d_v // VECTOR).bit_length() - 1  # threads that load a row
+        self.d_v, self.vector = variant.d_v, variant.vector
+        self.log_row_threads = (variant.d_v // variant.vector).bit_length() - 1  # threads that load a row
         self.groups = THREADS >> self.log_row_threads  # of them
-        self.warp_vectors = variant.d_v // (32 * VECTOR)  # that a lane loads of a row
+        self.warp_vectors = variant.d_v // (32 * variant.vector)  # that a lane loads of a row
         self.warp_pieces = 4  # that a lane has in flight
         self.threads = variant.threads
         self.cluster = 1
@@ -42,7 +42,7 @@ class Combine:
     def __call__(self, args: tuple, stream: cuda.CUstream):
         @cute.struct
         class Storage:
-            sums: cute.struct.Align[cute.struct.MemRange[Float32, THREADS * VECTOR], 16]
+            sums: cute.struct.Align[cute.struct.MemRange[Float32, THREADS * self.vector], 16]
             weights: cute.struct.MemRange[Float32, 2 * MAX_SPLITS]
             reduced: cute.struct.MemRange[Float32, 2 * WARPS]
             begins: cute.struct.MemRange[Int32, THREADS]
@@ -63,7 +63,7 @@ class Combine:
         bid, _, _ = cute.arch.block_idx()
         grid, _, _ = cute.arch.grid_dim()
         st = cutlass.memory.SmemAllocator().allocate(self.storage)
-        self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * VECTOR))
+        self.sSums = st.sums.get_tensor(cute.make_layout(THREADS * self.vector))
         self.sWeights = st.weights.get_tensor(cute.make_layout((2, MAX_SPLITS)))
         self.sReduced = st.reduced.get_tensor(cute.make_layout((WARPS, 2)))
         # of the split tiles, in order: the part that begins it, the one that ends it, the tile; with variable-length
@@ -137,17 +137,17 @@ class Combine:
 
     @cute.jit
     def load(self, x: cute.Tensor, part, j, row, column):
-        """Starts to load VECTOR columns of piece j. What an empty piece holds is not used."""
-        where = self.a.partial + cute.assume(self.partial_row(part, j, row) * self.d_v + column, divby=VECTOR)
-        cute.autovec_copy(cute.make_tensor(where, cute.make_layout(VECTOR)), x)
+        """Starts to load a vector of columns of piece j. What an empty piece holds is not used."""
+        where = self.a.partial + cute.assume(self.partial_row(part, j, row) * self.d_v + column, divby=self.vector)
+        cute.autovec_copy(cute.make_tensor(where, cute.make_layout(self.vector)), x)
 
     @cute.jit
     def add(self, acc: cute.Tensor, x: cute.Tensor, weight):
         """Not with weight 0, since an empty piece may hold NaN."""
-        y = cute.make_rmem_tensor((VECTOR,), Float32)
+        y = cute.make_rmem_tensor((self.vector,), Float32)
         y.store(x.load().to(Float32))
         if weight != 0.0:
-            for c in cutlass.range_constexpr(VECTOR):
+            for c in cutlass.range_constexpr(self.vector):
                 acc[c] += y[c] * weight
 
     @cute.jit
@@ -173,8 +173,8 @@ class Combine:
     def merge_row_by_warp(self, part, count, row, lane, where, whose: tuple):
         """All columns of a row, its pieces in order, and its log-sum-exp. whose: its request, query token and head."""
         vectors, pieces = self.warp_vectors, self.warp_pieces
-        x = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors, pieces)), Float16)
-        acc = cute.make_rmem_tensor(cute.make_layout((VECTOR, vectors)), Float32)
+        x = cute.make_rmem_tensor(cute.make_layout((self.vector, vectors, pieces)), Float16)
+        acc = cute.make_rmem_tensor(cute.make_layout((self.vector, vectors)), Float32)
         acc.fill(0.0)
         wait_for_partials()
         self.load_pieces(x, part, 0, count, row, lane)
@@ -199,7 +199,7 @@ class Combine:
                     self.add(acc[None, 0], x[None, 0, i], of_left if lane < 16 else of_right)
             self.load_pieces(x, part, base + pieces, count, row, lane)
         for v in cutlass.range_constexpr(vectors):
-            self.store(acc[None, v], where + (32 * v + lane) * VECTOR, VECTOR)
+            self.store(acc[None, v], where + (32 * v + lane) * self.vector, self.vector)
 
     @cute.jit
     def load_pieces(self, x: cute.Tensor, part, base, count, row, lane):
@@ -207,7 +207,7 @@ class Combine:
         for i in cutlass.range_constexpr(self.warp_pieces):
             if base + i < count:
                 for v in cutlass.range_constexpr(self.warp_vectors):
-                    self.load(x[None, v, i], part, base + i, row, (32 * v + lane) * VECTOR)
+                    self.load(x[None, v, i], part, base + i, row, (32 * v + lane) * self.vector)
 
     @cute.jit
     def merge_row_by_block(self, part, count, row, tid, log_chunks, chunk, where, whose: tuple):
@@ -216,11 +216,11 @@ class Combine:
         """
         sWeights, columns = self.sWeights, self.d_v >> log_chunks
         group, groups = tid >> (self.log_row_threads - log_chunks), self.groups << log_chunks
-        column = chunk * columns + (tid & ((columns // VECTOR) - 1)) * VECTOR
+        column = chunk * columns + (tid & ((columns // self.vector) - 1)) * self.vector
         half = column // (self.d_v // 2)
-        x = cute.make_rmem_tensor(cute.make_layout((VECTOR, IN_FLIGHT)), Float16)
+        x = cute.make_rmem_tensor(cute.make_layout((self.vector, IN_FLIGHT)), Float16)
         x.fill(0.0)  # or what is not loaded would be kept from row to row
-        acc = cute.make_rmem_tensor((VECTOR,), Float32)
+        acc = cute.make_rmem_tensor((self.vector,), Float32)
         acc.fill(0.0)
         wait_for_partials()
         for i in cutlass.range_constexpr(IN_FLIGHT):
@@ -235,7 +235,7 @@ class Combine:
         for j in cutlass.range(group + IN_FLIGHT * groups, count, groups, unroll=1):
             self.load(x[None, 0], part, j, row, column)
             self.add(acc, x[None, 0], sWeights[half, j])
-        cute.autovec_copy(acc, cute.local_tile(self.sSums, (VECTOR,), (tid,)))
+        cute.autovec_copy(acc, cute.local_tile(self.sSums, (self.vector,), (tid,)))
         cute.arch.sync_threads()
         if tid < columns:
             total = cute.make_rmem_tensor((1,), Float32)

@@ -50,7 +50,7 @@ class Boxes(Gather):
             with cute.arch.elect_one():
                 cute.arch.mbarrier_arrive_and_expect_tx(bar, SLICE_BYTES * boxes)
             for part in cutlass.range_constexpr(rows.parts):
-                self.load(row, 0, rows.parts * half + part, page, slot, rows.raw(half, part), bar)
+                self.load(row, *rows.box(half, part), page, slot, rows.raw(half, part), bar)
             if const_expr(rows.codes.scales_at is not None):
                 at = rows.codes.scales_at // 2
                 self.load(row, at % 64, at // 64, page, slot, 4 * half, bar)

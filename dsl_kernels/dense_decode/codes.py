@@ -43,6 +43,10 @@ class CodedRows(Rows):
             which = which + half * (self.kernel.last - which)
         return which
 
+    def box(self, half, part):
+        """Of rows in boxes, where codes begin that come as one: elements of two bytes behind a box, its number."""
+        return 0, self.parts * half + part
+
     @cute.jit
     def start(self, half, slot, warp, address, scales, valid):
         self.start_slices(slot, warp, address, valid, half)

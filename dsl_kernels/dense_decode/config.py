@@ -76,12 +76,19 @@ class Variant(Base):
 
     @property
     def rope_slices(self) -> int:
-        return (self.d_qk - self.d_v) // SLICE
+        return -(-(self.d_qk - self.d_v) // SLICE)
 
     @property
     def any_rope(self) -> bool:
-        """Whether rows with fewer RoPE columns are done, too (288 / 256); in their place loaders bring zeros."""
-        return (self.d_qk, self.d_v) == (320, 256)
+        """Whether rows have fewer RoPE columns than a slice, or may have (288 / 256 beside 320 / 256); in their place
+        loaders bring zeros.
+        """
+        return (self.d_qk - self.d_v) % SLICE != 0 or (self.d_qk, self.d_v) == (320, 256)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether half of V is one slice: then codes of both parts of a row come as one (narrow.py)."""
+        return self.d_v == 2 * SLICE
 
     @property
     def q_tail_steps(self) -> int:
@@ -126,7 +133,7 @@ class Variant(Base):
             "too few registers for O": accumulator_o < self.pv_registers,
             "clusters are of 1 or 2": self.cluster in (1, 2),
             "each half of V is made of whole slices": self.d_v % (2 * SLICE) == 0,
-            "the RoPE part is a slice or nothing": self.d_qk - self.d_v in (0, SLICE),
+            "the RoPE part is k-steps of a slice": self.d_qk - self.d_v in range(0, SLICE + 1, 16),
             "Q has not so many k-steps": self.q_tail_steps >= 0,
             # as many as there are records: barriers.py
             "a loader is too many pieces ahead": barrier_table.records(self.slots) < 2**LOG_AHEAD - 1,
@@ -136,6 +143,7 @@ class Variant(Base):
             "rows with scales are made in slots of 512 columns": self.kv_format in ("bf16", "fp8") or self.d_v == 512,
             "8-bit products are of codes without scales of their own": not self.fp8_products
             or (self.kv_format == "fp8" and self.boxed and self.q_tail_steps == 0),
+            "each half of V is made of whole slices of codes": not self.fp8_products or not self.narrow,
             "of those who gather, only a producer of codes is in a cluster": not (self.gathers or self.boxed)
             or self.cluster == 1
             or (self.producer_registers > 0 and self.kv_format in CODES),
@@ -190,6 +198,10 @@ VARIANTS = (
     Variant(HOPPER, BF16, 320, 256, cluster=2, any_page=True, slots=5, q_steps_in_registers=16),
     Variant(HOPPER, FP16, 320, 256, cluster=1, any_page=True, slots=5, q_steps_in_registers=16),
     Variant(HOPPER, FP16, 320, 256, cluster=2, any_page=True, slots=5, q_steps_in_registers=16),
+    Variant(HOPPER, BF16, 160, 128, cluster=1, any_page=True, slots=5, q_steps_in_registers=8),
+    Variant(HOPPER, BF16, 160, 128, cluster=2, any_page=True, slots=5, q_steps_in_registers=8),
+    Variant(HOPPER, FP16, 160, 128, cluster=1, any_page=True, slots=5, q_steps_in_registers=8),
+    Variant(HOPPER, FP16, 160, 128, cluster=2, any_page=True, slots=5, q_steps_in_registers=8),
 )
 
 
@@ -213,6 +225,7 @@ VARIANTS += (
     Variant(HOPPER, BF16, 576, 512, kv_format="fp8"),
     FP8_512,
     Variant(HOPPER, BF16, 320, 256, kv_format="fp8", slots=5, q_steps_in_registers=16),
+    Variant(HOPPER, BF16, 160, 128, kv_format="fp8", slots=5, q_steps_in_registers=8),
 )
 
 # 8-bit products, of the same pages. QK has less in registers than PV, which turns V round (turned.py).
@@ -221,7 +234,7 @@ FP8_PRODUCTS = tuple(
         variant, fp8_products=True, q_steps_in_registers=variant.d_v // 16, slots=4, qk_registers=136, pv_registers=184
     )
     for variant in VARIANTS
-    if variant.kv_format == "fp8"
+    if variant.kv_format == "fp8" and not variant.narrow
 )
 
 # Rows that are gathered: small pages, codes
@@ -240,6 +253,7 @@ VARIANTS += (
     # PV has no register left, so QK gives some of its own
     replace(FP8_512, any_page=True, gathers=True, q_steps_in_registers=27, qk_registers=168, pv_registers=168),
     Variant(HOPPER, BF16, 320, 256, any_page=True, gathers=True, kv_format="fp8", slots=5, q_steps_in_registers=16),
+    Variant(HOPPER, BF16, 160, 128, any_page=True, gathers=True, kv_format="fp8", slots=5, q_steps_in_registers=8),
 )
 
 VARIANTS += FP8_PRODUCTS

@@ -32,7 +32,7 @@ class InvariantQK(QK):
     def took_q(self, slot, phase, warp):
         """Its barriers tell nobody anything."""
         self.bars.arrive_quads(self.bars.p_full(slot))
-        self.go_past_q(slot, phase, warp)
+        self.go(slot, warp)
         cute.arch.mbarrier_wait(self.bars.p_full(slot), phase)
 
     @cute.jit

@@ -8,7 +8,7 @@ and share it by multicast. Which pieces of which tiles there are, one warp reads
 an m64n256 accumulator):
   QK   qk.py: S = Q K^T for one unit of 64 tokens (m64n64), most of Q in registers, the rest in shared memory; online
        softmax; P -> shared memory.
-  PV   pv.py: two warpgroups, each O += P V for half of V's columns (m64n256, or m64n128 for d_v 256). The first warp of
+  PV   pv.py: two warpgroups, each O += P V for half of V's columns (m64n256 for d_v 512). The first warp of
        each also starts the TMA loads of its half of the next units (loader.py), as soon as that half of a slot is free
        in the whole cluster.
 
@@ -58,6 +58,7 @@ from .invariant_pv import InvariantPV
 from .invariant_qk import InvariantQK
 from .loader import Loader
 from .made_codes import MadeCodes
+from .narrow import NarrowRows
 from .pages import Pages
 from .params import PARAMS
 from .pv import PV
@@ -88,6 +89,7 @@ class DenseDecode:
         self.last = variant.d_v // 64 if not variant.fp8_products else self.slices - 1  # the slice of RoPE and P
         self.turns = variant.turns
         self.rope, self.any_rope = variant.rope_slices > 0, variant.any_rope
+        self.rope_steps = (variant.d_qk - variant.d_v) // 16  # k-steps of the RoPE part
         self.fp8_products = variant.fp8_products
         self.constants = {"window": 0} if variant.batch_invariant else {}  # parameters that such kernels do not know
         self.any_page, self.invariant = variant.any_page, variant.batch_invariant
@@ -108,7 +110,8 @@ class DenseDecode:
             if codes is None:
                 self.rows = PlainRows(self)
             else:
-                rows = TurnedRows if self.fp8_products else UnscaledRows if self.one_scale else CodedRows
+                unscaled = NarrowRows if variant.narrow else UnscaledRows
+                rows = TurnedRows if self.fp8_products else unscaled if self.one_scale else CodedRows
                 self.rows = MadeCodes(self, codes) if self.regs_producer else rows(self, codes, self.boxed)
         self.bars = Barriers(self.slots, self.cluster, variant.barriers)
 

@@ -54,7 +54,7 @@ class UnscaledQK(GatherQK):
     def take_numbers(self, place, lane, scale):
         """Of bfloat16."""
         a, factors = self.a, self.factors
-        slices: cutlass.Constexpr = self.kernel.d_qk // 64
+        slices: cutlass.Constexpr = self.kernel.d_v // 64 + self.kernel.rope
         for i in cutlass.range(STRIPE // ROWS_AT_ONCE, unroll=1):
             chunks = [load_words(place + lane * 16 + SLICE_BYTES * j) for j in range(slices)]
             top = chunks[0][0]

@@ -31,4 +31,6 @@ VARIANTS = (
     Variant(HOPPER, Elements(out="float16"), d_v=512),
     Variant(HOPPER, Elements(out="bfloat16"), d_v=256),
     Variant(HOPPER, Elements(out="float16"), d_v=256),
+    Variant(HOPPER, Elements(out="bfloat16"), d_v=128),
+    Variant(HOPPER, Elements(out="float16"), d_v=128),
 )

@@ -8,6 +8,7 @@ import torch
 
 import flashmla
 import schedule
+from ops.dense_decode import oracle
 
 PAGES, PAGE = 700, 64
 
@@ -26,7 +27,7 @@ class Kind:
 
     @property
     def d_v(self) -> int:
-        return 256 if self.d_qk == 320 else 512
+        return oracle.D_V[self.d_qk]
 
     @property
     def quantum(self) -> int:
@@ -47,6 +48,7 @@ SPLIT = (
     Kind(h_q=64, out_dtype="float32"),
     Kind(dtype=torch.float16, page=16),
     Kind(d_qk=320),
+    Kind(d_qk=160, page=16),
     Kind(h_q=16, d_qk=512, page=128, out_dtype="float32"),
 )
 # Calls that attend every request whole

@@ -76,6 +76,7 @@ def test_lengths_outside_the_tables_are_clamped(gpu, lengths, plan, causal):
         ("bfloat16", 64, 512),
         ("float16", 16, 512),
         ("bfloat16", 2, 320),
+        ("bfloat16", 64, 160),
     ],
 )
 def test_a_cache_of_more_than_2_to_the_32_elements(dtype, page_size, d_qk):

@@ -126,7 +126,9 @@ def test_a_planted_count_is_a_problem_of_dense_decode(instructions, words):
     assert words in problem
 
 
-@pytest.mark.parametrize(("geometry", "products"), [((576, 512), 40), ((512, 512), 36), ((320, 256), 24)])
+@pytest.mark.parametrize(
+    ("geometry", "products"), [((576, 512), 40), ((512, 512), 36), ((320, 256), 24), ((160, 128), 14)]
+)
 def test_the_products_follow_from_the_geometry(geometry, products):
     variant = DenseDecode(HOPPER, BF16, *geometry)
     assert checks.problems(variant, good(variant, {"HGMMA": products})) == []
@@ -189,6 +191,7 @@ def test_a_variant_beyond_the_chip_does_not_fit(change, why):
         ((512, 512), {"slots": 4}),
         ((640, 512), {}),
         ((320, 320), {"q_steps_in_registers": 16}),
+        ((168, 128), {"q_steps_in_registers": 8}),
     ],
     ids=str,
 )
@@ -226,7 +229,7 @@ def test_there_is_a_kernel_for_every_call_that_is_allowed():
     """Dtypes, geometries, page sizes and clusters; and the special comes before the general."""
     decode, merged = FAMILIES["dense_decode"].variants, FAMILIES["combine"].variants
     for elements in (BF16, FP16):
-        for d_qk, d_v in ((576, 512), (512, 512), (320, 256)):
+        for d_qk, d_v in ((576, 512), (512, 512), (320, 256), (160, 128)):
             for cluster in (1, 2):
                 wanted = (elements, d_qk, d_v, cluster, "bf16")
                 for invariant in (False, True):

@@ -175,7 +175,7 @@ def dense_decode(
     """Paged dense MLA decode attention of `q` over `kv_cache`. Returns `(out, lse)`, or `out`.
 
     q                (batch, s_q, h_q, d_qk) bfloat16 or float16, on the CPU also float32; with cu_seqlens_q
-                     (total_q, h_q, d_qk). d_qk is 576, 512, 320 or 288, on the CPU also 160 or 1088
+                     (total_q, h_q, d_qk). d_qk is 576, 512, 320, 288 or 160, on the CPU also 1088
     kv_cache         (num_blocks, page_size, h_kv, d_qk), dtype of q; any page_size
     block_table      (batch, max_blocks) int32: page numbers of each request
     cache_seqlens    (batch,) int32: tokens of each request
@@ -208,8 +208,8 @@ def dense_decode(
                      (1,) float32, with "fp8": what q, where it is codes, and kv_cache are multiplied with; None: 1.
                      Nothing is rounded: they are applied to sums
     compute          "fp8", with kv_format "fp8", permits products of 8-bit codes on tensor cores, which round weights
-                     to 4 significant bits and sums to about 14. Done on a GPU where q is codes, in pages of a multiple
-                     of 64 tokens; else as by default
+                     to 4 significant bits and sums to about 14. Done on a GPU where q is codes, d_v is 256 or 512, in
+                     pages of a multiple of 64 tokens; else as by default
     q_rope           (batch, s_q, h_q, d_qk - d_v) or (total_q, h_q, d_qk - d_v), dtype of q: the columns of q from d_v
                      on, its RoPE part, with strides of its own; q then has the first d_v columns alone. Nothing is
                      copied to join them

@@ -17,7 +17,8 @@ extern "C" {
  * Softmax weights become such codes, of 4 significant bits and fewer from 2^-14 of a row's largest one on. Sums keep
  * about 14 bits of their largest member, so logits are off by up to 2^-13 of the largest product of a code of q and one
  * of a key, and of values that have one sign in thousands of tokens a part is lost: docs/caches.md has the errors. It
- * is done on CUDA where q is codes, in pages of a multiple of 64 tokens; other calls compute as by default. */
+ * is done on CUDA where q is codes, with a d_v of 256 or 512, in pages of a multiple of 64 tokens; other calls compute
+ * as by default. */
 typedef enum flashmla_compute { FLASHMLA_COMPUTE_DEFAULT = 0, FLASHMLA_COMPUTE_FP8 = 1 } flashmla_compute;
 
 /* Paged dense MLA decode. For query token s of request i and query head h, over the attended tokens t of its KV head
@@ -51,7 +52,7 @@ typedef struct flashmla_dense_decode_params {
   uint32_t flags;       /* flashmla_flags */
   /* (batch, s_q, h_q, d_qk) or, with cu_seqlens_q, (total_q, h_q, d_qk); bf16 or fp16, on CPU also float32; with
    * FLASHMLA_KV_FP8 bf16 or codes: float8_e4m3fn, or uint8 or int8 for their bytes; d_qk / d_v 576 / 512, 512 /
-   * 512, 320 / 256 or 288 / 256, on CPU also 160 / 128 or 1088 / 1024; innermost stride 1, the others and the address
+   * 512, 320 / 256, 288 / 256 or 160 / 128, on CPU also 1088 / 1024; innermost stride 1, the others and the address
    * multiples of 16 bytes */
   const DLTensor *q;
   /* (num_blocks, page_size, h_kv, d_qk) dtype of q; h_kv divides h_q; any page_size; strides as q. Of a format that

@@ -7,7 +7,7 @@
 #include "cuda/kernel_params.h"
 
 static const fm_geometry of_kernels[] = {FM_KERNEL_GEOMETRIES},
-                         geometries[] = {FM_KERNEL_GEOMETRIES, {288, 256}, {160, 128}, {1088, 1024}};
+                         geometries[] = {FM_KERNEL_GEOMETRIES, {288, 256}, {1088, 1024}};
 enum { GEOMETRIES = sizeof geometries / sizeof geometries[0], OF_KERNELS = sizeof of_kernels / sizeof of_kernels[0] };
 
 const fm_geometry *fm_geometry_at(int32_t i) { return i < GEOMETRIES ? &geometries[i] : NULL; }

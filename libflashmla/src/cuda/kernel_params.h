@@ -50,7 +50,7 @@ enum { FM_KERNEL_FAMILIES = 11 };
 #define FM_KERNEL_WRITE_MARKED 3
 #define FM_KERNEL_WRITE_MOST_SEARCHED 512
 #define FM_KERNEL_WRITE_SEARCH 1
-#define FM_KERNEL_GEOMETRIES {576, 512}, {512, 512}, {320, 256}
+#define FM_KERNEL_GEOMETRIES {576, 512}, {512, 512}, {320, 256}, {160, 128}
 
 typedef struct fm_param {
   uint16_t offset, size;
@@ -1138,6 +1138,6 @@ typedef struct fm_write_kv_kernel_params {
   }
 
 /* Of all above: kernels that were compiled for others are not built in. */
-#define FM_KERNEL_PARAMS_DIGEST 0xa720e6a5
+#define FM_KERNEL_PARAMS_DIGEST 0xbc884cef
 
 #endif /* FLASHMLA_CUDA_KERNEL_PARAMS_H_ */

@@ -306,7 +306,7 @@ class Model:
         self.release(block, me, slot, 1)
         if self.invariant:  # nobody else says so
             self.hand_over(block, it)
-            yield from self.go_past_q(block, warp, it)
+            self.go(block, warp, it)
             if self.qk_waits_for_q:
                 yield block.p_full[slot], phase
 

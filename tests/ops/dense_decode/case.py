@@ -14,7 +14,7 @@ from ops.dense_decode import oracle
 from ops.dense_decode.oracle import Shard
 
 D_QK = 576
-ON_GPUS = (576, 512, 320, 288)  # d_qk that kernels do
+ON_GPUS = (576, 512, 320, 288, 160)  # d_qk that kernels do
 OF_WIDER = {288: 320}  # and of which do those that have no kernels of their own
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 INPUTS = ("q", "kv_cache", "block_table", "cache_seqlens")

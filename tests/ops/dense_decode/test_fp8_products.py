@@ -41,9 +41,13 @@ def test_many_short_pieces(backend, seed, splits):
     calls.check(case, backend)
 
 
-@pytest.mark.parametrize("case", [BASE.but(page_size=64), CODED, CODED.but(page_size=96)], ids=lambda c: c.page_size)
+@pytest.mark.parametrize(
+    "case",
+    [BASE.but(page_size=64), CODED, CODED.but(page_size=96), PRODUCTS.but(d_qk=160)],
+    ids=["bfloat16 q", "small pages", "pages of 96", "no kernel"],
+)
 def test_where_there_are_none_results_are_the_default(backend, case):
-    """With q in bfloat16, in pages that are no multiple of 64 tokens; on a CPU anywhere."""
+    """With q in bfloat16, in pages that are no multiple of 64 tokens, of 160 columns; on a CPU anywhere."""
     for each in (case, PRODUCTS) if backend.name == "cpu" else (case,):
         numbers = make_data(each)
         wanted = calls.run(each.but(compute="default"), backend, numbers)

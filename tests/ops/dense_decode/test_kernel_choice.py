@@ -8,6 +8,7 @@ import pytest
 
 import c_abi
 from ops.dense_decode.case import OF_WIDER, ON_GPUS
+from ops.dense_decode.oracle import D_V
 from ops.dense_decode.shape_only import STEP
 from stub_driver.launches import decoded
 
@@ -23,6 +24,7 @@ FITTING = [
     ("dense_decode_bf16_576_cluster1_fp8", {"kv_format": "fp8", "compute": "fp8"}),
     ("dense_decode_bf16_576_cluster1_fp8_qgmma", {"kv_format": "fp8", "compute": "fp8", "q_dtype": "uint8"}),
     ("dense_decode_fp16_320_cluster1_gather", {"dtype": "float16", "d_qk": 320, "page_size": 3}),
+    ("dense_decode_bf16_160_cluster1_fp8", {"d_qk": 160, "kv_format": "fp8", "compute": "fp8", "q_dtype": "uint8"}),
 ]
 
 
@@ -126,7 +128,7 @@ COMPUTED = [  # page size, compute, q: how the kernel's name ends
 
 @pytest.mark.parametrize("d_qk", ON_GPUS)
 def test_products_of_codes_are_taken_where_they_are_permitted(cuda_12_0, d_qk):
-    """Of codes of q, in pages of whole units."""
+    """Of codes of q, in pages of whole units; of the narrowest rows none is."""
     cases = [
         STEP.but(d_qk=d_qk, kv_format="fp8", page_size=page_size, compute=compute, q_dtype=q_dtype)
         for page_size, compute, q_dtype, _ in COMPUTED
@@ -134,7 +136,8 @@ def test_products_of_codes_are_taken_where_they_are_permitted(cuda_12_0, d_qk):
     ran = cuda_12_0.run(f"for case in {cases!r}: decode(case)")
     assert {line[0] for line in ran.told} == {0}
     ends = [line[3].partition(f"_{OF_WIDER.get(d_qk, d_qk)}")[2] for line in ran.told]
-    assert ends == [end for *_, end in COMPUTED]
+    missing = "_qgmma" if D_V[d_qk] == 128 else ""
+    assert ends == [end.removesuffix(missing) for *_, end in COMPUTED]
 
 
 def test_codes_of_q_are_two_an_element(cuda_12_0):

@@ -116,7 +116,7 @@ def random_case(draw: random.Random) -> Case:
 def drawn(cuda_12_0):
     """Many calls in one process: with a plan of their own, or with one that was made before."""
     draw = random.Random(0)
-    cases = [random_case(draw) for _ in range(800)]
+    cases = [random_case(draw) for _ in range(1000)]
     code = f"for case in {cases!r}:\n  decode(case, plan=plan(case)) if case.num_splits else decode(case)\n"
     ran = cuda_12_0.run(code)
     assert {tuple(line[:3]) for line in ran.told} == {(0, "", 0)}

@@ -35,7 +35,9 @@ def gathering(backend, case: Case):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("changes", [{}, {"h_q": 128, "s_q": 1}, {"d_qk": 320, "h_kv": 2}, {"d_qk": 512, "window": 70}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"h_q": 128, "s_q": 1}, {"d_qk": 320, "h_kv": 2}, {"d_qk": 512, "window": 70}, {"d_qk": 160}]
+)
 def test_the_size_of_pages_does_not_show(backend, dtype, changes):
     case = PAGES.but(dtype=dtype, **changes)
     numbers = make_data(case)

@@ -97,7 +97,6 @@ static flashmla_status choose_cluster(const fm_dense_decode *decode, fm_gpu gpu,
 static flashmla_status count_clusters(fm_gpu gpu, const fm_dense_decode *decode, fm_limits *limits) {
   fm_need need = need_of(decode, limits->max_cluster);
   need.may_be_forced = false; /* a forced kernel that does not fit is the decode call's to refuse */
-  need.preferred = 0;         /* the cluster is given: loaders that none has are not asked for */
   fm_loaded loaded;
   FM_TRY(fm_load(gpu, need, &loaded));
   if (loaded.clusters > 0)
