@@ -67,8 +67,8 @@ def faulty_library(fault: Fault) -> Path:
     return build.build_library(cpu_only=True, debug=True, out=folder, edited=edited_copies(fault.edits, folder))
 
 
-# The kinds of calls that gpu/run_faults.py makes, all of bfloat16 with 576 columns where the format has them, and what
-# each needs of the kernel table. The first call of all, which tells whether there is a GPU, is one of dense_decode.
+# The kinds of calls that gpu/run_faults.py makes, of bfloat16 with 576 columns where the format has them, of codes also
+# with 160, and what each needs of the kernel table. The first call of all, which tells whether there is a GPU, is one of dense_decode.
 _COMBINES = ("combine_bf16_512", "plan")
 _FIRST = "dense_decode_bf16_576_cluster1"
 KERNELS_OF_CALLS = {
@@ -92,6 +92,9 @@ KERNELS_OF_CALLS = {
         "dense_decode_bf16_576_cluster1_fp8_qgmma",
         "dense_decode_bf16_576_cluster1_gather_v32",
         "dense_decode_bf16_576_cluster1_gather_fp8",
+        "dense_decode_bf16_160_cluster1_fp8",
+        "dense_decode_bf16_160_cluster1_gather_fp8",
+        "combine_bf16_128",
         *_COMBINES,
     ),
     "sparse_decode": (

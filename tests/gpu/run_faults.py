@@ -107,6 +107,7 @@ def code_cases() -> list:
             softmax_scale=draw.choice((None, None, 0.7)),
             window=draw.choice((0, 0, 70)),
             kv_format=kv_format,
+            d_qk=draw.choice((576, 576, 160)) if kv_format == "fp8" else 576,
             descale_k=draw.choice(scales) if kv_format == "fp8" else None,
             q_dtype="float8_e4m3fn" if coded else None,
             descale_q=draw.choice(scales) if coded else None,

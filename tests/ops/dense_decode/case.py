@@ -236,10 +236,10 @@ def keys_of(case: Case, data: Data) -> np.ndarray:
 
 
 def queries_of(case: Case, data: Data) -> np.ndarray:
-    """q, in float64."""
-    if not case.q_dtype:
-        return data.q.astype(np.float64)
-    return formats.E4M3[data.q.view(np.uint8)] * (1.0 if data.descale_q is None else float(data.descale_q[0]))
+    """q, in float64; NaN where a scale is not finite, since rows are NaN then, also those that attend zeros alone."""
+    q, scales = data.q, [1.0 if scale is None else float(scale[0]) for scale in (data.descale_q, data.descale_k)]
+    numbers = formats.E4M3[q.view(np.uint8)] * scales[0] if case.q_dtype else q.astype(np.float64)
+    return numbers if np.isfinite(scales).all() else np.full_like(numbers, np.nan)
 
 
 def _page_table(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:

@@ -242,7 +242,20 @@ GPU_FAULTS = [
         always=False,
         calls=CODES,
     ),
-    fault("codes of the other half", BOXES, "rows.parts * half + part", "rows.parts * (1 - half) + part", calls=CODES),
+    fault(
+        "codes of the other half",
+        FOLDER + "codes.py",
+        "self.parts * half + part",
+        "self.parts * (1 - half) + part",
+        calls=CODES,
+    ),
+    fault(
+        "codes in the place of a narrow row's RoPE part",
+        FOLDER + "narrow.py",
+        "((place + source) ^ CODES)",
+        "(place + source)",
+        calls=CODES,
+    ),
     fault(
         "results without the scale of all codes",
         EPILOGUE,
