@@ -68,7 +68,8 @@ def faulty_library(fault: Fault) -> Path:
 
 
 # The kinds of calls that gpu/run_faults.py makes, of bfloat16 with 576 columns where the format has them, of codes also
-# with 160, and what each needs of the kernel table. The first call of all, which tells whether there is a GPU, is one of dense_decode.
+# with 160, and what each needs of the kernel table. The first call of all, which tells whether there is a GPU, is one
+# of dense_decode.
 _COMBINES = ("combine_bf16_512", "plan")
 _FIRST = "dense_decode_bf16_576_cluster1"
 KERNELS_OF_CALLS = {

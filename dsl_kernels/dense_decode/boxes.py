@@ -1,7 +1,8 @@
 """Codes in pages of 64 tokens, or a multiple: TMA brings the bytes of a unit to all warps that make numbers of them.
 
 The map sees a row as elements of two bytes. As where codes are gathered, they come into slices that their numbers do
-not need yet, and scales, with what lies behind them in the row, into the first. A page outside the cache is zeros.
+not need yet (of narrow rows into those that they take), and scales, with what lies behind them in the row, into the
+first. A page outside the cache is zeros.
 """
 
 import cutlass

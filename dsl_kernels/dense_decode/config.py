@@ -25,6 +25,7 @@ LOG_AHEAD = 3
 # the piece.
 AHEAD_BIT, PIECE_BIT = 5, 7
 PV_STEPS = UNIT // 16  # k-steps of P V
+HANDED = 8  # k-steps of S at most that QK issues before it hands P of the unit before over
 # wgmma groups that are waited for: two in QK, one in PV. More means that ptxas serialised the wgmma chain (warning
 # C7512), which it does as soon as one register is spilled.
 WGMMA_WAITS = 3
@@ -96,6 +97,11 @@ class Variant(Base):
         return self.d_v // 16 - self.q_steps_in_registers
 
     @property
+    def handed_steps(self) -> int:
+        """k-steps of S that are issued before P of the unit before is handed over, with others behind them."""
+        return min(HANDED, self.q_steps_in_registers - self.early_steps - 1)
+
+    @property
     def barriers(self) -> tuple[barrier_table.Barrier, ...]:
         if self.gathers or self.boxed:
             return barrier_table.gathering(self.boxed, self.fp8_products)
@@ -135,6 +141,7 @@ class Variant(Base):
             "each half of V is made of whole slices": self.d_v % (2 * SLICE) == 0,
             "the RoPE part is k-steps of a slice": self.d_qk - self.d_v in range(0, SLICE + 1, 16),
             "Q has not so many k-steps": self.q_tail_steps >= 0,
+            "no k-step of Q comes before P is handed over": self.handed_steps > 0,
             # as many as there are records: barriers.py
             "a loader is too many pieces ahead": barrier_table.records(self.slots) < 2**LOG_AHEAD - 1,
             "scales of codes that TMA brings lie in the row": not self.boxed

@@ -84,7 +84,7 @@ def store_rows(kernel, record, half, o_rows: cute.Tensor, inverse, stage: cute.P
             store_floats(kernel, record, half, o_rows[r, None], inverse[r], row_of(thread_now()) + 8 * r)
     else:
         thread = thread_now()
-        warp_stage = stage + cute.assume((thread >> 5) * (16 * kernel.half), divby=1024)
+        warp_stage = stage + cute.assume((thread >> 5) * (16 * kernel.half), divby=16 * kernel.half)
         # a lane of each half warp knows where one of the warp's rows goes
         where = row_address(kernel, record, half, ((thread >> 5) << 4) + (thread & 15), 2)
         if cute.arch.vote_any_sync(where != 0):

@@ -103,7 +103,7 @@ class DenseDecode:
         self.slots = variant.slots
         self.q_steps = variant.q_steps_in_registers  # of the latent part's; the RoPE part stays in shared memory
         self.q_tail = variant.q_tail_steps
-        self.early = variant.early_steps
+        self.handed, self.early = variant.handed_steps, variant.early_steps
         self.boxed = variant.boxed
         self.gathers = variant.gathers or self.boxed
         if self.gathers:

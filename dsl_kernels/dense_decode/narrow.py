@@ -3,7 +3,6 @@ those of the right half have the RoPE part. Both come as one, into the slice tha
 """
 
 import cutlass.cute as cute
-from cutlass import Int32
 
 from dsl_kernels.core import async_copy
 from dsl_kernels.core.threads import lane_now
@@ -12,7 +11,7 @@ from .codes import load_words
 from .queries import SLICE_BYTES
 from .unscaled import UnscaledRows
 
-CODES = 64  # of a half, a byte each
+HALF = 64  # columns: bytes of codes
 
 
 class NarrowRows(UnscaledRows):
@@ -24,13 +23,12 @@ class NarrowRows(UnscaledRows):
         return half
 
     def box(self, half, _part):
-        return CODES // 2 * half, 0
+        return HALF // 2 * half, 0
 
     @cute.jit
     def start_row(self, half, to, source, size):
-        wanted = CODES + half * self.kernel.a.rope_bytes
-        size = Int32(0) if 16 * (cute.arch.lane_idx() & 7) >= wanted else size
-        async_copy.copy_16(to + SLICE_BYTES * half, source + CODES * half, size)
+        size = self.size_within(HALF + half * self.kernel.a.rope_bytes, size)
+        async_copy.copy_16(to + SLICE_BYTES * half, source + HALF * half, size)
 
     @cute.jit
     def finish(self, half, slot, warp):
@@ -38,7 +36,7 @@ class NarrowRows(UnscaledRows):
         _, source, to = self.places_of(lane_now(slot))
         place = self.place(slot, half, warp)
         codes = [load_words(place + source + 1024 * i) for i in (0, 1)]
-        behind = [load_words(((place + source) ^ CODES) + 1024 * i) for i in (0, 1)]
+        behind = [load_words(((place + source) ^ HALF) + 1024 * i) for i in (0, 1)]
         cute.arch.sync_warp()  # numbers go there now
         self.store(codes, place + to)
         if half == 1:

@@ -16,8 +16,6 @@ from .barriers import NamedBarrier
 from .epilogue import finish_rows
 from .masking import mask, mask_before_window
 
-HANDED = 8  # k-steps of S at most that are issued before P of the unit before is handed over
-
 
 class QK:
     def __init__(self, kernel):
@@ -41,8 +39,6 @@ class QK:
             rQrope = thr_ss.make_fragment_A(thr_ss.partition_A(self.smem.sQrope))
         row_max = cute.make_rmem_tensor((2,), Float32)
         row_sum = cute.make_rmem_tensor((2,), Float32)
-        unhurried: cutlass.Constexpr = kernel.q_steps - kernel.early
-        handed: cutlass.Constexpr = min(HANDED, unhurried - 1)
         it, piece = Int32(0), Int32(0)  # items, pieces
         slot, phase, before = Int32(0), Int32(0), Int32(0)  # of item `it`; the slot of the item before
         self.start(slot, phase, warp)
@@ -82,13 +78,13 @@ class QK:
                 # are a group of their own, so that PV is told to go a little before S is done; or, where RoPE parts
                 # take turns, when that of the unit has come, which is waited for before.
                 sB = rK[None, None, None, slot]
-                gemm(mma_rs, rS, rQ, sB, (0, handed), True)
+                gemm(mma_rs, rS, rQ, sB, (0, kernel.handed), True)
                 if here:
                     self.hand_over(before)
                 warpgroup.fence()  # behind a branch the compiler wants one, and serialises where it puts it in itself
-                gemm(mma_rs, rS, rQ, sB, (handed, unhurried), False)
+                gemm(mma_rs, rS, rQ, sB, (kernel.handed, kernel.q_steps - kernel.early), False)
                 warpgroup.commit_group()
-                gemm(mma_rs, rS, rQ, sB, (unhurried, kernel.q_steps), False)
+                gemm(mma_rs, rS, rQ, sB, (kernel.q_steps - kernel.early, kernel.q_steps), False)
                 if const_expr(kernel.q_tail > 0):
                     gemm(mma_ss, rS, rQtail, sB, (0, kernel.q_tail), False, kernel.q_steps)
                 if const_expr(kernel.turns):

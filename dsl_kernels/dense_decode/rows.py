@@ -53,9 +53,9 @@ class Rows:
                 self.start_row(columns, to, source + 16 * (lane & 7), size)
 
     @cute.jit
-    def size_of_rope(self, size):
-        """Of a lane's 16 bytes of the RoPE part: 0 behind its end."""
-        return Int32(0) if 16 * (cute.arch.lane_idx() & 7) >= self.kernel.a.rope_bytes else size
+    def size_within(self, number, size):
+        """Of a lane's 16 of a row's 128 bytes in a slice: 0 behind the first `number`, which alone are wanted."""
+        return Int32(0) if 16 * (cute.arch.lane_idx() & 7) >= number else size
 
 
 class PlainRows(Rows):
@@ -84,7 +84,7 @@ class PlainRows(Rows):
             if half == 1:
                 last = self.kernel.last
                 if const_expr(self.kernel.any_rope):
-                    size = self.size_of_rope(size)
+                    size = self.size_within(self.kernel.a.rope_bytes, size)
                 async_copy.copy_16(to + SLICE_BYTES * last, source + 128 * last, size)
 
     def finish(self, half, slot, warp):

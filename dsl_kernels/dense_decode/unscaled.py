@@ -32,7 +32,7 @@ class UnscaledRows(CodedRows):
             async_copy.copy_16(to + SLICE_BYTES * self.raw(half, part), source + column, size)
         if const_expr(kernel.rope):
             if half == 1:
-                of_rope = self.size_of_rope(size)
+                of_rope = self.size_within(kernel.a.rope_bytes, size)
                 async_copy.copy_16(to + SLICE_BYTES * self.half_slices, source + kernel.d_v, of_rope)
 
     @cute.jit

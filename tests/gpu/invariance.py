@@ -49,6 +49,7 @@ SPLIT = (
     Kind(dtype=torch.float16, page=16),
     Kind(d_qk=320),
     Kind(d_qk=160, page=16),
+    Kind(h_q=16, d_qk=160, dtype=torch.float16),
     Kind(h_q=16, d_qk=512, page=128, out_dtype="float32"),
 )
 # Calls that attend every request whole
@@ -56,6 +57,7 @@ WHOLE = (
     Kind(kv_format="v32"),
     Kind(h_q=16, d_qk=512, kv_format="model1", page=16, out_dtype="float32"),
     Kind(h_q=64, d_qk=320, kv_format="fp8"),
+    Kind(h_q=32, d_qk=160, kv_format="fp8"),
     Kind(window=1000),
     Kind(h_q=16, dtype=torch.float16, window=3001, page=7),
     Kind(h_q=16, kv_format="fp8", page=1, window=130),

@@ -172,6 +172,7 @@ def test_what_a_line_says_is_true_of_the_compiled_kernel(facts, variant):
         ({"qk_registers": 152, "pv_registers": 176}, "too few registers for Q and S"),
         ({"qk_registers": 240, "pv_registers": 128}, "too few registers for O"),
         ({"slots": 12}, "a loader is too many pieces ahead"),
+        ({"early_steps": 30}, "no k-step of Q comes before P is handed over"),
         ({"cluster": 3}, "clusters are of 1 or 2"),
         ({"cluster": 4}, "clusters are of 1 or 2"),
         ({"elements": Elements("bfloat16", "float16", "bfloat16")}, "elements of one type"),
@@ -197,6 +198,12 @@ def test_a_variant_beyond_the_chip_does_not_fit(change, why):
 )
 def test_a_geometry_beyond_the_chip_does_not_fit(geometry, change):
     assert DenseDecode(HOPPER, BF16, *geometry, **change).misfits
+
+
+def test_8_bit_products_are_of_whole_slices_of_codes():
+    exact = next(v for v in VARIANTS if v.name == "dense_decode_bf16_160_cluster1_fp8")
+    products = dataclasses.replace(exact, fp8_products=True, slots=4, qk_registers=136, pv_registers=184)
+    assert products.misfits == ["each half of V is made of whole slices of codes"]
 
 
 @pytest.mark.parametrize(

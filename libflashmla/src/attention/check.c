@@ -55,7 +55,7 @@ static bool is_supported(const fm_geometry *geometry, bool cuda, int32_t kernels
   return has_kernels && fm_kernel_geometry(geometry->d_qk, geometry->d_v) != NULL;
 }
 
-/* "576, 512, 320 and 288": d_qk of those that are supported. */
+/* "576, 512, 320, 160 and 288": d_qk of those that are supported. */
 static fm_text supported_d_qk(bool cuda, int32_t kernels_d_v) {
   fm_text text = {""};
   int32_t last = GEOMETRIES - 1;

@@ -46,7 +46,7 @@ typedef struct fm_need {
   uint32_t features;   /* that it must have */
   const char *lacking; /* what a kernel without them is for */
   uint32_t without;    /* that it must not have */
-  uint32_t preferred;  /* that it has too where there is such a row, unless it is forced */
+  uint32_t preferred;  /* that it has too where there is such a row, unless one is forced or tuned */
   bool batch_invariant;
   int32_t cluster;    /* 0: any */
   bool may_be_forced; /* by FLASHMLA_FORCE_KERNEL */

@@ -127,8 +127,11 @@ flashmla_status fm_kernel_select(const fm_need *need, int32_t arch, int32_t driv
   }
   fm_need wanted = *need;
   wanted.features |= need->preferred;
-  if (fm_kernel_find(&wanted, arch, driver_version) == NULL) wanted = *need;
   *kernel = fm_kernel_find(&wanted, arch, driver_version);
+  if (*kernel == NULL) {
+    wanted = *need;
+    *kernel = fm_kernel_find(&wanted, arch, driver_version);
+  }
   if (*kernel != NULL) {
     if (fm_logs()) log_choice(&wanted, *kernel, NULL, arch, driver_version);
     return FLASHMLA_OK;

@@ -252,10 +252,18 @@ GPU_FAULTS = [
     fault(
         "codes in the place of a narrow row's RoPE part",
         FOLDER + "narrow.py",
-        "((place + source) ^ CODES)",
+        "((place + source) ^ HALF)",
         "(place + source)",
         calls=CODES,
     ),
+    fault(
+        "a box of a narrow row's other half",
+        FOLDER + "narrow.py",
+        "HALF // 2 * half, 0",
+        "HALF // 2 * 0, 0",
+        calls=CODES,
+    ),
+    fault("a narrow row's other half", FOLDER + "narrow.py", "source + HALF * half", "source", calls=CODES),
     fault(
         "results without the scale of all codes",
         EPILOGUE,
@@ -290,7 +298,7 @@ GPU_FAULTS = [
     fault(
         "RoPE columns behind the end of a row",
         FOLDER + "rows.py",
-        "Int32(0) if 16 * (cute.arch.lane_idx() & 7) >= self.kernel.a.rope_bytes else size",
+        "Int32(0) if 16 * (cute.arch.lane_idx() & 7) >= number else size",
         "size",
         always=False,  # Q has zeros there: only NaN and infinity show
     ),
