@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 from builds import environment
-from problem import D_V, DEVICE, Problem
+from problem import DEVICE, Problem
 
 import flashmla
 
@@ -36,7 +36,7 @@ class Ours:
         plan = None if own_plan else package.plan_decode(*inputs, causal=p.causal, **option)
         size = package.dense_decode_workspace_size(*inputs, causal=p.causal, plan=plan, **option)
         workspace = torch.empty(size, dtype=torch.uint8, device=DEVICE)
-        self.out = torch.full((p.b, p.s_q, p.h_q, D_V), torch.nan, dtype=p.dtype, device=DEVICE)
+        self.out = torch.full((p.b, p.s_q, p.h_q, p.d_v), torch.nan, dtype=p.dtype, device=DEVICE)
         self.lse = torch.empty(p.b, p.h_q, p.s_q, device=DEVICE)
         self.results = self.out, self.lse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from problem import D_V, Problem
+from problem import Problem
 
 Results = tuple[torch.Tensor, torch.Tensor]  # out, lse
 
@@ -30,4 +30,4 @@ def expected(p: Problem, i: int) -> Results:
         bound = len(rows) - (p.s_q - 1 - torch.arange(p.s_q, device=rows.device))
         hidden = torch.arange(len(rows), device=rows.device)[None] >= bound[:, None]
         logits.masked_fill_(hidden[:, None], -torch.inf)
-    return torch.softmax(logits, -1) @ rows[:, :D_V], logits.logsumexp(-1)
+    return torch.softmax(logits, -1) @ rows[:, : p.d_v], logits.logsumexp(-1)

@@ -13,6 +13,7 @@
 #   sparse       sparse_decode beside other libraries      -> OUT/sparse_decode.jsonl
 #   sparse-grid  sparse_decode over a grid of shapes       -> OUT/sparse_grid.jsonl
 #   sparse-plans what plans of sparse_decode cost          -> OUT/sparse_plans.jsonl
+#   head-sizes   dense_decode of every head size           -> OUT/head_sizes.jsonl
 #   writers      writers and readers of the KV cache       -> OUT/writers.jsonl
 #   tuned        a tuning file is made, and calls with it and without -> OUT/flashmla.tuning, OUT/tuned.jsonl
 #   models       models of transformers: tests, decode speed, forms of prefill -> OUT/gpu-tests.txt, OUT/transformers_decode.jsonl, OUT/prefill_forms.jsonl
@@ -27,7 +28,7 @@
 # shellcheck disable=SC2329 # the parts are called by their names, at the end
 set -u
 cd "$(dirname "$0")/.." || exit
-out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [quantised] [sparse] [sparse-grid] [sparse-plans] [writers] [tuned] [models] [host] [pools] [profile] [peers-tests]}
+out=${1:?usage: on_gpu.sh OUT [tests] [sanitizer] [faults] [bench] [grid] [traces] [plans] [quantised] [sparse] [sparse-grid] [sparse-plans] [head-sizes] [writers] [tuned] [models] [host] [pools] [profile] [peers-tests]}
 shift
 mkdir -p "$out"
 export PYTHONPATH=$PWD/bindings/python:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -97,6 +98,7 @@ run_quantised() { timed "${QUANTISED_LIMIT:-120}" quantised; }
 run_sparse() { timed "${SPARSE_LIMIT:-200}" sparse_decode; }
 run_sparse_grid() { timed "$((${SPARSE_GRID_LIMIT:-90} + 30))" sparse_grid --limit-seconds "${SPARSE_GRID_LIMIT:-90}"; }
 run_sparse_plans() { timed "${SPARSE_PLANS_LIMIT:-120}" sparse_plans; }
+run_head_sizes() { timed "${HEAD_SIZES_LIMIT:-120}" head_sizes; }
 run_models() {
   suite tests-models tests/integrations -m gpu
   timed "${MODELS_LIMIT:-120}" transformers_decode

@@ -72,6 +72,21 @@ def cases_summary(made: list[dict]) -> list[str]:
     return [*lines, "", plot_of(made, "time_over_limit", "time over limit")]
 
 
+def head_sizes_section(made: list[dict]) -> list[str]:
+    rows = []
+    for record in made:
+        d_qk, *shape = record["case"]
+        row = [str(d_qk), ", ".join(map(str, shape)), f"{record['limit_us']:.1f}", f"{record['us']:.1f}"]
+        rows.append([*row, f"{record['us'] / record['limit_us']:.2f}", f"{record['rel_err']:.1e}"])
+    header = ["d_qk", "batch, s_q, h_q, tokens", "limit", "us", "us / limit", "error"]
+    return [*about(made), "", *table(header, rows)]
+
+
+def head_sizes_summary(made: list[dict]) -> list[str]:
+    ratios = spread_of([record["us"] / record["limit_us"] for record in made])
+    return [*about(made), "", f"us / limit: {ratios}."]
+
+
 def grid_section(made: list[dict]) -> list[str]:
     beside = [record for record in made if record["peers"]]
     if not beside:
@@ -184,6 +199,7 @@ def host_table(made: list[dict]) -> list[str]:
 
 SECTIONS = {
     "dense_decode": of_cards(cases_section, cases_summary),
+    "head_sizes": of_cards(head_sizes_section, head_sizes_summary),
     "grid": of_cards(grid_section, grid_summary),
     "traces": of_cards(traces_section, summary_beside_peers),
     "plans": of_cards(plans_section, plans_summary),

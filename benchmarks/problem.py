@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 
 DEVICE = "cuda"
-D_QK, D_V, PAGE = 576, 512, 64
+HEAD_SIZES = {576: 512, 512: 512, 320: 256, 288: 256, 160: 128}  # d_qk: d_v
+D_QK, PAGE = 576, 64
 TABLE_PAGES = 17_000  # a table's pages are drawn from at least so many (1.25 GB), like those of a server's cache
 ROTATE_BYTES = 250e6  # KV that the tables of a problem cover together, several times any L2 ...
 MAX_TABLES = 64  # ... where so many of them suffice; smaller problems find some of their KV in L2, as all contenders do
@@ -18,11 +19,11 @@ FILL_PAGES = 1000  # filled at a time, so that the generator's scratch stays sma
 class Pool:
     """KV pages that problems share: independent values of N(0, sigma^2)."""
 
-    kv_format, d_qk = "bf16", D_QK
+    kv_format = "bf16"
 
-    def __init__(self, pages: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.dtype = dtype
-        self.pages = torch.empty(pages, PAGE, 1, D_QK, dtype=dtype, device=DEVICE)
+    def __init__(self, pages: int, dtype: torch.dtype = torch.bfloat16, d_qk: int = D_QK) -> None:
+        self.dtype, self.d_qk = dtype, d_qk
+        self.pages = torch.empty(pages, PAGE, 1, d_qk, dtype=dtype, device=DEVICE)
         self._sigma: float | None = None
         self.fill(1.0)
 
@@ -35,7 +36,7 @@ class Pool:
 
     def rows(self, slots: torch.Tensor) -> torch.Tensor:
         """Tokens, d_qk numbers each."""
-        return self.pages.view(-1, D_QK)[slots]
+        return self.pages.view(-1, self.d_qk)[slots]
 
 
 class Tokens(Protocol):
@@ -67,6 +68,7 @@ class Problem:
         """sigma: that of q. page: its tokens, a divisor of those of the pool's pages."""
         self.page, self.pool = page, pool
         self.kv_format, self.d_qk, self.dtype = pool.kv_format, pool.d_qk, pool.dtype
+        self.d_v = HEAD_SIZES[pool.d_qk]
         self.kv_cache = pool.pages.view(-1, page, 1, pool.pages.shape[-1])
         self.b, self.s_q, self.h_q = len(lengths), s_q, h_q
         self.causal = s_q > 1
@@ -116,7 +118,7 @@ class Problem:
     @property
     def flop(self) -> int:
         """Of both products."""
-        return 2 * self.h_q * self.attended * (self.d_qk + D_V)
+        return 2 * self.h_q * self.attended * (self.d_qk + self.d_v)
 
     @property
     def kv_bytes(self) -> int:

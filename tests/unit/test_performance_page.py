@@ -75,7 +75,9 @@ def test_the_card_of_the_last_records_is_shown_in_full_and_others_are_summed_up(
     assert "us / limit: median 1.12" in text
 
 
-@pytest.mark.parametrize("name", ["grid", "traces", "plans", "sparse_decode", "sparse_grid", "sparse_plans", "writers"])
+@pytest.mark.parametrize(
+    "name", ["head_sizes", "grid", "traces", "plans", "sparse_decode", "sparse_grid", "sparse_plans", "writers"]
+)
 def test_every_section_has_a_summary_without_tables(load, name):
     """Of committed records, as if another card had newer ones."""
     plots = load("plots")
