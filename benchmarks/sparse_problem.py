@@ -7,10 +7,11 @@ from functools import cached_property
 
 import torch
 from caches import PAGE_SIZE, Cache
-from problem import D_V, DEVICE
+from problem import DEVICE
 
 import flashmla
 
+D_V = 512
 CONTEXT = 32_768  # tokens of a request, of which each query token selects
 APART_BYTES = 220 << 20  # rows that rotating calls read in turn: several times an L2
 ORDERS = 64
