@@ -35,7 +35,7 @@ def dense_cases() -> list:
     draw = random.Random(0)
     found = []
     for seed in range(CALLS):
-        page = draw.choice((64, 64, 64, 16, 1, 128, 48))
+        page = draw.choice((64, 64, 64, 16, 1, 128, 48, 80))
         pages = draw.choice((200, 300, 640, 1300)) // page + 1
         capacity = page * pages
         edges = (0, 1, page + 1, 63, 65, capacity - 1, capacity, capacity + page, -1)
@@ -114,7 +114,9 @@ def code_cases() -> list:
             compute=draw.choice(("default", "fp8")) if coded else "default",
         )
         found.append(case)
-    return found
+    codes = {"kv_format": "fp8", "q_dtype": "float8_e4m3fn", "descale_k": -0.3, "layouts": Layouts(kv_cache=PAGES)}
+    given = {"given": ("out", "lse"), "route": "torch"}
+    return [*found, Case(num_blocks=9, max_blocks=4, lengths=(250, 64), compute="fp8", **codes, **given)]
 
 
 def sparse_cases() -> list:
@@ -160,9 +162,12 @@ def sparse_cases() -> list:
             out_dtype=draw.choice((None, "float32")),
         )
         found.append(case)
-    # More tiles than processors, so that a block goes on to a second one.
-    many = Cache("v32", num_blocks=20, topk=130, lengths=tuple(i % 131 for i in range(150)))
-    return [*found, SparseCase(main=many, batch=150, s_q=2, h_q=128, given=("out", "lse"), route="torch", sink="some")]
+    # More tiles than processors, so that a block goes on to a second one; pairs of CTAs, whole tiles and split ones.
+    for kv_format, d_qk in (("v32", 576), ("model1", 512)):
+        many = Cache(kv_format, num_blocks=20, topk=130, lengths=tuple(i % 131 for i in range(150)))
+        call = SparseCase(main=many, d_qk=d_qk, batch=150, h_q=128, given=("out", "lse"), route="torch", sink="some")
+        found += [call.but(s_q=2), call.but(plan="fresh", num_splits=2)]
+    return found
 
 
 CASES = {"dense_decode": dense_cases, "dense_decode of codes": code_cases, "sparse_decode": sparse_cases}

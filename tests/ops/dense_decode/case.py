@@ -237,9 +237,10 @@ def keys_of(case: Case, data: Data) -> np.ndarray:
 
 def queries_of(case: Case, data: Data) -> np.ndarray:
     """q, in float64; NaN where a scale is not finite, since rows are NaN then, also those that attend zeros alone."""
-    q, scales = data.q, [1.0 if scale is None else float(scale[0]) for scale in (data.descale_q, data.descale_k)]
-    numbers = formats.E4M3[q.view(np.uint8)] * scales[0] if case.q_dtype else q.astype(np.float64)
-    return numbers if np.isfinite(scales).all() else np.full_like(numbers, np.nan)
+    scale_q, scale_k = (1.0 if scale is None else float(scale[0]) for scale in (data.descale_q, data.descale_k))
+    if not (np.isfinite(scale_q) and np.isfinite(scale_k)):
+        return np.full(data.q.shape, np.nan)
+    return formats.E4M3[data.q.view(np.uint8)] * scale_q if case.q_dtype else data.q.astype(np.float64)
 
 
 def _page_table(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, dict[int, np.ndarray]]:

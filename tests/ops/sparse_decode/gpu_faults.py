@@ -37,7 +37,6 @@ GPU_FAULTS = [
     ),
     fault("whole tiles of one of two formats", SELECTION, "if self.a.stores_all != 0", "if self.a.stores_all == 77"),
     fault("begin cost of known cuts", SCHEDULE, "tile * a.tile_cost - a.begin_cost", "tile * a.tile_cost"),
-    fault("known cuts of the second group", SCHEDULE, "(part - group * a.group_parts)", "part"),
     fault(
         "partial rows of a pair lie in one place",
         "dsl_kernels/dense_decode/epilogue.py",
@@ -91,7 +90,7 @@ GPU_FAULTS = [
         always=False,
     ),
     fault(
-        "rows are fetched over what is copied, and used",
+        "rows are fetched over what is copied and used",
         PRODUCER,
         "            self.bars.wait_until_free(slot, phase)\n",
         "            pass\n",
