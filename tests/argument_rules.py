@@ -205,15 +205,16 @@ def stride_rules(target: Target) -> Iterator[Rule]:
 
 def map_rules(target: Target) -> Iterator[Rule]:
     """Axes that a tensor map can hold."""
-    for number, axis in [*enumerate(target.row.axes)][:-1] if target.row.mapped else []:
+    last = 1 if target.row.packed else -1  # those within a page of bytes follow from it
+    for number, axis in [*enumerate(target.row.axes)][:last] if target.row.mapped else []:
         where = rf"{target.pattern}\.strides\[{number}\]"
         wide = spoil.stride(target.key, number, TENSOR_MAP_SPAN)
         yield Rule(f"{target.key} stride of {axis} too wide for a tensor map", "OVERFLOW", where, wide, only="gpu")
 
 
 def counts_not(row: Argument, number: int) -> bool:
-    """A cache has one KV head unless it is read through a tensor map."""
-    return row.paged and not row.mapped and row.axes[number] == "h_kv"
+    """A cache has one KV head unless it is of numbers and read through a tensor map."""
+    return row.paged and (row.packed or not row.mapped) and row.axes[number] == "h_kv"
 
 
 def free_axes(row: Argument) -> list[tuple[int, str]]:

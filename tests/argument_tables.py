@@ -61,7 +61,7 @@ class Argument:
         if not (packed and self.paged):
             return row
         last = self.packed_axis or axes[-1]
-        return replace(row, axes=(*axes[:-1], last), dtypes=BYTES, like="", mapped=False, packed=True)
+        return replace(row, axes=(*axes[:-1], last), dtypes=BYTES, like="", packed=True)
 
     @property
     def ranks(self) -> set[int]:

@@ -45,6 +45,11 @@ flashmla_status fake_launched(const fm_call *call, CUkernel handle, int *count, 
   return FLASHMLA_OK;
 }
 
+bool fm_multiplies_codes(const fm_call *call, const fm_dense_decode *decode) {
+  (void)call, (void)decode;
+  return false;
+}
+
 flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits) {
   (void)decode;
   if (call->device_id > 7) return fm_fail(FLASHMLA_ERROR_NO_DRIVER, "no device %d", call->device_id);

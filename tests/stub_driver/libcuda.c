@@ -286,7 +286,8 @@ static bool legal_map(CUtensorMap *map, uint32_t rank, void *address, const uint
   for (uint32_t i = 0; good && i < rank; i++) {
     good = extents[i] >= 1 && extents[i] <= UINT64_C(1) << 32 && box[i] >= 1 && box[i] <= BIGGEST_BOX;
     good = good && element_strides[i] == 1;
-    if (i > 0) good = good && strides[i - 1] % 16 == 0 && strides[i - 1] < UINT64_C(1) << 40;
+    if (i == 0) continue;
+    good = good && strides[i - 1] > 0 && strides[i - 1] % 16 == 0 && strides[i - 1] < UINT64_C(1) << 40;
   }
   return good;
 }

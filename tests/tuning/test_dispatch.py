@@ -53,6 +53,18 @@ def test_a_kernel_that_does_not_do_the_call_is_ignored(ran, name):
     assert kernels(found.told) == [TWO]
 
 
+@pytest.mark.parametrize(("d_qk", "counts"), [(160, True), (320, False)])
+def test_an_entry_is_for_exact_products(ran, d_qk, counts):
+    """A call that permits those of codes follows it where no kernel makes them."""
+    name = f"dense_decode_bf16_{d_qk}_cluster1_gather_fp8"
+    found = ran(
+        f"coded = STEP.but(d_qk={d_qk}, kv_format='fp8', q_dtype='uint8')\n"
+        f"save(file, dense(coded, dtype='uint8', kernel={name!r})); load(file)\n"
+        "for compute in ('default', 'fp8'): decode(coded.but(compute=compute))"
+    )
+    assert kernels(found.told) == [name, name if counts else f"dense_decode_bf16_{d_qk}_cluster1_fp8_qgmma"]
+
+
 def test_tiles_of_two_blocks_are_not_made_of_one(ran):
     found = ran(
         f"few = STEP.but(s_q=1, h_q=16); save(file, dense(few, kernel={TWO!r})); load(file); decode(few); "

@@ -7,7 +7,7 @@
 #include "cuda/kernel_params.h"
 
 static const fm_geometry of_kernels[] = {FM_KERNEL_GEOMETRIES},
-                         geometries[] = {FM_KERNEL_GEOMETRIES, {288, 256}, {1088, 1024}};
+                         geometries[] = {{576, 512}, {512, 512}, {320, 256}, {288, 256}, {160, 128}, {1088, 1024}};
 enum { GEOMETRIES = sizeof geometries / sizeof geometries[0], OF_KERNELS = sizeof of_kernels / sizeof of_kernels[0] };
 
 const fm_geometry *fm_geometry_at(int32_t i) { return i < GEOMETRIES ? &geometries[i] : NULL; }
@@ -55,7 +55,7 @@ static bool is_supported(const fm_geometry *geometry, bool cuda, int32_t kernels
   return has_kernels && fm_kernel_geometry(geometry->d_qk, geometry->d_v) != NULL;
 }
 
-/* "576, 512, 320, 160 and 288": d_qk of those that are supported. */
+/* "576, 512, 320, 288 and 160": d_qk of those that are supported. */
 static fm_text supported_d_qk(bool cuda, int32_t kernels_d_v) {
   fm_text text = {""};
   int32_t last = GEOMETRIES - 1;

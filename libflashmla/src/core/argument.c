@@ -19,7 +19,6 @@ static void stack(fm_argument *row) {
 static void pack(fm_argument *row) {
   row->dtypes = FM_ANY_BYTE;
   row->like = 0;
-  row->mapped = false;
   row->packed = true;
   if (row->packed_axis != 0) row->axes[row->rank - 1] = row->packed_axis;
 }

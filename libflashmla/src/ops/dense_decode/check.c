@@ -73,8 +73,8 @@ void fm_look_up_step(const fm_call *call, fm_dense_decode *decode) {
   const fm_paged *paged = &decode->paged;
   const fm_tuned_call facts = {
       .operation = "dense_decode", .q = FM_Q, .page_size = paged->pages.page_size, .kv_format = paged->kv_format};
-  const bool exact = !decode->fp8_products || !decode->attention.queries.coded; /* as tuning files are measured */
-  if (exact) fm_look_up_tuned(call, &facts, &decode->attention);
+  /* tuning files are measured with exact products */
+  if (!fm_multiplies_codes(call, decode)) fm_look_up_tuned(call, &facts, &decode->attention);
 }
 
 flashmla_status fm_tile_step(const fm_call *call, fm_dense_decode *decode) {

@@ -64,6 +64,16 @@ static fm_need need_of(const fm_dense_decode *decode, int32_t cluster) {
                    .may_be_forced = true};
 }
 
+bool fm_multiplies_codes(const fm_call *call, const fm_dense_decode *decode) {
+  if (!call->cuda || !decode->fp8_products) return false;
+  fm_gpu gpu;
+  if (fm_gpu_open(DEVICE_OF_Q, call->device_id, &gpu) != FLASHMLA_OK) return false; /* the call will fail */
+  fm_need need = need_of(decode, 1);
+  if ((need.preferred & FM_DENSE_DECODE_FP8_PRODUCTS) == 0) return false;
+  need.features |= need.preferred;
+  return fm_kernel_find(&need, gpu.device->arch, gpu.driver->version) != NULL;
+}
+
 /* The row that a tuning file names, if it does the call; NULL: none. */
 static const fm_kernel *tuned_kernel(const fm_dense_decode *decode, fm_gpu gpu, int64_t blocks) {
   const int32_t row = decode->attention.tuned.found ? decode->attention.tuned.kernel : 0;

@@ -126,6 +126,7 @@ flashmla_status fm_prepare_check(fm_dense_decode *decode);
 flashmla_status fm_launch_check(const fm_dense_decode *decode);
 
 /* cuda.c, cpu.c */
+bool fm_multiplies_codes(const fm_call *call, const fm_dense_decode *decode); /* whether 8-bit products are made */
 flashmla_status fm_dense_decode_cuda_limits(const fm_call *call, const fm_dense_decode *decode, fm_limits *limits);
 extern const fm_backend fm_dense_decode_cuda, fm_dense_decode_cpu, fm_plan_decode_cuda, fm_plan_decode_cpu;
 

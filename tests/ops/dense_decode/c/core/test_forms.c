@@ -58,8 +58,8 @@ static void variable_length_call(void) {
 }
 
 static void geometries(void) {
-  enum { OF_KERNELS = 4, ALL = 6 };
-  const int64_t d_qk[ALL] = {576, 512, 320, 160, 288, 1088}, d_v[ALL] = {512, 512, 256, 128, 256, 1024};
+  enum { OF_KERNELS = 5, ALL = 6 };
+  const int64_t d_qk[ALL] = {576, 512, 320, 288, 160, 1088}, d_v[ALL] = {512, 512, 256, 256, 128, 1024};
   for (int i = 0; i < ALL; ++i) {
     geometry g = SMALL;
     g.d_qk = d_qk[i];
@@ -72,9 +72,9 @@ static void geometries(void) {
     CHECK(fake.decode.attention.partials.facts - (float *)fake.decode.attention.partials.rows ==
           (ptrdiff_t)t->num_parts * t->cluster * 64 * d_v[i]);
   }
-  REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 575; supported are 576, 512, 320, 160, 288 and 1088",
+  REFUSED(UNSUPPORTED, "q.shape[3] (d_qk) is 575; supported are 576, 512, 320, 288, 160 and 1088",
           f.shape[Q][3] = f.shape[KV_CACHE][3] = 575);
-  REFUSED_ON_CUDA(UNSUPPORTED, "q.shape[3] (d_qk) is 1088; supported on CUDA are 576, 512, 320, 160 and 288",
+  REFUSED_ON_CUDA(UNSUPPORTED, "q.shape[3] (d_qk) is 1088; supported on CUDA are 576, 512, 320, 288 and 160",
                   f.shape[Q][3] = f.shape[KV_CACHE][3] = 1088);
   REFUSED(SHAPE, "out.shape[3] (d_v) is 256; with d_qk 576 it must be 512", f.shape[OUT][3] = 256);
   REFUSED_VARLEN(UNSUPPORTED, "q.shape[2] (d_qk) is 64;", f.shape[Q][2] = f.shape[KV_CACHE][3] = 64);
