@@ -49,9 +49,10 @@ SPLIT = (
     Kind(dtype=torch.float16, page=16),
     Kind(d_qk=320),
     Kind(d_qk=160, page=16),
-    Kind(h_q=16, d_qk=160, dtype=torch.float16),
     Kind(h_q=16, d_qk=512, page=128, out_dtype="float32"),
 )
+# Of which a slot is so small that there is room for nodes of whatever is cut
+SMALL = (Kind(h_q=16, d_qk=160, dtype=torch.float16),)
 # Calls that attend every request whole
 WHOLE = (
     Kind(kv_format="v32"),

@@ -10,7 +10,7 @@ from gpu import invariance
 from gpu.steps import capture
 
 CALLS = [(check, kind) for kind in invariance.SPLIT for check in invariance.OF_SPLIT]
-CALLS += [(check, kind) for kind in invariance.WHOLE for check in invariance.OF_WHOLE]
+CALLS += [(check, kind) for kind in (*invariance.SMALL, *invariance.WHOLE) for check in invariance.OF_WHOLE]
 
 
 def named(value: object) -> str:
