@@ -23,8 +23,9 @@ import limits  # noqa: E402
 import records  # noqa: E402
 import timing  # noqa: E402
 from contenders import Ours  # noqa: E402
-from problem import HEAD_SIZES, TABLE_PAGES, Pool, Problem  # noqa: E402
+from problem import TABLE_PAGES, Pool, Problem  # noqa: E402
 
+D_QK = (576, 512, 320, 288, 160)
 SHAPES = ((128, 1, 128, 4096), (128, 1, 32, 4096), (16, 1, 32, 8192), (1, 1, 32, 65536))
 
 
@@ -53,7 +54,7 @@ def main() -> int:
     ceilings = limits.measured()
     facts = records.facts("head_sizes", args.commit) | ceilings.facts() | {"op": "dense_decode"}
     print(facts, flush=True)
-    for d_qk in HEAD_SIZES:
+    for d_qk in D_QK:
         pool = Pool(TABLE_PAGES, d_qk=d_qk)
         for b, s_q, h_q, tokens in SHAPES:
             found = measure(Problem([tokens] * b, s_q, h_q, pool), args.rounds, ceilings)

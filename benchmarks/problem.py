@@ -7,8 +7,9 @@ from typing import Protocol
 
 import torch
 
+from flashmla._attention import D_V
+
 DEVICE = "cuda"
-HEAD_SIZES = {576: 512, 512: 512, 320: 256, 288: 256, 160: 128}  # d_qk: d_v
 D_QK, PAGE = 576, 64
 TABLE_PAGES = 17_000  # a table's pages are drawn from at least so many (1.25 GB), like those of a server's cache
 ROTATE_BYTES = 250e6  # KV that the tables of a problem cover together, several times any L2 ...
@@ -68,7 +69,7 @@ class Problem:
         """sigma: that of q. page: its tokens, a divisor of those of the pool's pages."""
         self.page, self.pool = page, pool
         self.kv_format, self.d_qk, self.dtype = pool.kv_format, pool.d_qk, pool.dtype
-        self.d_v = HEAD_SIZES[pool.d_qk]
+        self.d_v = D_V[pool.d_qk]
         self.kv_cache = pool.pages.view(-1, page, 1, pool.pages.shape[-1])
         self.b, self.s_q, self.h_q = len(lengths), s_q, h_q
         self.causal = s_q > 1
